@@ -12,13 +12,13 @@
   end, when nothing runs any more; `Provider.close` waits for it.
 
 A session need not be on this machine. One without access to this machine's directories supports only `MountMode.VOLUME`: it
-transfers `SessionRequest.workspace` before the first step, and files come back by `get_archive`. Callers use a session's
-paths only through its methods, and check `capabilities`, never a name.
+transfers `SessionRequest.workspace` before the first step, and files come back as archives (`Session.files`). Callers use
+its paths only through its methods, and check `capabilities`, never a name.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
@@ -36,7 +36,7 @@ from loom.status import Exit, OnOutput
 if TYPE_CHECKING:
     from loom.plan.image_lock import ImageLock
     from loom.providers.inside import CommandsInside
-    from loom.storage.workspace import OnSkipped
+    from loom.storage.workspace import Archives, OnSkipped
 
 
 class Setup(Struct, frozen=True, kw_only=True):
@@ -189,18 +189,8 @@ class Session(Protocol):
     def settle(self) -> None:
         """End the steps: let the caller read the files. Safe to repeat."""
 
-    def workspace_view(self) -> Path | None:
-        """Return the job's view as a directory that this process can access, if there is one."""
-
-    def get_archive(self, paths: Iterable[str], on_skipped: OnSkipped = ...) -> Iterator[bytes]:
-        """Return a tar stream of files and directories (with their content) of the job's view.
-
-        Paths are relative to the workspace, also in the tar; missing ones are left out; `.` is everything. Sockets,
-        FIFOs and devices are left out and reported to `on_skipped` (an engine's archives never contain sockets).
-        """
-
-    def put_archive(self, archive: Iterable[bytes]) -> None:
-        """Unpack a tar stream over the job's view; the files will belong to the job's user."""
+    def files(self) -> Path | Archives:
+        """Return the job's view of the workspace: a directory that this process can access, else its archives."""
 
     def inside(self, environment: Mapping[str, str], *, as_root: bool = False) -> CommandsInside:
         """Return access to the session between steps. `environment` extends the job's."""

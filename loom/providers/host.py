@@ -18,7 +18,7 @@ import subprocess
 import tempfile
 import termios
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,13 +30,12 @@ from loom.providers.driver import protocol as driver
 from loom.providers.driver.channel import Channel, Died, Exchange
 from loom.providers.driver.session import DrivenSession
 from loom.providers.driver.steps import still_running as to_report
-from loom.providers.files import archive_of, unnoticed, unpack
 from loom.providers.inside import CommandsInside, to_streams
 from loom.status import Ended, Exit, ExitCode, OnOutput, Stream
 from loom.util.within import readable
 
 if TYPE_CHECKING:
-    from loom.storage.workspace import OnSkipped
+    pass
 
 PASSED_ON = (
     "PATH",
@@ -249,14 +248,8 @@ class HostSession(DrivenSession):
                 commands.append(line.decode("utf-8", "replace"))
         return to_report(commands, str(self._private / "step."))
 
-    def workspace_view(self) -> Path | None:
+    def files(self) -> Path:
         return self._request.workspace
-
-    def get_archive(self, paths: Iterable[str], on_skipped: OnSkipped = unnoticed) -> Iterator[bytes]:
-        return archive_of(self._request.workspace, paths, on_skipped)
-
-    def put_archive(self, archive: Iterable[bytes]) -> None:
-        unpack(archive, self._request.workspace)
 
     def inside(self, environment: Mapping[str, str], *, as_root: bool = False) -> HostInside:
         return HostInside(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from msgspec import Struct
@@ -12,7 +12,8 @@ from loom.errors import ProviderError
 from loom.providers import labels
 from loom.providers.base import SessionRequest
 from loom.providers.driver.steps import quoted
-from loom.providers.files import archive_of
+from loom.providers.files import members_of, unpack
+from loom.storage.workspace import Archives, OnSkipped
 
 # Deletes what is at a path, and a link or a file in the place of a directory above it.
 _CLEAR = b"""clear() {
@@ -27,7 +28,7 @@ _CLEAR = b"""clear() {
 
 
 class Kept(Struct, frozen=True, kw_only=True):
-    """A part of `providers.base.KeptSession`. An engine runs a script in it (`as_root`) and unpacks an archive (`put`)."""
+    """A part of `providers.base.KeptSession`. An engine runs a script in it (`as_root`) and gives its `files`."""
 
     name: str
     kept: bool
@@ -41,9 +42,13 @@ class Kept(Struct, frozen=True, kw_only=True):
         """Let `sh` read a program; return its exit code and output."""
         raise NotImplementedError
 
-    def put(self, archive: Iterable[bytes]) -> None:
-        """Unpack over the job's files, for its user."""
+    def files(self, *, to_write: bool = False) -> Archives:
+        """Return the job's files."""
         raise NotImplementedError
+
+    def copy_files(self, target: Path, on_skipped: OnSkipped) -> None:
+        target.mkdir(parents=True, mode=0o700)
+        unpack(self.files().get(["."], on_skipped), target)
 
     def view(self) -> Path | None:
         return None
@@ -54,7 +59,7 @@ class Kept(Struct, frozen=True, kw_only=True):
         code, said = self.as_root(b"".join([*lines, b"exit 0\n"]))
         if code != 0:
             raise ProviderError(f"files of the kept container {self.name} could not be replaced: {said}")
-        self.put(archive_of(source, [path for path in paths if os.path.lexists(source / path)]))
+        self.files(to_write=True).put(members_of(source, [path for path in paths if os.path.lexists(source / path)]))
 
     def request(self) -> SessionRequest:
         """Return what leads to its files."""

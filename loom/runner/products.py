@@ -128,8 +128,8 @@ class Handover:
 
         Restored in plan order, later files win.
         """
-        shared = session.workspace_view() == self._workspace
-        view = view_of(session, self._not_if_canceled)
+        shared = session.files() == self._workspace
+        view = view_of(session.files(), self._not_if_canceled)
         missing = [
             each for each in self.sources(job) if not shared or each in self._missing_here or each in self._above
         ]
@@ -171,7 +171,7 @@ class Handover:
                 self._settle_caches(attempt, keys)
                 for spec, key in zip(job.cache, keys, strict=True):
                     if "pull" in spec.policy:
-                        found = self._cache.restore(spec, key, view_of(session, self._not_if_canceled), output)
+                        found = self._cache.restore(spec, key, view_of(session.files(), self._not_if_canceled), output)
                         fact = {"action": "restore", "name": spec.name, "wanted": key, **asdict(found)}
                         _cache_fact(attempt, code, fact)
         if self.sources(job):
@@ -205,13 +205,13 @@ class Handover:
 
     def _collect(self, attempt: Attempt, spec: Artifacts, session: Session, on_output: OnOutput) -> None:
         job, code = attempt.job, PhaseCode.JOB_ARTIFACT_EXTRACT
-        if session.workspace_view() != self._workspace:  # of two providers, one may share it
+        if session.files() != self._workspace:  # of two providers, one may share it
             self._missing_here.add(job.id)
         if not (spec.paths or spec.untracked) or not wanted(spec.when, attempt.status):
             return
         kept = artifacts.collect(
             spec,
-            view_of(session, self._not_if_twice),
+            view_of(session.files(), self._not_if_twice),
             archive=self._archive_of(job.id),
             on_output=on_output,
             masker=self._masker,
@@ -237,7 +237,7 @@ class Handover:
         """Take the variables that the job reports for later ones."""
         if not (patterns := spec.reports.get("dotenv")):
             return
-        found, missing = dotenv.read(patterns, view_of(session, self._not_if_twice))
+        found, missing = dotenv.read(patterns, view_of(session.files(), self._not_if_twice))
         self._reported[attempt.job.id] = found
         on_output("stdout", f"variables for later jobs: {', '.join(found) or 'none'}\n".encode())
         text = "\n".join(found.values())
@@ -256,7 +256,7 @@ class Handover:
 
         def reports(kind: ReportKind, read: Callable[[Content, str], T]) -> list[artifacts.ReadReports[T]]:
             patterns = spec.reports.get(kind)
-            view = view_of(open_job.session, self._not_if_twice)
+            view = view_of(open_job.session.files(), self._not_if_twice)
             return [artifacts.read_reports(patterns, view, read)] if patterns else []
 
         def of_findings(kind: findings.Kind) -> list[artifacts.ReadReports[findings.FindingReport]]:
@@ -278,7 +278,7 @@ class Handover:
         job = attempt.job
         for spec, key in zip(job.cache, self._cache_keys.get(job.id, ()), strict=False):
             if "push" in spec.policy and wanted(spec.when, attempt.status):
-                view = view_of(session, self._not_if_twice)
+                view = view_of(session.files(), self._not_if_twice)
                 tracked = self._tracked() if spec.untracked else None
                 saved = cache.save(spec, key, view, on_output, masker=self._masker, tracked=tracked)
                 fact = asdict(saved) | bounded("skipped", [asdict(item) for item in saved.skipped], MAX_NAMED)

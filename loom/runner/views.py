@@ -17,6 +17,9 @@ from loom.errors import LoomError, ProviderError, SnapshotError
 from loom.plan.model import Job, MountMode, WorkspaceMode
 from loom.providers.base import Provider, Session
 from loom.providers.files import unpack
+from loom.storage.selection import Everything
+from loom.storage.tar import Item
+from loom.storage.workspace import view_of
 from loom.util.paths import job_directory_name, jobs_of, workspace_beside
 from loom.util.private import make_own
 from loom.util.units import rough_size
@@ -32,7 +35,7 @@ _MOUNTS = {
 
 
 MAX_SAVED = 2_000_000_000
-"""Maximum size of a failed job's saved files (as a tar stream), if they would be lost with the container."""
+"""Maximum size of a failed job's saved files if they would be lost with the container."""
 
 
 class View(Struct, frozen=True, kw_only=True):
@@ -78,15 +81,14 @@ def laid_out(files: Path, fill: Callable[[Path], None]) -> Path:
 
 def save_files(session: Session, target: Path) -> None:
     """Lay out a job's files in `target`, atomically. ProviderError on failure."""
-    total = 0
 
-    def bounded() -> Iterator[bytes]:
-        nonlocal total
-        for piece in session.get_archive(["."]):
-            total += len(piece)
+    def bounded() -> Iterator[Item]:
+        total = 0
+        for entry, content in view_of(session.files()).read(Everything("."), lambda _: None):
+            total += entry.size
             if total > MAX_SAVED:
                 raise ProviderError(f"they are larger than {rough_size(MAX_SAVED)}; --keep on-failure keeps them")
-            yield piece
+            yield entry, content
 
     def fill(new: Path) -> None:
         new.mkdir()

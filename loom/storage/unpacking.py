@@ -14,7 +14,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
 
@@ -37,22 +37,14 @@ class UnsafeArchive(ValueError):
     """An archive with an unsafe entry; the message names the entry and the reason."""
 
 
-def checked(
-    items: Iterable[Item], reserved: Iterable[str] = (), *, on_special: Callable[[str, str], None] | None = None
-) -> Iterator[Item]:
-    """Yield the entries with normalised path and mode, until one breaks the rules or is `reserved`: UnsafeArchive.
-
-    `on_special` gets each device or FIFO, which is skipped; without it, one is unsafe.
-    """
+def checked(items: Iterable[Item], reserved: Iterable[str] = ()) -> Iterator[Item]:
+    """Yield the entries with normalised path and mode, until one breaks the rules or is `reserved`: UnsafeArchive."""
     reserved = tuple(reserved)
     files: set[str] = set()
     links: set[str] = set()
     held = Totals()
     for entry, content in items:
         name = entry.path
-        if entry.kind == "special" and on_special is not None:
-            on_special(name, entry.target)
-            continue
         path = _safe_path(name)
         if any(below(path, directory) for directory in reserved):
             raise UnsafeArchive(f"{name!r} is a path of loom's own record")
@@ -110,13 +102,13 @@ def _safe_path(name: str) -> str:
     return normal(name)
 
 
-def unpack(stream: Content, root: Path, *, on_special: Callable[[str, str], None] | None = None) -> Totals:
+def unpack(stream: Content, root: Path) -> Totals:
     """Unpack a tar archive over the directory `root`; a file replaces a file. Removes written files on failure.
 
     UnsafeArchive for unsafe entries, DamagedArchive for an invalid or truncated archive, OSError when `root` can't be
-    written. `on_special`: as in `checked`.
+    written.
     """
-    return unpack_items(checked(read(stream), on_special=on_special), root)
+    return unpack_items(checked(read(stream)), root)
 
 
 def unpack_items(items: Iterable[Item], root: Path) -> Totals:

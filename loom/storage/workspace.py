@@ -12,8 +12,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
 from typing import IO, Protocol
 
@@ -21,10 +21,10 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from loom.storage.selection import LOOM_DIRECTORIES, Everything, PathSelection
-from loom.storage.tar import Check, CheckedStream, Item, Kind, TarEntry, packed, read
+from loom.storage.tar import Check, CheckedStream, Item, Kind, TarEntry, read
 from loom.storage.unpacking import Totals, checked, unpack_items
 from loom.util.paths import normal
-from loom.util.untrusted_files import reader, special_kind
+from loom.util.untrusted_files import special_kind
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -59,7 +59,7 @@ class WorkspaceView(Protocol):
     @property
     def check(self) -> Check: ...
 
-    def read(self, selection: PathSelection, on_skipped: OnSkipped) -> Iterator[Item]:
+    def read(self, selection: Everything, on_skipped: OnSkipped) -> Iterator[Item]:
         """Yield the selected entries, directories before their content. OSError when the workspace can't be read."""
 
     def write(self, *archives: OpenArchive) -> Sequence[Totals]:
@@ -215,24 +215,27 @@ def _entry(path: str, kind: Kind, status: os.stat_result, target: str = "") -> T
     return TarEntry(path, kind, mode, status.st_mtime_ns, size, target)
 
 
-class TarSession(Protocol):
-    """The part of a session that a view needs (`providers.base.Session`)."""
+class Archives(Protocol):
+    """A job's files that are reached only through tar streams."""
 
-    def workspace_view(self) -> Path | None: ...
+    def get(self, paths: Iterable[str], on_skipped: OnSkipped) -> Generator[Item, None, None]:
+        """Yield files and directories (with their content) by their paths; missing ones are left out; `.` is everything.
 
-    def get_archive(self, paths: Iterable[str], on_skipped: OnSkipped = ...) -> Iterator[bytes]: ...
+        Sockets, FIFOs and devices are left out and reported to `on_skipped` (an engine's archives never contain sockets).
+        """
 
-    def put_archive(self, archive: Iterable[bytes]) -> None: ...
+    def put(self, items: Iterable[Item]) -> None:
+        """Unpack these over the job's files; they will belong to the job's user."""
 
 
 class TarView:
     """A session that exchanges tar streams."""
 
-    def __init__(self, archiver: TarSession, check: Check = _go_on) -> None:
-        self._archiver = archiver
+    def __init__(self, archives: Archives, check: Check = _go_on) -> None:
+        self._archives = archives
         self.check = check
 
-    def read(self, selection: PathSelection, on_skipped: OnSkipped) -> Iterator[Item]:
+    def read(self, selection: Everything, on_skipped: OnSkipped) -> Iterator[Item]:
         roots = [root or "." for root in selection.roots]
 
         def skipped(item: Skipped) -> None:
@@ -244,7 +247,7 @@ class TarView:
         sharing: dict[str, list[str]] = {}
         for entry, content in self._members(roots, skipped):
             path = normal(entry.path)
-            if not path or ".." in path.split("/") or entry.kind == "special" or not selection.takes(path):
+            if not path or ".." in path.split("/") or not selection.takes(path):
                 continue
             target = normal(entry.target) if entry.kind == "hardlink" else entry.target
             if entry.kind == "hardlink" and target not in taken:
@@ -265,20 +268,20 @@ class TarView:
                 on_skipped(Skipped(path=gone, reason="a hard link to a file whose content could not be read"))
 
     def _members(self, paths: Iterable[str], on_skipped: OnSkipped) -> Iterator[Item]:
-        with reader(self._archiver.get_archive(paths, on_skipped)) as stream:
-            if stream.peek(1):
-                yield from read(CheckedStream(stream, self.check))
+        with closing(self._archives.get(paths, on_skipped)) as items:
+            for entry, content in items:
+                self.check()
+                yield entry, None if content is None else CheckedStream(content, self.check)
 
     def write(self, *archives: OpenArchive) -> Sequence[Totals]:
         written: list[Totals] = []
         for _ in _checked_in_turn(archives, self.check, written):
             pass  # other code unpacks them, so all are verified first
         # One transfer for all: each is a request to the engine, or a command in the pod.
-        self._archiver.put_archive(packed(_checked_in_turn(archives, self.check, [])))
+        self._archives.put(_checked_in_turn(archives, self.check, []))
         return written
 
 
-def view_of(session: TarSession, check: Check = _go_on) -> WorkspaceView:
-    """Return how to reach a session's workspace view."""
-    directory = session.workspace_view()
-    return TarView(session, check) if directory is None else DirectoryView(directory, check)
+def view_of(files: Path | Archives, check: Check = _go_on) -> WorkspaceView:
+    """Return how to reach the files of a session."""
+    return DirectoryView(files, check) if isinstance(files, Path) else TarView(files, check)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -62,11 +62,5 @@ class NullSession:
     def settle(self) -> None:
         """Nothing runs."""
 
-    def workspace_view(self) -> Path | None:
-        return None
-
-    def get_archive(self, paths: Iterable[str], on_skipped: Any = None) -> Iterator[bytes]:
-        return iter(())
-
-    def put_archive(self, archive: Iterable[bytes]) -> None:
-        """Nothing is kept."""
+    def files(self) -> Path:
+        return Path("/nowhere")

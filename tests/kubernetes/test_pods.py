@@ -24,7 +24,7 @@ from loom.plan.model import Image, Network, Ready, Resources, Service
 from loom.plan.model import Job as PlannedJob
 from loom.providers.base import NO_SECRETS, OpenedServices, Setup
 from loom.providers.command import Command
-from loom.providers.files import archive_of
+from loom.providers.files import members_in, members_of
 from loom.providers.kubernetes.cluster.client import Cluster
 from loom.providers.kubernetes.pod.spec import HELPER, KEPT_UNTIL
 from loom.providers.kubernetes.session import exec as execs
@@ -32,6 +32,7 @@ from loom.providers.kubernetes.session import files
 from loom.providers.kubernetes.session.exec import Exec
 from loom.providers.kubernetes.session.kept import reap
 from loom.status import Ended, Exit
+from loom.storage.tar import packed
 from tests.support import kubernetes
 from tests.support.waiting import until
 
@@ -224,11 +225,11 @@ def test_files_arrive_where_the_connection_breaks(pods: Pods, monkeypatch: pytes
     with pods.job() as job:
         assert broken == {"sending"}
         assert job.session.facts.details["files_proved"] == "sha256 of 1 files"
-        archive = list(job.session.get_archive(["a"]))
+        kept = list(packed(job.session.files().get(["a"], print)))
         assert broken == {"sending", "receiving"}
         broken.remove("sending")
         job.run("rm a")
-        job.session.put_archive(archive)
+        job.session.files().put(members_in([("", kept)], print))
         assert broken == {"sending", "receiving"}
         assert job.run("sha256sum a")[1] == f"{hashlib.sha256(content).hexdigest()}  a\n".encode()
 
@@ -256,7 +257,7 @@ def test_a_try_whose_connection_broke_writes_nothing_over_the_files_of_the_next(
         (pods.workspace / "a").write_bytes(content)
         with monkeypatch.context() as patch:
             patch.setattr(files, "Exec", Broken)
-            job.session.put_archive(archive_of(pods.workspace, ["a"]))
+            job.session.files().put(members_of(pods.workspace, ["a"]))
         (_, before), (_, group) = tries
         assert (before, group.isdigit()) == ("", True)
         look = ["sh", "-c", "cat /proc/[0-9]*/stat"]
@@ -294,9 +295,9 @@ def test_a_pod_without_a_root_user_has_files_of_its_own(pods: Pods, user: str) -
     with pods.job(pool=pool, image=image) as job:
         ended, said = job.run("echo $(id -u):$(id -g); cat a; echo b >>a; mkdir made; echo c >made/c; stat -c %u a")
         assert (ended.code, said.decode()) == (0, f"{user}\na\n{user.split(':')[0]}\n")
-        archive = list(job.session.get_archive(["made"]))
+        kept = list(packed(job.session.files().get(["made"], print)))
         job.run("rm -r made")
-        job.session.put_archive(archive)
+        job.session.files().put(members_in([("", kept)], print))
         assert job.run("echo d >>made/c; cat made/c a")[1] == b"c\nd\na\nb\n"
 
 

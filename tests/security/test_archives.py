@@ -23,7 +23,7 @@ import zstandard
 from loom.errors import LoomError
 from loom.plan.model import Artifacts
 from loom.plan.model import Cache as Spec
-from loom.providers.files import unpack
+from loom.providers.files import members_in, unpack
 from loom.storage import artifacts, unpacking
 from loom.storage.cache import Cache
 from loom.storage.selection import PathSelection
@@ -81,7 +81,7 @@ def planted(folder: Path, archive: bytes) -> Cache:
 
 def by_kept_container(archive: bytes, place: Path) -> str:
     try:
-        unpack([archive], place)
+        unpack(members_in([("", [archive])], lambda _: None), place)
     except LoomError as error:
         return error.message
     return ""

@@ -3,9 +3,11 @@
 import io
 import os
 import tarfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from pathlib import Path
 
+from loom.providers.files import members_in
+from loom.storage.tar import Item, packed
 from loom.storage.workspace import Skipped
 
 
@@ -15,9 +17,7 @@ class TarSession:
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def get_archive(
-        self, paths: Iterable[str], on_skipped: Callable[[Skipped], None] = lambda _: None
-    ) -> Iterator[bytes]:
+    def get(self, paths: Iterable[str], on_skipped: Callable[[Skipped], None]) -> Generator[Item, None, None]:
         def told(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
             if not member.isfifo():
                 return member
@@ -30,11 +30,11 @@ class TarSession:
                 if os.path.lexists(self.root / path):
                     tar.add(self.root / path, arcname=path, filter=told)
         data = buffer.getvalue()
-        for at in range(0, len(data), 7000):
-            yield data[at : at + 7000]
+        pieces = (data[at : at + 7000] for at in range(0, len(data), 7000))
+        yield from members_in([("", pieces)], on_skipped)
 
-    def put_archive(self, archive: Iterable[bytes]) -> None:
-        with tarfile.open(fileobj=io.BytesIO(b"".join(archive))) as tar:
+    def put(self, items: Iterable[Item]) -> None:
+        with tarfile.open(fileobj=io.BytesIO(b"".join(packed(items)))) as tar:
             tar.extractall(self.root, filter="fully_trusted")
 
 

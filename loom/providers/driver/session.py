@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 
 from msgspec.structs import replace
 
@@ -350,9 +349,6 @@ class DrivenSession:
 
     def settle(self) -> None:
         """Implement `Session.settle`; the caller may read all files anyway."""
-
-    def workspace_view(self) -> Path | None:
-        return None
 
     def size(self) -> int:
         return 0

@@ -539,7 +539,7 @@ class LateSteps(Steps):
         except UnsafePath as error:
             raise InvalidExpression(f"hashFiles: {error}") from error
         found: dict[str, bytes] = {}
-        for entry, content in view_of(self._open_job.session).read(selection, lambda _: None):
+        for entry, content in view_of(self._open_job.session.files()).read(selection, lambda _: None):
             if content is not None:
                 one = hashlib.sha256()
                 for block in iter(partial(content.read, 1 << 20), b""):

@@ -6,6 +6,7 @@ import io
 import secrets
 import tarfile
 import threading
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,6 +14,8 @@ import pytest
 from loom.cancel import Cancel
 from loom.errors import ProviderError, RequestError
 from loom.status import Ended
+from loom.storage.selection import Everything, PathSelection
+from loom.storage.workspace import Skipped, view_of
 from tests.support.effort import effort
 from tests.support.waiting import promptly
 
@@ -43,6 +46,10 @@ ENDS = {
     "(exit 6)": 6,
     "if": 2,
 }
+
+
+def skipped(item: Skipped) -> None:
+    raise AssertionError(item)
 
 
 def test_a_step_ends_with_its_own_exit_code_and_another_runs(place: Place) -> None:
@@ -297,19 +304,21 @@ def test_archives_go_in_and_out_of_the_jobs_view(place: Place) -> None:
             member.size, member.mode = 3, mode
             archive.addfile(member, io.BytesIO(b"in\n"))
     with place.job() as job:
-        job.session.put_archive([incoming.getvalue()])
+        view = view_of(job.session.files())
+        view.write(lambda: nullcontext(io.BytesIO(incoming.getvalue())))
         assert job.run("cat dist/data; test -x dist/tool; test ! -x dist/data").out == b"in\n"
         job.run("mkdir -p out/deep; echo deep >out/deep/file; ln -s deep/file out/link; echo alone >alone")
-        outgoing = b"".join(job.session.get_archive(["out", "alone", "missing"]))
-        with tarfile.open(fileobj=io.BytesIO(outgoing)) as archive:
-            assert sorted(archive.getnames()) == ["alone", "out", "out/deep", "out/deep/file", "out/link"]
-            assert archive.getmember("out/link").linkname == "deep/file"
-            file = archive.extractfile("out/deep/file")
-            assert file is not None
-            assert file.read() == b"deep\n"
-        everything = b"".join(job.session.get_archive(["."]))
-        with tarfile.open(fileobj=io.BytesIO(everything)) as archive:
-            assert {"./dist/tool", "dist/tool"} & set(archive.getnames())
+        found = {}
+        for entry, content in view.read(PathSelection(["out", "alone", "missing"]), skipped):
+            found[entry.path] = content.read() if content is not None else entry.target
+        assert found == {
+            "alone": b"alone\n",
+            "out": "",
+            "out/deep": "",
+            "out/deep/file": b"deep\n",
+            "out/link": "deep/file",
+        }
+        assert "dist/tool" in [entry.path for entry, _ in view.read(Everything("."), skipped)]
 
 
 def test_many_steps(place: Place) -> None:

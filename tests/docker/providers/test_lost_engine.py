@@ -29,6 +29,8 @@ from loom.providers.docker.session import attach, session
 from loom.providers.driver import channel as any_channel
 from loom.providers.driver import session as driven
 from loom.status import Ended
+from loom.storage.selection import Everything
+from loom.storage.workspace import view_of
 from tests.support.connections import serve_each
 from tests.support.waiting import promptly
 
@@ -182,7 +184,7 @@ def test_an_engine_that_is_lost_before_the_artifacts_is_an_error(
         own.signal(signal.SIGKILL)
         own.process.wait(60)
         with pytest.raises(EngineUnavailable):
-            job.session.workspace_view()
+            job.session.files()
     docker_place.provider.close()
 
 
@@ -297,7 +299,8 @@ def test_an_engine_that_sees_none_of_our_files(
     docker_place.mount_mode = MountMode.VOLUME
     with docker_place.job(network=NO_NETWORK) as job:
         assert job.run("cat given; echo made >made").out == b"given\n"
-        assert b"made\n" in b"".join(job.session.get_archive(["made"]))
+        made = view_of(job.session.files()).read(Everything("made"), lambda _: None)
+        assert [content.read() for _, content in made if content is not None] == [b"made\n"]
         assert job.run("sleep 20", timeout_s=0.2).exit.ended is Ended.TIMED_OUT
     assert docker_place.provider.close() == []
     assert client.api.containers(all=True) == []

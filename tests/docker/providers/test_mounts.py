@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tarfile
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,10 @@ import docker
 import pytest
 
 from loom.plan.model import MountMode
+from loom.providers.files import unpack
+from loom.storage.selection import Everything
+from loom.storage.tar import Item, read
+from loom.storage.workspace import Archives, Skipped, view_of
 from tests.support.effort import LONG
 
 if TYPE_CHECKING:
@@ -25,6 +29,17 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.docker
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="looks at files as root, or becomes another user")
+
+
+def put(files: Path | Archives, items: Iterable[Item]) -> None:
+    if isinstance(files, Path):
+        unpack(items, files)
+    else:
+        files.put(items)
+
+
+def skipped(item: Skipped) -> None:
+    raise AssertionError(item)
 
 
 @pytest.fixture(params=list(MountMode))
@@ -79,9 +94,7 @@ def test_only_a_bind_mount_writes_into_the_workspace(mounted: Place) -> None:
             "echo new >new; echo changed >src/a.txt; rm gone; rm -r src/deep; git_dir=.git; mkdir $git_dir; echo x >.git/x"
         )
         # All modes give out the same.
-        archive = b"".join(job.session.get_archive(["."]))
-    with tarfile.open(fileobj=io.BytesIO(archive)) as members:
-        names = {name.removeprefix("./") for name in members.getnames()}
+        names = {entry.path for entry, _ in view_of(job.session.files()).read(Everything("."), skipped)}
     assert {"new", "src/a.txt", ".git/x"} <= names
     assert not {"gone", "src/deep/b.txt"} & names
     if mounted.mount_mode is MountMode.BIND:
@@ -97,10 +110,10 @@ def test_only_a_bind_mount_writes_into_the_workspace(mounted: Place) -> None:
 def test_links_that_climb_out_come_and_go_as_links(mounted: Place) -> None:
     with mounted.job() as job:
         assert job.run("mkdir out; ln -s ../../x out/up; ln -s up out/same").code == 0
-        packed = list(job.session.get_archive(["out"]))
+        links = list(view_of(job.session.files()).read(Everything("out"), skipped))
     with mounted.job() as job:
         job.run("rm -rf out")
-        job.session.put_archive(packed)
+        put(job.session.files(), links)
         assert job.run("readlink out/up out/same").out == b"../../x\nup\n"
 
 
@@ -109,9 +122,9 @@ def test_podman_keeps_links_of_the_workspace_that_climb_out(podman_place: Place)
     (podman_place.workspace / "in").mkdir()
     (podman_place.workspace / "in" / "up").symlink_to("../../x")
     with podman_place.job() as job:
-        packed = list(job.session.get_archive(["in"]))
+        links = list(view_of(job.session.files()).read(Everything("in"), skipped))
         assert job.run("readlink in/up; rm in/up").out == b"../../x\n"
-        job.session.put_archive(packed)
+        put(job.session.files(), links)
         assert job.run("readlink in/up").out == b"../../x\n"
 
 
@@ -151,8 +164,8 @@ def test_an_images_own_user_can_write_in_the_workspace(mounted: Place, joes_imag
             member = tarfile.TarInfo("given/file")
             member.size = 1
             archive.addfile(member, io.BytesIO(b"x"))
-        if mounted.mount_mode is not MountMode.BIND:
-            job.session.put_archive([incoming.getvalue()])
+        if not isinstance(files := job.session.files(), Path):
+            put(files, read(io.BytesIO(incoming.getvalue())))
             assert job.run("echo more >>given/file").code == 0
     for path in (mounted.workspace, *mounted.workspace.rglob("*")):
         assert path.lstat().st_uid == owner

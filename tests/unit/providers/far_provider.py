@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,9 @@ from loom.plan.model import PROJECT_DIR, Job, MountMode
 from loom.providers.base import Capabilities, Provider, SessionFacts, SessionRequest, Setup
 from loom.providers.command import Command
 from loom.providers.driver.steps import AUTO, arguments_of, checked, chosen, handed_on
-from loom.providers.files import archive_of, unnoticed, unpack
+from loom.providers.files import members_in, members_of, unpack
 from loom.status import Ended, Exit, OnOutput, Stream
+from loom.storage.tar import Item, packed
 from loom.storage.workspace import OnSkipped
 
 
@@ -106,7 +107,7 @@ class FarSession:
         """Before the first step: the workspace may not be filled when the place is opened."""
         if not self._files.exists():
             self._files.mkdir()
-            unpack(archive_of(self._request.workspace, ["."]), self._files)
+            unpack(members_of(self._request.workspace, ["."]), self._files)
 
     def answers(self) -> bool:
         return True
@@ -173,16 +174,15 @@ class FarSession:
     def settle(self) -> None:
         """The files can be read."""
 
-    def workspace_view(self) -> Path | None:
-        return None
-
-    def get_archive(self, paths: Iterable[str], on_skipped: OnSkipped = unnoticed) -> Iterator[bytes]:
+    def files(self) -> FarSession:
         self._send()
-        return archive_of(self._files, paths, on_skipped)
+        return self
 
-    def put_archive(self, archive: Iterable[bytes]) -> None:
-        self._send()
-        unpack(archive, self._files)
+    def get(self, paths: Iterable[str], on_skipped: OnSkipped) -> Generator[Item, None, None]:
+        return members_in([("", packed(members_of(self._files, paths)))], on_skipped)
+
+    def put(self, items: Iterable[Item]) -> None:
+        unpack(items, self._files)
 
     def inside(self, environment: Mapping[str, str], *, as_root: bool = False) -> FarInside:
         self._send()
@@ -214,7 +214,7 @@ class FarKept:
 
     def copy_files(self, target: Path, on_skipped: OnSkipped) -> None:
         target.mkdir(parents=True)
-        unpack(archive_of(self._place / "files", ["."], on_skipped), target)
+        unpack(members_of(self._place / "files", ["."]), target)
 
     def view(self) -> Path | None:
         return None
@@ -225,7 +225,7 @@ class FarKept:
                 shutil.rmtree(target)
             else:
                 target.unlink(missing_ok=True)
-        unpack(archive_of(source, [path for path in paths if (source / path).exists()]), self._place / "files")
+        unpack(members_of(source, [path for path in paths if (source / path).exists()]), self._place / "files")
 
     def remove(self) -> Sequence[str]:
         shutil.rmtree(self._place)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from loom.providers.files import archive_of, renamed, unpack
+from loom.providers.files import members_in, members_of, unpack
+from loom.storage.tar import packed
 
 LARGE = 20_000_000
 
@@ -46,7 +47,7 @@ def in_small_pieces(archive: Iterable[bytes]) -> list[bytes]:
 def test_any_tar_unpacks_it_to_the_same_files(tmp_path: Path) -> None:
     source, target = filled(tmp_path / "source"), tmp_path / "target"
     target.mkdir()
-    pieces = in_small_pieces(archive_of(source, ["dir", "not there"]))
+    pieces = in_small_pieces(packed(members_of(source, ["dir", "not there"])))
     subprocess.run(["tar", "-xf", "-"], cwd=target, input=b"".join(pieces), check=True)
     assert state(target) == state(source)
     assert (target / "dir/same").stat().st_ino == (target / "dir/tool").stat().st_ino
@@ -55,8 +56,7 @@ def test_any_tar_unpacks_it_to_the_same_files(tmp_path: Path) -> None:
 def test_a_renamed_stream_is_the_same_files_elsewhere(tmp_path: Path) -> None:
     source, target = filled(tmp_path / "source"), tmp_path / "target"
     target.mkdir()
-    pieces = in_small_pieces(renamed([("moved/to", archive_of(source, ["dir"]))]))
-    unpack(pieces, target)
+    unpack(members_in([("moved/to", packed(members_of(source, ["dir"])))], print), target)
     assert state(target / "moved" / "to") == state(source / "dir")
 
 
@@ -64,5 +64,5 @@ def test_a_renamed_stream_is_the_same_files_elsewhere(tmp_path: Path) -> None:
 def test_one_large_piece_is_read_in_no_time(tmp_path: Path) -> None:
     """It took minutes: what was left of the piece was copied at each read."""
     (tmp_path / "large").write_bytes(bytes(5 * LARGE))
-    whole = b"".join(archive_of(tmp_path, ["large"]))
-    assert sum(map(len, in_small_pieces(renamed([("large", [whole])])))) == len(whole)
+    whole = b"".join(packed(members_of(tmp_path, ["large"])))
+    assert sum(map(len, in_small_pieces(packed(members_in([("large", [whole])], print))))) == len(whole)

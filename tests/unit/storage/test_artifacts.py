@@ -338,8 +338,8 @@ def test_several_archives_are_one_transfer_in_which_later_files_win(
         kept.archive = tmp_path / f"{number}.tar.gz"
         archives[kept.archive] = kept.collect(DirectoryView(workspace), "dist/app", "dist/lib").sha256
     transfers = []
-    put = TarSession.put_archive
-    monkeypatch.setattr(TarSession, "put_archive", lambda *given: (transfers.append(1), put(*given)))
+    put = TarSession.put
+    monkeypatch.setattr(TarSession, "put", lambda *given: (transfers.append(1), put(*given)))
     (tmp_path / "next").mkdir()
     view = view_of(tmp_path / "next")
     written = artifacts.restore(archives, view)

@@ -6,13 +6,13 @@ import errno
 import io
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from loom.storage import unpacking
-from loom.storage.tar import Item, Kind, TarEntry, packed
+from loom.storage.tar import Item, Kind, TarEntry
 from loom.storage.unpacking import UnsafeArchive
 from tests.support.descriptors import open_below
 
@@ -133,21 +133,6 @@ def test_a_special_file_is_never_made(tmp_path: Path) -> None:
     with pytest.raises(UnsafeArchive, match=r"^'a' is a device or FIFO$"):
         unpacking.unpack_items([(of("a", "special", "FIFO"), io.BytesIO())], tmp_path)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_special_files_are_passed_over_where_somebody_is_told(tmp_path: Path) -> None:
-    told: list[tuple[str, str]] = []
-    entries = [of("a", "special", "FIFO"), of("d/b", "special", "device"), of("c", "link", "x")]
-    archive = io.BytesIO(b"".join(packed([(entry, None) for entry in entries[2:]])))
-    unpacking.unpack(archive, tmp_path, on_special=lambda path, kind: told.append((path, kind)))
-    assert (told, os.listdir(tmp_path)) == ([], ["c"])
-    kept = unpacking.checked([(entry, None) for entry in entries], on_special=record(told))
-    assert [entry.path for entry, _ in kept] == ["c"]
-    assert told == [("a", "FIFO"), ("d/b", "device")]
-
-
-def record(told: list[tuple[str, str]]) -> Callable[[str, str], None]:
-    return lambda path, kind: told.append((path, kind))
 
 
 def test_directories_get_their_mode_and_time_last_and_nothing_is_left_of_a_failure(tmp_path: Path) -> None:

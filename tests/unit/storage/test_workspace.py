@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from loom.storage.selection import Everything, PathSelection
-from loom.storage.tar import TarEntry, packed
+from loom.storage.tar import Item, TarEntry
 from loom.storage.unpacking import unpack_items
 from loom.storage.workspace import DirectoryView, Skipped, TarView
 from tests.support.descriptors import open_below
@@ -118,7 +118,7 @@ class Archives:
         self.readable = readable
         self.asked: list[list[str]] = []
 
-    def get_archive(self, paths: Iterable[str], on_skipped: Any = None) -> Iterator[bytes]:
+    def get(self, paths: Iterable[str], on_skipped: Any) -> Generator[Item, None, None]:
         self.asked.append(list(paths))
         if len(self.asked) == 1:
             on_skipped(Skipped(path="out/socket", reason="a socket, not a file"))
@@ -128,12 +128,11 @@ class Archives:
             ]
             first = TarEntry("./other/first", "file", 0o755, 5, 4), BytesIO(b"text")
             climbing = TarEntry("./out/../out/x", "file", 0o600, 5)
-            return packed([first, *((link, None) for link in links), (climbing, None)])
-        if not self.readable:
-            return iter(())
-        return packed([(TarEntry("./out/one", "file", 0o4755, 7_000_000_000, 4), BytesIO(b"text"))])
+            yield from [first, *((link, None) for link in links), (climbing, None)]
+        elif self.readable:
+            yield TarEntry("./out/one", "file", 0o4755, 7_000_000_000, 4), BytesIO(b"text")
 
-    def put_archive(self, archive: Iterable[bytes]) -> None:
+    def put(self, items: Iterable[Item]) -> None:
         raise AssertionError
 
 

@@ -11,7 +11,7 @@ import secrets
 import shlex
 import shutil
 import stat
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,15 +25,15 @@ from loom.providers.docker.container.ownership import Owner, Workspaces, chown_a
 from loom.providers.docker.engine.client import Traits
 from loom.providers.docker.engine.errors import engine_errors, translated
 from loom.providers.docker.engine.retries import retrying
-from loom.providers.files import Edit, archive_of, below, renamed, unnoticed, unpack
-from loom.storage.tar import TarEntry, packed
+from loom.providers.files import below, members_in, members_of, unless_canceled
+from loom.storage.tar import Item, packed
 from loom.util.file_systems import file_system_of
 from loom.util.paths import climbs_out, jobs_of
 
 if TYPE_CHECKING:
     import docker
 
-    from loom.storage.workspace import OnSkipped
+    from loom.storage.workspace import Archives, OnSkipped
 
 UNAVAILABLE = "VIEW_UNAVAILABLE"
 """The error code for an unsupported view."""
@@ -63,13 +63,8 @@ class Mount:
     def chown_back(self, as_root: AsRoot) -> None:
         """Give the caller full access after the last step; the container may have ended."""
 
-    def view(self) -> Path | None:
-        return None
-
-    def get_archive(self, paths: Iterable[str], on_skipped: OnSkipped = unnoticed) -> Iterator[bytes]:
-        raise NotImplementedError
-
-    def put_archive(self, archive: Iterable[bytes]) -> None:
+    def files(self) -> Path | Archives:
+        """Implement `Session.files`."""
         raise NotImplementedError
 
     def size(self) -> int:
@@ -136,14 +131,8 @@ class BindMount(Mount):
             if stat.S_IMODE(status.st_mode) != self._mode:
                 self._workspace.chmod(self._mode)
 
-    def view(self) -> Path | None:
+    def files(self) -> Path:
         return self._workspace
-
-    def get_archive(self, paths: Iterable[str], on_skipped: OnSkipped = unnoticed) -> Iterator[bytes]:
-        return archive_of(self._workspace, paths, on_skipped)
-
-    def put_archive(self, archive: Iterable[bytes]) -> None:
-        unpack(archive, self._workspace)
 
 
 class _EngineVolume(Mount):
@@ -181,13 +170,13 @@ class _EngineVolume(Mount):
     def fill(self, container_id: str, cancel: Cancel) -> None:
         self._container_id = container_id
 
-    def get_archive(self, paths: Iterable[str], on_skipped: OnSkipped = unnoticed) -> Iterator[bytes]:
-        view = self.view()
-        if view is not None:
-            return archive_of(view, paths, on_skipped)
-        return renamed(self._archives(list(paths)), on_skipped)
+    def files(self) -> Path | Archives:
+        return self
 
-    def _archives(self, paths: Sequence[str]) -> Iterator[tuple[str, Iterator[bytes]]]:
+    def get(self, paths: Iterable[str], on_skipped: OnSkipped) -> Generator[Item, None, None]:
+        return members_in(self._archives(paths), on_skipped)
+
+    def _archives(self, paths: Iterable[str]) -> Iterator[tuple[str, Iterator[bytes]]]:
         root = self._request.project_dir.rstrip("/")
         for path in paths:
             plain = "/".join(part for part in path.split("/") if part not in ("", "."))
@@ -207,32 +196,31 @@ class _EngineVolume(Mount):
                 continue
             yield plain, stream
 
-    def put_archive(self, archive: Iterable[bytes]) -> None:
-        owner = (self._user.uid, self._user.gid)
-        with self._links_apart(owner) as apart:
-            self._put(self._request.project_dir, renamed([("", archive)], change=apart, owner=owner))
+    def put(self, items: Iterable[Item]) -> None:
+        self._unpack(items, (self._user.uid, self._user.gid))
 
-    @contextlib.contextmanager
-    def _links_apart(self, owner: tuple[int, int] = (0, 0)) -> Iterator[Edit]:
-        """Move, for uploads, links that climb out behind the others, and upload them from the root directory.
+    def _unpack(self, items: Iterable[Item], owner: tuple[int, int] = (0, 0), cancel: Cancel | None = None) -> None:
+        """Unpack in the workspace, and then links that climb out, from the root directory.
 
         Docker refuses such links below any directory. Podman takes them there, and would put them below the volume otherwise.
         """
-        links: list[tuple[TarEntry, None]] = []
+        links: list[Item] = []
 
-        def apart(entry: TarEntry) -> TarEntry | None:
-            if entry.kind != "link" or not climbs_out(entry.path, entry.target) or Traits(self._client).podman:
-                return entry
-            links.append((below(self._request.project_dir.strip("/"), entry), None))
-            return None
+        def others() -> Iterator[Item]:
+            for entry, content in items:
+                if entry.kind != "link" or not climbs_out(entry.path, entry.target) or Traits(self._client).podman:
+                    yield entry, content
+                else:
+                    links.append((below(self._request.project_dir.strip("/"), entry), None))
 
-        yield apart
+        self._upload(self._request.project_dir, others(), owner, cancel)
         if links:
-            self._put("/", packed(links, owner))
+            self._upload("/", links, owner, cancel)
 
-    def _put(self, directory: str, archive: Iterable[bytes]) -> None:
+    def _upload(self, directory: str, items: Iterable[Item], owner: tuple[int, int], cancel: Cancel | None) -> None:
+        pieces = unless_canceled(packed(items, owner), self._request.job_id, cancel or Cancel())
         with translated(f"writing to the workspace of job {self._request.job_id}"):
-            self._api.put_archive(self._container_id, directory, archive)
+            self._api.put_archive(self._container_id, directory, pieces)
 
     def chown_to_job(self, user: Owner, as_root: AsRoot) -> None:
         self._user = user
@@ -293,16 +281,16 @@ class OverlayMount(_EngineVolume):
     def spec(self) -> list[dict[str, Any]]:
         return [self._mount(), *_read_only(self._request)]
 
-    def view(self) -> Path | None:
+    def files(self) -> Path | Archives:
         """Return the engine's mount point of the view, if this process may enter it: as fast as any directory."""
         try:
             with engine_errors():
                 found = retrying(lambda: self._api.inspect_volume(self._name))
             mounted = Path(str(found["Mountpoint"]))
-            return mounted if mounted.is_mount() and os.access(mounted, os.R_OK | os.W_OK | os.X_OK) else None
+            return mounted if mounted.is_mount() and os.access(mounted, os.R_OK | os.W_OK | os.X_OK) else self
         except Exception as error:
             if isinstance(error, PermissionError) or getattr(error, "status_code", None) is not None:
-                return None
+                return self
             raise
 
     def chown_back(self, as_root: AsRoot) -> None:
@@ -336,26 +324,13 @@ class VolumeMount(_EngineVolume):
 
     def fill(self, container_id: str, cancel: Cancel) -> None:
         super().fill(container_id, cancel)
-        workspace = self._request.workspace
-
-        with self._links_apart() as apart:
-            whole = archive_of(workspace, ["."], change=apart)
-            self._put(self._request.project_dir, self._unless_canceled(whole, cancel))
+        self._unpack(members_of(self._request.workspace, ["."]), cancel=cancel)
         for borrowed in self._request.read_only_mounts:
             # git looks for borrowed object stores at their original path.
             # By its real path, since links on the way are not followed.
-            root = borrowed.resolve()
-            objects = archive_of(root.parent, [root.name])
-            moved = renamed([(borrowed.as_posix().lstrip("/"), objects)])
-            self._put("/", self._unless_canceled(moved, cancel))
-
-    def _unless_canceled(self, archive: Iterable[bytes], cancel: Cancel) -> Iterator[bytes]:
-        for piece in archive:
-            if cancel.requested:
-                raise ProviderError(
-                    f"canceled while the workspace was sent to job {self._request.job_id}", code="CANCELED"
-                )
-            yield piece
+            folder, members = borrowed.as_posix().strip("/"), members_of(borrowed.resolve(), ["."])
+            moved = ((below(folder, entry), content) for entry, content in members if entry.path != ".")
+            self._upload("/", moved, (0, 0), cancel)
 
     def size(self) -> int:
         with translated("measuring the job's volume"):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import tarfile
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,7 +35,6 @@ from loom.providers.docker.session.session import DockerSession, channel_to
 from loom.providers.driver import protocol as driver
 from loom.providers.driver.channel import Channel, ConnectionLost, Died, Exchange
 from loom.providers.driver.session import HELLO_S
-from loom.providers.files import unpack
 from loom.providers.kept import Kept
 from loom.status import OnOutput
 from loom.util.untrusted_files import reader
@@ -96,13 +95,6 @@ class KeptContainer(Kept, frozen=True, kw_only=True):
             return True
         return Path(self.marks.get(labels.WORKSPACE, "")).is_dir()
 
-    def copy_files(self, target: Path, on_skipped: OnSkipped) -> None:
-        api: Any = self.client.api
-        target.mkdir(parents=True, mode=0o700)
-        with translated("reading the job's view of the workspace"):
-            stream, _ = api.get_archive(self.kept_id, f"{self.project_dir}/.", chunk_size=1 << 20)
-            unpack(stream, target, on_skipped)
-
     def view(self) -> Path | None:
         if (volume := self._volume()) is None:
             return None
@@ -121,10 +113,10 @@ class KeptContainer(Kept, frozen=True, kw_only=True):
         self._wake()
         return self.inside({}, as_root=True).script(program)
 
-    def put(self, archive: Iterable[bytes]) -> None:
+    def files(self, *, to_write: bool = False) -> VolumeMount:
         mount = VolumeMount(self.client, self.request(), os.getpid())
-        mount.adopt("", self.kept_id, self._owner())
-        mount.put_archive(archive)
+        mount.adopt("", self.kept_id, self._owner() if to_write else Owner(0, 0))
+        return mount
 
     def remove(self) -> Sequence[str]:
         gone = remove_run(self.client, self.marks[labels.RUN], self.marks[labels.JOB])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,12 +29,11 @@ from loom.providers.driver import protocol as driver
 from loom.providers.driver.channel import Channel, ConnectionLost, Died, Exchange
 from loom.providers.driver.session import LEAVE_S, DrivenSession
 from loom.providers.driver.steps import still_running as to_report
-from loom.providers.files import unnoticed
 from loom.providers.labels import kept_name
 from loom.status import OnOutput
 
 if TYPE_CHECKING:
-    from loom.storage.workspace import OnSkipped
+    from loom.storage.workspace import Archives
 
 PING_S = 15.0
 """How long the engine may take to answer the check of a silent step."""
@@ -263,14 +262,8 @@ class DockerSession(DrivenSession):
         if self._chowned:
             self._mount.chown_back(self._as_root)
 
-    def workspace_view(self) -> Path | None:
-        return self._mount.view()
-
-    def get_archive(self, paths: Iterable[str], on_skipped: OnSkipped = unnoticed) -> Iterator[bytes]:
-        return self._mount.get_archive(paths, on_skipped)
-
-    def put_archive(self, archive: Iterable[bytes]) -> None:
-        self._mount.put_archive(archive)
+    def files(self) -> Path | Archives:
+        return self._mount.files()
 
     def inside(self, environment: Mapping[str, str], *, as_root: bool = False) -> ContainerInside:
         if not self._chowned:  # the first step gives the job its files

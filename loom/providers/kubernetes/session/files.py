@@ -10,7 +10,7 @@ import os
 import stat
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -20,7 +20,7 @@ from msgspec import Struct
 
 from loom.cancel import Cancel
 from loom.errors import LoomError, ProviderError
-from loom.providers.files import renamed, unnoticed
+from loom.providers.files import members_in, unless_canceled
 from loom.providers.kubernetes.cluster.client import Gone, is_transient
 from loom.providers.kubernetes.cluster.pods import why_lost
 from loom.providers.kubernetes.images.snapshot import members_below
@@ -28,7 +28,7 @@ from loom.providers.kubernetes.pod.spec import HELPER
 from loom.providers.kubernetes.session import exec as execs
 from loom.providers.kubernetes.session.exec import Exec
 from loom.providers.retrying import Policy, retrying
-from loom.storage.tar import packed
+from loom.storage.tar import Item, packed
 
 if TYPE_CHECKING:
     from loom.providers.base import SessionRequest
@@ -147,8 +147,11 @@ class PodFiles:
         *,
         is_lost: Callable[[], bool] = lambda: False,
         cancel: Cancel | None = None,
+        owner: tuple[int, int] = (0, 0),
     ) -> None:
         """`is_lost`: whether the cluster has given the pod up. After a `cancel` nothing is repeated."""
+        self.owner = owner
+        """Whom it belongs to what is put there."""
         self._cluster = cluster
         self._pod = pod
         self._request = request
@@ -159,15 +162,8 @@ class PodFiles:
     def fill(self, packed_up: PackedSnapshot, cancel: Cancel) -> str:
         """Send the snapshot and prove it; return what was proved, for the record."""
         job_id = self._request.job_id
-
-        def unless_canceled() -> Iterator[bytes]:
-            for piece in packed_up.content():
-                if cancel.requested:
-                    raise ProviderError(f"canceled while the workspace was sent to job {job_id}", code="CANCELED")
-                yield piece
-
-        doing = f"sending the workspace to job {job_id}"
-        self._unpacked("/", packed_up.size, unless_canceled, doing, packed_up.mode)
+        content = lambda: unless_canceled(packed_up.content(), job_id, cancel)  # noqa: E731
+        self._unpacked("/", packed_up.size, content, f"sending the workspace to job {job_id}", packed_up.mode)
         return self.prove(packed_up.digests, packed_up.files)
 
     def prove(self, digests: bytes, files: int) -> str:
@@ -224,11 +220,10 @@ class PodFiles:
     def _why(self, doing: str = "while it ran") -> LoomError:
         return why_lost(self._cluster, self._pod, self._request.job_id, doing=doing)
 
-    def put(self, archive: Iterable[bytes], owner: tuple[int, int] | None) -> None:
-        """Unpack a stream over the workspace."""
-
+    def put(self, items: Iterable[Item]) -> None:
+        """Implement `Archives.put`."""
         with tempfile.TemporaryFile(prefix="loom-archive-") as file:  # its length has to be known first
-            for piece in renamed([("", archive)], owner=owner or (0, 0)):
+            for piece in packed(items, self.owner):
                 file.write(piece)
             file.flush()
             packed_up = PackedSnapshot(file, file.tell(), b"", 0)
@@ -274,11 +269,11 @@ class PodFiles:
         if ran.code:
             raise ProviderError(f"{doing}: {said.decode('utf-8', 'replace').strip() or f'exit code {ran.code}'}")
 
-    def get(self, paths: Iterable[str], on_skipped: OnSkipped = unnoticed) -> Iterator[bytes]:
-        """Implement `Session.get_archive`."""
+    def get(self, paths: Iterable[str], on_skipped: OnSkipped) -> Generator[Item, None, None]:
+        """Implement `Archives.get`."""
         plain = ["/".join(part for part in path.split("/") if part not in ("", ".")) or "." for path in paths]
         groups = [plain[start : start + _AT_ONCE] for start in range(0, len(plain), _AT_ONCE)]
-        return renamed((("", self._pack(group)) for group in groups), on_skipped)
+        return members_in((("", self._pack(group)) for group in groups), on_skipped)
 
     def _pack(self, paths: Sequence[str]) -> Iterator[bytes]:
         """Pass on an archive when it is here: one that breaks off is made again."""

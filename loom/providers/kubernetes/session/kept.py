@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
@@ -21,7 +20,6 @@ from loom.plan.model import MountMode
 from loom.providers import labels
 from loom.providers.base import SessionRequest
 from loom.providers.driver import protocol as driver
-from loom.providers.files import unpack
 from loom.providers.kept import Kept
 from loom.providers.kubernetes.cluster import pods as states
 from loom.providers.kubernetes.cluster.client import Gone
@@ -37,7 +35,6 @@ from loom.util.processes import boot_id
 
 if TYPE_CHECKING:
     from loom.providers.kubernetes.cluster.client import Cluster, Json
-    from loom.storage.workspace import OnSkipped
 
 
 def find(cluster: Cluster, run_id: str, job_id: str, kept_id: str, namespaces: Iterable[str | None]) -> KeptPod | None:
@@ -91,18 +88,14 @@ class KeptPod(Kept, frozen=True, kw_only=True):
     def has_its_files(self, mode: MountMode) -> bool:
         return True
 
-    def copy_files(self, target: Path, on_skipped: OnSkipped) -> None:
-        target.mkdir(parents=True, mode=0o700)
-        unpack(self._files().get(["."], on_skipped), target, on_skipped)
-
     def as_root(self, program: bytes) -> tuple[int, str]:
         code, _, err = execs.run(
             self.cluster, self.name, HELPER, ["sh"], stdin=lambda: [program], doing="replacing files of the kept pod"
         )
         return code, err.decode("utf-8", "replace").strip()
 
-    def put(self, archive: Iterable[bytes]) -> None:
-        self._files().put(archive, self._owner())
+    def files(self, *, to_write: bool = False) -> PodFiles:
+        return PodFiles(self.cluster, self.name, self.request(), owner=self._owner() if to_write else (0, 0))
 
     def remove(self) -> Sequence[str]:
         try:
@@ -110,9 +103,6 @@ class KeptPod(Kept, frozen=True, kw_only=True):
         except LoomError as error:
             return [error.message]
         return []
-
-    def _files(self) -> PodFiles:
-        return PodFiles(self.cluster, self.name, self.request())
 
     def _owner(self) -> tuple[int, int]:
         """Return the user of the job's container."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,6 @@ from loom.providers.driver import protocol as driver
 from loom.providers.driver.channel import Channel, ConnectionLost, Died, Exchange
 from loom.providers.driver.session import DrivenSession
 from loom.providers.driver.steps import still_running as to_report
-from loom.providers.files import unnoticed
 from loom.providers.kubernetes.cluster import pods as states
 from loom.providers.kubernetes.cluster.client import Gone, is_transient
 from loom.providers.kubernetes.pod.spec import HELPER, JOB, KEPT_UNTIL, is_confined, lease_of
@@ -34,7 +33,6 @@ if TYPE_CHECKING:
     from loom.providers.kubernetes.cluster.client import Cluster, Json
     from loom.providers.kubernetes.cluster.pods import Pods
     from loom.providers.kubernetes.images.snapshot import Pushed
-    from loom.storage.workspace import OnSkipped
 
 _LIST = "for p in /proc/[0-9]*; do tr '\\0\\n' '  ' <\"$p/cmdline\" && echo; done 2>/dev/null"
 CONFIRMED_S = 60.0
@@ -150,7 +148,7 @@ class PodSession(DrivenSession):
     def _set_owner(self, user: str) -> None:
         uid, _, gid = user.partition(":")
         if gid:
-            self._owner = (int(uid), int(gid))
+            self._owner = self._files.owner = (int(uid), int(gid))
 
     def hand_over(
         self, steps: Sequence[Command], after: Mapping[bool, Sequence[Command]], save: Callable[[bytes], None]
@@ -241,11 +239,8 @@ class PodSession(DrivenSession):
 
     # Files
 
-    def get_archive(self, paths: Iterable[str], on_skipped: OnSkipped = unnoticed) -> Iterator[bytes]:
-        return self._files.get(paths, on_skipped)
-
-    def put_archive(self, archive: Iterable[bytes]) -> None:
-        self._files.put(archive, self._owner)
+    def files(self) -> PodFiles:
+        return self._files
 
     def inside(self, environment: Mapping[str, str], *, as_root: bool = False) -> PodInside:
         if as_root and self._owner is not None and self._owner[0] != 0:
