@@ -9,8 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from msgspec import Struct, field
@@ -23,8 +22,6 @@ from loom.snapshot.model import Change, Source, object_format
 from loom.util.paths import Tracked
 
 _ZERO_MODE = "000000"
-_Tree = dict[bytes, tuple[str, str]]
-"""name -> (mode, id) in one directory."""
 
 
 class IndexEdits(Struct):
@@ -118,7 +115,7 @@ def tracked(workspace: Path, environ: Mapping[str, str], *, manifest_file: Path 
 
 
 def tree_of_entries(entries: Entries, algorithm: str) -> str:
-    """Return the id of the tree of all these. Nothing but ids is believed: no object is read, and one may be forged."""
+    """Return the id of the tree of all these; an entry may be a whole directory. Only ids are believed: objects may be forged."""
     directories: dict[bytes, dict[bytes, tuple[str, str]]] = {b"": {}}
     for path, entry in entries.items():
         directory, _, name = os.fsencode(path).rpartition(b"/")
@@ -153,44 +150,22 @@ def tree_of(environment: Mapping[str, str], head_tree: str, changes: Sequence[Ch
     """
     if not changes:
         return head_tree
-    algorithm = object_format(head_tree)
+    entries = {"": ("40000", head_tree)}
     streams = subprocess.PIPE, subprocess.PIPE, subprocess.DEVNULL
     with git.started(("cat-file", "--batch"), environment, streams=streams) as process:
-        read = partial(_tree, process, len(head_tree) // 2)
-        rebuilt = _rebuild(read, head_tree, [(os.fsencode(change.path), change) for change in changes], algorithm)
-    return rebuilt or hashlib.new(algorithm, b"tree 0\0").hexdigest()
-
-
-def _rebuild(
-    read: Callable[[str], _Tree], sha: str | None, changes: Sequence[tuple[bytes, Change]], algorithm: str
-) -> str | None:
-    """Return the id of one directory after `changes`, paths relative to it; None when nothing is left in it."""
-    entries = read(sha) if sha is not None else {}
-    below: dict[bytes, list[tuple[bytes, Change]]] = {}
-    here: list[tuple[bytes, Change]] = []
-    for path, change in changes:
-        name, slash, rest = path.partition(b"/")
-        if slash:
-            below.setdefault(name, []).append((rest, change))
+        for directory in ("", *sorted(directories(change.path for change in changes))):
+            mode, sha = entries.get(directory, ("", ""))
+            if mode == "40000":
+                del entries[directory]
+                for name, entry in _tree(process, len(head_tree) // 2, sha).items():
+                    entries[f"{directory}/{os.fsdecode(name)}" if directory else os.fsdecode(name)] = entry
+    # A file that gives way to a directory, or the reverse, goes first.
+    for change in sorted(changes, key=lambda change: change.kind != "deleted"):
+        if change.kind == "deleted":
+            entries.pop(change.path, None)
         else:
-            here.append((name, change))
-    # A file that gives way to a directory is deleted first; the reverse comes out right in any order.
-    for name, change in here:
-        if change.kind == "deleted" and entries.get(name, ("", ""))[0] != "40000":
-            entries.pop(name, None)
-    for name, inside in below.items():
-        mode, old = entries.get(name, ("", None))
-        rebuilt = _rebuild(read, old if mode == "40000" else None, inside, algorithm)
-        if rebuilt is None:
-            entries.pop(name, None)
-        else:
-            entries[name] = ("40000", rebuilt)
-    for name, change in here:
-        if change.kind != "deleted":
-            entries[name] = (change.mode, change.sha)
-    if not entries:
-        return None
-    return _tree_id(entries, algorithm)
+            entries[change.path] = change.mode, change.sha
+    return tree_of_entries(entries, object_format(head_tree))
 
 
 def _tree_id(entries: Mapping[bytes, tuple[str, str]], algorithm: str) -> str:
@@ -203,8 +178,8 @@ def _tree_id(entries: Mapping[bytes, tuple[str, str]], algorithm: str) -> str:
     return hashlib.new(algorithm, b"tree %d\0" % len(data) + data).hexdigest()
 
 
-def _tree(process: subprocess.Popen[bytes], id_bytes: int, sha: str) -> _Tree:
-    """Ask `git cat-file --batch` for a tree. SnapshotError where git has no such tree."""
+def _tree(process: subprocess.Popen[bytes], id_bytes: int, sha: str) -> dict[bytes, tuple[str, str]]:
+    """Ask `git cat-file --batch` for a tree: name -> (mode, id). SnapshotError where git has no such tree."""
     asking, answers = process.stdin, process.stdout
     assert asking is not None
     assert answers is not None
@@ -216,7 +191,7 @@ def _tree(process: subprocess.Popen[bytes], id_bytes: int, sha: str) -> _Tree:
     if len(header) != 3 or header[1] != b"tree":
         raise SnapshotError(f"git has no tree {sha} here", hint="see what `git fsck` says", code="TREE_MISSING")
     data = answers.read(int(header[2]) + 1)[:-1]
-    result: _Tree = {}
+    result = {}
     position = 0
     while position < len(data):
         space = data.index(b" ", position)
