@@ -19,10 +19,10 @@ from loom.snapshot.verification import changes_between, verify
 class SavedFiles(Struct, frozen=True, kw_only=True):
     """A job's changes since its snapshot that were saved."""
 
-    changes: tuple[Change, ...]
-    contents: Mapping[str, Content]
-    left_out: Mapping[str, str]
-    """path -> reason, of what was not saved."""
+    files: tuple[tuple[Change, Content | None], ...]
+    """Each change, with the content that it left."""
+    left_out: tuple[tuple[str, str], ...]
+    """(path, reason) of what was not saved."""
 
 
 class Patch(Struct, frozen=True, kw_only=True):
@@ -85,14 +85,15 @@ def patch_of(
     `not_there`: paths that the copy `workspace` lacks, which do not count as deleted. `saved`: its changes, when
     the workspace is gone.
     """
-    content_of = partial(content_at, workspace) if saved is None else saved.contents.get
+    kept = {} if saved is None else {change.path: (change, content) for change, content in saved.files}
+    content_of = partial(content_at, workspace) if saved is None else lambda path: kept[path][1]
     here = verify(workspace, environ=environ, manifest_file=manifest_file) if saved is None else None
     there = verify(checkout, environ=environ, manifest_file=manifest_file)
     wanted: list[Change] = []
     left_out: list[Change] = []
     special, unreadable = (here.special, here.unreadable) if here is not None else ((), ())
     passed_over = {path for path, _ in (*special, *unreadable)}
-    for change in here.changes if here is not None else saved.changes if saved is not None else ():
+    for change in here.changes if here is not None else (change for change, _ in kept.values()):
         if change.path in passed_over or change.path in not_there:
             continue
         (left_out if change.mode == GITLINK or leave_out(change) else wanted).append(change)

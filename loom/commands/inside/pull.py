@@ -129,7 +129,7 @@ def _source(here: Here, names: list[str]) -> _Source:
         if found is None:
             raise
         gone = job.run.workspace
-        return _Source(run=job.run, files=gone, manifest=job.manifest, saved=found, left_out=found.left_out)
+        return _Source(run=job.run, files=gone, manifest=job.manifest, saved=found, left_out=dict(found.left_out))
 
 
 def _generated(run: PastRun) -> Callable[[Change], bool]:

@@ -7,7 +7,6 @@ import sys
 
 import msgspec
 import zstandard
-from msgspec import Struct
 
 from loom import snapshot
 from loom.commands.inside import session
@@ -16,27 +15,14 @@ from loom.errors import RecordError, RequestError
 from loom.plan.model import MountMode
 from loom.runner.previous_run import PastJob
 from loom.snapshot import Change, Content, SavedFiles, Verification, readable
-from loom.util import atomic
+from loom.util import atomic, typed
+from loom.util.jsons import with_texts
 from loom.util.units import rough_size
 from loom.util.untrusted_files import read_regular
 
 LARGEST_FILE = 100_000_000
 MOST_BYTES = 250_000_000
 """How much of a job's files is saved at most, and of one file; what is larger is named."""
-
-
-class _SavedFile(Struct, frozen=True):
-    """A change, with its path in Latin-1, since names need not be text, and with the content that it left."""
-
-    change: Change
-    content: Content | None
-
-
-class _Saved(Struct, frozen=True, kw_only=True):
-    schema_version: str = "loom.saved.v2"
-    files: list[_SavedFile]
-    left_out: list[tuple[str, str]]
-    """(path, reason) of what was not saved."""
 
 
 def save(here: Here, job: PastJob) -> list[str]:
@@ -78,7 +64,8 @@ def _untouched(job: PastJob) -> bool:
 def _write(job: PastJob, found: Verification, without: dict[str, str]) -> None:
     """`without`: paths that the verified directory is missing since they could not be copied into it."""
     left_out = {**without, **{path: f"a {kind}, not a file" for path, kind in found.special}, **dict(found.unreadable)}
-    total, files = 0, []
+    total = 0
+    files: list[tuple[Change, Content | None]] = []
     for change in found.changes:
         path, content = change.path, None
         if path in left_out:
@@ -95,9 +82,13 @@ def _write(job: PastJob, found: Verification, without: dict[str, str]) -> None:
                 continue
             total += size
             content = snapshot.content_at(found.workspace, path)
-        files.append(_SavedFile(msgspec.structs.replace(change, path=_latin(path)), content))
-    left = [(_latin(path), reason) for path, reason in left_out.items()]
-    data = zstandard.ZstdCompressor(level=1).compress(msgspec.msgpack.encode(_Saved(files=files, left_out=left)))
+        files.append((change, content))
+    saved = msgspec.to_builtins(
+        SavedFiles(files=tuple(files), left_out=tuple(left_out.items())), builtin_types=(bytes,)
+    )
+    # Paths need not be texts, so all texts are written with a character for each byte.
+    packed = msgspec.msgpack.encode(with_texts(saved, lambda text: os.fsencode(text).decode("latin-1")))
+    data = zstandard.ZstdCompressor(level=1).compress(packed)
     target = job.run.entry.paths.saved(job.job.id)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -116,29 +107,7 @@ def read(job: PastJob) -> SavedFiles | None:
         if zstandard.frame_content_size(packed) > 2 * MOST_BYTES:
             raise ValueError("it is larger than what loom saves")
         data = zstandard.ZstdDecompressor().decompress(packed)
-        saved = msgspec.msgpack.decode(data, type=_Saved)
-        files = [
-            (msgspec.structs.replace(one.change, path=_inside(_path(one.change.path))), one) for one in saved.files
-        ]
-    except (OSError, ValueError, zstandard.ZstdError) as error:
+        saved = with_texts(msgspec.msgpack.decode(data), lambda text: os.fsdecode(text.encode("latin-1")))
+        return typed.convert(saved, SavedFiles)
+    except (OSError, ValueError, RecursionError, zstandard.ZstdError) as error:
         raise RecordError(f"{file} can't be read: {error}") from error
-    return SavedFiles(
-        changes=tuple(change for change, _ in files),
-        contents={change.path: one.content for change, one in files if one.content is not None},
-        left_out={_path(path): reason for path, reason in saved.left_out},
-    )
-
-
-def _latin(path: str) -> str:
-    return os.fsencode(path).decode("latin-1")
-
-
-def _path(latin: str) -> str:
-    return os.fsdecode(latin.encode("latin-1"))
-
-
-def _inside(path: str) -> str:
-    """Return the path inside. ValueError for one that leads out of a workspace, or into its git directory."""
-    if path.startswith("/") or not {"", ".", "..", ".git"}.isdisjoint(path.split("/")):
-        raise ValueError(f"{path!r} is not the path of a file")
-    return path
