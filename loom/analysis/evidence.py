@@ -141,7 +141,7 @@ def recorded_diagnosis(reading: Reading, *jobs: str | None) -> Diagnosis | None:
 
 
 def _end(reading: Reading, unit: Unit | None) -> Mapping[str, Any]:
-    """Return what the end of the failing step or section states; nothing while it goes on."""
+    """Return the data of the failing step's or section's end event; empty while it still runs."""
     if unit is None:
         return {}
     job = reading.fold.jobs[unit.job_id]
@@ -178,7 +178,7 @@ def excerpt_of(diagnosis: Diagnosis, root: Path) -> Excerpt | None:
 
 
 def moved_on(reading: Reading) -> MovedOn | None:
-    """Return what changed in the checkout since a run; None where nothing did, or where that is not cheap to know."""
+    """Return the changes in the checkout since a run; None if there are none, or if finding them is slow."""
     receipt = reading.receipt()
     root, taken = receipt.get("repo_root"), receipt.get("snapshot") or {}
     if root is None or not taken:

@@ -46,7 +46,7 @@ class Says(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     script: str | None = None
 
     def search(self, lines: Sequence[str], end: _End, script: str | None) -> dict[str, str] | None:
-        """Return what the groups found, if this is what ended the step."""
+        """Return the match's named groups, if this failure ended the step."""
         exits = (self.exit,) if isinstance(self.exit, int) else self.exit
         if (end.tools is not None and self.tool not in end.tools) or (exits and end.exit_code not in (None, *exits)):
             return None
@@ -189,7 +189,7 @@ def required_by(text: str) -> str:
 
 
 def causes(failed: Failed) -> list[Cause]:
-    """Return what ended the run, as far as that is certain."""
+    """Return the causes of the run's end that are certain."""
     if failed.ended == "canceled":  # what it printed until then is no reason
         return [_cause(known) for known in table().causes if known.ended == "canceled"]
     # Loom's own words: an error with a code, or what loom knows better than the output.
@@ -208,7 +208,7 @@ def causes(failed: Failed) -> list[Cause]:
 
 
 def fitting(failed: Failed) -> Iterator[tuple[Cause, Known, Says | None]]:
-    """Yield what fits the end of the output, the last line first; what the checkout shows is surer than words."""
+    """Yield the known failures that match the end of the output, the last line first; evidence in the checkout ranks first."""
     ended = failed.ended if failed.ended in ("timed_out", "interrupted") else None
     doubtful = not failed.own and _TOLERATES.search(failed.command or "")
     lines = [*failed.before, *failed.lines]

@@ -168,7 +168,7 @@ def output_of(
 
 
 def _uncut(events: Iterable[OutputEvent]) -> Iterator[OutputEvent]:
-    """Yield the lines; those of the other stream that came in the middle of a traceback after it: their order is chance."""
+    """Yield the lines; move those of the other stream out of a traceback, behind it: the order of two streams is arbitrary."""
     held: list[OutputEvent] = []
     inside: str | None = None
     for event in events:

@@ -50,7 +50,7 @@ def _word(value: object) -> str:
 
 
 def _wrong(entry: Mapping[str, Any]) -> str | None:
-    """Say what is wrong with the expressions and words of a format together."""
+    """Return the mistake in the combination of a format's expressions and words."""
     expressions, words = entry.get("pattern", ()), entry.get("words", ())
     if expressions and not any(f"(?P<{group}>" in text for text in expressions for group in ("test", "message")):
         return "expected a group (?P<test>...) or (?P<message>...) in an expression"
@@ -90,7 +90,7 @@ def readers(root: Path) -> list[Reader]:
 
 
 def read(root: Path) -> tuple[Sequence[Problem], list[Format]]:
-    """Return what is wrong with the file, and the formats where nothing is."""
+    """Return the file's problems, and its formats if there are none."""
     try:
         file = yaml_file.read(root / NAME, NAME, within=root)
     except FileNotFoundError:

@@ -183,14 +183,14 @@ def _order(passed: Sequence[list[int]], failed: Sequence[list[int]]) -> Iterator
 
 
 def _seconds(run: Reading) -> float:
-    """Return how long the steps of its jobs took."""
+    """Return the total duration of its jobs' steps, in seconds."""
     steps = (step for job_id in run.fold.jobs for step in run.job_manifest(job_id)["steps"])
     total: float = sum(step["duration_ms"] or 0 for step in steps)
     return round(total / 1000, 2)
 
 
 def _beside(runs: Sequence[Reading]) -> Callable[[Reading], float]:
-    """Return how to count the others that ran at some time of a run."""
+    """Return a function that counts the other runs that overlapped with a run in time."""
     spans = {run.run_id: (run.receipt()["started_at"], run.receipt()["finished_at"] or "") for run in runs}
 
     def count(run: Reading) -> float:

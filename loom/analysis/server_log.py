@@ -412,12 +412,12 @@ Outputs = dict[tuple[str, str], str]
 
 
 def used_outputs(job: Job) -> set[tuple[str, str]]:
-    """Return those that the job's texts name."""
+    """Return the needs' outputs that the job's texts refer to, as (need, name)."""
     return set(_USED.findall(jsons.encode_line([job.late, job.steps]).decode()))
 
 
 def outputs_in_log(job: Job, headers: Iterable[str]) -> Outputs:
-    """Return those whose values are in the lines with which the server shows the job's steps."""
+    """Return the outputs whose values appear in the lines (`headers`) that announce the job's steps."""
     templates = list(_templates(job))
     found: Outputs = {}
     for line in headers if templates else ():
@@ -437,7 +437,7 @@ def _templates(job: Job) -> Iterator[tuple[list[str], list[tuple[str, str] | Non
 
 
 def _between(line: str, literals: Sequence[str]) -> list[str]:
-    """Return what stands between the literals, each taken where it comes first; nothing for another line."""
+    """Return the texts between the literals, each at its first occurrence; empty if the line does not match."""
     first, *others, last = literals
     end = len(line) - len(last)
     if not line.startswith(first) or not line.endswith(last):

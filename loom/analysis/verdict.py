@@ -118,7 +118,7 @@ def verdict(
 
 
 def _first_line(command: str | None) -> str | None:
-    """Return what a server shows of a command of several lines."""
+    """Return the first line of a command, which is all that a server shows of several."""
     lines = (command or "").strip().splitlines()
     return lines[0].removesuffix("# collapsed multi-line command").strip() if lines else None
 

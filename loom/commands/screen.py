@@ -56,7 +56,7 @@ class MaskedProgress:
 
 @contextmanager
 def progress_line(*, wanted: bool = True, at_once: bool = False) -> Iterator[Callable[[str], None]]:
-    """Give what shows a text in a line of standard error that goes at the end; on a terminal alone."""
+    """Yield a function that shows a text in one line of standard error, which is erased at the end; on a terminal only."""
     wanted = wanted and sys.stderr.isatty()
     last = 0.0 if at_once else time.monotonic() + 0.2  # what is small is done before anyone could read it
 

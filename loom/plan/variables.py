@@ -225,7 +225,7 @@ def _of_merge_request(commit: HeadCommit, variables: Mapping[str, str | None]) -
 
 
 def of_plan(*, job_id: str, project_dir: str | None) -> dict[str, str]:
-    """Return those of `for_job` that a plan knows, for its texts."""
+    """Return the variables of `for_job` that are known while planning, to expand the plan's texts."""
     values = {"CI_JOB_ID": job_id, "CI_CONCURRENT_ID": "0", "CI_CONCURRENT_PROJECT_ID": "0"}
     if project_dir is None:
         return values
@@ -313,7 +313,7 @@ def default_branch(remote_head: str, refs: Collection[str]) -> str | None:
 
 
 def remote_sha(sha: str | None, origin_url: str | None) -> str | None:
-    """Return the commit of a branch at `origin`: zeros, as git says it, for a branch that is not there."""
+    """Return the commit of a branch at `origin`: zeros, as in git, if the remote has no such branch; None without a remote."""
     return sha or ("0" * 40 if origin_url else None)
 
 

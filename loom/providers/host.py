@@ -316,7 +316,7 @@ class HostInside(CommandsInside, frozen=True, kw_only=True):
         *,
         hang_up: bool = False,
     ) -> tuple[Ended, bytes | None, bytes | None]:
-        """Return how a command ended, and its output. After a cancel or in time it gets a signal, and after `grace_s` KILL."""
+        """Return a command's exit code and output. After a cancel or its timeout it gets a signal, and KILL `grace_s` later."""
         ended, kill_at = Ended.EXITED, math.inf
         out: bytes | None = None
         err: bytes | None = None

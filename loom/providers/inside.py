@@ -219,7 +219,7 @@ class CommandsInside(Struct, frozen=True, kw_only=True):
         return Exit(code=ran.code if ended is Ended.EXITED or ran.ended else 137, ended=ended)
 
     def continued(self, command: Sequence[str]) -> Sequence[str]:
-        """Return what runs `command` as the shell that steps shared would."""
+        """Return a command that runs `command` in the state of the steps' shared shell."""
         return interactive.continued(command, f"{self.directory}/state")
 
     def shell(self, shell: Sequence[str], *, script: str, name: str, cancel: Cancel) -> int:

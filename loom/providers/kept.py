@@ -62,7 +62,7 @@ class Kept(Struct, frozen=True, kw_only=True):
         self.files(to_write=True).put(members_of(source, [path for path in paths if os.path.lexists(source / path)]))
 
     def request(self) -> SessionRequest:
-        """Return what leads to its files."""
+        """Return a request with the paths of its files."""
         return SessionRequest(
             run_id=self.marks.get(labels.RUN, ""),
             job_id=self.marks.get(labels.JOB, ""),

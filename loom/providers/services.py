@@ -30,7 +30,7 @@ class StartedService(Protocol):
         """Raise if it is no longer waited for: after a cancel, for example."""
 
     def ended(self) -> str:
-        """Return how it ended, after its last output; empty while it may still run."""
+        """Return the service's result after its last output; empty while it may still run."""
 
     def is_ready(self) -> bool: ...
 

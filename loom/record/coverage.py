@@ -83,7 +83,7 @@ def extent_text(stated: Mapping[str, Any]) -> str:
 
 
 def note_assistance(paths: RunPaths, entry: Assistance) -> None:
-    """Note who enters a job's container, also after the end of the run. OSError when the record can't be written."""
+    """Record who enters a job's container, also after the end of the run. OSError when the record can't be written."""
     file = os.open(paths.assistance, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         os.write(file, jsons.encode_line(plain(entry)))
@@ -92,7 +92,7 @@ def note_assistance(paths: RunPaths, entry: Assistance) -> None:
 
 
 def noted_assistance(paths: RunPaths) -> list[Assistance]:
-    """Return what was noted; other lines are passed over."""
+    """Return the entries that `note_assistance` wrote; skip invalid lines."""
     found: list[Assistance] = []
     with suppress(FileNotFoundError):
         for line in read_regular(paths.assistance).splitlines():

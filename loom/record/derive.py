@@ -72,7 +72,7 @@ def section_summary(fold: RunFold, job_id: str, section: str) -> dict[str, Any]:
 
 
 def _of_unit(fold: RunFold, job_id: str, span: Span, folder: str) -> dict[str, Any]:
-    """Return what the summaries of steps and sections have in common."""
+    """Return the common fields of the summaries of steps and sections."""
     return {
         "run_id": fold.run_id,
         "job_id": job_id,
@@ -106,7 +106,7 @@ def job_summary(fold: RunFold, job_id: str) -> documents.JobSummary:
 
 
 def _of_job(fold: RunFold, job: JobState) -> dict[str, Any]:
-    """Return what the summary and the manifest of a job have in common."""
+    """Return the common fields of a job's summary and manifest."""
     stated = ("error_code", "blocked_by", "failing_step", "failing_section")
     return {name: job.outcome.get(name) for name in stated} | {
         "run_id": fold.run_id,
@@ -172,7 +172,7 @@ def job_manifest(fold: RunFold, job_id: str) -> documents.JobManifest:
 
 
 def _listed(span: Span, folder: str) -> dict[str, Any]:
-    """Return what a manifest has of steps and of sections."""
+    """Return the common fields of steps and sections in a manifest."""
     paths = {"summary_path": f"{folder}/summary.json", "events_path": f"{folder}/events.jsonl"}
     return {"status": span.status, "duration_ms": span.duration_ms, **paths}
 
@@ -231,7 +231,7 @@ def run_summary(fold: RunFold) -> documents.RunSummary:
 
 
 def _of_run(fold: RunFold) -> dict[str, Any]:
-    """Return what the run's summary and its receipt have in common."""
+    """Return the common fields of the run's summary and its receipt."""
     assert fold.first is not None
     assert fold.last is not None
     return {

@@ -16,7 +16,7 @@ class RunPaths(Struct, frozen=True, kw_only=True):
     run_id: str
 
     def of_run(self, run_id: str) -> RunPaths:
-        """Return those of another run in the same store."""
+        """Return the paths of another run in the same store."""
         return RunPaths(root=self.root.with_name(run_id), run_id=run_id)
 
     @property

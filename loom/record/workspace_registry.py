@@ -66,7 +66,7 @@ class WorkspaceRegistry:
     def register(
         self, workspace: Path, *, run_id: str, repo_root: Path, kind: Literal["run", "snapshot"] = "run"
     ) -> None:
-        """OwnWorkspace a directory, unless the state directory can't be written: it then remains until a person removes it."""
+        """Register a directory, unless the state directory can't be written: it then remains until a person removes it."""
         with suppress(OSError):
             status = workspace.lstat()
             entry = OwnWorkspace(

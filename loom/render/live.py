@@ -172,7 +172,7 @@ class Live:
 
 
 def doing(event: PhaseEvent) -> str:
-    """Say what begins with a `phase_started`."""
+    """Describe the phase that a `phase_started` begins."""
     if event.step is not None:
         lines = str(event.data.get("command", "")).strip().splitlines() or [""]
         return f"{event.step}  $ {lines[0]}"

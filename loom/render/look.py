@@ -1,4 +1,4 @@
-"""How much a terminal shows, and in which style: all facts about it that lines for people need."""
+"""The style and amount of a terminal's output: all facts about it that lines for people need."""
 
 from __future__ import annotations
 

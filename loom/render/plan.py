@@ -78,7 +78,7 @@ def _without_nothing(value: Any) -> Any:
 
 
 class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]
-    """Writes what occurs twice twice: no aliases."""
+    """A YAML dumper without aliases: a value that occurs twice is written twice."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True

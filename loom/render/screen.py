@@ -86,7 +86,7 @@ class Sections:
         self._readers: dict[tuple[str, str], SectionReader] = {}
 
     def lines(self, key: tuple[str, str], text: str) -> Iterator[str]:
-        """Yield what to show for one line of an output."""
+        """Yield the lines to show for one line of an output."""
         reader = self._readers.get(key)
         if reader is None:
             reader = self._readers[key] = self._reader_of(key[0])
@@ -101,7 +101,7 @@ class Sections:
                 yield self._end(part, rough_duration(part.duration_ms))
 
     def end(self, key: tuple[str, str]) -> Iterator[str]:
-        """Yield what the end of an output leaves open and hidden."""
+        """Yield a line for the collapsed section that is still open at the end of an output, if there is one."""
         if (reader := self._readers.pop(key, None)) is not None:
             for section in [section for section in reader.open if section.collapsed][:1]:
                 yield self._end(section, "without an end")

@@ -80,7 +80,7 @@ class JobRunner(Struct, kw_only=True, eq=False):
         return self._finish(attempt, begun, allowed=_is_allowed(attempt))
 
     def _tries_again(self, attempt: Attempt) -> bool:
-        """Return whether another attempt follows; never of a resumed job: the session that it goes on in is the only one."""
+        """Return whether another attempt follows; a resumed job has none, because it continues in its only session."""
         resumed = self.opener.resumed(attempt.job)
         return (resumed is None or resumed.attached) and _has_attempt_left(attempt)
 

@@ -256,7 +256,7 @@ class PastJob(Struct, frozen=True, kw_only=True):
         return step_named(self.job, wanted)
 
     def script_of(self, step: Step) -> str:
-        """Return what the step ran: its expressions are values then."""
+        """Return the script that the step ran, with its expressions evaluated."""
         span = self.state.steps.get((self.state.attempts, step.id))
         return step.script if span is None or step.late is None else str(span.start.data.get("command", step.script))
 

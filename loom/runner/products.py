@@ -93,7 +93,7 @@ class Handover:
         return self._above.get(source) or self._own_archive_of(source)
 
     def _once(self, known: dict[str, T], job: Job, found: Callable[[Sequence[str]], T]) -> T:
-        """Return what is `found` for the jobs that `job` gets from. Those of earlier stages are the same for its whole stage."""
+        """Call `found` with the jobs whose artifacts `job` gets; once per stage for jobs that get those of all earlier stages."""
         if job.artifacts_from is not None or job.needs is not None:
             return found(self._origins(job))
         if job.stage not in known:  # concurrent jobs may both find it, which is harmless

@@ -81,7 +81,7 @@ class RunRequest(Struct, frozen=True, kw_only=True):
         return self.config.jobs or os.cpu_count() or 2
 
     def lanes(self, job: Job) -> Mapping[str, int]:
-        """Return where the job counts while it runs: in its pool, elsewhere, or here, and in its matrix (`scheduler.Lanes`)."""
+        """Return the job's lanes (`scheduler.Lanes`): its pool, its provider or this machine, and its matrix."""
         of_matrix = {f"matrix {job.late.group}": job.late.max_parallel} if job.late and job.late.max_parallel else {}
         return {**self._lane(job), **of_matrix}
 

@@ -149,7 +149,7 @@ def _failed(result: JobResult) -> bool:
 
 
 class Schedule(Struct, kw_only=True, eq=False, dict=True):
-    """One course of a plan's jobs, each in a thread."""
+    """Run the jobs of a plan once, each in a thread."""
 
     plan: Plan
     run_job: Callable[[Job], JobResult]
@@ -299,7 +299,7 @@ class Schedule(Struct, kw_only=True, eq=False, dict=True):
             self.stop()
 
     def _break_off(self, error: BaseException) -> None:
-        """Let nothing start any more; the first error counts."""
+        """Start no further job; keep `error` if it is the first one."""
         self._broken, self._ending = self._broken or error, self._ending or "the run broke"
         self.stop()
 

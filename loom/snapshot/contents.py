@@ -167,9 +167,9 @@ def module_directory(name: str, taken: list[str]) -> str:
 def drop_intended(
     index: Index, environment: Mapping[str, str], workspace: Path, zero_sha: str
 ) -> list[tuple[str, str]]:
-    """Take those from `index.pinned` that `git add -N` only announced: no `git add` would add them. Returns (path, tag).
+    """Remove from `index.pinned` the files that `git add -N` only announced, and return their (path, tag): `git add` skips them.
 
-    `environment` names the workspace's index, which loses them as well.
+    `environment` names the workspace's index; they are removed from it as well.
     """
     intended = git.intended(environment, cwd=workspace) & {path for path, _ in index.pinned}
     if not intended:
@@ -182,7 +182,7 @@ def drop_intended(
 
 
 def lay_out_hidden(paths: list[str], environment: Mapping[str, str], workspace: Path, source: Source) -> None:
-    """Write what the index holds for these files into the workspace, where git may look at them.
+    """Write these files' content from the index into the workspace, so that git can examine them.
 
     `environment` names the workspace's index, with the user's configuration.
     """

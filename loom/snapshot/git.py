@@ -433,7 +433,7 @@ _INTENT_TO_ADD = 1 << 29
 
 
 def intended(environment: Mapping[str, str], *paths: str, cwd: Path) -> set[str]:
-    """Return which of these paths (default: all) are intent-to-add entries, which no tree contains."""
+    """Return the intent-to-add entries among these paths (default: all); no tree contains them."""
     result = set()
     path = b""
     for item in run(("ls-files", "-z", "--debug", "--", *paths), environment, cwd=cwd).split(b"\0"):

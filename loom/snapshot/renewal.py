@@ -35,7 +35,7 @@ class KnownFiles(Struct):
 
 
 def known_files(source: Source, workspace: Path, since_ns: int) -> KnownFiles:
-    """Note what `take` laid out there, which began after `since_ns`."""
+    """Record the files that `take` wrote there; it began after `since_ns`."""
     files: dict[str, tuple[Facts, Facts] | None] = {}
     plain = True
     for here, folders, entries in walk(workspace):
@@ -60,7 +60,7 @@ def _facts(status: os.stat_result) -> Facts:
 
 
 class Renewer(copy_files.Copier):
-    """Copies into a workspace where files stand already. `files` are those that were not visited yet."""
+    """Copies into a workspace that already has files. `files`: those that the copy has not reached yet."""
 
     def __init__(self, source: Path, target: Path, known: KnownFiles, *, since_ns: int) -> None:
         super().__init__(str(source), str(target), since_ns=since_ns)

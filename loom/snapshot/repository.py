@@ -461,12 +461,12 @@ def parse(text: str) -> list[tuple[str, str]]:
 
 
 def _plain(mark: re.Match[str]) -> str:
-    """Return what a quote or an escape in a value stands for."""
+    """Return the text that a quote or an escape in a value stands for."""
     return _ESCAPES.get(mark[1], mark[1]) if mark[1] else ""
 
 
 def _entries(file: Path) -> list[tuple[str, str]]:
-    """Return what a configuration file says; nothing for one that is not there. RequestError for one that git would refuse."""
+    """Return the entries of a configuration file; none if it is missing. RequestError for a file that git would refuse."""
     if not os.path.lexists(file):
         return []
     text = _text(file)

@@ -101,7 +101,7 @@ def entries_of(environment: Mapping[str, str], workspace: Path) -> Entries:
 
 
 def tracked(workspace: Path, environ: Mapping[str, str], *, manifest_file: Path | None = None) -> Tracked:
-    """Return what the index of a workspace holds, and what the snapshot adds to HEAD.
+    """Return the files and directories in a workspace's index or in the snapshot's changes to HEAD, and the submodules.
 
     Jobs may have written the index, so git reads nothing else, and fetches nothing.
     """

@@ -275,11 +275,11 @@ def _verify_one(part: _Part, environ: Mapping[str, str]) -> Verification:
 def _compare_bytes(
     edits: tree.IndexEdits, raw: Mapping[str, str], before: tree.Entries, here: Mapping[str, str], root: Path
 ) -> list[tuple[str, str]]:
-    """Take those from `edits` whose bytes prove that they are as they were, whatever git would make of them now.
+    """Remove from `edits` the files whose bytes are unchanged, whatever git would now convert them to.
 
     `raw` has the bytes' ids of files that went through the user's filters. For others git's rules are asked first; but it
     keeps line endings that its index has, and leaves alone what it does not look at, so an id may be that of the bytes.
-    Returns (path, reason) of what can't be told.
+    Returns (path, reason) of files for which this is unknown.
     """
     gone = set(edits.removed)
     through = [path for path in raw if path not in gone and filters.file_mode(root / path) and _may_read(root / path)]

@@ -210,7 +210,7 @@ class Cache:
             return self._published(spec, key, held, hashed, file.name, trees if not skipped else ())
 
     def find(self, spec: Spec, key: str) -> tuple[Stored | None, RestoreResult]:
-        """Return what `restore` would unpack, for somebody who reads the archive by `open`."""
+        """Return the entry that `restore` would unpack, for callers that read its archive with `open`."""
         return self._used(spec, key, self._whole)
 
     def _whole(self, entry: Stored, hit: Hit) -> RestoreResult:
@@ -290,13 +290,13 @@ class Cache:
         return [self._folder(self._project, protected) for protected in ((True,) if self._protected else (False, True))]
 
     def _paths(self, spec: Spec, key: str) -> list[Path]:
-        """Return where an entry for the key may be: in each of `_folders`."""
+        """Return the possible paths of the key's entry, one in each of `_folders`."""
         return [folder / f"{self._identity(spec, key)}.json" for folder in self._folders]
 
     # The bucket: it is asked before the folder, and gets what the folder got
 
     def _bring(self, spec: Spec, key: str, warnings: list[str]) -> None:
-        """Bring what a restore would take from the bucket into the folder, unless the folder's own is as new."""
+        """Download the entry that a restore would take from the bucket, unless the folder has one that is as new."""
         if self._bucket is None:
             return
         try:

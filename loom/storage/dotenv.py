@@ -76,7 +76,7 @@ def keep(variables: Mapping[str, str], archive: Path) -> None:
 
 
 def kept(archive: Path) -> dict[str, str]:
-    """Return what `keep` kept; nothing where it is gone."""
+    """Return the variables that `keep` saved; none if the file is gone."""
     with suppress(OSError, ValueError):
         found = jsons.decode(read_regular(beside(archive)))
         if isinstance(found, dict):

@@ -77,7 +77,7 @@ def checked(items: Iterable[Item], reserved: Iterable[str] = ()) -> Iterator[Ite
 
 
 class Totals(Struct, kw_only=True):
-    """What an archive holds; `add` raises UnsafeArchive beyond the limits, both for packing and unpacking."""
+    """An archive's number of entries and bytes; `add` raises UnsafeArchive beyond the limits, both for packing and unpacking."""
 
     entries: int = 0
     files: int = 0

@@ -283,5 +283,5 @@ class TarView:
 
 
 def view_of(files: Path | Archives, check: Check = _go_on) -> WorkspaceView:
-    """Return how to reach the files of a session."""
+    """Return the view of a session's files: a directory if this process can read it, else tar streams."""
     return DirectoryView(files, check) if isinstance(files, Path) else TarView(files, check)

@@ -66,7 +66,7 @@ def any_of(wanted: Iterable[str], paths: Iterable[str]) -> bool:
 
 
 def problem(glob: str) -> str | None:
-    """Return what is wrong with a glob, or None."""
+    """Return the problem of an invalid glob, or None."""
     try:
         compile(glob)
     except GlobError as error:

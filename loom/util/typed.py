@@ -20,6 +20,6 @@ def convert(value: object, kind: type[T], dec_hook: Callable[[type, Any], Any] |
 
 
 def decode(data: bytes | bytearray | str, kind: type[T]) -> T:
-    """Return what JSON says as a value of this type."""
+    """Decode JSON to a value of this type."""
     with _ONE_AT_A_TIME:
         return msgspec.json.decode(data, type=kind)

@@ -115,7 +115,7 @@ def flat(nodes: Iterable[Node]) -> list[Node]:
 
 
 def depth(node: Node) -> int:
-    """Return how many lists are inside each other."""
+    """Return the depth of nested lists."""
     return 1 + max((depth(item) for item in node.value), default=0) if node.kind is Kind.LIST else 0
 
 

@@ -27,7 +27,7 @@ class Shared:
         return f"brings more than {MAX_SHARED} values; share less" if self._left < 0 else ""
 
     def _weight(self, node: Node) -> tuple[int, int]:
-        """Return how many values and levels a node has, where shared ones count each time."""
+        """Return the number of values and levels of a node; shared nodes count each time."""
         known = self._weights.get(node)
         if known is None:
             is_list = node.kind in (Kind.LIST, Kind.REFERENCE)

@@ -52,7 +52,7 @@ class LoadedOf(Struct, Generic[E], frozen=True, kw_only=True):
         return {name: entry for name, entry in self.entries.items() if not entry.is_template}
 
     def entry_of(self, job: str) -> E | None:
-        """Return where a job of the plan is written, by the job's name."""
+        """Return the workflow's entry for a job of the plan, by the job's name."""
         return self.jobs.get(job)
 
     @property

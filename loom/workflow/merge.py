@@ -35,7 +35,7 @@ def without(node: Node, keys: Iterable[str]) -> Node:
 
 
 def parents_of(node: Node) -> list[Node]:
-    """Return what an entry extends: the names as nodes. A wrong shape is reported elsewhere."""
+    """Return the names that an entry extends, as nodes. A wrong shape is reported elsewhere."""
     return [one for one in one_or_more(node.get("extends")) if isinstance(one.value, str)]
 
 

@@ -52,6 +52,7 @@ CONFIGURED = {
     "Locked": {"omit_defaults", "forbid_unknown_fields"},
     "Plan": {"dict"},
     "Schedule": {"eq", "dict"},
+    **dict.fromkeys(("JobRunner", "Waits"), {"eq"}),
     "Scope": {"dict"},
     "Client": {"eq"},
     "Type": {"eq"},

@@ -211,7 +211,7 @@ class AgentTools:
     # -- looking
 
     def said(self, arguments: Sequence[str], cancel: Cancel) -> Answer:
-        """Return what a command prints, on standard error too."""
+        """Return the output of a command, with standard error."""
         ended = self._command(arguments, cancel)
         if not ended.stdout and ended.returncode not in (0, 1):
             raise _error_of(ended)

@@ -105,7 +105,7 @@ class _Source(Struct, kw_only=True):
 
 
 def _source(here: Here, names: list[str]) -> _Source:
-    """Find what to pull; without a name, of the failing, the resumed or the only job."""
+    """Find the files to pull; without a name, those of the failing, the resumed or the only job."""
     run, job = session.find_named(here, names)
     try:
         job = job or run.one_job()

@@ -428,7 +428,7 @@ def _steps_taken_over(past: PastRun, results: Iterable[str], resumed: Mapping[st
 def _assistance(
     past: PastRun, edits: Mapping[str, Collection[str]], brought: Collection[str], *, taken_over: Iterable[str]
 ) -> Iterator[Assistance]:
-    """Yield what was done besides the steps whose work is taken over, in earlier runs too.
+    """Yield the interventions of people in the jobs that are taken over, also those in earlier runs.
 
     `edits`: by resumed job, the files that were changed since it was kept. `brought`: those that a sync changed.
     """

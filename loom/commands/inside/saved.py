@@ -98,7 +98,7 @@ def _write(job: PastJob, found: Verification, without: dict[str, str]) -> None:
 
 
 def read(job: PastJob) -> SavedFiles | None:
-    """Return what was saved of a job; None when nothing was. RecordError for a damaged file."""
+    """Return the saved changes of a job; None without any. RecordError for a damaged file."""
     file = job.run.entry.paths.saved(job.job.id)
     if not file.exists():
         return None

@@ -267,9 +267,9 @@ def view_now(here: Here, job: PastJob) -> Path | None:
 
 
 def files_of(here: Here, job: PastJob, left_out: dict[str, str] | None = None) -> Path:
-    """Give a plain directory with the job's files as it left them, laid out first where its view has none.
+    """Return a directory with the job's files as it left them; lay them out first if its view is not a plain directory.
 
-    Of a job whose container is kept: as they are now. RequestError when nothing is left of them.
+    In a kept container, the files may have changed since. RequestError when none are left.
     `left_out` gets the path and the reason of each special file that was not laid out.
     """
 

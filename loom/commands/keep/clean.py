@@ -250,7 +250,7 @@ class _Cleaning:
         ]
 
     def _beyond(self, known: Sequence[Left], root: Path | None) -> list[Left]:
-        """Find what is beyond the limits, and all kept containers; the records of their runs stay."""
+        """Find the items beyond the limits, and all kept containers; the records of their runs stay."""
         gone = {run_id for item in known if item.kind == "run" for run_id in item.run_ids}
         paths = {path for item in known for path in (item.name, *item.workspaces)}
         containers = [one for one in self._containers.values() if gone.isdisjoint(one.run_ids)]

@@ -40,7 +40,7 @@ _IN_USE, _KEPT = "in use", "a job of it is kept"
 
 
 class Left(Struct, kw_only=True):
-    """What `loom clean` looks at, as the newest run that used it records it, and what became of it."""
+    """One item that `loom clean` examines, as the newest run that used it recorded it, and the outcome of its removal."""
 
     kind: Literal["run", "workspace", "container", "artifacts", "checkout", "action"]
     """A run goes with its record and workspaces; of the other kinds the record stays. A workspace goes with all beside it."""

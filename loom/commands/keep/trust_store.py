@@ -96,7 +96,7 @@ class Trust:
             ) from error
 
     def _of(self, checkouts: Mapping[str, _Decisions]) -> dict[str, str]:
-        """Return what is allowed for this checkout; nothing if its origin is another one by now."""
+        """Return the permissions of this checkout; none if its `origin` has changed."""
         found = checkouts.get(self._key)
         return dict(found.allowed) if found is not None and found.origin == self.origin else {}
 

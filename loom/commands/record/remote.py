@@ -1,4 +1,4 @@
-"""From the address of a red job's page to the job, its server and its log."""
+"""Find a failed job, its server and its log by the address of its page."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ def connected(project: Here, address: JobAddress) -> Server:
 
 
 def home_of(project: Here) -> ProjectOrigin | None:
-    """Return what the address of `origin` says of the project's server."""
+    """Return the project's server and path by the address of `origin`; None without one."""
     found = checkout.origin_of(project.root, project.environ)
     return None if found is None else origin_of(str(found))
 
 
 @contextmanager
 def downloaded(server: Server, job: RemoteJob) -> Iterator[BinaryIO]:
-    """Give the log as a file without a name."""
+    """Yield the log as a file without a name."""
     with tempfile.TemporaryFile() as file:
         server.log(job, file)
         if not file.tell():

@@ -117,7 +117,7 @@ def _so_far(past: PastRun) -> Sequence[PhaseEvent]:
 
 
 def _resumed(here: Here, job: PastJob) -> Resumption | None:
-    """Return how an unfinished job goes on: None from its start."""
+    """Return the state from which an unfinished job continues; None if it begins anew."""
     number = max(1, job.state.attempts)
     path = job.run.entry.paths.handed_over(job.job.id, number)
     again = Resumption(step=job.job.steps[0].id, number=number, attached=True)

@@ -148,7 +148,7 @@ def _syntax_errors(scripts: Iterable[tuple[Sequence[str], str]]) -> Iterator[tup
 
 
 def _read_by(name: str, texts: dict[int, str]) -> Iterator[tuple[int, int, str]]:
-    """Check many at once, and individually only if one is invalid, because processes are slow."""
+    """Yield the errors in `texts`. Check many with one process, and each by itself only if one is invalid: processes are slow."""
     positions = list(texts)
     groups = [positions[start : start + _AT_ONCE] for start in range(0, len(positions), _AT_ONCE)]
     joined = ["".join(f"{{ :\n{texts[position]}\n}}\n" for position in group) for group in groups]
@@ -270,7 +270,7 @@ class _Said(msgspec.Struct):
 
 
 def _actionlint(files: Iterable[YamlFile], root: Path) -> Iterator[Problem]:
-    """Yield what actionlint says, where this machine has it; loom's own checks don't repeat its advice."""
+    """Yield actionlint's problems, if it is installed; loom's own checks don't repeat its advice."""
     program = shutil.which("actionlint", path=os.environ.get("PATH", os.defpath))
     known = {file.name: file for file in files if file.name.startswith(".github/")}
     if program is None or not known:

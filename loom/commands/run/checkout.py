@@ -92,7 +92,7 @@ def _fork(root: Path, environ: Mapping[str, str], commit: HeadCommit, event: str
 
 
 def head_of(source: Source) -> HeadCommit:
-    """Return what `source` says of the commit that is checked out."""
+    """Return the commit that is checked out, as `source` describes it."""
     refs = {name: (sha, target) for name, sha, target in source.refs}
     _, default = refs.get("refs/remotes/origin/HEAD", ("", ""))
     sha, _ = refs.get(f"refs/remotes/origin/{source.branch}", (None, ""))

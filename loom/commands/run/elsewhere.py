@@ -1,4 +1,4 @@
-"""What `reproduce` and `replay` have in common: images by the digests that ran elsewhere, a job compared with its run here."""
+"""The common parts of `reproduce` and `replay`: images by the digests that ran elsewhere, comparison of a job's two runs."""
 
 from __future__ import annotations
 

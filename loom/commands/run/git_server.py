@@ -42,12 +42,12 @@ class GitServer:
         self._anonymous = anonymous
 
     def asked(self, directory: Path, *arguments: str) -> bytes | None:
-        """Return what git answers about a repository of this machine; None if it fails."""
+        """Return git's output for a repository on this machine; None if git fails."""
         code, out, _ = self._run(directory, *arguments)
         return out if code == 0 else None
 
     def told(self, directory: Path, *arguments: str) -> bytes:
-        """Return what git answers about a repository of this machine. Raises GitError."""
+        """Return git's output for a repository on this machine. Raises GitError."""
         return succeeded(arguments[0], self._run(directory, *arguments))
 
     def last(self, store: Path, ref: str) -> str | None:
@@ -56,7 +56,7 @@ class GitServer:
         return found.decode().strip() if found else None
 
     def age_s(self, store: Path, ref: str) -> float:
-        """Return how long ago a ref was fetched."""
+        """Return the time since a ref was fetched, in seconds; infinite if it never was."""
         try:
             return time.time() - (store / _last(ref)).stat().st_mtime
         except OSError:

@@ -136,7 +136,7 @@ class Elsewhere:
         return ("https", self._host.lower(), _PORTS["https"]) if self._host else None
 
     def url_of(self, path: str) -> Address:
-        """Return where git finds a project: beside this one, on the server of `origin`."""
+        """Return the URL of a project for git: on the server of `origin`."""
         if (found := self._remote) is None:
             raise NotFound(
                 f"{path} is a project of the server; this repository has no `origin` there: {self._advice(path)}"

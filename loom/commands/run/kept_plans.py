@@ -209,7 +209,7 @@ class Planner:
             return
 
     def _kept(self, plan: Plan, notices: tuple[str, ...]) -> _Kept | None:
-        """Return what is kept of a plan; None for one that another run can't have, or of files that have changed meanwhile."""
+        """Return the form in which a plan is kept; None if other runs can't use it, or if its files have changed meanwhile."""
         loaded, root, config = self.workflow, self._here.root, self._here.config
         if self._elsewhere:
             return None

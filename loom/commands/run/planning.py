@@ -54,7 +54,7 @@ def notices_of(loaded: Loaded, plan: Plan, selection: JobSelection) -> tuple[str
 
 
 def mentioned(loaded: Loaded, names: Collection[str], others: Iterable[str]) -> list[str]:
-    """Return those of the names that a text of the workflow's files or of the `others` contains, or that its language reads."""
+    """Return the names that occur in the workflow's files or in `others`, or that its language reads."""
     nodes = (node for file in loaded.files if file.root is not None for _, node in scalars_of(file.root))
     texts = "\0".join([*(node.text for node in nodes), *others])
     read = next(one.reads for one in LANGUAGES if one.name == loaded.language)

@@ -83,7 +83,7 @@ class Options(Struct, frozen=True, kw_only=True):
 
     @classmethod
     def of_saved(cls, invocation: Invocation) -> Options:
-        """Return those with which a run does again what `invocation` asked for."""
+        """Return the options that repeat the run of `invocation`."""
         given = options_again(invocation)
         return cls.of({**given, **{name: Path(given[name]) for name in ("workflow", "event_file") if name in given}})
 
@@ -95,7 +95,7 @@ class Options(Struct, frozen=True, kw_only=True):
         return {"keep": "on-failure", **flags} if self.pauses else flags
 
     def saved(self, here: Here) -> Invocation:
-        """Return what the record saves, so that the run can be repeated."""
+        """Return the options as the record saves them, so that the run can be repeated."""
         if self.invocation is not None:
             return self.invocation
         kept = {name: msgspec.to_builtins(getattr(self, name), enc_hook=str) for name in _defaults()}
@@ -185,7 +185,7 @@ def prepare(
 def planner_of(
     options: Options, here: Here, variables: Mapping[str, str] | None = None, *, keeping: bool = False
 ) -> Planner:
-    """Return what makes the plan that the options select. `variables`: see `resolve_context`; `keeping`: see `Planner`."""
+    """Return the planner for these options. `variables`: see `resolve_context`; `keeping`: see `Planner`."""
     path = here.workflow(options.workflow)
     context = contexts.resolve_context(
         here,

@@ -106,14 +106,14 @@ class PreparedRuns:
             self._clock.start()
 
     def drop(self) -> None:
-        """Remove what is prepared. Safe to repeat."""
+        """Remove the prepared run. Safe to repeat."""
         with self._guard:
             self._cancel.request(None)
             if (prepared_run := self._out()) is not None:
                 prepared_run.drop()
 
     def _out(self) -> NextRun | None:
-        """Return what is prepared, once it is; nothing is prepared then. The guard is held."""
+        """Wait for the prepared run and return it; none is prepared afterwards. The guard is held."""
         if self._preparing is not None:
             self._preparing.join()  # no limit: each of its waits has one, and a cancel ends them
         if self._clock is not None:

@@ -1,4 +1,4 @@
-"""For `loom resume`: the plan of the present workflow, compared with the one that the run had."""
+"""Plan the present workflow for `loom resume`, and compare it with the plan that the run had."""
 
 from __future__ import annotations
 

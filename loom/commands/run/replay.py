@@ -292,7 +292,7 @@ class _Stranger:
 
 
 def _reference(secret: Secret, root: Path) -> str:
-    """Return where a secret comes from: a variable, or a file of the tree; no other store is the author's here."""
+    """Return the reference to a secret: a variable, or a file of the tree. The author's other stores do not exist here."""
     scheme, _, rest = secret.ref.partition("://")
     inside = (
         scheme == "file" and not rest.startswith(("/", "~")) and not climbs_out("", rest) and (root / rest).is_file()

@@ -364,7 +364,7 @@ class _Reproducing:
         return self._directory / "artifacts" / job_id / "artifacts.tar.gz"
 
     def _outputs(self, target: Job) -> dict[str, dict[str, str]]:
-        """Return outputs of the jobs that the target needs: those of `--var needs.JOB.outputs.NAME=value`, or of the log."""
+        """Return outputs of the jobs that the target needs: from `--var needs.JOB.outputs.NAME=value`, else from the log."""
         if not (used := used_outputs(target)):
             return {}
         self._file.seek(0)

@@ -196,7 +196,7 @@ def _check_detachable(plan: Plan, tools: JobTools) -> None:
 
 
 def _leaving(run_id: str, close: Callable[[], None], write: Callable[..., None]) -> Callable[[ExitCode, str], None]:
-    """Return what ends this process at once, as if it were killed; the record stays as it is. `close`: what shows the run."""
+    """Return a function that ends this process at once and leaves the record as it is. `close` ends the display of the run."""
     once = threading.Lock()
 
     def leave(code: ExitCode, why: str) -> None:

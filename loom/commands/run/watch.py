@@ -303,7 +303,7 @@ class _DueJobs:
         return None if chosen == set(ids) else [job_id for job_id in ids if job_id in chosen]
 
     def forecast(self, plan: Plan) -> list[str] | None:
-        """Return what `choose` gives most likely after the next change."""
+        """Predict the jobs that `choose` returns after the next change."""
         failed = set() if self._everything else self.failed & {job.id for job in plan.jobs}
         chosen = dependents(plan, failed)
         return [job.id for job in plan.jobs if job.id in chosen] if failed else None

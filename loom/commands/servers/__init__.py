@@ -254,7 +254,7 @@ def server_of(address: JobAddress, token: str | None) -> Server:
 
 
 def write_bounded(pieces: Iterable[bytes], file: BinaryIO, most: int, what: str) -> None:
-    """Write what a server sends; a terminal shows how much. ServerUnavailable if it is more than anybody needs."""
+    """Write a server's answer to a file, with progress on a terminal. ServerUnavailable beyond the size limit."""
     size = 0
     with progress_line() as show:
         for piece in pieces:

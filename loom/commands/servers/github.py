@@ -176,7 +176,7 @@ class GitHubServer(Server):
 
 
 def _told(job: WorkflowJob) -> dict[str, object]:
-    """Return what a list says of a job; its `raw_data` would be one more request for each."""
+    """Return a job's data as its list has it; `raw_data` would cost one more request for each job."""
     names = ("id", "run_id", "name", "status", "conclusion", "html_url", "head_sha", "head_branch", "labels")
     return {**{name: getattr(job, name) for name in names}, "started_at": _moment(job.started_at)}
 

@@ -27,7 +27,7 @@ SCOPE = {
 
 
 def where(address: JobAddress) -> str:
-    """Say where a token is looked for, and which one."""
+    """Return the advice how to give a token: its scope, and the stores that are read."""
     variable = _VARIABLES[address.kind][-1]
     tool = "glab" if address.kind == "gitlab" else "gh"
     return (

@@ -85,7 +85,7 @@ def read(uses: str, root: Path, context: ResolveContext) -> ActionFile:
 
 
 def _content(uses: str, path: Path, root: Path) -> bytes | None:
-    """Return what a file of an action's repository holds; None if there is none. Raises BadAction for one that leads out."""
+    """Return the content of a file in an action's repository; None if missing. Raises BadAction for a link that leads out."""
     try:
         return yaml_file.read_bytes(path, within=root)
     except OSError:

@@ -200,7 +200,7 @@ class GitHubCandidates:
         return found
 
     def check_inputs(self, file: WorkflowFile) -> None:
-        """Report what is wrong in the inputs that the user gives to a file, and what is missing."""
+        """Report wrong and missing inputs among those that the user gives to a file."""
         self._scope(file)
         for name in self._missing:
             node = file.inputs(CALL if file.only_called else events.DISPATCH)[name]

@@ -56,7 +56,7 @@ def resolve(workflows: Workflows, selection: p.JobSelection, context: p.ResolveC
 
 
 def problems_of_inputs(workflows: Workflows, inputs: Mapping[str, str]) -> list[Problem]:
-    """Return what is wrong with the inputs of a run by hand. RequestError for one that no file has."""
+    """Return the problems of the inputs of a manual run. RequestError for an input that no file declares."""
     _refuse_unknown(workflows, inputs, DISPATCH)
     known = {**dict.fromkeys(KNOWN_TO_PLANS, "x"), "LOOM_EVENT": DISPATCH}
     candidates = GitHubCandidates(workflows, p.ResolveContext(inputs=inputs, predefined=known))

@@ -104,7 +104,7 @@ class Texts:
         return mapping(node, {key: self.written_out(one, unknown, below[key]) for key, one in node.value.items()})
 
     def condition(self, node: Node | None) -> bool | None:
-        """Return what an `if` decides, None if only a run can tell."""
+        """Return the result of an `if`; None if it is known only in the run."""
         if node is None:
             return None
         try:

@@ -125,7 +125,7 @@ class Candidates:
         }
 
     def text_values(self, entry: Entry, instance: Instance) -> dict[str, str]:
-        """Return those that only its texts see: in GitLab, a job has them when a runner takes it."""
+        """Return the variables for the job's texts only: in GitLab, they exist once a runner has taken the job."""
         in_container = entry.merged.get("image") is not None or self.selection.container
         project_dir = p.PROJECT_DIR if in_container else self.context.host_project_dir
         return of_plan(job_id=instance.id, project_dir=project_dir)

@@ -278,7 +278,7 @@ class GitLabJobBuilder(builder.Refusals):
         )
 
     def secrets(self, job: Node, texts: _Texts) -> tuple[p.Secret, ...]:
-        """Return the user's own values in place of those of a store or a token; a job without one is refused."""
+        """Return the job's `secrets` and `id_tokens`, with values that the user configured; refuse a job without one."""
         found = []
         for key, why in (
             ("secrets", "loom does not ask the store that"),

@@ -59,7 +59,7 @@ def rehearse(pipeline: Pipeline, config: Config | None = None) -> tuple[list[Pro
 
 
 def _checked(pipeline: Pipeline) -> list[Problem]:
-    """Return what is wrong whatever the event: conditions, numbers of instances, needs."""
+    """Return the problems that do not depend on the event: conditions, numbers of instances, needs."""
     problems = Problems(code=yaml.CODE)
     variables.check(pipeline.root.get("variables"), ("variables",), problems)
     rules.check(pipeline.root.find("workflow", "rules"), ("workflow", "rules"), problems)

@@ -173,7 +173,7 @@ class JobBuilder:
         )
 
     def image_of(self, image: Fields, entry: Entry, text: _Texts, *at: str | int) -> p.Image:
-        """Return what an image of a job or of a service says, without its user."""
+        """Return the image of a job or of a service, without its user."""
         config = self.context.config
         entrypoint, build = image.get("entrypoint"), image.get("build")
         return p.Image(

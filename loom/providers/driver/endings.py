@@ -76,7 +76,7 @@ def is_bash(shell: Sequence[str]) -> bool:
 
 
 def reporting(shell: Sequence[str], file: str) -> str:
-    """Return what stands before a script, on its first line, so that `shell` reports the command that ends it to `file`."""
+    """Return a prefix for a script's first line that makes `shell` report to `file` the command that ended the script."""
     if is_bash(shell):
         at_error = _AT_ERROR % (_BASH % {"kind": "E", "to": ">|", "file": file})
         at_exit = _AT_EXIT % (_BASH % {"kind": "X", "to": ">>", "file": file})
@@ -87,7 +87,7 @@ def reporting(shell: Sequence[str], file: str) -> str:
 
 
 def marking(shell: Sequence[str], script: str, token: bytes) -> str:
-    """Return what stands before each script of a bash, so that it marks where commands begin and reports from functions."""
+    """Return a prefix for each script of a bash that marks the beginning of commands and reports from functions."""
     if not is_bash(shell):
         return ""
     errtrace = _NO_ERRTRACE if _SEES_ERRTRACE.search(script) else _ERRTRACE

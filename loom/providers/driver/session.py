@@ -132,7 +132,7 @@ class DrivenSession:
     def lines_of(
         self, steps: Sequence[Command], after: Mapping[bool, Sequence[Command]], tokens: Mapping[str, bytes]
     ) -> bytes:
-        """Return what lets the driver do these commands by itself, up to the order to begin (`Detachable.hand_over`)."""
+        """Return the lines that let the driver run these commands itself, all but the order to begin (`Detachable.hand_over`)."""
         lines = [driver.handing_over()]
         for when, commands in (("m", steps), ("0", after[True]), ("1", after[False])):
             for number, command in enumerate(map(self._completed, commands)):
@@ -262,7 +262,7 @@ class DrivenSession:
             exchange.release(self.on_output)
 
     def _commands(self) -> tuple[str, ...]:
-        """Return what a step that ran out of time had running, if possible besides the shared shell."""
+        """Return the commands that a timed-out step was running, without the shared shell if there are others."""
         listed = self.still_running()
         own = " ".join(self._shared[1].shell) if self._shared is not None else None
         return tuple(command for command in listed if command != own) or listed

@@ -1,4 +1,4 @@
-"""What a step's shell is given, for all providers, and what it reports: its arguments, its program, output variables."""
+"""The input and reports of a step's shell, for all providers: its arguments, its program, output variables."""
 
 from __future__ import annotations
 

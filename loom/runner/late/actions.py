@@ -46,7 +46,7 @@ class ActionTools(Struct, frozen=True, kw_only=True):
 
 
 def mounts_of(job: Job, cache_dir: Path) -> tuple[Path, ...]:
-    """Return what the actions of a job need in its container, at the same paths as on this machine."""
+    """Return the mounts that a job's actions need in its container, at the same paths as on this machine."""
     actions = [step.late.action for step in job.steps if step.late is not None and step.late.action is not None]
     found = dict.fromkeys(Path(action.directory) for action in actions if action.directory)
     if any(step.late is not None and step.late.kind == "node" for step in job.steps):
@@ -78,7 +78,7 @@ def node_script(action: Action, directory: str, variables: Mapping[str, str], ca
 
 
 def _nodes(cache_dir: Path) -> dict[str, Path]:
-    """Return where Node is for each C library, whether it is there or not: its own in the package, the other in the cache."""
+    """Return the path of Node for each C library, existing or not: this machine's in the package, the other's in the cache."""
     own = "musl" if "musl" in str(sysconfig.get_config_var("SOABI")) else "gnu"
     found = importlib.util.find_spec(EXTRA)
     folders = list(found.submodule_search_locations or ()) if found is not None else []

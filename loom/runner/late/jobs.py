@@ -48,7 +48,7 @@ class Start(Struct, frozen=True, kw_only=True):
 
 
 class LateJobs:
-    """The results of a run's jobs, for those after them. Thread-safe."""
+    """The results of a run's jobs, for the jobs after them. Thread-safe."""
 
     steps = LateSteps
 
@@ -124,7 +124,7 @@ class LateJobs:
         return Start(job=job, needs=needs)
 
     def several(self, job: Job) -> tuple[Start, tuple[Job, ...]]:
-        """Return what a job becomes whose matrix comes from the results of others; none if it does not start."""
+        """Return the instances of a job whose matrix is computed from other jobs' results; none if it does not start."""
         start = self.begin(job)
         late = start.job.late
         assert late is not None
@@ -166,7 +166,7 @@ class LateJobs:
         return start, tuple(jobs)
 
     def running(self, job: Job, cancel: Cancel) -> None:
-        """Note that a job runs, which `cancel` ends."""
+        """Register a running job; `cancel` ends it."""
         if job.late is not None and job.late.group:
             with self._lock:
                 self._running.setdefault(job.late.group, {})[job.id] = cancel
@@ -290,7 +290,7 @@ def _typed(name: str, value: Value, kind: str) -> Value:
 
 
 def _result_of(result: JobResult) -> str:
-    """Return what `needs.*.result` is for a job that has ended."""
+    """Return the value of `needs.*.result` for a job that has ended."""
     if result.lets_go_on:
         return SUCCESS
     return {Status.SKIPPED: SKIPPED, Status.CANCELED: CANCELLED}.get(result.status, FAILURE)

@@ -15,7 +15,7 @@ from loom.workflow.github.expressions import InvalidExpression
 def variables_at(
     job: PastJob, step: Step, secrets: Mapping[str, bytes], *, project_dir: str, event_path: str
 ) -> tuple[dict[str, str], list[str]]:
-    """Return what the step's environment was, and the names of values that the record lacks."""
+    """Return the step's environment in that run, and the names of values that the record lacks."""
     assert step.late is not None
     plan = job.run.planned.plan
     results = {each.id: result for each in plan.jobs if (result := job.run.result_of(each.id)) is not None}

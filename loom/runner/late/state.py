@@ -68,7 +68,7 @@ class JobRuntime(Struct, frozen=True, kw_only=True):
 
 
 def runtime(workspace: str, event_path: str, shell: Sequence[str], path: str) -> JobRuntime:
-    """Return where the steps of a job run, by what its session says."""
+    """Return the workspace, the files and the program path of a job's steps, from facts of its session."""
     directory = event_path.rpartition("/")[0]
     known = {name: f"{directory}/{file}" for name, file in FILES.items()} if directory == protocol.DIRECTORY else {}
     return JobRuntime(
@@ -299,7 +299,7 @@ class LateState:
         return text_of(filled(text, self._of_action(late, env), self._functions(late)))
 
     def name(self, step: Step, env: Mapping[str, str]) -> str:
-        """Return what people call a step: its name, or what it uses, after those of the actions around it; empty without one."""
+        """Return a step's name for people, else its `uses`, preceded by those of the enclosing actions; empty without one."""
         late = late_of(step)
         own = step.script if late.kind != "run" else ""
         try:

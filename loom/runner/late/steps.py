@@ -168,7 +168,7 @@ class LateSteps(Steps):
     # -- a step ---------------------------------------------------------------------------------------------------
 
     def _turn(self, step: Step) -> bool:
-        """Do what is to be done for a step; return whether others follow."""
+        """Run, skip, enter or leave a step; return whether others follow."""
         late, began = late_of(step), False
         self.state.cancelled = self._is_canceled()
         self._result, self._failed_by = StepResult(outcome=SUCCESS, conclusion=SUCCESS), None
@@ -411,7 +411,7 @@ class LateSteps(Steps):
         return exit_
 
     def _match(self) -> None:
-        """Record what the problem matchers find in the output of a failed step."""
+        """Record the findings of problem matchers in the output of a failed step."""
         try:
             found = failures([*self._heard], [*self._matchers.values()])
         except RequestError as error:

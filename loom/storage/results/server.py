@@ -43,7 +43,7 @@ Call = Callable[[Client, Mapping[str, Any]], Mapping[str, Any]]
 
 
 class ResultsServer:
-    """Thread-safe. It listens where it is asked to, and ends with `close`."""
+    """GitHub's services for artifacts and caches, at the addresses given to `listen`, until `close`. Thread-safe."""
 
     def __init__(
         self,

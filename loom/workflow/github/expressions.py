@@ -491,7 +491,7 @@ def _from_json(text: Value) -> Value:
 
 
 def of_json(value: Any) -> Value:
-    """Return what JSON or YAML has as values of this language, whose numbers are all of one kind."""
+    """Convert a value of JSON or YAML to this language, which has one kind of numbers."""
     if isinstance(value, int) and not isinstance(value, bool):
         return float(value) if abs(value) < 1 << 1023 else math.inf if value > 0 else -math.inf
     if isinstance(value, list):

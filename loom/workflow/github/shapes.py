@@ -90,7 +90,7 @@ def allowed_at(name: str) -> frozenset[str]:
 
 
 def faults(text: str, allowed: frozenset[str], *, is_condition: bool = False) -> Iterator[tuple[str, int]]:
-    """Yield what the expressions of a text may not use, each with its position. Raises InvalidExpression."""
+    """Yield the forbidden names and functions in a text's expressions, with their positions. Raises InvalidExpression."""
     if is_condition:
         nodes = [(expressions.condition(text), 0)]
     else:

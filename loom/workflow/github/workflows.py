@@ -70,7 +70,7 @@ class Faulty(Struct, frozen=True, kw_only=True):
 
 
 class Entry(loaded.Entry, frozen=True, kw_only=True):
-    """A job; its name has the file's before it where there are several files."""
+    """A job. With several workflow files, its name begins with the file's."""
 
     file: WorkflowFile
     job: str

@@ -64,7 +64,7 @@ def load(file: YamlFile, given: Given) -> Node | None:
 
 
 def _header_end(text: str) -> int | None:
-    """Return where the header ends: the text before a line `---` that has `spec`."""
+    """Return the end of the header: the text before a line `---` that has `spec`."""
     if not _HEADER.search(text):
         return None
     ends = (divider.start() for divider in _DIVIDER.finditer(text))
@@ -77,7 +77,7 @@ def say(node: Node, message: str, file: YamlFile, at: str = "/spec/inputs") -> N
 
 
 def _undeclared(file: YamlFile, given: Given, declared: Collection[str]) -> None:
-    """Report what is given for inputs that the file does not declare."""
+    """Report given inputs that the file does not declare."""
     known = (
         f"its inputs are: {', '.join(declared)}" if declared else "remove it, or add it to the file's `spec: inputs`"
     )

@@ -190,7 +190,7 @@ def _copies(node: Node) -> str | None:
 
 
 def _mirrors(node: Node) -> str | None:
-    """Say which need is that of a pipeline's status, which only a job with `trigger` may have."""
+    """Return the problem of `needs:pipeline` without `job`, by which only a job with `trigger` may mirror a pipeline's status."""
     written = () if _has(node, "trigger") else one_or_more(node.get("needs"))
     fits = all(_has(one, "job") for one in written if _has(one, "pipeline"))
     return None if fits else "job is missing beside `pipeline` in `needs`; add it"
@@ -280,7 +280,7 @@ LIMITS: tuple[tuple[str, Check], ...] = (
 
 
 def check(name: str, job: Node, problems: Problems) -> None:
-    """Report what GitLab refuses in a job, in `default` or in `workflow`, whose shapes are checked."""
+    """Report values that GitLab refuses in a job, in `default` or in `workflow`; their shapes are already checked."""
     for path, wrong in LIMITS:
         keyword, whole = path.removesuffix("[]"), path.endswith("[]")
         parts = keyword.split(":") if keyword else []

@@ -22,7 +22,7 @@ _EXPRESSION = re.compile(r"\$\[\[\s*matrix\.([A-Za-z0-9_-]+)\s*\]\]")
 
 
 def wanted(entry: Entry, instance: Instance, rule_needs: Node | None, problems: Problems) -> list[WantedNeed] | None:
-    """Return what an instance needs; None: it waits for all earlier stages.
+    """Return the needs of an instance; None: it waits for all earlier stages.
 
     Entries of other pipelines and projects are left out: a job with no other ones waits for nothing, as in GitLab.
     """
@@ -83,7 +83,7 @@ def names(job: Node) -> list[str]:
 
 
 def _needs_of(entry: Entry) -> Iterator[WantedNeed]:
-    """Yield what a job needs, also where a rule decides on it."""
+    """Yield the needs of a job, also those that a rule sets."""
     yield from _entries(entry.merged.get("needs"), (entry.name, "needs"))
     for number, rule in enumerate(flat(items_of(entry.merged.get("rules")))):
         for need in _entries(rule.get("needs"), (entry.name, "rules", number, "needs")):

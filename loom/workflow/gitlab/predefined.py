@@ -24,7 +24,7 @@ _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 
 
 def for_job(entry: Entry, instance: Instance) -> dict[str, str]:
-    """Return what GitLab's job knows of itself before it runs."""
+    """Return the variables that a GitLab job has before it runs."""
     values = {
         "GITLAB_CI": "true",
         "CI_JOB_NAME": instance.title,

@@ -10,7 +10,7 @@ MAX_DEPTH = 10
 
 
 class Resolver:
-    """Each value is resolved once, so that shared ones (aliases, `extends`) cost nothing again."""
+    """Resolves `!reference`. Each value is resolved once, so that shared ones (aliases, `extends`) cost nothing again."""
 
     def __init__(self, root: Node, problems: Problems) -> None:
         self.root = root

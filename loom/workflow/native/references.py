@@ -55,7 +55,7 @@ def _stage(entry: Entry, stages: Sequence[str] | None, problems: Problems, *, re
 
 
 def _own_keys(entry: Entry) -> Mistakes:
-    """Yield what is wrong with keys of one job that are sound each for itself."""
+    """Yield the problems of keys that are valid by themselves but contradict each other."""
     fields = entry.fields
 
     def node_of(*path: str | int) -> Node:
@@ -94,7 +94,7 @@ def _combination(need: WantedNeed, needed: Entry) -> Iterator[str]:
 
 
 def needs_of(name: str, job: Node) -> Iterator[WantedNeed]:
-    """Yield what a job needs; entries of a wrong shape, which is reported elsewhere, are left out."""
+    """Yield the needs of a job, without entries of a wrong shape, which are reported elsewhere."""
     for number, node in enumerate(one_or_more(job.get("needs"))):
         needed = node if node.kind is Kind.SCALAR else node.get("job")
         if needed is not None and isinstance(needed.value, str):

@@ -117,7 +117,7 @@ def host_config(request: SessionRequest, mount: Mount, traits: Traits) -> dict[s
 
 
 def limits_of(resources: Resources) -> dict[str, Any]:
-    """Return those arguments that a service may have too."""
+    """Return the limits among the arguments; services may have them too."""
     found = {
         "nano_cpus": None if resources.cpus is None else int(resources.cpus * 1_000_000_000),
         "mem_limit": resources.memory,

@@ -61,7 +61,7 @@ class Mount:
         """Give the job's user, as the container knows it, write access; before the first step, when the workspace is complete."""
 
     def chown_back(self, as_root: AsRoot) -> None:
-        """Give the caller full access after the last step; the container may have ended."""
+        """Give this user full access to the files after the last step; the container may have ended."""
 
     def files(self) -> Path | Archives:
         """Implement `Session.files`."""

@@ -70,7 +70,7 @@ def run_beside(
 
 
 def _files(asked: Beside, project_dir: str) -> bytes:
-    """Return what the program finds in `Beside.directory`: its files, a home, and the project's directory as `workspace`."""
+    """Return the content of `Beside.directory`: the program's files, a home, and the project's directory as `workspace`."""
     archive = io.BytesIO()
     root = asked.directory.strip("/")
     with tarfile.open(fileobj=archive, mode="w") as packed:

@@ -159,7 +159,7 @@ class DockerSession(DrivenSession):
 
     @property
     def may_go(self) -> bool:
-        """Return whether nobody needs the container: not one that was lost, or could not be kept again."""
+        """Return whether the container can be removed: it is not kept, was not lost, and did not fail to be kept again."""
         return self.kept_until is None and not self._to_stay and not self.lost
 
     @property

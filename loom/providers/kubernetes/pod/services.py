@@ -38,7 +38,7 @@ class PodServices(OpenedServices, kw_only=True):
     followed: list[FollowedService] = field(default_factory=list)
 
     def leave(self) -> None:
-        """Take what their logs have by now, and no more. Before the pod is removed, and its logs with it."""
+        """Read the logs up to now, and stop. Call before the pod is removed with its logs."""
         for one in self.followed:
             one.close()
         self.followed.clear()

@@ -223,7 +223,7 @@ _EXPANDED = frozenset({"command", "args", "value"})
 
 
 def _literal(part: Any, *, expanded: bool = False) -> Any:
-    """Return a part of a pod without what is None, its texts written so that the kubelet leaves them as they are here."""
+    """Return a part of a pod without values that are None, its texts escaped so that the kubelet expands nothing in them."""
     if isinstance(part, Mapping):
         return {key: _literal(value, expanded=key in _EXPANDED) for key, value in part.items() if value is not None}
     if isinstance(part, list | tuple):
@@ -278,7 +278,7 @@ def _job(request: SessionRequest, environment: Mapping[str, str], image: str, co
 
 
 def _restricted(strict: bool, capabilities: Sequence[str] | None) -> dict[str, Any]:
-    """Return the rights of a container that has no others than these, if it is `strict`."""
+    """Return a security context with no capabilities but these, if `strict`; else an empty one."""
     return {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"], "add": capabilities}} if strict else {}
 
 

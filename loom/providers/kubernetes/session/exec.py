@@ -73,7 +73,7 @@ class Exec:
         return readable((self.fileno(), *others), timeout_s)
 
     def read(self) -> tuple[Stream, bytes] | None:
-        """Return the next piece of output; None for a message without one. Broken, TimeoutError."""
+        """Return the next piece of output; None for a message without one. Raises Broken and TimeoutError."""
         try:
             opcode, frame = self._socket.recv_data_frame(True)
         except WebSocketException as error:

@@ -201,7 +201,7 @@ class PodFiles:
         return self._is_lost() or (self._cancel.requested and silent_s > _CANCELED_SILENT_S)
 
     def _repeated(self, do: Callable[[], T]) -> T:
-        """Do something again whose connection breaks, such as by a restart of the API server, while the pod is there."""
+        """Repeat an operation while its connection breaks (the API server restarts, for example) and the pod exists."""
 
         def once() -> T:
             if self._is_lost():

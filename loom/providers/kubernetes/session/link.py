@@ -182,7 +182,7 @@ class Link:
         return not self._unconfirmed and not self._to_send
 
     def taken(self) -> Positions:
-        """Return what was read so far. Call when nothing is on its way."""
+        """Return the position up to which each stream was read. Call when no output is in transit."""
         with self._changed:
             return {stream: (at.segment, at.taken) for stream, at in self._at.items()}
 
