@@ -95,7 +95,7 @@ def load_busybox(client: docker.DockerClient, busybox: bytes) -> None:
     """Make the image `ash:test`, which is a shell and what that brings with it."""
     root = io.BytesIO()
     with tarfile.open(fileobj=root, mode="w") as archive:
-        for name in ("sh", "sleep", "cat", "chown", "id", "ls", "mkdir", "nc", "rm", "seq"):
+        for name in ("sh", "sleep", "cat", "chown", "id", "ls", "mkdir", "nc", "rm", "seq", "touch"):
             member = tarfile.TarInfo(f"bin/{name}")
             if name == "sh":
                 member.size, member.mode = len(busybox), 0o755

@@ -242,7 +242,7 @@ def podman(
     """A podman service of the tests' own, which has the images they use."""
     client = connect({"DOCKER_HOST": podman_engine})
     for name in shell_images.values():
-        client.images.load(b"".join(engine.images.get(name).save(named=True)))
+        client.images.load(b"".join(engine.api.get_image(name)))
     yield client
     client.close()
 

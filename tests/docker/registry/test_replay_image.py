@@ -11,9 +11,10 @@ from typing import Any
 import docker
 import pytest
 
-from tests.docker.run.conftest import IMAGE, Project
+from tests.docker.run.conftest import Project
 from tests.docker.run.conftest import project as project
 from tests.docker.run.test_debug import clean
+from tests.support.own_engine import load_busybox
 
 pytestmark = pytest.mark.docker
 
@@ -31,11 +32,13 @@ test: {stage: t, image: {build: {dockerfile: Dockerfile}}, script: [test -e /bui
 
 
 @pytest.fixture
-def base(registry: Any, client: docker.DockerClient) -> str:
-    """An image that the registry and the engine have."""
+def base(registry: Any, client: docker.DockerClient, busybox: bytes) -> str:
+    """A small image that the registry and the engine have."""
     name = f"{registry.host}/base:1"
-    client.images.get(IMAGE).tag(name)
+    load_busybox(client, busybox)
+    client.images.get("ash:test").tag(name)
     client.images.push(name)
+    client.images.remove("ash:test")
     return name
 
 
