@@ -51,7 +51,7 @@ def resume(
     """Go on with a failed run; return the exit code."""
     here = project.here(trusting=given["trust"])
     past = session.find_run(here, run)
-    session.permit(here, past, given["trust"])
+    session.permit(here, past)
     # What paused once pauses again, unless somebody wants to stand there.
     pauses = preparing.PAUSE in past.invocation.options.get("stop_at", ())
     given["stop_at"] = stop_at or ([preparing.PAUSE] if pauses else None)
@@ -65,7 +65,7 @@ def rerun(run: str | None, *, failed: bool, fresh: bool, **given: Any) -> int:
     here = project.here(trusting=given["trust"])
     past = session.find_run(here, run)
     if not fresh:
-        session.permit(here, past, given["trust"])
+        session.permit(here, past)
     options = preparing.Options.of(given)
     return _fresh(here, past, options, failed=failed) if fresh else _same(here, past, options, failed=failed)
 

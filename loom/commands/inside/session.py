@@ -53,7 +53,7 @@ class EnteredJob(Struct, frozen=True, kw_only=True):
     container_name: str = ""
 
 
-def permit(here: Here, past: PastRun, trust: bool, job: PastJob | None = None) -> None:
+def permit(here: Here, past: PastRun, job: PastJob | None = None) -> None:
     """Ask for trust in the requests of a run's jobs (or of this one), before any is granted again."""
     # A record that was brought from elsewhere may name any checkout as its own.
     root = past.repo_root if here.store.holds(past.entry) else past.entry.paths.root
@@ -65,7 +65,7 @@ def permit(here: Here, past: PastRun, trust: bool, job: PastJob | None = None) -
             code="NOT_HARDENED",
         )
     there = structs.replace(here, root=root)
-    trusting.settle(trusting.requests_of(jobs, there), there, flag=trust)
+    trusting.settle(jobs, there)
     here.judged.update(there.judged)
 
 

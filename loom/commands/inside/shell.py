@@ -23,7 +23,7 @@ def shell(run: str | None, job: str | None, step: str | None, *, as_root: bool, 
     needs_terminal("loom shell")
     here = project.here(trusting=trust)
     past = session.find_job(here, [name for name in (run, job) if name])
-    session.permit(here, past.run, trust, past)
+    session.permit(here, past.run, past)
     at, cancel = past.step(step), Cancel()
     with signals(cancel), session.entered(here, past, at, command=None, as_root=as_root, cancel=cancel) as entered:
         print("\n".join(banner(entered.about, entered.notes, past.job.id, at.id, past.script_of(at))))
@@ -56,7 +56,7 @@ def exec_(
     seconds = None if timeout is None else read_flag("--timeout", timeout, duration)
     here = project.here(trusting=trust)
     job = session.find_job(here, names or [])
-    session.permit(here, job.run, trust, job)
+    session.permit(here, job.run, job)
     at, cancel = job.step(step), Cancel()
     heard: dict[str, list[bytes]] = {"stdout": [], "stderr": []}
     begun = time.monotonic()

@@ -107,12 +107,15 @@ def decisions_of(here: Here) -> Trust:
     return Trust(here.config.state_dir, here.root, here.environ)
 
 
-def settle(requests: Sequence[PermissionRequest], here: Here, *, flag: bool, can_ask: bool = True) -> bool:
-    """Return once the user has allowed all requests, and whether the answer is new.
+def settle(
+    jobs: Iterable[Job], here: Here, workflow: Callable[[], Loaded] | None = None, *, can_ask: bool = True
+) -> bool:
+    """Return once the user has allowed all that the jobs and the repository ask for, and whether the answer is new.
 
-    `flag`: allowed on the command line. Without a terminal, and on a "no": RequestError TRUST_REQUIRED.
+    `workflow`: as of `requests_of`. Without a terminal, and on a "no": RequestError TRUST_REQUIRED.
     """
-    if not requests or trusts_all(here.environ, flag):
+    requests = requests_of(jobs, here, workflow)
+    if not requests or trusts_all(here.environ, here.trusting):
         return False
     trust = decisions_of(here)
     new = [request for request in requests if not trust.holds(request)]

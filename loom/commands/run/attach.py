@@ -40,10 +40,9 @@ def attach(run: str | None, *, stream: bool | None, quiet: bool, jobs: int | Non
             raise _followed(found.run_id, error.message) from error
         past = session.find_run(here, found.run_id)
         _check(past)
-        # The run began after all that its jobs ask for was allowed.
-        session.permit(here, past, trust=True)
+        here = project.here(trusting=True)  # the run began after all that its jobs ask for was allowed
+        session.permit(here, past)
         trusted = trust or bool(past.invocation.options.get("trust"))
-        here = project.here(trusting=trusted)
         options = preparing.Options.of(
             {"stream": stream, "quiet": quiet, "jobs": jobs, "trust": trusted, "detach": True}
         )

@@ -76,12 +76,7 @@ class ChildRuns:
                 raise RequestError(f"the child pipeline of {child.job.id} has no jobs", code="NOTHING_TO_RUN")
             on_output("stdout", f"child pipeline: no job runs; {held[0]}\n".encode())
             return ChildEnded(run_id=run_id, status=Status.SUCCESS)
-        trusting.settle(
-            trusting.requests_of(plan.jobs, self._parent.here),
-            self._parent.here,
-            flag=self._parent.options.trust,
-            can_ask=False,
-        )
+        trusting.settle(plan.jobs, self._parent.here, can_ask=False)
         return self._run(child, plan, variables, run_id, on_output, cancel, started)
 
     def _planned(self, child: Child, here: Here, path: Path, run_id: str) -> tuple[Plan, Mapping[str, str]]:

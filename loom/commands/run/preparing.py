@@ -164,8 +164,8 @@ def prepare(
     plan, notices = planner.made()
     plan = undelayed(plan) if options.no_delay else plan
     if not options.dry_run:
-        requests = trusting.requests_of(plan.jobs, here, lambda: planner.workflow)
-        if trusting.settle(requests, here, flag=options.trust, can_ask=ask and options.form == "screen"):
+        can_ask = ask and options.form == "screen"
+        if trusting.settle(plan.jobs, here, lambda: planner.workflow, can_ask=can_ask):
             return prepare(options, touched=touched)  # now with the filters that were allowed
         if ask:
             project.say_not_counted(here.config)

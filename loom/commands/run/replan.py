@@ -26,8 +26,7 @@ def present_plan(past: PastRun, options: Options, *, ask: bool) -> Plan:
     plan, _ = planner.made()
     plan = preparing.undelayed(plan) if options.no_delay else plan
     if ask:
-        requests = trusting.requests_of(plan.jobs, here, lambda: planner.workflow)
-        trusting.settle(requests, here, flag=options.trust)
+        trusting.settle(plan.jobs, here, lambda: planner.workflow)
     return grown_as(plan, past.planned.plan)
 
 

@@ -237,7 +237,7 @@ def _prepared(
             hint="--trust allows it, if you would run its commands by hand",
             code=trusting.CODE,
         )
-    trusting.settle(trusting.requests_of(jobs, here), here, flag=given.trust)
+    trusting.settle(jobs, here)
     project.say_not_counted(here.config)
     images = {
         image["name"]: image["digest"].rpartition("@")[2] for image in there.receipt()["images"] if image["digest"]
