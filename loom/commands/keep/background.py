@@ -10,10 +10,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from loom.commands.project import Here
 from loom.config import Config
 from loom.record.store import Store
 from loom.util import atomic
@@ -68,16 +68,16 @@ def is_due(store: Store, config: Config, root: Path) -> bool:
     )
 
 
-def clean_later(store: Store, config: Config, environ: Mapping[str, str], root: Path) -> None:
+def clean_later(here: Here) -> None:
     """Run `loom clean` in a background process where it is due, so that the run ends without delay."""
-    if not (config.auto_clean and is_due(store, config, root)):
+    if not (here.config.auto_clean and is_due(here.store, here.config, here.root)):
         return
     with suppress(OSError):  # the next run's end retries
         subprocess.Popen(
             # -P: do not run a folder `loom` of the repository.
             [sys.executable, "-P", "-m", "loom", "clean", "--in-background"],
-            cwd=root,
-            env=dict(environ),
+            cwd=here.root,
+            env=dict(here.environ),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

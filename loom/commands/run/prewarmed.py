@@ -79,7 +79,7 @@ class PreparedRuns:
             tools = replace(tools_of(prepared), gate=gate)
             request = request_of(prepared, cancel=cancel, tools=tools, sinks=sinks)
             ran = api.execute(request, prepared_run)
-            clean_later(prepared.here.store, prepared.here.config, prepared.here.environ, prepared.here.root)
+            clean_later(prepared.here)
             return ran
         finally:
             if prepared_run is not None:

@@ -64,7 +64,7 @@ def repeat(prepared: Prepared, times: int, *, sinks: Sequence[Sink], look: Look,
         print_json(found)
     else:
         write(*repetition_lines(found, look))
-    clean_later(here.store, here.config, here.environ, here.root)
+    clean_later(here)
     return ran.receipt.exit_code
 
 

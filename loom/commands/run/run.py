@@ -67,7 +67,7 @@ def run_prepared(prepared: Prepared) -> int:
     if options.detach or options.stop_at or options.form not in ("screen", "json"):
         raise RequestError("--repeat runs without --detach and --stop-at, and prints text or --json")
     look, write = screen_parts(prepared.here.config.color, quiet=options.quiet, verbose=options.verbose)
-    audience, _ = audience_for(replace(options, form="screen"), None, look, write, stream=False)
+    audience, _ = audience_for(replace(options, form="screen"), None, look, write)
     with closing(audience):
         shown = [] if options.form == "json" else [audience]
         return repeat(prepared, options.repeat, sinks=shown, look=look, write=write)
@@ -78,14 +78,14 @@ def execute(prepared: Prepared, *, reuse: Reuse | None = None, follow: bool = Fa
 
     `follow`: stay until the end also with `options.detach`.
     """
-    here, source, plan, options = prepared.here, prepared.source, prepared.plan, prepared.options
+    here, plan, options = prepared.here, prepared.plan, prepared.options
     config = here.config
     bundles = here.environ.get("LOOM_BUNDLE", "")
     if bundles not in ("", "on-failure"):
         raise RequestError(f"LOOM_BUNDLE: expected on-failure or nothing, found {bundles!r}", code="CONFIG_INVALID")
     cancel = Cancel()
     look, write = screen_parts(config.color, quiet=options.quiet, verbose=options.verbose, stream=config.stream)
-    audience, gate = audience_for(options, plan, look, write, stream=config.stream)
+    audience, gate = audience_for(options, plan, look, write)
     tools = replace(tools_of(prepared), gate=gate)
     if options.detach:
         _check_detachable(plan, tools)
@@ -104,7 +104,7 @@ def execute(prepared: Prepared, *, reuse: Reuse | None = None, follow: bool = Fa
     with signals(cancel), closing(audience):
         ran = api.execute(request_of(prepared, tools=tools, cancel=cancel, sinks=[audience], reuse=reuse))
     _say_the_end(ran, audience, here, options.form, look, write)
-    clean_later(here.store, config, here.environ, source.root)
+    clean_later(here)
     if bundles and not ran.receipt.status.ok:
         from loom.commands.record.bundle import leave_bundle  # only here
 
@@ -114,7 +114,7 @@ def execute(prepared: Prepared, *, reuse: Reuse | None = None, follow: bool = Fa
 
 
 def audience_for(
-    options: Options, plan: Plan | None, look: Look, write: Callable[[str], None], *, stream: bool
+    options: Options, plan: Plan | None, look: Look, write: Callable[[str], None]
 ) -> tuple[Live | Screen | JsonLines | GitHub | GitLab, Gate | None]:
     """Return the sink that shows the run, and the gate that stops it around steps."""
     gate = breakpoints.PauseGate() if options.pauses else None
@@ -135,7 +135,7 @@ def audience_for(
     if options.form != "screen":
         return audience_in(options.form, look, write), gate
     redraws = sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"
-    if redraws and not (options.quiet or stream):
+    if redraws and not (options.quiet or look.stream):
         from loom.render.live import Live
 
         return Live(look, terminal.exact(), time.monotonic), gate

@@ -62,7 +62,6 @@ class _Watch:
         self._source = prepared.source
         self._here = prepared.here
         self._counts_too = list(_beside_the_snapshot(prepared, options))
-        self._stream = config.stream
         look, self._write = screen_parts(config.color, verbose=options.verbose, stream=config.stream)
         self._look = replace(look, calm=look.detail is not Detail.VERBOSE)
         self._cancel = Cancel()
@@ -182,7 +181,7 @@ class _Watch:
             self._plan_ids = [job.id for job in plan.jobs]
             return choose(plan)
 
-        audience, gate = running.audience_for(self._options, None, self._look, self._write, stream=self._stream)
+        audience, gate = running.audience_for(self._options, None, self._look, self._write)
         attended = self._away() if self._options.attended else nullcontext()
         with attended, closing(audience):
             cancel = self._cancel.child()
