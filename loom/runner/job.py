@@ -42,7 +42,6 @@ class JobRunner(Struct, kw_only=True, eq=False):
     opener: SessionOpener
     products: Handover
     children: Children
-    cancel: Cancel
     handed_over: Callable[[str, int], Path]
     """Return the file for what goes on with an attempt at a job (`Detachable.hand_over`)."""
     results: Results | None = None
@@ -66,15 +65,15 @@ class JobRunner(Struct, kw_only=True, eq=False):
         resumed = self.opener.resumed(job)
         number = resumed.number if resumed is not None else 1
         while True:
-            attempt = Attempt(job, self.journal, self.cancel, number)
+            attempt = Attempt(job, self.journal, self.opener.cancel, number)
             self._run(attempt, start)
-            if not self._tries_again(attempt) or self.cancel.requested:
+            if not self._tries_again(attempt) or self.opener.cancel.requested:
                 break
             attempt.fact("attempt_failed", {"attempt": number, "status": attempt.status, "error": attempt.error})
             self.opener.forget_resumed(job)
             number += 1
-            if self.cancel.wait(job.retry.backoff_s * 2 ** (number - 2)):
-                attempt = Attempt(job, self.journal, self.cancel, number)
+            if self.opener.cancel.wait(job.retry.backoff_s * 2 ** (number - 2)):
+                attempt = Attempt(job, self.journal, self.opener.cancel, number)
                 attempt.status, attempt.error = Status.CANCELED, f"interrupted before attempt {number}"
                 break
         return self._finish(attempt, begun, allowed=_is_allowed(attempt))
@@ -87,7 +86,7 @@ class JobRunner(Struct, kw_only=True, eq=False):
     def skip(self, job: Job, skip: Skip, status: Status = Status.SKIPPED) -> JobResult:
         """Record a job that never ran, with its three phases skipped."""
         begun = self.journal.now_ns()
-        attempt = Attempt(job, self.journal, self.cancel)
+        attempt = Attempt(job, self.journal, self.opener.cancel)
         for code in (PhaseCode.JOB_PROVIDER_PREPARE, PhaseCode.JOB_EXECUTION, PhaseCode.JOB_CLEANUP):
             with attempt.phase(code) as outcome:
                 outcome.status = Status.SKIPPED
@@ -96,7 +95,7 @@ class JobRunner(Struct, kw_only=True, eq=False):
 
     def leave_behind(self, job: Job) -> JobResult:
         """Record a job whose thread does not return."""
-        attempt = Attempt(job, self.journal, self.cancel)
+        attempt = Attempt(job, self.journal, self.opener.cancel)
         attempt.status = Status.CANCELED
         attempt.error = (
             f"not ended {AT_ONCE_S:.0f} s after the second interrupt; the next loom removes what it has in the engine"
@@ -134,7 +133,7 @@ class JobRunner(Struct, kw_only=True, eq=False):
         if attempt.job.trigger is not None:
             self.children.run(attempt)
             return
-        cancel = self.cancel.child()
+        cancel = self.opener.cancel.child()
         if self.late is not None:
             self.late.running(attempt.job, cancel)
         self._starting.add(attempt.job.id)
@@ -169,7 +168,7 @@ class JobRunner(Struct, kw_only=True, eq=False):
                     steps.run()
                     attempt.paused = attempt.paused and not (self._tries_again(attempt) or _is_allowed(attempt))
                     if not attempt.paused:
-                        steps.run_after_script(self.cancel.again)
+                        steps.run_after_script(self.opener.cancel.again)
                     outcome.status, outcome.exit_code = attempt.status, attempt.exit_code
                 else:
                     outcome.status = Status.SKIPPED
@@ -187,7 +186,7 @@ class JobRunner(Struct, kw_only=True, eq=False):
         gate = self.opener.tools.gate
         if start is None or self.late is None:
             return Steps(attempt, open_job, gate, cancel)
-        own, again = self.late, self.cancel.again
+        own, again = self.late, self.opener.cancel.again
         return own.steps(attempt, open_job, gate, cancel, needs=start.needs, again=again)
 
     def _hand_over(self, attempt: Attempt, steps: Steps) -> None:

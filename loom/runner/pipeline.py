@@ -262,7 +262,6 @@ class Run:
                     cancel=self._cancel,
                 ),
                 children=children,
-                cancel=self._cancel,
                 handed_over=paths.handed_over,
                 results=results,
                 late=self._late,
@@ -473,7 +472,7 @@ class Run:
     # -- values ---------------------------------------------------------------------------------------------------
 
     def _planned(self) -> SavedPlan:
-        request, settings = self._request, self._start.settings
+        request, settings = self._request, self._opener.settings
         return SavedPlan(
             plan=request.plan,
             variables=settings.variables,

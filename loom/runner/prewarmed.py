@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from loom import snapshot
 from loom.cancel import Cancel
 from loom.providers.base import Provider
-from loom.runner.request import RunRequest, first_jobs, settings_of
+from loom.runner.request import RunRequest, first_jobs, preflight, settings_of
 from loom.runner.session import Prewarmed, SessionOpener
 from loom.snapshot import KnownFiles, Snapshot, Source
 from loom.util.paths import new_workspace
@@ -37,7 +37,7 @@ class NextRun:
         request.store.workspaces.make(self.workspace, run_id=request.run_id, repo_root=request.source.root)
         self._made = True
         self._stack.enter_context(snapshot.occupied(self.workspace))
-        request.preflight()
+        preflight(request.plan, request.tools, request.config)
         opener = SessionOpener(request.tools, settings_of(request, self.workspace), request.cancel)
         self.sessions = opener.prewarmed
         for job in first_jobs(request.plan, request.jobs_at_once):

@@ -11,6 +11,8 @@ from msgspec import Struct, field
 
 from loom.cancel import Cancel
 from loom.config import Config
+from loom.config.pools import HERE
+from loom.errors import EngineUnavailable
 from loom.plan.model import Job, MountMode, Plan
 from loom.record.documents import Invocation
 from loom.record.store import Store
@@ -49,8 +51,6 @@ class RunRequest(Struct, frozen=True, kw_only=True):
 
     None: caches are neither restored nor saved.
     """
-    preflight: Callable[[], None]
-    """A check before any job starts (does an engine answer?); raises InfrastructureError."""
     isolated: bool
     """Whether services' networks are isolated (`--strict`)."""
     reuse: Reuse | None = None
@@ -134,6 +134,22 @@ class Ran(Struct, frozen=True, kw_only=True):
     diagnosis: Diagnosis | None = None
     kept: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """By job, the facts of its kept session. Jobs that can be entered or resumed."""
+
+
+def preflight(plan: Plan, tools: JobTools, config: Config) -> None:
+    """Raise InfrastructureError for what has to be true before anything starts, and is not."""
+    images = [job.image for job in plan.jobs if job.image is not None]
+    optional = images and all(image.build is None and image.name == config.default_image for image in images)
+    optional = optional and tools.providers.keys() <= HERE.keys()
+    for provider in tools.providers.values():
+        try:
+            provider.check()
+        except EngineUnavailable as error:
+            if not optional:
+                raise
+            # For jobs that name no image: where no engine answers, they could run without one.
+            way = "or run jobs that name no image on this machine, without isolation: loom run --no-container"
+            raise EngineUnavailable(error.message, hint=f"{error.hint}\n{way}" if error.hint else way) from error
 
 
 def first_jobs(plan: Plan, at_most: int, done: Collection[str] = ()) -> Iterable[Job]:

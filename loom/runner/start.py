@@ -19,8 +19,8 @@ from loom.record.highlights import Watch
 from loom.record.journal import Journal
 from loom.record.recorder import Recorder
 from loom.record.run_record import RunRecord
-from loom.runner import RunSettings, SessionOpener
-from loom.runner.request import RunRequest, first_jobs, settings_of
+from loom.runner import SessionOpener
+from loom.runner.request import RunRequest, first_jobs, preflight, settings_of
 from loom.runner.session import Work
 from loom.util import processes
 from loom.util.masking import Masker, known
@@ -40,7 +40,6 @@ class RunStart(Struct, kw_only=True):
     journal: Journal
     begun_ns: int
     workspace: Path
-    settings: RunSettings
     opener: SessionOpener
     reused: bool
     prepared: NextRun | None = None
@@ -89,7 +88,6 @@ def start(request: RunRequest, watch: Watch, prepared: NextRun | None = None) ->
         journal=journal,
         begun_ns=begun_ns,
         workspace=workspace,
-        settings=settings,
         opener=opener,
         reused=reuse is not None,
         prepared=prepared,
@@ -104,7 +102,7 @@ def start(request: RunRequest, watch: Watch, prepared: NextRun | None = None) ->
                 if not settings.alone and any(one.capabilities.isolated for one in request.tools.providers.values()):
                     take = partial(snapshot.take, request.source, workspace)
                     started.taking = Work(lambda cancel: take(cancel=cancel), request.cancel, name="snapshot")
-            request.preflight()
+            preflight(request.plan, request.tools, request.config)
             if reuse is None:
                 for job in first_jobs(request.plan, request.jobs_at_once, request.done):
                     opener.prewarm(job, prepared.sessions.pop(job.id, None) if prepared is not None else None)

@@ -23,7 +23,7 @@ from loom.commands.run import wiring
 from loom.commands.screen import MaskedProgress
 from loom.errors import RequestError
 from loom.plan import variables
-from loom.plan.model import MountMode, Plan, Step
+from loom.plan.model import MountMode, Step
 from loom.providers import locks as holds
 from loom.providers.base import KeptSession, Resolved, SessionRequest
 from loom.record.coverage import note_assistance
@@ -96,9 +96,9 @@ def find_job(here: Here, names: Sequence[str]) -> PastJob:
     return job or run.one_job()
 
 
-def tools_of(here: Here, run: PastRun, plan: Plan, run_id: str) -> JobTools:
+def tools_of(here: Here, run: PastRun, run_id: str) -> JobTools:
     root = run.repo_root if run.repo_root.is_dir() else run.workspace
-    return wiring.tools_for(plan, here, root, run_id=run_id, isolated=run.planned.isolated)
+    return wiring.tools_for(run.planned.plan, here, root, run_id=run_id, isolated=run.planned.isolated)
 
 
 @contextmanager
@@ -221,7 +221,7 @@ def _fresh(here: Here, job: PastJob, step: Step, stack: ExitStack, *, as_root: b
 
 def _opener(here: Here, job: PastJob, step: Step, view: View | None, stack: ExitStack, cancel: Cancel) -> SessionOpener:
     run, planned, run_id = job.run, job.run.planned, str(time.time_ns())
-    tools = tools_of(here, run, planned.plan, run_id)
+    tools = tools_of(here, run, run_id)
     stack.callback(lambda: [provider.close(cancel) for provider in tools.providers.values()])
     settings = RunSettings(
         run_id=run_id,

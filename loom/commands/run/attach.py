@@ -13,7 +13,7 @@ from loom.cancel import Cancel
 from loom.commands import project
 from loom.commands.inside import resume, session
 from loom.commands.project import Here
-from loom.commands.run import preparing, wiring
+from loom.commands.run import preparing
 from loom.errors import ProviderError, RequestError
 from loom.providers import locks as holds
 from loom.providers.base import DetachedContainer, Session, SessionRequest
@@ -22,7 +22,7 @@ from loom.record.events import PhaseCode, PhaseEvent
 from loom.record.store import DETACHED, RUNNING
 from loom.runner import Resumption
 from loom.runner.previous_run import PastJob, PastRun
-from loom.runner.request import Reuse
+from loom.runner.request import Reuse, preflight
 from loom.status import OnOutput
 from loom.util.untrusted_files import read_regular
 
@@ -47,7 +47,7 @@ def attach(run: str | None, *, stream: bool | None, quiet: bool, jobs: int | Non
             {"stream": stream, "quiet": quiet, "jobs": jobs, "trust": trusted, "detach": True}
         )
         plan = past.planned.plan
-        wiring.preflight(plan, session.tools_of(here, past, plan, past.run_id), here.config)
+        preflight(plan, session.tools_of(here, past, past.run_id), here.config)
         return resume.execute(here, past, plan, _reuse(here, past), options, past.run_id, follow=True)
 
 

@@ -13,8 +13,6 @@ from loom import providers
 from loom.cancel import Cancel
 from loom.commands.project import Here
 from loom.config import Config
-from loom.config.pools import HERE
-from loom.errors import EngineUnavailable
 from loom.plan.image_lock import LOCK_PATH, load_lock
 from loom.plan.model import Job, Plan, Secret
 from loom.providers.base import SecretValues, Setup
@@ -30,22 +28,6 @@ if TYPE_CHECKING:
     from loom.record.journal import Sink
     from loom.snapshot import Source
     from loom.storage.cache import Cache
-
-
-def preflight(plan: Plan, tools: JobTools, config: Config) -> None:
-    """Raise InfrastructureError for what has to be true before anything starts, and is not."""
-    images = [job.image for job in plan.jobs if job.image is not None]
-    optional = images and all(image.build is None and image.name == config.default_image for image in images)
-    optional = optional and tools.providers.keys() <= HERE.keys()
-    for provider in tools.providers.values():
-        try:
-            provider.check()
-        except EngineUnavailable as error:
-            if not optional:
-                raise
-            # For jobs that name no image: where no engine answers, they could run without one.
-            way = "or run jobs that name no image on this machine, without isolation: loom run --no-container"
-            raise EngineUnavailable(error.message, hint=f"{error.hint}\n{way}" if error.hint else way) from error
 
 
 def tools_for(plan: Plan, here: Here, root: Path, *, run_id: str, isolated: bool = False) -> JobTools:
@@ -146,7 +128,6 @@ def request_of(
         source=source,
         config=config,
         tools=tools,
-        preflight=partial(preflight, plan, tools, config),
         store=here.store,
         clock_ns=clock.steady(),
         cancel=cancel,
