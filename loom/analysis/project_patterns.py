@@ -13,7 +13,7 @@ from loom.analysis.formats import GROUPS, Format, Reader
 from loom.errors import Problem, RequestError, WorkflowError
 from loom.util import yaml_file
 from loom.util.untrusted_files import read_regular
-from loom.util.yaml_file import Kind, Node, pointer
+from loom.util.yaml_file import Kind, Node
 from loom.workflow.messages import Problems
 from loom.workflow.native.checker import Checker
 from loom.workflow.native.keywords import Key, tabled
@@ -101,18 +101,18 @@ def read(root: Path) -> tuple[Sequence[Problem], list[Format]]:
         return file.problems, []
     problems = Problems()
     if file.root.kind is not Kind.LIST or len(file.root.value) > MOST_FORMATS:
-        problems.say(file.root, "/", f"expected a list of at most {MOST_FORMATS} formats, found {describe(file.root)}")
+        problems.say(file.root, f"expected a list of at most {MOST_FORMATS} formats, found {describe(file.root)}")
         return problems.found, []
     formats: list[Format] = []
-    for number, item in enumerate(file.root.value):
+    for item in file.root.value:
         matchers = item.get("matchers")
         checker = Checker(_FORMAT if matchers is None else _MATCHERS, _TYPES, {}, problems)
         if item.kind is not Kind.MAPPING:
-            problems.say(item, pointer(number), expected("a mapping", item))
-        elif (fields := checker.fields(item, (number,))) and checker.fits and matchers is not None:
+            problems.say(item, expected("a mapping", item))
+        elif (fields := checker.fields(item)) and checker.fits and matchers is not None:
             formats += _imported(root, matchers, problems)
         elif checker.fits and (why := _wrong(fields)) is not None:
-            problems.say(item.value["pattern"], pointer(number, "pattern"), why)
+            problems.say(item.value["pattern"], why)
         elif checker.fits:
             formats.append(Format(**fields))
     return problems.found, formats
@@ -121,12 +121,12 @@ def read(root: Path) -> tuple[Sequence[Problem], list[Format]]:
 def _imported(root: Path, path: Node, problems: Problems) -> list[Format]:
     file = Path(os.path.realpath(root / str(path.value)))
     if not file.is_relative_to(os.path.realpath(root)):
-        problems.say(path, "matchers", f"{path.value} is outside of the project")
+        problems.say(path, f"{path.value} is outside of the project")
         return []
     try:
         return problem_matchers.formats(read_regular(file, at_most=LARGEST_FILE, judged=True))
     except OSError as error:
-        problems.say(path, "matchers", f"{path.value} can't be read: {error.strerror or error}")
+        problems.say(path, f"{path.value} can't be read: {error.strerror or error}")
     except ValueError as error:
-        problems.say(path, "matchers", f"{path.value}: {error}")
+        problems.say(path, f"{path.value}: {error}")
     return []

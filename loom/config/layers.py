@@ -160,15 +160,14 @@ def _read(
     except OSError as error:
         raise RequestError(f"{name}: can't be read: {(error.strerror or str(error)).lower()}", code=CODE) from error
     if file.root is not None and file.root.kind is not yaml_file.Kind.MAPPING:
-        file.problems.append(file.problem(file.root, "/", "expected a mapping of settings", code=CODE))
+        file.problems.append(file.problem(file.root, "expected a mapping of settings", code=CODE))
     if file.root is None or file.root.kind is not yaml_file.Kind.MAPPING:
         problems += file.problems
         return
     for key, node in file.root.value.items():
-        at = yaml_file.pointer(key)
         if key not in SETTINGS:
             message = f"unknown setting {key}{_meant(key)}"
-            file.problems.append(file.problem(file.root.keys.get(key), at, message, code=CODE))
+            file.problems.append(file.problem(file.root.keys.get(key), message, code=CODE))
             continue
         if node.kind is yaml_file.Kind.REFUSED:
             continue
@@ -179,8 +178,7 @@ def _read(
             yield key, _value(key, value, context), node
         except ValueError as error:
             keys = error.keys if isinstance(error, Misplaced) else ()
-            at = yaml_file.pointer(key, *keys)
-            file.problems.append(file.problem(node.find(*keys) or node, at, str(error), code=CODE))
+            file.problems.append(file.problem(node.find(*keys) or node, str(error), code=CODE))
     problems += sorted(file.problems, key=lambda problem: (problem.line, problem.column))
 
 

@@ -14,7 +14,7 @@ from loom.plan import model as p
 from loom.plan.candidates import Candidate
 from loom.plan.selection import Choice
 from loom.util.bounded import listed
-from loom.util.yaml_file import Node, line_in_file, one_or_more, pointer, text_of
+from loom.util.yaml_file import Node, line_in_file, one_or_more, text_of
 from loom.workflow.keywords import Keyword, Support
 
 PHASES: tuple[p.Phase, ...] = ("before_script", "script", "after_script")
@@ -107,8 +107,8 @@ class Refusals:
         self.refused: dict[str, list[Problem]] = {}
         """By job id."""
 
-    def refuse_at(self, candidate: Candidate, node: Node, at: str, message: str) -> None:
-        problem = node.file.problem(node, at, message, code=self._code)
+    def refuse_at(self, candidate: Candidate, node: Node, message: str) -> None:
+        problem = node.file.problem(node, message, code=self._code)
         found = self.refused.setdefault(candidate.id, [])
         if problem not in found:
             found.append(problem)
@@ -116,13 +116,13 @@ class Refusals:
         if candidate.held is None:
             self._refusing.setdefault(where, (problem, {}))[1][candidate.name] = None
 
-    def refuse_keywords(self, candidate: Candidate, job: Node, *at: str) -> None:
+    def refuse_keywords(self, candidate: Candidate, job: Node) -> None:
         """Refuse a job for the keys that a table refuses."""
         for keyword in self._keywords:
             parts = keyword.name.split(":")
             for key in keys_at(job, parts):
                 why = f"{keyword.name} is not supported: {keyword.about}"
-                self.refuse_at(candidate, key, pointer(*at, *parts), why)
+                self.refuse_at(candidate, key, why)
 
     def without_demands(self, job: p.Job) -> p.Job:
         """Return a job that, if it is refused, has the reasons and asks the engine and the user for nothing."""
@@ -154,4 +154,4 @@ def held(found: Iterable[Candidate], *, code: str) -> Iterator[Problem]:
     for reason, entries in by_reason.items():
         key = next(iter(entries.values())).key
         message = f"a run leaves out {', '.join(listed(list(entries), 5))}: {reason}"
-        yield key.file.problem(key, pointer(key.text), message, code=code, severity="notice")
+        yield key.file.problem(key, message, code=code, severity="notice")

@@ -225,7 +225,7 @@ class Choice:
         if not self.selection.everything:
             advice = "name it too, or add --no-needs"
         message = f"{target.id} is not part of this run ({reason}); {advice}"
-        self.problems.append(need.node.file.problem(need.node, need.at, message, code=self.code))
+        self.problems.append(need.node.file.problem(need.node, message, code=self.code))
 
 
 def held_back(plan: p.Plan) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ import re
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping
 from enum import Enum
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,7 @@ class Node:
     @property
     def owner(self) -> str:
         """The root key that contains this value in its file, also after merging; empty for the root."""
-        return self.file.owner_of(self.line, self.column)
+        return str(next(iter(self.file.path_to(self)), ""))
 
     @property
     def position(self) -> str:
@@ -180,15 +181,27 @@ class YamlFile(Struct, eq=False):
     root: Node | None = None
     problems: list[Problem] = field(default_factory=list)
     _lines: list[str] | None = None
-    _starts: list[tuple[int, int, str]] | None = None
+    _starts: dict[Node, list[tuple[tuple[int, int], str | int]]] = field(default_factory=dict)
+    """The positions of what each collection has: a mapping's keys, a list's items."""
 
-    def owner_of(self, line: int, column: int) -> str:
-        if self.root is None or self.root.kind is not Kind.MAPPING:
-            return ""
-        if self._starts is None:
-            self._starts = sorted((key.line, key.column, name) for name, key in self.root.keys.items())
-        position = bisect_right(self._starts, (line, column, "\U0010ffff")) - 1
-        return self._starts[position][2] if position >= 0 else ""
+    def path_to(self, node: Node) -> list[str | int]:
+        """Return the keys and indexes that lead to a value, or a key, where it is written: of a merged one, in its template."""
+        path: list[str | int] = []
+        at, current = (node.line, node.column), self.root
+        while current is not None and (current.kind is not node.kind or (current.line, current.column) != at):
+            if (starts := self._starts.get(current)) is None:
+                parts = current.keys.items() if current.kind is Kind.MAPPING else enumerate(items_of(current))
+                starts = self._starts[current] = sorted(
+                    (((one.line, one.column), part) for part, one in parts), key=itemgetter(0)
+                )
+            position = bisect_right(starts, at, key=itemgetter(0)) - 1
+            if position < 0:
+                break
+            start, part = starts[position]
+            path.append(part)
+            is_key = start == at and current.kind is Kind.MAPPING and node.kind is Kind.SCALAR
+            current = None if is_key else current.get(part)
+        return path
 
     def line(self, number: int) -> str | None:
         if self._lines is None:
@@ -202,7 +215,6 @@ class YamlFile(Struct, eq=False):
     def problem(
         self,
         node: Node | None,
-        pointer: str,
         message: str,
         *,
         code: str = "WF_SCHEMA_V1",
@@ -210,15 +222,8 @@ class YamlFile(Struct, eq=False):
         offset: int = 0,
         length: int | None = None,
     ) -> Problem:
-        """Report a problem at a node (None: at the start of the file); `offset` is a position in a one-line scalar.
-
-        The pointer starts with the root key that contains the node in the file, because a value of a job may come from
-        a template or from `default`.
-        """
-        if node is not None and len(pointer) > 1 and (owner := node.owner):
-            parts = pointer.split("/")
-            parts[1] = owner.replace("~", "~0").replace("/", "~1")
-            pointer = "/".join(parts)
+        """Report a problem at a node (None: at the start of the file); `offset` is a position in a one-line scalar."""
+        path = [] if node is None else self.path_to(node)
         line, column = (1, 1) if node is None else (node.line, node.column)
         width = 1 if node is None else node.length
         if node is not None and offset and "\n" not in node.text and node.style in ("", "'", '"'):
@@ -228,7 +233,7 @@ class YamlFile(Struct, eq=False):
             file=self.name,
             line=line,
             column=column,
-            pointer=pointer,
+            pointer="/" + "/".join(str(part).replace("~", "~0").replace("/", "~1") for part in path),
             message=message,
             code=code,
             severity=severity,
@@ -237,9 +242,9 @@ class YamlFile(Struct, eq=False):
         )
 
 
-def problem_in_text(node: Node, at: str, message: str, *, number: int, found: str, code: str, severity: str) -> Problem:
+def problem_in_text(node: Node, message: str, *, number: int, found: str, code: str, severity: str) -> Problem:
     """Report a problem at `found` in line `number` of a text, or at the text if its lines don't correspond to the file's."""
-    problem = node.file.problem(node, at, message, code=code, severity=severity)
+    problem = node.file.problem(node, message, code=code, severity=severity)
     line = line_in_file(node, number)
     source = node.file.line(line) or ""
     found = found or source.strip()
@@ -247,11 +252,6 @@ def problem_in_text(node: Node, at: str, message: str, *, number: int, found: st
     if not found or column == 0:
         return problem
     return replace(problem, line=line, column=column, source_line=source, length=len(found))
-
-
-def pointer(*parts: str | int) -> str:
-    """Format a JSON pointer (RFC 6901); `/` for the whole document, so that a message always shows one."""
-    return "/" + "/".join(str(part).replace("~", "~0").replace("/", "~1") for part in parts)
 
 
 def read(path: Path, name: str, *, code: str = "WF_SCHEMA_V1", within: Path | None = None) -> YamlFile:
@@ -282,7 +282,7 @@ def decoded(data: bytes, name: str, *, code: str) -> YamlFile:
     if len(data) > MAX_BYTES:
         limit = MAX_BYTES // (1024 * 1024)
         file.problems.append(
-            file.problem(None, "/", f"the file is larger than {limit} MiB; split it with include", code=code)
+            file.problem(None, f"the file is larger than {limit} MiB; split it with include", code=code)
         )
         return file
     try:
@@ -291,13 +291,13 @@ def decoded(data: bytes, name: str, *, code: str) -> YamlFile:
         before = data[: error.start].decode("utf-8-sig", "replace")
         file.text = data.decode("utf-8", "replace")
         node = _node_at(file, before)
-        file.problems.append(file.problem(node, "/", "the file is not UTF-8 here; save it as UTF-8", code=code))
+        file.problems.append(file.problem(node, "the file is not UTF-8 here; save it as UTF-8", code=code))
         return file
     forbidden = _FORBIDDEN.search(file.text)
     if forbidden:
         node = _node_at(file, file.text[: forbidden.start()])
         what = "a NUL byte" if forbidden[0] == "\0" else f"the control character U+{ord(forbidden[0]):04X}"
-        file.problems.append(file.problem(node, "/", f"{what} is not allowed in YAML; remove it", code=code))
+        file.problems.append(file.problem(node, f"{what} is not allowed in YAML; remove it", code=code))
     return file
 
 
@@ -344,8 +344,8 @@ class NodeBuilder:
     def resolve(self, text: str) -> Any:
         return _resolve(text)
 
-    def say(self, node: Node | None, message: str, at: str = "/") -> None:
-        self.file.problems.append(self.file.problem(node, at, message, code=self.code))
+    def say(self, node: Node | None, message: str) -> None:
+        self.file.problems.append(self.file.problem(node, message, code=self.code))
 
     def _document(self, events: Iterator[Any]) -> Node | None:
         file = self.file

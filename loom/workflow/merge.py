@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 
 from loom.util.toposort import CycleError, order
-from loom.util.yaml_file import Kind, Node, mapping, one_or_more, pointer
+from loom.util.yaml_file import Kind, Node, mapping, one_or_more
 from loom.workflow.messages import Problems
 
 Rules = Mapping[str, Callable[[Node, Node], Node]]
@@ -58,7 +58,7 @@ def extended(
             known = entries.get(parent.value)
             if known is None or (known.kind is not Kind.MAPPING and parent.value not in wrong):
                 why = f"extends: unknown job or template {parent.value}{problems.meant(parent.value, entries)}"
-                problems.say(parent, pointer(name, "extends"), why)
+                problems.say(parent, why)
                 wrong.add(name)
     names = {name: [parent.value for parent in parents_of(node)] for name, node in entries.items()}
     levels: dict[str, int] = {}
@@ -70,7 +70,7 @@ def extended(
             continue
         levels[name] = 1 + max((levels[parent] for parent in names[name]), default=-1)
         if levels[name] > most:
-            problems.say(own.value["extends"], pointer(name, "extends"), f"extends goes deeper than {most} levels")
+            problems.say(own.value["extends"], f"extends goes deeper than {most} levels")
             wrong.add(name)
             continue
         found[name] = own
@@ -88,5 +88,5 @@ def _in_order(entries: Mapping[str, Node], parents: Mapping[str, list[str]], pro
     except CycleError as error:
         own = entries[error.cycle[0]]
         why = f"extends forms a cycle: {' -> '.join(error.cycle)}; remove one"
-        problems.say(own.value["extends"], pointer(error.cycle[0], "extends"), why)
+        problems.say(own.value["extends"], why)
         return []

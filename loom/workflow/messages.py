@@ -8,7 +8,7 @@ from msgspec import Struct, field
 
 from loom.errors import Problem, WorkflowError
 from loom.util.units import meant
-from loom.util.yaml_file import Node, pointer
+from loom.util.yaml_file import Node
 
 MAX_PROBLEMS = 200
 MAX_COMPARISONS = 50_000
@@ -17,18 +17,14 @@ NO_EFFECT = "GL_NO_EFFECT"
 GITHUBS_NO_EFFECT = "GH_NO_EFFECT"
 """The code of notices about keywords without a meaning on one machine."""
 
-At = str | tuple[str | int, ...]
-
 
 class Problems(Struct, kw_only=True):
     found: list[Problem] = field(default_factory=list)
     code: str = "WF_SCHEMA_V1"
     _comparisons: int = MAX_COMPARISONS
 
-    def say(self, node: Node, at: At, message: str, *, code: str = "", offset: int = 0) -> None:
-        """Add a problem; `at`: a pointer, or its parts."""
-        path = at if isinstance(at, str) else pointer(*at)
-        self.found.append(node.file.problem(node, path, message, code=code or self.code, offset=offset))
+    def say(self, node: Node, message: str, *, code: str = "", offset: int = 0) -> None:
+        self.found.append(node.file.problem(node, message, code=code or self.code, offset=offset))
 
     def meant(self, name: str, known: Collection[str], else_: str = "") -> str:
         """Return `; did you mean X?` for an unknown name, if one is similar, else `else_`."""

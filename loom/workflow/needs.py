@@ -9,7 +9,7 @@ from typing import Any
 from msgspec import Struct
 
 from loom.util.toposort import CycleError, order
-from loom.util.yaml_file import Node, pointer
+from loom.util.yaml_file import Node
 from loom.workflow.messages import Problems
 
 
@@ -19,7 +19,6 @@ class WantedNeed(Struct, frozen=True, kw_only=True):
     job: str
     """A job's name: all its instances; or the title of one instance."""
     node: Node
-    at: str
     optional: bool = False
     artifacts: bool = True
     matrix: tuple[Mapping[str, str], ...] = ()
@@ -76,13 +75,13 @@ def check(
                 graph[name].append(target)
             if why and need.node not in reported:
                 reported.add(need.node)
-                problems.say(need.node, need.at, f"needs: {why}")
+                problems.say(need.node, f"needs: {why}")
     try:
         order(graph, graph)
     except CycleError as error:
         first = jobs[error.cycle[0]]
         why = f"needs: the jobs need each other in a cycle: {' -> '.join(error.cycle)}; remove one"
-        problems.say(first.node.get("needs") or first.key, pointer(error.cycle[0], "needs"), why)
+        problems.say(first.node.get("needs") or first.key, why)
 
 
 def _unknown(need: WantedNeed, known: Collection[str], problems: Problems) -> str:

@@ -152,7 +152,6 @@ PASSED_BY_NOBODY: dict[str, object] = {
     "tar.CheckedStream.read.size": -1,
     "zips._Whole.read.size": -1,
     "expressions._join.separator": ",",
-    "inputs.say.at": "/spec/inputs",
     "yaml.parse.most": 2,
     "job_ids.id_part.limit": 64,
     "patterns.Search.__init__.most_s": 10.0,

@@ -32,7 +32,7 @@ from loom.status import ExitCode
 from loom.util import typed
 from loom.util.paths import name_from
 from loom.util.units import counted
-from loom.util.yaml_file import Kind, Node, YamlFile, items_of, pointer, problem_in_text
+from loom.util.yaml_file import Kind, Node, YamlFile, items_of, problem_in_text
 from loom.workflow.dialects import examine, refuse_inputs
 from loom.workflow.languages import GITHUB
 from loom.workflow.loaded import Entry, Loaded
@@ -119,21 +119,20 @@ def _syntax(jobs: Iterable[tuple[Entry, Job]], severity: str) -> Iterator[Proble
     A file of another CI system may have jobs for other shells, such as PowerShell: there, it is no error.
     """
     steps = {
-        (id(node), *shell): (entry, key, number, node, shell)
+        (id(node), *shell): (node, shell)
         for entry, job in jobs
         if not job.refused
-        for key, number, node, shell in _scripts(entry, job)
+        for node, shell in _scripts(entry, job)
     }
     written = list(steps.values())
 
     def as_word(expression: re.Match[str]) -> str:  # of as many lines; a run writes the value there
         return "x" + "\n" * expression[0].count("\n")
 
-    texts = [(shell, _EXPRESSION.sub(as_word, node.text)) for *_, node, shell in written]
+    texts = [(shell, _EXPRESSION.sub(as_word, node.text)) for node, shell in written]
     for position, line, message in _syntax_errors(texts):
-        entry, key, number, node, _ = written[position]
-        at = pointer(entry.name, key, number)
-        yield problem_in_text(node, at, message, number=line, found="", code="WF_SHELL_SYNTAX", severity=severity)
+        node, _ = written[position]
+        yield problem_in_text(node, message, number=line, found="", code="WF_SHELL_SYNTAX", severity=severity)
 
 
 def _syntax_errors(scripts: Iterable[tuple[Sequence[str], str]]) -> Iterator[tuple[int, int, str]]:
@@ -174,17 +173,17 @@ def _errors_by(name: str, scripts: Sequence[str]) -> list[str]:
         return [(Path(folder) / f"{number}.err").read_text("utf-8", "replace") for number in range(len(scripts))]
 
 
-def _scripts(entry: Entry, job: Job) -> Iterator[tuple[str, int, Node, Sequence[str]]]:
+def _scripts(entry: Entry, job: Job) -> Iterator[tuple[Node, Sequence[str]]]:
     """Yield the scripts of a job's own file, each with its shell."""
-    for _, key, number, node in lint.scripts_of([entry]):
-        yield key, number, node, job.shell
+    for _, node in lint.scripts_of([entry]):
+        yield node, job.shell
     runs = [
         step.late for step in job.steps if step.late is not None and step.late.kind == "run" and not step.late.scope
     ]
-    written = enumerate(items_of(entry.merged.get("steps")))
-    scripts = [(number, script) for number, step in written if (script := step.get("run")) is not None]
-    for late, (number, script) in zip(runs, scripts, strict=False):
-        yield "steps", number, script, (late.shell or "bash",)
+    written = items_of(entry.merged.get("steps"))
+    scripts = [script for step in written if (script := step.get("run")) is not None]
+    for late, script in zip(runs, scripts, strict=False):
+        yield script, (late.shell or "bash",)
 
 
 def _secrets(loaded: Loaded, jobs: Iterable[tuple[Entry, Job]]) -> list[Problem]:
@@ -203,8 +202,7 @@ def _secrets(loaded: Loaded, jobs: Iterable[tuple[Entry, Job]]) -> list[Problem]
             wrong = check_reference(secret.ref)
             if wrong is not None:
                 node = entry.merged.find(*path) or entry.key
-                at = pointer(entry.name, *path)
-                problem = node.file.problem(node.get("ref") or node, at, wrong, code="SECRETS_REF_INVALID")
+                problem = node.file.problem(node.get("ref") or node, wrong, code="SECRETS_REF_INVALID")
                 found[replace(problem, source_line=None)] = None  # the text may be the secret itself
         for trace in traces(job):
             found[_traced(loaded, entry, job, trace)] = None
@@ -217,16 +215,18 @@ def _traced(loaded: Loaded, entry: Entry, job: Job, trace: Trace) -> Problem:
     message = f"{trace.line!r} prints every command, and {entry.name} has secrets ({names}), parts of which could show"
     message += "; take it out, or move what needs the secrets to a job without it"
     node: Node | None = entry.merged
-    at = pointer(entry.name, *trace.key)
     for part in trace.key:
         if node is not None and node.kind is not Kind.SCALAR:  # `script` may be one text
             node = node.get(part)
     if node is None and trace.key[0] == "variables":
-        node, at = loaded.variable_nodes.get(str(trace.key[1])), pointer(*trace.key)
-    if node is None:
-        node, at = entry.key, pointer(entry.name)
+        node = loaded.variable_nodes.get(str(trace.key[1]))
     return problem_in_text(
-        node, at, message, number=trace.number, found=trace.line, code="SECRETS_UNSAFE_DEBUG_TRACE", severity="error"
+        node or entry.key,
+        message,
+        number=trace.number,
+        found=trace.line,
+        code="SECRETS_UNSAFE_DEBUG_TRACE",
+        severity="error",
     )
 
 

@@ -16,7 +16,7 @@ from loom.plan.github.labels import refused
 from loom.plan.github.texts import LATE, Texts, as_written, literal, node_of
 from loom.util.toposort import CycleError, order
 from loom.util.units import meant
-from loom.util.yaml_file import Kind, Node, fields_of, items_of, one_or_more, pointer, read_bytes, text_of
+from loom.util.yaml_file import Kind, Node, fields_of, items_of, one_or_more, read_bytes, text_of
 from loom.workflow.changes import of_event
 from loom.workflow.github import events, expressions, yaml
 from loom.workflow.github.expressions import InvalidExpression, truth
@@ -196,7 +196,7 @@ class GitHubCandidates:
                 found[name] = events.value_of(name, node, text)
             except ValueError as error:
                 problems = self.problems if name in self.context.inputs else self.of_values
-                problems.say(node, pointer("on"), f"--input {error}")
+                problems.say(node, f"--input {error}")
         return found
 
     def check_inputs(self, file: WorkflowFile) -> None:
@@ -204,7 +204,7 @@ class GitHubCandidates:
         self._scope(file)
         for name in self._missing:
             node = file.inputs(CALL if file.only_called else events.DISPATCH)[name]
-            self.problems.say(node, pointer("on"), f"{name} is required: --input {name}=VALUE")
+            self.problems.say(node, f"{name} is required: --input {name}=VALUE")
 
     # -- the jobs of one workflow -------------------------------------------------------------------------------------
 
@@ -241,7 +241,7 @@ class GitHubCandidates:
         here &= {one.name for one in above if one.held is not None or not one.decision.runs}
         for one in {one.name: one for one in above}.values():
             optional = one.decision.reason == IF_FALSE or one.name in here
-            yield WantedNeed(job=one.name, node=node.get("needs") or node, at=pointer("jobs"), optional=optional)
+            yield WantedNeed(job=one.name, node=node.get("needs") or node, optional=optional)
 
     def _instances(self, scope: WorkflowScope, key: str, node: Node, entry: Entry) -> Iterator[GitHubCandidate]:
         """Yield a job: of one with a matrix each combination, of one whose matrix comes late the job once."""
@@ -311,7 +311,7 @@ class GitHubCandidates:
             found = matrix.combinations(value)
         except InvalidExpression as error:
             if runs:
-                self.of_values.say(node, pointer("jobs"), str(error))
+                self.of_values.say(node, str(error))
             return None
         return found
 
@@ -321,7 +321,7 @@ class GitHubCandidates:
             node = strategy.get(key)
             if node is not None and value is not LATE and not isinstance(value, kind) and not self._everything:
                 why = f"{key}: unexpected value '{expressions.text_of(value)}'; fromJSON makes a value of a text"
-                self.of_values.say(node, pointer("jobs"), why)
+                self.of_values.say(node, why)
         return {
             "fail-fast": True if fail_fast in (None, LATE) else truth(fail_fast),
             "max-parallel": most if isinstance(most, float) else 0.0,
@@ -378,13 +378,11 @@ class GitHubCandidates:
         if file is None:  # which the reader reports
             return None
         if depth >= MOST_LEVELS:
-            self.problems.say(
-                uses, pointer("jobs", job.key, "uses"), f"uses: more than {MOST_LEVELS} workflows call each other"
-            )
+            self.problems.say(uses, f"uses: more than {MOST_LEVELS} workflows call each other")
             return None
         if CALL not in file.events:
             why = f"{file.path} is not made to be called: it has no `on: workflow_call`"
-            self.problems.say(uses, pointer("jobs", job.key, "uses"), f"uses: {why}")
+            self.problems.say(uses, f"uses: {why}")
             return None
         inputs = self._inputs_of_call(file, job)
         contexts = {name: scope.texts.contexts[name] for name in ("github", "vars")}
@@ -436,7 +434,7 @@ class GitHubCandidates:
         given = {named.get(name.lower(), name): node for name, node in fields_of(job.node.get("with")).items()}
         for name in given.keys() - declared.keys():
             known = ", ".join(declared) or "none"
-            self._say_of(job, given[name], "with", f"{file.path} has no input {name}; its inputs: {known}")
+            self.problems.say(given[name], f"with: {file.path} has no input {name}; its inputs: {known}")
         found: dict[str, Any] = {}
         for name, node in declared.items():
             kind = text_of(node.get("type"))
@@ -447,7 +445,7 @@ class GitHubCandidates:
                 )
                 continue
             if text_of(node.get("required")) == "true":  # also one with a default, as on GitHub
-                self._say_of(job, job.node.value["uses"], "uses", f"{file.path} requires the input {name}")
+                self.problems.say(job.node.value["uses"], f"uses: {file.path} requires the input {name}")
             if (default := node.get("default")) is not None:
                 value = job.texts.value(default)
                 found[name] = text_of(default) if value is LATE else literal(value)
@@ -460,7 +458,7 @@ class GitHubCandidates:
         if fits is None:
             return expressions.text_of(value)
         if not isinstance(value, fits) and not self._everything:
-            self._say_of(job, node, "with", f"{name} is a {kind}, not {expressions.text_of(value)!r}")
+            self.problems.say(node, f"with: {name} is a {kind}, not {expressions.text_of(value)!r}")
         return value
 
     def _secrets_of_call(
@@ -475,10 +473,10 @@ class GitHubCandidates:
         passed = {name.upper(): one for name, one in fields_of(node).items()}
         for name, one in passed.items():
             if name not in declared:
-                self._say_of(job, one, "secrets", f"{file.path} has no secret {name}{meant(name, declared)}")
+                self.problems.say(one, f"secrets: {file.path} has no secret {name}{meant(name, declared)}")
         for name, one in declared.items():
             if text_of(one.get("required")) == "true" and name not in passed:
-                self._say_of(job, job.node.value["uses"], "uses", f"{file.path} requires the secret {name}")
+                self.problems.say(job.node.value["uses"], f"uses: {file.path} requires the secret {name}")
         found, literals = {TOKEN: TOKEN}, dict[str, str]()
         there = scope.secrets
         if there is None:
@@ -496,9 +494,6 @@ class GitHubCandidates:
             elif value:  # else nobody has given it
                 literals[name] = value
         return found, literals
-
-    def _say_of(self, job: GitHubCandidate, node: Node, key: str, message: str) -> None:
-        self.problems.say(node, pointer("jobs", job.key, key), f"{key}: {message}")
 
 
 def secret_in(text: str) -> str | None:

@@ -20,7 +20,7 @@ from loom.plan.github.steps import StepList, texts_of
 from loom.plan.github.texts import LATE, Texts
 from loom.plan.late import Action, LateCaller, LateJob, LateNeed, LateStep
 from loom.plan.placement import pool_for
-from loom.util.yaml_file import Kind, Node, fields_of, items_of, one_or_more, pointer, scalars_of, text_of
+from loom.util.yaml_file import Kind, Node, fields_of, items_of, one_or_more, scalars_of, text_of
 from loom.workflow.github import expressions
 from loom.workflow.github.keywords import JOB
 from loom.workflow.github.shapes import UNSUPPORTED
@@ -47,11 +47,11 @@ class GitHubJobBuilder(builder.Refusals):
 
     def job(self, candidate: GitHubCandidate) -> p.Job:
         config, node, texts = self.context.config, candidate.node, candidate.texts
-        self.refuse_keywords(candidate, node, "jobs", candidate.key)
+        self.refuse_keywords(candidate, node)
         if candidate.refusal:
-            self.refuse(candidate, node.value["uses"], candidate.refusal)
+            self.refuse_at(candidate, node.value["uses"], candidate.refusal)
         for at in candidate.unknown:
-            self.refuse(
+            self.refuse_at(
                 candidate, at, f"{at.text}: the mapping or list is not known before the job starts; write it out"
             )
         pool = self._pool(candidate)
@@ -61,7 +61,7 @@ class GitHubJobBuilder(builder.Refusals):
         if in_container:
             image, options, late = self._container(candidate, late)
         steps = StepList(
-            self._read, self._fetch, self._defaults(candidate), lambda at, why: self.refuse(candidate, at, why)
+            self._read, self._fetch, self._defaults(candidate), lambda at, why: self.refuse_at(candidate, at, why)
         )
         for step in items_of(node.get("steps")):
             steps.add(step)
@@ -101,11 +101,8 @@ class GitHubJobBuilder(builder.Refusals):
             sources=builder.sources(node, config, _LABELED if self._image_of_label(candidate) else _NAMED),
             late=late if seconds else replace(late, timeout_minutes=text_of(node.get("timeout-minutes"))),
         )
-        say = lambda _, message: self.refuse(candidate, candidate.entry.key, message)  # noqa: E731
+        say = lambda _, message: self.refuse_at(candidate, candidate.entry.key, message)  # noqa: E731
         return builder.finished(self.without_demands(job), config, say)
-
-    def refuse(self, candidate: GitHubCandidate, node: Node, message: str) -> None:
-        self.refuse_at(candidate, node, pointer("jobs", candidate.key), message)
 
     def _read(self, uses: str, directory: str) -> actions.ActionFile:
         """Read an action once: one that can't be had would take its time again in each job."""
@@ -263,7 +260,7 @@ class GitHubJobBuilder(builder.Refusals):
         try:
             parse_reference(name)
         except RequestError as error:
-            self.refuse(candidate, node, f"{key}: {error.message}")
+            self.refuse_at(candidate, node, f"{key}: {error.message}")
         return name
 
     def _options(self, candidate: GitHubCandidate, node: Node | None, key: str) -> ContainerOptions:
@@ -276,24 +273,24 @@ class GitHubJobBuilder(builder.Refusals):
                     raise BadOption("options are not known before the job starts")
                 found = options_of(text)
             except BadOption as error:
-                self.refuse(candidate, written, f"{key}: {error}; remove it, or run the job in CI")
+                self.refuse_at(candidate, written, f"{key}: {error}; remove it, or run the job in CI")
         for one in items_of(node.get("volumes")) if node is not None else ():
             text = candidate.texts.text(one)
             try:
                 add_volume(found, text_of(one) if text is LATE else text)
             except ValueError as error:
-                self.refuse(candidate, one, f"{key}: volumes: {error}")
+                self.refuse_at(candidate, one, f"{key}: volumes: {error}")
         for name in found.volumes:
             if (other := self._volumes.setdefault((candidate.id, name), key)) != key:
                 why = f"{key}: volume {name} is one of {other} too; each container has its own here"
-                self.refuse(candidate, candidate.node, why)
+                self.refuse_at(candidate, candidate.node, why)
         return found
 
     def _services(self, candidate: GitHubCandidate) -> Iterator[p.Service]:
         for name, node in fields_of(candidate.node.get("services")).items():
             image = candidate.texts.text(_image_of(node))
             if image is LATE:
-                self.refuse(
+                self.refuse_at(
                     candidate, node, f"services: the image of {name} is not known before the job starts; name one"
                 )
                 continue
@@ -303,7 +300,7 @@ class GitHubJobBuilder(builder.Refusals):
             beyond = options.resources.keys() - _OF_SERVICES
             if options.privileged or options.docker_socket or options.extra_hosts or beyond:
                 why = f"services: {name}: an option that only the container of a job can have"
-                self.refuse(candidate, node, why)
+                self.refuse_at(candidate, node, why)
             ports = self._ports(candidate, name, node)
             values, secrets = self._service_env(candidate, name, node)
             ready = p.Ready()
@@ -337,7 +334,7 @@ class GitHubJobBuilder(builder.Refusals):
         if node is not None and self._container_of(candidate) is None and len(set(ports)) < len(ports):
             twice = next(port for port in ports if ports.count(port) > 1)
             why = f"two services have port {twice}, and the job finds both at localhost; give it a `container`"
-            self.refuse(candidate, node, f"services: ports: {why}")
+            self.refuse_at(candidate, node, f"services: ports: {why}")
 
     def _ports(self, candidate: GitHubCandidate, name: str, node: Node) -> Iterator[int]:
         """Yield the ports of a service; without a container of its own, a job finds them at localhost, as they are."""
@@ -346,19 +343,19 @@ class GitHubJobBuilder(builder.Refusals):
             text = candidate.texts.text(one)
             found = _PORTS.fullmatch("" if text is LATE else text)
             if found is None:
-                self.refuse(
+                self.refuse_at(
                     candidate, one, f"services: {name}: ports: expected HOST:CONTAINER or a port, found {text_of(one)}"
                 )
             elif alone and found["host"] not in (None, found["port"]):
                 why = f"here, port {found['port']} of {name} is {found['port']} at localhost too"
                 also = f"give the job a `container`, which finds {name}:{found['port']}"
                 advice = f"write {found['port']}:{found['port']}, or {also}"
-                self.refuse(candidate, one, f"services: {name}: ports: {why}; {advice}")
+                self.refuse_at(candidate, one, f"services: {name}: ports: {why}; {advice}")
             elif alone and found["host"] is None and not _reads_job(candidate.node):
                 port = found["port"]
                 why = f"{port} alone is any free port at GitHub's localhost, and the job does not ask which"
                 advice = f"write {port}:{port}, or read ${{{{ job.services.{name}.ports['{port}'] }}}}"
-                self.refuse(candidate, one, f"services: {name}: ports: {why}; {advice}")
+                self.refuse_at(candidate, one, f"services: {name}: ports: {why}; {advice}")
             else:
                 yield int(found["port"])
 
@@ -380,7 +377,7 @@ class GitHubJobBuilder(builder.Refusals):
             secret = secret_in(text_of(one))
             given = self.context.config.github.secrets.get(secret or "")
             if secret is None:
-                self.refuse(candidate, one, f"services: {name}: env: {key} is not known before the job starts")
+                self.refuse_at(candidate, one, f"services: {name}: env: {key} is not known before the job starts")
             elif given is not None:
                 secrets.append(p.Secret(name=key, ref=given, file=False))
             else:

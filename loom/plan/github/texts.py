@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from enum import Enum
 from typing import Any, Final, Literal
 
-from loom.util.yaml_file import Kind, Node, mapping, pointer
+from loom.util.yaml_file import Kind, Node, mapping
 from loom.workflow.github import expressions
 from loom.workflow.github.expressions import InvalidExpression, Value, of_json, text_of, truth
 from loom.workflow.github.keywords import JOB
@@ -118,7 +118,7 @@ class Texts:
             return None
 
     def _say(self, node: Node, error: InvalidExpression) -> None:
-        found = node.file.problem(node, pointer("jobs"), str(error), code=self.problems.code, offset=error.position)
+        found = node.file.problem(node, str(error), code=self.problems.code, offset=error.position)
         if found not in self.problems.found:
             self.problems.found.append(found)
 

@@ -162,7 +162,7 @@ class Candidates:
                 named = there.get(need.job, ())
                 if named and not need.optional and not any(need.means(one.matrix) for one in named):
                     why = f"needs:parallel:matrix: no instance of {need.job} has these values"
-                    self.problems.say(need.node, need.at, f"{why}; its matrix is {self._matrix(need.job)}")
+                    self.problems.say(need.node, f"{why}; its matrix is {self._matrix(need.job)}")
 
     def _matrix(self, name: str) -> str:
         found = [", ".join(one.matrix.values()) for one in self.instances.get(name, ()) if one.matrix]

@@ -19,7 +19,7 @@ from loom.plan.gitlab.candidates import Candidates, JobCandidate, system_of
 from loom.plan.placement import pool_for
 from loom.util import globs
 from loom.util.toposort import CycleError
-from loom.util.yaml_file import Kind, Node, fields_of, one_or_more, pointer, text_of, truth
+from loom.util.yaml_file import Kind, Node, fields_of, one_or_more, text_of, truth
 from loom.workflow.gitlab import needs, yaml
 from loom.workflow.gitlab.durations import seconds
 from loom.workflow.gitlab.keywords import JOB
@@ -79,7 +79,7 @@ class GitLabJobBuilder(builder.Refusals):
     def job(self, candidate: JobCandidate) -> p.Job:
         config, merged, decided = self.context.config, candidate.entry.merged, candidate.decision
         texts = _Texts(self, candidate)
-        self.refuse_keywords(candidate, merged, candidate.name)
+        self.refuse_keywords(candidate, merged)
         self._refuse_tags(candidate)
         pool = self.pool(merged)
         image = self.image(merged.get("image"), texts) if pool.in_container else None
@@ -129,18 +129,18 @@ class GitLabJobBuilder(builder.Refusals):
             sources=builder.sources(merged, config),
             rule=decided.rule,
         )
-        say = lambda _, message: self.say(candidate.entry.key, candidate.name, message)  # noqa: E731
+        say = lambda _, message: self.say(candidate.entry.key, message)  # noqa: E731
         return builder.finished(self.without_demands(job), config, say)
 
-    def say(self, node: Node, at: str, message: str, severity: str = "error", code: str = yaml.CODE) -> None:
-        self._said.append(node.file.problem(node, at, message, code=code, severity=severity))
+    def say(self, node: Node, message: str, severity: str = "error", code: str = yaml.CODE) -> None:
+        self._said.append(node.file.problem(node, message, code=code, severity=severity))
 
     def _refuse_tags(self, candidate: JobCandidate) -> None:
         """Refuse a job, which was named, for a system that no container has."""
         if (found := system_of(candidate.entry.merged, self.context.config.pools)) is not None:
             tag, system = found
             why = f"tags: {text_of(tag)} is of runners with {system}; jobs run on Linux here"
-            self.refuse_at(candidate, tag, pointer(candidate.name, "tags"), why)
+            self.refuse_at(candidate, tag, why)
 
     def pool(self, job: Node) -> Pool:
         """Choose the pool: a tag that is its name chooses it."""
@@ -207,7 +207,7 @@ class GitLabJobBuilder(builder.Refusals):
         try:
             return seconds(written) if written else None
         except ValueError as error:
-            self.say(candidate.entry.key, texts.at("variables"), f"{name}: {error}")
+            self.say(candidate.entry.key, f"{name}: {error}")
             return None
 
     def artifacts_from(self, candidate: JobCandidate) -> tuple[str, ...] | None:
@@ -224,17 +224,17 @@ class GitLabJobBuilder(builder.Refusals):
         artifacts_of = self.context.above
         if artifacts_of is None:
             return
-        for item, at in needs.above(candidate.entry, candidate.decision.needs):
+        for item in needs.above(candidate.entry, candidate.decision.needs):
             pipeline, job = texts.maybe(item.get("pipeline")) or "", texts.maybe(item.get("job")) or ""
             try:
                 found = artifacts_of(pipeline, job)
             except RequestError as error:
-                self.refuse_at(candidate, item, at, f"needs:pipeline: {error.message}")
+                self.refuse_at(candidate, item, f"needs:pipeline: {error.message}")
                 continue
             if found is not None:
                 yield found[0], str(found[1])
             elif not truth(item.get("optional")):
-                self.refuse_at(candidate, item, at, f"needs:pipeline: run {pipeline} has no job {job}")
+                self.refuse_at(candidate, item, f"needs:pipeline: run {pipeline} has no job {job}")
 
     def artifacts(self, job: Node, texts: _Texts) -> p.Artifacts | None:
         node = job.get("artifacts")
@@ -266,7 +266,7 @@ class GitLabJobBuilder(builder.Refusals):
         policy = texts.maybe(fields.get("policy")) or "pull-push"
         if policy not in _POLICIES:
             why = f"cache:policy: expected pull, push or pull-push, found {policy}"
-            self.say(fields["policy"], texts.at("cache"), why)
+            self.say(fields["policy"], why)
         return p.Cache(
             paths=texts.paths(fields.get("paths")),
             key=_cache_key(fields.get("key"), number, texts),
@@ -292,7 +292,7 @@ class GitLabJobBuilder(builder.Refusals):
                         f"{key}: {why} {name} names; give it one of your own under the same name: "
                         f"`gitlab: {{secrets: {{{name}: keyring://SERVICE/NAME}}}}` in your configuration"
                     )
-                    self.refuse_at(texts.candidate, node, texts.at(key, name), message)
+                    self.refuse_at(texts.candidate, node, message)
                 else:
                     found.append(p.Secret(name=name, ref=reference, file=as_file))
         return tuple(found)
@@ -320,14 +320,14 @@ class GitLabJobBuilder(builder.Refusals):
         if path is None and texts.candidate.id in self.refused:
             return p.ChildFile(path="")
         if path is None:
-            self.say(node, texts.at("trigger", "include"), "trigger:include: expected local, or artifact with job")
+            self.say(node, "trigger:include: expected local, or artifact with job")
             return p.ChildFile(path="")
         if job is None:
             return p.ChildFile(path=texts(text_of(path)).lstrip("/"))
         named = texts(text_of(job))
         found = next((one.id for one in self.known.values() if named in one.names), None)
         if found is None:
-            self.say(job, texts.at("trigger", "include", "job"), f"trigger:include:job: there is no job {named}")
+            self.say(job, f"trigger:include:job: there is no job {named}")
         return p.ChildFile(path=texts(text_of(path)), job=found)
 
 
@@ -392,13 +392,10 @@ class _Texts:
         except CycleError as error:
             cycle = " -> ".join(f"${name}" for name in error.cycle)
             node = layered[error.cycle[0]].node or entry.key
-            self.builder.say(node, self.at("variables"), f"variables: they refer to each other in a cycle: {cycle}")
+            self.builder.say(node, f"variables: they refer to each other in a cycle: {cycle}")
         except ExpansionTooLong as error:
-            self.builder.say(entry.key, self.at("variables"), f"variables: {error}")
+            self.builder.say(entry.key, f"variables: {error}")
         return {name: variable.value for name, variable in layered.items()}
-
-    def at(self, *parts: str | int) -> str:
-        return pointer(self.candidate.name, *parts)
 
     def __call__(self, text: str) -> str:
         return expand(text, self.values, late=self._late)
@@ -421,9 +418,9 @@ class _Texts:
             if unset:
                 lacks = f"{' and '.join(unset)} {'has' if len(unset) == 1 else 'have'} no value here"
                 why = f"{key}: {error.message}. {lacks}: {GIVE}"
-                self.builder.refuse_at(self.candidate, written, self.at(key), why)
+                self.builder.refuse_at(self.candidate, written, why)
             else:
-                self.builder.say(written, self.at(key), f"{key}: {error.message}. {error.hint}")
+                self.builder.say(written, f"{key}: {error.message}. {error.hint}")
         return name
 
     def _unset(self, text: str) -> list[str]:
@@ -448,9 +445,9 @@ class _Texts:
             path = of_runner(expand(text_of(item), values).removeprefix(there))
             if path.startswith(("/", "~")) or ".." in path.split("/"):
                 message = f"{path} is outside the project, and left out; GitLab's runner leaves it out too"
-                self.builder.say(item, self.at(), message, severity="notice", code=NO_EFFECT)
+                self.builder.say(item, message, severity="notice", code=NO_EFFECT)
             elif (wrong := globs.problem(path)) is not None:
-                self.builder.say(item, self.at(), wrong)
+                self.builder.say(item, wrong)
             else:
                 found.append(path)
         return tuple(found)

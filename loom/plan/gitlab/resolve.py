@@ -61,10 +61,10 @@ def rehearse(pipeline: Pipeline, config: Config | None = None) -> tuple[list[Pro
 def _checked(pipeline: Pipeline) -> list[Problem]:
     """Return the problems that do not depend on the event: conditions, numbers of instances, needs."""
     problems = Problems(code=yaml.CODE)
-    variables.check(pipeline.root.get("variables"), ("variables",), problems)
-    rules.check(pipeline.root.find("workflow", "rules"), ("workflow", "rules"), problems)
-    for name, entry in pipeline.jobs.items():
-        rules.check(entry.merged.get("rules"), (name, "rules"), problems)
+    variables.check(pipeline.root.get("variables"), problems)
+    rules.check(pipeline.root.find("workflow", "rules"), problems)
+    for entry in pipeline.jobs.values():
+        rules.check(entry.merged.get("rules"), problems)
     needs.check(pipeline, problems)
     limits.check_stops({name: entry.merged for name, entry in pipeline.jobs.items()}, problems)
     return problems.found

@@ -12,7 +12,7 @@ from loom.plan.variables import of_plan
 from loom.util import globs
 from loom.util.slugs import slug
 from loom.util.toposort import CycleError
-from loom.util.yaml_file import Node, pointer
+from loom.util.yaml_file import Node
 from loom.workflow import expressions, interpolation
 from loom.workflow.instances import Instance, instances
 from loom.workflow.native.inheritance import Entry
@@ -57,7 +57,7 @@ def candidate_of(entry: Entry, instance: Instance, decided: RuleDecision) -> Ent
         stage=fields.get("stage", ""),
         matrix=instance.matrix,
         decision=decided,
-        wanted=None if "needs" not in fields else tuple(needs_of(entry.name, entry.merged)),
+        wanted=None if "needs" not in fields else tuple(needs_of(entry.merged)),
         leaves_artifacts=bool(fields.get("artifacts", {}).get("paths")),
         base_when=fields.get("when"),
         entry=entry,
@@ -98,7 +98,7 @@ class RuleEvaluator:
             return None
         values = self.rule_values({}, {}, {})
         for number, rule in enumerate(self.workflow.rules):
-            if self.applies(rule, values, self.workflow.rules_node, ("workflow", "rules", number)):
+            if self.applies(rule, values, self.workflow.rules_node, number):
                 if rule.get("when") == "never":
                     return decision("never", number, f"workflow: rules[{number}] says never")
                 self.workflow_variables = rule.get("variables", {})
@@ -113,7 +113,7 @@ class RuleEvaluator:
         known = job_values(self.workflow, self.selection, self.context, entry, instance.id)
         values = self.rule_values(fields.get("variables", {}), instance.matrix, known)
         for number, rule in enumerate(fields["rules"]):
-            if self.applies(rule, values, entry.merged.get("rules"), (entry.name, "rules", number)):
+            if self.applies(rule, values, entry.merged.get("rules"), number):
                 when, may_fail = rule.get("when", base), rule.get("allow_failure")
                 return decision(when, number, variables=rule.get("variables", {}), allow_failure=may_fail)
         return decision("never", reason=NO_MATCH)
@@ -127,16 +127,15 @@ class RuleEvaluator:
         except (CycleError, interpolation.ExpansionTooLong):
             return {**known, **layered}  # reported when the job is built
 
-    def applies(self, rule: Fields, values: Mapping[str, str], rules: Node | None, path: tuple[str, str, int]) -> bool:
-        """Evaluate rules in order; `path` leads to the list. WorkflowError for an invalid condition."""
+    def applies(self, rule: Fields, values: Mapping[str, str], rules: Node | None, number: int) -> bool:
+        """Evaluate the rule with this number in the list. WorkflowError for a condition that takes too long."""
         try:
             if "if" in rule and not expressions.holds(rule["if"], values):
                 return False
         except SearchError as error:
-            at = pointer(*path, "if")
-            node = (rules.find(path[2], "if") if rules is not None else None) or rules
+            node = (rules.find(number, "if") if rules is not None else None) or rules
             assert node is not None  # a rule was read from somewhere
-            raise WorkflowError([node.file.problem(node, at, str(error))]) from error
+            raise WorkflowError([node.file.problem(node, str(error))]) from error
         if "changes" in rule and not self.any_changed(rule["changes"], values):
             return False
         wanted = (interpolation.expand(glob, values) for glob in rule.get("exists", ()))

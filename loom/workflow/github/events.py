@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from loom.errors import RequestError
 from loom.util.units import meant
-from loom.util.yaml_file import Node, items_of, one_or_more, pointer, text_of
+from loom.util.yaml_file import Node, items_of, one_or_more, text_of
 from loom.workflow.github.keywords import FILTERS
 from loom.workflow.github.workflows import CALL, WorkflowFile
 from loom.workflow.messages import Problems
@@ -135,20 +135,20 @@ def check(file: WorkflowFile, problems: Problems) -> None:
     """Report filters that exclude each other, wrong patterns, and inputs whose default is no value of theirs."""
     for event, on in file.events.items():
         for key in FILTERS.get(event, ()):
-            for number, node in enumerate(one_or_more(on and on.get(key))):
+            for node in one_or_more(on and on.get(key)):
                 try:
                     compiled(text_of(node).removeprefix("!"))
                 except BadPattern as error:
-                    problems.say(node, pointer("on", event, key, number), f"{key}: {error}")
+                    problems.say(node, f"{key}: {error}")
             other = on and on.get(f"{key}-ignore")
             if other is not None and on is not None and on.get(key) is not None:
                 why = f"{key} and {key}-ignore can't stand together; write `!` before what to leave out"
-                problems.say(other, pointer("on", event, f"{key}-ignore"), why)
-    for number, node in enumerate(items_of(file.events.get("schedule"))):
+                problems.say(other, why)
+    for node in items_of(file.events.get("schedule")):
         cron = node.get("cron")
         if cron is not None and not _CRON.fullmatch(text_of(cron)):
             why = f"cron: expected minute, hour, day, month and weekday, found {text_of(cron)}"
-            problems.say(cron, pointer("on", "schedule", number, "cron"), why)
+            problems.say(cron, why)
     for event in (DISPATCH, CALL):
         for name, node in file.inputs(event).items():
             default = node.get("default")
@@ -156,9 +156,9 @@ def check(file: WorkflowFile, problems: Problems) -> None:
                 try:
                     value_of(name, node, text_of(default))
                 except ValueError as error:
-                    problems.say(default, pointer("on", event, "inputs", name, "default"), f"default: {error}")
+                    problems.say(default, f"default: {error}")
             if text_of(node.get("type")) == "choice" and not items_of(node.get("options")):
-                problems.say(node, pointer("on", event, "inputs", name), f"{name}: a choice needs `options`")
+                problems.say(node, f"{name}: a choice needs `options`")
 
 
 def value_of(name: str, node: Node, text: str) -> Any:

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from loom.errors import Problem, RequestError
 from loom.util import yaml_file
 from loom.util.paths import name_from
-from loom.util.yaml_file import Kind, Node, YamlFile, fields_of, items_of, mapping, one_or_more, pointer, text_of
+from loom.util.yaml_file import Kind, Node, YamlFile, fields_of, items_of, mapping, one_or_more, text_of
 from loom.workflow import needs
 from loom.workflow.facts import Facts
 from loom.workflow.github import events, yaml
@@ -117,9 +117,9 @@ class WorkflowReader:
         self.files.append(file)
         if file.root is None:
             if not file.problems:
-                file.problems.append(file.problem(None, "/", "the file is empty", code=yaml.CODE))
+                file.problems.append(file.problem(None, "the file is empty", code=yaml.CODE))
         elif file.root.kind is not Kind.MAPPING:
-            self.problems.say(file.root, "/", "expected a mapping with `on` and `jobs`")
+            self.problems.say(file.root, "expected a mapping with `on` and `jobs`")
         elif not file.problems:
             whole = name.partition("@")[0].rpartition("/")[2]
             label = whole.rpartition(".")[0]
@@ -141,7 +141,7 @@ class WorkflowReader:
             self.read(name, yaml_file.read_bytes(root / name, within=root))
         except OSError as error:
             why = (error.strerror or str(error)).lower()
-            self.problems.say(node, "/jobs", f"uses: {name} can't be read: {why}")
+            self.problems.say(node, f"uses: {name} can't be read: {why}")
         return self.found.get(name)
 
     def _checked(self, name: str, label: str, whole: Node) -> WorkflowFile:
@@ -149,17 +149,17 @@ class WorkflowReader:
         for wanted in ("on", "jobs"):
             if whole.get(wanted) is None or whole.value[wanted].value in (None, {}, []):
                 what = "the events that start it, such as `on: push`" if wanted == "on" else "the jobs"
-                self.problems.say(whole.keys.get(wanted) or whole, "/", f"`{wanted}` is missing: {what}")
+                self.problems.say(whole.keys.get(wanted) or whole, f"`{wanted}` is missing: {what}")
         for job, node in fields_of(written).items():
             key = written.keys.get(job, node) if written is not None else node
             if not _ID.fullmatch(job):
                 why = f"{job}: a job's id has letters, digits, - and _; {_NOT_FIRST}"
-                self.problems.say(key, ("jobs", job), why)
+                self.problems.say(key, why)
             elif node.kind is Kind.MAPPING:
                 jobs[job] = self._job(job, node, key)
             elif node.kind is not Kind.REFUSED:
                 why = f"{job}: expected a job, a mapping with `runs-on` and `steps`"
-                self.problems.say(key, ("jobs", job), why)
+                self.problems.say(key, why)
         # Events without filters are empty, which shapes leave out.
         on = whole.get("on")
         if on is not None and on.kind is Kind.MAPPING and (checked := root.get("on")) is not None:
@@ -167,86 +167,82 @@ class WorkflowReader:
         file = WorkflowFile(path=name, root=root, jobs=jobs, label=label)
         events.check(file, self.problems)
         self._check_needs(jobs, written)
-        check_expressions(root, (), self.problems)
+        check_expressions(root, self.problems, of_job=False)
         return file
 
     def _job(self, name: str, node: Node, key: Node) -> Node:
-        at = ("jobs", name)
         if (steps := node.get("steps")) is not None and steps.kind is Kind.LIST:
             in_order = Node(steps.file, Kind.LIST, list(_in_order(steps)), steps.line, steps.column, steps.length)
             node = mapping(node, {**node.value, "steps": in_order})
-        job = self.problems.job(name, node)
-        check_expressions(job, at, self.problems)
+        job = self.problems.job(node)
+        check_expressions(job, self.problems, of_job=True)
         if (uses := node.get("uses")) is not None:
-            self._check_call(job, node, uses, at)
+            self._check_call(job, node, uses)
         else:
             for wanted in ("runs-on", "steps"):
                 if node.get(wanted) is None:
-                    self.problems.say(key, at, f"{name}: `{wanted}` is missing")
+                    self.problems.say(key, f"{name}: `{wanted}` is missing")
             for extra in ("with", "secrets"):
                 if extra in node.value:
-                    self.problems.say(
-                        node.keys[extra], (*at, extra), f"`{extra}` is for a job with `uses`; this one has steps"
-                    )
-        self._check_steps(job, at)
-        self._check_matrix(job.find("strategy", "matrix"), (*at, "strategy", "matrix"))
+                    self.problems.say(node.keys[extra], f"`{extra}` is for a job with `uses`; this one has steps")
+        self._check_steps(job)
+        self._check_matrix(job.find("strategy", "matrix"))
         return job
 
-    def _check_call(self, job: Node, node: Node, uses: Node, at: tuple[str | int, ...]) -> None:
+    def _check_call(self, job: Node, node: Node, uses: Node) -> None:
         written = text_of(uses)
         if not local_path(written) and not REMOTE_CALL.fullmatch(written):
             why = "expected ./.github/workflows/FILE.yml or owner/repository/.github/workflows/FILE.yml@ref"
-            self.problems.say(uses, (*at, "uses"), f"uses: {why}, found {written}")
+            self.problems.say(uses, f"uses: {why}, found {written}")
         for extra in sorted(node.value.keys() - _OF_CALL):
             if job.get(extra) is not None:
-                self.problems.say(node.keys[extra], (*at, extra), f"`{extra}` can't stand in a job with `uses`")
+                self.problems.say(node.keys[extra], f"`{extra}` can't stand in a job with `uses`")
 
-    def _check_steps(self, job: Node, at: tuple[str | int, ...]) -> None:
+    def _check_steps(self, job: Node) -> None:
         seen: dict[str, int] = {}
         for number, step in enumerate(items_of(job.get("steps"))):
-            here = (*at, "steps", number)
             kinds = [key for key in ("run", "uses") if step.get(key) is not None]
             if not kinds and any(key in step.keys for key in _CONTROLS):
                 continue
             if len(kinds) != 1:
                 why = "has both `run` and `uses`; make two steps" if kinds else "has neither `run` nor `uses`"
-                self.problems.say(step, here, f"the step {why}")
+                self.problems.say(step, f"the step {why}")
             elif kinds == ["uses"]:
-                self._check_uses(step.value["uses"], (*here, "uses"))
+                self._check_uses(step.value["uses"])
             for extra, kind in (("shell", "run"), ("working-directory", "run"), ("with", "uses")):
                 if kinds and kind not in kinds and (node := step.get(extra)) is not None:
-                    self.problems.say(node, (*here, extra), f"`{extra}` is for a step with `{kind}`")
+                    self.problems.say(node, f"`{extra}` is for a step with `{kind}`")
             if (node := step.get("id")) is not None:
                 step_id = text_of(node)
                 if not _ID.fullmatch(step_id):
-                    self.problems.say(node, (*here, "id"), f"id: {step_id}: letters, digits, - and _; {_NOT_FIRST}")
+                    self.problems.say(node, f"id: {step_id}: letters, digits, - and _; {_NOT_FIRST}")
                 elif (first := seen.setdefault(step_id.lower(), number)) != number:
-                    self.problems.say(node, (*here, "id"), f"id: {step_id} is a duplicate (of step {first + 1})")
+                    self.problems.say(node, f"id: {step_id} is a duplicate (of step {first + 1})")
 
-    def _check_uses(self, node: Node, at: tuple[str | int, ...]) -> None:
+    def _check_uses(self, node: Node) -> None:
         written = text_of(node)
         if not (written.startswith(("./", "$/", "docker://")) or _REMOTE.fullmatch(written)):
             why = "expected owner/repository@ref, ./DIRECTORY or docker://IMAGE"
-            self.problems.say(node, at, f"uses: {why}, found {written}")
+            self.problems.say(node, f"uses: {why}, found {written}")
 
-    def _check_matrix(self, matrix: Node | None, at: tuple[str | int, ...]) -> None:
+    def _check_matrix(self, matrix: Node | None) -> None:
         for name, node in fields_of(matrix).items():
             if name not in ("include", "exclude") and node.kind is not Kind.LIST and "${{" not in text_of(node):
-                self.problems.say(node, (*at, name), f"matrix: {name}: expected a list of values")
+                self.problems.say(node, f"matrix: {name}: expected a list of values")
             elif node.kind is Kind.LIST and not node.value and name not in ("include", "exclude"):
-                self.problems.say(node, (*at, name), f"matrix: {name}: the list is empty; give it a value")
+                self.problems.say(node, f"matrix: {name}: the list is empty; give it a value")
 
     def _check_needs(self, jobs: Mapping[str, Node], written: Node | None) -> None:
         keys = written.keys if written is not None else {}
         needing = {
-            name: Needing(stage="", key=keys.get(name, node), node=node, needs=list(self._needs_of(name, node)))
+            name: Needing(stage="", key=keys.get(name, node), node=node, needs=list(self._needs_of(node)))
             for name, node in jobs.items()
         }
         needs.check(needing, [""], self.problems)
 
-    def _needs_of(self, name: str, node: Node) -> Iterator[WantedNeed]:
-        for number, need in enumerate(one_or_more(node.get("needs"))):
-            yield WantedNeed(job=text_of(need), node=need, at=pointer("jobs", name, "needs", number))
+    def _needs_of(self, node: Node) -> Iterator[WantedNeed]:
+        for need in one_or_more(node.get("needs")):
+            yield WantedNeed(job=text_of(need), node=need)
 
 
 def _in_order(steps: Node) -> Iterator[Node]:

@@ -26,23 +26,23 @@ class GitHubShapes(shapes.Shapes, kw_only=True):
     idle_code: str = GITHUBS_NO_EFFECT
 
     def root(self, root: Node) -> Node:
-        return self.fields(root, "", _ROOT, ())
+        return self.fields(root, "", _ROOT)
 
-    def job(self, name: str, node: Node) -> Node:
-        return self.fields(node, "", _JOB, ("jobs", name))
+    def job(self, node: Node) -> Node:
+        return self.fields(node, "", _JOB)
 
-    def fields(self, node: Node, prefix: str, table: shapes.Table, at: tuple[str | int, ...]) -> Node:
+    def fields(self, node: Node, prefix: str, table: shapes.Table) -> Node:
         wanted = REQUIRED.get(prefix.rstrip(":"), "")
         if wanted and wanted not in node.value:
-            self.say(node, at, f"{prefix.rstrip(':')}: `{wanted}` is missing")
-        return super().fields(node, prefix, table, at)
+            self.say(node, f"{prefix.rstrip(':')}: `{wanted}` is missing")
+        return super().fields(node, prefix, table)
 
-    def _open(self, node: Node, keyword: Keyword, table: shapes.Table, at: tuple[str | int, ...]) -> Node:
+    def _open(self, node: Node, keyword: Keyword, table: shapes.Table) -> Node:
         """Open a mapping: a key of its own in the table, such as `include`, counts before `NAME`."""
         own = {key: child for key, child in node.value.items() if f"{keyword.name}:{key}" in table}
-        found = super()._open(without(node, own), keyword, table, at)
+        found = super()._open(without(node, own), keyword, table)
         for key, child in own.items():
-            if (value := self.value(child, table[f"{keyword.name}:{key}"], table, (*at, key))) is not None:
+            if (value := self.value(child, table[f"{keyword.name}:{key}"], table)) is not None:
                 found.value[key] = value
         return found
 
@@ -54,20 +54,19 @@ class GitHubShapes(shapes.Shapes, kw_only=True):
         return super()._is_scalar(node, shape)
 
 
-def check_expressions(node: Node, at: tuple[str | int, ...], problems: Problems) -> None:
+def check_expressions(node: Node, problems: Problems, *, of_job: bool) -> None:
     """Parse the expressions below the root of a file, or below a job; report what is invalid, or not there where it is read."""
-    job = at[:1] == ("jobs",)
-    for path, scalar in scalars_of(node, at):
-        if not isinstance(scalar.value, str) or (not job and path[:1] == ("jobs",)):
+    for path, scalar in scalars_of(node):
+        if not isinstance(scalar.value, str) or (not of_job and path[:1] == ("jobs",)):
             continue
-        name = _name(path[2:] if job else ("root", *path), of_job=job)
+        name = _name(path if of_job else ("root", *path), of_job=of_job)
         is_condition = name in ("if", "steps:if")
         try:
             if is_condition or "${{" in scalar.value:
                 for message, position in faults(scalar.value, allowed_at(name), is_condition=is_condition):
-                    problems.say(scalar, path, message, offset=position)
+                    problems.say(scalar, message, offset=position)
         except InvalidExpression as error:
-            problems.say(scalar, path, f"invalid expression: {error}", offset=error.position)
+            problems.say(scalar, f"invalid expression: {error}", offset=error.position)
 
 
 def _name(path: tuple[str | int, ...], *, of_job: bool) -> str:

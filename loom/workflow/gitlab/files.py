@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from loom.addresses import without_credentials
 from loom.util import globs, yaml_file
-from loom.util.yaml_file import Kind, Node, YamlFile, fields_of, flat, items_of, one_or_more, pointer, text_of
+from loom.util.yaml_file import Kind, Node, YamlFile, fields_of, flat, items_of, one_or_more, text_of
 from loom.workflow.facts import Facts
 from loom.workflow.gitlab import inputs, rules, yaml
 from loom.workflow.gitlab.inputs import Given
@@ -69,12 +69,12 @@ class GitLabFiles:
             root = inputs.load(file, replace(where.given, variables=self.variables))
             if not file.problems and (root is None or root.value in (None, {})):
                 empty = root or Node(file, Kind.SCALAR, None, 1, 1, 1)
-                self._say(empty, "/", f"{name} is empty; add a job to it: a name, and below it `script`")
+                self._say(empty, f"{name} is empty; add a job to it: a name, and below it `script`")
                 root = None
         self.problems.found += file.problems
         file.root = root
         if root is not None and root.kind is not Kind.MAPPING:
-            self._say(root, "/", f"{name}: expected a mapping of jobs and keywords")
+            self._say(root, f"{name}: expected a mapping of jobs and keywords")
             root = None
         included = self._included(root, where) if root is not None else None
         self.found.append(file)
@@ -82,19 +82,19 @@ class GitLabFiles:
             return root
         return merge(included, without(root, ("include",)))
 
-    def _say(self, node: Node, at: str, message: str) -> None:
-        self.problems.found.append(node.file.problem(node, at, message, code=CODE))
+    def _say(self, node: Node, message: str) -> None:
+        self.problems.found.append(node.file.problem(node, message, code=CODE))
 
     def _included(self, root: Node, where: _Where) -> Node | None:
         """Merge the files that a file includes, in their order; None without any."""
         merged: Node | None = None
         include = root.get("include")
-        for number, item in enumerate(flat(one_or_more(include))):
-            for content in self._item(item, pointer("include", number), where):
+        for item in flat(one_or_more(include)):
+            for content in self._item(item, where):
                 merged = content if merged is None else merge(merged, content)
         return merged
 
-    def _item(self, item: Node, at: str, where: _Where) -> Iterator[Node]:
+    def _item(self, item: Node, where: _Where) -> Iterator[Node]:
         """Yield the content of each file that one entry of `include` means."""
         if item.kind is Kind.SCALAR:
             text = self._text(item)
@@ -105,33 +105,33 @@ class GitLabFiles:
         kinds = [kind for kind in KINDS if kind in entry]
         kind = kinds[0] if kinds else None
         if len(kinds) > 1:
-            self._say(item, at, f"include: {' and '.join(kinds)} exclude each other; write an entry for each")
+            self._say(item, f"include: {' and '.join(kinds)} exclude each other; write an entry for each")
             return
         if kind is None:
             if entry.keys() <= {"file", "inputs", "ref", "rules"}:  # the check of shapes reports an unknown one
-                self._say(item, at, f"include: expected one of {', '.join(KINDS)}")
+                self._say(item, f"include: expected one of {', '.join(KINDS)}")
             return
         scope = Scope(layered={}, known=self.variables)
         if "rules" in entry:
             self.rules.append(entry["rules"])
             if any(map(rules.is_blank, (entry["rules"], *items_of(entry["rules"])))):
-                self._say(entry["rules"], f"{at}/rules", "include:rules: the list, or a rule in it, is empty")
+                self._say(entry["rules"], "include:rules: the list, or a rule in it, is empty")
                 return
         try:
             if "rules" in entry and not rules.include_applies(entry["rules"], scope, self.facts, self.problems):
                 return
-            yield from self._files(kind, entry, item, at, where)
+            yield from self._files(kind, entry, where)
         except NotFound as error:
-            self._say(entry[kind], f"{at}/{kind}", f"include:{kind}: {error}")
+            self._say(entry[kind], f"include:{kind}: {error}")
 
     def _text(self, node: Node | None) -> str:
         return "" if node is None or node.kind is not Kind.SCALAR else expand(text_of(node), self.variables).strip()
 
-    def _files(self, kind: str, entry: Mapping[str, Node], item: Node, at: str, where: _Where) -> Iterator[Node]:
+    def _files(self, kind: str, entry: Mapping[str, Node], where: _Where) -> Iterator[Node]:
         given = Given(inputs=fields_of(entry.get("inputs")), include=entry[kind])
         match kind:
             case "local":
-                yield from self._of_tree(where.tree, self._text(entry[kind]), entry[kind], at, where, given)
+                yield from self._of_tree(where.tree, self._text(entry[kind]), entry[kind], where, given)
             case "project":
                 ref = self._text(entry.get("ref")) or None
                 files = one_or_more(entry.get("file"))
@@ -139,21 +139,21 @@ class GitLabFiles:
                     raise NotFound("`file` says which file of the project; add it")
                 tree = self.sources.project(self._text(entry[kind]), ref)
                 for node in flat(files):
-                    yield from self._of_tree(tree, self._text(node), node, at, where, given)
+                    yield from self._of_tree(tree, self._text(node), node, where, given)
             case "component":
-                yield from self._component(self._text(entry[kind]), entry[kind], at, where, given)
+                yield from self._component(self._text(entry[kind]), entry[kind], where, given)
             case "remote":
                 url = self._text(entry[kind])
                 data = self.sources.remote(url)
                 _check_integrity(data, entry.get("integrity"))
-                yield from self._one(self.own, without_credentials(url), data, entry[kind], at, where, given)
+                yield from self._one(self.own, without_credentials(url), data, entry[kind], where, given)
             case _:
                 name = self._text(entry[kind])
                 yield from self._one(
-                    self.own, f"template:{name}", self.sources.template(name), entry[kind], at, where, given
+                    self.own, f"template:{name}", self.sources.template(name), entry[kind], where, given
                 )
 
-    def _of_tree(self, tree: Tree, text: str, node: Node, at: str, where: _Where, given: Given) -> Iterator[Node]:
+    def _of_tree(self, tree: Tree, text: str, node: Node, where: _Where, given: Given) -> Iterator[Node]:
         path = text.lstrip("/")
         if not path.endswith(SUFFIXES):
             raise NotFound(f"{text or 'an empty path'} is no YAML file; its name must end in .yml or .yaml")
@@ -171,9 +171,9 @@ class GitLabFiles:
             if not names:
                 raise NotFound(f"no file matches {text}")
         for name in names[: MAX_INCLUDES + 1]:
-            yield from self._one(tree, f"{tree.label}{name}", tree.read(name), node, at, where, given)
+            yield from self._one(tree, f"{tree.label}{name}", tree.read(name), node, where, given)
 
-    def _component(self, address: str, node: Node, at: str, where: _Where, given: Given) -> Iterator[Node]:
+    def _component(self, address: str, node: Node, where: _Where, given: Given) -> Iterator[Node]:
         path, _, version = address.rpartition("@")
         host, _, rest = path.partition("/")
         project, _, name = rest.rpartition("/")
@@ -191,21 +191,19 @@ class GitLabFiles:
             except NotFound:
                 continue
             about = {"name": name, "reference": version, "sha": tree.sha or version, "version": component.version}
-            yield from self._one(tree, f"{tree.label}{path}", data, node, at, where, replace(given, component=about))
+            yield from self._one(tree, f"{tree.label}{path}", data, node, where, replace(given, component=about))
             return
         raise NotFound(f"{project} has no component {name}: there is neither {tried[0]} nor {tried[1]}")
 
-    def _one(
-        self, tree: Tree, name: str, data: bytes, node: Node, at: str, where: _Where, given: Given
-    ) -> Iterator[Node]:
+    def _one(self, tree: Tree, name: str, data: bytes, node: Node, where: _Where, given: Given) -> Iterator[Node]:
         self._number += 1
         if self._number > MAX_INCLUDES:
             if self._number == MAX_INCLUDES + 1:
-                self._say(node, at, f"more than {MAX_INCLUDES} files are included, which GitLab refuses")
+                self._say(node, f"more than {MAX_INCLUDES} files are included, which GitLab refuses")
             return
         if name in where.trail:
             cycle = " -> ".join((*where.trail[where.trail.index(name) :], name))
-            self._say(node, at, f"the includes form a cycle: {cycle}; remove one")
+            self._say(node, f"the includes form a cycle: {cycle}; remove one")
             return
         content = self._parsed(data, name, _Where(tree=tree, trail=(*where.trail, name), given=given))
         if content is not None:

@@ -71,9 +71,9 @@ def _header_end(text: str) -> int | None:
     return next((end for end in ends if _HEADER.search(text, 0, end)), None)
 
 
-def say(node: Node, message: str, file: YamlFile, at: str = "/spec/inputs") -> None:
+def say(node: Node, message: str, file: YamlFile) -> None:
     """Report a problem at a node, which may stand in the including file."""
-    file.problems.append(node.file.problem(node, at, message, code=yaml.CODE))
+    file.problems.append(node.file.problem(node, message, code=yaml.CODE))
 
 
 def _undeclared(file: YamlFile, given: Given, declared: Collection[str]) -> None:
@@ -212,6 +212,7 @@ class _Piece(Struct, frozen=True):
 
 def _content(file: YamlFile, end: int, values: Mapping[str, Any], given: Given) -> Node | None:
     """Parse what follows the header, with its interpolations replaced."""
+    file.root = None  # which no problem is in from here on
     start = end + len("---")
     source = file.text[start:]
     text, pieces, last, length = [], [_Piece(0, start, False)], 0, 0
@@ -221,7 +222,7 @@ def _content(file: YamlFile, end: int, values: Mapping[str, Any], given: Given) 
         try:
             value = _evaluated(block[1], values, given)
         except _Refused as error:
-            say(_node_at(file, start + block.start(), len(block[0])), str(error), file, "/")
+            say(_node_at(file, start + block.start(), len(block[0])), str(error), file)
             continue
         text += [source[last : block.start()], value]
         length += block.start() - last
@@ -231,7 +232,7 @@ def _content(file: YamlFile, end: int, values: Mapping[str, Any], given: Given) 
         if length + len(source) - last > yaml_file.MAX_BYTES:
             limit = yaml_file.MAX_BYTES // (1024 * 1024)
             said = f"with its inputs, {file.name} is larger than {limit} MiB; hand over less"
-            say(_node_at(file, start + block.start(), len(block[0])), said, file, "/")
+            say(_node_at(file, start + block.start(), len(block[0])), said, file)
             return None
     new = "".join([*text, source[last:]])
     return None if file.problems else yaml.parse(file, new, _origin(file.text, new, pieces), most=1)[0]

@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from loom.util.units import duration_text
-from loom.util.yaml_file import Kind, Node, fields_of, one_or_more, pointer
+from loom.util.yaml_file import Kind, Node, fields_of, one_or_more
 from loom.workflow.gitlab import conditions
 from loom.workflow.gitlab.durations import seconds
 from loom.workflow.instances import combinations
@@ -286,12 +286,12 @@ def check(name: str, job: Node, problems: Problems) -> None:
         parts = keyword.split(":") if keyword else []
         for node in _at(job, parts, whole=whole):
             if (why := wrong(node)) is not None:
-                problems.say(node, pointer(name, *parts), f"{keyword.removesuffix(':*') or name}: {why}")
+                problems.say(node, f"{keyword.removesuffix(':*') or name}: {why}")
 
 
 def check_stops(jobs: Mapping[str, Node], problems: Problems) -> None:
     """Report an `environment:on_stop` that names no job which stops that environment."""
-    for name, job in jobs.items():
+    for job in jobs.values():
         on_stop = job.find("environment", "on_stop")
         if on_stop is None or on_stop.value is None:
             continue
@@ -305,7 +305,7 @@ def check_stops(jobs: Mapping[str, Node], problems: Problems) -> None:
             why = f"{on_stop.text} has no `action: stop`"
         else:
             continue
-        problems.say(on_stop, pointer(name, "environment", "on_stop"), f"environment:on_stop: {why}")
+        problems.say(on_stop, f"environment:on_stop: {why}")
 
 
 def _name(environment: Node) -> str:

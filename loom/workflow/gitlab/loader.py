@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from loom.util.paths import name_from
-from loom.util.yaml_file import Kind, Node, YamlFile, fields_of, flat, items_of, mapping, pointer, text_of
+from loom.util.yaml_file import Kind, Node, YamlFile, fields_of, flat, items_of, mapping, text_of
 from loom.workflow.facts import Facts
 from loom.workflow.gitlab import limits, rules
 from loom.workflow.gitlab.files import CODE, GitLabFiles
@@ -70,7 +70,7 @@ class _Assembly:
             limits.check("default", default, self.problems)
             for key in (key for key in GLOBALS if key in default.value and root.get(key) is not None):
                 why = f"{key} is at the root and in `default`; remove one"
-                self.problems.say(default.keys[key], pointer("default", key), why)
+                self.problems.say(default.keys[key], why)
         if (workflow := root.get("workflow")) is not None:
             self._filled("workflow", whole.value["workflow"])  # as written: without what is wrong it may be empty
             limits.check("workflow", workflow, self.problems)
@@ -81,9 +81,7 @@ class _Assembly:
             if entry is not None:
                 entries[name] = entry
         if all(name.startswith(".") for name in entries) and not self.problems.found:
-            self.problems.say(
-                root, "/", "the file has no job; add a name with `script`, which does not begin with a dot"
-            )
+            self.problems.say(root, "the file has no job; add a name with `script`, which does not begin with a dot")
         return Pipeline(
             path=self.path,
             files=self.files,
@@ -108,19 +106,19 @@ class _Assembly:
         node, key = root.value[name], root.keys[name]
         own = content.value.get(name, node)
         if not isinstance(key.value, str):
-            self.problems.say(key, pointer(name), f'the name of a job is text; write it in quotes: "{key.text}"')
+            self.problems.say(key, f'the name of a job is text; write it in quotes: "{key.text}"')
         if name.startswith("."):
             if rules.is_blank(node):
                 why = f"{name} is empty, which GitLab refuses; remove it or fill it"
-                self.problems.say(key, pointer(name), why)
+                self.problems.say(key, why)
             return Entry(name=name, key=key, node=own, merged=node)
         if node.kind is not Kind.MAPPING:
             if node.kind is not Kind.REFUSED:
                 found = repr(node.text) if node.kind is Kind.SCALAR else "a list"
                 why = f"{name}: expected a job (a mapping with `script`), found {found}"
-                self.problems.say(key, pointer(name), f"{why}; a name that is no job begins with a dot")
+                self.problems.say(key, f"{why}; a name that is no job begins with a dot")
             return None
-        checked = self.problems.job(name, node)
+        checked = self.problems.job(node)
         limits.check(name, checked, self.problems)
         entry = Entry(name=name, key=key, node=own, merged=_with_defaults(checked, defaults))
         self._sound(entry, stages)
@@ -131,16 +129,16 @@ class _Assembly:
         """Check what GitLab asks of each job beyond the shapes of its keywords."""
         name, job = entry.name, entry.merged
         if not any(job.get(key) is not None for key in ("script", "trigger", "run")) and not self._refused(entry):
-            self.problems.say(entry.key, pointer(name), f"{name} has no script; every job has `script` or `trigger`")
+            self.problems.say(entry.key, f"{name} has no script; every job has `script` or `trigger`")
         if entry.stage not in stages:
             node = job.get("stage") or entry.key
             why = f"{name}: there is no stage {entry.stage}; the stages are {', '.join(stages)} (see `stages`)"
-            self.problems.say(node, pointer(name, "stage"), why)
+            self.problems.say(node, why)
         pages, publish = job.get("pages"), job.get("publish")
         if publish is not None and (name != "pages" if pages is None else pages.value is False):
-            self.problems.say(publish, pointer(name, "publish"), "publish: only a job with `pages: true` publishes")
+            self.problems.say(publish, "publish: only a job with `pages: true` publishes")
         if len(name) > MAX_NAME:
-            self.problems.say(entry.key, pointer(name), f"the name of a job has at most {MAX_NAME} characters")
+            self.problems.say(entry.key, f"the name of a job has at most {MAX_NAME} characters")
 
     def _filled(self, name: str, job: Node) -> None:
         for key in ("script", "rules", "only", "except"):
@@ -150,7 +148,7 @@ class _Assembly:
             for one in (node, *(flat(items_of(node)) if key == "rules" else ())):
                 if rules.is_blank(one):
                     why = f"{key} is empty, which GitLab refuses; remove it or fill it"
-                    self.problems.say(one, pointer(name, key), why)
+                    self.problems.say(one, why)
 
     def _refused(self, entry: Entry) -> bool:
         """Return whether the reason that a job has no script is reported already."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from loom.util.yaml_file import Kind, Node, flat, items_of, one_or_more, pointer, text_of, truth
+from loom.util.yaml_file import Kind, Node, flat, items_of, one_or_more, text_of, truth
 from loom.workflow.gitlab.pipeline import Entry, Pipeline
 from loom.workflow.instances import Instance, combinations, instances
 from loom.workflow.needs import Needing, WantedNeed
@@ -29,18 +29,15 @@ def wanted(entry: Entry, instance: Instance, rule_needs: Node | None, problems: 
     node = _written_needs(entry, rule_needs)
     if node is None or node.value is None:
         return None
-    return [
-        replace(need, matrix=tuple(_combinations(need, instance, problems)))
-        for need in _entries(node, (entry.name, "needs"))
-    ]
+    return [replace(need, matrix=tuple(_combinations(need, instance, problems))) for need in _entries(node)]
 
 
-def above(entry: Entry, rule_needs: Node | None) -> Iterator[tuple[Node, str]]:
-    """Yield the entries of `needs`, with their pointers, that want artifacts of a job of another pipeline of this project."""
-    for number, item in enumerate(one_or_more(_written_needs(entry, rule_needs))):
+def above(entry: Entry, rule_needs: Node | None) -> Iterator[Node]:
+    """Yield the entries of `needs` that want artifacts of a job of another pipeline of this project."""
+    for item in one_or_more(_written_needs(entry, rule_needs)):
         elsewhere = item.get("pipeline") is not None and item.get("project") is None
         if elsewhere and item.get("job") is not None and truth(item.get("artifacts"), True):
-            yield item, pointer(entry.name, "needs", number)
+            yield item
 
 
 def _written_needs(entry: Entry, rule_needs: Node | None) -> Node | None:
@@ -68,41 +65,40 @@ def check(pipeline: Pipeline, problems: Problems) -> None:
         count = sum(need.always for need in needing[name].needs)
         if count > LIMIT:
             message = f"needs: a job can need {LIMIT} others, and this one lists {count}; wait for a stage instead"
-            problems.say(entry.merged.get("needs") or entry.key, pointer(name, "needs"), message)
+            problems.say(entry.merged.get("needs") or entry.key, message)
         for file in one_or_more(entry.merged.find("trigger", "include")):
             job = text_of(file.get("job"))
             if position.get(titles.get(job, job), 0) > position[name]:
                 why = f"trigger:include:job: {job} is in a later stage, so its file is not there yet"
-                problems.say(file, pointer(name, "trigger", "include"), why)
+                problems.say(file, why)
         _check_dependencies(entry, titles | {one: one for one in known}, position, problems)
 
 
 def names(job: Node) -> list[str]:
     """Return the jobs of this pipeline that a job names in its `needs`."""
-    return [need.job for need in _entries(job.get("needs"), ())]
+    return [need.job for need in _entries(job.get("needs"))]
 
 
 def _needs_of(entry: Entry) -> Iterator[WantedNeed]:
     """Yield the needs of a job, also those that a rule sets."""
-    yield from _entries(entry.merged.get("needs"), (entry.name, "needs"))
+    yield from _entries(entry.merged.get("needs"))
     for number, rule in enumerate(flat(items_of(entry.merged.get("rules")))):
-        for need in _entries(rule.get("needs"), (entry.name, "rules", number, "needs")):
+        for need in _entries(rule.get("needs"), number):
             yield replace(need, always=False)
 
 
-def _entries(node: Node | None, at: tuple[str | int, ...]) -> Iterator[WantedNeed]:
+def _entries(node: Node | None, rule: int | None = None) -> Iterator[WantedNeed]:
     """Yield the entries of `needs`, without those of other pipelines and projects, and without their matrices."""
-    for number, item in enumerate(one_or_more(node)):
+    for item in one_or_more(node):
         elsewhere = item.get("project") is not None or item.get("pipeline") is not None
         job = item.get("job") if item.kind is Kind.MAPPING else item
         if job is not None and not elsewhere:
             yield WantedNeed(
                 job=text_of(job),
                 node=item,
-                at=pointer(*at, number),
                 optional=truth(item.get("optional")),
                 artifacts=truth(item.get("artifacts"), True),
-                which=at if item.get("parallel") is None else id(item),
+                which=rule if item.get("parallel") is None else item,
             )
 
 
@@ -115,7 +111,7 @@ def _combinations(need: WantedNeed, instance: Instance, problems: Problems) -> I
         if unknown:
             known = ", ".join(instance.matrix) or "none: the job has no parallel:matrix"
             message = f"needs:parallel:matrix: the job's matrix has no {', '.join(sorted(unknown))}; it has {known}"
-            problems.say(matrix or need.node, f"{need.at}/parallel/matrix", message)
+            problems.say(matrix or need.node, message)
         yield {
             name: _EXPRESSION.sub(lambda found: instance.matrix.get(found[1], found[0]), value)
             for name, value in combination.items()
@@ -127,14 +123,14 @@ def _check_dependencies(
 ) -> None:
     node, needs = entry.merged.get("dependencies"), one_or_more(entry.merged.get("needs"))
     needed = names(entry.merged)
-    for number, item in enumerate(items_of(node)):
-        name, at = text_of(item), pointer(entry.name, "dependencies", number)
+    for item in items_of(node):
+        name = text_of(item)
         target = owner.get(name)
         if target is None:
-            problems.say(item, at, f"dependencies: unknown job {name}{problems.meant(name, owner)}")
+            problems.say(item, f"dependencies: unknown job {name}{problems.meant(name, owner)}")
         elif needs:
             if name not in needed and target not in needed:
-                problems.say(item, at, f"dependencies: {name} must be one of the job's needs too")
+                problems.say(item, f"dependencies: {name} must be one of the job's needs too")
         elif position[target] >= position[entry.name]:
             message = f"dependencies: {name} is not in an earlier stage, so its artifacts are not there yet"
-            problems.say(item, at, message)
+            problems.say(item, message)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from loom.util.globs import GlobError
-from loom.util.yaml_file import Kind, Node, one_or_more, pointer, text_of
+from loom.util.yaml_file import Kind, Node, one_or_more, text_of
 from loom.workflow.changes import of_event
 from loom.workflow.expressions import ExpressionError
 from loom.workflow.facts import Facts
@@ -30,13 +30,13 @@ def excluded(entry: Entry, scope: Scope, facts: Facts, problems: Problems, *, de
         refs, implied = list(DEFAULT), " (the default)"
     if refs is not None and not any(_matches(ref, facts.predefined) for ref in refs):
         return f"only: {', '.join(refs)}{implied}: not {_name_of(facts.predefined)}"
-    for keyword, clause in _clauses(only, entry, "only", scope, facts, problems):
+    for keyword, clause in _clauses(only, "only", scope, facts, problems):
         if not clause:
             return f"only:{keyword} does not hold"
     excepted = _refs(unless) or []
     if any(_matches(ref, facts.predefined) for ref in excepted):
         return f"except: {', '.join(excepted)}: this is {_name_of(facts.predefined)}"
-    for keyword, clause in _clauses(unless, entry, "except", scope, facts, problems):
+    for keyword, clause in _clauses(unless, "except", scope, facts, problems):
         if clause:
             return f"except:{keyword} holds"
     return ""
@@ -53,19 +53,16 @@ def _refs(node: Node | None) -> list[str] | None:
     return None if written is None else [text_of(ref) for ref in one_or_more(written)]
 
 
-def _clauses(
-    node: Node | None, entry: Entry, key: str, scope: Scope, facts: Facts, problems: Problems
-) -> list[tuple[str, bool]]:
+def _clauses(node: Node | None, key: str, scope: Scope, facts: Facts, problems: Problems) -> list[tuple[str, bool]]:
     """Evaluate `variables`, `changes` and `kubernetes`, as far as they are given."""
     if node is None or node.kind is not Kind.MAPPING:
         return []
     found = []
     if (kubernetes := node.get("kubernetes")) is not None:
         message = f"{key}:kubernetes: a local run has no cluster of GitLab's; remove it, or use `rules`"
-        problems.say(kubernetes, (entry.name, key, "kubernetes"), message, code="GL_UNSUPPORTED")
+        problems.say(kubernetes, message, code="GL_UNSUPPORTED")
     if (variables := node.get("variables")) is not None:
-        at = pointer(entry.name, key, "variables")
-        holds = [_holds(written, at, f"{key}:variables", scope, problems) for written in one_or_more(variables)]
+        holds = [_holds(written, f"{key}:variables", scope, problems) for written in one_or_more(variables)]
         found.append(("variables", any(holds)))
     if (changes := node.get("changes")) is not None:
         try:
@@ -73,15 +70,15 @@ def _clauses(
                 ("changes", paths.any_changed(of_event(facts), [text_of(glob) for glob in one_or_more(changes)]))
             )
         except GlobError as error:
-            problems.say(changes, pointer(entry.name, key, "changes"), f"{key}:changes: {error}")
+            problems.say(changes, f"{key}:changes: {error}")
     return found
 
 
-def _holds(node: Node, at: str, keyword: str, scope: Scope, problems: Problems) -> bool:
+def _holds(node: Node, keyword: str, scope: Scope, problems: Problems) -> bool:
     try:
         return conditions.holds(conditions.parse(text_of(node)), scope.written)
     except (ExpressionError, SearchError) as error:
-        problems.say(node, at, f"{keyword}: {error}", code="GL_INVALID", offset=getattr(error, "position", 0))
+        problems.say(node, f"{keyword}: {error}", code="GL_INVALID", offset=getattr(error, "position", 0))
         return False
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from loom.util.yaml_file import Kind, Node, pointer
+from loom.util.yaml_file import Kind, Node
 from loom.workflow.aliases import Shared
 from loom.workflow.messages import Problems
 
@@ -19,20 +19,20 @@ class Resolver:
         self._done: dict[Node, Node] = {}
 
     def resolved(self) -> Node:
-        return self._value(self.root, (), ())
+        return self._value(self.root, ())
 
-    def _value(self, node: Node, trail: tuple[tuple[str, ...], ...], at: tuple[str | int, ...]) -> Node:
+    def _value(self, node: Node, trail: tuple[tuple[str, ...], ...], depth: int = 0) -> Node:
         if node.kind is Kind.SCALAR or node.kind is Kind.REFUSED:
             return node
         known = self._done.get(node)
         if known is not None:
             return known
         if node.kind is Kind.REFERENCE:
-            found = self._target(node, trail, at)
+            found = self._target(node, trail, depth)
         elif node.kind is Kind.LIST:
-            found = self._rebuilt(node, [self._value(item, trail, (*at, n)) for n, item in enumerate(node.value)])
+            found = self._rebuilt(node, [self._value(item, trail, depth + 1) for item in node.value])
         else:
-            found = self._rebuilt(node, {key: self._value(item, trail, (*at, key)) for key, item in node.value.items()})
+            found = self._rebuilt(node, {key: self._value(item, trail, depth + 1) for key, item in node.value.items()})
         self._done[node] = found
         return found
 
@@ -44,18 +44,18 @@ class Resolver:
         copy.keys = node.keys
         return copy
 
-    def _target(self, node: Node, trail: tuple[tuple[str, ...], ...], at: tuple[str | int, ...]) -> Node:
+    def _target(self, node: Node, trail: tuple[tuple[str, ...], ...], depth: int) -> Node:
         path = tuple(str(item.value) for item in node.value)
         shown = f"!reference [{', '.join(path)}]"
         if path in trail:
             cycle = " -> ".join(f"[{', '.join(step)}]" for step in (*trail[trail.index(path) :], path))
-            return self._refused(node, at, f"{shown} is part of a cycle: {cycle}; remove one")
+            return self._refused(node, f"{shown} is part of a cycle: {cycle}; remove one")
         if len(trail) >= MAX_DEPTH:
-            return self._refused(node, at, f"{shown}: references are nested deeper than {MAX_DEPTH} levels")
+            return self._refused(node, f"{shown}: references are nested deeper than {MAX_DEPTH} levels")
         found: Node | None = self.root
         for number, key in enumerate(path):
             if found is not None and found.kind is Kind.REFERENCE:
-                found = self._value(found, (*trail, path), at)
+                found = self._value(found, (*trail, path), depth)
             found = (
                 found.get(int(key) if found.kind is Kind.LIST and key.isdecimal() else key)
                 if found is not None
@@ -63,12 +63,12 @@ class Resolver:
             )
             if found is None:
                 missing = f"there is no {key} in {'.'.join(path[:number])}" if number else f"there is no {key}"
-                return self._refused(node, at, f"{shown}: {missing}; name a job and a key of it")
+                return self._refused(node, f"{shown}: {missing}; name a job and a key of it")
         assert found is not None  # an empty path gives the root
-        found = self._value(found, (*trail, path), at)
-        why = self._shared.too_much(found, len(at))
-        return self._refused(node, at, f"{shown} {why}") if why else found
+        found = self._value(found, (*trail, path), depth)
+        why = self._shared.too_much(found, depth)
+        return self._refused(node, f"{shown} {why}") if why else found
 
-    def _refused(self, node: Node, at: tuple[str | int, ...], message: str) -> Node:
-        self.problems.say(node, pointer(*at), message)
+    def _refused(self, node: Node, message: str) -> Node:
+        self.problems.say(node, message)
         return Node(node.file, Kind.REFUSED, None, node.line, node.column, node.length)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from loom.errors import Problem
 from loom.util import globs
 from loom.util.globs import GlobError
-from loom.util.yaml_file import Kind, Node, fields_of, flat, items_of, one_or_more, pointer, text_of
+from loom.util.yaml_file import Kind, Node, fields_of, flat, items_of, one_or_more, text_of
 from loom.workflow.changes import of_event, since
 from loom.workflow.expressions import Expression, ExpressionError
 from loom.workflow.facts import Facts
@@ -38,7 +38,7 @@ def decide(entry: Entry, scope: Scope, facts: Facts, problems: Problems, *, glob
     if rules is None or rules.value is None:
         reason = policies.excluded(entry, scope, facts, problems, default=not global_rules)
         return _decision(entry, None, "never" if reason else base, problems, reason=reason)
-    for number, rule in _matching(rules, scope, facts, problems, (entry.name, "rules")):
+    for number, rule in _matching(rules, scope, facts, problems):
         return _decision(entry, rule, text_of(rule.get("when")) or base, problems, number=number)
     return _decision(entry, None, "never", problems, reason=NO_MATCH)
 
@@ -48,7 +48,7 @@ def workflow(pipeline: Pipeline, scope: Scope, facts: Facts, problems: Problems)
     rules = pipeline.root.find("workflow", "rules")
     if rules is None or rules.value is None:
         return decision("always")
-    for number, rule in _matching(rules, scope, facts, problems, ("workflow", "rules")):
+    for number, rule in _matching(rules, scope, facts, problems):
         if text_of(rule.get("when")) == "never":
             return decision("never", number, f"workflow: rules[{number}] says never")
         return decision("always", number, variables=read(rule.get("variables")))
@@ -69,7 +69,7 @@ def ends_at_failure(pipeline: Pipeline, decided: RuleDecision) -> bool:
 def include_applies(rules: Node | None, scope: Scope, facts: Facts, problems: Problems) -> bool:
     if rules is None or rules.value is None:
         return True
-    for _, rule in _matching(rules, scope, facts, problems, ("include", "rules")):
+    for _, rule in _matching(rules, scope, facts, problems):
         return text_of(rule.get("when")) != "never"
     return False
 
@@ -79,16 +79,16 @@ def is_blank(node: Node) -> bool:
     return node.kind is not Kind.REFUSED and not (node.text.strip() if node.kind is Kind.SCALAR else node.value)
 
 
-def check(rules: Node | None, at: tuple[str | int, ...], problems: Problems) -> None:
+def check(rules: Node | None, problems: Problems) -> None:
     """Report each invalid condition and glob, also those that no pipeline evaluates."""
-    for number, rule, _ in _parsed(rules, at, problems):
+    for _, rule, _ in _parsed(rules, problems):
         for keyword in (rule.get("changes"), rule.get("exists")):
             wanted = (
                 keyword.get("paths") or keyword if keyword is not None and keyword.kind is Kind.MAPPING else keyword
             )
             for glob in one_or_more(wanted):
                 if (wrong := globs.problem(text_of(glob))) is not None:
-                    problems.say(rule, pointer(*at, number), f"rules: {wrong}")
+                    problems.say(rule, f"rules: {wrong}")
 
 
 def without_value(
@@ -98,35 +98,32 @@ def without_value(
     source = facts.predefined.get("CI_PIPELINE_SOURCE")
     asked = {one.name: one.why for one in NOT_SET if one.source in ("*", source)}
     given = {*facts.own_variables(), *facts.given, *fields_of(root.get("variables"))}
-    for at, node, own in _conditions(root, entries, of_includes):
+    for node, own in _conditions(root, entries, of_includes):
         for name in _NAMES.findall(text_of(node)):
             if name in asked and name not in given and name not in own:
                 why = f"this condition reads ${name}, which has no value here: {asked.pop(name)[:-1].lower()}; {GIVE}"
-                yield node.file.problem(node, pointer(*at), why, code="GL_NOT_GIVEN", severity="notice")
+                yield node.file.problem(node, why, code="GL_NOT_GIVEN", severity="notice")
 
 
 def _conditions(
     root: Node, entries: Iterable[Entry], of_includes: Iterable[Node]
-) -> Iterator[tuple[tuple[str | int, ...], Node, Mapping[str, Node]]]:
-    """Yield each condition with its pointer and the variables of its job."""
+) -> Iterator[tuple[Node, Mapping[str, Node]]]:
+    """Yield each condition with the variables of its job."""
     for rules in of_includes:
-        yield from ((("include", *below), node, {}) for below, node in _ifs(rules))
-    owners: list[tuple[tuple[str, ...], Node | None, Mapping[str, Node]]] = [(("workflow",), root.get("workflow"), {})]
-    owners += [((entry.name,), entry.merged, fields_of(entry.merged.get("variables"))) for entry in entries]
-    for at, owner, own in owners:
-        yield from (
-            ((*at, *below), node, own) for below, node in _ifs(owner.get("rules") if owner is not None else None)
-        )
+        yield from ((node, {}) for node in _ifs(rules))
+    whole: Mapping[str, Node] = {}
+    owners = [(node, whole) for node in (root.get("workflow"),) if node is not None]
+    owners += [(entry.merged, fields_of(entry.merged.get("variables"))) for entry in entries]
+    for owner, own in owners:
+        yield from ((node, own) for node in _ifs(owner.get("rules")))
         for key in ("only", "except"):
-            for node in one_or_more(owner.find(key, "variables")) if owner is not None else ():
-                yield (*at, key, "variables"), node, own
+            yield from ((node, own) for node in one_or_more(owner.find(key, "variables")))
 
 
-def _ifs(rules: Node | None) -> Iterator[tuple[tuple[str | int, ...], Node]]:
-    """Yield each condition with its pointer below the owner of the rules."""
-    for number, rule in enumerate(flat(items_of(rules))):
+def _ifs(rules: Node | None) -> Iterator[Node]:
+    for rule in flat(items_of(rules)):
         if (node := rule.get("if")) is not None:
-            yield ("rules", number, "if"), node
+            yield node
 
 
 def _decision(
@@ -147,14 +144,12 @@ def _decision(
 def _start_in(entry: Entry, there: Node, problems: Problems) -> float | None:
     node = there.get("start_in") or entry.merged.get("start_in")
     if node is None:
-        problems.say(
-            there, pointer(entry.name), "when: delayed: say when the job starts, such as `start_in: 10 minutes`"
-        )
+        problems.say(there, "when: delayed: say when the job starts, such as `start_in: 10 minutes`")
         return None
     try:
         return durations.seconds(text_of(node))
     except ValueError as error:
-        problems.say(node, pointer(entry.name, "start_in"), f"start_in: {error}")
+        problems.say(node, f"start_in: {error}")
         return None
 
 
@@ -167,68 +162,62 @@ def _allow_failure(entry: Entry, rule: Node | None) -> bool | frozenset[int]:
     return frozenset(int(code.value) for code in codes) if codes else given.value is True
 
 
-def _matching(
-    rules: Node, scope: Scope, facts: Facts, problems: Problems, at: tuple[str | int, ...]
-) -> Iterator[tuple[int, Node]]:
+def _matching(rules: Node, scope: Scope, facts: Facts, problems: Problems) -> Iterator[tuple[int, Node]]:
     """Yield the rules that apply, with their numbers."""
-    for number, rule, condition in list(_parsed(rules, at, problems)):
-        if _applies(rule, condition, scope, facts, problems, (*at, number)):
+    for number, rule, condition in list(_parsed(rules, problems)):
+        if _applies(rule, condition, scope, facts, problems):
             yield number, rule
 
 
-def _parsed(
-    rules: Node | None, at: tuple[str | int, ...], problems: Problems
-) -> Iterator[tuple[int, Node, Expression | None]]:
+def _parsed(rules: Node | None, problems: Problems) -> Iterator[tuple[int, Node, Expression | None]]:
     """Yield each rule with its condition; one whose condition is invalid is reported and left out."""
     for number, rule in enumerate(flat(items_of(rules))):
         node = rule.get("if")
         if node is None or node.value is None:
             yield number, rule, None
-        elif (condition := condition_of(node, (*at, number, "if"), "rules:if", problems)) is not None:
+        elif (condition := condition_of(node, "rules:if", problems)) is not None:
             yield number, rule, condition
 
 
-def condition_of(node: Node, at: tuple[str | int, ...], keyword: str, problems: Problems) -> Expression | None:
+def condition_of(node: Node, keyword: str, problems: Problems) -> Expression | None:
     """Parse a condition; report one that is invalid."""
     try:
         return conditions.parse(text_of(node))
     except ExpressionError as error:
-        problems.say(node, at, f"{keyword}: {error}", code="GL_INVALID", offset=error.position)
+        problems.say(node, f"{keyword}: {error}", code="GL_INVALID", offset=error.position)
         return None
 
 
-def _applies(
-    rule: Node, condition: Expression | None, scope: Scope, facts: Facts, problems: Problems, at: tuple[str | int, ...]
-) -> bool:
+def _applies(rule: Node, condition: Expression | None, scope: Scope, facts: Facts, problems: Problems) -> bool:
     try:
         if condition is not None and not conditions.holds(condition, scope.written):
             return False
     except SearchError as error:
-        problems.say(rule.get("if") or rule, pointer(*at, "if"), f"rules:if: {error}")
+        problems.say(rule.get("if") or rule, f"rules:if: {error}")
         return False
     changes, exists = rule.get("changes"), rule.get("exists")
     try:
-        if changes is not None and not _changed(changes, scope, facts, problems, (*at, "changes")):
+        if changes is not None and not _changed(changes, scope, facts, problems):
             return False
-        return exists is None or _exists(exists, scope, facts, problems, (*at, "exists"))
+        return exists is None or _exists(exists, scope, facts, problems)
     except GlobError as error:
-        problems.say(rule, pointer(*at), f"rules: {error}")
+        problems.say(rule, f"rules: {error}")
         return False
 
 
-def _changed(node: Node, scope: Scope, facts: Facts, problems: Problems, at: tuple[str | int, ...]) -> bool:
+def _changed(node: Node, scope: Scope, facts: Facts, problems: Problems) -> bool:
     compare_to = node.get("compare_to")
     if compare_to is None:
         changed = of_event(facts)
     elif (changed := since(facts, ref := expand_existing(text_of(compare_to), scope.expanded))) is None:
         why = f"git can't compare with {ref} here, and GitLab starts no pipeline with an unknown ref; fetch it"
-        problems.say(compare_to, pointer(*at, "compare_to"), f"rules:changes:compare_to: {why}")
+        problems.say(compare_to, f"rules:changes:compare_to: {why}")
         return False
     globs = [expand_existing(text_of(glob), scope.expanded) for glob in one_or_more(node.get("paths") or node)]
     return paths.any_changed(changed, globs)
 
 
-def _exists(node: Node, scope: Scope, facts: Facts, problems: Problems, at: tuple[str | int, ...]) -> bool:
+def _exists(node: Node, scope: Scope, facts: Facts, problems: Problems) -> bool:
     project = node.get("project")
     if project is not None and expand_existing(text_of(project), scope.written) != facts.predefined.get(
         "CI_PROJECT_PATH"
@@ -236,7 +225,7 @@ def _exists(node: Node, scope: Scope, facts: Facts, problems: Problems, at: tupl
         message = (
             "rules:exists:project: loom sees only the files of this project; leave `project` out, or test with `if`"
         )
-        problems.say(project, (*at, "project"), message, code="GL_UNSUPPORTED")
+        problems.say(project, message, code="GL_UNSUPPORTED")
         return False
     wanted = (node.get("paths") or node) if node.kind is Kind.MAPPING else node
     globs = [expand_existing(text_of(glob), scope.written) for glob in one_or_more(wanted)]

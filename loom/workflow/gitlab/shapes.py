@@ -35,9 +35,9 @@ class GitLabShapes(shapes.Shapes, kw_only=True):
             if key == "default":
                 value = self._default(node, jobs)
             elif key in GLOBALS:
-                value = self.value(node, jobs[key], jobs, (key,))
+                value = self.value(node, jobs[key], jobs)
             elif key in ROOT and key in table:
-                value = self.value(node, table[key], table, (key,))
+                value = self.value(node, table[key], table)
             else:
                 value = node
             if value is not None:
@@ -46,18 +46,18 @@ class GitLabShapes(shapes.Shapes, kw_only=True):
 
     def _default(self, node: Node, jobs: Table) -> Node | None:
         if node.kind is not Kind.MAPPING:
-            self.wrong(node, ("default",), "default", shape_of("map"))
+            self.wrong(node, "default", shape_of("map"))
             return None
         allowed = {name: one for name, one in jobs.items() if name.split(":")[0] in DEFAULTS}
-        return self.fields(node, "", allowed, ("default",))
+        return self.fields(node, "", allowed)
 
-    def job(self, name: str, node: Node) -> Node:
+    def job(self, node: Node) -> Node:
         """Check a merged job; return it without empty keywords and with flat lists."""
-        return self.fields(node, "", by_name(JOB), (name,))
+        return self.fields(node, "", by_name(JOB))
 
-    def named(self, keyword: Keyword, name: str, node: Node, at: tuple[str | int, ...]) -> None:
+    def named(self, keyword: Keyword, name: str, node: Node) -> None:
         """Refuse a name that is no text; say what becomes of a variable that GitLab's runner reads."""
         if isinstance(node.value, bool | float):
-            self.say(node, at, f'{keyword.name}: a name is text; write it in quotes: "{node.text}"')
+            self.say(node, f'{keyword.name}: a name is text; write it in quotes: "{node.text}"')
         if keyword.name.endswith("variables") and (known := runner_variable(name)) is not None:
-            self.supported(node, known, at)
+            self.supported(node, known)

@@ -19,7 +19,7 @@ from msgspec import Struct
 from loom.errors import RequestError, WorkflowError
 from loom.util import globs, yaml_file
 from loom.util.toposort import CycleError, order
-from loom.util.yaml_file import Kind, Node, fields_of, items_of, pointer, text_of, truth
+from loom.util.yaml_file import Kind, Node, fields_of, items_of, text_of, truth
 from loom.workflow.interpolation import ExpansionTooLong, substituted
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def _single(name: str, node: Node) -> Variable:
             f"{name}: expected a value, or a mapping with value or ref, and optionally file and expand, "
             "or one with environments alone"
         )
-        raise WorkflowError([node.file.problem(node, pointer(name), message, code=_CODE)])
+        raise WorkflowError([node.file.problem(node, message, code=_CODE)])
     ref = text_of(fields.get("ref"))
     return Variable(
         value=SECRET if ref else text_of(fields.get("value")),
@@ -126,7 +126,7 @@ def _single(name: str, node: Node) -> Variable:
     )
 
 
-def check(node: Node | None, at: tuple[str | int, ...], problems: Problems) -> None:
+def check(node: Node | None, problems: Problems) -> None:
     """Report each variable whose value is not one of its `options`."""
     for name, value in fields_of(node).items():
         options = value.get("options")
@@ -135,7 +135,7 @@ def check(node: Node | None, at: tuple[str | int, ...], problems: Problems) -> N
         allowed = [text_of(option) for option in items_of(options)]
         if text_of(value.get("value")) not in allowed:
             message = f"variables:options: the value of {name} must be one of its options: {', '.join(allowed)}"
-            problems.say(value.get("value") or value, pointer(*at, name, "value"), message)
+            problems.say(value.get("value") or value, message)
 
 
 class Scope(Struct, frozen=True, kw_only=True, dict=True):

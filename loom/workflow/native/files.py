@@ -10,7 +10,7 @@ from msgspec import Struct
 from loom.errors import RequestError
 from loom.util import globs, yaml_file
 from loom.util.paths import name_from
-from loom.util.yaml_file import Kind, Node, YamlFile, one_or_more, pointer
+from loom.util.yaml_file import Kind, Node, YamlFile, one_or_more
 from loom.workflow.loaded import content_of
 from loom.workflow.messages import Problems
 from loom.workflow.native import wording
@@ -63,17 +63,17 @@ class WorkflowFiles:
         if root is None:
             if not yaml.problems:
                 way = "a workflow begins with `version: v1`" if main else "remove the include"
-                self._problems.found.append(yaml.problem(None, "/", f"the file is empty; {way}"))
+                self._problems.found.append(yaml.problem(None, f"the file is empty; {way}"))
         elif root.kind is Kind.MAPPING:
-            for number, node in enumerate(one_or_more(root.get("include"))):
+            for node in one_or_more(root.get("include")):
                 if (local := node.get("local")) is not None:
-                    self._include(local, pointer("include", number, "local"), trail)
+                    self._include(local, trail)
             self.found.append(File(yaml=yaml, root=root, main=main))
         elif root.kind is not Kind.REFUSED:
-            self._problems.say(root, "/", wording.expected("a mapping with version, stages and jobs", root))
+            self._problems.say(root, wording.expected("a mapping with version, stages and jobs", root))
 
-    def _include(self, node: Node, at: str, trail: tuple[str, ...]) -> None:
-        say = partial(self._problems.say, node, at)
+    def _include(self, node: Node, trail: tuple[str, ...]) -> None:
+        say = partial(self._problems.say, node)
         text = node.value.strip() if isinstance(node.value, str) else ""
         if not text or text.startswith(("/", "~")) or ".." in text.split("/"):
             return None  # the shape check reports it

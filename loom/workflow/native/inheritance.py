@@ -53,7 +53,7 @@ def entries_of(
         if default is not None and not name.startswith("."):
             merged = merge.merge(default, merged, RULES)
         if merged is not own.node:  # what is wrong only now is reported at its origin
-            fields = problems.validated("job", merged, (name,), partial=name.startswith("."))
+            fields = problems.validated("job", merged, partial=name.startswith("."))
         if fields is None:
             broken.add(name)
         else:

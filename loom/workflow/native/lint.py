@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Iterator
 from typing import TypeVar
 
 from loom.errors import Problem
-from loom.util.yaml_file import Kind, Node, fields_of, items_of, one_or_more, pointer
+from loom.util.yaml_file import Kind, Node, fields_of, items_of, one_or_more
 from loom.workflow import expressions, interpolation
 from loom.workflow import loaded as any_language
 from loom.workflow.loaded import Loaded
@@ -46,16 +46,16 @@ def _in_order(workflow: Workflow, found: Iterable[Problem]) -> list[Problem]:
     return sorted(dict.fromkeys(found), key=lambda p: (rank.get(p.file, 0), p.line, p.column, p.code))
 
 
-def _warn(node: Node, at: str, code: str, message: str) -> Problem:
-    return node.file.problem(node, at, message, code=code, severity="warning")
+def _warn(node: Node, code: str, message: str) -> Problem:
+    return node.file.problem(node, message, code=code, severity="warning")
 
 
 def _steps(entries: Iterable[Entry]) -> Iterator[Problem]:
-    for entry, key, number, node in scripts_of(entries):
+    for entry, node in scripts_of(entries):
         below = node.file.line(node.line + 1) or ""
         if node.style == "" and " - " in node.text and re.match(rf"\s{{{node.column - 2},}}- ", below):
             message = "YAML takes this line and the next, indented more, for one command: align the two dashes"
-            yield _warn(node, pointer(entry.name, key, number), "WF_STEP_JOINED", message)
+            yield _warn(node, "WF_STEP_JOINED", message)
         lines = [
             line.strip()
             for line in re.split(r"\n|&&|;", node.text)
@@ -73,23 +73,23 @@ def _steps(entries: Iterable[Entry]) -> Iterator[Problem]:
         if word == "export" or "=" in word:
             advice = 'use `variables`, or hand it on: echo "NAME=value" >> "$LOOM_ENV"'
         message = f"each step is a fresh shell: {'this variable' if '=' in word else word} ends with it; {advice}"
-        yield _warn(node, pointer(entry.name, key, number), "WF_STEP_LOST", message)
+        yield _warn(node, "WF_STEP_LOST", message)
 
 
-def scripts_of(entries: Iterable[E]) -> Iterator[tuple[E, str, int, Node]]:
-    """Yield every step with its inherited values: the job, the key, its index, and the text."""
+def scripts_of(entries: Iterable[E]) -> Iterator[tuple[E, Node]]:
+    """Yield every step with its inherited values: the job, and the text."""
     for entry in entries:
         for key in ("before_script", "script", "after_script"):
-            for number, node in enumerate(one_or_more(entry.merged.get(key))):
+            for node in one_or_more(entry.merged.get(key)):
                 if isinstance(node.value, str):
-                    yield entry, key, number, node
+                    yield entry, node
 
 
 def _templates(workflow: Workflow) -> Iterator[Problem]:
     used = {name for entry in workflow.entries.values() for name in entry.fields.get("extends", ())}
     for name, entry in workflow.templates.items():
         if name not in used:
-            yield _warn(entry.key, pointer(name), "WF_TEMPLATE_UNUSED", f"no job extends {name}; use or remove it")
+            yield _warn(entry.key, "WF_TEMPLATE_UNUSED", f"no job extends {name}; use or remove it")
 
 
 def _unknown_names(workflow: Workflow, predefined: Collection[str], entries: Iterable[Entry]) -> Iterator[Problem]:
@@ -97,7 +97,7 @@ def _unknown_names(workflow: Workflow, predefined: Collection[str], entries: Ite
     for setting in workflow.rules or ():
         everywhere |= setting.get("variables", {}).keys()
     for node in _conditions(workflow.rules_node):
-        yield from _unknown_in_condition(node, everywhere, pointer("workflow", "rules"))
+        yield from _unknown_in_condition(node, everywhere)
     for entry in entries:
         fields = entry.fields
         secrets = fields.get("secrets", {})
@@ -108,7 +108,7 @@ def _unknown_names(workflow: Workflow, predefined: Collection[str], entries: Ite
             own |= rule.get("variables", {}).keys()
         known = everywhere | own
         for node in _conditions(entry.merged.get("rules")):
-            yield from _unknown_in_condition(node, known, pointer(entry.name, "rules"))
+            yield from _unknown_in_condition(node, known)
         for name, node in fields_of(entry.merged.get("variables")).items():
             yield from _unknown_in_value(entry, name, node, known, secrets)
 
@@ -120,7 +120,7 @@ def _conditions(rules: Node | None) -> Iterator[Node]:
             yield condition
 
 
-def _unknown_in_condition(node: Node, known: Collection[str], at: str) -> Iterator[Problem]:
+def _unknown_in_condition(node: Node, known: Collection[str]) -> Iterator[Problem]:
     try:
         expression = expressions.parse(node.value)
     except expressions.ExpressionError:
@@ -128,7 +128,7 @@ def _unknown_in_condition(node: Node, known: Collection[str], at: str) -> Iterat
     for name in dict.fromkeys(expressions.names(expression)):
         if name not in known:
             message = f"${name} is not defined; it is null unless set by --var"
-            yield _warn(node, at, "WF_NAME_UNKNOWN", message)
+            yield _warn(node, "WF_NAME_UNKNOWN", message)
 
 
 def _unknown_in_value(
@@ -136,11 +136,10 @@ def _unknown_in_value(
 ) -> Iterator[Problem]:
     if not isinstance(node.value, str) or "$" not in node.value:
         return
-    at = pointer(entry.name, "variables", name)
     for other in dict.fromkeys(interpolation.names(node.value)):
         if other in secrets:
             message = f"${other} is a secret, which only steps can read; it is not expanded here"
-            yield _warn(node, at, "WF_NAME_UNKNOWN", message)
+            yield _warn(node, "WF_NAME_UNKNOWN", message)
         elif other.startswith("LOOM_SERVICE_") and entry.fields.get("services"):
             continue  # expanded when the service starts
         elif other not in known:
@@ -148,37 +147,37 @@ def _unknown_in_value(
                 f"${other} is unknown at planning time and is not expanded; "
                 f"set {name} in a step, or write $$ to mean it"
             )
-            yield _warn(node, at, "WF_NAME_UNKNOWN", message)
+            yield _warn(node, "WF_NAME_UNKNOWN", message)
 
 
 def _images(workflow: Workflow) -> Iterator[Problem]:
     seen: set[Node] = set()
     for entry in workflow.entries.values():
-        for at, node in _image_nodes(entry):
+        for node in _image_nodes(entry):
             if node in seen or not isinstance(node.value, str) or "$" in node.value:
                 continue
             seen.add(node)
             if node.value.rsplit("/", 1)[-1].partition(":")[2] in ("", "latest"):
                 message = f"{node.value} means what is latest, and changes without notice; name a version or a digest"
-                yield _warn(node, at, "WF_IMAGE_UNPINNED", message)
+                yield _warn(node, "WF_IMAGE_UNPINNED", message)
 
 
-def _image_nodes(entry: Entry) -> Iterator[tuple[str, Node]]:
+def _image_nodes(entry: Entry) -> Iterator[Node]:
     image = entry.merged.get("image")
     if image is not None:
         built = image.get("build") is not None
         name = image.get("name") if image.kind is Kind.MAPPING else image
         if name is not None and not built:
-            yield pointer(entry.name, "image"), name
-    for number, service in enumerate(items_of(entry.merged.get("services"))):
+            yield name
+    for service in items_of(entry.merged.get("services")):
         written = service.get("image")
         node = (written.get("name") or written) if written is not None else service.get("name") or service
         if written is None or written.get("build") is None:
-            yield pointer(entry.name, "services", number), node
+            yield node
 
 
 def _reach(workflow: Workflow) -> Iterator[Problem]:
     for entry in workflow.jobs.values():
         if all(rule.get("when", entry.fields.get("when")) == "never" for rule in entry.fields.get("rules") or [{}]):
             message = f"{entry.name} never runs unless named; remove it, or change `when`"
-            yield _warn(entry.key, pointer(entry.name), "WF_JOB_UNREACHABLE", message)
+            yield _warn(entry.key, "WF_JOB_UNREACHABLE", message)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import ClassVar
 
-from loom.util.yaml_file import Kind, Node, items_of, pointer
+from loom.util.yaml_file import Kind, Node, items_of
 from loom.workflow import merge
 from loom.workflow.facts import Facts
 from loom.workflow.loaded import Examined, LoadedOf
@@ -61,7 +61,7 @@ def _assemble(path: str, files: list[File], problems: Shapes) -> Workflow | None
             variables |= own.value
         _take_entries(file.root, written, broken, problems)
     if all(name.startswith(".") for name in written) and not problems.found:
-        problems.say(main, "/", "the workflow has no jobs; add a name with `stage` and `script`")
+        problems.say(main, "the workflow has no jobs; add a name with `stage` and `script`")
     entries = entries_of(written, broken, default, problems)
     stages = main.get("stages")
     declared = None
@@ -96,7 +96,7 @@ def _take_entries(root: Node, written: dict[str, Entry], broken: set[str], probl
         if name in written:
             first = written[name].key
             why = f"{name} is also in {first.file.name}:{first.line}; rename one, or use extends"
-            problems.say(key, pointer(name), why)
+            problems.say(key, why)
         else:
             written[name] = Entry(name=name, key=key, node=node, merged=node, fields=fields or {})
             if fields is None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
-from loom.util.yaml_file import Kind, Node, fields_of, one_or_more, pointer, truth
+from loom.util.yaml_file import Kind, Node, fields_of, one_or_more, truth
 from loom.workflow.messages import Problems
 from loom.workflow.native import values
 from loom.workflow.native.inheritance import Entry
@@ -23,22 +23,22 @@ def check(
     jobs = {name: entry for name, entry in entries.items() if not entry.is_template}
     for name, entry in entries.items():
         whole = name in sound and not entry.is_template
-        for node, at, message in (
+        for node, message in (
             *_stage(entry, stages, problems, required=whole),
             *(_own_keys(entry) if whole else ()),
         ):
-            problems.say(node, at, message)
+            problems.say(node, message)
     needing = {
-        name: Needing(stage=entry.stage, key=entry.key, node=entry.merged, needs=list(needs_of(name, entry.merged)))
+        name: Needing(stage=entry.stage, key=entry.key, node=entry.merged, needs=list(needs_of(entry.merged)))
         for name, entry in jobs.items()
     }
     check_needs(needing, stages or (), problems)
     for need in (need for job in needing.values() for need in job.needs):
         for message in _combination(need, jobs[need.job]) if need.job in jobs and need.job in sound else ():
-            problems.say(need.node, need.at, message)
+            problems.say(need.node, message)
 
 
-Mistakes = Iterator[tuple[Node, str, str]]
+Mistakes = Iterator[tuple[Node, str]]
 
 
 def _stage(entry: Entry, stages: Sequence[str] | None, problems: Problems, *, required: bool) -> Mistakes:
@@ -48,10 +48,10 @@ def _stage(entry: Entry, stages: Sequence[str] | None, problems: Problems, *, re
     if node is None:
         if required:
             some = ", ".join(stages)
-            yield entry.key, pointer(entry.name), f"the job has no stage; add `stage:` with one of {some}"
+            yield entry.key, f"the job has no stage; add `stage:` with one of {some}"
     elif isinstance(node.value, str) and node.value not in stages:
         meant = problems.meant(node.value, stages, f"; the stages are {', '.join(stages)}")
-        yield node, pointer(entry.name, "stage"), f"unknown stage {node.value}{meant}"
+        yield node, f"unknown stage {node.value}{meant}"
 
 
 def _own_keys(entry: Entry) -> Mistakes:
@@ -62,25 +62,25 @@ def _own_keys(entry: Entry) -> Mistakes:
         return entry.merged.find(*path) or entry.key
 
     if "script" not in fields:
-        yield entry.key, pointer(entry.name), "the job has no script; add the commands it runs"
+        yield entry.key, "the job has no script; add the commands it runs"
     for name in fields.get("secrets", {}).keys() & fields.get("variables", {}).keys():
         key = node_of("secrets").keys.get(name) or entry.key
-        yield key, pointer(entry.name, "secrets", name), f"{name} is a variable of this job too; rename one"
+        yield key, f"{name} is a variable of this job too; rename one"
     image = fields.get("image", {})
     if "image" in fields and not image.keys() & {"name", "build"}:
         message = "the image has neither a name nor a build; add `name:`"
-        yield node_of("image"), pointer(entry.name, "image"), message
+        yield node_of("image"), message
     if "user" in fields and image.get("user") not in (None, fields["user"]):
         message = f"image.user is {image['user']}; keep one of the two"
-        yield node_of("user"), pointer(entry.name, "user"), message
+        yield node_of("user"), message
     names: list[str] = []
     for number, service in enumerate(fields.get("services", ())):
-        node, at, named = node_of("services", number), ("services", number), service["name"]
+        node, named = node_of("services", number), service["name"]
         if "image" in service and not service.get("alias") and not re.fullmatch(values.HOST_NAME, named):
             message = f"{named!r} is not a valid host name: letters, digits, . _ and -; or add an alias"
-            yield node.get("name") or node, pointer(entry.name, *at, "name"), message
+            yield node.get("name") or node, message
         elif named in names and not service.get("alias"):
-            yield node, pointer(entry.name, *at), f"the service {named} is a duplicate; give one an alias"
+            yield node, f"the service {named} is a duplicate; give one an alias"
         names.append(named)
 
 
@@ -93,16 +93,15 @@ def _combination(need: WantedNeed, needed: Entry) -> Iterator[str]:
             yield f"{need.job} has no combination with {key}={value}; {why}"
 
 
-def needs_of(name: str, job: Node) -> Iterator[WantedNeed]:
+def needs_of(job: Node) -> Iterator[WantedNeed]:
     """Yield the needs of a job, without entries of a wrong shape, which are reported elsewhere."""
-    for number, node in enumerate(one_or_more(job.get("needs"))):
+    for node in one_or_more(job.get("needs")):
         needed = node if node.kind is Kind.SCALAR else node.get("job")
         if needed is not None and isinstance(needed.value, str):
             matrix = {key: str(one.value) for key, one in fields_of(node.get("matrix")).items()}
             yield WantedNeed(
                 job=needed.value.strip(),
                 node=needed,
-                at=pointer(name, "needs", number),
                 optional=truth(node.get("optional")),
                 artifacts=truth(node.get("artifacts"), True),
                 matrix=(matrix,) if matrix else (),

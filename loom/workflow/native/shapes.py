@@ -7,7 +7,7 @@ from math import prod
 from typing import Any
 
 from loom.util.units import nearest
-from loom.util.yaml_file import Kind, Node, fields_of, items_of, mapping, pointer
+from loom.util.yaml_file import Kind, Node, fields_of, items_of, mapping
 from loom.workflow.messages import Problems
 from loom.workflow.native import keywords, values, wording
 from loom.workflow.native.checker import Check, Checker
@@ -59,47 +59,46 @@ class Shapes(Problems):
         for key in ("stages", "workflow") if not file.main else ():
             if only.pop(key, None) is not None:
                 why = f"only the main file has {key}; move it there"
-                self.say(file.root.keys[key], pointer(key), why)
-        checked = self.validated("root" if file.main else "included", mapping(file.root, only), ())
+                self.say(file.root.keys[key], why)
+        checked = self.validated("root" if file.main else "included", mapping(file.root, only))
         default = file.root.get("default")
         if default is not None and default.kind is Kind.MAPPING:
-            self.validated("default", default, ("default",), partial=True)
+            self.validated("default", default, partial=True)
         elif default is not None and default.kind is not Kind.REFUSED:
-            self.say(default, pointer("default"), wording.expected("a mapping of keys for every job", default))
-        self._unique(items_of(only.get("stages")), "stages", "stage")
-        self._reserve(only.get("variables"), "variables")
+            self.say(default, wording.expected("a mapping of keys for every job", default))
+        self._unique(items_of(only.get("stages")), "stage")
+        self._reserve(only.get("variables"))
         return checked
 
-    def _unique(self, listed: list[Node], at: str, word: str) -> None:
+    def _unique(self, listed: list[Node], word: str) -> None:
         first: dict[Any, Node] = {}
-        for number, node in enumerate(listed):
+        for node in listed:
             if node.kind is Kind.SCALAR and node.value in first:
-                self.say(node, pointer(at, number), f"the {word} {node.value} is a duplicate; keep one")
+                self.say(node, f"the {word} {node.value} is a duplicate; keep one")
             elif node.kind is Kind.SCALAR:
                 first[node.value] = node
 
-    def _reserve(self, variables: Node | None, *at: str) -> None:
+    def _reserve(self, variables: Node | None) -> None:
         for name in fields_of(variables):
             if variables is not None and name.upper().startswith("LOOM_"):  # lower-case ones belong to the driver
                 why = f"{name} is reserved: loom sets {name[:5]} variables; choose another name"
-                self.say(variables.keys[name], pointer(*at, name), why)
+                self.say(variables.keys[name], why)
 
     def entry(self, name: str, key: Node, node: Node) -> Fields | None:
-        at = pointer(name)
         template = name.startswith(".")
         before = len(self.found)
         if node.kind is Kind.REFUSED:
             return None
         if node.kind is not Kind.MAPPING:
-            self.say(key, at, self._no_job(name, node))
+            self.say(key, self._no_job(name, node))
             return None
         try:
             values.TYPES["template" if template else "job"].parse(name)
         except ValueError as error:
-            self.say(key, at, str(error))
-        checked = self.validated("job", node, (name,), partial=template)
-        self._reserve(node.get("variables"), name, "variables")
-        self._reserve(node.get("secrets"), name, "secrets")
+            self.say(key, str(error))
+        checked = self.validated("job", node, partial=template)
+        self._reserve(node.get("variables"))
+        self._reserve(node.get("secrets"))
         return checked if len(self.found) == before else None
 
     def _no_job(self, name: str, node: Node) -> str:
@@ -112,8 +111,8 @@ class Shapes(Problems):
             return f"unknown root key {name}; did you mean {close}? (a job would be a mapping, this is {found})"
         return f"expected a job, a mapping with stage and script, found {found}"
 
-    def validated(self, table: str, node: Node, at: tuple[str | int, ...], *, partial: bool = False) -> Fields | None:
+    def validated(self, table: str, node: Node, *, partial: bool = False) -> Fields | None:
         """Return the values of a mapping; None after reporting errors. `partial`: merging may add missing keys."""
         checker = Checker(keywords.TABLES[table], values.TYPES, CHECKS, self, partial=partial)
-        found = checker.fields(node, at)
+        found = checker.fields(node)
         return found if checker.fits else None

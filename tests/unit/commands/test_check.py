@@ -166,9 +166,9 @@ e: {stage: test, script: [x], variables: {A: $B, B: $A}}
     ][:-1] == [
         [".loom/workflow.yml:3:29", f"{trace} /variables/CI_DEBUG_TRACE"],
         [".loom/workflow.yml:4:27", "WF_SCHEMA_V1 /a/extends"],
-        [".loom/workflow.yml:5:37", "SECRETS_REF_INVALID /b/secrets/T"],
+        [".loom/workflow.yml:5:37", "SECRETS_REF_INVALID /b/secrets/T/ref"],
         [".loom/workflow.yml:7:10", "WF_SCHEMA_V1 /c/stage"],
-        [".loom/workflow.yml:10:18", f"{trace} /c/before_script/0"],
+        [".loom/workflow.yml:10:18", f"{trace} /c/before_script"],
         [".loom/workflow.yml:15:7", f"{trace} /c/script/0"],
         [".loom/workflow.yml:16:40", "WF_SCHEMA_V1 /d/timeout"],
         [".loom/workflow.yml:17:46", "WF_SCHEMA_V1 /e/variables/A"],
@@ -399,7 +399,10 @@ jobs: {a: {runs-on: ubuntu-latest, steps: [{run: echo}]}}
         (["who=x", "n=2"], []),
         (
             ["n=x"],
-            ["4:12: GH_INVALID /on: who is required: --input who=VALUE", "5:10: GH_INVALID /on: --input n is a number"],
+            [
+                "4:12: GH_INVALID /on/workflow_dispatch/inputs/who: who is required: --input who=VALUE",
+                "5:10: GH_INVALID /on/workflow_dispatch/inputs/n: --input n is a number",
+            ],
         ),
         (
             ["wo=x"],

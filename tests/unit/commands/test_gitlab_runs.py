@@ -218,7 +218,7 @@ job: {variables: {L: '$[[ inputs.list ]]'}, script: [echo $[[ inputs.env ]] $[[ 
 def test_inputs_of_the_main_file_come_from_the_command_line(project: Project) -> None:
     project.write(gitlab=INPUTS)
     code, shown, _ = project.loom("check")
-    assert (code, "3:5: GL_INVALID /spec/inputs: input env of .gitlab-ci.yml: needs a value" in shown) == (2, True)
+    assert (code, "3:5: GL_INVALID /spec/inputs/env: input env of .gitlab-ci.yml: needs a value" in shown) == (2, True)
     assert "give it with --input NAME=value" in shown
     given = ["--input", "env=dev", "--input", "n=2", "--input", "flag=true", "--input", "list=[1]"]
     assert project.loom("check", *given)[0] == 0
@@ -229,7 +229,7 @@ def test_inputs_of_the_main_file_come_from_the_command_line(project: Project) ->
     for wrong, said in [
         (
             "env=x",
-            "3:5: GL_INVALID /spec/inputs: input env of .gitlab-ci.yml: 'x' is not one of its options: dev, prod",
+            "3:5: GL_INVALID /spec/inputs/env: input env of .gitlab-ci.yml: 'x' is not one of its options: dev, prod",
         ),
         ("n=two", "input n of .gitlab-ci.yml: expected a number, found 'two'"),
         ("other=1", "--input other: .gitlab-ci.yml declares no such input; its inputs are: env, n, list, flag"),

@@ -238,12 +238,12 @@ def test_a_job_that_needs_a_server_is_refused_and_not_its_file(tmp_path: Path) -
     assert jobs["sound"].refused == ()
     for name, line, said in [
         ("unset", 3, "unset/image: image: '/app' is not a valid image name"),
-        ("service", 4, "service/services: services: '/db' is not"),
+        ("service", 4, "service/services/0: services: '/db' is not"),
         ("token", 5, "token/id_tokens/TOKEN: id_tokens: no GitLab server issues"),
         ("secret", 6, "secret/secrets/DB: secrets: loom does not ask the store"),
         ("identity", 7, "identity/identity: identity is not supported: Only a GitLab server"),
         ("steps", 8, "steps/run: run is not supported: CI/CD steps need"),
-        ("child", 9, "child/trigger/include/project: trigger:include:project is not"),
+        ("child", 9, "child/trigger/include/0/project: trigger:include:project is not"),
     ]:
         [why] = jobs[name].refused
         assert re.match(rf"\.gitlab-ci\.yml:{line}:\d+: GL_UNSUPPORTED /{re.escape(said)}", why), why
@@ -392,9 +392,7 @@ def test_a_condition_on_what_only_the_server_knows_is_said_once(tmp_path: Path) 
 
 def test_variables_that_are_too_long_together_are_an_error_of_their_job(tmp_path: Path) -> None:
     longer = ", ".join(f"V{number}: '{f'$V{number - 1}' * 16}'" for number in range(1, 7))
-    with pytest.raises(
-        LoomError, match=r"\.gitlab-ci\.yml:1:1: \w+ /job/variables: variables: the expanded value exceeds"
-    ):
+    with pytest.raises(LoomError, match=r"\.gitlab-ci\.yml:1:1: \w+ /job: variables: the expanded value exceeds"):
         plan(tmp_path, f"job: {{script: x, variables: {{V0: 'x', {longer}}}}}")
 
 

@@ -292,7 +292,7 @@ def test_workflow_rules_hold_for_all(plan: MakePlan, tmp_path: Path) -> None:
         ),
         (
             'a: {stage: test, script: x, image: "python:$VERSION"}',
-            ".loom/workflow.yml:3:36: WF_SCHEMA_V1 /a/image/name: $VERSION has no value here; define it, or write $$ for a plain $",
+            ".loom/workflow.yml:3:36: WF_SCHEMA_V1 /a/image: $VERSION has no value here; define it, or write $$ for a plain $",
         ),
         (
             "a: {stage: test, script: x, variables: {A: "
@@ -302,7 +302,7 @@ def test_workflow_rules_hold_for_all(plan: MakePlan, tmp_path: Path) -> None:
             + ", C: "
             + "$B" * 40
             + "}}",
-            ".loom/workflow.yml:3:1: WF_SCHEMA_V1 /a/variables: a variable of a: the expanded value exceeds 1024 KiB",
+            ".loom/workflow.yml:3:1: WF_SCHEMA_V1 /a: a variable of a: the expanded value exceeds 1024 KiB",
         ),
         (
             'a: {stage: test, script: x, variables: {A: "$B", B: "$A"}, rules: [{if: "$A"}]}',
@@ -436,7 +436,7 @@ SERVICE = "a:\n  stage: test\n  script: x\n  image: b:1\n  services:\n    - name
         ),
         (
             "a: {stage: test, script: x, image: {build: {secrets: NPM}}}\n",
-            "3:54: /image/build/secrets/0 the job has no secret NPM",
+            "3:54: /image/build/secrets the job has no secret NPM",
         ),
         (
             SERVICE + "variables: {P_FILE: x}\n      secrets: {P: env://P}\n",

@@ -37,7 +37,7 @@ def test_parents_come_in_their_order_and_before_their_children() -> None:
         (
             "{a: {extends: [b, gone]}, b: {x: 1}, c: {extends: b}}",
             ["b", "c"],
-            [(19, "/a/extends", "extends: unknown job or template gone")],
+            [(19, "/a/extends/1", "extends: unknown job or template gone")],
         ),
         (
             "{a: {extends: b}, b: {extends: c}, c: {extends: d}, d: {extends: e}, e: {x: 1}, f: {x: 1}}",
@@ -79,7 +79,7 @@ def test_problems_come_by_file_line_and_column_and_up_to_a_number() -> None:
     problems = Problems()
     root = node("{a: 1, b: 2, c: 3}")
     for name in ("c", "a", "b", "a"):
-        problems.say(root.value[name], f"/{name}", name)
+        problems.say(root.value[name], name)
     assert [one.message for one in in_order(problems.found, {})] == ["a", "b", "c"]
     other = [one for one in problems.found if one.message == "c"]
     assert [one.message for one in in_order([*other, *problems.found], {".gitlab-ci.yml": 1})] == ["a", "b", "c"]

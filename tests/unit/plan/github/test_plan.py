@@ -418,22 +418,25 @@ def test_a_text_is_passed_as_a_secret_too(planned: Planned) -> None:
 
 
 @pytest.mark.parametrize(
-    ("with_", "message"),
+    ("with_", "at", "message"),
     [
-        ("{}", "uses: .github/workflows/called.yml requires the input level"),
-        ("{level: 1, nope: 2}", "with: .github/workflows/called.yml has no input nope; its inputs: level"),
-        ("{level: text}", "with: level is a number, not 'text'"),
+        ("{}", "/uses", "uses: .github/workflows/called.yml requires the input level"),
+        (
+            "{level: 1, nope: 2}",
+            "/with/nope",
+            "with: .github/workflows/called.yml has no input nope; its inputs: level",
+        ),
+        ("{level: text}", "/with/level", "with: level is a number, not 'text'"),
     ],
 )
-def test_inputs_of_a_call_are_checked(planned: Planned, with_: str, message: str) -> None:
+def test_inputs_of_a_call_are_checked(planned: Planned, with_: str, at: str, message: str) -> None:
     files = {
         "ci.yml": f"on: push\njobs: {{call: {{uses: ./.github/workflows/called.yml, with: {with_}}}}}",
         "called.yml": f"on: {{workflow_call: {{inputs: {{level: {{type: number, required: true, default: 3}}}}}}}}\njobs: {{a: {{{JOB}}}}}",
     }
     with pytest.raises(WorkflowError) as caught:
         planned(files)
-    where = f"/jobs/call/{message.partition(':')[0]}"
-    assert [(problem.pointer, problem.message) for problem in caught.value.problems] == [(where, message)]
+    assert [(one.pointer, one.message) for one in caught.value.problems] == [(f"/jobs/call{at}", message)]
 
 
 def test_inputs_come_from_the_command_line(planned: Planned) -> None:
@@ -865,26 +868,26 @@ jobs: {a: {runs-on: ubuntu-latest, steps: [{uses: ./c}, {uses: ./c}, {uses: ./c}
 
 
 @pytest.mark.parametrize(
-    ("keys", "pointer", "message"),
+    ("keys", "where", "message"),
     [
-        ("name: \"${{ fromJSON('{') }}\"", "2:20", "fromJSON: not valid JSON"),
-        ("if: \"fromJSON('[')\"", "2:16", "fromJSON: not valid JSON"),
+        ("name: \"${{ fromJSON('{') }}\"", "2:20 /jobs/x/name", "fromJSON: not valid JSON"),
+        ("if: \"fromJSON('[')\"", "2:16 /jobs/x/if", "fromJSON: not valid JSON"),
         (
             "strategy: {matrix: {v: [1], exclude: \"${{ fromJSON('3') }}\"}}",
-            "2:31",
+            "2:31 /jobs/x/strategy/matrix",
             "matrix: exclude is not a list of mappings",
         ),
     ],
 )
 def test_an_invalid_value_is_a_problem_of_the_event_that_needs_it(
-    planned: Planned, keys: str, pointer: str, message: str
+    planned: Planned, keys: str, where: str, message: str
 ) -> None:
     text = f"on: push\njobs: {{x: {{{keys}, {JOB}}}}}"
     with pytest.raises(WorkflowError) as caught:
         planned(text)
     (problem,) = caught.value.problems
     assert problem.message.startswith(message)
-    assert (problem.pointer, f"{problem.line}:{problem.column}") == ("/jobs", pointer)
+    assert f"{problem.line}:{problem.column} {problem.pointer}" == where
     plan = planned(
         {
             "ci.yml": text.replace("push", "{schedule: [{cron: 5 4 * * sun}]}", 1),
@@ -1023,7 +1026,7 @@ def test_a_named_job_of_a_file_that_the_event_does_not_start_says_what_it_needs(
         planned(files, "x")
     reason = "a.y is not part of this run (on: pull_request; the event is push); name it too, or add --no-needs"
     (problem,) = caught.value.problems
-    assert (problem.line, problem.column, problem.pointer, problem.message) == (4, 14, "/jobs", reason)
+    assert (problem.line, problem.column, problem.pointer, problem.message) == (4, 14, "/jobs/x/needs", reason)
     assert ids(planned(files, "x", "y")) == ["a.y", "a.x"]
 
 
@@ -1050,12 +1053,16 @@ def test_a_job_without_a_matrix_is_the_only_one_and_has_files_if_it_checks_out(p
 
 
 @pytest.mark.parametrize(
-    "keys", ["container: {image: a, options: --bad}, steps: [{run: x}]", "steps: [{uses: ./none}]"]
+    ("keys", "at"),
+    [
+        ("container: {image: a, options: --bad}, steps: [{run: x}]", "/container/options"),
+        ("steps: [{uses: ./none}]", "/steps/0/uses"),
+    ],
 )
-def test_what_refuses_a_job_stands_at_the_job(planned: Planned, keys: str) -> None:
+def test_what_refuses_a_job_stands_at_its_value(planned: Planned, keys: str, at: str) -> None:
     with pytest.raises(WorkflowError) as caught:
         planned(f"on: push\njobs:\n  a: {{runs-on: ubuntu-latest, {keys}}}\n")
-    assert [problem.pointer for problem in caught.value.problems] == ["/jobs/a"]
+    assert [problem.pointer for problem in caught.value.problems] == [f"/jobs/a{at}"]
 
 
 def test_a_check_counts_every_job_as_one_that_runs(tmp_path: Path) -> None:

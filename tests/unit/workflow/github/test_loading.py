@@ -51,7 +51,7 @@ MISTAKES = [
         "1:1 / `on` is missing: the events that start it, such as `on: push`",
     ),
     ("on: push\n", "1:1 / `jobs` is missing: the jobs"),
-    ("on: push\njobs: {}\n", "2:1 / `jobs` is missing: the jobs"),
+    ("on: push\njobs: {}\n", "2:1 /jobs `jobs` is missing: the jobs"),
     (f"{SOUND}job: x\n", "3:1 /job unknown keyword job; did you mean jobs?"),
     (SOUND.replace("push", "pusj"), "1:5 /on on: expected a mapping or one of the documented words or a list"),
     (
@@ -131,7 +131,7 @@ MISTAKES = [
         "5:18 /jobs/x/steps/0/id id: 1a: letters, digits, - and _; no digit, - or __ first",
     ),
     ("on: push\njobs: {x: {steps: [{run: x}]}}", "2:8 /jobs/x x: `runs-on` is missing"),
-    (job(STEPS, "needs: y"), "6:12 /jobs/x/needs/0 needs: unknown job y"),
+    (job(STEPS, "needs: y"), "6:12 /jobs/x/needs needs: unknown job y"),
     (job(STEPS, "needs: [x]"), "needs: the jobs need each other in a cycle: x -> x; remove one"),
     (job(STEPS, "with: {a: 1}"), "6:5 /jobs/x/with `with` is for a job with `uses`; this one has steps"),
     (
@@ -346,7 +346,7 @@ def test_calls_are_followed_and_each_file_is_read_once(tmp_path: Path) -> None:
     found = examine(tmp_path / ".github/workflows/ci.yml", tmp_path, ResolveContext)
     assert [(one.file, one.line, one.column, one.pointer, one.message) for one in found.problems] == [
         (
-            *(".github/workflows/c.yml", 2, 56, "/jobs"),
+            *(".github/workflows/c.yml", 2, 56, "/jobs/y/uses"),
             "uses: .github/workflows/d.yml can't be read: no such file or directory",
         )
     ]

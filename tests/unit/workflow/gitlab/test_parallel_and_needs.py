@@ -151,7 +151,7 @@ def test_expressions_name_the_jobs_own_matrix() -> None:
     needs.wanted(entry(text), several, None, problems)
     none = "none: the job has no parallel:matrix"
     assert [(one.column, one.pointer, one.message) for one in problems.found] == [
-        (41, "/needs/needs/0/parallel/matrix", f"needs:parallel:matrix: the job's matrix has no OS; it has {known}")
+        (41, "/needs/0/parallel/matrix", f"needs:parallel:matrix: the job's matrix has no OS; it has {known}")
         for known in (none, "A, B")
     ]
 

@@ -263,12 +263,12 @@ BRACES = "{a,b}" * 18
     ("text", "at", "message"),
     [
         ("{rules: [{if: $CI}, {if: '$A =~ x'}]}", "1:38 /job/rules/1/if GL_INVALID", "rules:if: expected"),
-        ("{only: {variables: ['$A ==']}}", "1:32 /job/only/variables GL_INVALID", "only:variables: "),
+        ("{only: {variables: ['$A ==']}}", "1:32 /job/only/variables/0 GL_INVALID", "only:variables: "),
         ("{only: {kubernetes: active}}", "1:26 /job/only/kubernetes GL_UNSUPPORTED", "only:kubernetes: "),
         (f"{{except: {{changes: ['{BRACES}']}}}}", "1:25 /job/except/changes C", "except:changes: "),
         (f"{{rules: [{{changes: ['{BRACES}']}}]}}", "1:15 /job/rules/0 C", "rules: "),
         ("{rules: [{exists: {paths: [a], project: other/one}}]}", "1:46 /job/rules/0/exists/project GL_UNSUPPORTED", "rules:exists:project: "),
-        ("{rules: [{when: delayed, start_in: soon}]}", "1:41 /job/start_in C", "start_in: expected a duration"),
+        ("{rules: [{when: delayed, start_in: soon}]}", "1:41 /job/rules/0/start_in C", "start_in: expected a duration"),
         ("{when: delayed}", "1:6 /job C", "when: delayed: say when"),
     ],
 )  # fmt: skip
@@ -344,13 +344,13 @@ def test_variables_that_only_the_server_knows_are_told_once(
         (one.message.partition("$")[2].partition(",")[0], one.line, one.column, one.pointer) for one in found
     ) == sorted(
         [
-            ("CI_PROJECT_VISIBILITY", 1, 7, "/include/rules/0/if"),
+            ("CI_PROJECT_VISIBILITY", 1, 7, "/0/if"),
             ("CI_PROJECT_ID", 2, 25, "/workflow/rules/0/if"),
             ("GITLAB_USER_ID", 3, 33, "/a/rules/1/if"),
-            ("GITLAB_FEATURES", 4, 29, "/b/only/variables"),
-            ("CI_SERVER_REVISION", 4, 70, "/b/except/variables"),
+            ("GITLAB_FEATURES", 4, 29, "/b/only/variables/1"),
+            ("CI_SERVER_REVISION", 4, 70, "/b/except/variables/0"),
             ("CI_PROJECT_TOPICS", 6, 18, "/d/rules/0/if"),
-            ("CI_COMMIT_USER_LOGIN", 6, 45, "/d/rules/1/if"),
+            ("CI_COMMIT_USER_LOGIN", 6, 45, "/d/rules/1/0/if"),
             *more,
         ]
     )

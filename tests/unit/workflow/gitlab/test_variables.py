@@ -185,7 +185,7 @@ def test_a_value_expands_unless_it_says_otherwise() -> None:
 def test_a_value_must_be_one_of_its_options() -> None:
     problems = Problems()
     text = "variables: {A: {value: x, options: [x, y]}, B: {value: z, options: [x, y]}}"
-    variables.check(node(text).get("variables"), ("variables",), problems)
+    variables.check(node(text).get("variables"), problems)
     assert [(one.column, one.pointer, one.message) for one in problems.found] == [
         (56, "/variables/B/value", "variables:options: the value of B must be one of its options: x, y")
     ]
