@@ -96,7 +96,7 @@ def diagnosis_of(reading: Reading, job: str | None = None, *, workspace: Path | 
     if same is not None:
         kept = ("excerpt", "others", "same_failure", "places", "since_green", "same_input")
         return replace(found, **{name: getattr(same, name) for name in kept})
-    # What an engine or a person ended says nothing about its input.
+    # A run that an engine or a person ended proves nothing about its input.
     if manifest is None or manifest["status"] not in ("failure", "timed_out"):
         return found
     since, same_input = history(reading, manifest["job_id"], texts(output.lines), hunks=workspace is not None)

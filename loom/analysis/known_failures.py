@@ -190,9 +190,9 @@ def required_by(text: str) -> str:
 
 def causes(failed: Failed) -> list[Cause]:
     """Return the causes of the run's end that are certain."""
-    if failed.ended == "canceled":  # what it printed until then is no reason
+    if failed.ended == "canceled":  # its output until then does not explain the end
         return [_cause(known) for known in table().causes if known.ended == "canceled"]
-    # Loom's own words: an error with a code, or what loom knows better than the output.
+    # Loom's own statements: an error with a code, or a fact that the output can't show.
     if failed.error and failed.error_code:
         summary, _, hint = failed.error.partition("\n")
         own = [Cause(code=failed.error_code.lower(), summary=summary, advice=hint)]

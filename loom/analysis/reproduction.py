@@ -11,10 +11,10 @@ from loom.record.documents import Invocation
 
 NOT_REPEATED = frozenset(
     {
-        # what is shown, and to whom
+        # the display, and its audience
         *("stream", "quiet", "verbose", "color", "form", "local", "as_json"),
         *("dry_run", "trust", "detach", "repeat"),
-        # what happens around steps, and what stays after the run
+        # actions around steps, and what remains after the run
         *("stop_at", "keep", "keep_for", "keep_max_size", "keep_runs", "keep_workspaces", "auto_clean"),
         *("cache_max_size", "bucket", "state_dir", "cache_dir", "tmp_dir"),
     }

@@ -30,7 +30,7 @@ def execute(request: RunRequest, prepared: NextRun | None = None) -> Ran:
         try:
             with refusals():
                 from loom.runner.pipeline import Run
-        except LoomError as error:  # what works beside this has used up the descriptors
+        except LoomError as error:  # concurrent work has used up the descriptors
             started.undo()
             started.problem = started.problem or error
             from loom.runner.pipeline import Run

@@ -66,7 +66,7 @@ class Results:
             return self._given[id(attempt)]
 
     def _admitted(self, attempt: Attempt, way_here: Callable[[], str | None]) -> Mapping[str, str]:
-        from loom.storage.results import requests, server  # which is much to import, and few runs need it
+        from loom.storage.results import requests, server  # late: a heavy import for few runs
 
         try:
             way = way_here()

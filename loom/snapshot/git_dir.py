@@ -43,7 +43,7 @@ AS_LAID_OUT = (
 )
 """Return the settings of a workspace's git beyond the source's."""
 
-# Settings of the source that change what git sees in the same bytes.
+# Settings of the source by which git reads the same bytes differently.
 _CARRIED = ("core.ignorecase", "core.precomposeunicode", "core.quotepath", "diff.ignoresubmodules")
 
 

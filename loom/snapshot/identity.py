@@ -28,6 +28,6 @@ def identity_of(source: Source, workspace: Path, folder: str, *, manifest_file: 
             return None
         changed = [change for change in manifest.changed if change.path.startswith(inside)]
         found = (tree, changed, [sub for sub in manifest.submodules if sub.path.startswith(inside)])
-    # The rules decide with which bytes a file is laid out, and what is left out is not there.
+    # The rules decide which bytes a file gets, and files that are left out are absent.
     whole = repr((found, manifest.rules, manifest.left_out))
     return hashlib.sha256(whole.encode("utf-8", "surrogateescape")).hexdigest()

@@ -37,7 +37,7 @@ class Index(Struct):
 
     def tracked(self, source: Source, *, outermost: bool) -> Iterator[tuple[str, int]]:
         """Yield (path, what it is to become) of every tracked file, in the index's order; the fields get all else."""
-        # What a file of which the index knows no mode becomes, and one that took a link's place.
+        # The mode of a file without one in the index, and of a file that replaced a link.
         modes = modes_count(source)
         other = copy_files.ANY if modes else copy_files.REGULAR
         if modes:

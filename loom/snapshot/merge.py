@@ -65,7 +65,7 @@ def merge(
             del wanted[path]
     while found := _in_the_way(target, wanted):
         for path, reason in found.items():
-            # What would make room for it stays as well.
+            # Changes above and below a path in conflict are in conflict as well.
             for other in [one for one in wanted if below(one, path) or below(path, one)]:
                 conflicts[other] = reason
                 del wanted[other]

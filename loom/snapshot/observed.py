@@ -77,7 +77,7 @@ class Observed(Struct, kw_only=True):
             if before is None or before.read_from != self._state.read_from:
                 read = self._statuses()  # first, so that a change in between is seen the next time
                 self._state = _state_of(self.root, self.environ, self.also)
-        except LoomError:  # such as in the middle of a rebase; looked at again the next time
+        except LoomError:  # in the middle of a rebase, for example; the next call looks again
             return CheckoutChange()
         self._read, after = read, self._state
         if before is None:

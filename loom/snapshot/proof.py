@@ -152,7 +152,7 @@ class Proof:
                     self.give_up_filters(error)
         elif index_tree == self._source.head_tree_sha:
             self._done.tree_sha = self._source.head_tree_sha
-            return  # nothing staged and nothing else: equals git's comparison
+            return  # nothing is staged, so this equals git's comparison
         here = self.here(index=index, config=self._done.rules.config)
         self._done.changed = tree.compare(here, self._target, self._source.head_sha)
         self._done.tree_sha = tree.tree_of(here, self._source.head_tree_sha, self._done.changed)

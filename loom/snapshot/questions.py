@@ -79,7 +79,7 @@ class Questions:
         except git.GitFailed as error:
             if not filters.failed(error.stderr):
                 raise
-            # It could not be compared through its filter: as far as this answer goes, it changed.
+            # It could not be compared through its filter, so it counts as changed.
             data = self._start(*_DIFF_FILES, config=filters.without(self._source.config)).output()
         return {change.path: change.kind for change in parse_raw(data)}
 

@@ -293,7 +293,7 @@ class Cache:
         """Return the possible paths of the key's entry, one in each of `_folders`."""
         return [folder / f"{self._identity(spec, key)}.json" for folder in self._folders]
 
-    # The bucket: it is asked before the folder, and gets what the folder got
+    # The bucket: read before the folder, and given the entries that the folder gets
 
     def _bring(self, spec: Spec, key: str, warnings: list[str]) -> None:
         """Download the entry that a restore would take from the bucket, unless the folder has one that is as new."""

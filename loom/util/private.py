@@ -109,4 +109,4 @@ def make_in_cache(directory: Path) -> None:
 
 
 def _refused(directory: Path, why: str) -> PermissionError:
-    return PermissionError(errno.EPERM, f"it {why}, so nothing in it is believed", str(directory))
+    return PermissionError(errno.EPERM, f"it {why}, so loom trusts nothing in it", str(directory))

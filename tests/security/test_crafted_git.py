@@ -318,7 +318,7 @@ def test_no_list_of_stores_is_read_by_git_otherwise(unpacked: Victim, tmp_path: 
         b"#" * 2_000_000,
     ):
         alternates.write_bytes(refused)
-        with pytest.raises(LoomError, match="no list of directories as git writes it"):
+        with pytest.raises(LoomError, match="is not a list of directories in git's format"):
             discover(unpacked.root, environ=ENVIRONMENT)
     octal = b"".join(b"\\%03o" % byte for byte in store)
     for read in (

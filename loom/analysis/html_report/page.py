@@ -143,7 +143,7 @@ def values(reading: Reading) -> dict[str, Any]:
     jobs = [views[job_id] for job_id in fold.jobs]
     shown = views.get(first.job_id or "")
     failures = [views[job.id] for job in failed]
-    same: dict[str, list[JobView]] = {}  # by the line that tells, its numbers aside; one without a line by itself
+    same: dict[str, list[JobView]] = {}  # by the telling line without its numbers; a log without one by itself
     for each in failures:
         same.setdefault(form_of(each.telling) or each.anchor, []).append(each)
     return {

@@ -269,7 +269,7 @@ def _progress(context: Context[Any], what: str) -> CallProgress:
     tasks: list[asyncio.Future[None]] = []  # the loop itself only has weak references
 
     async def reported(done: float, total: float | None, message: str) -> None:
-        with suppress(Exception):  # the client is gone, which its call meets
+        with suppress(Exception):  # the client is gone; its call reports that
             await context.report_progress(done, total, message)
 
     def send(done: float, total: float | None, message: str) -> None:

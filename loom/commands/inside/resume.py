@@ -52,10 +52,10 @@ def resume(
     here = project.here(trusting=given["trust"])
     past = session.find_run(here, run)
     session.permit(here, past)
-    # What paused once pauses again, unless somebody wants to stand there.
+    # A run that paused once pauses again, unless `--stop-at` says otherwise.
     pauses = preparing.PAUSE in past.invocation.options.get("stop_at", ())
     given["stop_at"] = stop_at or ([preparing.PAUSE] if pauses else None)
-    # What was kept once is kept again, also where there is no terminal.
+    # A container that was kept is kept again, even without a terminal.
     options = preparing.Options.of({**given, "keep": keep or "on-failure"})
     return _Resuming(here, past, options, sync).run(from_step)
 
@@ -103,7 +103,7 @@ class _Resuming:
                 raise
             if self._made not in (None, reuse.workspace):
                 snapshot.remove(self._made, recorded=True)
-            for job_id in self._kept:  # what was laid out of these is older than what they leave now
+            for job_id in self._kept:  # their earlier files are older than those that they leave now
                 if (view := reuse.resumed[job_id].view) is not None:
                     shutil.rmtree(view.files, ignore_errors=True)
             if not self._options.quiet:
@@ -274,7 +274,7 @@ class _Resuming:
         if job.run.entry.paths.saved(job.job.id).exists():
             hint += f"\nthe changes in its files are saved: loom pull {run_id} {job.job.id}"
         return RequestError(
-            f"job {job.job.id} has no container to go on in" + (f": {why}" if why else ""),
+            f"job {job.job.id} has no container to continue in" + (f": {why}" if why else ""),
             hint=hint,
             code="NOTHING_KEPT",
         )

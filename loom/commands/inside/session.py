@@ -312,7 +312,7 @@ def files_of(here: Here, job: PastJob, left_out: dict[str, str] | None = None) -
             image_id=job.image.image_id if job.image is not None else None,
         )
         laid = laid_out(view.files, partial(here.provider(job).lay_out, request, on_skipped=on_skipped))
-        # From now on these are the files: what a new container changes in them must not be laid over again.
+        # From now on these are the job's files: changes of a new container must not be overwritten by laying them out again.
         layer.rename(layer.with_name("upper.laid-out"))
         return laid
     if view.files.is_dir():

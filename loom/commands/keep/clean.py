@@ -49,7 +49,7 @@ def clean(
     if in_background and not background.into_background(project.store):
         return ExitCode.OK
     if runs and (keep_last is not None or older_than is not None):
-        raise RequestError("name runs, or say which by --keep-last and --older-than; not both")
+        raise RequestError("name runs, or select them with --keep-last and --older-than; not both")
     cleaning = _Cleaning(project)
     items = cleaning.named(runs) if runs else cleaning.chosen(keep_last, older_than, everywhere=everywhere)
     if not dry_run:
@@ -176,7 +176,7 @@ class _Cleaning:
 
     def chosen(self, keep_last: int | None, older_than: str | None, *, everywhere: bool) -> list[Left]:
         records, by_limits = self._records, keep_last is None and older_than is None
-        if older_than is None:  # after all that are there, also those that a wrong clock dated into the future
+        if older_than is None:  # after all existing ones, even those that a wrong clock dated into the future
             before_ns = max([time.time_ns(), *(int(run_id) + 1 for run_id in self._store.run_ids()[:1])])
         else:
             before_ns = time.time_ns() - int(read_flag("--older-than", older_than, duration) * 1e9)
@@ -303,7 +303,7 @@ class _Cleaning:
             for lock in files:
                 what, command = f"a kept container of run {entry.run_id}", f"loom clean {entry.run_id}"
                 stack.enter_context(locks.held(lock, what, command, alone=True))
-            status = (entry.receipt or {}).get("status")  # the engine may have something of a run that was interrupted
+            status = (entry.receipt or {}).get("status")  # the engine may still have resources of an interrupted run
             in_engine = status in (None, "canceled", "error") or bool((entry.receipt or {}).get("images"))
             problems = self._remove_sessions(entry, in_engine=in_engine)
             if not problems:  # a container that is left needs the workspace
@@ -332,7 +332,7 @@ class _Cleaning:
                     continue
                 except LoomError as error:
                     self._silent[name] = error.message
-            # What else the engine of this machine has of a run that is over goes by its labels, with or without a record.
+            # Other resources of a finished run in this machine's engine go by their labels, with or without a record.
             kept_here = any(
                 "/" not in container_id for container_id in kept_ids(entry)
             )  # a pod's id is `namespace/name`

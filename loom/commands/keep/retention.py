@@ -197,7 +197,7 @@ def unused_actions(config: Config, store: Store) -> Iterator[Path]:
     """
     plans: list[str] | None = None
     for folder in sorted(config.cache_dir.glob("actions-*/*+*")):
-        if "@" in folder.name:  # its repository, and the lock of that
+        if "@" in folder.name:  # its repository, and the repository's lock
             continue
         there = [*folder.iterdir()]
         old = [one for one in there if time.time() - one.stat().st_mtime > ACTION_UNUSED_S]

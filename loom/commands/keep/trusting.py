@@ -72,7 +72,7 @@ def _of_objects(found: RepositoryView | None, here: Here) -> list[PermissionRequ
     """Find the requests of a repository that borrows its objects from others: an archive may name any of the user's."""
     stores = list(source.lenders(found.common_dir / "objects")) if found is not None else []
     if stores and (checkout := decisions_of(here).root) != Path(os.path.realpath(here.root)):
-        # A workspace borrows from its checkout, and what that borrows was asked about there.
+        # A workspace borrows from its checkout, whose own borrowing was asked about there.
         of_checkout = repository.find(checkout, here.environ)
         known = set() if of_checkout is None else set(source.store_paths(of_checkout.common_dir / "objects"))
         stores = [store for store in stores if store not in known]

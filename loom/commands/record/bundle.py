@@ -69,14 +69,14 @@ def _made(here: Here, reading: Reading, target: Path, *, full: bool, base: str |
     receipt = reading.receipt()
     taken, root = receipt["snapshot"], receipt["repo_root"]
     if reading.state in UNFINISHED or not taken or not taken["head_sha"] or not root:
-        raise RequestError(f"run {reading.run_id} has no end, or no snapshot: there is nothing to run again")
+        raise RequestError(f"run {reading.run_id} is not finished, or has no snapshot: it can't be repeated")
     if not Path(root).is_dir():
         raise RequestError(f"the checkout of run {reading.run_id} ({root}) is gone", code="BUNDLE_TREE")
     here = here if here.root == Path(root) else project.here(root=Path(root))
     plan = load_planned(reading.paths.plan).plan
     if any(job.artifacts_above or (job.trigger is not None and not job.trigger.files) for job in plan.jobs):
         raise RequestError(
-            f"run {reading.run_id} is part of another one: a repetition of many runs, or with artifacts of a run above it",
+            f"run {reading.run_id} is part of another run: it is a repetition, or uses artifacts of its parent run",
             hint="`loom runs` lists the runs; bundle one that stands alone",
         )
     actions = _actions(plan)

@@ -133,7 +133,7 @@ def _opened(
     found = session.find_kept(here, job)
     if not isinstance(found, DetachedContainer):
         raise ProviderError(
-            f"the pod in which job {job.job.id} went on is gone",
+            f"the pod that continued job {job.job.id} is gone",
             hint="it reached its deadline, or was deleted, or lost with its node",
             code="POD_LOST",
         )

@@ -75,7 +75,7 @@ def check(workflow: Path | None, form: str, *, inputs: list[str] | None, strict:
         problems += planned
         problems += _secrets(loaded, jobs)
         problems += _syntax(jobs, "error" if isinstance(loaded, Workflow) else "warning")
-    if loaded is not None and not examined.problems:  # anything related to an invalid part is unknown
+    if loaded is not None and not examined.problems:  # nothing is known about parts related to an invalid one
         problems += warnings(loaded, predefined=KNOWN_TO_PLANS)
         if loaded.language == GITHUB.name:
             problems += _actionlint(loaded.files, root)
@@ -126,7 +126,7 @@ def _syntax(jobs: Iterable[tuple[Entry, Job]], severity: str) -> Iterator[Proble
     }
     written = list(steps.values())
 
-    def as_word(expression: re.Match[str]) -> str:  # of as many lines; a run writes the value there
+    def as_word(expression: re.Match[str]) -> str:  # with the same number of lines; a run inserts the value
         return "x" + "\n" * expression[0].count("\n")
 
     texts = [(shell, _EXPRESSION.sub(as_word, node.text)) for node, shell in written]

@@ -203,6 +203,8 @@ def _path_of(file: ChildFile, child: Child, folder: Path) -> Path:
         return child.workspace / file.path
     archive = child.archive_of(file.job)
     if not archive.exists():
-        raise RequestError(f"{child.job.id}: {file.job} left no artifacts, and so no {file.path}", code="WF_NOT_FOUND")
+        raise RequestError(
+            f"{child.job.id}: {file.job} left no artifacts, so {file.path} does not exist", code="WF_NOT_FOUND"
+        )
     artifacts.fetch(archive, folder)
     return folder / file.path

@@ -96,7 +96,7 @@ class PreparedRuns:
             self._preparing.start()
 
     def _prepare(self, options: Options, choose: Choose, cancel: Cancel) -> None:
-        with suppress(LoomError), refusals():  # the run itself meets it, and reports it
+        with suppress(LoomError), refusals():  # the run meets the same error, and reports it
             if (made := _prepared(options, str(time.time_ns()), choose, None)) is None or cancel.requested:
                 return
             self._next = NextRun(request_of(made, cancel=cancel))

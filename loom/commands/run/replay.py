@@ -69,7 +69,7 @@ def replay(file: Path, *, repeat: int | None, quiet: bool, as_json: bool, **aske
         hint = f"loom {found.manifest.loom_version} made it, and this is loom {__version__}"
         raise RequestError(shown(f"{file}: {why}"), hint=hint, code="BUNDLE_INVALID") from error
     _consent(file, there, trust=asked["trust"])
-    # What the user allows there is for this bundle: another one of the same run may hold other commands.
+    # Permissions are for this bundle alone: another one of the same run may hold other commands.
     tips = "".join(one.tip_sha for one in (found.manifest, *found.manifest.submodules.values()))
     key = read_regular(there.paths.plan) + tips.encode()
     folder = near.config.cache_dir / "replays" / f"{found.manifest.run_id}-{hashlib.sha256(key).hexdigest()[:12]}"
@@ -178,7 +178,7 @@ class _TreeOfBundle:
         tags = "".join(f"create refs/tags/{name} {sha}\n" for name, sha in self._tree.tags.items() if sha in there)
         git.run(("update-ref", "--stdin"), self._lent, cwd=self._directory, given=tags.encode())
         quick = git.with_config(self._lent, [("pack.window", "0"), ("pack.compression", "1")])
-        git.run(("repack", "-a", "-d", "-q"), quick, cwd=self._directory)  # what the clone lent is here from now on
+        git.run(("repack", "-a", "-d", "-q"), quick, cwd=self._directory)  # the clone's objects are copied from now on
 
     def contents(self) -> tuple[int, list[str]]:
         """Return the size of the files, and the paths of submodules. RequestError for another tree than it says."""
@@ -341,7 +341,7 @@ def _compared(
     size = Pair(name="machine", a=found.manifest.machine, b=machine_size())
     sizes = [size] if size.a not in ("", size.b) else []
     differs = [pair for pair in (inputs.tree, inputs.head, *images, *variables, *sizes, *inputs.other) if pair]
-    job = next((job for job in prepared.plan.jobs if job.id == job_id), None)  # none where the run made the job
+    job = next((job for job in prepared.plan.jobs if job.id == job_id), None)  # none if the run created the job
     known = (
         None
         if job is None

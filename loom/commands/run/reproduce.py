@@ -349,7 +349,7 @@ class _Reproducing:
             if job.id == target.id:
                 continue
             given = outputs.get(job.id, {})
-            results[job.id] = JobResult(status=Status.SUCCESS, outputs=given)  # the target ran, so they let it go on
+            results[job.id] = JobResult(status=Status.SUCCESS, outputs=given)  # the target ran, so they did not stop it
             of_server = next((there[name] for name in _names_there(job) if name in there), None)
             if of_server is not None and (job.id in needed or (target.needs is None and target.artifacts_from is None)):
                 self._bring(job, of_server)

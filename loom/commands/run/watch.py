@@ -149,7 +149,7 @@ class _Watch:
             yield self._events.get_nowait()
 
     def _shell(self) -> None:
-        from loom.commands.inside.shell import shell  # only who stands in a job needs it
+        from loom.commands.inside.shell import shell  # needed only to enter a job
 
         with self._helped(), self._away():
             if self._last is None:

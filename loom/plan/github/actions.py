@@ -70,7 +70,7 @@ def read(uses: str, root: Path, context: ResolveContext) -> ActionFile:
     """Return the action that a step names. Raises BadAction."""
     if uses.startswith("docker://"):
         return ActionFile(action=Action(uses=uses, using="docker", image=uses))
-    repositories = context.repositories()  # a plan that asks is not kept: also not for the files of the project's own
+    repositories = context.repositories()  # a plan with requests is not kept, even for the project's own files
     if not uses.startswith(("./", "$/")):
         return _remote(uses, repositories)
     path = uses[2:].strip("/")

@@ -33,7 +33,7 @@ def event_of(context: p.ResolveContext) -> RunEvent:
     owner, _, short = repository.rpartition("/")
     server = config.github.server.rstrip("/")
     if not server.startswith(("https://", "http://")):
-        server = _GITHUB  # a mirror of its actions, which they do not know
+        server = _GITHUB  # a directory with a mirror of actions, which is no server for them
     sha, tag = known.get("CI_COMMIT_SHA", ""), known.get("CI_COMMIT_TAG", "")
     branch = known.get("CI_COMMIT_BRANCH") or known.get("CI_MERGE_REQUEST_SOURCE_BRANCH_NAME") or ""
     default = known.get("CI_DEFAULT_BRANCH") or "main"

@@ -43,7 +43,7 @@ _BASH = (
     r""""${BASH_SOURCE[*]-}" "${BASH_COMMAND//$'\n'/ }" "$PWD" %(to)s"%(file)s" || :; }"""
 )
 _AT_ERROR = "{ case $BASH_SUBSHELL in 0) %s ;; esac; } 2>/dev/null"
-# A bash that could make no process (254) would wait in its trap for all that it has in the background, as it does not without.
+# A bash that can't fork (254) would wait in its trap for its background processes, which it does not do without a trap.
 _AT_EXIT = "{ case $? in 254) exec /bin/sh -c 'exit 254' ;; *) %s ;; esac; } 2>/dev/null"
 _SH = r"""{ printf 'S %%s %%s\n%%s\n' "$?" "${LINENO-}" "$PWD" >>"%(file)s"; } 2>/dev/null || :"""
 _ERRTRACE = '{ [ -n "${loom_errtrace-}" ] || set -E; } 2>/dev/null; '

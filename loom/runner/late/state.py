@@ -277,7 +277,7 @@ class LateState:
     def with_env(self, late: LateStep) -> dict[str, str]:
         """Return the step's context `env`, its own included. InvalidExpression."""
         env, functions = self._env(late), self._functions(late)
-        # Variables of the own file of an action in an image are among them.
+        # For an action in an image, these include the variables of its own file.
         contexts = self._of_action(late, env) if late.kind == "docker" else self.contexts(late, env)
         return env | {name: text_of(filled(text, contexts, functions)) for name, text in late.env.items()}
 

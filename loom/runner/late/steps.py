@@ -183,7 +183,7 @@ class LateSteps(Steps):
             with self._clock.stopped():
                 self._stop_before(step)
             if self._cancel.requested and not self.state.cancelled:
-                return self._turn(step)  # a person was asked, and went away
+                return self._turn(step)  # the person who was asked has left
             if late.action is not None and self._lacks(late.action, late):
                 return self._not_valid(
                     step, _NO_ACTION.format(self.state.directory_of(late.action)), "Error", began=True
@@ -237,7 +237,7 @@ class LateSteps(Steps):
         self._failing.setdefault((), (step, exit_, text))
         self._fails = True
         self._attempt.paused = verdict is Verdict.PAUSE
-        self._end(step, replace(self._result, outcome=FAILURE))  # as if it had been mended, for those after it
+        self._end(step, replace(self._result, outcome=FAILURE))  # its conclusion is success: a person repaired it
         return not (self._attempt.paused or exit_.ended_session)
 
     def _why(self, step: Step, exit_: Exit, limit_s: float | None) -> str:
@@ -445,7 +445,7 @@ class LateSteps(Steps):
         result = self._result
         try:
             env = {**result.env, **values_of(reported.get("env", ()))}
-            for name in [name for name in env if name.upper() == "NODE_OPTIONS"]:  # as GitHub, where the step goes on
+            for name in [name for name in env if name.upper() == "NODE_OPTIONS"]:  # as on GitHub, the step continues
                 text = f"{step.id}: Can't store {name} output parameter using '$GITHUB_ENV' command."
                 self._attempt.warn(text, CODE)
                 del env[name]

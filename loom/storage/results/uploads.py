@@ -89,7 +89,7 @@ class Upload:
                     path, _ = blocks[name]
                     with path.open("rb") as block:
                         shutil.copyfileobj(block, joined, _CHUNK)
-                    path.unlink()  # so that the content takes its bytes once
+                    path.unlink()  # so that the content is on disk once
             before = self._complete(whole, joined.size, joined.digest.hexdigest())
         self._give_back(before)
         for name in set(blocks) - set(names):

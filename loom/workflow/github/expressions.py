@@ -566,7 +566,7 @@ def parts_of(text: str) -> tuple[str | Part, ...]:
         end = _end_of(text, start + 3)
         if end < 0:
             raise InvalidExpression("`${{` has no `}}`", start)
-        if len(text) > MAX_LENGTH:  # which GitHub makes one expression
+        if len(text) > MAX_LENGTH:  # GitHub makes them one expression
             raise InvalidExpression(f"a text with expressions has more than {MAX_LENGTH} characters", start)
         if start > at:
             parts.append(text[at:start])

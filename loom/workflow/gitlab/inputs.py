@@ -115,7 +115,7 @@ class _Inputs:
 
     def spec_key(self, *path: str) -> Node:
         node = self.spec.find(*path[:-1]) if self.spec is not None else None
-        assert node is not None  # what is asked for is one of its keys
+        assert node is not None  # the name is one of its keys
         return node.keys[path[-1]]
 
     def _value(self, name: str, spec: Node) -> Any:

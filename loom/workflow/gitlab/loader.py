@@ -39,7 +39,7 @@ def examine_text(name: str, data: bytes, root: Path, facts: Facts) -> Examined:
     files = GitLabFiles(root, facts, problems)
     content = files.load(data, name)
     pipeline = None
-    # What the jobs of a file with wrong includes lack may be in the file that is not there.
+    # Parts that seem to be missing may be in the include that could not be read.
     if not any(problem.code == CODE for problem in problems.found) and content is not None:
         pipeline = _Assembly(name, tuple(files.found), files.rules, facts, problems).pipeline(content)
     ranks = {file.name: number for number, file in enumerate(files.found)} | {name: -1}
@@ -72,7 +72,7 @@ class _Assembly:
                 why = f"{key} is at the root and in `default`; remove one"
                 self.problems.say(default.keys[key], why)
         if (workflow := root.get("workflow")) is not None:
-            self._filled("workflow", whole.value["workflow"])  # as written: without what is wrong it may be empty
+            self._filled("workflow", whole.value["workflow"])  # as written: without its wrong parts it may be empty
             limits.check("workflow", workflow, self.problems)
         limits.check("/", without(root, [name for name in root.value if name not in GLOBALS]), self.problems)
         entries: dict[str, Entry] = {}

@@ -52,7 +52,7 @@ def entries_of(
             continue
         if default is not None and not name.startswith("."):
             merged = merge.merge(default, merged, RULES)
-        if merged is not own.node:  # what is wrong only now is reported at its origin
+        if merged is not own.node:  # mistakes that only merging makes are reported at their origin
             fields = problems.validated("job", merged, partial=name.startswith("."))
         if fields is None:
             broken.add(name)

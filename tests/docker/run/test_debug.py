@@ -179,7 +179,7 @@ def test_without_its_container_a_job_is_not_gone_on_from(failing: Project, mode:
         container.remove(force=True, v=True)
     refused = loom(failing, "resume")
     assert refused.code == 2, refused.out + refused.err
-    assert "job unit has no container to go on in: it was kept, and is gone" in refused.err
+    assert "job unit has no container to continue in: it was kept, and is gone" in refused.err
     assert "loom rerun" in refused.err
 
 
@@ -460,7 +460,7 @@ large: {stage: test, image: debian:trixie-slim, script: ["head -c 3000000 /dev/z
     assert "its container takes 3.0 MB, and at most 2.1 MB are kept (keep_max_size)" in first.out
     assert "look inside: loom shell" in first.out
     refused = loom(debugged, "resume")
-    assert "job large has no container to go on in: its container takes 3.0 MB" in refused.err
+    assert "job large has no container to continue in: its container takes 3.0 MB" in refused.err
     assert "--keep" not in refused.err
     second = debugged.run("--keep", "on-failure", LOOM_KEEP_MAX_SIZE="2m")
     listed = debugged.loom("clean", "--dry-run", LOOM_KEEP_MAX_SIZE="1500k")
@@ -537,7 +537,7 @@ unit:
         container.kill()
     inside = loom(debugged, "exec", "unit", "--", "true")
     assert inside.code == 125
-    assert "has ended, and the secrets it had with it" in inside.err
+    assert "has ended, and its secrets are gone" in inside.err
     assert loom(debugged, "clean", "--keep-last", "0").code == 0
     assert debugged.leftovers() == []
 

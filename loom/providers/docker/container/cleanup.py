@@ -88,7 +88,7 @@ def tidied(client: docker.DockerClient) -> list[str]:
         left = [one for one in reap(client) if one.problem]
         return [f"{one.kind} {one.name} of an earlier run could not be removed: {one.problem}" for one in left]
     except EngineUnavailable:
-        return []  # the engine was lost; whoever uses it reports that; the next run retries
+        return []  # the engine is lost, which its next user reports; the next run retries
     except LoomError as error:
         return [error.message]
 

@@ -53,7 +53,7 @@ def ended_at_once(answer: str, reason: str, request: SessionRequest, facts: Sess
         return _no_shell(facts)
     text = f"the container of job {request.job_id} did not start: {reason}"
     if not answer and reason.endswith(" 137"):
-        # Its input ended before the driver had read it: the engine ends it with a connection whose answer was lost.
+        # The input was closed before the driver had read it: the connection was lost, and with it the engine's answer.
         failed = StartFailed(text)
         failed.refused = False
         return failed

@@ -115,7 +115,7 @@ def unavailable(endpoint: Endpoint, environ: Mapping[str, str], error: BaseExcep
 
         reason = first_line(cause)
         move = next((move for words, move in _BEHIND_SSH.items() if words in reason), "try `ssh` by hand")
-        if not isinstance(cause, SshFailed):  # ssh has connected, and what it forwards leads nowhere
+        if not isinstance(cause, SshFailed):  # ssh has connected, but nothing listens at the forwarded address
             move = "start Docker there, or name its socket: ssh://USER@HOST/path/to/docker.sock"
         return EngineUnavailable(f"no Docker engine answers at {endpoint}: {reason}", hint=move)
     # The ssl module's errors are OSErrors with their own numbers.

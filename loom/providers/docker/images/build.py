@@ -86,7 +86,7 @@ def build_image(
             _build_classic(images, build, inputs, podman=podman, on_output=on_output, cancel=cancel)
         found = images.local(tag, inputs.platform)
         if found is None:
-            raise ImageError(f"{shown(image)} was built, and the engine does not have it as {tag.name}")
+            raise ImageError(f"{shown(image)} was built, but the engine has no image named {tag.name}")
     if image.name is not None:
         named = parse_reference(image.name)
         with translated(f"naming the image {named.name}"):

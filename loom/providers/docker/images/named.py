@@ -135,7 +135,7 @@ class NamedImages:
             return found
         if (other := self.local(reference)) is not None:
             raise ImageError(
-                f"{reference.name} is there for {other.platform} only, and {platform} was asked for",
+                f"{reference.name} exists for {other.platform} only, not for {platform}",
                 hint="Set the image's `platform`, or choose an image that is made for this one.",
                 code="IMAGE_PLATFORM",
             )

@@ -148,7 +148,7 @@ def same_platform(actual: str, wanted: str) -> bool:
     )
 
 
-# By a pattern of the engine's answer, in lower case; the first match counts: the error's code, text and hint.
+# Pattern of the engine's answer (in lower case) to the error's code, text and hint; the first match counts.
 _REFUSALS: Mapping[str, tuple[str, str, str]] = {
     "no matching manifest|does not match the specified platform|no match for platform": (
         "IMAGE_PLATFORM",

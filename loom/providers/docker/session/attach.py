@@ -382,4 +382,4 @@ class ExecAttachment(Attachment):
         super().__init__(client, container_id, both, both)
 
     def resume(self) -> None:
-        raise ProviderError("the connection to a kept container was lost: no log has what its steps print")
+        raise ProviderError("the connection to a kept container was lost, and no log has its output")

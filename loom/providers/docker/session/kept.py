@@ -182,7 +182,7 @@ class KeptContainer(Kept, frozen=True, kw_only=True):
             if service["State"] in _NOT_RUNNING:
                 if labels.HANDED_OVER in service["Labels"]:
                     raise ProviderError(
-                        f"the kept service {service['Names'][0].lstrip('/')} has ended, and the secrets it had with it",
+                        f"the kept service {service['Names'][0].lstrip('/')} has ended, and its secrets are gone",
                         hint="run the job again: `loom rerun`",
                     )
                 with translated("starting a kept service again"):

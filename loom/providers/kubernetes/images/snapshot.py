@@ -96,7 +96,7 @@ class SnapshotImages:
         platform = request.image.platform or "linux/amd64"
         blobs, config = self._based_on(platform)
         digests: list[bytes] = []
-        # The objects first: a node unpacks a layer again behind one that has changed.
+        # The objects first: a node unpacks every layer again that follows a changed one.
         for number, source in enumerate([*(path.resolve() for path in stores), request.workspace]):
             members = members_below(source, f"{COPY}/{number}", digests if source is request.workspace else None)
             for _, layer in groupby(members, lambda member: member[0].path.split("/")[2] == ".git"):

@@ -88,7 +88,7 @@ class StartingPod(Struct, kw_only=True):
         try:
             self.pods.put(self.cluster.call(doing, "create_namespaced_pod", pod))
         except Exists:
-            # Nobody else knows the name: an earlier try was heard, and its answer was lost.
+            # Nobody else knows the name: an earlier request succeeded, and its answer was lost.
             self.pods.put(self.cluster.call(doing, "read_namespaced_pod", name))
         self.name = name
 

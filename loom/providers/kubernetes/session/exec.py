@@ -223,7 +223,7 @@ class PodInside(CommandsInside, frozen=True, kw_only=True):
             named = {name: value for name, value in self.environment.items() if name.isidentifier() and name.isascii()}
             self.write({variables: exports(named)})
         entered = driver.entering(command, dict.fromkeys(self.environment, ""))
-        # The end of an input that nobody gives gets lost now and then between a busy kubelet and its containerd.
+        # A busy kubelet and its containerd sometimes lose the end of an empty input.
         enter = _ENTER if stdin else f"{_ENTER} </dev/null"
         words = ["sh", "-c", BECOME, "loom", pid_file, "sh", "-c", enter, "loom", self.workdir, variables, *entered]
         watcher = Watcher(lambda program, limit_s: Exec(self.cluster, self.pod, JOB, program, stdin=True), pid_file)

@@ -258,7 +258,7 @@ class Link:
                 for at in self._at.values():
                     at.again = at.taken
                 self._to_send.clear()
-                # What was said last may be what got lost.
+                # The last message may be lost.
                 for name, at in zip(("out", "err"), self._at.values(), strict=True):
                     if at.segment > 1 and not self._keeps:
                         self._to_send.append(f"a {name} {at.segment - 1}\n".encode())

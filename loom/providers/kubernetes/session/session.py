@@ -216,7 +216,7 @@ class PodSession(DrivenSession):
         release()
         if error is not None:
             refused = self.link.failed
-            # A pod that is gone has a reason, which the refusal of a request to it does not name.
+            # The refused request does not name the reason why the pod is gone.
             if isinstance(refused, LoomError) and not is_transient(refused) and not isinstance(refused, Gone):
                 raise refused
             raise states.why_lost(self._cluster, self._pod, self._request.job_id) from error
