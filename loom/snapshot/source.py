@@ -12,14 +12,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
-from msgspec import Struct
-
 from loom.addresses import without_credentials
 from loom.errors import LoomError, RequestError, SnapshotError
 from loom.snapshot import git
 from loom.snapshot import repository as repositories
 from loom.snapshot.model import Allows, Source
 from loom.snapshot.repository import STORE, RepositoryView, bare, check_file
+from loom.util.paths import below
 from loom.util.untrusted_files import read_regular
 
 # Object stores up to this size are copied (docs/benchmarks.md: copying 50 MB costs about what laying out 600 files
@@ -37,14 +36,6 @@ _WHY = ("rev-parse", "--is-bare-repository", "--is-inside-work-tree", "--git-dir
 COMMIT = ("log", "-1", "--no-show-signature", "--format=%an <%ae>%x00%cI%x00%P%x00%B", "HEAD")
 """The question for a commit's author, time, parents and message, with NUL between them."""
 _REF_FIELDS = ("objectname", "*objectname", "HEAD", "refname", "symref")
-
-
-class ObjectStore(Struct, frozen=True, kw_only=True):
-    """A directory of git objects. `borrowable`: everyone may read it, so git in a container works for any user."""
-
-    path: Path
-    small: bool
-    borrowable: bool
 
 
 _Asked = tuple[RepositoryView, list[git.Running]]
@@ -155,7 +146,7 @@ def discover(
             if name.startswith("refs/tags/") and head in (sha, peeled)
         ),
         origin_url=origin[-1] if origin else None,
-        read_only_mounts=to_borrow(object_stores(objects)) + _borrowed_by_modules(git_dir, objects),
+        read_only_mounts=to_borrow(objects) + _borrowed_by_modules(git_dir, objects),
         shallow=shallow == "true",
         refs=tuple((name, sha, target) for sha, _, _, name, target in found),
         config=settings,
@@ -304,18 +295,6 @@ def _check_lender(store: Path, objects: Path) -> None:
     )
 
 
-def object_stores(objects: Path) -> tuple[ObjectStore, ...]:
-    """Measure all `store_paths`. SnapshotError for an unreadable one."""
-    try:
-        return tuple(map(measure_store, store_paths(objects)))
-    except PermissionError as error:
-        raise SnapshotError(
-            f"{error.filename}: {error.strerror}",
-            hint="git's objects must be readable; some may have been made by another user, as by `sudo git`",
-            code="OBJECTS_UNREADABLE",
-        ) from error
-
-
 def lenders(objects: Path) -> Iterator[Path]:
     """Return the stores that one borrows from. SnapshotError as `store_paths`."""
     return itertools.islice(store_paths(objects), 1, None)
@@ -343,7 +322,7 @@ def _borrowed_by_modules(git_dir: Path, outer: Path) -> tuple[Path, ...]:
             directories[:] = [name for name in directories if name == "modules"]
             objects = Path(here, "objects")
             check_lenders_of_module(objects, outer)
-            result += to_borrow(object_stores(objects))
+            result += to_borrow(objects)
     return tuple(dict.fromkeys(result))
 
 
@@ -378,8 +357,11 @@ def _not_a_list(file: Path) -> RequestError:
     return RequestError(f"{file}is not a list of directories in git's format", hint=_REPACK, code="OBJECTS_ELSEWHERE")
 
 
-def measure_store(objects: Path) -> ObjectStore:
-    """Tell whether a store is small, and whether everyone may read it. Loose objects are counted, not measured."""
+def _measured(objects: Path) -> tuple[bool, bool]:
+    """Tell whether a store is small, and whether everyone may read it, so that git in a container works for any user.
+
+    Loose objects are counted, not measured.
+    """
     size = files = 0
     read = [(str(objects), _ENTER)]
     for entry in os.scandir(objects):
@@ -400,7 +382,7 @@ def measure_store(objects: Path) -> ObjectStore:
             # One object shows the umask of a writer; checking all would take thousands of calls.
             read += [(entry.path, _ENTER), *((f"{entry.path}/{name}", stat.S_IROTH) for name in inside[:1])]
     small = size <= COPY_UP_TO_BYTES and files <= COPY_UP_TO_FILES
-    return ObjectStore(path=objects, small=small, borrowable=all(_others_may(*each) for each in read))
+    return small, all(_others_may(*each) for each in read)
 
 
 _ENTER = stat.S_IROTH | stat.S_IXOTH
@@ -413,13 +395,23 @@ def _others_may(path: str, bits: int) -> bool:
         return True  # packed meanwhile
 
 
-def to_borrow(stores: tuple[ObjectStore, ...]) -> tuple[Path, ...]:
-    """Return the stores to borrow from; empty when objects are to be copied."""
-    if all(store.small for store in stores) and len(stores) == 1:
+def to_borrow(objects: Path) -> tuple[Path, ...]:
+    """Return `objects` and all that it borrows from, as stores to borrow from; empty when objects are to be copied.
+
+    SnapshotError for an unreadable one.
+    """
+    try:
+        stores = [(path, *_measured(path)) for path in store_paths(objects)]
+    except PermissionError as error:
+        raise SnapshotError(
+            f"{error.filename}: {error.strerror}",
+            hint="git's objects must be readable; some may have been made by another user, as by `sudo git`",
+            code="OBJECTS_UNREADABLE",
+        ) from error
+    if len(stores) == 1 and stores[0][1]:
         return ()
-    for store in stores:
-        text = str(store.path)
-        taken = any(text == path or text.startswith(path + "/") for path in _TAKEN_IN_CONTAINERS)
-        if taken or not store.borrowable:
-            return ()
-    return tuple(store.path for store in stores)
+    if not all(is_open for _, _, is_open in stores) or any(
+        below(str(path), taken) for path, _, _ in stores for taken in _TAKEN_IN_CONTAINERS
+    ):
+        return ()
+    return tuple(path for path, _, _ in stores)

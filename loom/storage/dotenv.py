@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 
 from loom.errors import ArtifactError
 from loom.plan.reported import is_looms
-from loom.storage.selection import PathSelection
-from loom.storage.workspace import Skipped, WorkspaceView
+from loom.storage.artifacts import read_reports
+from loom.storage.workspace import WorkspaceView
 from loom.util import atomic, jsons
 from loom.util.untrusted_files import read_regular
 
@@ -23,17 +24,13 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 def read(patterns: Iterable[str], view: WorkspaceView) -> tuple[dict[str, str], tuple[str, ...]]:
     """Return the variables of all files, and the patterns without a file. ArtifactError for an invalid line or file."""
-    selection = PathSelection(patterns, ())
-    skipped: list[Skipped] = []
-    variables: dict[str, str] = {}
-    for entry, file in view.read(selection, skipped.append):
-        if file is not None:
-            variables |= parsed(file.read(MAX_BYTES), entry.path)
-    for item in skipped:
-        raise _invalid(f"{item.path}: {item.reason}")
+    found = read_reports(patterns, view, lambda file, path: parsed(file.read(MAX_BYTES), path))
+    for problem in found.problems:
+        raise _invalid(problem)
+    variables = dict(chain.from_iterable(each.items() for each in found.read))
     if len(variables) > MAX_VARIABLES:
         raise _invalid(f"it has {len(variables)} variables, and no plan of GitLab allows more than {MAX_VARIABLES}")
-    return variables, selection.missing
+    return variables, found.missing
 
 
 def parsed(content: bytes, name: str) -> dict[str, str]:

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from loom.storage.tar import Content, Item, TarEntry, read
+from loom.storage.tar import Content, Item, TarEntry
 from loom.util.paths import ancestors, below, normal
 
 MOST_ENTRIES = 4_000_000
@@ -102,17 +102,11 @@ def _safe_path(name: str) -> str:
     return normal(name)
 
 
-def unpack(stream: Content, root: Path) -> Totals:
-    """Unpack a tar archive over the directory `root`; a file replaces a file. Removes written files on failure.
-
-    UnsafeArchive for unsafe entries, DamagedArchive for an invalid or truncated archive, OSError when `root` can't be
-    written.
-    """
-    return unpack_items(checked(read(stream)), root)
-
-
 def unpack_items(items: Iterable[Item], root: Path) -> Totals:
-    """Unpack as `unpack`, with entries that are `checked`."""
+    """Unpack entries that are `checked` over the directory `root`; a file replaces a file. Removes written files on failure.
+
+    UnsafeArchive where a link is in the way, OSError when `root` can't be written; else as the entries' source.
+    """
     written = Totals()
     with closing(TreeWriter(root)) as writer:
         try:

@@ -24,8 +24,8 @@ from loom.commands.project import Here
 from loom.commands.run.git_server import GitError, GitServer
 from loom.errors import RequestError
 from loom.plan.model import Plan
-from loom.storage.tar import DamagedArchive
-from loom.storage.unpacking import UnsafeArchive, unpack
+from loom.storage.tar import DamagedArchive, read
+from loom.storage.unpacking import UnsafeArchive, checked, unpack_items
 from loom.util import atomic, jsons, typed
 from loom.util.untrusted_files import open_inside
 from loom.workflow.github.sources import Fetched, NotFetched
@@ -124,7 +124,7 @@ class ActionRepositories:
         directory.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
         unpacked = Path(tempfile.mkdtemp(dir=directory.parent))
         try:
-            unpack(io.BytesIO(archive), unpacked)
+            unpack_items(checked(read(io.BytesIO(archive))), unpacked)
             unpacked.chmod(0o755)
             with suppress(OSError):  # another loom was faster
                 unpacked.rename(directory)
