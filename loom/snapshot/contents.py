@@ -174,8 +174,7 @@ def drop_intended(
     intended = git.intended(environment, cwd=workspace) & {path for path, _ in index.pinned}
     if not intended:
         return []
-    lines = tree.index_lines(tree.IndexEdits(removed=sorted(intended)), zero_sha)
-    git.run(("update-index", "-z", "--index-info"), environment, cwd=workspace, given=lines)
+    tree.apply(environment, workspace, tree.IndexEdits(removed=sorted(intended)), zero_sha=zero_sha)
     dropped = [(path, tag) for path, tag in index.pinned if path in intended]
     index.pinned = [(path, tag) for path, tag in index.pinned if path not in intended]
     return dropped

@@ -432,11 +432,11 @@ EMPTY_BLOBS = (
 _INTENT_TO_ADD = 1 << 29
 
 
-def intended(environment: Mapping[str, str], *paths: str, cwd: Path) -> set[str]:
-    """Return the intent-to-add entries among these paths (default: all); no tree contains them."""
+def intended(environment: Mapping[str, str], *, cwd: Path) -> set[str]:
+    """Return the intent-to-add entries, which no tree contains."""
     result = set()
     path = b""
-    for item in run(("ls-files", "-z", "--debug", "--", *paths), environment, cwd=cwd).split(b"\0"):
+    for item in run(("ls-files", "-z", "--debug"), environment, cwd=cwd).split(b"\0"):
         # After each path's NUL come five lines about it, then the next path.
         *about, following = item.split(b"\n", 5) if path else [item]
         if about and int(about[-1].rpartition(b" ")[2], 16) & _INTENT_TO_ADD:

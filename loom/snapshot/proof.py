@@ -67,10 +67,8 @@ class Proof:
 
     def reset(self, entries: list[tuple[str, str, str]]) -> None:
         """Make git in the workspace inspect these files itself."""
-        lines = tree.index_lines(tree.IndexEdits(reset=entries), self._zero)
         here = self.here(index=self._git_dir / "index")
-        if lines:
-            git.run(("update-index", "-z", "--index-info"), here, cwd=self._target, given=lines)
+        tree.apply(here, self._target, tree.IndexEdits(reset=entries), zero_sha=self._zero)
 
     def _names_filters(self, paths: list[str]) -> bool:
         """Return whether any attributes may change a file's bytes; asking git about every file is slower."""

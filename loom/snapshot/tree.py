@@ -54,21 +54,17 @@ def hashing_config(source: Source) -> list[tuple[str, str]]:
     return [*result, *_PROTECTED, ("core.safecrlf", "false"), ("pack.compression", "0")]
 
 
-def index_lines(edits: IndexEdits, zero_sha: str) -> bytes:
-    """`edits` but for `present`, as `git update-index -z --index-info` reads them."""
-    lines = [f"0 {zero_sha}\t{path}" for path in edits.removed]
-    lines += [f"{mode} {sha} 0\t{path}" for path, mode, sha in edits.reset]
-    lines += [f"160000 {sha} 0\t{path}" for path, sha in edits.gitlinks]
-    return b"".join(os.fsencode(line) + b"\0" for line in lines)
-
-
 def apply(environment: Mapping[str, str], workspace: Path, edits: IndexEdits, *, zero_sha: str) -> str:
     """Bring the index that `environment` names to where `git add -A` would. Contents are hashed, not stored.
 
     Returns what git had to say about it.
     """
-    if lines := index_lines(edits, zero_sha):
-        git.run(("update-index", "-z", "--index-info"), environment, cwd=workspace, given=lines)
+    lines = [f"0 {zero_sha}\t{path}" for path in edits.removed]
+    lines += [f"{mode} {sha} 0\t{path}" for path, mode, sha in edits.reset]
+    lines += [f"160000 {sha} 0\t{path}" for path, sha in edits.gitlinks]
+    if lines:
+        given = git.nul_joined(lines)
+        git.run(("update-index", "-z", "--index-info"), environment, cwd=workspace, given=given)
     if not edits.present:
         return ""
     process = git.Running(
