@@ -4,7 +4,8 @@
     comparison = operand [ ("==" | "!=") operand | ("=~" | "!~") (/pattern/flags | operand) ]
     operand    = $NAME | ${NAME} | "text" | 'text' | null | "(" expression ")"
 
-A name without a value is null. Alone, an operand holds when it is neither null nor empty. `parse` and `holds` are pure.
+A name without a value is null. Alone, an operand holds when it is neither null nor empty; a part that holds has the value
+`true`, else null. `parse` and `holds` are pure.
 """
 
 from __future__ import annotations
@@ -12,9 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
-from typing import ClassVar, Literal, cast
-
-from msgspec import Struct
+from typing import ClassVar
 
 from loom.workflow.patterns import Pattern, PatternError, compile_pattern
 
@@ -42,92 +41,27 @@ class ExpressionError(ValueError):
         self.position = position
 
 
-class VariableReference(Struct, frozen=True, kw_only=True):
-    name: str
-
-
-class Text(Struct, frozen=True, kw_only=True):
-    value: str | None
-
-
-class Compare(Struct, frozen=True, kw_only=True):
-    operator: Literal["==", "!=", "=~", "!~"]
-    left: Expression
-    right: Expression | Pattern
-
-
-class Not(Struct, frozen=True, kw_only=True):
-    operand: Expression
-
-
-class Both(Struct, frozen=True, kw_only=True):
-    operator: Literal["&&", "||"]
-    operands: tuple[Expression, ...]
-
-
-Expression = VariableReference | Text | Compare | Not | Both
+Value = str | bool | None
+Condition = Callable[[Mapping[str, str]], Value]
+"""Return the value of a condition, or of a part of it, with these variables. SearchError when a pattern search takes too long."""
 
 
 @lru_cache(maxsize=1024)  # cached: each job that extends a template has its conditions
-def parse(text: str) -> Expression:
+def parse(text: str) -> Condition:
     """Parse a condition. ExpressionError names a valid form."""
     if len(text) > MAX_LENGTH:
         raise ExpressionError(f"the condition is longer than {MAX_LENGTH} characters", 0)
     return Parser(text).whole()
 
 
-def holds(expression: Expression, variables: Mapping[str, str]) -> bool:
-    """Evaluate the expression with these variables. SearchError when a pattern search takes too long."""
-    match expression:
-        case Both(operator="&&"):
-            return all(holds(operand, variables) for operand in expression.operands)
-        case Both():
-            return any(holds(operand, variables) for operand in expression.operands)
-        case Not():
-            return not holds(expression.operand, variables)
-        case Compare():
-            return _compare(expression, variables)
-        case VariableReference() | Text():
-            return bool(_value(expression, variables))
+def holds(text: str, variables: Mapping[str, str]) -> bool:
+    """Evaluate a condition with these variables. SearchError when a pattern search takes too long."""
+    return bool(parse(text)(variables))
 
 
-def names(expression: Expression | Pattern) -> Iterator[str]:
-    """Return every variable that the expression reads."""
-    match expression:
-        case VariableReference():
-            yield expression.name
-        case Compare():
-            yield from names(expression.left)
-            yield from names(expression.right)
-        case Not():
-            yield from names(expression.operand)
-        case Both():
-            for operand in expression.operands:
-                yield from names(operand)
-        case Text() | Pattern():
-            return
-
-
-def _value(expression: Expression, variables: Mapping[str, str]) -> str | None:
-    match expression:
-        case VariableReference():
-            return variables.get(expression.name)
-        case Text():
-            return expression.value
-        case _:
-            return "true" if holds(expression, variables) else None
-
-
-def _compare(expression: Compare, variables: Mapping[str, str]) -> bool:
-    left = _value(expression.left, variables)
-    if isinstance(expression.right, Pattern):
-        matches = left is not None and expression.right.found_in(left)
-    else:
-        right = _value(expression.right, variables)
-        if expression.operator in ("==", "!="):
-            return (left == right) == (expression.operator == "==")
-        matches = left is not None and right is not None and _pattern_in(right, left)
-    return matches == (expression.operator == "=~")
+def names(text: str) -> Iterator[str]:
+    """Return every variable that a condition reads."""
+    return (name for found in _TOKEN.finditer(text) if (name := found["name"] or found["braced"]))
 
 
 def _pattern_in(text: str, value: str) -> bool:
@@ -141,7 +75,7 @@ def _pattern_in(text: str, value: str) -> bool:
 
 
 class Parser:
-    """Recursive descent over the tokens of TOKEN; a dialect overrides what it writes otherwise."""
+    """Recursive descent over the tokens of TOKEN; a dialect overrides what it writes or means otherwise."""
 
     TOKEN: ClassVar[re.Pattern[str]] = _TOKEN
 
@@ -177,11 +111,11 @@ class Parser:
             return f"write {rest[0] * 2}"
         return f"{rest[0]!r} is not part of a condition"
 
-    def whole(self) -> Expression:
-        expression = self.either()
+    def whole(self) -> Condition:
+        condition = self.either()
         if self.kind != "end":
             raise ExpressionError(self.unexpected("&& or || or the end"), self.start)
-        return expression
+        return condition
 
     def unexpected(self, wanted: str) -> str:
         if self.kind == "end":
@@ -190,7 +124,7 @@ class Parser:
             return f'expected {wanted}, found {self.token}; a variable is ${self.token}, a text "{self.token}"'
         return f"expected {wanted}, found {self.token}"
 
-    def either(self) -> Expression:
+    def either(self) -> Condition:
         self.depth += 1
         if self.depth > MAX_DEPTH:
             raise ExpressionError(f"nested deeper than {MAX_DEPTH} levels", self.start)
@@ -199,29 +133,29 @@ class Parser:
             self.advance()
             operands.append(self.both())
         self.depth -= 1
-        return operands[0] if len(operands) == 1 else Both(operator="||", operands=tuple(operands))
+        return operands[0] if len(operands) == 1 else self.joined("||", operands)
 
-    def both(self) -> Expression:
+    def both(self) -> Condition:
         operands = [self.unary()]
         while self.kind == "op" and self.token == "&&":
             self.advance()
             operands.append(self.unary())
-        return operands[0] if len(operands) == 1 else Both(operator="&&", operands=tuple(operands))
+        return operands[0] if len(operands) == 1 else self.joined("&&", operands)
 
-    def unary(self) -> Expression:
+    def unary(self) -> Condition:
         negations = 0
         while self.kind == "op" and self.token == "!":
             negations += 1
             self.advance()
         if not negations:
             return self.comparison()
-        expression = self.operand()
+        operand = self.operand()
         if self.kind == "op" and self.token in _COMPARISONS:
             raise ExpressionError(f"put what ! applies to in parentheses: !(... {self.token} ...)", self.start)
-        return Not(operand=expression) if negations % 2 else Not(operand=Not(operand=expression))
+        return self.negated(operand, odd=negations % 2 == 1)
 
-    def comparison(self) -> Expression:
-        left, operator = self.operand(), cast(Literal["==", "!=", "=~", "!~"], self.token)
+    def comparison(self) -> Condition:
+        left, operator = self.operand(), self.token
         if self.kind != "op" or operator not in _COMPARISONS:
             return left
         self.advance()
@@ -229,8 +163,9 @@ class Parser:
             raise ExpressionError(f"a pattern is compared with {operator[0]}~", self.start)
         if operator in ("=~", "!~") and self.kind == "text":
             raise ExpressionError("a pattern stands between slashes: /^release/", self.start)
-        right = self.pattern(compile_pattern) if self.kind == "pattern" else self.operand()
-        return Compare(operator=operator, left=left, right=right)
+        return self.compared(
+            operator, left, self.pattern(compile_pattern) if self.kind == "pattern" else self.operand()
+        )
 
     def pattern(self, compile_: Callable[[str], Pattern]) -> Pattern:
         try:
@@ -240,7 +175,7 @@ class Parser:
         self.advance()
         return pattern
 
-    def operand(self) -> Expression:
+    def operand(self) -> Condition:
         kind, token, start = self.kind, self.token, self.start
         if kind == "op" and token == "(":
             self.advance()
@@ -251,16 +186,51 @@ class Parser:
             return inner
         if kind in ("name", "braced"):
             self.advance()
-            return VariableReference(name=token)
+            return lambda variables: variables.get(token)
         if kind == "text":
             self.advance()
-            return Text(value=self.unquoted(token))
+            text = self.unquoted(token)
+            return lambda _: text
         if kind == "word" and token == "null":
             self.advance()
-            return Text(value=None)
+            return lambda _: None
         if kind == "pattern":
             raise ExpressionError("a pattern needs =~ or !~ before it", start)
         raise ExpressionError(self.unexpected("a variable, a text in quotes, null or ("), start)
 
     def unquoted(self, token: str) -> str:
         return re.sub(r"\\(.)", r"\1", token[1:-1], flags=re.DOTALL)
+
+    # -- the meaning --------------------------------------------------------------------------------------------------
+
+    def truth(self, holds: bool) -> Value:
+        return "true" if holds else None
+
+    def present(self, value: Value) -> bool:
+        return bool(value)
+
+    def negated(self, operand: Condition, *, odd: bool) -> Condition:
+        return lambda variables: self.truth(self.present(operand(variables)) is not odd)
+
+    def joined(self, operator: str, operands: list[Condition]) -> Condition:
+        all_or_any = all if operator == "&&" else any
+        return lambda variables: self.truth(all_or_any(self.present(operand(variables)) for operand in operands))
+
+    def compared(self, operator: str, left: Condition, right: Condition | Pattern) -> Condition:
+        matches, wanted = self.equal if operator in ("==", "!=") else self.found, operator in ("==", "=~")
+
+        def value(variables: Mapping[str, str]) -> Value:
+            other = right if isinstance(right, Pattern) else right(variables)
+            return self.truth(matches(left(variables), other) is wanted)
+
+        return value
+
+    def equal(self, left: Value, right: Value | Pattern) -> bool:
+        return left == right
+
+    def found(self, left: Value, right: Value | Pattern) -> bool:
+        if not isinstance(left, str):
+            return False
+        return (
+            right.found_in(left) if isinstance(right, Pattern) else isinstance(right, str) and _pattern_in(right, left)
+        )

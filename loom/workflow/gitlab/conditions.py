@@ -10,23 +10,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Literal, cast
 
 from loom.workflow import patterns
-from loom.workflow.expressions import (
-    MAX_LENGTH,
-    Both,
-    Compare,
-    Expression,
-    ExpressionError,
-    Not,
-    Parser,
-    Text,
-    VariableReference,
-)
+from loom.workflow.expressions import MAX_LENGTH, Condition, ExpressionError, Parser, Value
 from loom.workflow.patterns import Pattern, PatternError
 
-Value = str | bool | None
 MOST_TOKENS = 99
 """Of a condition; GitLab refuses one with more."""
 
@@ -51,22 +39,22 @@ class _Parser(Parser):
         re.VERBOSE | re.DOTALL,
     )
 
-    def unary(self) -> Expression:
+    def unary(self) -> Condition:
         return self.comparison()
 
-    def comparison(self) -> Expression:
-        left = self.negated()
+    def comparison(self) -> Condition:
+        left = self.signed()
         while self.kind == "op" and self.token in ("==", "!=", "=~", "!~"):
-            operator = cast(Literal["==", "!=", "=~", "!~"], self.token)
+            operator = self.token
             self.advance()
             if self.kind == "pattern" and self.token[2:].startswith("/"):
                 why = f"GitLab refuses {self.token}: a pattern has two characters or more, such as /[v]/ for /v/"
                 raise ExpressionError(why, self.start)
-            right = self.pattern(compile_pattern) if self.kind == "pattern" else self.negated()
-            left = Compare(operator=operator, left=left, right=right)
+            right = self.pattern(compile_pattern) if self.kind == "pattern" else self.signed()
+            left = self.compared(operator, left, right)
         return left
 
-    def negated(self) -> Expression:
+    def signed(self) -> Condition:
         """Parse an operand. `!` binds closer than a comparison, which then compares a truth value."""
         if self.kind != "op" or self.token != "!":
             return self.operand()
@@ -74,22 +62,61 @@ class _Parser(Parser):
         while self.kind == "op" and self.token == "!":
             odd = not odd
             self.advance()
-        negated = Not(operand=self.operand())
-        return negated if odd else Not(operand=negated)
+        return self.negated(self.operand(), odd=odd)
 
-    def operand(self) -> Expression:
+    def operand(self) -> Condition:
         if self.kind == "word" and self.token in ("true", "false"):
-            absent = Text(value=None) if self.token == "true" else Text(value="present")
+            value = self.token == "true"
             self.advance()
-            return Not(operand=absent)
+            return lambda _: value
         return super().operand()
 
     def unquoted(self, token: str) -> str:
         return token[1:-1]
 
+    def truth(self, holds: bool) -> Value:
+        return holds
+
+    def present(self, value: Value) -> bool:
+        return bool(value.strip()) if isinstance(value, str) else bool(value)
+
+    def joined(self, operator: str, operands: list[Condition]) -> Condition:
+        """Return the operand that decides, as Ruby does: also an empty text is true."""
+        goes_on = operator == "&&"
+
+        def value(variables: Mapping[str, str]) -> Value:
+            found: Value = goes_on
+            for operand in operands:
+                found = operand(variables)
+                if (found is not None and found is not False) is not goes_on:
+                    break
+            return found
+
+        return value
+
+    def equal(self, left: Value, right: Value | Pattern) -> bool:
+        """Compare two values; a truth value and a text by their texts."""
+        if isinstance(left, bool) and isinstance(right, str):
+            return str(left).lower() == right
+        if isinstance(left, str) and isinstance(right, bool):
+            return left == str(right).lower()
+        return left == right
+
+    def found(self, left: Value, right: Value | Pattern) -> bool:
+        """Search what a variable holds: a `/pattern/flags`, or a text that has the value in it."""
+        text = left if isinstance(left, str) else "" if left is None else str(left).lower()
+        if isinstance(right, Pattern):
+            return right.found_in(text)
+        if not isinstance(right, str):
+            return False
+        try:
+            return compile_pattern(right).found_in(text)
+        except PatternError:
+            return text in right
+
 
 @lru_cache(maxsize=1024)  # cached: each job that extends a template has its conditions
-def parse(text: str) -> Expression:
+def parse(text: str) -> Condition:
     """Parse a condition. ExpressionError names a valid form."""
     if len(text) > MAX_LENGTH:
         raise ExpressionError(f"the condition is longer than {MAX_LENGTH} characters", 0)
@@ -99,9 +126,10 @@ def parse(text: str) -> Expression:
     return _Parser(text).whole()
 
 
-def holds(expression: Expression, variables: Mapping[str, str]) -> bool:
+def holds(text: str, variables: Mapping[str, str]) -> bool:
     """Evaluate a condition with these variables. SearchError when a pattern search takes too long."""
-    return _present(_value(expression, variables))
+    value = parse(text)(variables)
+    return bool(value.strip()) if isinstance(value, str) else bool(value)
 
 
 def matches(written: str, value: str) -> bool:
@@ -133,61 +161,3 @@ def compile_pattern(written: str) -> Pattern:
 
 
 _CALLED = {"reference": "back-references", "around": "lookaround", "possessive": "possessive repeats"}
-
-
-def _present(value: Value) -> bool:
-    return bool(value.strip()) if isinstance(value, str) else bool(value)
-
-
-def _true(value: Value) -> bool:
-    """Return whether `&&` and `||` take a value for true: also an empty text is."""
-    return value is not None and value is not False
-
-
-def _value(expression: Expression, variables: Mapping[str, str]) -> Value:
-    match expression:
-        case VariableReference():
-            return variables.get(expression.name)
-        case Text():
-            return expression.value
-        case Not():
-            return not _present(_value(expression.operand, variables))
-        case Compare():
-            return _compare(expression, variables)
-        case Both():
-            goes_on = expression.operator == "&&"
-            value: Value = goes_on
-            for operand in expression.operands:
-                value = _value(operand, variables)
-                if _true(value) is not goes_on:
-                    break
-            return value
-
-
-def _compare(expression: Compare, variables: Mapping[str, str]) -> bool:
-    left = _value(expression.left, variables)
-    right = expression.right if isinstance(expression.right, Pattern) else _value(expression.right, variables)
-    holds = _equal(left, right) if expression.operator in ("==", "!=") else _found(left, right)
-    return holds is (expression.operator in ("==", "=~"))
-
-
-def _equal(left: Value, right: Value | Pattern) -> bool:
-    """Compare two values; a truth value and a text by their texts."""
-    if isinstance(left, bool) and isinstance(right, str):
-        return str(left).lower() == right
-    if isinstance(left, str) and isinstance(right, bool):
-        return left == str(right).lower()
-    return left == right
-
-
-def _found(left: Value, right: Value | Pattern) -> bool:
-    """Search what a variable holds: a `/pattern/flags`, or a text that has the value in it."""
-    text = left if isinstance(left, str) else "" if left is None else str(left).lower()
-    if isinstance(right, Pattern):
-        return right.found_in(text)
-    if not isinstance(right, str):
-        return False
-    try:
-        return compile_pattern(right).found_in(text)
-    except PatternError:
-        return text in right

@@ -169,7 +169,7 @@ class _Inputs:
                 return rule
             written = _INPUT.sub(lambda found: f"${names.get(found[1], 'INPUT_X')}", condition)
             try:
-                if conditions.holds(conditions.parse(written), values):
+                if conditions.holds(written, values):
                     return rule
             except (ValueError, SearchError) as error:
                 raise _Refused(f"rules:if: {error}") from error

@@ -76,7 +76,7 @@ def _clauses(node: Node | None, key: str, scope: Scope, facts: Facts, problems: 
 
 def _holds(node: Node, keyword: str, scope: Scope, problems: Problems) -> bool:
     try:
-        return conditions.holds(conditions.parse(text_of(node)), scope.written)
+        return conditions.holds(text_of(node), scope.written)
     except (ExpressionError, SearchError) as error:
         problems.say(node, f"{keyword}: {error}", code="GL_INVALID", offset=getattr(error, "position", 0))
         return False

@@ -14,7 +14,7 @@ from loom.util import globs
 from loom.util.globs import GlobError
 from loom.util.yaml_file import Kind, Node, fields_of, flat, items_of, one_or_more, text_of
 from loom.workflow.changes import of_event, since
-from loom.workflow.expressions import Expression, ExpressionError
+from loom.workflow.expressions import ExpressionError
 from loom.workflow.facts import Facts
 from loom.workflow.gitlab import conditions, durations, paths, policies
 from loom.workflow.gitlab.pipeline import Entry, Pipeline
@@ -81,7 +81,7 @@ def is_blank(node: Node) -> bool:
 
 def check(rules: Node | None, problems: Problems) -> None:
     """Report each invalid condition and glob, also those that no pipeline evaluates."""
-    for _, rule, _ in _parsed(rules, problems):
+    for _, rule in _parsed(rules, problems):
         for keyword in (rule.get("changes"), rule.get("exists")):
             wanted = (
                 keyword.get("paths") or keyword if keyword is not None and keyword.kind is Kind.MAPPING else keyword
@@ -164,36 +164,30 @@ def _allow_failure(entry: Entry, rule: Node | None) -> bool | frozenset[int]:
 
 def _matching(rules: Node, scope: Scope, facts: Facts, problems: Problems) -> Iterator[tuple[int, Node]]:
     """Yield the rules that apply, with their numbers."""
-    for number, rule, condition in list(_parsed(rules, problems)):
-        if _applies(rule, condition, scope, facts, problems):
+    for number, rule in list(_parsed(rules, problems)):
+        if _applies(rule, scope, facts, problems):
             yield number, rule
 
 
-def _parsed(rules: Node | None, problems: Problems) -> Iterator[tuple[int, Node, Expression | None]]:
-    """Yield each rule with its condition; one whose condition is invalid is reported and left out."""
+def _parsed(rules: Node | None, problems: Problems) -> Iterator[tuple[int, Node]]:
+    """Yield each rule with its number; one whose condition is invalid is reported and left out."""
     for number, rule in enumerate(flat(items_of(rules))):
         node = rule.get("if")
-        if node is None or node.value is None:
-            yield number, rule, None
-        elif (condition := condition_of(node, "rules:if", problems)) is not None:
-            yield number, rule, condition
+        try:
+            if node is not None and node.value is not None:
+                conditions.parse(text_of(node))
+            yield number, rule
+        except ExpressionError as error:
+            problems.say(node or rule, f"rules:if: {error}", code="GL_INVALID", offset=error.position)
 
 
-def condition_of(node: Node, keyword: str, problems: Problems) -> Expression | None:
-    """Parse a condition; report one that is invalid."""
+def _applies(rule: Node, scope: Scope, facts: Facts, problems: Problems) -> bool:
+    node = rule.get("if")
     try:
-        return conditions.parse(text_of(node))
-    except ExpressionError as error:
-        problems.say(node, f"{keyword}: {error}", code="GL_INVALID", offset=error.position)
-        return None
-
-
-def _applies(rule: Node, condition: Expression | None, scope: Scope, facts: Facts, problems: Problems) -> bool:
-    try:
-        if condition is not None and not conditions.holds(condition, scope.written):
+        if node is not None and node.value is not None and not conditions.holds(text_of(node), scope.written):
             return False
     except SearchError as error:
-        problems.say(rule.get("if") or rule, f"rules:if: {error}")
+        problems.say(node or rule, f"rules:if: {error}")
         return False
     changes, exists = rule.get("changes"), rule.get("exists")
     try:

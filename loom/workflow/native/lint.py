@@ -122,10 +122,10 @@ def _conditions(rules: Node | None) -> Iterator[Node]:
 
 def _unknown_in_condition(node: Node, known: Collection[str]) -> Iterator[Problem]:
     try:
-        expression = expressions.parse(node.value)
+        expressions.parse(node.value)
     except expressions.ExpressionError:
         return
-    for name in dict.fromkeys(expressions.names(expression)):
+    for name in dict.fromkeys(expressions.names(node.value)):
         if name not in known:
             message = f"${name} is not defined; it is null unless set by --var"
             yield _warn(node, "WF_NAME_UNKNOWN", message)

@@ -180,6 +180,12 @@ def _platform(value: Any) -> str:
     return text if "$" in text else platform(text)  # variables are expanded later
 
 
+def _condition(value: Any) -> str:
+    text = text_in(value)
+    expressions.parse(text)
+    return text
+
+
 def _pattern(value: Any) -> str:
     text = text_in(value)
     compile_pattern(f"/{text}/")  # PatternError is a ValueError
@@ -267,9 +273,7 @@ TYPES: dict[str, Type] = {
     "bytes": Type(_bytes, _BYTES),
     "path": Type(_relative, _matching(r"^\s*(?![/~\s])(?!(.*/)?\.\.(/|\s*$))[^\n]+$")),
     "glob": Type(_glob, LINE),
-    "condition": Type(
-        lambda value: expressions.parse(text_in(value)), FILLED | {"examples": ['$CI_COMMIT_BRANCH == "main"']}
-    ),
+    "condition": Type(_condition, FILLED | {"examples": ['$CI_COMMIT_BRANCH == "main"']}),
     "shell": Type(shell_words, _any(FILLED, _WORDS, examples=["bash"])),
     "cpus": Type(_cpus, _CPUS),
     "gpus": Type(_gpus, _GPUS),
