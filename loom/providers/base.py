@@ -146,9 +146,6 @@ COMMAND_USER = "command_user"
 class SessionFacts(Struct, frozen=True, kw_only=True):
     """Facts for the record about where a job ran. Empty strings where not applicable."""
 
-    provider: str
-    image: str = ""
-    image_id: str = ""
     container_id: str = ""
     container_name: str = ""
     user: str = ""

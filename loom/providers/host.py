@@ -27,9 +27,8 @@ from loom.errors import ProviderError
 from loom.plan.model import MountMode
 from loom.providers.base import Capabilities, Provider, Session, SessionFacts, SessionRequest, Setup
 from loom.providers.driver import protocol as driver
-from loom.providers.driver.channel import Channel, Died, Exchange
+from loom.providers.driver.channel import Died, Exchange
 from loom.providers.driver.session import DrivenSession
-from loom.providers.driver.steps import still_running as to_report
 from loom.providers.inside import CommandsInside, to_streams
 from loom.status import Ended, Exit, ExitCode, OnOutput, Stream
 from loom.util.within import readable
@@ -146,7 +145,7 @@ class _Pipes:
 
 
 class HostSession(DrivenSession):
-    """Implements `providers.base.Session`, and `driver.channel.Container` for its own driver."""
+    """Implements `providers.base.Session`; its driver is a process of this machine."""
 
     def __init__(self, environ: Mapping[str, str], request: SessionRequest, on_output: OnOutput) -> None:
         self._request = request
@@ -164,9 +163,9 @@ class HostSession(DrivenSession):
         }
         self._process = self._started()
         super().__init__(
-            Channel(_Pipes(self._process), self, request.job_id),
+            _Pipes(self._process),
             request,
-            SessionFacts(provider="host", details={"mount_mode": "none", "network": "host"}),
+            SessionFacts(details={"mount_mode": "none", "network": "host"}),
             on_output,
             environment={MARK: self._mark},
             directory=str(self._private),
@@ -193,7 +192,7 @@ class HostSession(DrivenSession):
     def start(self, cancel: Cancel) -> None:
         """Wait for the driver's greeting."""
         exchange = Exchange()
-        self.channel.send(driver.greeting(exchange.token))
+        self.send(driver.greeting(exchange.token))
         self.greet(
             exchange, cancel, lambda output, reason: ProviderError(f"the driver did not start: {reason}: {output}")
         )
@@ -204,8 +203,7 @@ class HostSession(DrivenSession):
 
     # The driver's container
 
-    def resume(self, error: OSError | None, release: Callable[[], None]) -> None:
-        release()
+    def resume(self, error: OSError | None) -> None:
         self.kill()
         raise Died(_code_of(self._process), oom=False)
 
@@ -239,14 +237,13 @@ class HostSession(DrivenSession):
                     found.append(int(entry.name))
         return found
 
-    def still_running(self) -> tuple[str, ...]:
-        """Return the command lines of what the step runs."""
+    def still_running(self) -> Sequence[str]:
         commands = []
         for pid in self._processes():
             with contextlib.suppress(OSError):
                 line = Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").replace(b"\0", b" ")
                 commands.append(line.decode("utf-8", "replace"))
-        return to_report(commands, str(self._private / "step."))
+        return commands
 
     def files(self) -> Path:
         return self._request.workspace
@@ -268,7 +265,7 @@ class HostSession(DrivenSession):
             self.end()
         finally:  # its output may have nowhere to go
             self.kill()
-            self.channel.attachment.close()
+            self.attachment.close()
             shutil.rmtree(self._private, ignore_errors=True)
 
 

@@ -59,8 +59,8 @@ class Connection(Protocol):
     def close(self) -> None: ...
 
 
-Connect = Callable[[Sequence[str], float], Connection]
-"""Starts a command in the container as the watched one's user. Each call of the connection takes at most so many seconds."""
+Connect = Callable[[Sequence[str]], Connection]
+"""Starts a command in the container as the watched one's user. Each call of the connection takes a limited time."""
 
 
 class Watcher:
@@ -71,9 +71,7 @@ class Watcher:
 
     def __init__(self, connect: Connect, pid_file: str) -> None:
         """Start the watcher, before the command starts, so that no death of loom leaves one."""
-        self._connection = connect(
-            ["sh", "-c", driver.source(Path(__file__).with_name("watch.sh")), "loom", pid_file], _SIGNAL_WITHIN_S
-        )
+        self._connection = connect(["sh", "-c", driver.source(Path(__file__).with_name("watch.sh")), "loom", pid_file])
         self._words: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._talk, name="end of a command", daemon=True)
         self._thread.start()
@@ -224,15 +222,15 @@ class CommandsInside(Struct, frozen=True, kw_only=True):
 
     def shell(self, shell: Sequence[str], *, script: str, name: str, cancel: Cancel) -> int:
         """Open an interactive shell on the caller's terminal (see `interactive.prepared`); return its exit code."""
-        prepared = interactive.prepared(
+        files, command = interactive.prepared(
             shell,
             script=script,
             name=name,
             state=f"{self.directory}/state",
             new_path=lambda what: new_path(what, self.directory),
         )
-        self.write(prepared.files)
-        return self.terminal(prepared.command, cancel).code
+        self.write(files)
+        return self.terminal(command, cancel).code
 
     def write(self, files: Mapping[str, bytes]) -> None:
         """Create small private files. Their content is in no request's address, which an engine may log."""

@@ -5,8 +5,6 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 
-from msgspec import Struct
-
 from loom.config import AUTO_SHELL
 from loom.providers.driver.steps import AUTO, KNOWS_PIPEFAIL, SH, arguments_of, quoted
 
@@ -43,16 +41,11 @@ if [ -n "${BASH_VERSION-}" ] && declare -F -- "$1" >/dev/null; then "$@"; else e
 """
 
 
-class ShellCommand(Struct, frozen=True, kw_only=True):
-    files: Mapping[str, bytes]
-    """Files to create first, private to the user."""
-    command: Sequence[str]
-
-
 def prepared(
     shell: Sequence[str], *, script: str, name: str, state: str, new_path: Callable[[str], str]
-) -> ShellCommand:
-    """Derive an interactive shell from a job's `shell`, with the step's `script` in its history and as `again`.
+) -> tuple[Mapping[str, bytes], Sequence[str]]:
+    """Return the private files and the command of an interactive shell: a job's `shell`, with the step's `script` in its
+    history and as `again`.
 
     It is the job's `shell` without `-e`, which would end it at the first typo. In place of a plain `sh`, bash is used
     if available, for line editing. `state`: where a shell that steps shared left its own, if there is one; the shell then begins
@@ -67,15 +60,14 @@ def prepared(
         )
     named = shell[0].rpartition("/")[2] if shell else ""
     program = shell[0] if named in _SHELLS else "sh"
-    return ShellCommand(
-        files={
-            step: _bytes(script.rstrip("\n") + "\n"),
-            history: _bytes("".join(f"{line}\n" for line in script.splitlines() if line.strip())),
-            rc: _bytes(_rc(words, step, history, name, state)),
-        },
-        # A zsh with `-f` would pass over its start-up file.
-        command=("sh", "-c", _INTERACTIVE, "loom", rc, program, *options_of(shell, "eof" if named == "zsh" else "eo")),
-    )
+    files = {
+        step: _bytes(script.rstrip("\n") + "\n"),
+        history: _bytes("".join(f"{line}\n" for line in script.splitlines() if line.strip())),
+        rc: _bytes(_rc(words, step, history, name, state)),
+    }
+    # A zsh with `-f` would pass over its start-up file.
+    options = options_of(shell, "eof" if named == "zsh" else "eo")
+    return files, ("sh", "-c", _INTERACTIVE, "loom", rc, program, *options)
 
 
 def continued(command: Sequence[str], state: str) -> Sequence[str]:

@@ -6,6 +6,7 @@ Every container, network and volume of loom has them; `cleanup` uses them to dec
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -44,13 +45,13 @@ def pid_namespace() -> str:
         return "unknown"
 
 
-def labels(*, run_id: str, job_id: str, workspace: Path, pid: int, role: str) -> dict[str, str]:
-    """Return the labels of a resource of one job, made by the process `pid`."""
+def labels(*, run_id: str, job_id: str, workspace: Path, role: str) -> dict[str, str]:
+    """Return the labels of a resource of one job, made by this process: after its end, the next run removes it."""
     return {
         RUN: run_id,
         JOB: job_id,
-        PID: str(pid),
-        PID_START: started_at(pid),
+        PID: str(os.getpid()),
+        PID_START: started_at(os.getpid()),
         BOOT_ID: boot_id(),
         PID_NAMESPACE: pid_namespace(),
         WORKSPACE: str(workspace),
@@ -58,9 +59,9 @@ def labels(*, run_id: str, job_id: str, workspace: Path, pid: int, role: str) ->
     }
 
 
-def of_request(request: SessionRequest, pid: int, role: str) -> dict[str, str]:
-    """Return the labels of a resource of a session, made by the process `pid`."""
-    own = labels(run_id=request.run_id, job_id=request.job_id, workspace=request.workspace, pid=pid, role=role)
+def of_request(request: SessionRequest, role: str) -> dict[str, str]:
+    """Return the labels of a resource of a session, made by this process."""
+    own = labels(run_id=request.run_id, job_id=request.job_id, workspace=request.workspace, role=role)
     return {**own, PROJECT_DIR: request.project_dir, **request.labels}
 
 

@@ -7,67 +7,78 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
 
+from loom.cancel import Cancel
 from loom.errors import InfrastructureError, NotServing, ServiceError
 from loom.plan.model import Ready, Service
 from loom.status import OnOutput, Stream
 from loom.util.within import wait_until
+from loom.workflow.patterns import PatternError, SearchError, compile_pattern
 
 _LONGEST_LINE = 65536
 FOLDER = "/run/secrets"
 
 
-class StartedService(Protocol):
+class StartedService:
     """A service whose container was started."""
 
-    @property
-    def service(self) -> Service: ...
-    @property
-    def lines(self) -> Lines: ...
-
-    def check(self) -> None:
-        """Raise if it is no longer waited for: after a cancel, for example."""
+    def __init__(self, service: Service, output: Output, cancel: Cancel) -> None:
+        self.service = service
+        self.output = output
+        self.cancel = cancel
+        self.lines = Lines(service.name, output)
 
     def ended(self) -> str:
         """Return the service's result after its last output; empty while it may still run."""
+        raise NotImplementedError
 
-    def is_ready(self) -> bool: ...
+    def is_ready(self) -> bool:
+        raise NotImplementedError
 
     def why(self) -> str:
         """Return the condition that was missing at the last question."""
+        raise NotImplementedError
 
     def pause(self, limit_s: float) -> object:
         """Wait so long, or until there is news."""
+        raise NotImplementedError
 
+    def say(self, text: str) -> None:
+        self.output.say(f"{self.service.name}: {text}")
 
-def wait_for(one: StartedService, say: Callable[[str], None], *, begun: float, by: Callable[[], str] = str) -> None:
-    """Wait until a service that was begun then is ready. ServiceError for one that the job needs.
+    def check(self) -> None:
+        """Raise if it is no longer waited for: after a cancel, for example."""
+        self.output.check()
+        if self.cancel.requested:
+            raise ServiceError(f"canceled while service {self.service.name} was starting", code="CANCELED")
 
-    `by`: the condition that was met, for people.
-    """
-    service = one.service
+    def wait(self, *, begun: float, by: Callable[[], str] = str) -> None:
+        """Wait until the service, which was begun then, is ready. ServiceError for one that the job needs.
 
-    def ready() -> bool:
-        one.check()
-        if ended := one.ended():
-            raise NotServing(f"service {service.name} {ended} before it was ready", hint=one.lines.last())
-        return one.is_ready()
+        `by`: the condition that was met, for people.
+        """
+        service = self.service
 
-    try:
-        left_s = begun + service.ready.timeout_s - time.monotonic()
-        # Frequent first checks: most services start within the interval.
-        if not wait_until(ready, limit_s=left_s, every_s=service.ready.interval_s, first_s=0.05, pause=one.pause):
-            raise NotServing(
-                f"service {service.name} was not ready within {service.ready.timeout_s:g} s: {one.why()}",
-                hint=one.lines.last(),
-            )
-    except NotServing as error:
-        if service.needed:
-            raise
-        say(f"{error.message}; the job goes on without it")
-        return
-    say(f"ready after {time.monotonic() - begun:.1f} s{by()}")
+        def ready() -> bool:
+            self.check()
+            if ended := self.ended():
+                raise NotServing(f"service {service.name} {ended} before it was ready", hint=self.lines.last())
+            return self.is_ready()
+
+        try:
+            left_s = begun + service.ready.timeout_s - time.monotonic()
+            # Frequent first checks: most services start within the interval.
+            if not wait_until(ready, limit_s=left_s, every_s=service.ready.interval_s, first_s=0.05, pause=self.pause):
+                raise NotServing(
+                    f"service {service.name} was not ready within {service.ready.timeout_s:g} s: {self.why()}",
+                    hint=self.lines.last(),
+                )
+        except NotServing as error:
+            if service.needed:
+                raise
+            self.say(f"{error.message}; the job goes on without it")
+            return
+        self.say(f"ready after {time.monotonic() - begun:.1f} s{by()}")
 
 
 def addresses(name: str, host: str, ports: Sequence[int]) -> dict[str, str]:
@@ -77,14 +88,42 @@ def addresses(name: str, host: str, ports: Sequence[int]) -> dict[str, str]:
     return {f"{prefix}_HOST": host, **first, **{f"{prefix}_PORT_{port}": str(port) for port in ports}}
 
 
+def http_address(url: str) -> tuple[str, str, int | None, str]:
+    """Return scheme, host, port and path of `ready: {http: url}`; empty, or None, what it leaves out. ServiceError."""
+    found = re.fullmatch(r"(?:(https?)://(\[[^]]+\]|[^/:]+))?:?(\d+)?(/.*)?", url)
+    if found is None:
+        raise ServiceError(
+            f"ready: http: {url!r} is not an address",
+            hint="Write a path (/health), a port and a path (:8080/health) or a URL (http://localhost:8080/health).",
+        )
+    scheme, host, port, path = found.groups()
+    return scheme or "", host or "", int(port) if port else None, path or "/"
+
+
 def named_port(ready: Ready) -> int | None:
     """Return the port that a service's condition names."""
-    named = re.match(r"(?:https?://[^/:]*)?:(\d+)", ready.http or "")
-    return int(named[1]) if named else ready.tcp
+    return http_address(ready.http)[2] if ready.http is not None else ready.tcp
 
 
-def canceled(service: Service) -> ServiceError:
-    return ServiceError(f"canceled while service {service.name} was starting", code="CANCELED")
+class ReadyLine:
+    """The line of a service's output that `ready: {log: pattern}` waits for. ServiceError for what is no pattern."""
+
+    def __init__(self, pattern: str) -> None:
+        try:
+            self._pattern = compile_pattern(f"/{pattern}/")
+        except PatternError as error:
+            raise ServiceError(f"ready: log: {pattern!r}: {error}") from error
+        self._wanted = self.missing = f"no line that matches {pattern!r}"
+        """`missing` is empty when it was there."""
+
+    def see(self, line: str) -> None:
+        """Receive each line, in another thread."""
+        if not self.missing:
+            return
+        try:
+            self.missing = "" if self._pattern.found_in(line) else self.missing
+        except SearchError as error:
+            self.missing = f"{self._wanted} ({error})"
 
 
 # Secrets: as shell code that the container is given before its program starts. The engine never gets them.
@@ -143,21 +182,18 @@ class Output:
     def say(self, text: str) -> None:
         self.line("stdout", text.encode())
 
-    def say_of(self, name: str, text: str) -> None:
-        self.say(f"{name}: {text}")
-
     def close(self) -> None:
         with self._guard:
             self._closed = True
 
 
 class Lines:
-    """A service's output: prefixes lines, keeps the last ones, passes each to `on_line`."""
+    """A service's output: prefixes lines, keeps the last ones, passes each to `on_line`, if that is set."""
 
-    def __init__(self, name: str, output: Output, on_line: Callable[[str], None] = lambda line: None) -> None:
+    def __init__(self, name: str, output: Output) -> None:
         self._prefix = f"{name} | ".encode()
         self._output = output
-        self._on_line = on_line
+        self.on_line: Callable[[str], None] = lambda line: None
         self._half: dict[Stream, bytes] = {"stdout": b"", "stderr": b""}
         self._last: deque[str] = deque(maxlen=20)
 
@@ -181,7 +217,7 @@ class Lines:
         self._output.line(stream, self._prefix + line)
         text = line.decode(errors="replace")
         self._last.append(text)
-        self._on_line(text)
+        self.on_line(text)
 
     def last(self) -> str:
         """Format the last lines for people."""

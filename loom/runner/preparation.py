@@ -88,9 +88,7 @@ class Preparation:
             if prewarmed is None:
                 return self._opener.resolve(self._job, output, secrets)
             prewarmed.image_output.pass_on(output)
-            if prewarmed.image_error:
-                prewarmed.opened()
-            return prewarmed.resolved
+            return prewarmed.image()
 
     def _images_used(self, images: Sequence[Resolved]) -> None:
         """Record further images, of services and base images: the receipt lists all."""
@@ -175,7 +173,7 @@ class Preparation:
     def _tell(self, opened: Opened) -> None:
         facts = opened.session.facts
         fact = {
-            "provider": facts.provider,
+            "provider": self._opener.provider(self._job).name,
             "container_id": facts.container_id,
             "container_name": facts.container_name,
             "user": facts.user,

@@ -34,6 +34,7 @@ from loom.runner.hooks import Gate, Resumption, RunChild
 from loom.runner.views import View, Views
 from loom.status import OnOutput, Stream
 from loom.util import controls
+from loom.util.within import outcome
 
 T = TypeVar("T")
 
@@ -100,15 +101,11 @@ class Work(Generic[T]):
 
     def __init__(self, do: Callable[[Cancel], T], cancel: Cancel, *, name: str) -> None:
         self._waits, self._cancel = cancel, cancel.child()
-        self._done: Future[T] = Future()
-        self._thread = threading.Thread(target=self._run, args=(do,), name=name, daemon=True)
-        self._thread.start()
+        self._thread, self._done = outcome(partial(self._run, do), name=name)
 
-    def _run(self, do: Callable[[Cancel], T]) -> None:
+    def _run(self, do: Callable[[Cancel], T]) -> T:
         try:
-            self._done.set_result(do(self._cancel))
-        except BaseException as error:  # noqa: BLE001  raised again where somebody waits for it
-            self._done.set_exception(error)
+            return do(self._cancel)
         finally:
             self._cancel.detach()
 
@@ -295,7 +292,7 @@ class SessionOpener:
                 fill = partial(snapshot.duplicate, self.settings.workspace, view.workspace)
                 filling = Work(lambda cancel: fill(cancel=cancel), self.cancel, name=f"fill {view.workspace}")
                 stack.callback(filling.stop)
-            session = stack.enter_context(self.opened_now(request, job, on_output))
+            session = stack.enter_context(self.provider(job).open(request, on_output, self.cancel))
             if filling is not None:
                 filling.result(ProviderError(f"interrupted while {view.workspace} was filled", code="CANCELED"))
             yield session
@@ -326,10 +323,6 @@ class SessionOpener:
         thread = threading.Thread(target=session.discard, name="discard", daemon=True)
         self._discarding.append(thread)
         thread.start()
-
-    def opened_now(self, request: SessionRequest, job: Job, on_output: OnOutput) -> AbstractContextManager[Session]:
-        """Open exactly the requested session, without fallback: files can't be sent or copied yet."""
-        return self.provider(job).open(request, on_output, self.cancel)
 
     def close_unused(self) -> None:
         """Close prewarmed sessions that no job took (the snapshot failed, the run was interrupted)."""
@@ -370,7 +363,8 @@ class Prewarmed:
         request = replace(request, until_filled=self._until_filled)
         if self._ahead is not None and (taken := self._take(self._ahead, request)) is not None:
             return taken
-        opening = self._opener.opened_now(request, self._job, self.provider_output)
+        # Exactly this one, without another kind of view: files can't be sent or copied yet.
+        opening = self._opener.provider(self._job).open(request, self.provider_output, self._opener.cancel)
         return Opened(session=self._stack.enter_context(opening), request=request, view=self.view)
 
     def _take(self, ahead: Prewarmed, request: SessionRequest) -> Opened | None:
@@ -388,9 +382,11 @@ class Prewarmed:
         """Return the session and its closer; raises the error of opening."""
         return self._work.result(ProviderError(self._left_behind())), self._stack
 
-    @property
-    def image_error(self) -> bool:
-        return self._work.error(ProviderError(self._left_behind())) is not None and self.resolved is None
+    def image(self) -> Resolved | None:
+        """Return the image; raises the error of finding it."""
+        if (error := self._work.error(ProviderError(self._left_behind()))) is not None and self.resolved is None:
+            raise error
+        return self.resolved
 
     def discard(self) -> None:
         if self._work.stop():

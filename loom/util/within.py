@@ -6,6 +6,7 @@ import select
 import threading
 import time
 from collections.abc import Callable, Iterable
+from concurrent.futures import Future
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -22,27 +23,26 @@ def readable(descriptors: Iterable[int], timeout_s: float | None) -> list[int]:
     return [found for found, _ in poll.poll(None if timeout_s is None else max(0.0, timeout_s) * 1000)]
 
 
+def outcome(call: Callable[[], T], *, name: str) -> tuple[threading.Thread, Future[T]]:
+    """Begin `call` in a daemon thread; return the thread, and the future with what it returns or raises."""
+    done: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            done.set_result(call())
+        except BaseException as error:  # noqa: BLE001  raised again where somebody waits for it
+            done.set_exception(error)
+
+    thread = threading.Thread(target=run, name=name, daemon=True)
+    thread.start()
+    return thread, done
+
+
 def within(limit_s: float, call: Callable[[], T]) -> T:
     """Return or raise the outcome of `call`; TimeoutError after `limit_s`. Its thread is then abandoned and ends with
     the process.
     """
-    returned: list[T] = []
-    raised: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            returned.append(call())
-        except BaseException as error:  # noqa: BLE001  raised again below
-            raised.append(error)
-
-    thread = threading.Thread(target=run, name="within", daemon=True)
-    thread.start()
-    thread.join(limit_s)
-    if raised:
-        raise raised[0]
-    if not returned:
-        raise TimeoutError
-    return returned[0]
+    return outcome(call, name="within")[1].result(limit_s)
 
 
 def beside(run: Callable[[], object], *, name: str) -> threading.Thread:

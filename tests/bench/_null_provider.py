@@ -44,7 +44,7 @@ class NullProvider:
 
 
 class NullSession:
-    facts = SessionFacts(provider="null", auto_shell=("bash", "-e", "-o", "pipefail"))
+    facts = SessionFacts(auto_shell=("bash", "-e", "-o", "pipefail"))
 
     def answers(self) -> bool:
         return True

@@ -63,11 +63,9 @@ class Bench:
             network=f"loom-{self.run_id}-{uuid.uuid4().hex[:6]}",
             isolated=isolated,
             shared=shared,
-            build_secrets=secrets.own if secrets else {},
+            secrets=secrets or SecretValues(),
         )
-        return services(
-            group, wanted, secrets or SecretValues(), on_died=lambda name, text: self.died.append((name, text))
-        )
+        return services(group, wanted, on_died=lambda name, text: self.died.append((name, text)))
 
     def _hear(self, _stream: str, data: bytes) -> None:
         if self.refuse and self.refuse in data.decode():

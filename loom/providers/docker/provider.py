@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -53,24 +52,22 @@ REAP_AFTER_S = 1.0
 
 def provider(setup: Setup) -> Provider:
     """Create the provider for the configured engine."""
-    return DockerProvider(Engine(setup.environ, setup.config.engine), pid=os.getpid(), setup=setup)
+    return DockerProvider(Engine(setup.environ, setup.config.engine), setup)
 
 
 class DockerProvider(Provider):
     """Implements `providers.base.Provider` on the engine of `client`, with a lazy connection.
 
-    `pid` is the process that owns the resources: after its end, the next run removes them. With an `Engine` and `setup`, it
-    also finds images.
+    With an `Engine` and `setup`, it also finds images.
     """
 
     name = "docker"
     capabilities = Capabilities(mounts=frozenset(MountMode), isolated=True)
 
-    def __init__(self, client: Callable[[], docker.DockerClient], *, pid: int, setup: Setup | None = None) -> None:
+    def __init__(self, client: Callable[[], docker.DockerClient], setup: Setup | None = None) -> None:
         self._connect = client
         self._engine = client if isinstance(client, Engine) else None
         self._setup = setup
-        self._pid = pid
         self._lock = threading.Lock()
         self._workspaces = Workspaces()
         self._removals = Removals()
@@ -100,7 +97,7 @@ class DockerProvider(Provider):
         with translated(f"preparing the container of job {request.job_id}"):
             client = self._connect()
         names: list[str] = []
-        mount = mount_of(client, request, self._workspaces, self._pid)
+        mount = mount_of(client, request, self._workspaces)
         session: DockerSession | None = None
         try:
             session = self._started(client, request, names, mount, on_output, cancel)
@@ -124,12 +121,10 @@ class DockerProvider(Provider):
     ) -> DockerSession:
         """Create and start a container; return its session. `names` collects the names of all attempts."""
 
-        marks = labels.of_request(request, self._pid, "job")
-
         def make() -> SessionFacts:
             # A new name for each attempt: the engine may still create or remove the previous one.
             names.append(name := container.name_of(request))
-            create = partial(container.create, client, request, name, mount, marks)
+            create = partial(container.create, client, request, name, mount)
             try:
                 made = create()
             except ProviderError as error:
@@ -146,7 +141,6 @@ class DockerProvider(Provider):
                 attachment=self._attach(client, request, facts.container_id),
                 facts=facts,
                 mount=mount,
-                container_labels=marks,
                 on_output=on_output,
             )
             try:
@@ -154,7 +148,7 @@ class DockerProvider(Provider):
                     request.until_filled()
                 session.start(cancel)
             except BaseException as error:
-                session.channel.attachment.close()
+                session.attachment.close()
                 if isinstance(error, StartFailed):
                     on_output("stdout", f"{error.message}\n".encode())
                 raise
@@ -180,7 +174,7 @@ class DockerProvider(Provider):
         assert engine is not None
         assert images is not None
         assert setup is not None
-        marks = labels.labels(run_id=setup.run_id, job_id=job.id, workspace=workspace, pid=self._pid, role="service")
+        marks = labels.labels(run_id=setup.run_id, job_id=job.id, workspace=workspace, role="service")
         group = ServiceGroup(
             client=engine.another(),
             images=images,
@@ -194,9 +188,9 @@ class DockerProvider(Provider):
             shared=frozenset(name for one in job.services for name in (one.name, *one.aliases))
             if job.services_at_localhost
             else frozenset(),
-            build_secrets=secrets.own,
+            secrets=secrets,
         )
-        with services(group, job.services, secrets, on_died) as network:
+        with services(group, job.services, on_died) as network:
             self._reap_once(self._connect())
             yield network
 
@@ -230,8 +224,7 @@ class DockerProvider(Provider):
             )
         else:
             found = images.resolve(asked.image, workspace=request.workspace, on_output=on_output, cancel=cancel)
-        marks = labels.of_request(request, self._pid, "job")
-        return run_beside(client, request, session.facts, found.image_id, asked, on_output, cancel, marks)
+        return run_beside(client, request, session.facts, found.image_id, asked, on_output, cancel)
 
     def way_here(self, request: SessionRequest, session: Session) -> str | None:
         client = self._connect()

@@ -1,20 +1,14 @@
-"""Send commands to the driver of a job's container and receive its answers, over a connection that may break and be resumed."""
+"""The connection to the driver of a job's container, and one command over it: its output and its answer."""
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from typing import Protocol
 
-from loom.cancel import Cancel
-from loom.errors import LoomError, ProviderError
+from loom.errors import ProviderError
 from loom.providers.driver import protocol as driver
 from loom.status import OnOutput, Stream
-
-ASK_ENGINE_S = 60.0
-"""How often to check a silent engine."""
 
 
 class Exchange:
@@ -117,96 +111,3 @@ class Attached(Protocol):
         """Order the driver to stop."""
 
     def close(self) -> None: ...
-
-
-class Container(Protocol):
-    """The engine's knowledge of a driver's container."""
-
-    def ask(self) -> None:
-        """Check the engine during a silent step: steps may be silent for hours, engines may not. EngineUnavailable."""
-
-    def resume(self, error: OSError | None, release: Callable[[], None]) -> None:
-        """Continue after an early end of the output, if the container runs.
-
-        Else call `release`, and raise the reason: Died if the job itself ended the container, ConnectionLost, EngineUnavailable.
-        """
-
-    def kill(self) -> None: ...
-
-
-class Channel:
-    """The connection to one container's driver. One command at a time."""
-
-    def __init__(self, attachment: Attached, container: Container, job_id: str) -> None:
-        self.attachment = attachment
-        self._container = container
-        self._job_id = job_id
-        self.later: list[tuple[Stream, bytes]] = []
-        """Output of commands that nobody listens to yet (`Exchange`)."""
-
-    def send(self, line: bytes) -> None:
-        try:
-            self.attachment.send(line)
-        except OSError:
-            pass  # the end of the output has the reason
-
-    def ask(self, line: Callable[[bytes], bytes], on_output: OnOutput, limit_s: float) -> str | None:
-        """Return the driver's answer to a command, which `line` builds with a token; None on timeout. ConnectionLost when the
-        container has ended.
-        """
-        exchange = Exchange()
-        self.send(line(exchange.token))
-        try:
-            answered = self.listen(exchange, on_output, deadline=time.monotonic() + limit_s, cancel=None)
-        except Died as died:
-            raise ConnectionLost(f"the container of job {self._job_id} has ended, exit code {died.code}") from died
-        return exchange.answer if answered else None
-
-    def listen(
-        self,
-        exchange: Exchange,
-        on_output: OnOutput,
-        *,
-        deadline: float | None,
-        cancel: Cancel | None,
-        only_now: bool = False,
-    ) -> bool:
-        """Pass output on until the answer arrives; False at the deadline or on a cancel.
-
-        `only_now`: only the second cancel request counts. After False, it can be called again. Died, ConnectionLost and
-        EngineUnavailable mean that no answer will come.
-        """
-        arrived, self.later[:] = [*self.later], []
-        for stream, data in arrived:
-            exchange.feed(stream, data, on_output)
-        while not exchange.is_over():
-            if cancel is not None and (cancel.now if only_now else cancel.requested):
-                return False
-            left = ASK_ENGINE_S if deadline is None else min(ASK_ENGINE_S, deadline - time.monotonic())
-            if left <= 0:
-                return False
-            asked = time.monotonic()
-            try:
-                chunks = self.attachment.read(left)
-            except OSError as error:
-                self._container.resume(error, lambda: None)
-                continue
-            for stream, data in chunks:
-                exchange.feed(stream, data, on_output)
-            if self.attachment.at_end and not exchange.is_over():
-                self._container.resume(None, lambda: exchange.release(on_output))
-            if not chunks and time.monotonic() - asked >= ASK_ENGINE_S:
-                self._container.ask()
-        return True
-
-    def drain(self, on_output: OnOutput, limit_s: float) -> None:
-        """Close the input and pass on the remaining output that arrives in time."""
-        self.attachment.close_input()
-        deadline = time.monotonic() + limit_s
-        with suppress(OSError, LoomError):
-            while not self.attachment.at_end and (left := deadline - time.monotonic()) > 0:
-                for stream, data in self.attachment.read(left):
-                    on_output(stream, data)
-
-    def kill(self) -> None:
-        self._container.kill()

@@ -12,11 +12,13 @@ from loom.errors import LoomError, ProviderError, RequestError
 from loom.providers.base import SessionFacts, SessionRequest
 from loom.providers.command import Command
 from loom.providers.driver import protocol as driver
-from loom.providers.driver.channel import Channel, ConnectionLost, Died, Exchange
+from loom.providers.driver.channel import Attached, ConnectionLost, Died, Exchange
 from loom.providers.driver.endings import reports_of
-from loom.providers.driver.steps import AUTO, SH, chosen, handed_on
+from loom.providers.driver.steps import AUTO, MOST_COMMANDS, SH, chosen, handed_on
 from loom.status import Ended, Exit, OnOutput, Stream
 
+ASK_ENGINE_S = 60.0
+"""How often to check a silent engine."""
 HELLO_S = 60.0
 """Time limit from the container's start to the driver's first answer, on a busy machine."""
 AFTER_KILL_S = 10.0
@@ -44,16 +46,15 @@ class Greeting:
 
 
 class DrivenSession:
-    """The part of `providers.base.Session` that the driver of a container does, told over `channel`.
-
-    `facts` grow with what the driver says.
+    """The part of `providers.base.Session` that the driver of a container does, told over a connection that may break and be
+    resumed. `facts` grow with what the driver says.
     """
 
     kept_until: float | None = None
 
     def __init__(
         self,
-        channel: Channel,
+        attachment: Attached,
         request: SessionRequest,
         facts: SessionFacts,
         on_output: OnOutput,
@@ -62,7 +63,7 @@ class DrivenSession:
         directory: str = driver.DIRECTORY,
     ) -> None:
         """`environment`: what each step's extends. `directory`: the driver's own."""
-        self.channel = channel
+        self.attachment = attachment
         self.facts = facts
         self.on_output = on_output
         """The session's own."""
@@ -71,6 +72,8 @@ class DrivenSession:
         self._directory = directory
         self._handed_on: dict[str, str] = {}
         self._reported: Mapping[str, Sequence[bytes]] = {}
+        self._later: list[tuple[Stream, bytes]] = []
+        """Output of commands that nobody listens to yet (`Exchange`)."""
         self._number = 0
         self._ooms = self._refused_forks = 0
         self._unfinished = False
@@ -80,14 +83,91 @@ class DrivenSession:
         """The tokens of the commands that the driver does by itself, by their names; empty when it waits for orders."""
         self.died = False
 
-    def ask(self) -> None:
-        """Implement `Container.ask`, where no engine has to be asked."""
+    # The engine's knowledge of the driver's container
+
+    def ask_engine(self) -> None:
+        """Check the engine during a silent step: steps may be silent for hours, engines may not. EngineUnavailable."""
+
+    def resume(self, error: OSError | None) -> None:
+        """Continue after an early end of the output, if the container runs.
+
+        Else raise the reason: Died if the job itself ended the container, ConnectionLost, EngineUnavailable.
+        """
+        raise NotImplementedError
+
+    def kill(self) -> None:
+        raise NotImplementedError
+
+    # The connection to the driver: one command at a time
+
+    def send(self, line: bytes) -> None:
+        try:
+            self.attachment.send(line)
+        except OSError:
+            pass  # the end of the output has the reason
+
+    def listen(
+        self,
+        exchange: Exchange,
+        on_output: OnOutput,
+        *,
+        deadline: float | None,
+        cancel: Cancel | None = None,
+        only_now: bool = False,
+    ) -> bool:
+        """Pass output on until the answer arrives; False at the deadline or on a cancel.
+
+        `only_now`: only the second cancel request counts. After False, it can be called again. Died, ConnectionLost and
+        EngineUnavailable mean that no answer will come.
+        """
+        arrived, self._later[:] = [*self._later], []
+        for stream, data in arrived:
+            exchange.feed(stream, data, on_output)
+        while not exchange.is_over():
+            if cancel is not None and (cancel.now if only_now else cancel.requested):
+                return False
+            left = ASK_ENGINE_S if deadline is None else min(ASK_ENGINE_S, deadline - time.monotonic())
+            if left <= 0:
+                return False
+            asked = time.monotonic()
+            try:
+                chunks = self.attachment.read(left)
+            except OSError as error:
+                self.resume(error)
+                continue
+            for stream, data in chunks:
+                exchange.feed(stream, data, on_output)
+            if self.attachment.at_end and not exchange.is_over():
+                try:
+                    self.resume(None)
+                except (Died, LoomError):
+                    exchange.release(on_output)
+                    raise
+            if not chunks and time.monotonic() - asked >= ASK_ENGINE_S:
+                self.ask_engine()
+        return True
+
+    def order(self, line: Callable[[bytes], bytes], limit_s: float = HELLO_S) -> str | None:
+        """Return the driver's answer to a command, which `line` builds with a token; None on timeout. ConnectionLost when the
+        container has ended. Its output belongs to the session.
+        """
+        self.end_shared()
+        exchange = Exchange()
+        self.send(line(exchange.token))
+        try:
+            answered = self.listen(exchange, self.on_output, deadline=time.monotonic() + limit_s)
+        except Died as died:
+            job_id = self._request.job_id
+            raise ConnectionLost(f"the container of job {job_id} has ended, exit code {died.code}") from died
+        return exchange.answer if answered else None
+
+    # Steps
 
     def before_step(self) -> None:
         """Prepare for the next step."""
 
-    def still_running(self) -> tuple[str, ...]:
-        """Return the command lines of a step that ran out of time."""
+    def still_running(self) -> Sequence[str]:
+        """Return the command lines of what a step has running; nothing if the engine can't tell."""
         raise NotImplementedError
 
     def greet(
@@ -104,9 +184,9 @@ class DrivenSession:
                 heard.append(data)
             self.on_output(stream, data)
 
-        unregister = cancel.on_request(self.channel.attachment.wake)
+        unregister = cancel.on_request(self.attachment.wake)
         try:
-            answered = self.channel.listen(exchange, listen, deadline=time.monotonic() + HELLO_S, cancel=cancel)
+            answered = self.listen(exchange, listen, deadline=time.monotonic() + HELLO_S, cancel=cancel)
         except (ConnectionLost, Died) as lost:
             reason = lost.message if isinstance(lost, ConnectionLost) else f"it ended with exit code {lost.code}"
             output = b"".join(heard).decode("utf-8", "replace").strip()
@@ -157,13 +237,13 @@ class DrivenSession:
     def _tell(self, line: bytes) -> None:
         """Order what the driver does not do by itself."""
         if not self._handed_over:
-            self.channel.send(line)
+            self.send(line)
 
     def _take_over(self) -> None:
         """Let the driver do only what loom sends from now on."""
         if self._handed_over:
             self._handed_over = {}
-            self.channel.send(driver.STAY)
+            self.send(driver.STAY)
 
     @property
     def lost(self) -> bool:
@@ -187,11 +267,11 @@ class DrivenSession:
         deadline = None if command.timeout_s is None else time.monotonic() + command.timeout_s
         ended = Ended.EXITED
         still_ran: tuple[str, ...] = ()
-        unregister = cancel.on_request(self.channel.attachment.wake)
+        unregister = cancel.on_request(self.attachment.wake)
         self._unfinished = True
         try:
             self._tell(order)
-            if not self.channel.listen(exchange, on_output, deadline=deadline, cancel=cancel):
+            if not self.listen(exchange, on_output, deadline=deadline, cancel=cancel):
                 ended = Ended.CANCELED if cancel.requested else Ended.TIMED_OUT
                 still_ran = self._commands() if ended is Ended.TIMED_OUT else ()
                 self._end_step(exchange, on_output, cancel)
@@ -218,7 +298,7 @@ class DrivenSession:
         command = self._completed(command)
         share, environment = command.share, command.environment
         token = self._handed_over.get(command.name, b"")
-        later = self.channel.later if self._handed_over else None
+        later = self._later if self._handed_over else None
         if share is None:
             exchange = Exchange(token, later)
             return exchange, driver.step(exchange.token, command, self._number, self._directory)
@@ -241,19 +321,19 @@ class DrivenSession:
             self._shared = None
             exchange.to_the_end = True
             limit_s = _HANDED_OVER_S if self._handed_over else AFTER_KILL_S
-            if not self.channel.listen(exchange, on_output, deadline=time.monotonic() + limit_s, cancel=None):
-                self.channel.kill()
+            if not self.listen(exchange, on_output, deadline=time.monotonic() + limit_s):
+                self.kill()
                 raise Died(137, oom=False)
 
     def end_shared(self) -> None:
         """End the shell that steps shared, if there is one: it gets no further command."""
         if self._shared is None or self.died:
             return
-        exchange = Exchange(self._shared[0], self.channel.later if self._handed_over else None)
+        exchange = Exchange(self._shared[0], self._later if self._handed_over else None)
         try:
             self._tell(driver.CLOSE)
             limit_s = _HANDED_OVER_S if self._handed_over else LEAVE_S
-            if not self.channel.listen(exchange, self.on_output, deadline=time.monotonic() + limit_s, cancel=None):
+            if not self.listen(exchange, self.on_output, deadline=time.monotonic() + limit_s):
                 self._end_step(exchange, self.on_output, Cancel())
             self._release(exchange, self.on_output)
         except Died:
@@ -262,10 +342,13 @@ class DrivenSession:
             exchange.release(self.on_output)
 
     def _commands(self) -> tuple[str, ...]:
-        """Return the commands that a timed-out step was running, without the shared shell if there are others."""
-        listed = self.still_running()
-        own = " ".join(self._shared[1].shell) if self._shared is not None else None
-        return tuple(command for command in listed if command != own) or listed
+        """Return the commands that a timed-out step was running. The step's own shell, which names its script, and a shared one
+        are left out if there are others.
+        """
+        listed = [command for command in self.still_running() if command]
+        script, own = f"{self._directory}/step.", " ".join(self._shared[1].shell) if self._shared is not None else None
+        others = [command for command in listed if script not in command and command != own]
+        return tuple((others or listed)[:MOST_COMMANDS])
 
     def _exit(self, answer: str, ended: Ended) -> Exit:
         code, ooms, refused_forks = (int(word) for word in answer.split()[:3])
@@ -289,16 +372,16 @@ class DrivenSession:
         """
         self._take_over()
         if not cancel.now:
-            self.channel.send(driver.TERM)
+            self.send(driver.TERM)
             grace = time.monotonic() + self._request.grace_s
-            if self.channel.listen(exchange, on_output, deadline=grace, cancel=cancel, only_now=True):
-                self.channel.send(driver.KILL)  # the step ended in time; end its background processes too
+            if self.listen(exchange, on_output, deadline=grace, cancel=cancel, only_now=True):
+                self.send(driver.KILL)  # the step ended in time; end its background processes too
                 return
-        self.channel.send(driver.KILL)
+        self.send(driver.KILL)
         exchange.to_the_end = self._shared is not None
-        if self.channel.listen(exchange, on_output, deadline=time.monotonic() + AFTER_KILL_S, cancel=None):
+        if self.listen(exchange, on_output, deadline=time.monotonic() + AFTER_KILL_S):
             return
-        self.channel.kill()
+        self.kill()
         raise Died(137, oom=False)
 
     def handed_on(self) -> Mapping[str, str]:
@@ -311,7 +394,7 @@ class DrivenSession:
         if self.kept_until is not None or self.died:
             return False
         try:
-            return self.channel.ask(driver.ping, self.on_output, ANSWER_S) is not None
+            return self.order(driver.ping, ANSWER_S) is not None
         except LoomError:
             return False
 
@@ -323,14 +406,9 @@ class DrivenSession:
             raise ProviderError(f"the secret {name} could not be handed to job {self._request.job_id}")
         return path
 
-    def order(self, line: Callable[[bytes], bytes]) -> str | None:
-        """Ask as `Channel.ask`; output belongs to the session."""
-        self.end_shared()
-        return self.channel.ask(line, self.on_output, HELLO_S)
-
     def end(self) -> None:
         """End everything in the container; its last output is the session's."""
-        if self.channel.attachment.at_end or self.died:
+        if self.attachment.at_end or self.died:
             return
         exchange = Exchange()
         try:
@@ -338,11 +416,11 @@ class DrivenSession:
                 # For example, its output could not be recorded: drop the rest.
                 self.on_output = lambda *_: None
                 self._take_over()
-                self.channel.send(driver.KILL + driver.OK)
+                self.send(driver.KILL + driver.OK)
                 self._shared = None
             self.end_shared()
-            self.channel.send(driver.end(exchange.token))
-            self.channel.listen(exchange, self.on_output, deadline=time.monotonic() + LEAVE_S, cancel=None)
+            self.send(driver.end(exchange.token))
+            self.listen(exchange, self.on_output, deadline=time.monotonic() + LEAVE_S)
             exchange.release(self.on_output)
         except (Died, LoomError):
             pass  # it already ended, or is removed by force next

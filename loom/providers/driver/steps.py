@@ -70,12 +70,6 @@ def handed_on(lines: Sequence[bytes]) -> dict[str, str]:
     return variables
 
 
-def still_running(commands: Sequence[str], script: str) -> tuple[str, ...]:
-    """Choose the command lines to report: the shell of the step (it names its `script`) only if it waits for nothing."""
-    others = [command for command in commands if command and script not in command]
-    return tuple((others or [*commands])[:MOST_COMMANDS])
-
-
 # One shell for several commands: what it is given to read, and what it reports.
 #
 # The shell reads its program from its standard input, a few lines for each command, and runs each command's file with `.`,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -42,19 +41,18 @@ from loom.status import OnOutput
 
 def provider(setup: Setup) -> Provider:
     """Create the provider for a context of the kubeconfig."""
-    return KubernetesProvider(Cluster.of(setup.context, setup.environ), setup=setup, pid=os.getpid())
+    return KubernetesProvider(Cluster.of(setup.context, setup.environ), setup)
 
 
 class KubernetesProvider(Provider):
-    """Implements `providers.base.Provider`. `pid` is the process that owns the pods."""
+    """Implements `providers.base.Provider`."""
 
     name = "kubernetes"
     capabilities = Capabilities(mounts=frozenset({MountMode.VOLUME}), isolated=True, detachable=True)
 
-    def __init__(self, cluster: Cluster, *, setup: Setup, pid: int) -> None:
+    def __init__(self, cluster: Cluster, setup: Setup) -> None:
         self._cluster = cluster
         self._setup = setup
-        self._pid = pid
         self._snapshots = PackedSnapshots()
         self._lock = threading.Lock()
         self._pods: dict[str, Pods] = {}
@@ -121,7 +119,7 @@ class KubernetesProvider(Provider):
         name = name_of(request)
         environment, _ = driver.environment(request.environment)
         containers = services.containers if services else ()
-        pod = specification(request, name, environment, containers, image=image, pid=self._pid, pushed=pushed)
+        pod = specification(request, name, environment, containers, image=image, pushed=pushed)
         start.create(self._queue, pod)
 
     def _session(
@@ -139,7 +137,6 @@ class KubernetesProvider(Provider):
                 facts_of(
                     cluster,
                     name,
-                    request,
                     network=request.network.mode or "default",
                     privileged=str(request.privileged).lower(),
                     node=pod["spec"].get("nodeName", ""),

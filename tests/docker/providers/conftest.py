@@ -26,7 +26,7 @@ from loom.providers.base import Provider, Session, SessionRequest, Setup
 from loom.providers.command import Command, Share
 from loom.providers.docker.engine.client import connect
 from loom.providers.docker.provider import DockerProvider
-from loom.providers.driver import channel, session
+from loom.providers.driver import session
 from loom.providers.host import HostProvider
 from loom.status import Exit, Stream
 from tests.support import kubernetes
@@ -213,7 +213,7 @@ def shell_images(build: Callable[..., str], busybox: bytes) -> Mapping[str, str]
 
 @pytest.fixture
 def docker_provider(engine: docker.DockerClient) -> Iterator[DockerProvider]:
-    provider = DockerProvider(lambda: engine, pid=os.getpid())
+    provider = DockerProvider(lambda: engine)
     yield provider
     assert list(provider.close()) == []
     assert engine.containers.list(all=True, filters={"label": [f"{TEST}=1", f"loom.run={RUN_ID}"]}) == []
@@ -251,7 +251,7 @@ def podman(
 def podman_place(podman: docker.DockerClient, tmp_path: Path) -> Iterator[Place]:
     workspace = tmp_path / "workspace"
     workspace.mkdir()
-    provider = DockerProvider(lambda: podman, pid=os.getpid())
+    provider = DockerProvider(lambda: podman)
     place = Place("docker", provider, workspace, DEBIAN, podman)
     place.network = Network(mode="none")
     yield place
@@ -320,6 +320,6 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
-    for module in (channel, inside, session):
+    for module in (inside, session):
         monkeypatch.setattr(module, "time", made)
     return made

@@ -41,7 +41,7 @@ LOOM = textwrap.dedent(
 
     run_id, workspace, mode, script = sys.argv[1:]
     print("here", flush=True)
-    provider = DockerProvider(Engine(os.environ), pid=os.getpid())
+    provider = DockerProvider(Engine(os.environ))
     request = SessionRequest(run_id=run_id, job_id="job", workspace=Path(workspace), project_dir="/workspace",
         environment={}, shell=("sh", "-e"), image=Image(name="debian:trixie-slim"), labels={"loom-test": "1"},
         mount_mode=MountMode(mode))

@@ -26,7 +26,6 @@ from loom.providers.docker.container.cleanup import reap
 from loom.providers.docker.engine.client import ANSWER_S, connect
 from loom.providers.docker.provider import DockerProvider
 from loom.providers.docker.session import attach, session
-from loom.providers.driver import channel as any_channel
 from loom.providers.driver import session as driven
 from loom.status import Ended
 from loom.storage.selection import Everything
@@ -97,7 +96,7 @@ class Proxy:
 def test_a_lost_connection_is_taken_up_without_losing_or_doubling_a_line(docker_place: Place, tmp_path: Path) -> None:
     proxy = Proxy(tmp_path / "proxy.sock", "/var/run/docker.sock")
     client = connect({"DOCKER_HOST": f"unix://{proxy.path}"})
-    docker_place.provider = DockerProvider(lambda: client, pid=os.getpid())
+    docker_place.provider = DockerProvider(lambda: client)
     try:
         with docker_place.job() as job:
             job.run("echo before; printf partial; echo error >&2")
@@ -133,7 +132,7 @@ def own_engine(
     own = new_engine()
     client = own.start()
     own.load_busybox(client, busybox)
-    docker_place.provider = DockerProvider(lambda: client, pid=os.getpid())
+    docker_place.provider = DockerProvider(lambda: client)
     docker_place.image = "ash:test"
     yield own, client
     client.close()
@@ -146,7 +145,7 @@ def test_a_lost_connection_that_ends_the_container_is_not_the_jobs_failure(any_s
     with any_sh.job() as job:
         assert job.run("true").code == 0
         with pytest.raises(ProviderError, match="the connection to the container of job job was lost"):
-            job.run("echo up; sleep 600", then=job.session.channel.attachment.close_input)
+            job.run("echo up; sleep 600", then=job.session.attachment.close_input)
 
 
 @pytest.mark.slow
@@ -192,7 +191,7 @@ def test_an_engine_that_is_lost_before_the_artifacts_is_an_error(
 def test_a_job_starts_although_an_answer_is_lost(docker_place: Place, tmp_path: Path, request_: bytes) -> None:
     proxy = Proxy(tmp_path / "proxy.sock", "/var/run/docker.sock", lose=request_)
     client = connect({"DOCKER_HOST": f"unix://{proxy.path}"})
-    docker_place.provider = DockerProvider(lambda: client, pid=os.getpid())
+    docker_place.provider = DockerProvider(lambda: client)
     try:
         with docker_place.job() as job:
             assert not proxy.lose
@@ -208,7 +207,7 @@ def test_an_engine_that_hangs_is_given_up(
     own_engine: tuple[OwnEngine, docker.DockerClient], docker_place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own, _ = own_engine
-    monkeypatch.setattr(any_channel, "ASK_ENGINE_S", 0.5)
+    monkeypatch.setattr(driven, "ASK_ENGINE_S", 0.5)
     with docker_place.job(network=NO_NETWORK) as job:
         # An engine that answers is asked and left in peace.
         assert job.run("sleep 1.5; echo done").out == b"done\n"
@@ -228,7 +227,7 @@ def test_an_engine_that_hangs_while_a_job_starts_is_given_up(
     own, _ = own_engine
     client = connect({"DOCKER_HOST": own.url})
     client.api.timeout = 1
-    docker_place.provider = DockerProvider(lambda: client, pid=os.getpid())
+    docker_place.provider = DockerProvider(lambda: client)
     own.signal(signal.SIGSTOP)
     try:
         with promptly(), pytest.raises(EngineUnavailable), docker_place.job(network=NO_NETWORK):
@@ -261,7 +260,7 @@ def test_a_lost_connection_to_an_engine_that_can_not_write_its_log(
         client.close()
         proxy = Proxy(tmp_path / "proxy.sock", own.url.removeprefix("unix://"))
         client = connect({"DOCKER_HOST": f"unix://{proxy.path}"})
-        docker_place.provider = DockerProvider(lambda: client, pid=os.getpid())
+        docker_place.provider = DockerProvider(lambda: client)
         docker_place.image = "ash:test"
         with docker_place.job(network=NO_NETWORK) as job:
             job.run("echo before")
@@ -286,7 +285,7 @@ def test_an_engine_that_sees_none_of_our_files(
     own = new_engine(hidden=tmp_path)
     client = own.start()
     own.load_busybox(client, busybox)
-    docker_place.provider = DockerProvider(lambda: client, pid=os.getpid())
+    docker_place.provider = DockerProvider(lambda: client)
     docker_place.image = "ash:test"
     (docker_place.workspace / "given").write_text("given\n")
     unseen = docker_place.job(network=NO_NETWORK)
@@ -365,7 +364,7 @@ def tls_proxy(tmp_path: Path) -> Iterator[dict[str, str]]:
 
 def test_an_engine_behind_tls(docker_place: Place, tls_proxy: dict[str, str]) -> None:
     client = connect(tls_proxy)
-    docker_place.provider = DockerProvider(lambda: client, pid=os.getpid())
+    docker_place.provider = DockerProvider(lambda: client)
     content = os.urandom(8 * 1024 * 1024)
     (docker_place.workspace / "binary").write_bytes(content)
     try:

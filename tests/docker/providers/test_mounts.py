@@ -207,7 +207,7 @@ CALLER = textwrap.dedent(
     from loom.providers.docker.provider import DockerProvider
 
     workspace, image, mode = Path(sys.argv[1]), sys.argv[2], MountMode(sys.argv[3])
-    provider = DockerProvider(Engine(os.environ), pid=os.getpid())
+    provider = DockerProvider(Engine(os.environ))
     request = SessionRequest(run_id="caller", job_id="job", workspace=workspace, project_dir="/workspace",
         environment={}, shell=("sh", "-e"), image=Image(name=image), labels={"loom-test": "1"}, mount_mode=mode)
     with provider.open(request, lambda *_: None, Cancel()) as session:

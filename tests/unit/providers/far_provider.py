@@ -99,9 +99,7 @@ class FarSession:
         }
         self._handed_on: dict[str, str] = {}
         self._reported: Mapping[str, Sequence[bytes]] = {}
-        self.facts = SessionFacts(
-            provider="far", container_id=place.name, container_name=place.name, auto_shell=AUTO["bash"]
-        )
+        self.facts = SessionFacts(container_id=place.name, container_name=place.name, auto_shell=AUTO["bash"])
 
     def _send(self) -> None:
         """Before the first step: the workspace may not be filled when the place is opened."""

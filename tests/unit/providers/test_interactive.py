@@ -46,18 +46,18 @@ def test_it_has_the_directory_variables_and_functions_without_the_options_and_tr
     tmp_path: Path, shell: tuple[str, ...]
 ) -> None:
     state = left_by(shell, tmp_path)
-    prepared = interactive.prepared(
+    files, command = interactive.prepared(
         shell,
         script="echo again $EXPORTED; false; echo never",
         name="job script/02",
         state=str(state),
         new_path=lambda what: str(tmp_path / what),
     )
-    for path, content in prepared.files.items():
+    for path, content in files.items():
         Path(path).write_bytes(content)
     typed = 'pwd; echo "$EXPORTED $plain $TERM $LOOM_STEP"; greet you; false; again; echo "goes on $?"\n'
     done = subprocess.run(
-        prepared.command,
+        command,
         input=typed,
         cwd=tmp_path,
         env=environ(tmp_path),
@@ -106,20 +106,18 @@ def test_a_terminals_kind_counts_where_its_description_is(tmp_path: Path) -> Non
 
 @pytest.mark.skipif(shutil.which("zsh") is None, reason="zsh is not installed")
 def test_a_zsh_has_the_step_its_history_and_a_prompt(tmp_path: Path) -> None:
-    prepared = interactive.prepared(
+    files, command = interactive.prepared(
         ("zsh", "-e", "-f", "{0}"),
         script="echo 100% of\nfalse; echo never",
         name="a %job",
         state=str(tmp_path / "state"),
         new_path=lambda what: str(tmp_path / what),
     )
-    for path, content in prepared.files.items():
+    for path, content in files.items():
         Path(path).write_bytes(content)
     typed = 'print -r -- "$PS1=$ZDOTDIR="; again; echo "code $?"; fc -l -1\nfalse; echo "goes on"\n'
     env = {**environ(tmp_path), "PATH": os.environ["PATH"]}
-    done = subprocess.run(
-        prepared.command, input=typed, cwd=tmp_path, env=env, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run(command, input=typed, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
     assert done.stdout.splitlines()[:3] == ["[a %%job] %~ %# ==", "100% of", "code 1"], done.stderr
     assert "goes on" in done.stdout
     assert "echo 100% of" in done.stdout.partition("code 1")[2]

@@ -335,7 +335,7 @@ one: {stage: a, script: ['true'], secrets: {A: {ref: "file://key", file: false}}
 
 
 def test_what_the_place_can_not_do_is_a_warning(make: Make) -> None:
-    facts = SessionFacts(provider="host", user="0:0", warnings=("no limit here",), details={"pod": "p"})
+    facts = SessionFacts(user="0:0", warnings=("no limit here",), details={"pod": "p"})
     ran = make("stages: [a]\none: {stage: a, script: ['true']}\n").run(tools=on(Replaced(facts=facts)))
     assert ran.warnings("one") == ["no limit here"]
     opened = ran.job("one").facts["session_opened"]

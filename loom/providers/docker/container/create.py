@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from loom.errors import ImageError, LoomError, ProviderError
 from loom.plan.model import Resources
+from loom.providers import labels
 from loom.providers.base import SessionFacts, SessionRequest
 from loom.providers.docker.container import refusals
 from loom.providers.docker.container.mounts import Mount
@@ -38,7 +39,6 @@ def create(
     request: SessionRequest,
     name: str,
     mount: Mount,
-    marks: Mapping[str, str],
 ) -> SessionFacts:
     """Create it with its workspace view. ImageError or ProviderError on failure."""
     api: Any = client.api
@@ -57,7 +57,7 @@ def create(
         user=request.image.user,
         stdin_open=True,
         stop_signal="SIGKILL",  # the driver ignores TERM, and a step's `kill 1` should not look like a stop
-        labels=dict(marks),
+        labels=labels.of_request(request, "job"),
         host_config=api.create_host_config(
             **host_config(request, mount, traits),
             # The whole log, whatever the engine's default: a lost connection is resumed from its beginning.
@@ -74,13 +74,9 @@ def create(
     if unenforced := traits.unenforced(request.resources):
         warnings.append(f"the engine does not enforce {', '.join(unenforced)}: it has no control groups for that")
     return SessionFacts(
-        provider="docker",
-        image=request.image.name or "",
-        image_id=request.image_id or "",
         container_id=str(made["Id"]),
         container_name=name,
         details={
-            "mount_mode": request.mount_mode.value,
             "network": request.network_id or request.network.mode or "default",
             "privileged": str(request.privileged).lower(),
             "docker_socket": str(request.docker_socket).lower(),

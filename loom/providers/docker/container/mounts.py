@@ -75,14 +75,14 @@ class Mount:
         """Remove the view; the container is already gone."""
 
 
-def mount_of(client: docker.DockerClient, request: SessionRequest, workspaces: Workspaces, pid: int) -> Mount:
+def mount_of(client: docker.DockerClient, request: SessionRequest, workspaces: Workspaces) -> Mount:
     match request.mount_mode:
         case MountMode.BIND:
             return BindMount(request, workspaces, rootless=Traits(client).rootless)
         case MountMode.OVERLAY:
-            return OverlayMount(client, request, pid)
+            return OverlayMount(client, request)
         case MountMode.VOLUME:
-            return VolumeMount(client, request, pid)
+            return VolumeMount(client, request)
 
 
 class BindMount(Mount):
@@ -140,11 +140,10 @@ class _EngineVolume(Mount):
 
     role: str
 
-    def __init__(self, client: docker.DockerClient, request: SessionRequest, pid: int) -> None:
+    def __init__(self, client: docker.DockerClient, request: SessionRequest) -> None:
         self._client = client
         self._api: Any = client.api
         self._request = request
-        self._pid = pid
         self._name = f"loom-{request.run_id[-10:]}-{secrets.token_hex(6)}"
         self._container_id = ""
         self._user = Owner(0, 0)
@@ -156,7 +155,7 @@ class _EngineVolume(Mount):
 
     def _create(self, options: Mapping[str, str]) -> None:
         request = self._request
-        marks = labels.of_request(request, self._pid, self.role)
+        marks = labels.of_request(request, self.role)
         with translated(f"making the workspace's volume for job {request.job_id}"):
             self._made = True
             # Repeatable: the engine returns an existing volume with this name and options.
@@ -240,8 +239,8 @@ class OverlayMount(_EngineVolume):
 
     role = "overlay"
 
-    def __init__(self, client: docker.DockerClient, request: SessionRequest, pid: int) -> None:
-        super().__init__(client, request, pid)
+    def __init__(self, client: docker.DockerClient, request: SessionRequest) -> None:
+        super().__init__(client, request)
         self._rootless = Traits(client).rootless
         # Beside the workspace: on the same file system, and visible to the engine like the workspace.
         self._layers = request.directory or jobs_of(request.workspace) / self._name

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from loom.errors import ImageError, LoomError, ProviderError
 from loom.plan.model import MountMode
-from loom.providers.base import SessionFacts, SessionRequest
+from loom.providers.base import SessionRequest
 from loom.providers.docker.container import mounts
 from loom.providers.docker.engine.errors import explanation, to_loom_error
 from loom.providers.docker.engine.retries import StartFailed, start_failed
@@ -28,11 +28,11 @@ def not_created(error: Exception, request: SessionRequest, image: str) -> LoomEr
     return _refused(error, request, "creating")
 
 
-def not_started(error: Exception, request: SessionRequest, facts: SessionFacts) -> LoomError | None:
+def not_started(error: Exception, request: SessionRequest) -> LoomError | None:
     """Explain the same for a container that was created."""
     answer = explanation(error)
     if "executable file" in answer or ("exec: " in answer and "no such file or directory" in answer):
-        return known_reason(request, answer) or _no_shell(facts)
+        return known_reason(request, answer) or _no_shell(request)
     return _refused(error, request, "starting")
 
 
@@ -42,15 +42,15 @@ def _refused(error: Exception, request: SessionRequest, doing: str) -> LoomError
     return known or start_failed(error, doing) or to_loom_error(error, doing)
 
 
-def ended_at_once(answer: str, reason: str, request: SessionRequest, facts: SessionFacts) -> LoomError:
+def ended_at_once(answer: str, reason: str, request: SessionRequest) -> LoomError:
     """Explain a container that was started and printed `answer` before it ended, for `reason`."""
     if "exec sh failed" in answer:
         if "Exec format error" in answer:
             return ImageError(
-                f"image {facts.image or facts.image_id} is built for another kind of processor than this machine's",
+                f"image {request.image.name or request.image_id} is built for another kind of processor than this machine's",
                 hint="choose another `image:`, or set its `platform:` and install the emulation for it",
             )
-        return _no_shell(facts)
+        return _no_shell(request)
     text = f"the container of job {request.job_id} did not start: {reason}"
     if not answer and reason.endswith(" 137"):
         # The input was closed before the driver had read it: the connection was lost, and with it the engine's answer.
@@ -94,9 +94,9 @@ def known_reason(request: SessionRequest, answer: str) -> LoomError | None:
     return None
 
 
-def _no_shell(facts: SessionFacts) -> ImageError:
+def _no_shell(request: SessionRequest) -> ImageError:
     return ImageError(
-        f"image {facts.image or facts.image_id} has no shell: loom needs `sh` in it to run a job's steps",
+        f"image {request.image.name or request.image_id} has no shell: loom needs `sh` in it to run a job's steps",
         hint="use the image's variant with a shell (often called debug or slim), or build one from it",
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import socket
 import ssl
 import threading
 from collections.abc import Mapping
@@ -183,6 +184,8 @@ class EngineSocket:
         return bool(self._ahead or (decrypted and decrypted()))
 
     def close(self) -> None:
+        with contextlib.suppress(OSError):  # the engine closed it first
+            self._socket.shutdown(socket.SHUT_RDWR)
         for part in (self._response, self._socket):
             with contextlib.suppress(OSError, ValueError):  # both own it
                 part.close()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 import time
 from pathlib import Path
@@ -50,7 +49,7 @@ def probe(client: docker.DockerClient, default_image: str, tmp_dir: Path) -> tup
 
 def _start(client: docker.DockerClient, name: str, image_id: str, tmp_dir: Path) -> None:
     tmp_dir.mkdir(parents=True, exist_ok=True)
-    provider, cancel, printed = DockerProvider(lambda: client, pid=os.getpid()), Cancel(), list[bytes]()
+    provider, cancel, printed = DockerProvider(lambda: client), Cancel(), list[bytes]()
     with tempfile.TemporaryDirectory(prefix="loom-doctor-", dir=tmp_dir) as folder:
         request = SessionRequest(
             run_id=str(time.time_ns()),

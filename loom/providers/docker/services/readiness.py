@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import errno
 import http.client
-import re
 import socket
 import ssl
-import threading
 from collections.abc import Mapping, Sequence
 from contextlib import closing, suppress
 from functools import cached_property
@@ -20,12 +18,10 @@ from typing import Any
 import docker
 import docker.errors
 
-from loom.errors import RequestError
 from loom.plan.model import Service
 from loom.providers.docker.engine.client import Traits
-from loom.providers.services import named_port
+from loom.providers.services import ReadyLine, http_address, named_port
 from loom.util.within import within
-from loom.workflow.patterns import PatternError, SearchError, compile_pattern
 
 _LISTENING = "0A"
 
@@ -145,16 +141,10 @@ class HttpProbe(Probe):
     """Ready when the URL answers with a status below 400."""
 
     def __init__(self, url: str, exposed: Sequence[int]) -> None:
-        match = re.fullmatch(r"(?:(https?)://(\[[^]]+\]|[^/:]+))?:?(\d+)?(/.*)?", url)
-        if match is None:
-            raise RequestError(
-                f"ready: http: {url!r} is not an address",
-                hint="Write a path (/health), a port and a path (:8080/health) or a URL (http://localhost:8080/health).",
-            )
-        self._secure = match[1] == "https"
-        default = (443 if self._secure else 80) if match[1] else min(exposed, default=80)
-        port, host, path = int(match[3] or default), match[2] or "localhost", match[4] or "/"
-        self._port, self._host, self._path = port, host, path
+        scheme, host, named, path = http_address(url)
+        self._secure = scheme == "https"
+        port = named or ((443 if self._secure else 80) if scheme else min(exposed, default=80))
+        self._port, self._host, self._path = port, host or "localhost", path
         self._url = f"{'https' if self._secure else 'http'}://localhost:{port}{path}"
         self.what = f"answer to {path} on port {port}"
 
@@ -209,26 +199,13 @@ class LogProbe(Probe):
     """Ready when a log line matches."""
 
     def __init__(self, pattern: str) -> None:
-        try:
-            self._pattern = compile_pattern(f"/{pattern}/")
-        except PatternError as error:
-            raise RequestError(f"ready: log: {pattern!r}: {error}") from error
-        self._seen = threading.Event()
-        self._trouble = ""
+        self._line = ReadyLine(pattern)
+        self.see_line = self._line.see  # type: ignore[method-assign]
         self.what = f"line that matches {pattern!r}"
 
-    def see_line(self, line: str) -> None:
-        if self._seen.is_set():
-            return
-        try:
-            if self._pattern.found_in(line):
-                self._seen.set()
-        except SearchError as error:
-            self._trouble = f" ({error})"
-
     def check(self, target: ProbeTarget) -> None:
-        if not self._seen.is_set():
-            raise NotReady(f"no {self.what}{self._trouble}")
+        if missing := self._line.missing:
+            raise NotReady(missing)
 
 
 def probe_of(service: Service, config: Mapping[str, Any]) -> Probe:

@@ -29,16 +29,17 @@ from loom.providers import services as any_services
 from loom.providers.base import NO_SECRETS, OpenedServices, SecretValues
 from loom.providers.docker.container.cleanup import remove_container, remove_network
 from loom.providers.docker.container.create import HARDENED_SERVICE, limits_of
+from loom.providers.docker.engine.client import EngineSocket
 from loom.providers.docker.engine.errors import engine_errors, explanation, translated
 from loom.providers.docker.engine.retries import retrying, start_failed, starting
 from loom.providers.docker.images.images import Images
 from loom.providers.docker.images.named import ResolvedImage
 from loom.providers.docker.services.readiness import NotReady, ProbeTarget, ports_of, probe_of
-from loom.providers.docker.session.attach import Hijacked, attached
+from loom.providers.docker.session.attach import attached, follow
 from loom.providers.services import Lines, Output
 from loom.util.within import beside, wait_until
 
-# Reads one line, shell code that stores the secrets, then runs the container's command.
+# Reads one line from standard input, shell code that stores the secrets, then runs the container's command.
 _TAKES_SECRETS = (
     "/bin/sh",
     "-c",
@@ -75,40 +76,33 @@ class ServiceGroup(Struct, kw_only=True):
     """The container of the first service."""
     led: threading.Event = field(default_factory=threading.Event)
     """`leader` is set."""
-    build_secrets: Mapping[str, bytes] = field(default_factory=dict)
-    give_up: threading.Event = field(default_factory=threading.Event)
-    """One service failed, so the others need not become ready."""
-    closing: threading.Event = field(default_factory=threading.Event)
+    secrets: SecretValues = NO_SECRETS
+    over: threading.Event = field(default_factory=threading.Event)
+    """One service failed, so the others need not become ready; or the block is left."""
     on_died: OnDied | None = None
 
 
-class GaveUp(ServiceError):
-    """A service that failed only because of another one."""
-
-
-class ServiceContainer:
-    """Implements `providers.services.StartedService` for one of a group. `start` returns when it is ready."""
+class ServiceContainer(any_services.StartedService):
+    """One of a group. `start` returns when it is ready."""
 
     image: ResolvedImage
     variables: Mapping[str, str]
     """With its address, for the job's steps."""
 
     def __init__(self, group: ServiceGroup, index: int, service: model.Service, secrets: Mapping[str, bytes]) -> None:
+        super().__init__(service, group.output, group.cancel)
         self._leads = bool(group.shared) and index == 0
         """It is the first one of a group that shares a network stack."""
         self._group = group
         self._api: Any = group.client.api
-        self.service = service
         self._name = f"{group.network}-{index}-{re.sub('[^A-Za-z0-9_.-]+', '-', service.name)[:40]}"
         self._values = secrets
         self._secrets = b""
         """The shell code that stores its secrets; empty without any."""
-        self._say = partial(group.output.say_of, service.name)
         self._guard = threading.Lock()
         self._made: list[str] = []
-        self._outputs: list[Hijacked] = []
+        self._outputs: list[EngineSocket] = []
         self._follower = threading.Thread()
-        self.lines = Lines(service.name, group.output)
         self._id, self._why = "", ""
         self._is_ready: Callable[[], None] = lambda: None
         """Raises NotReady."""
@@ -121,8 +115,8 @@ class ServiceContainer:
         with translated(f"reading the image of service {service.name}"):
             config = retrying(lambda: self._api.inspect_image(image.image_id)).get("Config") or {}
         probe, ports = probe_of(service, config), ports_of(service, config)
-        self.lines = Lines(service.name, self._group.output, probe.see_line)
-        self._say(f"starting {image.name} as {', '.join(service.aliases) or service.name}")
+        self.lines.on_line = probe.see_line
+        self.say(f"starting {image.name} as {', '.join(service.aliases) or service.name}")
         if self._group.shared and not self._leads:
             wait_until(self._can_follow, limit_s=_LED_WITHIN_S, every_s=0.05, pause=self._group.led.wait)
         container_id = starting(
@@ -137,7 +131,7 @@ class ServiceContainer:
         addressed = self._group.leader or container_id
         self._id, target = container_id, ProbeTarget(self._group.client, container_id, self._group.network, addressed)
         self._is_ready = lambda: probe.check(target)
-        any_services.wait_for(self, self._say, begun=time.monotonic(), by=lambda: f" ({probe.what})")
+        self.wait(begun=time.monotonic(), by=lambda: f" ({probe.what})")
         self.variables = any_services.addresses(service.name, next(iter(service.aliases), service.name), ports)
 
     def _can_follow(self) -> bool:
@@ -153,7 +147,7 @@ class ServiceContainer:
                 workspace=self._group.workspace,
                 on_output=getting.feed,
                 cancel=self._group.cancel,
-                secrets=self._group.build_secrets,
+                secrets=self._group.secrets.own,
             )
         except ImageError as error:
             raise error.named_at(self.service.position) from error
@@ -161,11 +155,9 @@ class ServiceContainer:
             getting.end()
 
     def check(self) -> None:
-        self._group.output.check()
-        if self._group.cancel.requested:
-            raise any_services.canceled(self.service)
-        if self._group.give_up.is_set():
-            raise GaveUp(f"service {self.service.name} was given up, since another one failed")
+        super().check()
+        if self._group.over.is_set():
+            raise ServiceError(f"service {self.service.name} was given up, since another one failed")
 
     def _create(self, image: ResolvedImage, config: Mapping[str, Any]) -> str:
         service, group = self.service, self._group
@@ -176,7 +168,10 @@ class ServiceContainer:
         marks = {**group.labels, labels.ROLE: "service", labels.SERVICE: service.name}
         host = {**(HARDENED_SERVICE if group.hardened else {}), **limits_of(service.resources)}
         if self._secrets:
-            entrypoint, command = _taking_secrets(entrypoint, command, config)
+            if entrypoint is None:  # one of the workflow's cancels the image's command
+                command = command if command is not None else config.get("Cmd")
+                entrypoint = config.get("Entrypoint")
+            entrypoint, command = [*_TAKES_SECRETS, *(entrypoint or ())], list(command or ())
             host["tmpfs"] = {**host.get("tmpfs", {}), any_services.FOLDER: "mode=1777,size=4m"}
             files = [secret.name for secret in service.secrets if secret.file]
             variables |= {f"{name}_FILE": f"{any_services.FOLDER}/{name}" for name in files}
@@ -234,30 +229,30 @@ class ServiceContainer:
             with engine_errors():
                 raise
         if self._secrets:
-            output.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", 60, 0))
+            output.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", 60, 0))
             with suppress(OSError):  # a service that has ended does not take them; its end is reported elsewhere
-                output.send(self._secrets)
+                output.sendall(self._secrets)  # no limit: set in the line before the last
         return container_id
 
     # Output
 
-    def _follow(self, container_id: str, output: Hijacked) -> None:
+    def _follow(self, container_id: str, output: EngineSocket) -> None:
         lines = self.lines
         try:
-            output.follow(lines.feed)
+            follow(output, lines.feed)
         except Exception as error:  # noqa: BLE001  a lost stream must not end the job's thread; it is printed instead
-            if not self._group.closing.is_set():
-                self._say(f"its output was lost: {error}")
+            if not self._group.over.is_set():
+                self.say(f"its output was lost: {error}")
         finally:
             output.close()
         lines.end()
         on_died = self._group.on_died
-        if self._group.closing.is_set() or on_died is None:
+        if self._group.over.is_set() or on_died is None:
             return
         # The stream may close just before the engine records the end.
         ended = wait_until(lambda: self._how_it_ended(container_id), limit_s=2.0, every_s=0.05)
-        if ended and not self._group.closing.is_set():
-            self._say(ended)
+        if ended and not self._group.over.is_set():
+            self.say(ended)
             on_died(self.service.name, f"{ended.removeprefix('ended with ')}\n{lines.last()}")
 
     def release(self, limit_s: float) -> None:
@@ -312,17 +307,7 @@ class ServiceContainer:
         return ended
 
     def pause(self, limit_s: float) -> object:
-        return self._group.give_up.wait(limit_s)  # a failed neighbour ends it
-
-
-def _taking_secrets(
-    entrypoint: Sequence[str] | None, command: Sequence[str] | None, config: Mapping[str, Any]
-) -> tuple[list[str], list[str]]:
-    """Wrap a command to read the secrets from its standard input first; an entrypoint cancels the image's command."""
-    if entrypoint is None:
-        command = command if command is not None else config.get("Cmd")
-        entrypoint = config.get("Entrypoint")
-    return [*_TAKES_SECRETS, *(entrypoint or ())], list(command or ())
+        return self._group.over.wait(limit_s)  # a failed neighbour ends it
 
 
 # All of a job
@@ -332,8 +317,7 @@ def _taking_secrets(
 def services(
     group: ServiceGroup,
     wanted: Sequence[model.Service],
-    secrets: SecretValues = NO_SECRETS,
-    on_died: OnDied | None = None,
+    on_died: OnDied,
 ) -> Iterator[OpenedServices]:
     """Yield when every service is ready. ServiceError (its hint holds the last lines) when one ends or does not get
     ready in its time, ImageError when an image can't be had. The group's output is not written to any more when the block has
@@ -352,7 +336,7 @@ def services(
 
     try:
         network_id = _create_network(group)
-        values = secrets.services or ({},) * len(wanted)
+        values = group.secrets.services or ({},) * len(wanted)
         each = enumerate(zip(wanted, values, strict=True))
         containers = [ServiceContainer(group, index, *one) for index, one in each]
         try:
@@ -366,8 +350,7 @@ def services(
                 blamed_for=blamed_for,
             )
         finally:
-            group.closing.set()
-            group.give_up.set()
+            group.over.set()
             if kept.is_set():
                 for one in containers:
                     one.release(_LEAVE_WITHIN_S)
@@ -388,7 +371,7 @@ def _start_all(group: ServiceGroup, containers: Sequence[ServiceContainer]) -> N
             one.start()
         except BaseException as error:  # noqa: BLE001  raised again in the caller's thread
             failed.append(error)
-            group.give_up.set()
+            group.over.set()
 
     threads = [
         threading.Thread(target=start, args=(one,), name=f"loom-service-{one.service.name}", daemon=True)
@@ -402,12 +385,12 @@ def _start_all(group: ServiceGroup, containers: Sequence[ServiceContainer]) -> N
                 raise ServiceError("services were still starting after the second interrupt", code="CANCELED")
     except BaseException:
         # An interrupt in this thread: nothing may be created during removal.
-        group.give_up.set()
+        group.over.set()
         for thread in threads:
             thread.join(_LEAVE_WITHIN_S)
         raise
     if failed:
-        raise next((error for error in failed if not isinstance(error, GaveUp)), failed[0])
+        raise failed[0]  # the others were given up after it
 
 
 def _remove(group: ServiceGroup, containers: Sequence[ServiceContainer], network_id: str) -> None:

@@ -102,65 +102,28 @@ class Demultiplexer:
         self.feed(b"")
 
 
-class Hijacked:
-    """One raw connection to the engine, as a blocking socket."""
-
-    def __init__(self, raw: EngineSocket) -> None:
-        self.socket = raw
-        self.socket.settimeout(None)
-
-    def fileno(self) -> int:
-        return self.socket.fileno()
-
-    def ends_within(self, limit_s: float) -> bool:
-        """Drain a socket; return whether it ended in time."""
-        poll, deadline = select.poll(), time.monotonic() + limit_s
-        poll.register(self.fileno(), select.POLLIN)
-        while (left := deadline - time.monotonic()) > 0:
-            if (self.pending() or poll.poll(left * 1000)) and not self.socket.recv(
-                _READ
-            ):  # no limit: the data is there
-                return True
-        return False
-
-    def follow(self, on_output: OnOutput) -> None:
-        """Pass everything on up to the end. ProviderError for a message of the engine's own."""
-        frames = Demultiplexer()
-        while data := self.socket.recv(_READ):  # no limit: a program may be silent; the caller closes the connection
-            for stream, chunk in frames.feed(data):
-                on_output(stream, chunk)
-        frames.end()
-
-    def send(self, data: bytes) -> None:
-        self.socket.sendall(data)  # no limit: where one is needed, the socket has it
-
-    def pending(self) -> bool:
-        return self.socket.pending()
-
-    def close(self) -> None:
-        try:
-            self.socket.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass  # the engine closed it first
-        self.socket.close()
+def follow(connection: EngineSocket, on_output: OnOutput) -> None:
+    """Pass everything on up to the end. ProviderError for a message of the engine's own."""
+    frames = Demultiplexer()
+    while data := connection.recv(_READ):  # no limit: a program may be silent; the caller closes the connection
+        for stream, chunk in frames.feed(data):
+            on_output(stream, chunk)
+    frames.end()
 
 
-def attached(client: docker.DockerClient, container_id: str, *what: Literal["stdin", "stdout", "stderr"]) -> Hijacked:
+def attached(
+    client: docker.DockerClient, container_id: str, *what: Literal["stdin", "stdout", "stderr"]
+) -> EngineSocket:
     """Connect to streams of a container."""
     api: Any = client.api
     doing = "attaching to the container"
     try:
-        return Hijacked(api.attach_socket(container_id, {"stream": 1} | dict.fromkeys(what, 1)))
+        connection: EngineSocket = api.attach_socket(container_id, {"stream": 1} | dict.fromkeys(what, 1))
     except Exception as error:
         # Never retried: once the engine loses an input, it is closed for good.
         raise start_failed(error, doing) or to_loom_error(error, doing) or error from error
-
-
-def started(client: docker.DockerClient, exec_id: str, *, tty: bool = False) -> Hijacked:
-    """Start a command in a running container, connected to its input and output."""
-    api: Any = client.api
-    with translated("starting a command in the container"):
-        return Hijacked(api.exec_start(exec_id, tty=tty, socket=True))
+    connection.settimeout(None)
+    return connection
 
 
 class _Position(Struct):
@@ -200,7 +163,7 @@ class LogFollower:
         self._response: Any = None
         self.refused: LoomError | None = None
         """The reason why the engine has no log."""
-        self.socket, self._writer = socket.socketpair()
+        self._reader, self._writer = socket.socketpair()
         self._thread = threading.Thread(target=self._pump, name=f"log of {container_id[:12]}", daemon=True)
         self._thread.start()
 
@@ -219,13 +182,16 @@ class LogFollower:
             self._writer.close()
 
     def fileno(self) -> int:
-        return self.socket.fileno()
+        return self._reader.fileno()
+
+    def recv(self, size: int) -> bytes:
+        return self._reader.recv(size)  # no limit: the data is there
 
     def pending(self) -> bool:
         return False
 
     def close(self) -> None:
-        self.socket.close()
+        self._reader.close()
         if self._response is not None:
             self._response.close()
 
@@ -234,9 +200,9 @@ class Attachment:
     """Implements `driver.channel.Attached`."""
 
     def __init__(
-        self, client: docker.DockerClient, container_id: str, input_: Hijacked, output: Hijacked | LogFollower
+        self, client: docker.DockerClient, container_id: str, input_: EngineSocket, output: EngineSocket | LogFollower
     ) -> None:
-        self._input: Hijacked | None = input_
+        self._input: EngineSocket | None = input_
         self._output = output
         self.client = client
         self.container_id = container_id
@@ -257,11 +223,11 @@ class Attachment:
     def send(self, data: bytes) -> None:
         if self._input is None:
             raise BrokenPipeError("the container's input is closed")
-        self._input.socket.settimeout(60.0)
+        self._input.settimeout(60.0)
         try:
-            self._input.socket.sendall(data)  # no limit: set in the previous line
+            self._input.sendall(data)  # no limit: set in the previous line
         finally:
-            self._input.socket.settimeout(None)
+            self._input.settimeout(None)
 
     def wake(self) -> None:
         if not self._closed:
@@ -289,7 +255,7 @@ class Attachment:
                 return []
         if self._in_flood():
             time.sleep(_GATHER_S)
-        data = self._output.socket.recv(_READ)  # no limit: the data is there
+        data = self._output.recv(_READ)  # no limit: the data is there
         self._count(len(data))
         if not data:
             self.at_end = True
@@ -337,7 +303,7 @@ class Attachment:
             return
         if self._input is self._output:
             try:
-                self._input.socket.shutdown(socket.SHUT_WR)
+                self._input.shutdown(socket.SHUT_WR)
             except OSError:
                 pass  # the engine closed it first
         else:
@@ -378,7 +344,8 @@ class ExecAttachment(Attachment):
         api: Any = client.api
         with translated("starting a driver in the kept container"):
             made = api.exec_create(container_id, list(command), stdin=True, workdir=workdir, user=user)
-        both = started(client, made["Id"])
+            both = api.exec_start(made["Id"], socket=True)
+        both.settimeout(None)
         super().__init__(client, container_id, both, both)
 
     def resume(self) -> None:

@@ -17,7 +17,7 @@ from loom.providers.base import Beside, SessionFacts, SessionRequest
 from loom.providers.docker.container.cleanup import remove_container
 from loom.providers.docker.container.create import HARDENED_SERVICE, limits_of
 from loom.providers.docker.engine.errors import explanation, translated
-from loom.providers.docker.session.attach import attached
+from loom.providers.docker.session.attach import attached, follow
 from loom.providers.driver import protocol as driver
 from loom.status import Ended, Exit, OnOutput
 
@@ -37,7 +37,6 @@ def run_beside(
     asked: Beside,
     on_output: OnOutput,
     cancel: Cancel,
-    marks: Mapping[str, str],
 ) -> tuple[Exit, Mapping[str, Sequence[bytes]]]:
     """Implement `Provider.run_beside`, of an image that is there."""
     api: Any = client.api
@@ -55,7 +54,7 @@ def run_beside(
             command=list(asked.arguments) or None,
             environment=driver.environment(asked.environment)[0],  # git trusts the workspace, whoever owns it
             working_dir=request.project_dir,
-            labels={**marks, labels.ROLE: "helper"},
+            labels=labels.of_request(request, "helper"),
             host_config=api.create_host_config(**host),
         )
         made = api.create_container_from_config(config, f"{facts.container_name}-{token_hex(3)}")["Id"]
@@ -112,7 +111,7 @@ def _run(
             return Exit(code=127)
         if timer is not None:
             timer.start()
-        output.follow(on_output)
+        follow(output, on_output)
         with translated(f"waiting for {asked.name}"):
             state = api.wait(made)  # no limit: its output has ended, and with it the program
             oom = bool(api.inspect_container(made)["State"].get("OOMKilled"))

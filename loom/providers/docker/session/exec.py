@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import socket
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from loom.errors import ProviderError
+from loom.providers.docker.engine.client import EngineSocket
 from loom.providers.docker.engine.errors import explanation, translated
 from loom.providers.docker.engine.retries import retrying
-from loom.providers.docker.session.attach import Chunk, Demultiplexer, Hijacked, started
+from loom.providers.docker.session.attach import Chunk, Demultiplexer
 from loom.providers.driver import protocol as driver
 from loom.providers.inside import BECOME, CommandsInside, Watcher, new_path
 from loom.util.within import readable, wait_until
@@ -27,13 +30,30 @@ _NEVER_TYPED = ",".join(["ctrl-@"] * 16)
 
 
 class EngineCommand:
-    """Implements `inside.RunningCommand`."""
+    """Implements `inside.RunningCommand`: a command in a running container."""
 
-    def __init__(self, client: docker.DockerClient, exec_id: str, *, tty: bool = False) -> None:
+    def __init__(
+        self,
+        client: docker.DockerClient,
+        container_id: str,
+        command: Sequence[str],
+        *,
+        user: str | None = None,
+        workdir: str = "/",
+        environment: Sequence[str] = (),
+        stdin: bool = False,
+        tty: bool = False,
+    ) -> None:
         self._api: Any = client.api
-        self._exec_id = exec_id
-        self._connection = started(client, exec_id, tty=tty)
-        self._connection.socket.settimeout(60.0)
+        given = {"user": user or "", "workdir": workdir, "environment": list(environment), "stdin": stdin, "tty": tty}
+        with translated("starting a command in the container"):
+            made = retrying(
+                lambda: self._api.exec_create(container_id, list(command), detach_keys=_NEVER_TYPED, **given)
+            )
+            self._exec_id = str(made["Id"])
+            started: Any = self._api.exec_start(self._exec_id, tty=tty, socket=True)
+        self._connection: EngineSocket = started
+        self._connection.settimeout(60.0)
         self._frames = None if tty else Demultiplexer()
         self._pieces: deque[Chunk] = deque()
         self._silent = False
@@ -53,7 +73,7 @@ class EngineCommand:
 
     def read(self) -> Chunk | None:
         if not self._pieces and not self._silent:
-            data = self._connection.socket.recv(_READ)  # no limit: the data is there
+            data = self._connection.recv(_READ)  # no limit: the data is there
             if self._frames is None:
                 self._pieces.extend([("stdout", data)] if data else ())
             elif data:
@@ -85,10 +105,10 @@ class EngineCommand:
         return found
 
     def send(self, data: bytes) -> None:
-        self._connection.send(data)
+        self._connection.sendall(data)  # no limit: the connection has one
 
     def end_input(self) -> None:
-        self._connection.socket.shutdown(socket.SHUT_WR)
+        self._connection.shutdown(socket.SHUT_WR)
 
     def resize(self, height: int, width: int) -> None:
         try:
@@ -108,6 +128,19 @@ class EngineCommand:
     def close(self) -> None:
         self._connection.close()
 
+    def result(self, limit_s: float = math.inf) -> tuple[int, str]:
+        """Read to the end, and close; return the exit code and the output. TimeoutError after so long."""
+        output, deadline = b"", time.monotonic() + limit_s
+        try:
+            while not self.ended:
+                if (left := deadline - time.monotonic()) <= 0:
+                    raise TimeoutError
+                if self.ready(min(_CODE_WITHIN_S, left)) and (piece := self.read()) is not None:
+                    output += piece[1]
+            return self.code, output.decode("utf-8", "replace").strip()
+        finally:
+            self.close()
+
 
 class ContainerInside(CommandsInside, frozen=True, kw_only=True):
     """Commands in a running container."""
@@ -120,44 +153,24 @@ class ContainerInside(CommandsInside, frozen=True, kw_only=True):
 
     def begin(self, command: Sequence[str], *, stdin: bool, tty: bool = False) -> tuple[EngineCommand, Watcher]:
         pid_file = new_path("exec")
-        exec_id = self._create(["sh", "-c", BECOME, "loom", pid_file, *command], stdin=stdin, tty=tty)
-        watcher = Watcher(self._watch, pid_file)
-        return EngineCommand(self.client, exec_id, tty=tty), watcher
+        plain = partial(EngineCommand, self.client, self.container_id, user=self.user)
+        watcher = Watcher(lambda program: plain(program, stdin=True), pid_file)
+        return self._run(["sh", "-c", BECOME, "loom", pid_file, *command], stdin=stdin, tty=tty), watcher
 
     def script(self, program: bytes) -> tuple[int, str]:
-        ran, output = EngineCommand(self.client, self._create(["sh"], stdin=True)), b""
-        try:
-            ran.send(program)
-            ran.end_input()
-            while not ran.ended:
-                if ran.ready(_CODE_WITHIN_S) and (piece := ran.read()) is not None:
-                    output += piece[1]
-        finally:
-            ran.close()
-        return ran.code, output.decode("utf-8", "replace").strip()
+        ran = self._run(["sh"], stdin=True)
+        ran.send(program)
+        ran.end_input()
+        return ran.result()
 
-    def _watch(self, program: Sequence[str], limit_s: float) -> Hijacked:
-        api: Any = self.client.api
-        with translated("ending the command"):
-            made = api.exec_create(self.container_id, list(program), stdin=True, user=self.user or "", workdir="/")
-            connection = started(self.client, made["Id"])
-        connection.socket.settimeout(limit_s)
-        return connection
-
-    def _create(self, command: Sequence[str], *, stdin: bool, tty: bool = False) -> str:
-        api: Any = self.client.api
-        environment = [f"{name}={value}" for name, value in self.environment.items() if driver.is_text(value)]
-        with translated("starting a command in the container"):
-            made = retrying(
-                lambda: api.exec_create(
-                    self.container_id,
-                    driver.entering(command, self.environment),
-                    stdin=stdin,
-                    tty=tty,
-                    environment=environment,
-                    workdir=self.workdir,
-                    user=self.user or "",
-                    detach_keys=_NEVER_TYPED,
-                )
-            )
-        return str(made["Id"])
+    def _run(self, command: Sequence[str], *, stdin: bool, tty: bool = False) -> EngineCommand:
+        return EngineCommand(
+            self.client,
+            self.container_id,
+            driver.entering(command, self.environment),
+            user=self.user,
+            workdir=self.workdir,
+            environment=[f"{name}={value}" for name, value in self.environment.items() if driver.is_text(value)],
+            stdin=stdin,
+            tty=tty,
+        )

@@ -29,11 +29,11 @@ from loom.providers.docker.container.ownership import Owner, Workspaces
 from loom.providers.docker.engine.client import Traits
 from loom.providers.docker.engine.errors import translated
 from loom.providers.docker.engine.retries import restarting, retrying
-from loom.providers.docker.session.attach import ExecAttachment, attach
+from loom.providers.docker.session.attach import Attachment, ExecAttachment, attach
 from loom.providers.docker.session.exec import ContainerInside
-from loom.providers.docker.session.session import DockerSession, channel_to
+from loom.providers.docker.session.session import DockerSession
 from loom.providers.driver import protocol as driver
-from loom.providers.driver.channel import Channel, ConnectionLost, Died, Exchange
+from loom.providers.driver.channel import ConnectionLost, Died, Exchange
 from loom.providers.driver.session import HELLO_S
 from loom.providers.kept import Kept
 from loom.status import OnOutput
@@ -114,7 +114,7 @@ class KeptContainer(Kept, frozen=True, kw_only=True):
         return self.inside({}, as_root=True).script(program)
 
     def files(self, *, to_write: bool = False) -> VolumeMount:
-        mount = VolumeMount(self.client, self.request(), os.getpid())
+        mount = VolumeMount(self.client, self.request())
         mount.adopt("", self.kept_id, self._owner() if to_write else Owner(0, 0))
         return mount
 
@@ -146,26 +146,26 @@ class KeptContainer(Kept, frozen=True, kw_only=True):
         self._wake_services()
         if self.running:
             return False
-        exchange, channels = Exchange(), list[Channel]()
+        exchange, sessions = Exchange(), list[DockerSession]()
 
         def connect() -> None:
-            for dead in channels:
+            for dead in sessions:
                 dead.attachment.close()
             attachment = attach(self.client, self.kept_id, apart=False)
-            channels[:] = [channel_to(attachment, self.marks.get(labels.JOB, ""))]
-            channels[0].send(driver.program() + driver.greeting(driver.new_token()) + driver.keep(exchange.token))
+            sessions[:] = [self._session(attachment, self.request(), Mount(), lambda *_: None)]
+            sessions[0].send(driver.program() + driver.greeting(driver.new_token()) + driver.keep(exchange.token))
 
         doing = "starting the kept container again"
         try:
             with translated(doing):
                 restarting(self.client.api, self.kept_id, doing, connect)
             deadline = time.monotonic() + HELLO_S
-            answered = channels[0].listen(exchange, lambda *_: None, deadline=deadline, cancel=None)
+            answered = sessions[0].listen(exchange, lambda *_: None, deadline=deadline)
         except (Died, ConnectionLost):
             answered = False
         finally:
-            for channel in channels:
-                channel.attachment.close()
+            for session in sessions:
+                session.attachment.close()
         if not answered:
             raise ProviderError(
                 f"the kept container {self.name} was started again, but ended at once or did not answer"
@@ -196,22 +196,10 @@ class KeptContainer(Kept, frozen=True, kw_only=True):
         tmpfs = [entry.partition(":")[0] for entry in request.resources.tmpfs]
         lost = " and ".join(["its processes", *([f"what was in {', '.join(tmpfs)} (tmpfs)"] if tmpfs else ())])
         attachment = ExecAttachment(self.client, self.kept_id, driver.BOOT, self.project_dir, self.user)
-        session = DockerSession(
-            request=request,
-            attachment=attachment,
-            facts=SessionFacts(
-                provider="docker",
-                image=request.image.name or "",
-                image_id=request.image_id or "",
-                container_id=self.kept_id,
-                container_name=self.name,
-                details={"mount_mode": request.mount_mode.value, "kept": "adopted"},
-                warnings=(f"the kept container was stopped and runs again without {lost}",) if woken else (),
-            ),
-            mount=self._mount(request),
-            container_labels=self.marks,
-            on_output=on_output,
-        )
+        session = self._session(attachment, request, self._mount(request), on_output)
+        if woken:
+            warnings = (f"the kept container was stopped and runs again without {lost}",)
+            session.facts = replace(session.facts, warnings=warnings)
         try:
             session.start(cancel, running=True)
             yield session
@@ -224,6 +212,17 @@ class KeptContainer(Kept, frozen=True, kw_only=True):
             problems += self.remove()
         for problem in problems:
             on_output("stderr", f"{problem}\n".encode())
+
+    def _session(
+        self, attachment: Attachment, request: SessionRequest, mount: Mount, on_output: OnOutput
+    ) -> DockerSession:
+        return DockerSession(
+            request=request,
+            attachment=attachment,
+            facts=SessionFacts(container_id=self.kept_id, container_name=self.name, details={"kept": "adopted"}),
+            mount=mount,
+            on_output=on_output,
+        )
 
     def _volume(self) -> str | None:
         """Return the name of the volume that is its view; None for the workspace itself."""
@@ -240,7 +239,7 @@ class KeptContainer(Kept, frozen=True, kw_only=True):
             raise ProviderError(f"the kept container {self.name} has no view of the workspace at {self.project_dir}")
         request = replace(request, workspace=Path(self.marks[labels.WORKSPACE]))
         kind = OverlayMount if request.mount_mode is MountMode.OVERLAY else VolumeMount
-        mount = kind(self.client, request, os.getpid())
+        mount = kind(self.client, request)
         mount.adopt(volume, self.kept_id)
         return mount
 
@@ -251,8 +250,8 @@ def lay_out(client: docker.DockerClient, request: SessionRequest, target: Path, 
     The engine assembles the layers, because only it can read all of their marks; nothing of the job runs.
     """
     api: Any = client.api
-    mount = OverlayMount(client, request, os.getpid())
-    marks = labels.of_request(request, os.getpid(), "helper")
+    mount = OverlayMount(client, request)
+    marks = labels.of_request(request, "helper")
     name = f"{name_of(request)}-files"
     try:
         mount.make()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,12 +24,11 @@ from loom.providers.docker.container.ownership import Owner
 from loom.providers.docker.engine.client import ANSWER_S, LONG_S
 from loom.providers.docker.engine.errors import explanation, to_loom_error, translated
 from loom.providers.docker.engine.retries import RESUMED_AT_MOST, retrying
-from loom.providers.docker.session.attach import Attachment, started
-from loom.providers.docker.session.exec import ContainerInside
+from loom.providers.docker.session.attach import Attachment
+from loom.providers.docker.session.exec import ContainerInside, EngineCommand
 from loom.providers.driver import protocol as driver
-from loom.providers.driver.channel import Channel, ConnectionLost, Died, Exchange
+from loom.providers.driver.channel import ConnectionLost, Died, Exchange
 from loom.providers.driver.session import LEAVE_S, DrivenSession
-from loom.providers.driver.steps import still_running as to_report
 from loom.providers.labels import kept_name
 from loom.status import OnOutput
 
@@ -39,97 +39,10 @@ PING_S = 15.0
 """How long the engine may take to answer the check of a silent step."""
 
 
-def channel_to(attachment: Attachment, job_id: str) -> Channel:
-    return Channel(attachment, EngineContainer(attachment, job_id), job_id)
-
-
-class EngineContainer:
-    """Implements `driver.channel.Container`: whether a job's container runs, and why it ended."""
-
-    def __init__(self, attachment: Attachment, job_id: str) -> None:
-        self._api: Any = attachment.client.api
-        self._attachment = attachment
-        self._container_id = attachment.container_id
-        self._job_id = job_id
-        self._resumed = 0
-
-    def kill(self) -> None:
-        with translated("killing the container"):
-            self._api.kill(self._container_id)
-
-    def ask(self) -> None:
-        with translated(f"asking the engine about job {self._job_id}, which has been silent"):
-            retrying(lambda: self._api.get(f"{self._api.base_url}/_ping", timeout=PING_S))
-
-    def resume(self, error: OSError | None, release: Callable[[], None]) -> None:
-        state = self._state()
-        if state.get("Running"):
-            self._resumed += 1
-            if self._resumed > RESUMED_AT_MOST:
-                reason = explanation(error) if error else "it was closed"
-                raise ConnectionLost(
-                    f"the connection to the running container of job {self._job_id} is lost again and again: {reason}"
-                )
-            self._attachment.resume()
-            return
-        release()
-        self._tell(state)
-
-    def _tell(self, state: dict[str, Any]) -> None:
-        """Raise the reason for the end of the container."""
-        code = int(state.get("ExitCode") or 0)
-        if by := self._stopped_by_others():
-            raise ConnectionLost(
-                f"the container of job {self._job_id} was stopped from outside ({by}) while it ran, exit code {code}"
-            )
-        if code == driver.INPUT_LOST_CODE:
-            raise ConnectionLost(
-                f"the connection to the container of job {self._job_id} was lost, and the container ended itself",
-                hint="run it again; if that happens often, see the network on the way to the engine",
-            )
-        if why := state.get("Error"):
-            raise ConnectionLost(f"the container of job {self._job_id} ended while it ran: {why}")
-        raise Died(code or 137, oom=bool(state.get("OOMKilled")))
-
-    def _state(self) -> dict[str, Any]:
-        try:
-            state: dict[str, Any] = retrying(lambda: self._api.inspect_container(self._container_id))["State"]
-        except Exception as broken:
-            converted = to_loom_error(broken, f"the engine was lost while job {self._job_id} ran")
-            if converted is None:
-                raise
-            if getattr(broken, "status_code", None) == 404:
-                raise ConnectionLost(
-                    f"the container of job {self._job_id} was removed by someone else while it ran"
-                ) from broken
-            raise EngineUnavailable(
-                converted.message, hint="see `docker info`; the job's container is removed at the next start of loom"
-            ) from broken
-        return state
-
-    def _stopped_by_others(self) -> str:
-        try:
-            filters = json.dumps({"container": [self._container_id], "event": ["kill", "stop"]})
-            # The SDK's own call has no time limit.
-            answer = self._api.get(
-                f"{self._api.base_url}/v{self._api.api_version}/events",
-                params={"since": 1, "until": int(time.time()) + 1, "filters": filters},
-                timeout=ANSWER_S,
-            )
-            answer.raise_for_status()
-            events = [json.loads(line) for line in answer.text.splitlines() if line.strip()]
-        except Exception as error:
-            if to_loom_error(error, "") is None:
-                raise
-            return ""  # the engine can't tell; use the exit code
-        if not events:
-            return ""
-        signal = events[0].get("Actor", {}).get("Attributes", {}).get("signal")
-        return f"{events[0].get('Action', 'kill')}, signal {signal}" if signal else str(events[0].get("Action"))
-
-
 class DockerSession(DrivenSession):
-    """Implements `providers.base.Session`; created by `DockerProvider.open` with an attached, started container."""
+    """Implements `providers.base.Session` for an attached container."""
+
+    attachment: Attachment
 
     def __init__(
         self,
@@ -138,24 +51,17 @@ class DockerSession(DrivenSession):
         attachment: Attachment,
         facts: SessionFacts,
         mount: Mount,
-        container_labels: Mapping[str, str],
         on_output: OnOutput,
     ) -> None:
         self._client = attachment.client
         self._api: Any = self._client.api
-        super().__init__(
-            channel_to(attachment, request.job_id),
-            request,
-            facts,
-            on_output,
-            environment=driver.environment(request.environment)[1],
-        )
+        super().__init__(attachment, request, facts, on_output, environment=driver.environment(request.environment)[1])
         self._mount = mount
-        self._labels = container_labels
         self._chowned = False
         self._started = False
         self._user: Owner | None = None
         self._to_stay = False
+        self._resumed = 0
 
     @property
     def may_go(self) -> bool:
@@ -175,16 +81,16 @@ class DockerSession(DrivenSession):
         """
         exchange = Exchange()
         # Before the start: the engine buffers it until the driver reads, which saves a round trip.
-        self.channel.send(driver.program() + driver.greeting(exchange.token))
+        self.send(driver.program() + driver.greeting(exchange.token))
         try:
             if not running:
                 self._api.start(self.container_id)
         except Exception as error:
-            raise refusals.not_started(error, self._request, self.facts) or error from error
+            raise refusals.not_started(error, self._request) or error from error
         self._started = True
 
         def ended_at_once(output: str, reason: str) -> LoomError:
-            return refusals.ended_at_once(output, reason, self._request, self.facts)
+            return refusals.ended_at_once(output, reason, self._request)
 
         greeting = self.greet(exchange, cancel, ended_at_once)
         if greeting is None or greeting.uid is None:
@@ -196,6 +102,78 @@ class DockerSession(DrivenSession):
             user = str(greeting.uid) if greeting.further_groups else f"{greeting.uid}:{greeting.gid}"
             self.facts = replace(self.facts, details={**self.facts.details, COMMAND_USER: user})
 
+    # The driver's container: whether it runs, and why it ended
+
+    def kill(self) -> None:
+        with translated("killing the container"):
+            self._api.kill(self.container_id)
+
+    def ask_engine(self) -> None:
+        with translated(f"asking the engine about job {self._request.job_id}, which has been silent"):
+            retrying(lambda: self._api.get(f"{self._api.base_url}/_ping", timeout=PING_S))
+
+    def resume(self, error: OSError | None) -> None:
+        job_id, state = self._request.job_id, self._state()
+        if state.get("Running"):
+            self._resumed += 1
+            if self._resumed > RESUMED_AT_MOST:
+                reason = explanation(error) if error else "it was closed"
+                raise ConnectionLost(
+                    f"the connection to the running container of job {job_id} is lost again and again: {reason}"
+                )
+            self.attachment.resume()
+            return
+        code = int(state.get("ExitCode") or 0)
+        if by := self._stopped_by_others():
+            raise ConnectionLost(
+                f"the container of job {job_id} was stopped from outside ({by}) while it ran, exit code {code}"
+            )
+        if code == driver.INPUT_LOST_CODE:
+            raise ConnectionLost(
+                f"the connection to the container of job {job_id} was lost, and the container ended itself",
+                hint="run it again; if that happens often, see the network on the way to the engine",
+            )
+        if why := state.get("Error"):
+            raise ConnectionLost(f"the container of job {job_id} ended while it ran: {why}")
+        raise Died(code or 137, oom=bool(state.get("OOMKilled")))
+
+    def _state(self) -> dict[str, Any]:
+        job_id = self._request.job_id
+        try:
+            state: dict[str, Any] = retrying(lambda: self._api.inspect_container(self.container_id))["State"]
+        except Exception as broken:
+            converted = to_loom_error(broken, f"the engine was lost while job {job_id} ran")
+            if converted is None:
+                raise
+            if getattr(broken, "status_code", None) == 404:
+                raise ConnectionLost(
+                    f"the container of job {job_id} was removed by someone else while it ran"
+                ) from broken
+            raise EngineUnavailable(
+                converted.message, hint="see `docker info`; the job's container is removed at the next start of loom"
+            ) from broken
+        return state
+
+    def _stopped_by_others(self) -> str:
+        try:
+            filters = json.dumps({"container": [self.container_id], "event": ["kill", "stop"]})
+            # The SDK's own call has no time limit.
+            answer = self._api.get(
+                f"{self._api.base_url}/v{self._api.api_version}/events",
+                params={"since": 1, "until": int(time.time()) + 1, "filters": filters},
+                timeout=ANSWER_S,
+            )
+            answer.raise_for_status()
+            events = [json.loads(line) for line in answer.text.splitlines() if line.strip()]
+        except Exception as error:
+            if to_loom_error(error, "") is None:
+                raise
+            return ""  # the engine can't tell; use the exit code
+        if not events:
+            return ""
+        signal = events[0].get("Actor", {}).get("Attributes", {}).get("signal")
+        return f"{events[0].get('Action', 'kill')}, signal {signal}" if signal else str(events[0].get("Action"))
+
     # Steps
 
     def before_step(self) -> None:
@@ -203,15 +181,13 @@ class DockerSession(DrivenSession):
             self._chowned = True
             self._chown_to_job()
 
-    def still_running(self) -> tuple[str, ...]:
-        """Return the command lines of what the step runs; nothing if the engine can't tell."""
+    def still_running(self) -> Sequence[str]:
         try:
             with translated("listing the processes of the container"):
                 listed = self._api.top(self.container_id, "-eo pid,args")["Processes"]
         except LoomError:
             return ()
-        commands = [args for _, args in listed or () if driver.MARK not in args]
-        return to_report(commands, f"{driver.DIRECTORY}/step.")
+        return [args for _, args in listed or () if driver.MARK not in args]
 
     # Files
 
@@ -230,23 +206,20 @@ class DockerSession(DrivenSession):
             return self._as_root_beside(line)
 
     def _as_root_in_it(self, line: str) -> int:
-        made = self._api.exec_create(self.container_id, ["sh", "-c", line], user="0:0", workdir="/")
-        command = started(self._client, made["Id"])
+        command = EngineCommand(self._client, self.container_id, ["sh", "-c", line], user="0:0")
         try:
-            if not command.ends_within(LONG_S):
-                raise ProviderError(f"the owner of files was not changed in {LONG_S} s")
-        finally:
-            command.close()
-        return int(self._api.exec_inspect(made["Id"])["ExitCode"] or 0)
+            return command.result(LONG_S)[0]
+        except TimeoutError as error:
+            raise ProviderError(f"the owner of files was not changed in {LONG_S} s") from error
 
     def _as_root_beside(self, line: str) -> int:
         config = self._api.create_container_config(
-            image=self.facts.image_id or self.facts.image,
+            image=self._request.image_id or self._request.image.name,
             command=None,
             entrypoint=["sh", "-c", line],
             user="0:0",
             working_dir="/",
-            labels={**self._labels, labels.ROLE: "helper"},
+            labels=labels.of_request(self._request, "helper"),
             host_config=self._api.create_host_config(  # use the image's own programs, with minimal rights
                 mounts=self._mount.spec()[:1], network_mode="none", read_only=True, **HARDENED_JOB
             ),
@@ -312,6 +285,15 @@ class DockerSession(DrivenSession):
                     problems.append(str(error))
             # Root's kill reaches everything; after another user's, wait for the container's end (30 ms).
             if self._started and (self._user is None or self._user.uid != 0):
-                self.channel.drain(self.on_output, LEAVE_S)
-        self.channel.attachment.close()
+                self._drain()
+        self.attachment.close()
         return problems
+
+    def _drain(self) -> None:
+        """Close the input and pass on the remaining output that arrives in time."""
+        self.attachment.close_input()
+        deadline = time.monotonic() + LEAVE_S
+        with suppress(OSError, LoomError):
+            while not self.attachment.at_end and (left := deadline - time.monotonic()) > 0:
+                for stream, data in self.attachment.read(left):
+                    self.on_output(stream, data)

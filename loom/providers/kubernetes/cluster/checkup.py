@@ -69,7 +69,7 @@ def _admission(cluster: Cluster, pool: Pool, image: str) -> CheckResult:
     """Ask the API server whether it would take a plain job's pod: pod security, limit ranges, quotas, webhooks."""
     request = _request(Path("/"), pool)
     try:
-        pod = specification(request, name_of(request), {}, (), image=image, pid=0)
+        pod = specification(request, name_of(request), {}, (), image=image)
         cluster.call("asking for a pod", "create_namespaced_pod", pod, dry_run="All")
     except LoomError as error:
         return CheckResult(state="bad", name="pods", text=error.message, advice=error.hint)

@@ -7,7 +7,6 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from msgspec import field
@@ -18,8 +17,7 @@ from loom.plan.model import Service
 from loom.providers.base import OpenedServices, Resolved
 from loom.providers.kubernetes.cluster import pods as states
 from loom.providers.kubernetes.pod.spec import PodServiceContainer, host_names
-from loom.providers.services import Lines, Output, addresses, canceled, named_port, wait_for
-from loom.workflow.patterns import compile_pattern
+from loom.providers.services import Output, ReadyLine, StartedService, addresses, named_port
 
 if TYPE_CHECKING:
     from loom.providers.kubernetes.cluster.client import Cluster
@@ -75,31 +73,37 @@ def variables(services: Sequence[Service]) -> dict[str, str]:
     return found
 
 
-class FollowedService:
-    """Implements `services.StartedService`. Its log is followed from its beginning; a lost connection goes on where it was."""
+class FollowedService(StartedService):
+    """Its log is followed from its beginning; a lost connection goes on where it was."""
 
     def __init__(self, cluster: Cluster, pods: Pods, pod: str, one: PodServiceContainer, services: PodServices) -> None:
-        self.service = one.service
+        super().__init__(one.service, services.output, services.cancel)
         self._cluster = cluster
         self._pods = pods
         self._pod = pod
         self._container = one.container
-        self._services = services
-        pattern = one.service.ready.log
-        self._pattern = compile_pattern(f"/{pattern}/") if pattern is not None else None
-        self._seen = pattern is None
-        """A line matched `ready: log`."""
-        self.lines = Lines(one.service.name, services.output, self._look_at)
+        self._line = None if one.service.ready.log is None else ReadyLine(one.service.ready.log)
+        if self._line is not None:
+            self.lines.on_line = self._line.see
         self._answer: Any = None
         self._closing = threading.Event()
         self._last = ""
         self._thread = threading.Thread(target=self._follow, name=f"log of {one.container}", daemon=True)
-        self._thread.start()
 
-    def check(self) -> None:
-        self._services.output.check()
-        if self._services.cancel.requested:
-            raise canceled(self.service)
+    def follow(self) -> None:
+        """Wait until it has started, and follow its log. ServiceError when it does not start."""
+        name = self.service.name
+
+        def known(pod: Mapping[str, Any] | None) -> bool:
+            state = states.state_of(pod, self._container)
+            refused = states.refusal(pod, {self._container: name})
+            return self.cancel.requested or "running" in state or "terminated" in state or refused is not None
+
+        seen = self._pods.wait_for(self._pod, known, self.service.ready.timeout_s + 600.0)
+        self.check()
+        if (refused := states.refusal(seen, {self._container: f"service {name}"})) is not None:
+            raise ServiceError(refused.message, hint=refused.hint, code=refused.code)
+        self._thread.start()
 
     def ended(self) -> str:
         if ended := _ended(self._pods.get(self._pod), self._container):
@@ -110,20 +114,16 @@ class FollowedService:
         return self._is_ready(self._pods.get(self._pod))
 
     def _is_ready(self, seen: Mapping[str, Any] | None) -> bool:
-        return states.is_ready(seen, self._container) and self._seen
+        return states.is_ready(seen, self._container) and not (self._line and self._line.missing)
 
     def why(self) -> str:
         told = "; ".join(text for text in states.events_of(self._cluster, self._pod) if text.startswith("Unhealthy"))
-        ready = self.service.ready
-        return told or (f"no line matches {ready.log!r}" if ready.log else "the cluster does not say why")
+        return told or (self._line.missing if self._line else "the cluster does not say why")
 
     def pause(self, limit_s: float) -> object:
         return self._pods.wait_for(
             self._pod, lambda seen: bool(_ended(seen, self._container)) or self._is_ready(seen), limit_s
         )
-
-    def _look_at(self, line: str) -> None:
-        self._seen = self._seen or (self._pattern is not None and self._pattern.found_in(line))
 
     def _follow(self) -> None:
         while not self._closing.is_set():
@@ -170,30 +170,10 @@ def wait_until(cluster: Cluster, pods: Pods, pod: str, services: PodServices) ->
     """Follow the services' logs, and wait until each is ready. ServiceError."""
     begun = time.monotonic()
     for one in services.containers:
-        started = _followed(cluster, pods, pod, one, services)
-        wait_for(started, partial(services.output.say_of, one.service.name), begun=begun)
-
-
-def _followed(
-    cluster: Cluster, pods: Pods, pod: str, one: PodServiceContainer, services: PodServices
-) -> FollowedService:
-    """Wait until a service has started, and follow its log."""
-    service = one.service
-    seen = pods.wait_for(
-        pod,
-        lambda pod: (
-            services.cancel.requested
-            or bool({"running", "terminated"} & states.state_of(pod, one.container).keys())
-            or states.refusal(pod, {one.container: service.name}) is not None
-        ),
-        service.ready.timeout_s + 600.0,
-    )
-    if services.cancel.requested:
-        raise canceled(service)
-    if (refused := states.refusal(seen, {one.container: f"service {service.name}"})) is not None:
-        raise ServiceError(refused.message, hint=refused.hint, code=refused.code)
-    services.followed.append(FollowedService(cluster, pods, pod, one, services))
-    return services.followed[-1]
+        started = FollowedService(cluster, pods, pod, one, services)
+        started.follow()
+        services.followed.append(started)
+        started.wait(begun=begun)
 
 
 def _ended(pod: Mapping[str, Any] | None, container: str) -> str:

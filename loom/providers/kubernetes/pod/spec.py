@@ -22,6 +22,7 @@ from loom.providers import labels
 from loom.providers.base import SessionRequest
 from loom.providers.driver import protocol as driver
 from loom.providers.kubernetes.images.snapshot import Pushed, copying
+from loom.providers.services import http_address
 
 JOB, HELPER = "job", "loom"
 """The names of the two containers of each pod."""
@@ -100,13 +101,12 @@ def specification(
     services: Sequence[PodServiceContainer],
     *,
     image: str,
-    pid: int,
     pushed: Pushed | None = None,
 ) -> dict[str, Any]:
     """Return the pod, which copies the snapshot if it is `pushed`. ProviderError for what a pod can't have."""
     _refuse(request)
     pool = request.pool or Pool(provider="kubernetes")
-    marks = labels.of_request(request, pid, "job")
+    marks = labels.of_request(request, "job")
     marks.pop(labels.WORKSPACE)  # a path of this machine is nobody else's business
     volumes = _volumes(request)
     confined = is_confined(pool)
@@ -337,23 +337,12 @@ def _probe(service: Service) -> dict[str, Any] | None:
     elif ready.tcp is not None:
         how = {"tcpSocket": {"port": ready.tcp}}
     elif ready.http is not None:
-        how = {"httpGet": _address(ready.http)}
+        scheme, _, port, path = http_address(ready.http)
+        port = port or (443 if scheme == "https" else 80)
+        how = {"httpGet": {"port": port, "path": path, "scheme": (scheme or "http").upper()}}
     else:
         return None
     return {**how, "periodSeconds": max(1, round(ready.interval_s)), "timeoutSeconds": 5, "failureThreshold": 1}
-
-
-def _address(url: str) -> dict[str, Any]:
-    found = re.fullmatch(r"(?:(https?)://([^/:]*))?(?::(\d+))?(/.*)?", url)
-    if found is None:
-        raise ProviderError(
-            f"ready: http: {url!r} is not an address",
-            hint="Write a path (/health), a port and a path (:8080/health) or a URL (http://localhost:8080/health).",
-            code="POD_UNSUPPORTED",
-        )
-    scheme, _, port, path = found.groups()
-    default = 443 if scheme == "https" else 80
-    return {"port": int(port or default), "path": path or "/", "scheme": (scheme or "http").upper()}
 
 
 def helper(lease_s: float, segments: int) -> list[str]:

@@ -226,7 +226,7 @@ class PodInside(CommandsInside, frozen=True, kw_only=True):
         # A busy kubelet and its containerd sometimes lose the end of an empty input.
         enter = _ENTER if stdin else f"{_ENTER} </dev/null"
         words = ["sh", "-c", BECOME, "loom", pid_file, "sh", "-c", enter, "loom", self.workdir, variables, *entered]
-        watcher = Watcher(lambda program, limit_s: Exec(self.cluster, self.pod, JOB, program, stdin=True), pid_file)
+        watcher = Watcher(lambda program: Exec(self.cluster, self.pod, JOB, program, stdin=True), pid_file)
         return Exec(self.cluster, self.pod, JOB, words, stdin=stdin, tty=tty), watcher
 
     def lost(self, error: OSError) -> LoomError | None:

@@ -148,7 +148,7 @@ class KeptPod(Kept, frozen=True, kw_only=True):
     ) -> Iterator[PodSession]:
         pods = Pods(self.cluster, selector(self.marks.get(labels.RUN, ""), self.marks.get(labels.JOB, "")))
         pods.wait_for(self.name, lambda pod: bool(pod), 10.0)
-        facts = facts_of(self.cluster, self.name, request, kept="adopted")
+        facts = facts_of(self.cluster, self.name, kept="adopted")
         if saved is not None:
             facts = replace(facts, user=saved.user, auto_shell=saved.auto_shell, details=saved.details)
         session = PodSession(

@@ -60,7 +60,7 @@ class _Position(Struct):
 
 
 class Link:
-    """Implements `providers.channel.Attached`. A thread reads, acknowledges, keeps the pod alive and connects again."""
+    """Implements `driver.channel.Attached`. A thread reads, acknowledges, keeps the pod alive and connects again."""
 
     def __init__(
         self,
@@ -110,7 +110,7 @@ class Link:
         self._thread = threading.Thread(target=self._work, name=f"link to {pod}", daemon=True)
         self._thread.start()
 
-    # For the channel
+    # For the session
 
     @property
     def at_end(self) -> bool:

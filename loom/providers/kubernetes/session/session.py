@@ -13,13 +13,11 @@ from msgspec.structs import replace
 
 from loom.cancel import Cancel
 from loom.errors import ImageError, LoomError, ProviderError
-from loom.plan.model import MountMode
 from loom.providers.base import SessionFacts, SessionRequest
 from loom.providers.command import Command
 from loom.providers.driver import protocol as driver
-from loom.providers.driver.channel import Channel, ConnectionLost, Died, Exchange
+from loom.providers.driver.channel import ConnectionLost, Died, Exchange
 from loom.providers.driver.session import DrivenSession
-from loom.providers.driver.steps import still_running as to_report
 from loom.providers.kubernetes.cluster import pods as states
 from loom.providers.kubernetes.cluster.client import Gone, is_transient
 from loom.providers.kubernetes.pod.spec import HELPER, JOB, KEPT_UNTIL, is_confined, lease_of
@@ -49,14 +47,11 @@ def remove(cluster: Cluster, pod: str) -> None:
         pass
 
 
-def facts_of(cluster: Cluster, pod: str, request: SessionRequest, **details: str) -> SessionFacts:
+def facts_of(cluster: Cluster, pod: str, **details: str) -> SessionFacts:
     return SessionFacts(
-        provider="kubernetes",
-        image=request.image.name or "",
-        image_id=request.image_id or "",
         container_id=f"{cluster.namespace}/{pod}",
         container_name=pod,
-        details={"mount_mode": MountMode.VOLUME.value, "namespace": cluster.namespace, **details},
+        details={"namespace": cluster.namespace, **details},
     )
 
 
@@ -73,7 +68,7 @@ class SavedSession(Struct, frozen=True, kw_only=True):
 
 
 class PodSession(DrivenSession):
-    """Implements `providers.base.Session`, `Detachable` and `driver.channel.Container` for a pod whose two containers run."""
+    """Implements `providers.base.Session` and `Detachable` for a pod whose two containers run."""
 
     def __init__(
         self,
@@ -105,13 +100,7 @@ class PodSession(DrivenSession):
             keeps=request.detached or saved is not None,
             taken=saved.taken if saved is not None else None,
         )
-        super().__init__(
-            Channel(self.link, self, request.job_id),
-            request,
-            facts,
-            on_output,
-            environment=driver.environment(request.environment)[1],
-        )
+        super().__init__(self.link, request, facts, on_output, environment=driver.environment(request.environment)[1])
         self._cancel = cancel
         self._files = PodFiles(
             cluster, pod, request, is_lost=lambda: states.is_taken_away(pods.get(pod)), cancel=cancel
@@ -128,22 +117,21 @@ class PodSession(DrivenSession):
         """Wait for the driver's greeting, and give it the workspace. ImageError when the image can't run it."""
         exchange = Exchange()
         greeting = driver.greeting(exchange.token)
-        self.channel.send(greeting if running else driver.program() + greeting)
+        self.send(greeting if running else driver.program() + greeting)
         if self.greet(exchange, cancel, self._ended_at_once) is None:
             return
         self._set_owner(self.facts.user)
         if not self._filled:
             self._fill(cancel)
 
-    def still_running(self) -> tuple[str, ...]:
+    def still_running(self) -> Sequence[str]:
         words = ["sh", "-c", _LIST]
         try:
             _, out, _ = execs.run(self._cluster, self._pod, JOB, words, silent_s=10.0, doing="listing processes")
         except (LoomError, OSError):
             return ()
         lines = [line.strip() for line in out.decode("utf-8", "replace").splitlines()]
-        own = [line for line in lines if line and driver.MARK not in line and "/proc/[0-9]*" not in line]
-        return to_report(own, f"{driver.DIRECTORY}/step.")
+        return [line for line in lines if driver.MARK not in line and "/proc/[0-9]*" not in line]
 
     def _set_owner(self, user: str) -> None:
         uid, _, gid = user.partition(":")
@@ -164,7 +152,7 @@ class PodSession(DrivenSession):
         if self._saved is None or received < saved.begun:
             saved = replace(saved, begun=self.link.sent + lines.count(b"\n") + 1)
             save(msgspec.json.encode(saved))
-            self.channel.send(lines + driver.GO)
+            self.send(lines + driver.GO)
             if not self.link.confirmed(CONFIRMED_S, self._cancel):
                 raise states.why_lost(self._cluster, self._pod, self._request.job_id)
         self._handed_over = tokens
@@ -212,8 +200,7 @@ class PodSession(DrivenSession):
 
     # The driver's container
 
-    def resume(self, error: OSError | None, release: Callable[[], None]) -> None:
-        release()
+    def resume(self, error: OSError | None) -> None:
         if error is not None:
             refused = self.link.failed
             # The refused request does not name the reason why the pod is gone.

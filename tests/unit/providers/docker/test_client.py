@@ -70,6 +70,9 @@ def test_output_that_arrives_with_the_head_of_the_answer_is_not_lost(tmp_path: P
 
         def do_POST(self) -> None:
             self.rfile.read(int(self.headers["Content-Length"]))  # else the kernel resets the connection at its end
+            if self.path.endswith("/containers/c/exec"):
+                self.wfile.write(b'HTTP/1.1 201 Created\r\nContent-Length: 10\r\n\r\n{"Id":"x"}')
+                return
             self.wfile.write(b"HTTP/1.1 101 UPGRADED\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n" + first)
             more.wait()
             self.wfile.write(rest)
@@ -82,7 +85,7 @@ def test_output_that_arrives_with_the_head_of_the_answer_is_not_lost(tmp_path: P
         server.daemon_threads = True
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         engine = connect({"DOCKER_HOST": f"unix://{tmp_path}/engine.sock"})
-        command = EngineCommand(engine, "x")
+        command = EngineCommand(engine, "c", ["x"])
         assert command.ready(0) == [command.fileno()]
         assert command.read() == ("stdout", b"one\n")
         assert command.ready(0) == []

@@ -2,7 +2,7 @@
 
 import pytest
 
-from loom.errors import RequestError
+from loom.errors import ServiceError
 from loom.plan.model import Image, Ready, Service
 from loom.providers.docker.services.readiness import (
     CommandProbe,
@@ -87,15 +87,15 @@ def test_http_addresses(http: str, what: str) -> None:
 
 
 def test_what_is_no_address_and_no_pattern() -> None:
-    with pytest.raises(RequestError, match="is not an address"):
+    with pytest.raises(ServiceError, match="is not an address"):
         HttpProbe("db:x/y", [])
-    with pytest.raises(RequestError, match="not a pattern"):
+    with pytest.raises(ServiceError, match="not a pattern"):
         LogProbe("(")
 
 
 @pytest.mark.slow
 def test_no_line_of_a_service_keeps_the_matcher_for_ever() -> None:
-    with pytest.raises(RequestError, match="longer than 1000 characters"):
+    with pytest.raises(ServiceError, match="longer than 1000 characters"):
         LogProbe("x" * 1001)
     probe = LogProbe("(x+x+)+y|x is ready")
     probe.see_line("x" * 100_000)

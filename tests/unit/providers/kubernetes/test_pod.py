@@ -34,7 +34,7 @@ def request_of(**changes: Any) -> SessionRequest:
 
 def spec_with(service: Service, environment: Mapping[str, str] = MappingProxyType({})) -> dict[str, Any]:
     there = containers_of([service], [Resolved(name="image", image_id="image")])
-    found: dict[str, Any] = specification(request_of(), "name", environment, there, image="image", pid=1)["spec"]
+    found: dict[str, Any] = specification(request_of(), "name", environment, there, image="image")["spec"]
     return found
 
 
@@ -106,7 +106,7 @@ def test_a_job_reserves_what_the_job_the_pool_or_nobody_says(
     resources: Resources, pool: dict[str, Any], limits: dict[str, str], requests: dict[str, str]
 ) -> None:
     request = request_of(resources=resources, pool=Pool(provider="kubernetes", **pool))
-    spec = specification(request, "name", {}, (), image="image", pid=1)["spec"]
+    spec = specification(request, "name", {}, (), image="image")["spec"]
     (job,) = [one for one in spec["containers"] if one["name"] == "job"]
     assert job["resources"].get("limits", {}) == limits
     assert job["resources"].get("requests", {}) == requests
@@ -118,7 +118,7 @@ def test_a_confined_pod_keeps_to_the_level_restricted() -> None:
     image = Image(name="image")
     services = (Service(name="first", aliases=(), image=image), Service(name="db", aliases=(), image=image))
     images = [Resolved(name="image", image_id="image")] * 2
-    spec = specification(request, "name", {}, containers_of(services, images), image="image", pid=1)["spec"]
+    spec = specification(request, "name", {}, containers_of(services, images), image="image")["spec"]
     assert spec["securityContext"]["runAsNonRoot"] is True
     assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
     containers = [*spec["containers"], *spec["initContainers"]]

@@ -18,6 +18,8 @@ from loom.providers.kubernetes.pod.spec import PodServiceContainer
 from loom.providers.services import Output
 from tests.support.waiting import until
 
+RUNS = {"name": "svc-0-db", "state": {"running": {}}}
+
 
 class Log:
     """A cluster with one log, of which a connection that follows brings only the first line."""
@@ -57,7 +59,11 @@ def follower(log: Any, said: list[bytes]) -> FollowedService:
         cancel=Cancel(),
         on_died=lambda *_: None,
     )
-    return FollowedService(log, Pods(log, ""), "pod", one, services)
+    pods = Pods(log, "")
+    pods.put({"metadata": {"name": "pod"}, "status": {"containerStatuses": [RUNS]}})
+    found = FollowedService(log, pods, "pod", one, services)
+    found.follow()
+    return found
 
 
 def test_what_a_service_printed_before_the_end_is_there_also_where_it_had_not_arrived() -> None:
