@@ -111,7 +111,6 @@ class SessionRequest(Struct, frozen=True, kw_only=True):
     """The settings of the job's pool."""
     detached: bool = False
     """The session lives on without this process, as long as it may at all (`Detachable`)."""
-    labels: Mapping[str, str] = field(default_factory=dict)
     grace_s: float = 10.0
     """How long a step may take to exit after TERM before it is killed."""
     until_filled: Callable[[], None] | None = None

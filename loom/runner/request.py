@@ -107,7 +107,7 @@ class Reuse(Struct, frozen=True, kw_only=True):
     manifest: bytes | None = None
     """The manifest of the snapshot that the resumed jobs' files were last synced with; None: the workspace's own."""
     run_of: Callable[[str], str]
-    has_products: bool = True
+    has_products: bool = False
     """Whether the workspace holds those jobs' output; if not, their artifacts are restored into it."""
     steps: Sequence[Mapping[str, Any]] = ()
     """What the record states of the steps that do not run again (`steps_reused`)."""

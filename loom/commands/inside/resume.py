@@ -365,7 +365,6 @@ def _same(here: Here, past: PastRun, options: Options, *, failed: bool) -> int:
         results=results,
         archive_of=past.archive_of,
         run_of=past.run_of,
-        has_products=False,
         steps=_steps_taken_over(past, results, {}),
         assisted=tuple(_assistance(past, {}, (), taken_over=results)),
     )

@@ -65,7 +65,6 @@ def _reuse(here: Here, past: PastRun) -> Reuse:
         resumed={job.job.id: resumed for job in going if (resumed := _resumed(here, job)) is not None},
         archive_of=past.archive_of,
         run_of=past.run_of,
-        has_products=False,
         so_far=_so_far(past),
     )
 

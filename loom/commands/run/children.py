@@ -16,7 +16,6 @@ from msgspec.structs import replace
 from loom.cancel import Cancel
 from loom.commands.inside.recreate_tree import taken_again
 from loom.commands.keep import trusting
-from loom.commands.project import Here
 from loom.commands.run import checkout, contexts, preparing
 from loom.commands.run.preparing import Prepared
 from loom.commands.run.wiring import request_of, tools_of
@@ -67,24 +66,22 @@ class ChildRuns:
                 f"{child.job.id} would start a child pipeline {MOST_DEEP + 1} levels deep; GitLab allows {MOST_DEEP}",
                 code="CHILD_TOO_DEEP",
             )
-        here = replace(self._parent.here, root=child.workspace)
-        run_id = str(time.time_ns())
         with _PREPARING, _file_of(child) as path:
-            plan, variables = self._planned(child, here, path, run_id)
-        if not plan.jobs:
-            if not (held := held_back(plan)):
+            prepared = self._planned(child, path, str(time.time_ns()))
+        if not prepared.plan.jobs:
+            if not (held := held_back(prepared.plan)):
                 raise RequestError(f"the child pipeline of {child.job.id} has no jobs", code="NOTHING_TO_RUN")
             on_output("stdout", f"child pipeline: no job runs; {held[0]}\n".encode())
-            return ChildEnded(run_id=run_id, status=Status.SUCCESS)
-        trusting.settle(plan.jobs, self._parent.here, can_ask=False)
-        return self._run(child, plan, variables, run_id, on_output, cancel, started)
+            return ChildEnded(run_id=prepared.run_id, status=Status.SUCCESS)
+        trusting.settle(prepared.plan.jobs, prepared.here, can_ask=False)
+        return self._run(child, prepared, on_output, cancel, started)
 
-    def _planned(self, child: Child, here: Here, path: Path, run_id: str) -> tuple[Plan, Mapping[str, str]]:
-        source, options, trigger = self._parent.source, self._parent.options, child.job.trigger
+    def _planned(self, child: Child, path: Path, run_id: str) -> Prepared:
+        here, options, trigger = self._parent.here, self._parent.options, child.job.trigger
         assert trigger is not None
         name = name_from(child.workspace, path)
         variables = {
-            **checkout.run_variables(run_id, source, name, here.environ, options.event),
+            **checkout.run_variables(run_id, self._parent.source, name, here.environ, options.event),
             "CI_PIPELINE_SOURCE": "parent_pipeline",
             "CI_UPSTREAM_PIPELINE_ID": child.run_id,
             "CI_UPSTREAM_JOB_ID": child.job.id,
@@ -92,68 +89,51 @@ class ChildRuns:
         own = {name for name in trigger.variables if name.startswith(("CI_", "LOOM_")) or name == "GITLAB_CI"}
         given = {name: value for name, value in trigger.variables.items() if name not in own}
         context = contexts.resolve_context(
-            here, path, predefined=variables, given=[f"{name}={value}" for name, value in given.items()]
+            replace(here, root=child.workspace),
+            path,
+            predefined=variables,
+            given=[f"{name}={value}" for name, value in given.items()],
         )
         typed_inputs = trigger.files[0].inputs if len(trigger.files) == 1 else {}
         context = replace(context, typed_inputs=typed_inputs, above=partial(_artifacts, self._with(child)))
         loaded = dialects.load(path, child.workspace, lambda: context, like=self._dialect)
         selection = JobSelection(container=here.config.container, on=here.config.on, variables=given)
         plan = resolve(loaded, selection, context)
-        return (preparing.undelayed(plan) if options.no_delay else plan), variables
+        plan = preparing.undelayed(plan) if options.no_delay else plan
+        return replace(self._parent, run_id=run_id, plan=plan, variables=variables)
 
     def _run(
         self,
         child: Child,
-        plan: Plan,
-        variables: Mapping[str, str],
-        run_id: str,
+        prepared: Prepared,
         on_output: OnOutput,
         cancel: Cancel,
         started: Callable[[str], None],
     ) -> ChildEnded:
-        here, source = self._parent.here, self._parent.source
-        workspace = new_workspace(here.config.tmp_dir, run_id)
+        here, source = prepared.here, prepared.source
+        workspace = new_workspace(here.config.tmp_dir, prepared.run_id)
         directories = ((source.root, "the checkout"), (child.workspace, "the parent's workspace"))
         with _PREPARING:
             document = taken_again(here, child.run_id, child.snapshot, directories, workspace, cancel)
-        selection = {"names": (), "stage": (), "from_job": None, "matrix": ()}
-        options = replace(self._parent.options, **selection, parent_run_id=child.run_id)
-        prepared = Prepared(
-            run_id=run_id,
-            options=options,
-            here=here,
-            source=source,
-            plan=plan,
-            variables=variables,
-            notices=held_back(plan),
-        )
+        options = replace(prepared.options, names=(), stage=(), from_job=None, matrix=())
+        prepared = replace(prepared, options=options, brought=None, notices=held_back(prepared.plan))
         reuse = Reuse(
             parent_run_id=child.run_id,
             workspace=workspace,
             snapshot=document,
             archive_of=child.archive_of,
             run_of=lambda _: child.run_id,
-            has_products=False,
         )
-        request = request_of(
-            prepared,
-            tools=replace(
-                tools_of(prepared),
-                gate=self._gate,
-                run_child=ChildRuns(prepared, self._gate, self._dialect, self._with(child)),
-            ),
-            cancel=cancel,
-            sinks=[
-                Screen(
-                    Look(detail=self._detail),
-                    lambda line: on_output("stdout", f"{line}\n".encode("utf-8", "surrogateescape")),
-                )
-            ],
-            reuse=reuse,
+        run_child = ChildRuns(prepared, self._gate, self._dialect, self._with(child))
+        tools = replace(tools_of(prepared), gate=self._gate, run_child=run_child)
+        screen = Screen(
+            Look(detail=self._detail),
+            lambda line: on_output("stdout", f"{line}\n".encode("utf-8", "surrogateescape")),
         )
-        started(run_id)
+        request = request_of(prepared, tools=tools, cancel=cancel, sinks=[screen], reuse=reuse)
+        started(prepared.run_id)
         receipt = api.execute(replace(request, child_of=child.run_id)).receipt
-        return ChildEnded(run_id=run_id, status=receipt.status, error=receipt.error)
+        return ChildEnded(run_id=prepared.run_id, status=receipt.status, error=receipt.error)
 
     def _with(self, child: Child) -> dict[str, tuple[Plan, Child]]:
         return {**self._above, child.run_id: (self._parent.plan, child)}

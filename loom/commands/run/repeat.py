@@ -35,19 +35,17 @@ class _Repetitions(ChildRuns):
     def __init__(self, prepared: Prepared) -> None:
         config = dataclasses.replace(prepared.here.config, jobs=1)  # the parent counts how many run at once
         super().__init__(replace(prepared, here=replace(prepared.here, config=config)), None)
-        self._prepared = prepared
         self.run_ids: list[str] = []
 
     def __call__(self, child: Child, on_output: OnOutput, cancel: Cancel, started: Callable[[str], None]) -> ChildEnded:
         run_id = str(time.time_ns())
-        prepared = self._prepared
-        variables = of_another_run(prepared.variables, run_id)
+        variables = of_another_run(self._parent.variables, run_id)
 
         def begun(run_id: str) -> None:
             self.run_ids.append(run_id)
             started(run_id)
 
-        return self._run(child, prepared.plan, variables, run_id, on_output, cancel, begun)
+        return self._run(child, replace(self._parent, run_id=run_id, variables=variables), on_output, cancel, begun)
 
 
 def repeat(prepared: Prepared, times: int, *, sinks: Sequence[Sink], look: Look, write: Callable[..., None]) -> int:

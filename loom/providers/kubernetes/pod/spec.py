@@ -120,7 +120,6 @@ def specification(
                 MANAGED: "loom",
                 labels.RUN: _label(request.run_id),
                 labels.JOB: _label(request.job_id),
-                **{key: _label(value) for key, value in request.labels.items()},
                 "loom.network": "none" if request.network.mode == "none" else None,
                 DETACHED: "true" if request.detached else None,
             },
