@@ -90,7 +90,6 @@ GIVEN_BY_NOBODY: dict[str, object] = {
     "Resumption.number": 1,
     "Start.status": "success",
     "_Scope.status": "success",
-    "Reuse.has_products": False,
     "Nested.directory": True,
     "KnownFiles.plain": True,
     "Stored.schema": 2,
