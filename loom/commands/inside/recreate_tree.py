@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ def taken_again(
     here: Here,
     run_id: str,
     wanted: Mapping[str, Any],
-    directories: Iterable[tuple[Path, str]],
+    directories: Sequence[Path],
     workspace: Path,
     cancel: Cancel,
     *,
@@ -35,12 +35,11 @@ def taken_again(
 ) -> Mapping[str, object]:
     """Fill the new directory `workspace` with the snapshot of a run, whose facts are `wanted`; return the new one's facts.
 
-    `directories`: paths with their names for people; the first one is the checkout. RequestError where none has it.
+    `directories`: the checkout, and the run's workspace if it has one. RequestError where none has it.
     """
     reasons: list[str] = []
-    directories = list(directories)
-    checkout = directories[0][0]
-    for directory, name in directories:
+    checkout = directories[0]
+    for directory, name in zip(directories, ("the checkout", "the run's workspace"), strict=False):
         if not directory.is_dir():
             reasons.append(f"{name} ({directory}) is gone")
             continue

@@ -356,8 +356,15 @@ def _same(here: Here, past: PastRun, options: Options, *, failed: bool) -> int:
     if failed:
         plan = past.planned.plan
         results = results_besides(past, plan, dependents(plan, _failed(past)), also_unfinished=True)
-    workspace = new_workspace(here.config.tmp_dir, run_id)
-    document = snapshot_again(here, past, workspace)
+    if (wanted := past.snapshot) is None:
+        raise RequestError(
+            f"run {past.run_id} has no snapshot to run on again", hint=f"loom rerun {past.run_id} --fresh"
+        )
+    workspace, cancel = new_workspace(here.config.tmp_dir, run_id), Cancel()
+    hint = f"run it on what is there now: loom rerun {past.run_id} --fresh"
+    with signals(cancel):
+        directories = (past.repo_root, past.workspace)
+        document = taken_again(here, past.run_id, wanted, directories, workspace, cancel, hint=hint)
     reuse = Reuse(
         parent_run_id=past.run_id,
         workspace=workspace,
@@ -375,20 +382,6 @@ def _failed(past: PastRun) -> list[str]:
     if not (found := past.failed()):
         raise RequestError(f"no job of run {past.run_id} failed", hint="leave --failed out to run all of them again")
     return found
-
-
-def snapshot_again(here: Here, past: PastRun, workspace: Path) -> Mapping[str, object]:
-    """Fill `workspace` with the tree of the earlier run: from the checkout, else from that run's workspace."""
-    wanted = past.snapshot
-    if wanted is None:
-        raise RequestError(
-            f"run {past.run_id} has no snapshot to run on again", hint=f"loom rerun {past.run_id} --fresh"
-        )
-    cancel = Cancel()
-    directories = ((past.repo_root, "the checkout"), (past.workspace, "that run's workspace"))
-    hint = f"run it on what is there now: loom rerun {past.run_id} --fresh"
-    with signals(cancel):
-        return taken_again(here, past.run_id, wanted, directories, workspace, cancel, hint=hint)
 
 
 def _fresh(here: Here, past: PastRun, options: Options, *, failed: bool) -> int:

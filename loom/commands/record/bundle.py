@@ -130,10 +130,7 @@ def _tree(here: Here, reading: Reading, taken: Mapping[str, Any], cancel: Cancel
             yield workspace
             return
     workspace = new_workspace(here.config.tmp_dir, str(time.time_ns()))
-    there = [
-        (here.root, "the checkout"),
-        *((Path(each), "the run's workspace") for each in reading.entry.workspaces[:1]),
-    ]
+    there = [here.root, *map(Path, reading.entry.workspaces[:1])]
     hint = "run it again, and bundle that run"
     taken_again(here, reading.run_id, taken, there, workspace, cancel, hint=hint)
     try:

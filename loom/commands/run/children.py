@@ -110,11 +110,11 @@ class ChildRuns:
         cancel: Cancel,
         started: Callable[[str], None],
     ) -> ChildEnded:
-        here, source = prepared.here, prepared.source
+        here = prepared.here
         workspace = new_workspace(here.config.tmp_dir, prepared.run_id)
-        directories = ((source.root, "the checkout"), (child.workspace, "the parent's workspace"))
+        trees = (prepared.source.root, child.workspace)
         with _PREPARING:
-            document = taken_again(here, child.run_id, child.snapshot, directories, workspace, cancel)
+            document = taken_again(here, child.run_id, child.snapshot, trees, workspace, cancel)
         options = replace(prepared.options, names=(), stage=(), from_job=None, matrix=())
         prepared = replace(prepared, options=options, brought=None, notices=held_back(prepared.plan))
         reuse = Reuse(
