@@ -517,7 +517,7 @@ end_other_machines() {
 # Several at once: most of their time is the cluster's. Without one they skip.
 kubernetes_tests() {
   local status=0 folders=(--ignore=tests/unit --ignore=tests/security --ignore=tests/docker/run --ignore=tests/docker/registry)
-  pytest_in_venv "$@" -- -m "kubernetes and not disturbs" "${folders[@]}" -n 4 --dist worksteal || status=$?
+  pytest_in_venv "$@" -- -m "kubernetes and not disturbs" "${folders[@]}" -n 2 --dist worksteal || status=$?
   # Alone: it takes a node away from all others.
   pytest_in_venv "$@" -- -m "kubernetes and disturbs" "${folders[@]}" || status=$?
   return "$status"
