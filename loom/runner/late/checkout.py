@@ -79,9 +79,10 @@ def checkout_script(
         return lines, {"commit": step.action.commit, "ref": ref}
     lines = ""
     if target != ".":
-        top = shlex.quote(target.split("/")[0])
-        lines += f"mkdir -p {shlex.quote(target)}\n"
-        lines += f"tar --exclude=./{top} -cf - . | (cd {shlex.quote(target)} && tar -xf -)\ncd {shlex.quote(target)}\n"
+        # By way of another name, since the project may have a file or directory of that one.
+        lines += "mkdir .loom-copy\ntar --exclude=./.loom-copy -cf - . | (cd .loom-copy && tar -xf -)\n"
+        lines += f"rm -rf {shlex.quote(target)}\nmkdir -p ./{shlex.quote(posixpath.dirname(target))}\n"
+        lines += f"mv .loom-copy {shlex.quote(target)}\ncd {shlex.quote(target)}\n"
     if submodules and given.get("submodules", "false").lower() in ("false", ""):
         lines += _NO_SUBMODULES
     sha, full, head_ref = (str(github.get(name) or "") for name in ("sha", "ref", "head_ref"))

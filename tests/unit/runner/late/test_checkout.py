@@ -107,6 +107,14 @@ def test_a_path_gets_a_copy_with_its_history(repository: Path) -> None:
     assert not (repository / "below/it/below").exists()
 
 
+def test_a_path_may_have_the_name_of_a_directory_of_the_project(repository: Path) -> None:
+    (repository / "src").mkdir()
+    (repository / "src/b").write_text("b")
+    ran(script(path="src"), repository)
+    assert sorted(path.name for path in (repository / "src").iterdir()) == [".git", "a", "src"]
+    assert (repository / "src/src/b").read_text() == "b"
+
+
 @pytest.mark.parametrize("path", ["/etc", "../x", "a/../../x"])
 def test_a_path_out_of_the_workspace_is_refused(repository: Path, path: str) -> None:
     assert "is not under '/work/own'" in ran(script(path=path), repository, code=1)
