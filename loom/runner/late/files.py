@@ -21,12 +21,12 @@ class InvalidFile(ValueError):
 
 
 def values_of(lines: Sequence[bytes]) -> dict[str, str]:
-    """Return the pairs of a file: `NAME=value`, or `NAME<<END`, lines, `END`. InvalidFile for another line, as on GitHub."""
+    """Return the pairs of a file: `NAME=value`, or `NAME<<END`, lines, `END`; a CR is part of it. InvalidFile for other lines."""
     values: dict[str, str] = {}
     texts = [line.decode("utf-8", "surrogateescape") for line in lines]
     at = 0
     while at < len(texts):
-        line = texts[at].rstrip("\r")
+        line = texts[at]
         at += 1
         if not line:
             continue
@@ -35,7 +35,7 @@ def values_of(lines: Sequence[bytes]) -> dict[str, str]:
             name, end = line[:opens], line[opens + 2 :]
             if not name or not end:
                 raise InvalidFile(f"Invalid format '{line}'. Name must not be empty and delimiter must not be empty")
-            stop = next((number for number in range(at, len(texts)) if texts[number].rstrip("\r") == end), None)
+            stop = next((number for number in range(at, len(texts)) if texts[number] == end), None)
             if stop is None:
                 raise InvalidFile(f"Invalid value. Matching delimiter not found '{end}'")
             values[name] = "\n".join(texts[at:stop])
