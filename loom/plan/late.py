@@ -43,6 +43,8 @@ class LateJob(Struct, frozen=True, kw_only=True):
     """Its `if`, with or without `${{ }}`; empty: `success()`."""
     env: Mapping[str, str] = field(default_factory=dict)
     """Of the workflow, then of the job."""
+    container_env: Mapping[str, str] = field(default_factory=dict)
+    """Variables of the container's programs, which the context `env` does not have."""
     outputs: Mapping[str, str] = field(default_factory=dict)
     continue_on_error: str = ""
     contexts: Mapping[str, Any] = field(default_factory=dict)

@@ -249,11 +249,7 @@ class GitHubJobBuilder(builder.Refusals):
         options = self._options(candidate, node, "container")
         env = {**texts_of(node.get("env") if node is not None else None), **options.env}
         image = p.Image(name=name, pull=config.pull, platform=options.platform or config.platform, user=options.user)
-        return (
-            image,
-            options,
-            replace(late, env={**late.env, **{name: text for name, text in env.items() if name not in late.env}}),
-        )
+        return image, options, replace(late, container_env=env)
 
     def _image_name(self, candidate: GitHubCandidate, node: Node, name: str, key: str) -> str:
         name = name.removeprefix("docker://")
@@ -411,7 +407,7 @@ def _image_of(container: Node) -> Node | None:
 
 def _texts(late: LateJob, steps: Iterable[p.Step]) -> Iterator[str]:
     """Yield the texts of a job that are evaluated later."""
-    yield from (*late.env.values(), *late.outputs.values())
+    yield from (*late.env.values(), *late.container_env.values(), *late.outputs.values())
     for step in steps:
         yield step.script
         if (one := step.late) is not None:

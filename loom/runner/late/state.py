@@ -167,6 +167,7 @@ class LateState:
         self._names = _names(job.steps)
         self._base = self._contexts(needs)
         self._job_env: dict[str, str] = {}
+        self._container_env: dict[str, str] = {}
 
     def _contexts(self, needs: Mapping[str, Any]) -> dict[str, Value]:
         given = dict(of_json(self._late.contexts))
@@ -204,11 +205,11 @@ class LateState:
         }
 
     def begin(self) -> None:
-        """Evaluate the variables of the job. InvalidExpression."""
-        for name, text in self._late.env.items():
-            self._job_env[name] = text_of(
-                filled(text, {**self._base, "env": self._job_env}, self._functions(LateStep(kind="run")))
-            )
+        """Evaluate the variables of the job and its container. InvalidExpression."""
+        for texts, values in ((self._late.env, self._job_env), (self._late.container_env, self._container_env)):
+            for name, text in texts.items():
+                contexts = {**self._base, "env": self._job_env}
+                values[name] = text_of(filled(text, contexts, self._functions(LateStep(kind="run"))))
 
     # -- what counts for a step -----------------------------------------------------------------------------------
 
@@ -349,6 +350,7 @@ class LateState:
                 for name, text in late.inputs.items()
             }
         saved = {f"STATE_{name}": value for name, value in self._saved.get(late.main or step.id, {}).items()}
+        env = {**self._container_env, **env}
         path = {"PATH": ":".join([*reversed(self.path), env.get("PATH") or self.runtime.path])} if self.path else {}
         own = {"GITHUB_ACTIONS": "true", **github, **runner, **self.runtime.files}
         return {"CI": "true", **env, **inputs, **saved, **own, **path}

@@ -28,7 +28,7 @@ SUFFIXES = (".yml", ".yaml")
 _ID = re.compile(r"(?!__)[A-Za-z_][A-Za-z0-9_-]{0,99}")
 _NOT_FIRST = "no digit, - or __ first"
 _REMOTE = re.compile(r"[\w.-]+/[\w.-]+(/[^@\s]+)?@\S+")
-REMOTE_CALL = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)/(?P<path>[^@]+\.ya?ml)@(?P<ref>\S+)")
+REMOTE_CALL = re.compile(r"(?P<repository>[\w-][\w.-]*/[\w.-]+)/(?P<path>[^@]+\.ya?ml)@(?P<ref>\S+)")
 
 
 def examine(path: Path, root: Path, facts: Callable[[], Facts]) -> Examined:
@@ -180,8 +180,8 @@ class WorkflowReader:
             self._check_call(job, node, uses)
         else:
             for wanted in ("runs-on", "steps"):
-                if node.get(wanted) is None:
-                    self.problems.say(key, f"{name}: `{wanted}` is missing")
+                if not ((found := node.get(wanted)) and found.value):
+                    self.problems.say(key, f"{name}: `{wanted}` is {'missing' if found is None else 'empty'}")
             for extra in ("with", "secrets"):
                 if extra in node.value:
                     self.problems.say(node.keys[extra], f"`{extra}` is for a job with `uses`; this one has steps")

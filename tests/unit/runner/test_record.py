@@ -319,7 +319,7 @@ def said_of(request: SessionRequest | Beside) -> Iterator[str]:
 def compare(said: str, expected: Path) -> None:
     if ACCEPT:
         expected.write_text(said)
-    assert said == expected.read_text()
+    assert said == expected.read_bytes().decode()
 
 
 def recorded(ran: Ran, project: Project, more: str = "") -> str:

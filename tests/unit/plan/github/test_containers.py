@@ -109,7 +109,7 @@ jobs:
     assert plan.job("a").image == image("debian:trixie-slim", "linux/arm64")
     assert job.image == image("node", "linux/s390x")
     assert job.late is not None
-    assert job.late.env == {"W": "w", "A": "option"}
+    assert (job.late.env, job.late.container_env) == ({"W": "w"}, {"A": "option"})
     without = plan.job("a").late
     assert without is not None
     assert (job.late.contexts["job"], without.contexts.get("job")) == ({"container": {}}, None)

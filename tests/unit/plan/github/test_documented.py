@@ -125,7 +125,7 @@ def only(plan: Plan) -> tuple[str, list[str], dict[str, str]]:
     assert found.refused == ()
     assert found.image is not None
     assert found.late is not None
-    return found.image.name, [one.image.name for one in found.services], dict(found.late.env)
+    return found.image.name, [one.image.name for one in found.services], {**found.late.container_env, **found.late.env}
 
 
 @pytest.mark.parametrize(

@@ -588,7 +588,8 @@ jobs:
         True,
     )
     assert job.resource_group == "deploy-main"
-    assert late(job).env == {"DB": "16", "B": "b", "A": "${{ github.job }}"}
+    assert late(job).env == {"DB": "16", "B": "b"}
+    assert late(job).container_env == {"A": "${{ github.job }}"}
     (service,) = job.services
     assert (service.name, service.aliases, service.ready.command) == ("db", ("db",), ("sh", "-c", "pg_isready -U x"))
     assert service.variables == {"V": "16", "NONE": ""}

@@ -292,6 +292,16 @@ def test_a_variable_that_no_shell_can_set_reaches_programs(make: Make) -> None:
     assert ran.lines("one") == ["c d"]
 
 
+def test_variables_of_the_container_are_not_in_the_context(make: Make) -> None:
+    one = job(
+        "one",
+        step('echo "$A $B $C [${{ env.A }}] ${{ env.B }}"', env={"C": "step"}),
+        env={"B": "job"},
+        container_env={"A": "${{ env.B }}s", "B": "c", "C": "c"},
+    )
+    assert run(make, one).lines("one") == ["jobs job step [] job"]
+
+
 def test_a_step_s_own_time_limit_is_a_failure(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """It counts whole minutes: less than one is no limit."""
     monkeypatch.setattr(steps, "MINUTE_S", 0.3)
@@ -667,7 +677,7 @@ def test_what_a_step_reports_has_limits_and_forms(make: Make) -> None:
     ]
     said = {number: ran.lines("one", f"script/{number:02}") for number in range(1, 13)}
     assert said[2] == ["[] [kept]"]
-    assert said[3] == ['{"a":"1","b":"1\\n2"}']
+    assert said[3] == ['{"a":"1\\r","b":"1\\n2"}']
     format_ = "Error: Invalid format '{}'. Name must not be empty and delimiter must not be empty"
     assert (said[4], said[5]) == ([format_.format("<<E")], [format_.format("a<<")])
     assert said[6] == ["Error: Invalid format '=x'"]

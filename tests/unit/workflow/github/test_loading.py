@@ -106,6 +106,11 @@ MISTAKES = [
         "2:8 /jobs/1x 1x: a job's id has letters, digits, - and _; no digit, - or __ first",
     ),
     (job(), "3:3 /jobs/x x: `steps` is missing"),
+    ("on: push\njobs: {x: {runs-on: a, steps: []}}", "2:8 /jobs/x x: `steps` is empty"),
+    (
+        "on: push\njobs: {x: {uses: ./.github/workflows/a.yml@main}}",
+        "2:18 /jobs/x/uses uses: expected ./.github/workflows/FILE.yml or owner/",
+    ),
     (
         job("steps: [{run: echo, uses: ./x}]"),
         "5:13 /jobs/x/steps/0 the step has both `run` and `uses`; make two steps",
