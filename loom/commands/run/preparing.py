@@ -7,7 +7,6 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -98,14 +97,15 @@ class Options(Struct, frozen=True, kw_only=True):
         """Return the options as the record saves them, so that the run can be repeated."""
         if self.invocation is not None:
             return self.invocation
-        kept = {name: msgspec.to_builtins(getattr(self, name), enc_hook=str) for name in _defaults()}
-        given = {name: value for name, value in kept.items() if value != _defaults()[name]}
+        kept, default = (msgspec.to_builtins(one, enc_hook=str) for one in (self, Options()))
+        others = ("flags", "invocation", "parent_run_id")
+        given = {name: value for name, value in kept.items() if name not in others and value != default[name]}
         if self.event_file is not None:
             given["event_file"] = str(here.start / self.event_file)
         if self.workflow is not None and here.start != here.root:
             given["workflow"] = str(here.workflow(self.workflow))
         return Invocation(
-            options={**given, **msgspec.to_builtins(self.flags, enc_hook=str)},
+            options={**given, **kept["flags"]},
             variables={
                 origin.source: here.config.text_of(name)
                 for name, origin in here.config.origins.items()
@@ -122,12 +122,6 @@ class Options(Struct, frozen=True, kw_only=True):
     def pauses(self) -> bool:
         """Return whether a failed job waits at its failing step for `loom resume`."""
         return PAUSE in self.stop_at
-
-
-@cache
-def _defaults() -> Mapping[str, Any]:
-    options: Mapping[str, Any] = msgspec.to_builtins(Options())
-    return {name: value for name, value in options.items() if name not in ("flags", "invocation", "parent_run_id")}
 
 
 class Prepared(Struct, frozen=True, kw_only=True):
