@@ -128,8 +128,8 @@ class Handover:
 
         Restored in plan order, later files win.
         """
-        shared = session.files() == self._workspace
-        view = view_of(session.files(), self._not_if_canceled)
+        here = session.files()
+        shared, view = here == self._workspace, view_of(here, self._not_if_canceled)
         missing = [
             each for each in self.sources(job) if not shared or each in self._missing_here or each in self._above
         ]

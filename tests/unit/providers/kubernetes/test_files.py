@@ -1,19 +1,28 @@
-"""Transfers to a pod that is lost."""
+"""Transfers to a pod: what arrives, and what becomes of one whose pod is lost."""
 
 from __future__ import annotations
 
+import hashlib
+import os
+import subprocess
+import threading
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import pytest
 
 pytest.importorskip("kubernetes", reason="the extra `kubernetes` is not installed")
 from loom.cancel import Cancel
-from loom.errors import EngineUnavailable
+from loom.errors import EngineUnavailable, ProviderError
 from loom.providers.base import SessionRequest
+from loom.providers.files import members_of, unpack
 from loom.providers.kubernetes.cluster.client import Gone
 from loom.providers.kubernetes.cluster.pods import PodLost
+from loom.providers.kubernetes.session import exec as execs
+from loom.providers.kubernetes.session import files
 from loom.providers.kubernetes.session.files import PodFiles
+from loom.storage.workspace import Skipped
 
 
 class Broken:
@@ -56,3 +65,77 @@ def test_nothing_is_tried_again_after_a_cancel() -> None:
     with pytest.raises(EngineUnavailable):
         list(files_in(cluster, cancel=cancel).get(["."], print))
     assert cluster.tries == 1
+
+
+class LocalExec:
+    """Runs what would run in the pod's helper here."""
+
+    def __init__(self, *given: Any, stdin: bool = False) -> None:
+        pipe = subprocess.PIPE
+        self._ran = subprocess.Popen(given[-1], stdin=pipe if stdin else subprocess.DEVNULL, stdout=pipe, stderr=pipe)
+
+    def feed(self, content: Iterable[bytes]) -> threading.Thread:
+        def send() -> None:
+            assert self._ran.stdin is not None
+            with self._ran.stdin as stdin:
+                for piece in content:
+                    stdin.write(piece)
+
+        thread = threading.Thread(target=send)
+        thread.start()
+        return thread
+
+    def output(self, **_: object) -> Iterator[tuple[str, bytes]]:
+        assert self._ran.stdout is not None
+        assert self._ran.stderr is not None
+        for name, stream in (("stdout", self._ran.stdout), ("stderr", self._ran.stderr)):
+            with stream:
+                while piece := os.read(stream.fileno(), 1 << 16):
+                    yield name, piece
+
+    @property
+    def code(self) -> int:
+        return self._ran.wait()
+
+    def close(self) -> None:
+        self._ran.wait()
+
+
+def state(root: Path) -> dict[str, tuple[int, int, object]]:
+    found = {}
+    for path in root.rglob("*"):
+        status = path.lstat()
+        if not path.is_fifo():
+            content = os.readlink(path) if path.is_symlink() else path.read_bytes() if path.is_file() else None
+            found[str(path.relative_to(root))] = status.st_mode, status.st_uid, content
+    return found
+
+
+def test_files_go_to_the_pod_and_come_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (files, execs):
+        monkeypatch.setattr(module, "Exec", LocalExec)
+    source, job, back = (tmp_path / name for name in ("source", "job", "back"))
+    for directory in (source / "out/deep", job, back):
+        directory.mkdir(parents=True)
+    (source / "out/tool").write_bytes(bytes(700_000) + b"end")
+    (source / "out/tool").chmod(0o755)
+    (source / "out/deep/same").hardlink_to(source / "out/tool")
+    (source / "out/deep/up").symlink_to("../../..")
+    (source / "alone").write_text("1")
+    owner = (1234, 1234) if os.geteuid() == 0 else (os.geteuid(), os.getegid())
+    request = SessionRequest(run_id="1", job_id="job", workspace=source, project_dir=str(job))
+    pod = PodFiles(cast(Any, None), "pod", request, owner=owner)
+    pod.put(members_of(source, ["out", "alone", "missing"]))
+    assert state(job) == {path: (mode, owner[0], content) for path, (mode, _, content) in state(source).items()}
+    assert (job / "out/tool").samefile(job / "out/deep/same")
+    os.mkfifo(job / "out/fifo")
+    skipped: list[Skipped] = []
+    unpack(pod.get(["./out", "missing"], skipped.append), back)
+    assert state(back) == {path: found for path, found in state(source).items() if path != "alone"}
+    assert skipped == [Skipped.special("out/fifo", "FIFO")]
+    assert list(pod.get(["missing"], skipped.append)) == []
+    digest = hashlib.sha256(b"1").hexdigest()
+    assert pod.prove(f"{digest}  alone\n".encode(), 1) == "sha256 of 1 files"
+    (job / "alone").write_text("2")
+    with pytest.raises(ProviderError, match="is not what was sent: alone: FAILED"):
+        pod.prove(f"{digest}  alone\n".encode(), 1)
