@@ -20,14 +20,13 @@ class _Late(Enum):
 LATE: Final = _Late.LATE
 """The value of a text that needs what only a run has."""
 Late = Literal[_Late.LATE]
-_LATE_FUNCTIONS = expressions.STATUS_FUNCTIONS | {"hashfiles"}
 _OF_RUN = frozenset({"run_id", "run_number", "run_attempt", "token", "workspace", "job_workflow_sha", "retention_days"})
 """Properties of `github` that only a run has."""
 
 
 def is_ready(node: expressions.Node, known: Mapping[str, Value]) -> bool:
     """Return whether an expression reads nothing but these contexts."""
-    if not expressions.contexts_in(node) <= known.keys() or expressions.functions_in(node) & _LATE_FUNCTIONS:
+    if not expressions.contexts_in(node) <= known.keys() or expressions.functions_in(node) & expressions.LATE_FUNCTIONS:
         return False
     return not any(expressions.property_in(one, "github") in _OF_RUN for one in expressions.nodes_in(node))
 

@@ -83,23 +83,9 @@ class Binary(Struct, frozen=True):
 
 Node: TypeAlias = Literal | Context | Property | Wildcard | Call | Negation | Binary
 
-# name: how many arguments, at least and at most
-_ARGUMENTS: Mapping[str, tuple[int, int]] = {
-    "contains": (2, 2),
-    "startswith": (2, 2),
-    "endswith": (2, 2),
-    "format": (1, 255),
-    "join": (1, 2),
-    "tojson": (1, 1),
-    "fromjson": (1, 1),
-    "hashfiles": (1, 255),
-    "case": (3, 255),
-    "success": (0, 255),
-    "always": (0, 0),
-    "cancelled": (0, 0),
-    "failure": (0, 255),
-}
 STATUS_FUNCTIONS = frozenset({"success", "always", "cancelled", "failure"})
+LATE_FUNCTIONS = STATUS_FUNCTIONS | {"hashfiles"}
+"""What only a run has values for."""
 _TOKEN = re.compile(
     r"""\s*(?:
     (?P<number>[-+]?(?:0x[0-9a-fA-F]+|0o[0-7]+|(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?|Infinity\b)(?![\w.]))
@@ -118,7 +104,7 @@ _HINTS = {
 }
 _LEVELS = (("||",), ("&&",), ("==", "!="), ("<", "<=", ">", ">="))
 """From the weakest to the strongest."""
-_WORDS: Mapping[str, Value] = {"null": None, "true": True, "false": False, "nan": math.nan, "infinity": math.inf}
+_WORDS: Mapping[str, Value] = {"null": None, "true": True, "false": False, "NaN": math.nan, "Infinity": math.inf}
 
 
 @lru_cache(maxsize=4096)
@@ -186,8 +172,8 @@ class _Parser:
         if kind == "name":
             if self._take("("):
                 return self._call(word, position)
-            if word.lower() in _WORDS and word in ("null", "true", "false", "NaN", "Infinity"):
-                return Literal(_WORDS[word.lower()])
+            if word in _WORDS:
+                return Literal(_WORDS[word])
             return Context(word.lower(), position)
         if word == "(":
             node = self._binary(0)
@@ -197,7 +183,7 @@ class _Parser:
 
     def _call(self, word: str, position: int) -> Node:
         name = word.lower()
-        if name not in _ARGUMENTS:
+        if name not in _FUNCTIONS:
             raise InvalidExpression(f"there is no function {word}", position)
         arguments: list[Node] = []
         if not self._take(")"):
@@ -205,7 +191,7 @@ class _Parser:
             while self._take(","):
                 arguments.append(self._binary(0))
             self._expect(")")
-        least, most = _ARGUMENTS[name]
+        least, most, _ = _FUNCTIONS[name]
         if not least <= len(arguments) <= most:
             wanted = str(least) if least == most else f"{least} to {most}"
             raise InvalidExpression(f"{word} takes {wanted} arguments, not {len(arguments)}", position)
@@ -441,7 +427,7 @@ def _called(call: Call, contexts: Mapping[str, Value], functions: Mapping[str, F
             if truth(evaluate(condition, contexts, functions)):
                 return evaluate(value, contexts, functions)
         return evaluate(other, contexts, functions)
-    function = _PURE.get(call.name) or functions.get(call.name)
+    function = _FUNCTIONS[call.name][2] or functions.get(call.name)
     if function is None:
         raise InvalidExpression(f"{call.name}() can't be used here", call.position)
     try:
@@ -507,15 +493,26 @@ def _bounded(text: str) -> str:
     return text
 
 
-_PURE: Mapping[str, Function] = {
-    "contains": _contains,
-    "startswith": lambda text, start: all(map(_is_plain, (text, start))) and _folded(text).startswith(_folded(start)),
-    "endswith": lambda text, end: all(map(_is_plain, (text, end))) and _folded(text).endswith(_folded(end)),
-    "format": _format,
-    "join": _join,
-    "tojson": json_of,
-    "fromjson": _from_json,
+_FUNCTIONS: Mapping[str, tuple[int, int, Function | None]] = {
+    "contains": (2, 2, _contains),
+    "startswith": (
+        2,
+        2,
+        lambda one, start: _is_plain(one) and _is_plain(start) and _folded(one).startswith(_folded(start)),
+    ),
+    "endswith": (2, 2, lambda one, end: _is_plain(one) and _is_plain(end) and _folded(one).endswith(_folded(end))),
+    "format": (1, 255, _format),
+    "join": (1, 2, _join),
+    "tojson": (1, 1, json_of),
+    "fromjson": (1, 1, _from_json),
+    "hashfiles": (1, 255, None),
+    "case": (3, 255, None),
+    "success": (0, 255, None),
+    "always": (0, 0, None),
+    "cancelled": (0, 0, None),
+    "failure": (0, 255, None),
 }
+"""The least and most arguments of each function, and what it does where that depends on these alone."""
 
 
 # -- what a tree asks for ---------------------------------------------------------------------------------------------

@@ -103,9 +103,7 @@ def faults(text: str, allowed: frozenset[str], *, is_condition: bool = False) ->
             advice = "; give it to `env`, and read that" if name == "secrets" and "env" in allowed else ""
             yield f"there is no context {name} here; there are {there}{advice}", start
         for name in sorted(
-            expressions.functions_in(node) & _SPECIAL - {one[:-2] for one in allowed if one[-2:] == "()"}
+            expressions.functions_in(node)
+            & expressions.LATE_FUNCTIONS - {one[:-2] for one in allowed if one[-2:] == "()"}
         ):
             yield f"{name}() can't be used here", start
-
-
-_SPECIAL = expressions.STATUS_FUNCTIONS | {"hashfiles"}

@@ -23,10 +23,9 @@ def check(
     jobs = {name: entry for name, entry in entries.items() if not entry.is_template}
     for name, entry in entries.items():
         whole = name in sound and not entry.is_template
-        for node, message in (
-            *_stage(entry, stages, problems, required=whole),
-            *(_own_keys(entry) if whole else ()),
-        ):
+        if stages is not None:
+            _check_stage(entry, stages, problems, required=whole)
+        for node, message in _own_keys(entry) if whole else ():
             problems.say(node, message)
     needing = {
         name: Needing(stage=entry.stage, key=entry.key, node=entry.merged, needs=list(needs_of(entry.merged)))
@@ -38,23 +37,16 @@ def check(
             problems.say(need.node, message)
 
 
-Mistakes = Iterator[tuple[Node, str]]
-
-
-def _stage(entry: Entry, stages: Sequence[str] | None, problems: Problems, *, required: bool) -> Mistakes:
+def _check_stage(entry: Entry, stages: Sequence[str], problems: Problems, *, required: bool) -> None:
     node = entry.merged.get("stage")
-    if stages is None:
-        return
-    if node is None:
-        if required:
-            some = ", ".join(stages)
-            yield entry.key, f"the job has no stage; add `stage:` with one of {some}"
-    elif isinstance(node.value, str) and node.value not in stages:
+    if node is None and required:
+        problems.say(entry.key, f"the job has no stage; add `stage:` with one of {', '.join(stages)}")
+    elif node is not None and isinstance(node.value, str) and node.value not in stages:
         meant = problems.meant(node.value, stages, f"; the stages are {', '.join(stages)}")
-        yield node, f"unknown stage {node.value}{meant}"
+        problems.say(node, f"unknown stage {node.value}{meant}")
 
 
-def _own_keys(entry: Entry) -> Mistakes:
+def _own_keys(entry: Entry) -> Iterator[tuple[Node, str]]:
     """Yield the problems of keys that are valid by themselves but contradict each other."""
     fields = entry.fields
 
