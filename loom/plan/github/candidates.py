@@ -441,7 +441,7 @@ class GitHubCandidates:
             if name in given:
                 value = job.texts.value(given[name])
                 found[name] = (
-                    text_of(given[name]) if value is LATE else literal(self._typed(job, given[name], name, value, kind))
+                    text_of(given[name]) if value is LATE else literal(self._typed(given[name], name, value, kind))
                 )
                 continue
             if text_of(node.get("required")) == "true":  # also one with a default, as on GitHub
@@ -453,7 +453,7 @@ class GitHubCandidates:
                 found[name] = {"boolean": False, "number": 0.0}.get(kind, "")
         return found
 
-    def _typed(self, job: GitHubCandidate, node: Node, name: str, value: Any, kind: str) -> Any:
+    def _typed(self, node: Node, name: str, value: Any, kind: str) -> Any:
         fits = {"boolean": bool, "number": float}.get(kind)
         if fits is None:
             return expressions.text_of(value)

@@ -101,8 +101,8 @@ class GitHubJobBuilder(builder.Refusals):
             sources=builder.sources(node, config, _LABELED if self._image_of_label(candidate) else _NAMED),
             late=late if seconds else replace(late, timeout_minutes=text_of(node.get("timeout-minutes"))),
         )
-        say = lambda _, message: self.refuse_at(candidate, candidate.entry.key, message)  # noqa: E731
-        return builder.finished(self.without_demands(job), config, say)
+        job = self.without_demands(job)
+        return builder.finished(job, config, lambda _, why: self.refuse_at(candidate, candidate.entry.key, why))
 
     def _read(self, uses: str, directory: str) -> actions.ActionFile:
         """Read an action once: one that can't be had would take its time again in each job."""

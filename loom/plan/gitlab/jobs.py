@@ -129,8 +129,7 @@ class GitLabJobBuilder(builder.Refusals):
             sources=builder.sources(merged, config),
             rule=decided.rule,
         )
-        say = lambda _, message: self.say(candidate.entry.key, message)  # noqa: E731
-        return builder.finished(self.without_demands(job), config, say)
+        return builder.finished(self.without_demands(job), config, lambda _, why: self.say(candidate.entry.key, why))
 
     def say(self, node: Node, message: str, severity: str = "error", code: str = yaml.CODE) -> None:
         self._said.append(node.file.problem(node, message, code=code, severity=severity))

@@ -18,7 +18,7 @@ from loom.util.yaml_file import Kind, Node, YamlFile, fields_of, items_of, mappi
 from loom.workflow import needs
 from loom.workflow.facts import Facts
 from loom.workflow.github import events, yaml
-from loom.workflow.github.shapes import GitHubShapes, check_expressions
+from loom.workflow.github.shapes import JOB_TABLE, ROOT_TABLE, GitHubShapes, check_expressions
 from loom.workflow.github.workflows import CALL, Entry, Faulty, WorkflowFile, Workflows, calls_of, local_path
 from loom.workflow.loaded import Examined, content_of
 from loom.workflow.messages import in_order
@@ -145,7 +145,7 @@ class WorkflowReader:
         return self.found.get(name)
 
     def _checked(self, name: str, label: str, whole: Node) -> WorkflowFile:
-        root, jobs, written = self.problems.root(whole), {}, whole.get("jobs")
+        root, jobs, written = self.problems.fields(whole, "", ROOT_TABLE), {}, whole.get("jobs")
         for wanted in ("on", "jobs"):
             if whole.get(wanted) is None or whole.value[wanted].value in (None, {}, []):
                 what = "the events that start it, such as `on: push`" if wanted == "on" else "the jobs"
@@ -174,7 +174,7 @@ class WorkflowReader:
         if (steps := node.get("steps")) is not None and steps.kind is Kind.LIST:
             in_order = Node(steps.file, Kind.LIST, list(_in_order(steps)), steps.line, steps.column, steps.length)
             node = mapping(node, {**node.value, "steps": in_order})
-        job = self.problems.job(node)
+        job = self.problems.fields(node, "", JOB_TABLE)
         check_expressions(job, self.problems, of_job=True)
         if (uses := node.get("uses")) is not None:
             self._check_call(job, node, uses)

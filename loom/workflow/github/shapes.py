@@ -14,7 +14,7 @@ from loom.workflow.merge import without
 from loom.workflow.messages import GITHUBS_NO_EFFECT, Problems
 
 UNSUPPORTED = "GH_UNSUPPORTED"
-_ROOT, _JOB = by_name(ROOT_KEYWORDS), by_name(JOB)
+ROOT_TABLE, JOB_TABLE = by_name(ROOT_KEYWORDS), by_name(JOB)
 _OPEN = {one.name.removesuffix(":NAME") for one in (*ROOT_KEYWORDS, *JOB) if one.name.endswith(":NAME")}
 
 
@@ -24,12 +24,6 @@ class GitHubShapes(shapes.Shapes, kw_only=True):
     code: str = yaml.CODE
     refused_code: str = UNSUPPORTED
     idle_code: str = GITHUBS_NO_EFFECT
-
-    def root(self, root: Node) -> Node:
-        return self.fields(root, "", _ROOT)
-
-    def job(self, node: Node) -> Node:
-        return self.fields(node, "", _JOB)
 
     def fields(self, node: Node, prefix: str, table: shapes.Table) -> Node:
         wanted = REQUIRED.get(prefix.rstrip(":"), "")
@@ -76,7 +70,7 @@ def _name(path: tuple[str | int, ...], *, of_job: bool) -> str:
         if isinstance(part, int):
             continue
         above = name if of_job else name.removeprefix("root").removeprefix(":")
-        word = "NAME" if above in _OPEN and f"{above}:{part}" not in (_JOB if of_job else _ROOT) else part
+        word = "NAME" if above in _OPEN and f"{above}:{part}" not in (JOB_TABLE if of_job else ROOT_TABLE) else part
         name = f"{name}:{word}" if name else str(word)
     return name
 

@@ -5,18 +5,18 @@ In GitLab's order. All errors are reported at once, each at its position.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from loom.util.paths import name_from
-from loom.util.yaml_file import Kind, Node, YamlFile, fields_of, flat, items_of, mapping, text_of
+from loom.util.yaml_file import Kind, Node, fields_of, flat, items_of, mapping, text_of
 from loom.workflow.facts import Facts
 from loom.workflow.gitlab import limits, rules
 from loom.workflow.gitlab.files import CODE, GitLabFiles
 from loom.workflow.gitlab.keywords import DEFAULTS, GLOBALS, ROOT
 from loom.workflow.gitlab.pipeline import Entry, Pipeline
 from loom.workflow.gitlab.references import Resolver
-from loom.workflow.gitlab.shapes import GitLabShapes
+from loom.workflow.gitlab.shapes import JOB_TABLE, GitLabShapes
 from loom.workflow.loaded import Examined, content_of
 from loom.workflow.merge import extended, without
 from loom.workflow.messages import in_order
@@ -41,7 +41,7 @@ def examine_text(name: str, data: bytes, root: Path, facts: Facts) -> Examined:
     pipeline = None
     # Parts that seem to be missing may be in the include that could not be read.
     if not any(problem.code == CODE for problem in problems.found) and content is not None:
-        pipeline = _Assembly(name, tuple(files.found), files.rules, facts, problems).pipeline(content)
+        pipeline = _Assembly(name, files, problems).pipeline(content)
     ranks = {file.name: number for number, file in enumerate(files.found)} | {name: -1}
     return Examined(workflow=pipeline, problems=tuple(in_order(problems.found, ranks)), ranks=ranks)
 
@@ -49,14 +49,10 @@ def examine_text(name: str, data: bytes, root: Path, facts: Facts) -> Examined:
 class _Assembly:
     """A pipeline in the making, of the merged content of its files."""
 
-    def __init__(
-        self, path: str, files: tuple[YamlFile, ...], of_includes: Sequence[Node], facts: Facts, problems: GitLabShapes
-    ) -> None:
+    def __init__(self, path: str, files: GitLabFiles, problems: GitLabShapes) -> None:
         self.path = path
         self.files = files
-        self.facts = facts
         self.problems = problems
-        self._of_includes = of_includes
 
     def pipeline(self, content: Node) -> Pipeline:
         written = {name: content.value[name] for name in _entry_names(content)}
@@ -66,13 +62,13 @@ class _Assembly:
         stages = self._stages(root)
         defaults = _defaults_of(root)
         if (default := root.get("default")) is not None:
-            self._filled("default", default)
+            self._filled(default)
             limits.check("default", default, self.problems)
             for key in (key for key in GLOBALS if key in default.value and root.get(key) is not None):
                 why = f"{key} is at the root and in `default`; remove one"
                 self.problems.say(default.keys[key], why)
         if (workflow := root.get("workflow")) is not None:
-            self._filled("workflow", whole.value["workflow"])  # as written: without its wrong parts it may be empty
+            self._filled(whole.value["workflow"])  # as written: without its wrong parts it may be empty
             limits.check("workflow", workflow, self.problems)
         limits.check("/", without(root, [name for name in root.value if name not in GLOBALS]), self.problems)
         entries: dict[str, Entry] = {}
@@ -84,14 +80,14 @@ class _Assembly:
             self.problems.say(root, "the file has no job; add a name with `script`, which does not begin with a dot")
         return Pipeline(
             path=self.path,
-            files=self.files,
+            files=tuple(self.files.found),
             root=root,
             stages=stages,
             entries=entries,
             variable_nodes=fields_of(root.get("variables")),
             notices=(
                 *self.problems.notices.values(),
-                *rules.without_value(root, entries.values(), self.facts, self._of_includes),
+                *rules.without_value(root, entries.values(), self.files.facts, self.files.rules),
             ),
         )
 
@@ -118,11 +114,11 @@ class _Assembly:
                 why = f"{name}: expected a job (a mapping with `script`), found {found}"
                 self.problems.say(key, f"{why}; a name that is no job begins with a dot")
             return None
-        checked = self.problems.job(node)
+        checked = self.problems.fields(node, "", JOB_TABLE)
         limits.check(name, checked, self.problems)
         entry = Entry(name=name, key=key, node=own, merged=_with_defaults(checked, defaults))
         self._sound(entry, stages)
-        self._filled(name, node)
+        self._filled(node)
         return entry
 
     def _sound(self, entry: Entry, stages: tuple[str, ...]) -> None:
@@ -140,7 +136,7 @@ class _Assembly:
         if len(name) > MAX_NAME:
             self.problems.say(entry.key, f"the name of a job has at most {MAX_NAME} characters")
 
-    def _filled(self, name: str, job: Node) -> None:
+    def _filled(self, job: Node) -> None:
         for key in ("script", "rules", "only", "except"):
             node = job.get(key)
             if node is None or node.value is None or (node.value == [] and key in ("only", "except")):

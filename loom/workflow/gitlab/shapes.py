@@ -10,9 +10,9 @@ from loom.workflow.gitlab import yaml
 from loom.workflow.gitlab.durations import seconds
 from loom.workflow.gitlab.keywords import DEFAULTS, GLOBALS, JOB, ROOT, ROOT_KEYWORDS, runner_variable
 from loom.workflow.keywords import Keyword, by_name, shape_of
-from loom.workflow.shapes import Table
 
 UNSUPPORTED = "GL_UNSUPPORTED"
+_TABLE, JOB_TABLE = by_name(ROOT_KEYWORDS), by_name(JOB)
 _NESTS = re.compile(r"(?:before_|after_|.*:pre_get_sources_)?script|(?:.*:)?(?:rules|needs|include)")
 """The keywords whose lists may contain lists, by which `!reference` puts several together."""
 
@@ -29,31 +29,26 @@ class GitLabShapes(shapes.Shapes, kw_only=True):
 
     def root(self, root: Node) -> Node:
         """Check all but the jobs; return the root without what is not valid."""
-        table, jobs = by_name(ROOT_KEYWORDS), by_name(JOB)
         found: dict[str, Node] = {}
         for key, node in root.value.items():
             if key == "default":
-                value = self._default(node, jobs)
+                value = self._default(node)
             elif key in GLOBALS:
-                value = self.value(node, jobs[key], jobs)
-            elif key in ROOT and key in table:
-                value = self.value(node, table[key], table)
+                value = self.value(node, JOB_TABLE[key], JOB_TABLE)
+            elif key in ROOT and key in _TABLE:
+                value = self.value(node, _TABLE[key], _TABLE)
             else:
                 value = node
             if value is not None:
                 found[key] = value
         return mapping(root, found)
 
-    def _default(self, node: Node, jobs: Table) -> Node | None:
+    def _default(self, node: Node) -> Node | None:
         if node.kind is not Kind.MAPPING:
             self.wrong(node, "default", shape_of("map"))
             return None
-        allowed = {name: one for name, one in jobs.items() if name.split(":")[0] in DEFAULTS}
+        allowed = {name: one for name, one in JOB_TABLE.items() if name.split(":")[0] in DEFAULTS}
         return self.fields(node, "", allowed)
-
-    def job(self, node: Node) -> Node:
-        """Check a merged job; return it without empty keywords and with flat lists."""
-        return self.fields(node, "", by_name(JOB))
 
     def named(self, keyword: Keyword, name: str, node: Node) -> None:
         """Refuse a name that is no text; say what becomes of a variable that GitLab's runner reads."""
