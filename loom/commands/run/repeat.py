@@ -17,6 +17,7 @@ from loom.commands.run.wiring import request_of, tools_of
 from loom.plan.model import Job, Plan, Trigger
 from loom.plan.variables import of_another_run
 from loom.record.journal import Sink
+from loom.record.reader import Reading
 from loom.render.look import Detail, Look
 from loom.render.output import print_json
 from loom.render.records import repetition_lines
@@ -35,29 +36,23 @@ class _Repetitions(ChildRuns):
     def __init__(self, prepared: Prepared) -> None:
         config = dataclasses.replace(prepared.here.config, jobs=1)  # the parent counts how many run at once
         super().__init__(replace(prepared, here=replace(prepared.here, config=config)), None)
-        self.run_ids: list[str] = []
 
     def __call__(self, child: Child, on_output: OnOutput, cancel: Cancel, started: Callable[[str], None]) -> ChildEnded:
         run_id = str(time.time_ns())
         variables = of_another_run(self._parent.variables, run_id)
-
-        def begun(run_id: str) -> None:
-            self.run_ids.append(run_id)
-            started(run_id)
-
-        return self._run(child, replace(self._parent, run_id=run_id, variables=variables), on_output, cancel, begun)
+        return self._run(child, replace(self._parent, run_id=run_id, variables=variables), on_output, cancel, started)
 
 
 def repeat(prepared: Prepared, times: int, *, sinks: Sequence[Sink], look: Look, write: Callable[..., None]) -> int:
     """Run the plan so many times, shown by `sinks`; print how often it failed, and return the exit code of the worst."""
-    runs = _Repetitions(prepared)
     of_all = replace(prepared, plan=_plan_of(prepared.plan, times))
     here = prepared.here
     cancel = Cancel()
-    tools = replace(tools_of(of_all), run_child=runs)
+    tools = replace(tools_of(of_all), run_child=_Repetitions(prepared))
     with signals(cancel):
         ran = api.execute(request_of(of_all, tools=tools, cancel=cancel, sinks=sinks))
-    found = repetition_of(ran.receipt.run_id, [here.find(run_id) for run_id in runs.run_ids], times)
+    runs = [entry for entry in here.store.entries(here.root) if entry.child_of == ran.receipt.run_id]
+    found = repetition_of(ran.receipt.run_id, list(map(Reading, reversed(runs))), times)
     if prepared.options.form == "json":
         print_json(found)
     else:
