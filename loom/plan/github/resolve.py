@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from loom.config import Config
 from loom.errors import Problem, RequestError, WorkflowError
 from loom.plan import builder
 from loom.plan import model as p
-from loom.plan.github.candidates import GitHubCandidates
+from loom.plan.github.candidates import GitHubCandidate, GitHubCandidates
 from loom.plan.github.jobs import GitHubJobBuilder
 from loom.plan.selection import Choice
 from loom.plan.variables import EVENTS
 from loom.util.bounded import listed
 from loom.util.units import meant
+from loom.util.yaml_file import Node, text_of
 from loom.workflow.github import yaml
 from loom.workflow.github.events import DISPATCH
 from loom.workflow.github.shapes import UNSUPPORTED
@@ -107,5 +108,25 @@ def rehearse(
     )
     made.there = frozenset(one.id for one in found)
     jobs = [(candidate.entry, made.job(candidate)) for candidate in found]
-    problems = [*candidates.problems.found, *made.warnings(), *builder.held(found, code=HELD)]
+    replaced = _replaced(zip(found, (job for _, job in jobs), strict=True))
+    problems = [*candidates.problems.found, *made.warnings(), *replaced, *builder.held(found, code=HELD)]
     return list(dict.fromkeys(problems)), jobs
+
+
+def _replaced(jobs: Iterable[tuple[GitHubCandidate, p.Job]]) -> Iterator[Problem]:
+    """Yield a warning where more jobs of a matrix have one concurrency group than GitHub lets run and wait."""
+    groups: dict[tuple[str, str], list[tuple[Node, int]]] = {}
+    for candidate, job in jobs:
+        node = candidate.node.get("concurrency")
+        if job.late and job.late.group and job.resource_group and node and text_of(node.get("queue")) != "max":
+            at_a_time = job.late.max_parallel or len(candidate.scope.jobs[candidate.key])
+            groups.setdefault((job.late.group, job.resource_group), []).append((node, at_a_time))
+    for (_, group), several in groups.items():
+        node, at_a_time = several[0]
+        most = 1 if text_of(node.get("cancel-in-progress")) == "true" else 2
+        if min(len(several), at_a_time) > most:
+            kept = "the last" if most == 1 else "the first and the last"
+            message = (
+                f"concurrency: {len(several)} jobs of the matrix share the group {group}: GitHub cancels all but {kept}"
+            )
+            yield node.file.problem(node, message, code=yaml.CODE, severity="warning")

@@ -543,6 +543,30 @@ def test_jobs_with_an_environment_wait_for_deploy(planned: Planned) -> None:
     assert ids(planned(text, config={"deploy": True})) == ["x", "y", "z"]
 
 
+@pytest.mark.parametrize(
+    ("concurrency", "strategy", "kept"),
+    [
+        (
+            "g",
+            "matrix: {v: [1, 2, 3]}",
+            "3 jobs of the matrix share the group g: GitHub cancels all but the first and the last",
+        ),
+        ("{group: g, cancel-in-progress: true}", "matrix: {v: [1, 2]}", "all but the last"),
+        ("g", "matrix: {v: [1, 2]}", ""),
+        ("'${{ matrix.v }}'", "matrix: {v: [1, 2, 3]}", ""),
+        ("{group: g, queue: max}", "matrix: {v: [1, 2, 3]}", ""),
+        ("g", "max-parallel: 2, matrix: {v: [1, 2, 3]}", ""),
+    ],
+)
+def test_jobs_that_github_cancels_for_their_group_are_told(
+    planned: Planned, tmp_path: Path, concurrency: str, strategy: str, kept: str
+) -> None:
+    planned(f"on: push\njobs: {{x: {{concurrency: {concurrency}, strategy: {{{strategy}}}, {JOB}}}}}")
+    told = rehearse(load(tmp_path / ".github/workflows", tmp_path, ResolveContext))[0]
+    assert [problem.message for problem in told if kept not in problem.message] == []
+    assert [problem.severity for problem in told] == (["warning"] if kept else [])
+
+
 def test_an_empty_environment_deploys_nothing(planned: Planned, tmp_path: Path) -> None:
     assert ids(planned(f'on: push\njobs: {{x: {{environment: "", {JOB}}}}}')) == ["x"]
     workflows = load(tmp_path / ".github/workflows", tmp_path, ResolveContext)
