@@ -153,7 +153,6 @@ class Place:
             "environment": {},
             "shell": ("sh", "-e"),
             "image": Image(name=self.image) if self.image else None,
-            "labels": {TEST: "1"},
             "mount_mode": self.mount_mode,
             "network": self.network,
         }
@@ -170,7 +169,7 @@ class Place:
 def engine() -> Iterator[docker.DockerClient]:
     client = connect(os.environ)
     yield client
-    for container in client.containers.list(all=True, filters={"label": [f"{TEST}=1", f"loom.run={RUN_ID}"]}):
+    for container in client.containers.list(all=True, filters={"label": f"loom.run={RUN_ID}"}):
         container.remove(force=True, v=True)
     client.close()
 
@@ -216,7 +215,7 @@ def docker_provider(engine: docker.DockerClient) -> Iterator[DockerProvider]:
     provider = DockerProvider(lambda: engine)
     yield provider
     assert list(provider.close()) == []
-    assert engine.containers.list(all=True, filters={"label": [f"{TEST}=1", f"loom.run={RUN_ID}"]}) == []
+    assert engine.containers.list(all=True, filters={"label": f"loom.run={RUN_ID}"}) == []
 
 
 @pytest.fixture

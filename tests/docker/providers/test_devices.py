@@ -84,7 +84,9 @@ def test_what_reaches_the_engine(docker_place: Place, engine: docker.DockerClien
     mount = BindMount(request, Workspaces())
     api: Any = engine.api
     wanted = api.create_host_config(**host_config(request, mount, Traits(engine)))
-    made = api.create_container(docker_place.image, ["true"], labels=dict(request.labels), host_config=wanted)["Id"]
+    made = api.create_container(docker_place.image, ["true"], labels={"loom.run": request.run_id}, host_config=wanted)[
+        "Id"
+    ]
     try:
         found = api.inspect_container(made)["HostConfig"]
         assert found["Devices"] == [

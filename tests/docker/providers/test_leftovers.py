@@ -43,7 +43,7 @@ LOOM = textwrap.dedent(
     print("here", flush=True)
     provider = DockerProvider(Engine(os.environ))
     request = SessionRequest(run_id=run_id, job_id="job", workspace=Path(workspace), project_dir="/workspace",
-        environment={}, shell=("sh", "-e"), image=Image(name="debian:trixie-slim"), labels={"loom-test": "1"},
+        environment={}, shell=("sh", "-e"), image=Image(name="debian:trixie-slim"),
         mount_mode=MountMode(mode))
     for _ in range(50):
         with provider.open(request, lambda *_: None, Cancel()) as session:
@@ -157,9 +157,8 @@ def test_a_kept_container_stays_until_it_expires(docker_place: Place, engine: do
         with pytest.raises(docker.errors.NotFound):
             container.reload()
     finally:
-        for volume in engine.volumes.list(filters={"label": "loom-test=1"}):
-            if volume.attrs["Labels"].get("loom.pid") == str(os.getpid()):
-                volume.remove()
+        for volume in engine.volumes.list(filters={"label": f"loom.pid={os.getpid()}"}):
+            volume.remove()
         try:
             container.remove(force=True)
         except docker.errors.NotFound:

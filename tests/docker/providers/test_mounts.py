@@ -209,7 +209,7 @@ CALLER = textwrap.dedent(
     workspace, image, mode = Path(sys.argv[1]), sys.argv[2], MountMode(sys.argv[3])
     provider = DockerProvider(Engine(os.environ))
     request = SessionRequest(run_id="caller", job_id="job", workspace=workspace, project_dir="/workspace",
-        environment={}, shell=("sh", "-e"), image=Image(name=image), labels={"loom-test": "1"}, mount_mode=mode)
+        environment={}, shell=("sh", "-e"), image=Image(name=image), mount_mode=mode)
     with provider.open(request, lambda *_: None, Cancel()) as session:
         script = "echo more >>given; mkdir -p deep/er; echo x >deep/er/file; chmod 600 deep/er/file; chmod 700 deep"
         ended = session.run(Command(script=script, shell=()), lambda s, d: print(d, flush=True), Cancel())

@@ -370,7 +370,7 @@ HOLD = textwrap.dedent(
     run_id, workspace, script = sys.argv[1:]
     provider = DockerProvider(Engine(os.environ))
     request = SessionRequest(run_id=run_id, job_id="job", workspace=Path(workspace), project_dir="/workspace",
-        environment={}, shell=("sh", "-e"), image=Image(name="debian:trixie-slim"), labels={"loom-test": "1"})
+        environment={}, shell=("sh", "-e"), image=Image(name="debian:trixie-slim"))
     with provider.open(request, lambda *_: None, Cancel()) as session:
         print(session.container_id, flush=True)
         if script:
