@@ -226,7 +226,7 @@ def fitting(failed: Failed) -> Iterator[tuple[Cause, Known, Says | None]]:
 
 
 def _ends(lines: Sequence[str], first: int, exit_code: int | None) -> Iterator[_End]:
-    """Yield the lines from the last up to one that does not belong to those after it; quiet ones may follow a tool's words."""
+    """Yield possible ends of the output, from the last line up to one that can't belong to it; quiet lines may follow."""
     wrappers: list[Wrapper] = []
     tools: frozenset[str] | None = None
     quiet = MOST_QUIET

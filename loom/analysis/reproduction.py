@@ -29,7 +29,7 @@ _FLAGS = {"from_job": "--from", "inputs": "--input"}
 
 
 def repeated(invocation: Invocation) -> Invocation:
-    """Leave out of `invocation` what need not be the same in a run that does it again."""
+    """Return `invocation` without the options that may differ when the run is repeated."""
     return Invocation(
         options={name: value for name, value in invocation.options.items() if name not in NOT_REPEATED},
         variables={name: value for name, value in invocation.variables.items() if setting_of(name) not in NOT_REPEATED},

@@ -138,7 +138,7 @@ class Refusals:
         return [problem for job_id in named for problem in self.refused.get(job_id, ())]
 
     def warnings(self) -> Iterator[Problem]:
-        """Yield a warning of each refusal, with the jobs that a run refuses for it; jobs that it leaves out have none."""
+        """Yield a warning for each refusal, with the jobs that a run refuses for it; jobs that it leaves out have none."""
         for refusal, names in self._refusing.values():
             turn = "its turn comes" if len(names) == 1 else "their turn comes"
             message = f"{refusal.message} (a run refuses {', '.join(listed(list(names), 3))} when {turn})"

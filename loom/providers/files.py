@@ -64,7 +64,7 @@ def _under(path: str, name: str) -> str:
 
 
 def unless_canceled(pieces: Iterable[bytes], job_id: str, cancel: Cancel) -> Iterator[bytes]:
-    """Yield what is sent to a job. ProviderError after a cancel."""
+    """Yield the pieces that are sent to a job. ProviderError after a cancel."""
     for piece in pieces:
         if cancel.requested:
             raise ProviderError(f"canceled while the workspace was sent to job {job_id}", code="CANCELED")

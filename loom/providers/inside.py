@@ -143,7 +143,7 @@ class CommandsInside(Struct, frozen=True, kw_only=True):
         raise NotImplementedError
 
     def script(self, program: bytes) -> tuple[int, str]:
-        """Let `sh` read a small program; return its exit code and output."""
+        """Run a small program with `sh`; return its exit code and output."""
         raise NotImplementedError
 
     def lost(self, error: OSError) -> LoomError | None:

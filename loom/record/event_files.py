@@ -179,7 +179,7 @@ def read_phases(paths: RunPaths) -> Iterator[PhaseEvent]:
 
 
 def folded(paths: RunPaths) -> RunFold:
-    """Return the state of a run by its phase events so far. RecordError as of `read_phases`, and for another schema."""
+    """Return the state of a run by its phase events so far. RecordError as in `read_phases`, and for another schema."""
     fold = RunFold()
     for event in read_phases(paths):
         if event.schema_version != SCHEMA_VERSION:

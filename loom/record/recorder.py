@@ -49,7 +49,7 @@ class Recorder:
             self._record.append(f"{job_dir(event.job_id)}/events.jsonl", line)
         if own is not None:
             if event.kind == "phase_started":
-                self._highlighters[own] = Highlighter(self._watch, *self._record.extent(own))
+                self._highlighters[own] = Highlighter(self._watch, *self._record.size_of(own))
             self._record.append(own, line)
             if own in self._highlighters:
                 self._highlighters[own].feed(line, 1)

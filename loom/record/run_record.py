@@ -164,8 +164,8 @@ class RunRecord:
                     os.ftruncate(file.fileno(), os.fstat(file.fileno()).st_size - half)
             raise
 
-    def extent(self, relative: str) -> tuple[int, int]:
-        """Return bytes and lines of a file below `logs/<run_id>/`, none of one that does not exist yet."""
+    def size_of(self, relative: str) -> tuple[int, int]:
+        """Return the bytes and lines of a file below `logs/<run_id>/`; 0 for one that does not exist yet."""
         try:
             data = (self.paths.logs / relative).read_bytes()
         except OSError:

@@ -90,16 +90,16 @@ class Store:
         self.groups_dir = state_dir / "groups"
         self.workspaces = WorkspaceRegistry(state_dir)
 
-    def holds(self, entry: RunEntry) -> bool:
+    def has_record(self, entry: RunEntry) -> bool:
         """Return whether its record is in this store: copies, and files of jobs in a workspace, are untrusted."""
         return Path(os.path.realpath(entry.paths.root)).parent == Path(os.path.realpath(self.runs_dir))
 
     def lock_of_kept(self, kept_id: str) -> Path:
-        """Return the lock file of a kept container or pod (`storage.holds`)."""
+        """Return the lock file of a kept container or pod (`providers.locks`)."""
         return self.container_locks_dir / f"{kept_id.replace('/', '.')}.lock"
 
     def lock_of_group(self, project: str, group: str) -> Path:
-        """Return the lock file of a project's resource group (`storage.holds`)."""
+        """Return the lock file of a project's resource group (`providers.locks`)."""
         name = hashlib.sha256(f"{project}\n{group}".encode()).hexdigest()
         return self.groups_dir / f"{name[:32]}.lock"
 

@@ -50,7 +50,7 @@ class NextRun:
         return self._known_files is not None and int(newest) < int(self.run_id)
 
     def renewed(self, source: Source, cancel: Cancel) -> Snapshot:
-        """Bring the workspace up to date, once. Errors as of `snapshot.take`."""
+        """Bring the workspace up to date, once. Raises the errors of `snapshot.take`."""
         assert self._known_files is not None, "ready comes first"
         return snapshot.renew(source, self.workspace, self._known_files, cancel=cancel)
 

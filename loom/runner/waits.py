@@ -11,7 +11,7 @@ from msgspec import Struct, field
 from loom.cancel import Cancel
 from loom.errors import RequestError
 from loom.plan.model import Job
-from loom.providers import locks as holds
+from loom.providers import locks
 from loom.record.events import RUN, PhaseCode
 from loom.record.journal import Journal
 from loom.status import Skip
@@ -55,7 +55,7 @@ class Waits(Struct, kw_only=True, eq=False):
         while not self.cancel.requested:
             stack = ExitStack()
             try:
-                lock = holds.held(self.lock_of(group), f"resource group {group}", self.command, alone=True)
+                lock = locks.held(self.lock_of(group), f"resource group {group}", self.command, alone=True)
                 stack.enter_context(lock)
                 self._held[job.id] = stack
                 return

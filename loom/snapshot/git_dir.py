@@ -177,7 +177,7 @@ def lay_out_objects(source: Source, git_dir: Path, *, may_borrow: tuple[Path, ..
 
 
 def _copy_store(store: Path, target: Path, there: set[str], cancel: Cancel) -> None:
-    """Copy packs and loose objects that are not `there` yet, and add them to it. What a `git gc` moves is looked for again."""
+    """Copy packs and loose objects that are not `there` yet, and add them to it. Look again for objects that a `git gc` moves."""
     for _ in range(4):
         listed = sorted(path for path in _object_files(store) if path not in there)
         if not listed:
@@ -265,7 +265,7 @@ def _end_of_extension(index: bytes, at: int) -> int:
 
 
 def _are_extensions(index: bytes, at: int) -> bool:
-    """Return whether whole extensions alone are from here to the checksum."""
+    """Return whether the index has only whole extensions from `at` to its checksum."""
     while len(index) - at not in _CHECKSUMS:
         if not index[at : at + 4].isalpha():
             return False

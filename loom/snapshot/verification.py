@@ -395,8 +395,8 @@ def _checked_out(directory: Path, here: Mapping[str, str], zero: str) -> str | N
 def changed_since(found: Verification, moment: float, *, copied: bool = False) -> Iterator[str]:
     """Yield the paths of the changes that are younger than `moment` (seconds since the epoch).
 
-    By the times that the kernel sets, which nobody can set back; of a deleted file, by that of its directory. In a copy
-    that an engine made (`copied`), by those of the content, and without deleted files: the copy has no time of them.
+    The kernel's change times decide, which nobody can set back; for a deleted file, its directory's. In a copy
+    that an engine made (`copied`), the modification times decide, and deleted files are left out: the copy has no times of them.
     """
     for change in found.changes:
         if copied and change.kind == "deleted":

@@ -14,7 +14,7 @@ _PACKAGE = "loom-ci"
 
 
 def install_command(extra: str) -> str:
-    """Return the command that installs what an extra needs beside this loom, by the tool that installed loom.
+    """Return the command that adds an extra's packages to this loom, by the tool that installed loom.
 
     loom is on no index: an installer would not find `loom-ci[extra]`.
     """

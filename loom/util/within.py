@@ -24,7 +24,7 @@ def readable(descriptors: Iterable[int], timeout_s: float | None) -> list[int]:
 
 
 def outcome(call: Callable[[], T], *, name: str) -> tuple[threading.Thread, Future[T]]:
-    """Begin `call` in a daemon thread; return the thread, and the future with what it returns or raises."""
+    """Begin `call` in a daemon thread; return the thread, and the future with its result or exception."""
     done: Future[T] = Future()
 
     def run() -> None:

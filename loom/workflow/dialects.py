@@ -37,7 +37,7 @@ def load(path: Path, root: Path, facts: Callable[[], Facts], *, like: Path | Non
 
 
 def examine(path: Path, root: Path, facts: Callable[[], Facts], *, like: Path | None = None) -> Examined:
-    """Load and return all findings instead of raising WorkflowError; RequestError is still raised. `like`: as of `load`."""
+    """Load and return all findings instead of raising WorkflowError; RequestError is still raised. `like`: see `load`."""
     language = language_of(like or path, root)
     return cast(Loader, import_module(f"loom.workflow.{language.name}.loader")).examine(path, root, facts)
 

@@ -75,7 +75,7 @@ def _pattern_in(text: str, value: str) -> bool:
 
 
 class Parser:
-    """Recursive descent over the tokens of TOKEN; a dialect overrides what it writes or means otherwise."""
+    """Recursive descent over the tokens of TOKEN; a dialect overrides the parts in which it differs."""
 
     TOKEN: ClassVar[re.Pattern[str]] = _TOKEN
 

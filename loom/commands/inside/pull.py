@@ -27,7 +27,7 @@ def pull(run: str | None, job: str | None, *, apply: bool, as_json: bool) -> Non
     here = project.here()
     source = _source(here, [name for name in (run, job) if name])
     past, left_out = source.run, source.left_out
-    if apply and not here.store.holds(past.entry):
+    if apply and not here.store.has_record(past.entry):
         raise RequestError(
             f"{past.entry.paths.root} is not a record of this user's runs: nothing was applied",
             hint="look at the patch without --apply, and `git apply` it yourself",

@@ -291,7 +291,10 @@ class _Resuming:
 
 
 def results_besides(past: PastRun, plan: Plan, again: set[str], *, also_unfinished: bool) -> dict[str, JobResult]:
-    """Return the results of the plan's jobs that do not run again; one that never ended counts as skipped, or runs too."""
+    """Return the results of the plan's jobs that do not run again. A job that never ended counts as skipped.
+
+    `also_unfinished`: such jobs run again too.
+    """
     results = {}
     for job in plan.jobs:
         if job.id in again:
@@ -339,7 +342,7 @@ def _as_planned(options: Options, past: PastRun) -> Options:
 
 def require_own(here: Here, past: PastRun) -> None:
     """Raise RequestError for a record from elsewhere: its options would count for a checkout here."""
-    if not here.store.holds(past.entry):
+    if not here.store.has_record(past.entry):
         raise RequestError(
             f"{past.entry.paths.root} is not a record of this user's runs",
             hint="run the workflow of the checkout: loom run --local",

@@ -24,7 +24,7 @@ from loom.commands.screen import MaskedProgress
 from loom.errors import RequestError
 from loom.plan import variables
 from loom.plan.model import MountMode, Step
-from loom.providers import locks as holds
+from loom.providers import locks
 from loom.providers.base import KeptSession, Resolved, SessionRequest
 from loom.record.coverage import note_assistance
 from loom.record.documents import Assistance
@@ -56,7 +56,7 @@ class EnteredJob(Struct, frozen=True, kw_only=True):
 def permit(here: Here, past: PastRun, job: PastJob | None = None) -> None:
     """Ask for trust in the requests of a run's jobs (or of this one), before any is granted again."""
     # A record that was brought from elsewhere may name any checkout as its own.
-    root = past.repo_root if here.store.holds(past.entry) else past.entry.paths.root
+    root = past.repo_root if here.store.has_record(past.entry) else past.entry.paths.root
     jobs = past.planned.plan.jobs if job is None else (job.job,)
     if here.config.hardened and not all(job.hardened for job in jobs):
         raise RequestError(
@@ -144,7 +144,7 @@ def held(here: Here, job: PastJob, kept_id: str, *, alone: bool) -> AbstractCont
     """Use a kept session: `alone` to go on in it or to remove it, else beside others. RequestError when it is in use."""
     command = shlex.join(["loom", *sys.argv[1:3]])
     what = f"the container of {job.job.id} (run {job.run.run_id})"
-    return holds.held(here.store.lock_of_kept(kept_id), what, command, alone=alone)
+    return locks.held(here.store.lock_of_kept(kept_id), what, command, alone=alone)
 
 
 def _found(here: Here, job: PastJob, step: Step, found: KeptSession, *, as_root: bool) -> EnteredJob:
@@ -370,7 +370,7 @@ def after_script_notes(job: PastJob) -> list[str]:
 
 
 def _note_visit(here: Here, job: PastJob, secrets: Mapping[str, bytes], command: Sequence[str] | None) -> None:
-    if not here.store.holds(job.run.entry):
+    if not here.store.has_record(job.run.entry):
         return
     text = None if command is None else Masker(secrets).mask(shlex.join(encodable(command)))
     visit = Assistance(

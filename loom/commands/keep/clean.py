@@ -170,7 +170,7 @@ class _Cleaning:
                 f"a shell, or a run that goes on from {entry.run_id}, is in its workspace: nothing was deleted",
                 hint="wait for it to end",
             )
-        if not self._store.holds(entry):
+        if not self._store.has_record(entry):
             raise RequestError(f"{entry.paths.root} is a copy of a record: delete it by hand")
         return entry
 

@@ -133,7 +133,7 @@ def _files_of(run: str, job: str) -> tuple[Path, str | None, Path | None]:
 def _kept(entry: RunEntry, store: Store) -> tuple[str | None, Path | None]:
     """Return the tree that a run's receipt names, and the manifest's copy in the record, if it is in the store."""
     kept = entry.paths.snapshot
-    return (entry.receipt or {}).get("snapshot_tree_sha"), kept if store.holds(entry) and kept.is_file() else None
+    return (entry.receipt or {}).get("snapshot_tree_sha"), kept if store.has_record(entry) and kept.is_file() else None
 
 
 def _verification_lines(verified: Verification) -> list[str]:

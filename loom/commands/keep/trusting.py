@@ -112,7 +112,7 @@ def settle(
 ) -> bool:
     """Return once the user has allowed all that the jobs and the repository ask for, and whether the answer is new.
 
-    `workflow`: as of `requests_of`. Without a terminal, and on a "no": RequestError TRUST_REQUIRED.
+    `workflow`: see `requests_of`. Without a terminal, and on a "no": RequestError TRUST_REQUIRED.
     """
     requests = requests_of(jobs, here, workflow)
     if not requests or trusts_all(here.environ, here.trusting):

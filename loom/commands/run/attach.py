@@ -15,7 +15,7 @@ from loom.commands.inside import resume, session
 from loom.commands.project import Here
 from loom.commands.run import preparing
 from loom.errors import ProviderError, RequestError
-from loom.providers import locks as holds
+from loom.providers import locks
 from loom.providers.base import DetachedContainer, Session, SessionRequest
 from loom.record.event_files import read_phases
 from loom.record.events import PhaseCode, PhaseEvent
@@ -35,7 +35,7 @@ def attach(run: str | None, *, stream: bool | None, quiet: bool, jobs: int | Non
     with ExitStack() as stack:
         file = found.entry.paths.root / "follower.lock"
         try:
-            stack.enter_context(holds.held(file, "it", f"loom attach {found.run_id}", alone=True))
+            stack.enter_context(locks.held(file, "it", f"loom attach {found.run_id}", alone=True))
         except RequestError as error:
             raise _followed(found.run_id, error.message) from error
         past = session.find_run(here, found.run_id)

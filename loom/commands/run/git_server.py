@@ -67,7 +67,7 @@ class GitServer:
         return bool(_COMMIT.fullmatch(commit)) and self.asked(store, "cat-file", "-e", commit) is not None
 
     def fetched(self, store: Path, url: Address, ref: str) -> str:
-        """Fetch a ref into a store; return its commit, or that of the last time without an answer. Raises GitError."""
+        """Fetch a ref into a store; return its commit, or without an answer the last one fetched. Raises GitError."""
         if store.exists() and self.has(store, ref):
             return ref
         make_private(store.parent.parent)

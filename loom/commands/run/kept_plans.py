@@ -78,7 +78,7 @@ class Planner:
 
     @cached_property
     def workflow(self) -> Loaded:
-        """The workflow itself, read when it is first needed. Errors as of `load`."""
+        """The workflow, read when it is first needed. Raises the errors of `load`."""
         return self._fresh.load(self._here, self._path, self._asked)  # type: ignore[no-any-return]
 
     @property
@@ -89,7 +89,7 @@ class Planner:
         return planning
 
     def made(self) -> tuple[Plan, tuple[str, ...]]:
-        """Return the plan, and the warnings about its jobs. RequestError and WorkflowError as of `load` and `resolve`."""
+        """Return the plan, and the warnings about its jobs. RequestError and WorkflowError as in `load` and `resolve`."""
         if not self._keeping:
             return self._resolved(self.context)
         kept = self._found()
@@ -107,7 +107,7 @@ class Planner:
         return plan, self._fresh.notices_of(loaded, plan, self.selection)
 
     def with_changed(self, changed: Callable[[str | None], Iterable[str] | None]) -> Plan:
-        """Return the plan as it would be with other answers to `changes`. WorkflowError as of `resolve`."""
+        """Return the plan as it would be with other answers to `changes`. WorkflowError as in `resolve`."""
         plan: Plan = self._fresh.resolve(self.workflow, self.selection, replace(self.context, changed=changed))
         return plan
 

@@ -19,7 +19,7 @@ _AFTER = "after_script"
 def present_plan(past: PastRun, options: Options, *, ask: bool) -> Plan:
     """Make the plan of the present workflow, as the run was asked for, with the run's own variables.
 
-    RequestError and WorkflowError as from `loom run`. `ask`: for what its jobs ask for.
+    RequestError and WorkflowError as in `loom run`. `ask`: whether to ask for consent to the jobs' requests.
     """
     here = preparing.here_for(options, past.repo_root)
     planner = preparing.planner_of(options, here, past.planned.variables)

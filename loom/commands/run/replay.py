@@ -216,7 +216,10 @@ class _TreeOfBundle:
 def _prepared(
     file: Path, there: Reading, planned: SavedPlan, given: Options, actions: Path, notes: list[str]
 ) -> Prepared:
-    """Make the run of the plan as it may be here, in the current directory. RequestError as of `trusting.settle`."""
+    """Prepare the run of the bundle's plan in the current directory, with its jobs adapted to this machine.
+
+    RequestError as in `trusting.settle`.
+    """
     source = snapshot.discover(Path.cwd(), environ=os.environ)
     _ask_for_secrets(file, planned.plan, source.root)
     here = preparing.here_for(given, source.root)

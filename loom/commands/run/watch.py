@@ -162,7 +162,7 @@ class _Watch:
     # -- one run after the other ----------------------------------------------------------------------------------
 
     def _runs(self, runs: PreparedRuns, choose: Callable[[Plan], list[str] | None], *, goes_on: bool = True) -> None:
-        """Run what is to be run now, and what only waited for that; edits meanwhile count first."""
+        """Run the jobs that are due, then those that waited for them; edits made meanwhile come first."""
         with self._helped():
             while self._run(runs, choose) and goes_on and self._due.goes_on:
                 if self._over or not self._events.empty():
@@ -202,7 +202,7 @@ class _Watch:
 
     @contextmanager
     def _helped(self) -> Iterator[None]:
-        """Show an error instead of ending: the next change may repair what it is about."""
+        """Show an error instead of ending: the next change may repair its cause."""
         try:
             yield
         except LoomError as error:

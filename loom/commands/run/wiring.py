@@ -1,4 +1,4 @@
-"""The outside worlds of a run (providers, images, services, secrets), and what the runner is asked to do for it."""
+"""Build a run's tools (providers, images, services, secrets), and the request to the runner."""
 
 from __future__ import annotations
 

@@ -422,7 +422,7 @@ def _texts(late: LateJob, steps: Iterable[p.Step]) -> Iterator[str]:
 
 
 def _secrets_in(texts: Iterable[str]) -> set[str] | None:
-    """Return the names of the secrets that texts read, in upper case; None where any may be meant."""
+    """Return the names of the secrets that texts read, in upper case; None if they may read any."""
     found: set[str] = set()
     for text in texts:
         if "${{" not in text:

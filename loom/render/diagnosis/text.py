@@ -239,7 +239,7 @@ def same_input(same: SameInput) -> str:
 
 
 def changes(since: SinceGreen, most: int = 8) -> list[str]:
-    """Name what changed: the files that the output names first, then images, variables and the rest."""
+    """List the changes: files that the output names first, then images, variables and the rest."""
     names = [_changed(file) for file in since.files or ()]
     if since.files is None:
         names = ["the tree (its files are not known any more)"]

@@ -56,7 +56,7 @@ class ResultsServer:
         most_bytes: int,
         masker: Masker,
     ) -> None:
-        """`uploads`, `most_bytes`: as of `Uploads`."""
+        """`uploads`, `most_bytes`: see `Uploads`."""
         self.uploads = Uploads(uploads, most_bytes)
         self._lock = threading.Lock()
         self._clients: dict[str, Client] = {}

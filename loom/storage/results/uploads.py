@@ -19,7 +19,7 @@ _CHUNK = 1 << 20
 
 
 class Refused(Exception):
-    """A request that gets an answer other than success: its status of HTTP, Twirp's word for it, and the reason."""
+    """A request that is refused: the HTTP status, Twirp's error code, and the reason."""
 
     def __init__(self, status: int, code: str, reason: str) -> None:
         super().__init__(reason)

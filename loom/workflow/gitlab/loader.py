@@ -122,7 +122,7 @@ class _Assembly:
         return entry
 
     def _sound(self, entry: Entry, stages: tuple[str, ...]) -> None:
-        """Check what GitLab asks of each job beyond the shapes of its keywords."""
+        """Check GitLab's rules for each job beyond the shapes of its keywords."""
         name, job = entry.name, entry.merged
         if not any(job.get(key) is not None for key in ("script", "trigger", "run")) and not self._refused(entry):
             self.problems.say(entry.key, f"{name} has no script; every job has `script` or `trigger`")

@@ -1,4 +1,4 @@
-"""Files that `changes` and `exists` ask for, with globs as GitLab reads them, which is as Ruby does; paths of its runner."""
+"""Match files for `changes` and `exists`, with globs as in GitLab (Ruby's), and paths of its runner."""
 
 from __future__ import annotations
 

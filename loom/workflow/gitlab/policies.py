@@ -48,7 +48,7 @@ def _given(entry: Entry, key: str) -> Node | None:
 
 
 def _refs(node: Node | None) -> list[str] | None:
-    """Return the refs that are written, which may be none; None if none is asked for."""
+    """Return the refs of `only` or `except`, which may be empty; None without such a key."""
     written = node.get("refs") if node is not None and node.kind is Kind.MAPPING else node
     return None if written is None else [text_of(ref) for ref in one_or_more(written)]
 

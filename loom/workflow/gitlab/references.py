@@ -1,4 +1,4 @@
-"""`!reference [job, key, ...]`: replace each by the value at that path of the merged file."""
+"""Replace each `!reference [job, key, ...]` by the value at that path of the merged file."""
 
 from __future__ import annotations
 

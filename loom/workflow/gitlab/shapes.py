@@ -28,7 +28,7 @@ class GitLabShapes(shapes.Shapes, kw_only=True):
         return seconds(text)
 
     def root(self, root: Node) -> Node:
-        """Check all but the jobs; return the root without what is not valid."""
+        """Check all but the jobs; return the root without its invalid parts."""
         found: dict[str, Node] = {}
         for key, node in root.value.items():
             if key == "default":

@@ -1,4 +1,4 @@
-"""Check what the jobs of a workflow refer to, and the keys that each has to have.
+"""Check the references of a workflow's jobs, and the keys that each must have.
 
 Works on nodes, so that it can also check jobs with other errors.
 """

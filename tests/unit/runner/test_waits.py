@@ -9,7 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from loom.cancel import Cancel
-from loom.providers import locks as holds
+from loom.providers import locks
 
 from .conftest import Make
 
@@ -64,7 +64,7 @@ def test_a_job_waits_for_its_group_says_so_once_and_holds_it_until_its_end(make:
     held_at_end: list[str] = []
 
     def other() -> None:
-        with holds.held(file, "x", "another loom", alone=True):
+        with locks.held(file, "x", "another loom", alone=True):
             begun.set()
             over.wait(60)
 
@@ -72,7 +72,7 @@ def test_a_job_waits_for_its_group_says_so_once_and_holds_it_until_its_end(make:
         def phase(self, event: Any) -> None:
             super().phase(event)
             if event.message == "job_finished":
-                held_at_end.append(holds.holders(file))
+                held_at_end.append(locks.holders(file))
 
     begun = threading.Event()
     thread = threading.Thread(target=other)
@@ -85,13 +85,13 @@ def test_a_job_waits_for_its_group_says_so_once_and_holds_it_until_its_end(make:
     (text,) = told.texts
     assert text.startswith("one waits: resource group production is in use by `another loom`")
     assert held_at_end[0].startswith("`loom 'run one'`")
-    assert holds.holders(file) == ""
+    assert locks.holders(file) == ""
 
 
 def test_an_interrupt_ends_the_wait_for_a_group(make: Make) -> None:
     project = make(GROUP)
     cancel = Cancel()
     file = project.store.lock_of_group(str(project.root), "production")
-    with holds.held(file, "x", "another loom", alone=True):
+    with locks.held(file, "x", "another loom", alone=True):
         ran = project.run(code=130, cancel=cancel, sinks=[Told(cancel.request)])
     assert ran.statuses == {"one": "skipped"}

@@ -1,7 +1,7 @@
 """The owner of workspace files: the job's user during the job, then the caller.
 
 Usually nothing is needed: the job runs as root or as the caller, and a root caller has all rights. With a rootless
-engine, the container's root is the caller, and its other users are nobody else here.
+engine, the container's root is the caller, and its other users are no users of this machine.
 """
 
 from __future__ import annotations

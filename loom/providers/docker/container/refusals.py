@@ -61,7 +61,7 @@ def ended_at_once(answer: str, reason: str, request: SessionRequest) -> LoomErro
 
 
 def known_reason(request: SessionRequest, answer: str) -> LoomError | None:
-    """Return the error for an engine's answer `answer` to a container's creation or start, where the reason is a known one."""
+    """Return the error for an engine's `answer` to the creation or start of a container; None if its reason is not known."""
     if (too_much := _asked_too_much(request, answer)) is not None:
         return too_much
     job, image, other_mode = request.job_id, request.image, "use --mount-mode ephemeral_volume"

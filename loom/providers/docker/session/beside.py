@@ -38,7 +38,7 @@ def run_beside(
     on_output: OnOutput,
     cancel: Cancel,
 ) -> tuple[Exit, Mapping[str, Sequence[bytes]]]:
-    """Implement `Provider.run_beside`, of an image that is there."""
+    """Implement `Provider.run_beside`; the image is already present."""
     api: Any = client.api
     host: dict[str, Any] = {
         "init": True,

@@ -118,7 +118,7 @@ class PackedSnapshots:
 
 
 def _packed(workspace: Path, stores: Sequence[Path], project_dir: str) -> PackedSnapshot:
-    """Pack a workspace, and the stores of git objects that it borrows from, which stay at their paths.
+    """Pack a workspace, and the git object stores that it borrows from, under the same paths.
 
     Without these directories themselves, which are volumes. The digests are those of the workspace.
     """
