@@ -20,7 +20,7 @@ import termios
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from loom.cancel import Cancel
 from loom.errors import ProviderError
@@ -32,9 +32,6 @@ from loom.providers.driver.session import DrivenSession
 from loom.providers.inside import CommandsInside, to_streams
 from loom.status import Ended, Exit, ExitCode, OnOutput, Stream
 from loom.util.within import readable
-
-if TYPE_CHECKING:
-    pass
 
 PASSED_ON = (
     "PATH",

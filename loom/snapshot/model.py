@@ -15,12 +15,13 @@ from loom.errors import SnapshotError
 from loom.snapshot.repository import RepositoryView
 from loom.status import ExitCode
 
-# What may stand in a manifest that a job wrote: no option or ref for git, no NUL, and no path out of the workspace.
+# What may stand in a manifest that a job wrote: no option or ref for git, no NUL, and no path out of the workspace
+# or into a git directory.
 Text = Annotated[str, Meta(pattern=r"(?s)\A[^\0]*\Z")]
 Sha = Annotated[str, Meta(pattern=r"\A([0-9a-f]{40}|[0-9a-f]{64})\Z")]
 Mode = Annotated[str, Meta(pattern=r"\A[0-7]{6}\Z")]
 _Key = Annotated[str, Meta(pattern=r"(?s)\A[A-Za-z][A-Za-z0-9-]*(\.[^\0]*)?\.[A-Za-z][A-Za-z0-9-]*\Z")]
-_Inside = Annotated[str, Meta(pattern=r"(?s)\A(?!(.*/)?\.{0,2}(/|\Z))[^\0]*\Z")]
+_Inside = Annotated[str, Meta(pattern=r"(?s)\A(?!(.*/)?(\.{0,2}|\.git)(/|\Z))[^\0]*\Z")]
 
 
 class SnapshotCanceled(SnapshotError):

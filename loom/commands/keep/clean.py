@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
 
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
 from loom import snapshot
 from loom.commands.inside import saved, session
@@ -33,6 +33,8 @@ from loom.util.paths import run_of_workspace
 from loom.util.units import counted, duration, read_flag, rough_size
 
 _MOST_NAMED = 5
+_NOT_PRINTED = ("repo_root", "made_at", "container_id")
+"""The fields of what is found that only decide what goes."""
 
 
 def clean(
@@ -62,7 +64,8 @@ def clean(
         if not runs:
             background.note_clean(project.store, project.config, project.root)
             repository.prune(os.environ)
-    document = {"dry_run": dry_run, "items": items}
+    printed = [{key: value for key, value in asdict(item).items() if key not in _NOT_PRINTED} for item in items]
+    document = {"dry_run": dry_run, "items": printed}
     print_either(as_json, "clean", document, _lines(items, dry_run=dry_run))
     return ExitCode.INFRASTRUCTURE if any(item.problems for item in items) else ExitCode.OK
 

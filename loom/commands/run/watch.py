@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import termios
@@ -226,14 +227,12 @@ def _waiting_line(look: Look, *, keys: bool) -> str:
 @contextmanager
 def _keys(tell: Callable[[str], None]) -> Iterator[None]:
     """Call `tell` from a thread for each key, in the block; never where standard input is no terminal."""
-    if not sys.stdin.isatty():
-        yield
-        return
     try:
         before = termios.tcgetattr(0)
         tty.setcbreak(0, termios.TCSADRAIN)
-    except termios.error:
-        tell(HANGUP)
+    except termios.error as error:
+        if error.args[0] == errno.EIO:  # the terminal has gone while it was left to others
+            tell(HANGUP)
         yield
         return
     wake, waker = os.pipe()

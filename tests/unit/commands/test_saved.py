@@ -55,7 +55,7 @@ def test_it_comes_back_as_it_was(job: Any, tmp_path: Path) -> None:
     assert dict(found.left_out) == {ODD: "no permission", "inner": "a repository of its own"}
 
 
-@pytest.mark.parametrize("path", ["../out", "/abs", "a/../b", "", 7])
+@pytest.mark.parametrize("path", ["../out", "/abs", "a/../b", "", ".git/hooks/pre-commit", "a/.git", 7])
 def test_a_path_that_leads_out_is_refused(job: Any, tmp_path: Path, path: object) -> None:
     (tmp_path / "file").touch()
     file = save(job, tmp_path, changed("file"))

@@ -41,6 +41,7 @@ def test_the_newest_stay(three: Project) -> None:
     document = json.loads(three.loom("clean", "--keep-last", "1", "--json"))
     validate("clean", document)
     assert [(item["name"], item["removed"]) for item in document["items"]] == [(before[1], True), (before[2], True)]
+    assert not document["items"][0].keys() & {"repo_root", "made_at", "container_id"}
     assert ids(three) == before[:1]
     assert [workspace.exists() for workspace in workspaces] == [True, False, False]
     assert three.loom("clean").startswith("0 removed")
