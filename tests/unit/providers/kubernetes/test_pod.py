@@ -77,6 +77,25 @@ def test_a_name_that_the_workflow_gives_and_no_pod_can_have_is_refused(alias: st
     assert raised.value.code == "POD_UNSUPPORTED"
 
 
+@pytest.mark.parametrize(
+    ("http", "asked"),
+    [
+        ("/up", ("HTTP", 80, "/up")),
+        (":81", ("HTTP", 81, "/")),
+        ("https://db/x?y", ("HTTPS", 443, "/x?y")),
+        ("db:x", None),
+    ],
+)
+def test_the_kubelet_asks_at_the_address_that_a_service_names(http: str, asked: tuple[str, int, str] | None) -> None:
+    service = Service(name="db", aliases=(), image=Image(name="image"), ready=Ready(http=http))
+    if asked is None:
+        with pytest.raises(ServiceError, match="is not an address"):
+            spec_with(service)
+    else:
+        found = spec_with(service)["containers"][-1]["readinessProbe"]["httpGet"]
+        assert (found["scheme"], found["port"], found["path"]) == asked
+
+
 def test_a_service_takes_no_secrets() -> None:
     secret = Secret(name="PASSWORD", ref="env://X")
     with pytest.raises(ServiceError, match="a pod can't have such a service"):
