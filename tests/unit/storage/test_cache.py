@@ -576,7 +576,7 @@ def test_files_of_a_key_that_can_not_be_read_are_an_error(workspace: Path, monke
 def test_keys_that_are_none(workspace: Path, key: str | CacheKeyFiles, said: str) -> None:
     with pytest.raises(CacheError, match=said) as error:
         key_of(Spec(paths=("x",), key=key), workspace)
-    hint = "Use a shorter text" if isinstance(key, str) else "Name paths inside of the workspace"
+    hint = "Use another text" if isinstance(key, str) else "Name paths inside of the workspace"
     code = "CACHE_KEY_INVALID" if isinstance(key, str) else "CACHE_PATH_INVALID"
     assert (hint in (error.value.hint or ""), error.value.code) == (True, code)
 
