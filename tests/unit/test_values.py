@@ -24,7 +24,7 @@ from loom.snapshot import copy_files, copy_workers
 
 CHANGE = {
     *("Candidate", "EntryCandidate", "GitHubCandidate", "JobCandidate", "WorkflowScope", "ContainerOptions"),
-    *("Shapes", "GitHubShapes", "GitLabShapes", "Problems", "File", "Schedule", "JobRunner", "Waits"),
+    *("Shapes", "GitHubShapes", "GitLabShapes", "Problems", "Schedule", "JobRunner", "Waits"),
     *(
         "_Draft",
         "_Scope",

@@ -5,8 +5,6 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from msgspec import Struct
-
 from loom.errors import RequestError
 from loom.util import globs, yaml_file
 from loom.util.paths import name_from
@@ -28,18 +26,12 @@ Write one, or name another file with --workflow PATH. The smallest:
         - echo hello"""
 
 
-class File(Struct, kw_only=True):
-    yaml: YamlFile
-    root: Node
-    main: bool
-
-
 class WorkflowFiles:
     def __init__(self, root: Path, problems: Problems) -> None:
         self._root = root
         self._problems = problems
         self._seen: dict[Path, str] = {}
-        self.found: list[File] = []
+        self.found: list[YamlFile] = []
         """Included files first; unreadable ones are missing."""
 
     def read(self, path: Path) -> str:
@@ -68,7 +60,7 @@ class WorkflowFiles:
             for node in one_or_more(root.get("include")):
                 if (local := node.get("local")) is not None:
                     self._include(local, trail)
-            self.found.append(File(yaml=yaml, root=root, main=main))
+            self.found.append(yaml)
         elif root.kind is not Kind.REFUSED:
             self._problems.say(root, wording.expected("a mapping with version, stages and jobs", root))
 

@@ -10,13 +10,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import ClassVar
 
-from loom.util.yaml_file import Kind, Node, items_of
+from loom.util.yaml_file import Kind, Node, YamlFile, fields_of, items_of
 from loom.workflow import merge
 from loom.workflow.facts import Facts
 from loom.workflow.loaded import Examined, LoadedOf
 from loom.workflow.messages import in_order
 from loom.workflow.native import references
-from loom.workflow.native.files import File, WorkflowFiles
+from loom.workflow.native.files import WorkflowFiles
 from loom.workflow.native.inheritance import RULES, Entry, entries_of
 from loom.workflow.native.keywords import ROOT_KEYS
 from loom.workflow.native.shapes import Fields, Shapes
@@ -37,29 +37,27 @@ def examine(path: Path, root: Path, facts: Callable[[], Facts] | None = None) ->
     files = WorkflowFiles(root, problems)
     name = files.read(path)
     workflow = _assemble(name, files.found, problems)
-    ranks = {file.yaml.name: number for number, file in enumerate(files.found)} | {name: -1}
+    ranks = {file.name: number for number, file in enumerate(files.found)} | {name: -1}
     return Examined(workflow=workflow, problems=tuple(in_order(problems.found, ranks)), ranks=ranks)
 
 
-def _assemble(path: str, files: list[File], problems: Shapes) -> Workflow | None:
-    """Assemble the workflow; None when the main file can't be read."""
-    if not any(file.main for file in files):
+def _assemble(path: str, files: list[YamlFile], problems: Shapes) -> Workflow | None:
+    """Assemble the workflow of these files, the main one last; None when there is none."""
+    roots = [file.root for file in files if file.root is not None]
+    if not roots:
         return None
     written: dict[str, Entry] = {}
     broken: set[str] = set()
     default: Node | None = None
     variables: dict[str, Node] = {}
-    root: Fields | None = None
-    main = files[-1].root
-    for file in files:
-        shape = problems.root(file)
-        if file.main:
-            root = shape
-        if (own := _mapping(file.root, "default")) is not None:
+    checked: Fields | None = None
+    main = roots[-1]
+    for root in roots:
+        checked = problems.root(root, main=root is main)
+        if (own := root.get("default")) is not None and own.kind is Kind.MAPPING:
             default = own if default is None else merge.merge(default, own, RULES)
-        if (own := _mapping(file.root, "variables")) is not None:
-            variables |= own.value
-        _take_entries(file.root, written, broken, problems)
+        variables |= fields_of(root.get("variables"))
+        _take_entries(root, written, broken, problems)
     if all(name.startswith(".") for name in written) and not problems.found:
         problems.say(main, "the workflow has no jobs; add a name with `stage` and `script`")
     entries = entries_of(written, broken, default, problems)
@@ -71,20 +69,15 @@ def _assemble(path: str, files: list[File], problems: Shapes) -> Workflow | None
     references.check(there, entries.keys(), declared, problems)
     return Workflow(
         path=path,
-        files=tuple(file.yaml for file in files),
-        stages=(declared or ()) if root is None else tuple(root["stages"]),
+        files=tuple(files),
+        stages=(declared or ()) if checked is None else tuple(checked["stages"]),
         variables={name: str(node.value) for name, node in variables.items()},
         variable_nodes=variables,
-        rules=None if root is None or "workflow" not in root else tuple(root["workflow"]["rules"]),
+        rules=None if checked is None or "workflow" not in checked else tuple(checked["workflow"]["rules"]),
         rules_node=main.find("workflow", "rules"),
         entries=entries,
         default=default,
     )
-
-
-def _mapping(root: Node, key: str) -> Node | None:
-    node = root.get(key)
-    return node if node is not None and node.kind is Kind.MAPPING else None
 
 
 def _take_entries(root: Node, written: dict[str, Entry], broken: set[str], problems: Shapes) -> None:

@@ -11,7 +11,6 @@ from loom.util.yaml_file import Kind, Node, fields_of, items_of, mapping
 from loom.workflow.messages import Problems
 from loom.workflow.native import keywords, values, wording
 from loom.workflow.native.checker import Check, Checker
-from loom.workflow.native.files import File
 
 Fields = Mapping[str, Any]
 """The parsed values of a job, by the names of the table of keys; those that are not written are missing."""
@@ -53,15 +52,14 @@ CHECKS: Mapping[str, Check] = {
 class Shapes(Problems):
     """The mistakes of a workflow, of which those of shapes are found here."""
 
-    def root(self, file: File) -> Fields | None:
-        root = file.root.value
-        only = {key: node for key, node in root.items() if key in keywords.ROOT_KEYS and key != "default"}
-        for key in ("stages", "workflow") if not file.main else ():
+    def root(self, root: Node, *, main: bool) -> Fields | None:
+        only = {key: node for key, node in root.value.items() if key in keywords.ROOT_KEYS and key != "default"}
+        for key in ("stages", "workflow") if not main else ():
             if only.pop(key, None) is not None:
                 why = f"only the main file has {key}; move it there"
-                self.say(file.root.keys[key], why)
-        checked = self.validated("root" if file.main else "included", mapping(file.root, only))
-        default = file.root.get("default")
+                self.say(root.keys[key], why)
+        checked = self.validated("root" if main else "included", mapping(root, only))
+        default = root.get("default")
         if default is not None and default.kind is Kind.MAPPING:
             self.validated("default", default, partial=True)
         elif default is not None and default.kind is not Kind.REFUSED:
