@@ -186,8 +186,10 @@ class JobRunner(Struct, kw_only=True, eq=False):
         gate = self.opener.tools.gate
         if start is None or self.late is None:
             return Steps(attempt, open_job, gate, cancel)
+        request, settings = open_job.request, self.opener.settings
+        shares = request.mount_mode is MountMode.BIND and request.workspace == settings.workspace and not settings.alone
         own, again = self.late, self.opener.cancel.again
-        return own.steps(attempt, open_job, gate, cancel, needs=start.needs, again=again)
+        return own.steps(attempt, open_job, gate, cancel, needs=start.needs, again=again, shares=shares)
 
     def _hand_over(self, attempt: Attempt, steps: Steps) -> None:
         path = self.handed_over(attempt.job.id, attempt.number)

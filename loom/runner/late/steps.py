@@ -91,10 +91,12 @@ class LateSteps(Steps):
         *,
         needs: Mapping[str, Any],
         again: Cancel,
+        shares: bool,
     ) -> None:
-        """`again`: ends the steps that run after a cancel."""
+        """`again`: ends the steps that run after a cancel; `shares`: other jobs have the same files."""
         super().__init__(attempt, open_job, gate, cancel)
         self._again = again
+        self._shares = shares
         self._canceled_at_ns = 0
         self._env: dict[str, str] = {}
         """The context `env` of the step that runs."""
@@ -381,7 +383,8 @@ class LateSteps(Steps):
 
     def _checkout(self, late: LateStep) -> tuple[str, dict[str, str]]:
         snapshot = self._open_job.request.workspace
-        submodules, history = os.path.lexists(snapshot / ".gitmodules"), (snapshot / ".git").is_dir()
+        submodules = os.path.lexists(snapshot / ".gitmodules")
+        history = (snapshot / ".git").is_dir() and not self._shares  # whose history stays whole
         github = self.state.contexts(late, self._env)["github"]
         checkouts = [one.late for one in self._job.steps if one.late is not None and one.late.kind == "checkout"]
         if any(one.inputs.get("fetch-depth") == "0" for one in checkouts):  # a later one could not get the rest

@@ -628,6 +628,13 @@ def test_an_invalid_variable_fails_a_step_that_may_fail(make: Make) -> None:
     assert list(states(ran).values()) == ["failure"]
 
 
+@pytest.mark.parametrize(("mode", "expected"), [("auto", "1"), ("bind_mount", "0")])
+def test_a_checkout_leaves_the_history_whole_that_other_jobs_share(make: Make, mode: str, expected: str) -> None:
+    steps = step("actions/checkout@v4", kind="checkout"), step("ls .git | grep -c shallow || true")
+    ran = run(make, job("one", *steps), job("two", *steps), mount_mode=mode)
+    assert [ran.lines(name, "script/02") for name in ("one", "two")] == [[expected]] * 2
+
+
 def test_the_checkout_of_the_project_itself_runs_nothing_and_has_outputs(make: Make) -> None:
     commit = {"github": {"repository": "me/p", "sha": "a" * 40, "ref": "refs/heads/main"}}
     ran = run(
