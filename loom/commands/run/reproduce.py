@@ -127,7 +127,10 @@ def _names_there(job: Job) -> tuple[str, ...]:
 
 
 def _may_become(job: Job, name: str) -> bool:
-    parts = re.split(r"\$\{\{.*?\}\}", job.late.shown if job.late is not None else "")
+    """Return whether a job of this name on the server can be one of those that the job becomes while it runs."""
+    if job.late is None or not job.late.strategy:
+        return False
+    parts = re.split(r"\$\{\{.*?\}\}", job.late.shown)
     return re.fullmatch(".*".join(map(re.escape, parts)) + r"(?: \(.*\))?", name) is not None
 
 
@@ -307,14 +310,13 @@ class _Reproducing:
         jobs = plan.jobs if plan is not None else ()
         if any(self._job.name in _names_there(job) for job in jobs):
             return given
-        several = [job for job in jobs if job.late is not None and job.late.strategy]
-        return replace(given, names=tuple(job.id for job in several if _may_become(job, self._job.name)) or given.names)
+        return replace(given, names=tuple(job.id for job in jobs if _may_become(job, self._job.name)) or given.names)
 
     def _target(self, plan: Plan) -> tuple[Plan, Job]:
         """Return the job, and the plan in which it stands by itself."""
-        for job in plan.jobs:
-            if job.late is not None and job.late.strategy:
-                plan = self._grown(plan, job)
+        if not any(self._job.name in _names_there(job) for job in plan.jobs):
+            for job in plan.jobs:
+                plan = self._grown(plan, job) if _may_become(job, self._job.name) else plan
         named = [job for job in plan.jobs if self._job.name in _names_there(job)]
         if len(named) != 1:
             found = "more than one" if named else "no"

@@ -274,7 +274,10 @@ def test_job_of_a_matrix_on_github(case: Case, written: str) -> None:
     """Of one that another job tells, too."""
     workflow = GITHUB_WORKFLOW.replace("[1, 2]", written)
     if written != "[1, 2]":
-        other = "  list: {runs-on: ubuntu-latest, outputs: {v: x}, steps: [{run: exit 9}]}\n  test:\n    needs: list"
+        first = "  list: {runs-on: ubuntu-latest, outputs: {v: x}, steps: [{run: exit 9}]}\n"
+        late = "strategy: {matrix: {x: '${{ fromJSON(needs.list.outputs.none) }}'}}"
+        first += f"  more: {{needs: list, runs-on: ubuntu-latest, {late}, steps: [{{run: exit 9}}]}}\n"
+        other = f"{first}  test:\n    needs: [list, more]"
         workflow = workflow.replace("  test:", other)
     found = of_github(case, workflow, GITHUB_LOG, "test (2)", "--var", "needs.list.outputs.v=[1, 2]")
     assert (found["verdict"], found["job_id"], found["parting"]) == ("reproduced", "test.2", None), found
