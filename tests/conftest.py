@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -27,6 +28,7 @@ MakeFileSystem = Callable[..., Path]
 Fill = Callable[..., Path]
 """`fill(place, leave=0)`: leave no more than about that many bytes free; the file that takes the room."""
 
+sys.dont_write_bytecode = False  # many images set it: each of ten processes would compile all tests
 gc.disable()  # until all tests are collected: nothing of that becomes garbage
 
 
