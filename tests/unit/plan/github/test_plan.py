@@ -567,6 +567,21 @@ def test_jobs_that_github_cancels_for_their_group_are_told(
     assert [problem.severity for problem in told] == (["warning"] if kept else [])
 
 
+@pytest.mark.parametrize(
+    ("steps", "told"),
+    [
+        ("{run: ls}, {uses: actions/checkout@v4}", True),
+        ("{uses: actions/checkout@v4}, {run: ls}", False),
+        ("{run: ls}", False),
+    ],
+)
+def test_commands_before_the_checkout_are_told(planned: Planned, tmp_path: Path, steps: str, told: bool) -> None:
+    planned(f"on: push\njobs: {{x: {{runs-on: ubuntu-latest, steps: [{steps}]}}}}")
+    found = rehearse(load(tmp_path / ".github/workflows", tmp_path, ResolveContext))[0]
+    why = "before the checkout, the workspace is empty on GitHub; here it has the project's files"
+    assert [(each.severity, each.message) for each in found] == ([("notice", why)] if told else [])
+
+
 def test_an_empty_environment_deploys_nothing(planned: Planned, tmp_path: Path) -> None:
     assert ids(planned(f'on: push\njobs: {{x: {{environment: "", {JOB}}}}}')) == ["x"]
     workflows = load(tmp_path / ".github/workflows", tmp_path, ResolveContext)
