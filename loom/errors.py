@@ -59,7 +59,7 @@ class Problem(Struct, frozen=True, kw_only=True):
     line: int
     column: int
     pointer: str
-    """Where the value is in its file (JSON pointer, RFC 6901); `/`: the whole file."""
+    """The value's position in its file (JSON pointer, RFC 6901); `/`: the whole file."""
     message: str
     code: str = "WF_SCHEMA_V1"
     severity: str = "error"

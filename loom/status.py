@@ -71,19 +71,19 @@ class EndedBy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     command: str
     line: Code | None = None
-    """Of the step's script."""
+    """The line of the step's script."""
     code: Code
     parts: list[Code] = []
-    """Of a pipeline of several: the codes of its parts."""
+    """The exit codes of the parts of a pipeline of several."""
     stack: list[Frame] = []
     """The calls of functions and sourced files, the innermost first; empty at the top level of the script."""
     directory: str | None = None
-    """That of the shell then."""
+    """The shell's directory at that time."""
     stdout_lines: Count | None = None
     """The lines of this stream before the command's own; None where that is not known."""
     stderr_lines: Count | None = None
     said_stdout_lines: Count | None = None
-    """Of a command that prints nothing: the lines before those of the last command that printed something."""
+    """For a command that prints nothing: the lines before those of the last command that printed something."""
     said_stderr_lines: Count | None = None
 
 
@@ -97,7 +97,7 @@ class Exit(Struct, frozen=True, kw_only=True):
     refused_forks: int = 0
     """Number of failed process creations since then due to the `pids` limit."""
     still_ran: tuple[str, ...] = ()
-    """The command lines of what a command that ran out of time had running then, as far as the session can tell."""
+    """The command lines of the processes that a timed-out command was running, as far as the session can tell."""
     ended_session: bool = False
     """The command ended its session: no other can run there."""
     goes_on: bool = False
@@ -163,7 +163,7 @@ class JobResult(Struct, frozen=True, kw_only=True):
     allowed_failure: bool = False
     exit_code: int | None = None
     holds_up: bool = False
-    """A manual job that was not started: what comes after it does not run either."""
+    """A manual job that was not started: the jobs after it do not run either."""
     outputs: Mapping[str, str] = {}
     """For the jobs after it, by name; without secrets."""
 

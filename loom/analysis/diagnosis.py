@@ -55,7 +55,7 @@ class EndingCommand(Document, frozen=True, kw_only=True):
     calls: list[str] = field(default_factory=list)
     """The calls of functions and sourced files around it, the innermost first: `name at file:line`."""
     parts: list[Code] = field(default_factory=list)
-    """Of a pipeline of several commands: the exit code of each."""
+    """The exit code of each command of a pipeline of several."""
 
     @property
     def text(self) -> str:
@@ -137,7 +137,7 @@ class Diagnosis(Document, frozen=True, kw_only=True):
     failing_tests: list[FailingTest]
     failing_tests_total: Count
     failures: list[Failure]
-    """The first ones of what the output, by known formats of tools, and reports of linters show as wrong."""
+    """The first failures in the output, by known formats of tools, and in reports of linters."""
     failures_total: Count
     groups: list[FailureGroup]
     """Failures and failing tests by cause, the most frequent first."""

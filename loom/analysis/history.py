@@ -41,7 +41,7 @@ class SinceGreen(Document, frozen=True, kw_only=True):
     run_id: str
     tree_sha: Sha | None
     files: list[ChangedFile] | None
-    """Those that the failing output names first; null where it can't be known any more."""
+    """The files that the failing output names come first; null where it can't be known any more."""
     files_total: Count
     other: list[Pair]
     """Images, variables, the version of loom, the provider."""

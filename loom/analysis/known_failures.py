@@ -137,7 +137,7 @@ class Failed(Struct, frozen=True, kw_only=True):
     """None: on this machine."""
     of_github: bool = False
     in_source: Mapping[str, InSource] = field(default_factory=dict)
-    """By the line that names it."""
+    """Files of the checkout, by the line of output that names them."""
 
 
 _OF_GITHUB = (

@@ -29,13 +29,13 @@ LINES_SHOWN = 14
 MOST_REASON = 5
 """Lines of a reason that a script prints before `exit` in words that speak of no error."""
 MOST_ALIKE = 3
-"""Of lines shown, so many may differ in numbers alone."""
+"""The number of shown lines that may differ in numbers alone."""
 
 Part = Literal["before", "said", "own"]
 """The command that ended the step printed its `own` lines; `said` are those of the last one before it that printed something."""
 
 _COUNTED: tuple[tuple[Part, str], ...] = (("own", ""), ("said", "said_"))
-"""By which names an `EndedBy` counts the lines before them."""
+"""The parts of the output, and the fields in which an `EndedBy` counts the lines before them."""
 _HEADING = re.compile(r"\s*(?:Traceback \(most recent call last\)|stack traceback):")
 """Its error follows it, after indented lines, or is before it."""
 _PASSES_ON = re.compile(

@@ -38,7 +38,7 @@ class Circumstances(Struct, frozen=True, kw_only=True):
 
 
 OF_TAG = "image of the tag "
-"""What differs where this machine has another image of a tag than the one that ran there, which then ran here, too."""
+"""The name of a difference: this machine's image of a tag is not the one that ran there, which then ran here, too."""
 _CAUSES: Mapping[str, ReasonKind] = {
     "unset_variable": "variable",
     "git_no_tags": "history",
@@ -74,7 +74,7 @@ _WORDS: Sequence[tuple[ReasonKind, re.Pattern[str]]] = (
     ("machine", re.compile(r"\bOOM|out of memory|cannot allocate memory|heap limit|MemoryError|\bKilled\b")),
     ("time-zone", re.compile(r"time ?zone|tzinfo|zoneinfo|offset-(?:naive|aware)|daylight", re.IGNORECASE)),
 )
-"""What the lines that tell, or with which the logs part, say of a reason."""
+"""The words for each reason in the telling lines, or in the first lines that differ."""
 _OF_MACHINE = re.compile(r"\b(?:cpus?|cores?|nproc|workers?|threads?|processors?|memory|RAM)\b", re.IGNORECASE)
 _NUMBER = re.compile(r"\d+")
 _ZONES = "UTC|GMT|CET|EET|WET|MSK|(?:[ABCEHIJKMNP]|AC|AE|AK|CE|EE|NZ|WE)[SD]T"

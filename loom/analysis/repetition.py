@@ -17,7 +17,7 @@ from loom.record.reader import Reading
 from loom.status import Count, Stream
 
 _Z = 1.959963984540054
-"""Of a two-sided interval of 95 %."""
+"""The quantile of a two-sided interval of 95 %."""
 MOST_LINES = 200_000
 """Lines of a stream of output that are compared."""
 
@@ -49,7 +49,7 @@ class PartingLine(Document, frozen=True, kw_only=True):
     line: Count
     text: str
     runs: Count
-    """How many failing runs print it."""
+    """The number of failing runs that print it."""
 
 
 class Repetition(Document, frozen=True, kw_only=True):
@@ -66,12 +66,12 @@ class Repetition(Document, frozen=True, kw_only=True):
     """Interrupted, or without a result because of the engine, an image or the snapshot."""
     rate: Rate
     exit_codes: dict[str, Count]
-    """Of the runs that failed."""
+    """The exit codes of the runs that failed."""
     tests: list[FlakyTest]
-    """Those that failed, the most frequent first."""
+    """The tests that failed, the most frequent first."""
     parting: PartingLine | None
     differs: list[Pair] = field(default_factory=list)
-    """What the record knows that differs; `a` of the runs that passed, `b` of those that failed."""
+    """The differences that the record shows; `a` of the runs that passed, `b` of those that failed."""
 
 
 def wilson(count: int, of: int) -> Rate:

@@ -70,7 +70,7 @@ class LogUnit(Struct, kw_only=True):
     lines: deque[OutputEvent]
     total: int = 0
     before_said: int = 0
-    """How many lines it has before those of the last command but one that printed something."""
+    """The number of its lines before those of the last command but one that printed something."""
     before_own: int = 0
     """And before those of the last command."""
     failed: Literal[0, 1, 2] = 0
@@ -100,7 +100,7 @@ class ServerLog(Struct, frozen=True, kw_only=True):
 
 
 _GH_COLUMNS = re.compile(r"^[^\t]{1,200}\t(?P<step>[^\t]{0,200})\t(?=\ufeff?\d{4}-\d\d-\d\dT[\d:.]+Z)")
-"""What `gh run view --log` puts before each line."""
+"""The prefix that `gh run view --log` puts before each line."""
 _STAMP = re.compile(r"^\ufeff?\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z (?:[0-9a-f]{2}[EO](?P<more>[ +]))?")
 _SECTION = re.compile(
     r"(?:\x1b\[0K)?section_(?P<edge>start|end):\d+:(?P<name>[\w.-]{1,100})(?:\[[^\]]*\])?\r?(?:\x1b\[0K)?"
@@ -408,7 +408,7 @@ _EXPRESSION = re.compile(r"\$\{\{(.*?)\}\}")
 _MASKED = "***"
 
 Outputs = dict[tuple[str, str], str]
-"""By need and name."""
+"""Values of outputs, by need and name."""
 
 
 def used_outputs(job: Job) -> set[tuple[str, str]]:

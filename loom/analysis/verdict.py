@@ -79,14 +79,14 @@ class Reproduction(Document, frozen=True, kw_only=True):
     """`not-run`: loom could not run the job, which says nothing about it."""
     text: str
     reasons: list[Reason] = field(default_factory=list)
-    """Those that the logs speak of first."""
+    """The reasons that the logs mention come first."""
     there: JobEnding
     here: JobEnding
     parting: LogParting | None
     differs: list[Pair]
-    """What is known to differ: `a` there, `b` here."""
+    """The known differences: `a` there, `b` here."""
     notes: list[str]
-    """What the server does not tell or give, and what runs instead."""
+    """Facts and files that the server does not give, and their substitutes here."""
 
 
 class Block(Struct, frozen=True):
@@ -127,7 +127,7 @@ _SHELL = re.compile(r"^(?:(?:/[\w./-]*)?\b\w*sh|/run/loom/step\.\d+): (?:eval: )
 
 
 _SECRET = re.compile(r"\[MASKED\]|\[REDACTED:\w+\]|\*\*\*")
-"""What GitLab, loom and GitHub show of a secret."""
+"""The marks that GitLab, loom and GitHub print for a secret."""
 
 
 def _form(line: str | None) -> str:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 WORKFLOWS = tuple(Path(language.default) for language in LANGUAGES)
-"""Where a project's workflow is, in the order of precedence."""
+"""The possible paths of a project's workflow, in the order of precedence."""
 
 
 class Here(Struct, frozen=True, kw_only=True, dict=True):

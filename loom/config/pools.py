@@ -25,26 +25,26 @@ class Pool(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     provider: str
     context: str | None = None
-    """Which of the provider's clusters: a context of the kubeconfig."""
+    """One of the provider's clusters: a context of the kubeconfig."""
     jobs: Annotated[int, msgspec.Meta(ge=1)] | None = None
-    """How many of its jobs run at once."""
+    """The number of its jobs that run at once."""
     namespace: str | None = None
     requests: Mapping[str, str | int | float] = field(default_factory=dict)
-    """What a job's container reserves on its node, where the job does not say less: Kubernetes' names and quantities."""
+    """What a job's container reserves on its node, at most the job's own limits: Kubernetes' names and quantities."""
     limits: Mapping[str, str | int | float] = field(default_factory=dict)
-    """What a job's container may use at most, where the job does not say."""
+    """The limits of a job's container, where the job sets none."""
     pod_template: Mapping[str, Any] = field(default_factory=dict)
     """A pod's `metadata` and `spec`, which loom's own values are merged over."""
     registry: str | None = None
-    """Where the snapshot is pushed for the nodes to pull from (`HOST:PORT/REPOSITORY`, with `http://` in front where the
+    """The registry for the snapshot, from which the nodes pull it (`HOST:PORT/REPOSITORY`, with `http://` in front where the
     registry has no TLS); None: it is sent to each job.
     """
     registry_base: str | None = None
     """The image with `sh` and `cp` below the snapshot's layers; None: busybox of Docker Hub."""
     deadline: float | None = None
-    """How long one of its jobs may exist, in seconds; the cluster enforces it."""
+    """The time that one of its jobs may exist, in seconds; the cluster enforces it."""
     start_timeout: float | None = None
-    """How long one of its jobs may wait for a node, and then for its images, in seconds."""
+    """The time that one of its jobs may wait for a node, and then again for its images, in seconds."""
     name: str = ""
     """Its key in the configuration; empty for a provider that `--on` names."""
 

@@ -39,7 +39,7 @@ class GitHubSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """The needs of the workflows in `.github/workflows` on this machine."""
 
     server: str = "https://github.com"
-    """Where git finds the repositories of actions: `SERVER/OWNER/NAME`."""
+    """The server of the actions' repositories, for git: `SERVER/OWNER/NAME`."""
     runs_on: Mapping[str, str] = member(default_factory=dict)
     """Images by the labels of `runs-on`."""
     secrets: Mapping[str, str] = member(default_factory=dict)

@@ -93,7 +93,7 @@ class Instruction(Struct, frozen=True, kw_only=True):
 class Stage(Struct, frozen=True, kw_only=True):
     name: str
     line: int
-    """Of its FROM, from 1 on."""
+    """The line of its FROM, from 1."""
     written: str
     base: str
     """The base as it is written, and after variables are expanded: a stage name, `scratch` or an image."""

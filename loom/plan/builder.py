@@ -103,9 +103,9 @@ class Refusals:
         self._keywords = [one for one in keywords if one.support is Support.NO_JOB]
         self._code = code
         self._refusing: dict[tuple[str, int, int, str], tuple[Problem, dict[str, None]]] = {}
-        """What is refused at a position, and the names of the jobs that are refused for it."""
+        """The refusals by position, each with the names of the jobs that are refused for it."""
         self.refused: dict[str, list[Problem]] = {}
-        """By job id."""
+        """The refusals of each job, by its id."""
 
     def refuse_at(self, candidate: Candidate, node: Node, message: str) -> None:
         problem = node.file.problem(node, message, code=self._code)

@@ -17,7 +17,7 @@ class LateNeed(Struct, frozen=True, kw_only=True):
     jobs: tuple[str, ...]
     """Ids of jobs of this plan: of a matrix or a called workflow several. Empty: it is left out of this run."""
     result: Literal["success", "skipped"] = "success"
-    """Of a need without jobs: skipped if its `if` is false, else it counts as done."""
+    """The result of a need without jobs: skipped if its `if` is false, else success."""
     inside: tuple[LateNeed, ...] = ()
     """The jobs of a called workflow, as `jobs.<name>` of its outputs has them."""
     outputs: Mapping[str, str] = field(default_factory=dict)
@@ -42,7 +42,7 @@ class LateJob(Struct, frozen=True, kw_only=True):
     condition: str = ""
     """Its `if`, with or without `${{ }}`; empty: `success()`."""
     env: Mapping[str, str] = field(default_factory=dict)
-    """Of the workflow, then of the job."""
+    """The variables of the workflow, then those of the job."""
     container_env: Mapping[str, str] = field(default_factory=dict)
     """Variables of the container's programs, which the context `env` does not have."""
     outputs: Mapping[str, str] = field(default_factory=dict)
@@ -101,7 +101,7 @@ class Action(Struct, frozen=True, kw_only=True):
     entrypoint: str = ""
     args: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict)
-    """Of its container; the step's own counts more."""
+    """The variables of its container; the step's own take precedence."""
 
 
 class LateStep(Struct, frozen=True, kw_only=True):

@@ -185,7 +185,7 @@ class Service(Struct, frozen=True, kw_only=True):
     needed: bool = True
     """Whether the job fails when it ends, or is not ready in time. As in GitLab, False: its output says so."""
     ports: tuple[int, ...] = ()
-    """Those that the workflow names."""
+    """The ports that the workflow names."""
     resources: Resources = field(default_factory=Resources)
 
 
@@ -251,7 +251,7 @@ class ChildFile(Struct, frozen=True, kw_only=True):
     path: str
     job: str | None = None
     inputs: Mapping[str, Any] = field(default_factory=dict)
-    """By their names, with the types that they have in the file."""
+    """Inputs by name, with the types that they have in the file."""
 
 
 class Trigger(Struct, frozen=True, kw_only=True):
@@ -282,9 +282,9 @@ class Job(Struct, frozen=True, kw_only=True):
     merge_output: bool = False
     variables: Mapping[str, str] = field(default_factory=dict)
     file_variables: tuple[str, ...] = ()
-    """Those of `variables` whose value the job finds in a file; the variable is its path."""
+    """The names among `variables` whose value the job gets as a file; the variable is its path."""
     given_variables: tuple[str, ...] = ()
-    """Those of `variables` that the user gave: no job before this one can replace them."""
+    """The names among `variables` that the user gave: no job before this one can replace them."""
     needs: tuple[Need, ...] | None = None
     """None: waits for all earlier stages; a tuple (also empty): waits only for these."""
     artifacts_from: tuple[str, ...] | None = None
@@ -294,7 +294,7 @@ class Job(Struct, frozen=True, kw_only=True):
     when: Literal["on_success", "on_failure", "always", "manual"] = "on_success"
     """`manual`: runs when a person says so; not run, it is skipped, and holds up later jobs unless it may fail."""
     delay_s: float | None = None
-    """How long to wait once it could start."""
+    """The time to wait once it could start."""
     resource_group: str | None = None
     """At most one job of a group runs at a time, over all runs on this machine."""
     trigger: Trigger | None = None
@@ -303,7 +303,7 @@ class Job(Struct, frozen=True, kw_only=True):
     trace: bool = False
     """Whether the shell that its steps share prints each command before it runs it (`set -x`)."""
     refused: tuple[str, ...] = ()
-    """What can't be done here for this job, each with its position: when its turn comes, it ends as an error."""
+    """The requests of the job that can't be fulfilled here, each with its position: the job ends as an error without a start."""
     coverage: str | None = None
     """A regular expression: the number in the last line of output that matches is the job's coverage."""
     allow_failure: AllowFailure = field(default_factory=AllowFailure)
@@ -394,7 +394,7 @@ class JobSelection(Struct, frozen=True, kw_only=True):
     container: bool = False
     """Run every job in a container: jobs without an image get the configured default image."""
     on: str = CONTAINERS
-    """Where jobs in containers run that name no pool: a pool, or a provider with an optional context."""
+    """The default for jobs in containers that name no pool: a pool, or a provider with an optional context."""
 
     @property
     def everything(self) -> bool:

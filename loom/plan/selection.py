@@ -36,7 +36,7 @@ class Choice:
         self.held: dict[str, str] = {}
         self.problems: list[Problem] = []
         self._makers: dict[str, list[str]] = {}
-        """By stage, the jobs that leave artifacts for it."""
+        """The jobs that leave artifacts for a stage, by stage."""
         self._index: Mapping[str, Sequence[Candidate]] = {}
         """The candidates that needs may mean, by their names."""
         for name in selection.variables:

@@ -49,7 +49,7 @@ class Setup(Struct, frozen=True, kw_only=True):
     isolated: bool = False
     """Isolate the network of a job with services (`--strict`)."""
     context: str | None = None
-    """Which of the provider's clusters, as its own configuration names them; None: its default."""
+    """One of the provider's clusters, as its own configuration names them; None: its default."""
 
 
 class Capabilities(Struct, frozen=True, kw_only=True):
@@ -89,7 +89,7 @@ class SessionRequest(Struct, frozen=True, kw_only=True):
     environment: Mapping[str, str] = field(default_factory=dict)
     """Variables of loom and the plan, in order; never those of the host."""
     concealed: Mapping[str, str] = field(default_factory=dict)
-    """Those with a known secret in their value, such as one that an earlier job reported: each step gets them, and no engine."""
+    """The variables with a known secret in their value, such as one that an earlier job reported: only steps get them."""
     shell: tuple[str, ...] = ()
     image: Image = field(default_factory=Image)
     image_id: str | None = None
@@ -112,7 +112,7 @@ class SessionRequest(Struct, frozen=True, kw_only=True):
     detached: bool = False
     """The session lives on without this process, as long as it may at all (`Detachable`)."""
     grace_s: float = 10.0
-    """How long a step may take to exit after TERM before it is killed."""
+    """The time that a step may take to exit after TERM before it is killed."""
     until_filled: Callable[[], None] | None = None
     """Returns when `workspace` is complete, and raises when it will not be: the session starts after that."""
 
@@ -124,7 +124,7 @@ class Beside(Struct, frozen=True, kw_only=True):
     """For messages."""
     image: Image
     build_root: Path | None = None
-    """Of an image that is built: the directory that its paths are relative to."""
+    """The directory to which the paths of an image's build are relative."""
     entrypoint: tuple[str, ...] = ()
     """Empty: the image's."""
     arguments: tuple[str, ...] = ()
@@ -132,7 +132,7 @@ class Beside(Struct, frozen=True, kw_only=True):
     directory: str
     """A directory for it alone, with its files, a `home`, and the project's directory as `workspace`."""
     files: Mapping[str, bytes] = field(default_factory=dict)
-    """What it finds there."""
+    """The files that it finds there."""
     reported: Mapping[str, str] = field(default_factory=dict)
     """The files of them that are read after its end, by names for the caller."""
     timeout_s: float | None = None
@@ -149,7 +149,7 @@ class SessionFacts(Struct, frozen=True, kw_only=True):
     container_name: str = ""
     user: str = ""
     auto_shell: tuple[str, ...] = ("sh", "-e")
-    """What runs the steps of a job that names no shell."""
+    """The shell of steps of a job that names none."""
     path: str = ""
     """Its `PATH`, where it is known."""
     details: Mapping[str, str] = field(default_factory=dict)

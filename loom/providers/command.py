@@ -22,7 +22,7 @@ class Share(Struct, frozen=True, kw_only=True):
     last: bool = False
     """The shell ends with it, and has its exit code."""
     saved: bool = True
-    """The shell's state after it is what a later shell may go on with."""
+    """Whether a later shell may continue with the shell's state after this command."""
     trace: bool = False
     """A new shell prints each command before it runs it."""
 
@@ -39,7 +39,7 @@ class Command(Struct, frozen=True, kw_only=True):
     share: Share | None = None
     """None: it has a shell of its own, and the one that earlier commands shared, if any, is ended."""
     name: str = ""
-    """By which `Detachable.hand_over` was given it."""
+    """The name under which `Detachable.hand_over` was given it."""
     observed: bool = False
     """Let a shell report the command that ends it (`Exit.reports`)."""
     began: Callable[[Stream, int, str], None] | None = None

@@ -68,9 +68,9 @@ class Highlight(Document, frozen=True, kw_only=True):
 
     seq: Positive
     line: Positive
-    """Which line of the events file it is."""
+    """The number of its line in the events file."""
     offset: Count
-    """Where that line begins, in bytes."""
+    """The position of that line in the events file, in bytes."""
     text: str
     """Without control sequences; of a long line, its beginning and its end."""
     why: Why
@@ -81,7 +81,7 @@ class Highlights(Document, frozen=True, kw_only=True):
 
     lines: list[Highlight] = field(default_factory=list)
     found: Count = 0
-    """How many lines tell, those that are not kept included."""
+    """The number of telling lines, with those that are not kept."""
     complete: bool = True
     """Whether every line with a telling word was looked at, and none was left out because of the size limit."""
 
@@ -108,9 +108,9 @@ class StepSummary(_OfJob, frozen=True, kw_only=True):
     duration_ms: Milliseconds | None
     output: OutputCounts
     highlights: Highlights | None = None
-    """Of a step that did not succeed."""
+    """Only for a step that did not succeed."""
     ended_by: EndedBy | None = None
-    """Of a step that failed, where its shell reports it."""
+    """Only for a failed step whose shell reports it."""
     events_path: RelativePath
 
 
@@ -198,7 +198,7 @@ class JobManifest(_JobEnd, frozen=True, kw_only=True):
     """The first ones; `test_reports` has the totals."""
     test_reports: dict[str, Any] | None
     findings: list[Failure] = field(default_factory=list)
-    """What reports of linters and scanners name: the first ones; `finding_reports` has the total."""
+    """The first findings in reports of linters and scanners; `finding_reports` has the total."""
     finding_reports: dict[str, Any] | None = None
     image: UsedImage | None
     services: list[str]
@@ -249,9 +249,9 @@ class Reused(Document, frozen=True, kw_only=True):
     job_id: RelativePath
     steps: Count
     saved_ms: Milliseconds
-    """How long these steps took when they ran."""
+    """The time that these steps took when they ran."""
     from_step: RelativePath | None
-    """Where the job resumed; null: its result was taken over, and it did not run."""
+    """The step at which the job resumed; null: its result was taken over, and it did not run."""
 
 
 class Assistance(Document, frozen=True, kw_only=True):

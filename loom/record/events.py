@@ -61,7 +61,7 @@ class Section(StrEnum):
     SECRETS = "secrets"
     CLEANUP = "cleanup"
     CHILD = "child"
-    """What a child pipeline's run shows."""
+    """The output of a child pipeline's run."""
 
 
 class Where(Struct, frozen=True, kw_only=True):

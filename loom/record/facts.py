@@ -69,7 +69,7 @@ _BEGUN = _data(
     logs_dir=str,
     parent_run_id=str | None,
 )
-"""Of `run.bootstrap`."""
+"""The data of `run.bootstrap`."""
 _PHASE = _data(
     command=str,
     name=str,
@@ -81,7 +81,7 @@ _PHASE = _data(
     highlights=Highlights,
     ended_by=EndedBy,
 )
-"""Of all other phases, at their start or end."""
+"""The data of all other phases, at their start or end."""
 _FACTS: Mapping[str, type[Struct]] = {
     "plan_resolved": _data("jobs", jobs=list[_PLANNED], stages=list[str], left_out=list[_LEFT_OUT_JOB]),  # type: ignore[valid-type]
     "snapshot_taken": _data(

@@ -59,7 +59,7 @@ class JobState(Struct, _WithEnd):
     id: str
     planned: dict[str, Any]
     steps: dict[tuple[int, str], Span] = field(default_factory=dict)
-    """By attempt and step."""
+    """The spans of steps, by attempt and step."""
     sections: dict[str, Span] = field(default_factory=dict)
     phases: list[Span] = field(default_factory=list)
     facts: dict[str, dict[str, Any]] = field(default_factory=dict)

@@ -172,7 +172,7 @@ class Highlighter:
         self._start = start
         """The offset of `_data` in the file."""
         self._lines = lines
-        """Lines of the file, up to the end of what was fed."""
+        """Lines of the file, up to the end of the data that was fed."""
         self._counted = (start, lines + 1)
         """An offset, and the number of the line that begins there."""
         self._done = start

@@ -31,7 +31,7 @@ class Recorder:
         self._record = record
         self._watch = watch
         self._highlighters: dict[str, Highlighter] = {}
-        """Of the steps and sections that go on, by their files."""
+        """The highlighters of the running steps and sections, by their files."""
         self.fold = RunFold()
 
     def phase(self, event: PhaseEvent) -> None:

@@ -16,7 +16,7 @@ from loom.status import Status, Stream
 from loom.util.refusals import refusals
 
 NOT_KEPT = "not kept: "
-"""How the warning about a container that can't be kept begins."""
+"""The beginning of the warning about a container that can't be kept."""
 
 
 class Attempt:

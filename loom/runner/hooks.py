@@ -92,7 +92,7 @@ class Resumption(Struct, frozen=True, kw_only=True):
     step: str
     handed_on: Mapping[str, str] = field(default_factory=dict)
     step_states: Sequence[Mapping[str, Any]] = ()
-    """Of a job with a `LateJob`: the facts of the steps before."""
+    """The facts of the steps before, for a job with a `LateJob`."""
     cache_keys: tuple[str, ...] = ()
     image: Resolved | None = None
     number: int = 1

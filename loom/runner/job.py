@@ -45,7 +45,7 @@ class JobRunner(Struct, kw_only=True, eq=False):
     handed_over: Callable[[str, int], Path]
     """Return the file for what goes on with an attempt at a job (`Detachable.hand_over`)."""
     results: Results | None = None
-    """Where jobs use actions."""
+    """GitHub's services, if jobs use actions."""
     late: LateJobs | None = None
     """For jobs that are decided when they start."""
     _starting: set[str] = field(default_factory=set)

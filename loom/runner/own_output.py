@@ -16,7 +16,7 @@ SILENT = frozenset(("exit", "return", "false", "!", "test", "[", "[[", "(("))
 """Commands that print nothing, by their first word."""
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
 _LONGEST = 1 << 16
-"""Of a line, in bytes; of a longer one the end is looked at."""
+"""The part of a line that is examined, in bytes: the end of a longer one."""
 
 
 class OwnOutput:

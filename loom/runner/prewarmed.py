@@ -26,7 +26,7 @@ class NextRun:
         self.run_id = request.run_id
         self.workspace = new_workspace(request.config.tmp_dir, request.run_id)
         self.sessions: dict[str, Prewarmed] = {}
-        """By job; whoever takes one out closes it."""
+        """The sessions by job; whoever takes one out closes it."""
         self._known_files: KnownFiles | None = None
         self._stack = ExitStack()
         self._made = False

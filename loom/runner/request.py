@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 JOBS_ELSEWHERE = 100
-"""How many jobs run at once in a session on other machines. Each one costs this machine a thread and connections."""
+"""The number of jobs that run at once on other machines. Each one costs this machine a thread and connections."""
 
 
 class RunRequest(Struct, frozen=True, kw_only=True):
@@ -110,7 +110,7 @@ class Reuse(Struct, frozen=True, kw_only=True):
     has_products: bool = False
     """Whether the workspace holds those jobs' output; if not, their artifacts are restored into it."""
     steps: Sequence[Mapping[str, Any]] = ()
-    """What the record states of the steps that do not run again (`steps_reused`)."""
+    """The record's facts of the steps that do not run again (`steps_reused`)."""
     so_far: Sequence[PhaseEvent] = ()
     """The events of the record that goes on, of a run that was left; none for a run with a record of its own."""
     assisted: Sequence[Assistance] = ()
@@ -120,7 +120,7 @@ class Brought(Struct, frozen=True, kw_only=True):
     """The jobs that ran elsewhere, on a CI server."""
 
     origin: str
-    """What this run does again: the address of a job's page, or a bundle."""
+    """The origin of the run that this one repeats: the address of a job's page, or a bundle."""
     results: Mapping[str, JobResult]
     archive_of: Callable[[str], Path]
     """The location of those jobs' artifacts, if they have any."""
@@ -133,7 +133,7 @@ class Ran(Struct, frozen=True, kw_only=True):
     receipt_path: Path
     diagnosis: Diagnosis | None = None
     kept: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """By job, the facts of its kept session. Jobs that can be entered or resumed."""
+    """The facts of kept sessions, by job. Jobs that can be entered or resumed."""
 
 
 def preflight(plan: Plan, tools: JobTools, config: Config) -> None:

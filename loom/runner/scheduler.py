@@ -29,7 +29,7 @@ Lanes = Callable[[Job], Mapping[str, int]]
 
 _Mark = Literal["failed", "skipped", "holds up"]
 _News = tuple[str, Mapping[_Mark, str], bool]
-"""A job or a gate, what it or jobs before it have come to, and whether it is over."""
+"""A job or a gate, the marks that it and jobs before it have got, and whether it is over."""
 
 
 def needed(plan: Plan, job: Job) -> list[str]:
@@ -51,7 +51,7 @@ class Frontier:
         self._after: defaultdict[str, list[str]] = defaultdict(list)
         """The jobs and gates that wait for a job or a gate. The gate of a stage waits for all jobs of the stages before."""
         self._left: defaultdict[str, int] = defaultdict(int)
-        """How many of those that a job or a gate waits for are not over."""
+        """The number of unfinished jobs and gates that a job or a gate waits for."""
         self._before: defaultdict[str, dict[_Mark, str]] = defaultdict(dict)
         """The first of those that failed, was skipped, or holds up what waits for it."""
         self._decided = {*results}
@@ -155,7 +155,7 @@ class Schedule(Struct, kw_only=True, eq=False, dict=True):
     run_job: Callable[[Job], JobResult]
     on_skip: Callable[[Job, Skip], None]
     at_most: int | Lanes
-    """How many jobs run at once, or the lanes that limit them."""
+    """The number of jobs that run at once, or the lanes that limit them."""
     cancel: Cancel
     fail_fast: bool = False
     stop: Callable[[], None] = lambda: None
@@ -173,7 +173,7 @@ class Schedule(Struct, kw_only=True, eq=False, dict=True):
     _ready: dict[tuple[tuple[str, int], ...], list[tuple[int, str]]] = field(default_factory=dict)
     """The jobs that may start, by their lanes; a heap in plan order."""
     _over: queue.SimpleQueue[Callable[[], None]] = field(default_factory=queue.SimpleQueue)
-    """What settles the end of a job or of a wait."""
+    """Functions that settle the end of a job or of a wait."""
     _ending: str | None = None
     """Why no more jobs start."""
     _broken: BaseException | None = None

@@ -52,7 +52,7 @@ It gets the reason why it can't follow them any more; an empty one if all that c
 
 class JobTools(Struct, frozen=True, kw_only=True):
     providers: Mapping[str, Provider]
-    """By name: those of the jobs and of their services."""
+    """The providers of the jobs and of their services, by name."""
     secrets: ResolveSecrets
     gate: Gate | None = None
     run_child: RunChild | None = None
@@ -158,7 +158,7 @@ class SessionOpener:
         self.settings = settings
         self.cancel = cancel
         self.prewarmed: dict[str, Prewarmed] = {}
-        """By job, the sessions that no job has taken."""
+        """The sessions that no job has taken, by job."""
         mode = WorkspaceMode(settings.config.mount_mode)
         self._views = Views(settings.workspace, mode, tools.providers, alone=settings.alone)
         self._over: set[str] = set()

@@ -180,7 +180,7 @@ class _Filling:
         self._may_borrow = may_borrow
         """The outermost source's object stores, as containers will see them."""
         self._files = files
-        """What stands in the target already."""
+        """The files that the target already has."""
         self._renewer: Renewer | None = None
         self._done = Filled(prefix=prefix or "")
         self._questions = Questions(source, git_dir, self._own_directories(), outermost=self._is_outermost)

@@ -55,7 +55,7 @@ _NOWHERE = Path("/dev/null")
 """In place of a git directory."""
 
 IDLE_S = 10.0
-"""How long git may sleep without a child process to wait for."""
+"""The time that git may sleep without a child process to wait for."""
 
 _QUIET = {
     # `git replace` is local to one repository; clones lack it, and a proof can't use it.

@@ -27,7 +27,7 @@ class State(Struct, frozen=True, kw_only=True):
     names: Mapping[str, str]
     """The paths of a snapshot, each with what the index decides of it."""
     settings: Mapping[str, Hashable]
-    """What else counts, with its value."""
+    """Other settings that count, with their values."""
     head: tuple[object, ...]
     read_from: tuple[Path, ...]
     """The files outside of the work tree that all this was read from."""

@@ -45,7 +45,7 @@ _LFS = re.compile(
     r"filter\.lfs\.(clean\ngit-lfs clean -- %f|smudge\ngit-lfs smudge( --skip)? -- %f"
     r"|process\ngit-lfs filter-process( --skip)?|required\ntrue)"
 )
-"""What `git lfs install` writes."""
+"""The entries that `git lfs install` writes."""
 _EXTENSIONS = frozenset(
     f"extensions.{name}"
     for name in (
@@ -73,9 +73,9 @@ class RepositoryView(Struct, frozen=True, kw_only=True):
     common_dir: Path
     view: Path
     config: tuple[tuple[str, str], ...]
-    """What counts of its own configuration; an address in it may hold a credential."""
+    """The relevant entries of its own configuration; an address in them may have a credential."""
     partial: tuple[tuple[str, str], ...] = ()
-    """What its configuration says about objects that it lacks; git sees none of it."""
+    """The entries of its configuration about objects that it lacks; git does not see them."""
     filters: tuple[tuple[str, str], ...] = ()
     """The programs of filters that its configuration names; they count once they are allowed (`with_filters`)."""
     trusted: bool = False

@@ -22,7 +22,7 @@ class SavedFiles(Struct, frozen=True, kw_only=True):
     files: tuple[tuple[Change, Content | None], ...]
     """Each change, with the content that it left."""
     left_out: tuple[tuple[str, str], ...]
-    """(path, reason) of what was not saved."""
+    """(path, reason) of files that were not saved."""
 
 
 class Patch(Struct, frozen=True, kw_only=True):
@@ -32,7 +32,7 @@ class Patch(Struct, frozen=True, kw_only=True):
     changes: tuple[Change, ...]
     """The paths that the patch is of."""
     conflicts: Mapping[str, str]
-    """path -> reason, of what changed in the workspace and can't be made so in the checkout: it is not in the patch."""
+    """path -> reason, for changes in the workspace that can't be applied to the checkout: they are not in the patch."""
     left_out: tuple[Change, ...]
     """New files that are not source, by the caller's rule."""
     special: tuple[tuple[str, str], ...] = ()

@@ -38,7 +38,7 @@ class Verification(Struct, frozen=True, kw_only=True):
     changes: tuple[Change, ...]
     """Against the snapshot, submodules included. What git ignores is not part of a tree."""
     unreadable: tuple[tuple[str, str], ...]
-    """(path, reason): what could not be read, and so is neither proved nor in `tree_sha`."""
+    """(path, reason) of files that could not be read: they are neither proved nor in `tree_sha`."""
     special: tuple[tuple[str, str], ...] = ()
     """(path, kind) of sockets, FIFOs and devices, which no tree can hold: left out."""
     believed: bool
@@ -155,7 +155,7 @@ class _Part(Struct, frozen=True):
     stores: Sequence[Path]
     believed: bool
     scratch: str | None
-    """Where temporary files go; None: where they usually do."""
+    """The directory for temporary files; None: the usual one."""
 
     def config(self, environ: Mapping[str, str]) -> list[tuple[str, str]]:
         """Return settings that run nothing that the manifest names: bytes are compared where other filters count."""

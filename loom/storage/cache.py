@@ -52,7 +52,7 @@ _SCHEMA = 2
 _LARGEST_ENTRY = 1 << 24
 _LEVEL = 1
 _MOST_LISTED = 1000
-"""How many of a bucket's entries are looked through for a fallback key."""
+"""The number of a bucket's entries that are examined for a fallback key."""
 _CHUNK = 1 << 20
 _SECOND = 1_000_000_000
 _TAG = "Signature: 8a477f597d28d172789f06886806bc55\n# This folder holds loom's caches; backups may leave it out.\n"

@@ -16,9 +16,9 @@ from loom.util import atomic, jsons
 from loom.util.untrusted_files import read_regular
 
 MAX_BYTES = 5 * 1024
-"""Of one file, as in GitLab."""
+"""The limit for one file, as in GitLab."""
 MAX_VARIABLES = 150
-"""Of one job: what GitLab.com's largest plan allows. Others allow fewer (20 where an own server's default was never changed)."""
+"""The limit for one job: GitLab.com's largest. Others allow fewer (20 where an own server's default was never changed)."""
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 

@@ -34,7 +34,7 @@ class Everything:
 
     def __init__(self, *paths: str) -> None:
         self.roots = tuple("" if path == "." else path for path in paths)
-        """Where a walk begins, "" for the workspace; none contains another."""
+        """The beginnings of a walk, "" for the workspace; none contains another."""
 
     def never(self, path: str) -> bool:
         """Return whether this path and everything below is excluded."""

@@ -21,7 +21,7 @@ _DAMAGE = (
     *(zipfile.BadZipFile, zlib.error, struct.error),
     *(NotImplementedError, RuntimeError, ValueError, EOFError, IndexError, OverflowError),
 )
-"""What the library raises for bytes that make no archive."""
+"""The errors that the library raises for bytes that make no archive."""
 
 
 def items(file: IO[bytes]) -> Iterator[Item]:

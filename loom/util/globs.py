@@ -15,7 +15,7 @@ from functools import lru_cache
 from loom.errors import RequestError
 
 MOST_ALTERNATIVES = 200
-"""Of what the braces of a glob stand for together."""
+"""The limit for the alternatives in a glob's braces together."""
 MOST_STARS = 50
 LONGEST = 2000
 _STARS = {"*": "[^/]*", "**": ".*", "**/": "(?:[^/]+/)*"}

@@ -17,7 +17,7 @@ from typing import IO
 from loom.util.within import wait_until
 
 LOCK_S = 60.0
-"""How long to wait for another process's lock; every holder is brief."""
+"""The time to wait for another process's lock; every holder is brief."""
 
 
 def lock(file: int | IO[bytes], kind: int, limit_s: float = LOCK_S) -> None:

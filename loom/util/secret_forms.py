@@ -60,7 +60,7 @@ def _character(group: int, text: bytes) -> bytes:
 
 
 How = tuple[re.Pattern[bytes] | None, re.Pattern[bytes] | None]
-"""How to make a view: the sequences to remove with the controls, then the decoder, if any."""
+"""The way to make a view: the sequences to remove with the controls, then the decoder, if any."""
 
 
 def views(data: bytes) -> Iterator[tuple[bytes, How]]:

@@ -28,7 +28,7 @@ def configure() -> None:
 
 
 at_end: list[Callable[[], object]] = []
-"""What is left to do when a command has ended: `leave` runs nothing that is registered with `atexit`."""
+"""Functions to call when a command has ended: `leave` runs nothing that is registered with `atexit`."""
 
 
 def leave(code: int) -> None:

@@ -29,11 +29,11 @@ class Facts(Struct, frozen=True, kw_only=True):
     inputs: Mapping[str, str] = field(default_factory=dict)
     """The inputs of the workflow's main file, as text."""
     typed_inputs: Mapping[str, Any] = field(default_factory=dict)
-    """Those that a parent pipeline gives."""
+    """The inputs that a parent pipeline gives."""
     event_payload: Mapping[str, Any] = field(default_factory=dict)
     given: Mapping[str, str] = field(default_factory=dict)
-    """The variables of the command line, for what a workflow decides while it is read."""
+    """The variables of the command line, for decisions while the workflow is read."""
     sources: Callable[[], Sources | None] = lambda: None
-    """Where files of other projects come from that a workflow includes; None: nowhere."""
+    """The source of files of other projects that a workflow includes; None: none are read."""
     repositories: Callable[[], Repositories | None] = lambda: None
-    """Where actions and called workflows come from; None: nothing is fetched."""
+    """The source of actions and called workflows; None: nothing is fetched."""

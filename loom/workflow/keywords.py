@@ -34,7 +34,7 @@ class Keyword(Struct, frozen=True):
     shape: str
     support: Support = Support.SAME
     about: str = ""
-    """How it differs, or why it has no effect or is refused."""
+    """The difference, or the reason why it has no effect or is refused."""
 
 
 def below(prefix: str, keywords: Iterable[Keyword], *left_out: str) -> tuple[Keyword, ...]:

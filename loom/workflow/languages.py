@@ -16,7 +16,7 @@ class Language(Struct, frozen=True, kw_only=True):
 
     name: str
     default: str
-    """Where a project has its workflow, or a directory of several, relative to the project's root."""
+    """The path of a project's workflow, or of a directory of several, relative to the project's root."""
     named: re.Pattern[str]
     """Searched in the path, relative to the project's root."""
     keys: re.Pattern[bytes] | None = None

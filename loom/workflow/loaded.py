@@ -45,7 +45,7 @@ class LoadedOf(Struct, Generic[E], frozen=True, kw_only=True):
     entries: Mapping[str, E]
     variable_nodes: Mapping[str, Node]
     notices: tuple[Problem, ...] = ()
-    """What the reader has to say of a sound file, such as keywords without effect."""
+    """The reader's remarks on a valid file, such as keywords without effect."""
 
     @property
     def jobs(self) -> Mapping[str, E]:

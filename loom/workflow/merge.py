@@ -10,7 +10,7 @@ from loom.util.yaml_file import Kind, Node, mapping, one_or_more
 from loom.workflow.messages import Problems
 
 Rules = Mapping[str, Callable[[Node, Node], Node]]
-"""How the values of these keys are merged instead: from the inherited and the own one."""
+"""Other ways to merge the values of these keys, from the inherited value and the own one."""
 
 
 def merge(base: Node, over: Node, rules: Rules = MappingProxyType({})) -> Node:

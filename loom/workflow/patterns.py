@@ -17,9 +17,9 @@ MAX_LENGTH = 1000
 MOST_REPEATED = 100_000
 """Parts of a pattern, with each as often as a count in braces says. `regex` crashes at about twice as many."""
 MAX_SEARCH_S = 1.0
-"""Of one value."""
+"""The limit for one value."""
 MAX_SEARCHES_S = 10.0
-"""Of all values of a `Search` together, as far as one takes more than _USUAL_S."""
+"""The limit for all values of a `Search` together; only searches of more than _USUAL_S count."""
 _USUAL_S = 0.0002
 FLAGS = {"i": re.IGNORECASE, "m": re.MULTILINE, "s": re.DOTALL}
 

@@ -41,7 +41,7 @@ _START = """
 """
 
 KNOWN_TO_PLANS = (*_PLAN.split(), *_JOB.split())
-"""Those that texts of a workflow may use; the ones of a job not in rules."""
+"""The variables that texts of a workflow may use; those of a job not in rules."""
 KNOWN_AT_START = frozenset(_START.split())
 """References to these stay in the plan's `variables`, and get their values when the job starts."""
 

@@ -21,7 +21,7 @@ class RuleDecision(Struct, frozen=True, kw_only=True):
     when: str
     """`on_success`, `on_failure`, `always`, `manual`, `delayed` or `never`."""
     variables: Mapping[str, Any] = field(default_factory=dict)
-    """Those of the matching rule."""
+    """The variables of the matching rule."""
     allow_failure: bool | frozenset[int] | None = None
     reason: str = ""
     rule: int | None = None

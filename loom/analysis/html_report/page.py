@@ -80,7 +80,7 @@ class JobView(Struct, frozen=True, kw_only=True):
     """Number, status and logs of each."""
     telling: str
     summaries: list[tuple[str, str]]
-    """What its steps wrote to `$GITHUB_STEP_SUMMARY`, by their names, as markup."""
+    """The texts that its steps wrote to `$GITHUB_STEP_SUMMARY`, by the steps' names, as markup."""
     open: bool
 
     @property

@@ -49,7 +49,7 @@ Repair the checkout, then `resume` with sync="ask": it goes on from the failing 
 Answers have at most 2 KB of text; `more` gives the rest of one. `explain` tells whether CI would see a file."""
 
 GOES_ON_EVERY_S = 10.0
-"""How often a client hears that its call goes on."""
+"""The interval at which a client is told that its call goes on."""
 RunName = Annotated[str, Field(description="A run's id or a part of it, `last` or `last-failed`.")]
 JobName = Annotated[str | None, Field(description="A job's name; null: the one that failed first.")]
 _LOOK = ToolAnnotations(read_only_hint=True)

@@ -42,13 +42,13 @@ from loom.util.globs import match_name
 from loom.util.units import rough_duration
 
 MOST_BYTES = 2048
-"""Of the text of one answer."""
+"""The limit for the text of one answer."""
 KEPT_CHARACTERS = 20_000_000
-"""What is kept of answers that were longer, together; the oldest go first."""
+"""The limit for the kept rests of all longer answers together; the oldest go first."""
 MOST_TOLD = 200
 """Characters of a step's command in a message about progress."""
 MOST_LINES = 2000
-"""Of a log in one answer and its rest."""
+"""The limit for the lines of a log in one answer and its rest."""
 
 Send = Callable[[float, float | None, str], None]
 """Gets a number that grows, of how many (None: unknown), and what happens. Called in any thread."""

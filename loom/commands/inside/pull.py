@@ -99,7 +99,7 @@ class _Source(Struct, kw_only=True):
     run: PastRun
     files: Path
     manifest: Path
-    """Of the snapshot that they were."""
+    """The manifest of the snapshot that they were."""
     saved: SavedFiles | None = None
     left_out: Mapping[str, str]
 

@@ -22,7 +22,7 @@ from loom.util.untrusted_files import read_regular
 
 LARGEST_FILE = 100_000_000
 MOST_BYTES = 250_000_000
-"""How much of a job's files is saved at most, and of one file; what is larger is named."""
+"""The limit for the saved files of a job together, and for one file; larger ones are only named."""
 
 
 def save(here: Here, job: PastJob) -> list[str]:

@@ -19,7 +19,7 @@ from loom.util.bounded import listed
 from loom.util.private import make_own
 
 ASK, THEIRS, OURS = "ask", "theirs", "ours"
-"""What becomes of a file that both the checkout and the job changed: refuse, take the checkout's, keep the job's."""
+"""The treatment of a file that both the checkout and the job changed: refuse, take the checkout's, keep the job's."""
 
 
 class SyncTarget(Struct, frozen=True, kw_only=True):
@@ -29,9 +29,9 @@ class SyncTarget(Struct, frozen=True, kw_only=True):
     files: Path
     """A plain directory."""
     manifest: Path
-    """Of the snapshot that they were last synced with."""
+    """The manifest of the snapshot with which they were last synced."""
     brought: Path
-    """Where the manifest of this sync goes."""
+    """The path for the manifest of this sync."""
     not_there: tuple[str, ...] = ()
     """The paths that `files` was copied without."""
     bring: Callable[[Path, Sequence[str]], None] | None = None

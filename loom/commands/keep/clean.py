@@ -34,7 +34,7 @@ from loom.util.units import counted, duration, read_flag, rough_size
 
 _MOST_NAMED = 5
 _NOT_PRINTED = ("repo_root", "made_at", "container_id")
-"""The fields of what is found that only decide what goes."""
+"""The fields of an item that only decide whether it goes."""
 
 
 def clean(

@@ -50,7 +50,7 @@ class Left(Struct, kw_only=True):
     run_ids: list[str] = field(default_factory=list)
     """The runs that used it, the newest one last; empty for workspaces of `loom snapshot`."""
     made_at: int = 0
-    """Of a workspace or a container: the id of the newest run, or of the workspace itself, a time in nanoseconds."""
+    """For a workspace or a container, the id of the newest run or of the workspace itself: a time in nanoseconds."""
     job_id: str | None = None
     container_id: str = ""
     workspaces: list[str] = field(default_factory=list)
@@ -59,7 +59,7 @@ class Left(Struct, kw_only=True):
     """On this machine, or of a container without the job's files."""
     until: str | None = None
     used_by: str = ""
-    """Who is in a container; empty when nobody is."""
+    """The user of a container; empty when nobody is in it."""
     reason: str | None = None
     """Why a workspace or a container goes; None for one that stays."""
     removed: bool = False

@@ -42,7 +42,7 @@ MOST_TAGS = 1000
 _MOST_MANIFEST = 1 << 20
 _WINDOW = 1 << 27
 _LEFT_OUT = ("artifacts", "artifacts.tar.gz", "saved", "builds", "report.html", "follower.lock")
-"""What no reader of a record needs, or only the machine that made it."""
+"""The files that no reader of a record needs, or only the machine that made it."""
 
 _PACK = re.compile(r"(\d+\.)?tree\.pack")
 _Sha = Annotated[str, Meta(pattern=r"^(?:[0-9a-f]{40}|[0-9a-f]{64})\Z")]

@@ -13,13 +13,13 @@ from loom.snapshot import Source
 from loom.snapshot.observed import CheckoutChange, Observed, is_own
 
 QUIET_MS = 10
-"""How long nothing may change for a burst to be over."""
+"""The time without changes that ends a burst."""
 LONGEST_BURST_MS = 1_000
 POLL_EVERY_MS = 1_000
 _LOOK_EVERY_MS = 1_000
-"""How often loom looks at the files outside of the checkout that count."""
+"""The interval at which loom looks at the relevant files outside the checkout."""
 _LOCKED_FOR_S = 10.0
-"""How long a lock of git's index counts: a killed git leaves one behind."""
+"""The age up to which a lock of git's index counts: a killed git leaves one behind."""
 
 _DECIDE = ("HEAD", "index", "packed-refs", "config", "config.worktree", "exclude", "attributes")
 """The files below `.git` whose content may decide a snapshot; and all in `refs`."""

@@ -36,7 +36,7 @@ from loom.workflow import dialects
 _PREPARING = threading.Lock()
 """One child at a time is planned and gets its files: its jobs are what takes time."""
 MOST_DEEP = 2
-"""How deep child pipelines may be nested, as in GitLab."""
+"""The depth to which child pipelines may be nested, as in GitLab."""
 
 
 class ChildRuns:
@@ -46,7 +46,7 @@ class ChildRuns:
     """
 
     _detail = Detail.NORMAL
-    """How much of a child's run is output of the job that starts it."""
+    """The detail in which a child's run is shown in the output of the job that starts it."""
 
     def __init__(
         self,

@@ -40,13 +40,13 @@ _MAX_BYTES = 32 << 20
 
 class _Kept(Struct, frozen=True, kw_only=True):
     given: str
-    """What went into the plan and is known before the workflow is read (`Planner._given`)."""
+    """The inputs of the plan that are known before the workflow is read (`Planner._given`)."""
     files: Mapping[str, str]
     """The digest of each file of the workflow by its path: of where it is after all links, and of its content."""
     templates: str
     """The names in the folder of includes, if the workflow includes any, or of the workflow's files."""
     variables: Mapping[str, str | None]
-    """Those of loom's that the workflow mentions; None: not set."""
+    """The variables of loom's that the workflow mentions; None: not set."""
     changed: tuple[tuple[str | None, str], ...]
     """git's answers, by the commit compared with."""
     listed: str | None

@@ -63,13 +63,13 @@ class Options(Struct, frozen=True, kw_only=True):
     no_delay: bool = False
     """Whether delayed jobs start at once."""
     repeat: int | None = None
-    """How often to run on one snapshot."""
+    """The number of runs on one snapshot."""
     trust: bool = False
     """Whether all that the workflow asks for is allowed, this once."""
     parent_run_id: str | None = None
     """The run that this one does again, if it takes nothing over from it."""
     invocation: Invocation | None = None
-    """What the run that this one does again was asked for."""
+    """The options of the run that this one repeats."""
     flags: Mapping[str, object] = field(default_factory=dict)
     """Settings that the command line gives, by their keys."""
 

@@ -24,7 +24,7 @@ from loom.runner.request import Ran
 from loom.util.refusals import refusals
 
 IDLE_S = 600.0
-"""How long what is prepared may wait for a run."""
+"""The time that a prepared run may wait to be used."""
 
 Choose = Callable[[Plan, frozenset[str] | None], Sequence[str] | None]
 """From the plan, and `Prepared.concerned`, to the ids of the jobs that run, and bring those that they need; None: the plan."""
@@ -40,7 +40,7 @@ class PreparedRuns:
     def __init__(self, *, idle_s: float = IDLE_S) -> None:
         self._idle_s = idle_s
         self._guard = threading.Lock()
-        """Held by who changes what is prepared: the caller, and the clock."""
+        """Guards the prepared run, which the caller and the clock change."""
         self._next: NextRun | None = None
         self._preparing: threading.Thread | None = None
         self._clock: threading.Timer | None = None

@@ -115,7 +115,7 @@ def _last_failed(here: Here) -> tuple[Server, RemoteJob]:
 
 
 _OF_MATRIX = re.compile(r": \[.*\]$| \d+/\d+$")
-"""What GitLab adds to the name of a job of a matrix."""
+"""The suffix that GitLab adds to the name of a job of a matrix."""
 
 
 def _names_there(job: Job) -> tuple[str, ...]:

@@ -71,9 +71,9 @@ class _Watch:
         """Holds the terminal, whose keys become events."""
         self._due = _DueJobs(everything=everything)
         self._touched: set[str] | None = None
-        """What changed since a plan took it into account; None: everything."""
+        """The paths that changed since the last plan; None: everything."""
         self._because: frozenset[str] = frozenset()
-        """What the next run is for."""
+        """The reasons for the next run."""
         self._plan_ids: list[str] = []
         self._last: Ran | None = None
         self._quits = False
@@ -281,7 +281,7 @@ class _DueJobs:
         """None: every job."""
         self.failed: set[str] = set()
         self.results: dict[str, JobResult] = {}
-        """Of the present run, by the ids of its jobs."""
+        """The results of the present run, by the ids of its jobs."""
         self._advanced = False
         """Whether the last run took a job off those that are due."""
 

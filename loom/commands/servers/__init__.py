@@ -57,7 +57,7 @@ _OPEN = (
     *("created", "pending", "preparing", "waiting_for_resource", "waiting_for_callback", "scheduled", "manual"),
     *("running", "canceling", "requested", "queued", "waiting", "in_progress"),
 )
-"""What servers say of a job that has not ended."""
+"""The states that servers report for a job that has not ended."""
 
 
 class RemoteJob(Struct, frozen=True, kw_only=True):
@@ -100,9 +100,9 @@ class RemotePipeline(Struct, frozen=True, kw_only=True):
     """The event, in the server's words."""
     default_branch: str
     variables: Mapping[str, str] = {}
-    """Those that were given to it."""
+    """The variables that were given to it."""
     unread: Sequence[str] = ()
-    """What the server does not tell this token, in words."""
+    """The facts that the server does not give to this token, in words."""
     workflow: str = ""
     """The path of its file, where it has one of its own."""
 
@@ -125,7 +125,7 @@ class Server(ABC):
     """One project of a server, asked with one token."""
 
     whole = "pipeline"
-    """What the server calls a run of all jobs."""
+    """The server's word for a run of all jobs."""
 
     def __init__(self, address: JobAddress, token: str | None) -> None:
         self.address = address

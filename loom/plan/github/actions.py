@@ -37,7 +37,7 @@ _CONTEXTS = {
     "runs:env": "inputs",
     "runs:args": "inputs",
 }
-"""What the texts of an action's own file may read: a secret only by an input."""
+"""The contexts that the texts of an action's own file may read: a secret only by an input."""
 _STATUS = "always() success() failure() cancelled()"
 
 
@@ -49,7 +49,7 @@ class ActionFile(Struct, frozen=True, kw_only=True):
     """An action as its `action.yml` describes it. Texts may hold expressions."""
 
     action: Action
-    """Without what differs between its stages."""
+    """The action without the parts that differ between its stages."""
     name: str = ""
     inputs: Mapping[str, str | None] = field(default_factory=dict)
     """Each with its default."""

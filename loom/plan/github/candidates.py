@@ -44,19 +44,19 @@ class WorkflowScope(Struct, kw_only=True):
     texts: Texts
     """With the contexts that all its jobs share."""
     prefix: str = ""
-    """Of the ids of its jobs."""
+    """The prefix of its jobs' ids."""
     names: tuple[str, ...] = ()
     caller: GitHubCandidate | None = None
     """The job with `uses`, which is no job of the plan."""
     repository: tuple[str, str] | None = None
     """The repository of the file and its ref, if it is not this project."""
     inputs: Mapping[str, Any] = field(default_factory=dict)
-    """Those that the caller gives; texts may hold expressions of its scope."""
+    """The inputs that the caller gives; texts may have expressions of its scope."""
     above: tuple[GitHubCandidate, ...] = ()
     secrets: Mapping[str, str] | None = None
     """Names in `secrets` with those of the user's; None: all."""
     literals: Mapping[str, str] = field(default_factory=dict)
-    """Those that the caller writes out."""
+    """The inputs that the caller writes without expressions."""
     jobs: dict[str, list[GitHubCandidate]] = field(default_factory=dict)
     """By the key in the file, all jobs that it stands for."""
     calls: dict[str, WorkflowScope] = field(default_factory=dict)
@@ -97,7 +97,7 @@ class GitHubCandidates:
         self.event = event_of(context)
         config = context.config
         self.known_labels = frozenset(label.lower() for label in (*config.github.runs_on, *config.pools))
-        """Those of the user's configuration, in lower case."""
+        """The labels of the user's configuration, in lower case."""
         self._everything = everything
         """Whether all files count as triggered."""
         self._taken: set[str] = set()

@@ -21,7 +21,7 @@ PULL_REQUESTS = ("pull_request", "pull_request_target")
 class RunEvent(Struct, frozen=True, kw_only=True):
     happened: Happened
     github: Mapping[str, Any]
-    """What does not depend on the workflow, the job or the run."""
+    """The part of the context that does not depend on the workflow, the job or the run."""
 
 
 def event_of(context: p.ResolveContext) -> RunEvent:

@@ -33,7 +33,7 @@ from loom.workflow.words import shell_words
 
 _PULL: Mapping[str, p.PullPolicy] = {"always": "always", "never": "never", "if-not-present": "missing"}
 _KEPT: Mapping[str, p.When] = {"on_failure": "on_failure", "always": "always"}
-"""When artifacts and caches are kept; `on_success` for all others."""
+"""The conditions under which artifacts and caches are kept; `on_success` for all others."""
 _POLICIES: Mapping[str, Literal["pull", "push", "pull-push"]] = {
     "pull": "pull",
     "push": "push",
@@ -53,7 +53,7 @@ _RETRY: Mapping[str, p.RetryWhen] = {
 _PROJECT = {"CI_PROJECT_DIR": ".", "LOOM_PROJECT_DIR": "."}
 _LATE = {*_PROJECT, "CI_BUILDS_DIR", *KNOWN_AT_START}
 _SERVICE_WAIT_S = 30.0
-"""How long GitLab's runner waits for a service by default, before the job goes on all the same."""
+"""The time that GitLab's runner waits for a service by default, before the job continues without it."""
 
 
 class GitLabJobBuilder(builder.Refusals):

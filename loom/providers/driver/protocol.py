@@ -37,7 +37,7 @@ ENDED = "ended"
 """The file beside `$LOOM_ENV` with the reports of a step's shell (`endings`)."""
 
 HANDED_ON = f"{DIRECTORY}/handed"
-"""What steps that were handed over have appended to `$LOOM_ENV`, as shell text for those after them."""
+"""The file with the variables that handed-over steps appended to `$LOOM_ENV`, as shell text for later steps."""
 
 MARK = "loom_boot"
 """Is in the command line of each process of the driver, and of nothing else."""

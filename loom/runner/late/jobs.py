@@ -69,9 +69,9 @@ class LateJobs:
         self._results = dict(done)
         self._cancel = cancel
         self._running: dict[str, dict[str, Cancel]] = {}
-        """By group."""
+        """The running jobs with their cancel flags, by matrix group."""
         self._failed: dict[str, str] = {}
-        """By group, the job that ends the others."""
+        """The job that ends the others, by matrix group."""
         self._lock = threading.Lock()
 
     def begin(self, job: Job) -> Start:

@@ -157,7 +157,7 @@ class LateState:
         self.cancelled = False
         self.env: dict[str, str] = {}
         self.path: list[str] = []
-        """What steps have added to `PATH`, the first one first."""
+        """The directories that steps have added to `PATH`, the first one first."""
         self.checkouts: list[str] = []
         """The paths of those that steps have made; `.` is the whole workspace."""
         self._saved: dict[str, dict[str, str]] = {}

@@ -41,13 +41,13 @@ from loom.workflow.github.expressions import InvalidExpression, flag_of, number_
 PROGRAMS = ("node", "docker")
 """The kinds of steps that are programs of actions."""
 MINUTE_S = 60.0
-"""Of `timeout-minutes`, which counts whole ones, as on GitHub."""
+"""The unit of `timeout-minutes`, which counts whole ones, as on GitHub."""
 AFTER_CANCEL_S = 300.0
-"""How long the steps may take that run although the job is canceled, as on GitHub."""
+"""The time for steps that run although the job is canceled, as on GitHub."""
 MOST_ANNOTATIONS = 10
-"""Of each level and step, as on GitHub."""
+"""The limit for each level and step, as on GitHub."""
 MOST_CHARACTERS = 4000
-"""Of the text of one."""
+"""The limit for an annotation's text."""
 MOST_LOOKED_AT = 2000
 _UNSECURE = "ACTIONS_ALLOW_UNSECURE_COMMANDS"
 """The variable that allows the commands that files have replaced."""
@@ -71,7 +71,7 @@ SHELLS: Mapping[str, tuple[str, ...]] = {
         "{0}",
     ),
 }
-"""What GitHub runs for each name; the script's file replaces `{0}`."""
+"""GitHub's command for each shell's name; the script's file replaces `{0}`."""
 _POWERSHELL = (
     "$ErrorActionPreference = 'stop'",
     "if ((Test-Path -LiteralPath variable:\\LASTEXITCODE)) { exit $LASTEXITCODE }",
@@ -101,11 +101,11 @@ class LateSteps(Steps):
         self._env: dict[str, str] = {}
         """The context `env` of the step that runs."""
         self._result = StepResult(outcome=SUCCESS, conclusion=SUCCESS)
-        """What it has said so far."""
+        """The current step's results so far."""
         self._failed_by: str | None = None
         """Why a step fails that ended well."""
         self._deadlines: dict[tuple[str, ...], int] = {}
-        """Of the composite actions, by their scopes."""
+        """The deadlines of composite actions, by their scopes."""
         self._told: dict[str, int] = {}
         self._matchers: dict[str, Reader] = {}
         self._filter: CommandFilter | None = None

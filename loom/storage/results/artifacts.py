@@ -47,9 +47,9 @@ class ArtifactService:
         self._masker = masker
         self._lock = threading.Lock()
         self._deleted: set[Path] = set()
-        """Those of earlier runs, which stay where they are."""
+        """Deleted artifacts of earlier runs, whose files stay."""
         self._uploaded: set[Path] = set()
-        """By this run: what a resumed job uploaded before, it may upload once more."""
+        """The artifacts that this run uploaded: a resumed job may upload its earlier ones once more."""
 
     def create(self, client: Client, request: Mapping[str, Any]) -> Mapping[str, Any]:
         """`CreateArtifact`: reserve a name, and give an address to upload to."""

@@ -31,7 +31,7 @@ class Client(Struct, frozen=True, kw_only=True, eq=False):
     folder: Path
     """For its artifacts."""
     url: str
-    """Where it reaches the server."""
+    """The address at which it reaches the server."""
     read_only: bool = False
     """It may not save caches."""
     tell: Callable[[str, Mapping[str, Any]], None]

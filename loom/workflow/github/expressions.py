@@ -85,7 +85,7 @@ Node: TypeAlias = Literal | Context | Property | Wildcard | Call | Negation | Bi
 
 STATUS_FUNCTIONS = frozenset({"success", "always", "cancelled", "failure"})
 LATE_FUNCTIONS = STATUS_FUNCTIONS | {"hashfiles"}
-"""What only a run has values for."""
+"""The functions that only a run can evaluate."""
 _TOKEN = re.compile(
     r"""\s*(?:
     (?P<number>[-+]?(?:0x[0-9a-fA-F]+|0o[0-7]+|(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?|Infinity\b)(?![\w.]))

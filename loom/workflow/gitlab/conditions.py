@@ -16,7 +16,7 @@ from loom.workflow.expressions import MAX_LENGTH, Condition, ExpressionError, Pa
 from loom.workflow.patterns import Pattern, PatternError
 
 MOST_TOKENS = 99
-"""Of a condition; GitLab refuses one with more."""
+"""The limit for a condition; GitLab refuses one with more."""
 
 _WRITTEN = re.compile(r"/(?P<source>(?:[^/\\]|\\.)+)/(?P<flags>[ismU]*)", re.DOTALL)
 _NOT_RE2 = re.compile(

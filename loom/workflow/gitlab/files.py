@@ -45,7 +45,7 @@ class GitLabFiles:
         own = {name: variable.value for name, variable in in_environment(facts.own_variables()).items()}
         self.variables: Mapping[str, str] = {"GITLAB_CI": "true", **facts.predefined, **own, **facts.given}
         self.rules: list[Node] = []
-        """Those of all includes."""
+        """The rules of all includes."""
         self._number = 0
 
     @cached_property

@@ -33,7 +33,7 @@ _ENVIRONMENT = re.compile(r"(?!/)[a-zA-Z0-9_/${}. -]+(?<!/)")
 _REGEXP = re.compile(r"/.*/[ismU]*")
 _EXPOSED = re.compile(r"\w[-\w ]{0,99}")
 MOST_INSTANCES = 200
-"""Of one job."""
+"""The limit for one job."""
 WEEK, MONTH = 604_800, 30 * 86_400
 
 

@@ -19,7 +19,7 @@ _TIERS = (
     ("production", r"pro?d|live"),
 )
 _NUMBERED = re.compile(r"([\s:]+(\[.*\]|\d+[\s:/\\]+\d+)){1,3}\s*\Z")
-"""What GitLab takes off the names of jobs to group them: numbers such as `1/3`, or the values of a matrix."""
+"""The suffix that GitLab removes from the names of jobs to group them: numbers such as `1/3`, or the values of a matrix."""
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 
 

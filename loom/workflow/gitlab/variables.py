@@ -31,7 +31,7 @@ _RUNNER = re.compile(r"\$(?:\{([^}]*)\}|([*#$@!?\-0-9])|(\w+)|(\{))", re.ASCII)
 
 
 SECRET = "[MASKED]"
-"""What conditions see of a secret."""
+"""The value of a secret for conditions."""
 GIVE = "give it with --var, or in the file that `gitlab: {variables: FILE}` in your configuration names"
 _CODE = "CONFIG_INVALID"
 _NAME = re.compile(r"[A-Za-z_]\w*", re.ASCII)
@@ -46,7 +46,7 @@ class Variable(Struct, frozen=True, kw_only=True):
     ref: str = ""
     """The reference to a secret, which only the job gets: `value` is the text that conditions see instead."""
     environments: Mapping[str, Variable] = MappingProxyType({})
-    """By globs of environment names: the variable's value in a job of such an environment. Other jobs do not get it."""
+    """Globs of environment names, with the variable's value in a job of such an environment. Other jobs do not get it."""
     node: Node | None = None
 
 

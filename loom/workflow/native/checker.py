@@ -18,7 +18,7 @@ from loom.workflow.words import NotText
 
 _REFERENCE = "a reference such as env://NAME or keyring://service/name"
 Check = Callable[[Mapping[str, Any], bool], "str | None"]
-"""Say what is wrong with the values of a mapping together; the second: whether merging may still add some."""
+"""Return the problem in the combination of a mapping's values; the second: whether merging may still add some."""
 
 
 class Checker:

@@ -29,7 +29,7 @@ UNKNOWN_AFTER_S = 600.0
 """The age at which an ended container counts as abandoned, if its process can't be checked from here."""
 
 UNCLAIMED_S = 7 * 86400.0
-"""How long after its time a kept container goes in any case: its record may be gone, or another machine's."""
+"""The time after its expiry at which a kept container goes in any case: its record may be gone, or another machine's."""
 
 Kind = Literal["container", "network", "volume"]
 

@@ -109,7 +109,7 @@ _PHRASES = (
     ("could not select device driver", "gpus"),
     ("could not select device driver", "devices"),
 )
-"""What the engine's answer has, in lower case, where it refuses a key of `resources`."""
+"""Words of the engine's answer, in lower case, when it refuses a key of `resources`."""
 
 
 def _asked_too_much(request: SessionRequest, answer: str) -> ProviderError | None:

@@ -26,7 +26,7 @@ _OPTIONS = (
 )
 _FORWARD = 'ssh "$@"; code=$?; rm -rf "$0"; exit $code'
 _READY = "echo; exec cat"
-"""What runs there: it tells that ssh has connected, and ends with loom, whose end closes its input, also after `kill -9`."""
+"""Runs there: it tells that ssh has connected, and ends with loom, whose end closes its input, also after `kill -9`."""
 
 _lock = threading.Lock()
 _forwarding: dict[str, tuple[subprocess.Popen[bytes], str]] = {}

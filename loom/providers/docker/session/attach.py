@@ -35,7 +35,7 @@ _SOON_S = 0.001
 _FLOOD_FROM = 20
 _GATHER_S = 0.0004
 BEHIND_S = 15.0
-"""How long a log may be silent before it reaches the point of the loss: an engine with a full disk could not write it."""
+"""The time that a log may be silent before it reaches the point of the loss: an engine with a full disk could not write it."""
 _HEADER = struct.Struct(">BxxxL")
 _STREAMS: dict[int, Stream] = {1: "stdout", 2: "stderr"}
 
@@ -209,9 +209,9 @@ class Attachment:
         self._frames = Demultiplexer()
         self._read: dict[Stream, _Position] = {"stdout": _Position(), "stderr": _Position()}
         self._again: dict[Stream, _Position] = {}
-        """Of each stream of the log: what is left of the part that was read before the loss."""
+        """The rest of each stream's part, in the log, that was read before the loss."""
         self._behind_since: float | None = None
-        """When the log was last heard, as long as it has not reached the point of the loss."""
+        """The time of the log's last output, until it has reached the point of the loss."""
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._poll = select.poll()
         self._poll.register(self._output.fileno(), select.POLLIN)

@@ -79,7 +79,7 @@ class KeptContainer(Kept, frozen=True, kw_only=True):
     kept_id: str
     running: bool
     user: str = ""
-    """Of commands in it; empty: the container's own."""
+    """The user of commands in it; empty: the container's own."""
 
     def inside(self, environment: Mapping[str, str], *, as_root: bool = False) -> ContainerInside:
         return ContainerInside(

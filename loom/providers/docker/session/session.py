@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from loom.storage.workspace import Archives
 
 PING_S = 15.0
-"""How long the engine may take to answer the check of a silent step."""
+"""The time that the engine may take to answer the check of a silent step."""
 
 
 class DockerSession(DrivenSession):

@@ -41,7 +41,7 @@ CALL_S = (5.0, 30.0)
 WATCH_S = 330.0
 """How long an answer that goes on may be silent; then it is asked for again."""
 PATIENCE_S = 60.0
-"""How long a request is repeated while the API server does not answer."""
+"""The time for which a request is repeated while the API server does not answer."""
 HURRY_S = 5.0
 """The same, and the limit of one request, when the user has asked for the end."""
 _SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
@@ -366,7 +366,7 @@ _REFUSALS = (
         "CLUSTER_NAMESPACE_UNKNOWN",
     ),
 )
-"""Of each refusal that is not a missing right: its pattern, and the error's text, hint and code."""
+"""For each refusal that is not a missing right: its pattern, and the error's text, hint and code."""
 
 
 def _forbidden(message: str, doing: str, target: str) -> ProviderError:

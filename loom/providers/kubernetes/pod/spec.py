@@ -32,15 +32,15 @@ MANAGED = "app.kubernetes.io/managed-by"
 DEADLINE_S = 48 * 3600.0
 """The longest life of a pod, where its pool does not say."""
 LEASE_S = 900.0
-"""How long a pod lives on without its loom."""
+"""The time that a pod lives on without its loom."""
 WAITING = 8
-"""How many segments of a stream, each of 2 to 4 MiB, may wait for loom."""
+"""The number of segments of a stream, each of 2 to 4 MiB, that may wait for loom."""
 DETACHED_BYTES = 512 << 20
-"""How much output a pod keeps that lives on without its loom. Beyond that the cluster evicts it."""
+"""The output that a pod without its loom keeps at most. Beyond that the cluster evicts it."""
 DETACHED = "loom.detached"
 """The label of a pod that lives on without its loom."""
 CPU = "250m"
-"""How much processor a job's container reserves where nobody says; without requests, a node takes any number of jobs."""
+"""The processor share that a job's container reserves by default; without requests, a node takes any number of jobs."""
 _UNITS = {
     "m": 1e-3,
     **{unit: 1000.0**power for power, unit in enumerate(("", "k", "M", "G", "T", "P"))},
@@ -56,7 +56,7 @@ _SECCOMP = {"seccompProfile": {"type": "RuntimeDefault"}}
 IO = "/run/loom.io"
 """The FIFOs of the driver's streams, in the job's container and the helper's."""
 SPOOL = "/run/loom.spool"
-"""What the driver has printed and loom has not taken yet, in the helper's container only."""
+"""The driver's output that loom has not read yet, in the helper's container only."""
 
 JOINS = f'while [ ! -p {IO}/in ]; do sleep 0.05 || sleep 1; done 2>/dev/null; exec <>{IO}/in >{IO}/out 2>{IO}/err "$@"'
 """The first words of the job's container: it becomes `$@`, connected to the helper."""

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from loom.providers.kubernetes.cluster.pods import Pods
 
 NODE_S = 600.0
-"""How long a pod may wait for a node while no other of the run has one. `start_timeout` of the pool counts instead."""
+"""The time that a pod may wait for a node while no other of the run has one. `start_timeout` of the pool counts instead."""
 START_S = 600.0
-"""How long it may then wait for its images. `start_timeout` counts here too."""
+"""The time that it may then wait for its images. `start_timeout` counts here too."""
 TELL_S = 10.0
 """A pod without a node by then says why, once."""
 
@@ -36,7 +36,7 @@ class QuotaQueue:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.others_at = 0.0
-        """When the run had other pods last, or a quota refused a pod first."""
+        """The time at which the run last had other pods, or at which a quota first refused a pod."""
 
 
 class StartingPod(Struct, kw_only=True):

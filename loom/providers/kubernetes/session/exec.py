@@ -31,7 +31,7 @@ _LOOK_S = 2.0
 # $1: the directory, $2: a file with `export` lines, which goes; then the command.
 _ENTER = 'cd "$1" || exit 126; [ -z "$2" ] || { . "$2"; rm -f "$2"; }; shift 2; exec "$@"'
 SILENT_S = 60.0
-"""How long a transfer may stand still."""
+"""The time that a transfer may stand still."""
 
 
 class Broken(OSError):

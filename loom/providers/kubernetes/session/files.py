@@ -40,11 +40,11 @@ _PIECE = 256 * 1024
 _AT_ONCE = 200
 """Paths of one command."""
 _SILENT_S = 600.0
-"""How long a transfer may stand still."""
+"""The time that a transfer may stand still."""
 _CANCELED_SILENT_S = 10.0
 """The same, after a cancel."""
 _TRIES = Policy(when=is_transient, limit_s=300.0, first_wait_s=0.2, most_wait_s=30.0)
-"""Of a transfer whose connection breaks."""
+"""The repetition of a transfer whose connection breaks."""
 # $1: the number of bytes, which follow when it has printed its process group; $2: the folder. The input of a command in a pod
 # can't be closed. $3, $4: a directory, and the mode that it gets if the helper owns it. $5: the process group of an earlier try
 # whose connection broke: what arrived of it would be unpacked over the files of this one, so it is ended first.
@@ -151,7 +151,7 @@ class PodFiles:
     ) -> None:
         """`is_lost`: whether the cluster has given the pod up. After a `cancel` nothing is repeated."""
         self.owner = owner
-        """Whom it belongs to what is put there."""
+        """The owner of the files that are put there."""
         self._cluster = cluster
         self._pod = pod
         self._request = request

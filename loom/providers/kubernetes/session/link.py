@@ -30,16 +30,16 @@ if TYPE_CHECKING:
 
 Chunk = tuple[Stream, bytes]
 Positions = Mapping[Stream, tuple[int, int]]
-"""Of each stream: a segment, and bytes of it."""
+"""The position in each stream: a segment, and bytes of it."""
 
 HEARTBEAT_S = 10.0
-"""How often loom tells the pod that it is there, and asks whether its lines arrived."""
+"""The interval at which loom tells the pod that it is there, and asks whether its lines arrived."""
 SILENT_S = 45.0
 """A connection that carries no answer to that for so long is lost."""
 _LOOK_S = 2.0
-"""How often a silent connection asks whether its pod is lost."""
+"""The interval at which a silent connection asks whether its pod is lost."""
 RECONNECT_S = 300.0
-"""How long a lost connection is made again, unless the pod is over."""
+"""The time for which a lost connection is retried, unless the pod is over."""
 _MOST_HELD = 8 << 20
 """Bytes that wait for their reader; more stay in the pod."""
 

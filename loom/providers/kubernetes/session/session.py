@@ -34,9 +34,9 @@ if TYPE_CHECKING:
 
 _LIST = "for p in /proc/[0-9]*; do tr '\\0\\n' '  ' <\"$p/cmdline\" && echo; done 2>/dev/null"
 CONFIRMED_S = 60.0
-"""How long the pod may take to receive a job's steps."""
+"""The time that the pod may take to receive a job's steps."""
 ENDED_S = 30.0
-"""How long the cluster may take to say how a container ended whose output has ended."""
+"""The time that the cluster may take to report a container's end after the end of its output."""
 
 
 def remove(cluster: Cluster, pod: str) -> None:
