@@ -118,7 +118,7 @@ class FollowedService(StartedService):
 
     def why(self) -> str:
         told = "; ".join(text for text in states.events_of(self._cluster, self._pod) if text.startswith("Unhealthy"))
-        return told or (self._line.missing if self._line else "the cluster does not say why")
+        return told or (self._line and self._line.missing) or "the cluster does not say why"
 
     def pause(self, limit_s: float) -> object:
         return self._pods.wait_for(

@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("kubernetes", reason="the extra `kubernetes` is not installed")
 from loom.cancel import Cancel
 from loom.errors import EngineUnavailable
-from loom.plan.model import Image, Service
+from loom.plan.model import Image, Ready, Service
 from loom.providers.kubernetes.cluster.pods import Pods
 from loom.providers.kubernetes.pod.services import FollowedService, PodServices
 from loom.providers.kubernetes.pod.spec import PodServiceContainer
@@ -32,6 +32,9 @@ class Log:
     def lines(self, *_: str, follow: bool, **__: Any) -> Any:
         return Followed(self) if follow else iter(self.LINES)
 
+    def call(self, *_: str, **__: Any) -> Any:
+        return {"items": []}
+
 
 class Followed:
     def __init__(self, log: Log) -> None:
@@ -46,10 +49,9 @@ class Followed:
         self.log.closed.set()
 
 
-def follower(log: Any, said: list[bytes]) -> FollowedService:
-    one = PodServiceContainer(
-        service=Service(name="db", aliases=(), image=Image(name="db")), container="svc-0-db", image="db"
-    )
+def follower(log: Any, said: list[bytes], ready: Ready | None = None) -> FollowedService:
+    service = Service(name="db", aliases=(), image=Image(name="db"), ready=ready or Ready())
+    one = PodServiceContainer(service=service, container="svc-0-db", image="db")
     services = PodServices(
         network_id="",
         containers=(one,),
@@ -72,6 +74,16 @@ def test_what_a_service_printed_before_the_end_is_there_also_where_it_had_not_ar
     until(lambda: said)
     following.close()
     assert said == [b"db | one\n", b"db | two\n"]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"), [("one", "the cluster does not say why"), ("none", "no line that matches 'none'")]
+)
+def test_what_a_service_lacks_is_named(pattern: str, expected: str) -> None:
+    said: list[bytes] = []
+    following = follower(Log(), said, Ready(log=pattern))
+    until(lambda: following.why() == expected)
+    following.close()
 
 
 def test_a_log_is_closed_while_it_is_asked_for() -> None:
