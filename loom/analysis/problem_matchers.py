@@ -88,7 +88,7 @@ _PART = re.compile(r"\\.|\[(?:\\.|[^\]\\])*\]|\((?!\?)|\(\?<(?![=!])[^>]*>", re.
 
 
 def _named(regexp: str, names: Mapping[int, str]) -> str:
-    """Give the groups with these numbers these names."""
+    """Name the groups of an expression, by their numbers."""
     number = 0
 
     def begin(part: re.Match[str]) -> str:

@@ -232,7 +232,7 @@ def _of_parting(
 
 
 def _names_shifted_times(line: str) -> bool:
-    """Tell whether two times in a line are apart by quarters of an hour, as of two zones."""
+    """Return whether two times in a line differ by whole quarters of an hour, as in two time zones."""
     times = {(int(found["h"]) * 60 + int(found["m"]), found["s"]) for found in islice(_TIME.finditer(line), 20)}
     return any(
         one != other and (one[0] - other[0]) % 15 == 0 and one[1] == other[1] for one in times for other in times

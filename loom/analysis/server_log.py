@@ -168,7 +168,7 @@ def _text(line: bytes) -> str:
 
 
 class LogReader:
-    """Tell the lines of one log apart. `facts` fill up meanwhile."""
+    """Classify the lines of one log. `facts` fill up meanwhile."""
 
     def __init__(self) -> None:
         self.facts = LogFacts()

@@ -164,7 +164,7 @@ def find_root(start: Path) -> Path:
 
 
 def trusts_all(environ: Mapping[str, str], flag: bool) -> bool:
-    """Tell whether `--trust` or `LOOM_TRUST=1` allows all that is asked for. RequestError for another value of the variable."""
+    """Return whether `--trust` or `LOOM_TRUST=1` allows every request. RequestError for another value of the variable."""
     given = environ.get("LOOM_TRUST", "").lower()
     if given not in ("", "0", "1", "false", "true", "no", "yes", "off", "on"):
         raise RequestError(f"LOOM_TRUST: expected 1 or nothing, found {given!r}", code="CONFIG_INVALID")

@@ -16,7 +16,7 @@ _AROUND = frozenset(
 
 
 def first_change(old: Job, new: Job, *, before: str | None = None) -> str:
-    """Name the first part that differs, a step with its position; empty for none.
+    """Return the first part that differs, a step with its position; empty for none.
 
     `before`: without this step of `old`, the later ones, and what acts after them.
     """

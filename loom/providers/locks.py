@@ -49,7 +49,7 @@ def held(file: Path, what: str, command: str, *, alone: bool) -> Iterator[None]:
 
 
 def holders(file: Path) -> str:
-    """Say who holds this lock file; empty when nobody does. Takes nothing."""
+    """Return the users who hold this lock file, as text; empty when nobody does. Does not take the lock."""
     if not file.exists():
         return ""
     descriptor = _opened(file)

@@ -1,4 +1,4 @@
-"""Tell the extent of a run: whole, partial, resumed, assisted. Derived from its events; its text for people."""
+"""Derive the extent of a run: whole, partial, resumed or assisted, from its events; format it for people."""
 
 from __future__ import annotations
 

@@ -205,7 +205,7 @@ class JobRunner(Struct, kw_only=True, eq=False):
         self._started(attempt.job)
 
     def _started(self, job: Job) -> None:
-        """Note that the job was handed over, or ended before. Leave when all that could start are."""
+        """Record that the job was handed over, or ended before. Leave when all jobs that could start have been."""
         self._starting.discard(job.id)
         if self.opener.tools.leave is not None and self._going and not self._starting:
             self.opener.tools.leave("")

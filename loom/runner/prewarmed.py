@@ -60,7 +60,7 @@ class NextRun:
         return tuple(self._request.tools.providers.values())
 
     def taken_over(self) -> None:
-        """Note that the workspace belongs to a run with a record from now on."""
+        """Record that the workspace now belongs to a run with a record."""
         self._made = False
         request = self._request
         registered = request.store.workspaces

@@ -155,7 +155,7 @@ def _remove(entry: os.DirEntry[str]) -> None:
 
 
 class _Filling:
-    """One repository into one directory; submodules are fillings of their own."""
+    """The copy of one repository into one directory; submodules are copies of their own."""
 
     def __init__(
         self,

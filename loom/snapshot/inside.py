@@ -13,7 +13,7 @@ from loom.snapshot.copy_files import Directories, WriteFailed
 
 @contextmanager
 def directory_in(root: Path, path: str, *, make: bool = False) -> Iterator[Path]:
-    """Give a path by which the directory `path` below `root` is reached in the block; `make` creates it.
+    """Yield a path that reaches the directory `path` below `root` during the block; `make` creates it.
 
     OSError for a link or a file on the way, and for a path that leads out of `root`.
     """
@@ -30,7 +30,7 @@ def directory_in(root: Path, path: str, *, make: bool = False) -> Iterator[Path]
 
 @contextmanager
 def parent_in(root: Path, path: str, *, make: bool = False) -> Iterator[Path]:
-    """Do as `directory_in`, for the directory above `path`: give the path by which `path` itself is reached."""
+    """Yield a path that reaches `path` itself, by way of the directory above it, as in `directory_in`."""
     above, _, name = path.rpartition("/")
     if name in ("", ".", ".."):
         raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), str(root / path))

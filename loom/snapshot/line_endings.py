@@ -28,7 +28,7 @@ def by_default(config: Mapping[str, tuple[str, ...]]) -> bool:
 def restore(
     environment: Mapping[str, str], workspace: Path, *, autocrlf: bool, attributes: bytes, changed: Collection[str]
 ) -> list[str]:
-    """Give the workspace's files the bytes that git would store for them and check out; return the paths of those that differed.
+    """Rewrite the workspace's files with the bytes that git would store and check out; return the paths of those that differed.
 
     `environment` leads git to the workspace and its index. `autocrlf`: files without attributes are converted too.
     `changed`: the files that git would store anew. Not looked at: `working-tree-encoding`.

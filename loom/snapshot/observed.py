@@ -65,7 +65,7 @@ class Observed(Struct, kw_only=True):
         return self._state is None or self._statuses() != self._read
 
     def may_move(self, path: str) -> bool:
-        """Tell whether a change of this file may change which paths a snapshot has."""
+        """Return whether a change of this file may change the set of paths in a snapshot."""
         known = self._state is not None and path in self._state.names
         return not known or path.endswith(".gitignore") or not os.path.lexists(self.root / path)
 
@@ -109,7 +109,7 @@ def _status(path: Path) -> tuple[int, ...] | None:
 
 
 def is_own(path: str) -> bool:
-    """Tell whether a path is in a workspace, or beside one: the temporary directory may be in the checkout."""
+    """Return whether a path is in a workspace, or beside one: the temporary directory may be in the checkout."""
     parts = Path(path).parts
     return any(run_of_workspace(workspace_beside(Path(part)).name) for part in parts[:-1] or parts)
 

@@ -358,7 +358,7 @@ def _not_a_list(file: Path) -> RequestError:
 
 
 def _measured(objects: Path) -> tuple[bool, bool]:
-    """Tell whether a store is small, and whether everyone may read it, so that git in a container works for any user.
+    """Return whether a store is small, and whether everyone may read it, so that git in a container works for any user.
 
     Loose objects are counted, not measured.
     """

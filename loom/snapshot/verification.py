@@ -203,7 +203,7 @@ def _own_stores(workspace: Path) -> list[Path]:
 
 @contextmanager
 def _repository(part: _Part, environ: Mapping[str, str]) -> Iterator[dict[str, str]]:
-    """Give a git directory of our own over the part's files, until the block is left; the environment for git."""
+    """Yield git's environment for a git directory of our own over the part's files, which the end of the block removes."""
     head_sha, rules = part.proved.head_sha, part.proved.rules
     with tempfile.TemporaryDirectory(prefix="loom-verify-", dir=part.scratch) as scratch:
         git_dir = Path(scratch, "git")

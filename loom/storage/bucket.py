@@ -83,7 +83,7 @@ class Bucket:
 
     @contextmanager
     def _errors(self, verb: str) -> Iterator[tuple[Any, str]]:
-        """Give the store and the bucket's path in it; convert the library's errors."""
+        """Yield the store and the bucket's path in it; convert the library's errors."""
         try:
             with self._lock:
                 if self._made is None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def replacing(path: Path, *, mode: int = 0o666, drafts: Path | None = None) -> Iterator[Path]:
-    """Give the path of a new, empty file that takes the place of `path` at the end; after an error nothing is left of it.
+    """Yield the path of a new, empty file that replaces `path` at the end of the block; after an error it is removed.
 
     The file is in the directory `drafts`, or beside `path`. `mode` counts without the bits of the umask.
     """

@@ -1,4 +1,4 @@
-"""Tell what the machine refuses as an error of the run."""
+"""Convert the machine's refusals (space, descriptors, processes, memory) to errors of the run."""
 
 from __future__ import annotations
 

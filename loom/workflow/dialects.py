@@ -52,7 +52,7 @@ def refuse_inputs(inputs: Collection[str], path: Path, root: Path) -> None:
 
 
 def language_of(path: Path, root: Path) -> Language:
-    """Tell a file's language by its path, else by its keys. A file that can't be read is for loom's own to report."""
+    """Return a file's language by its path, else by its keys. For a file that can't be read, loom's own, which reports it."""
     absolute = root / path
     name = absolute.relative_to(root).as_posix() if absolute.is_relative_to(root) else absolute.as_posix()
     for language in LANGUAGES:

@@ -105,7 +105,7 @@ def tools_of(here: Here, run: PastRun, run_id: str) -> JobTools:
 def entered(
     here: Here, job: PastJob, step: Step, *, command: Sequence[str] | None, as_root: bool = False, cancel: Cancel
 ) -> Iterator[EnteredJob]:
-    """Give the session of `job`, with the environment and services of `step`. On exit, removes what was made for it.
+    """Yield the session of `job`, with the environment and services of `step`. On exit, remove what was made for it.
 
     The record notes the visit with its `command`; None: a shell.
     """

@@ -49,13 +49,13 @@ def into_background(store: Store) -> bool:
 
 
 def note_clean(store: Store, config: Config, root: Path) -> None:
-    """Note that the checkout was cleaned now, and how much space is free."""
+    """Record the time of the checkout's clean-up, and the free space."""
     with suppress(OSError):  # the next run's end tries again
         atomic.write(_stamp(store, root), str(_free(config)).encode(), mode=0o600)
 
 
 def is_due(store: Store, config: Config, root: Path) -> bool:
-    """Tell whether a clean-up may find something, from what is known without looking at records and sizes."""
+    """Return whether a clean-up may find something, by facts that need no look at records and sizes."""
     made = [int(owned.run_id) for owned in store.workspaces.all() if owned.repo_root == str(root)]
     try:
         last, free = _stamp(store, root).stat().st_mtime, int(_stamp(store, root).read_text())

@@ -80,7 +80,7 @@ class Records:
         self._stood_in = list(_directories_of_processes())
 
     def in_use(self, entry: RunEntry) -> bool:
-        """Tell whether jobs of the run go on, or somebody is in its workspaces or kept containers."""
+        """Return whether jobs of the run still run, or somebody is in its workspaces or kept containers."""
         return (
             entry.goes_on
             or any(self.occupied(Path(path)) for path in entry.workspaces)
@@ -88,7 +88,7 @@ class Records:
         )
 
     def occupied(self, workspace: Path) -> bool:
-        """Tell whether loom works there, or a process of this machine has its current directory there."""
+        """Return whether loom works there, or a process of this machine has its current directory there."""
         below = tuple(f"{os.path.realpath(path)}/" for path in remains(workspace))
         return bool(is_occupied(workspace)) or any(path.startswith(below) for path in self._stood_in)
 
@@ -168,7 +168,7 @@ def _newest(entries: Iterable[RunEntry], most: int) -> set[str]:
 
 
 def vouched(store: Store, workspace: Path) -> bool:
-    """Tell whether the state directory records this directory as one that loom made: nothing else is ever removed."""
+    """Return whether the state directory records this directory as one that loom made: no other one is ever removed."""
     return run_of_workspace(workspace.name) is not None and store.workspaces.confirms(workspace)
 
 
@@ -210,7 +210,7 @@ def unused_actions(config: Config, store: Store) -> Iterator[Path]:
 
 
 def is_kept(entry: RunEntry) -> bool:
-    """Tell whether a job of the run is kept and has not expired."""
+    """Return whether a job of the run is kept and has not expired."""
     now = time.time()
     return any(datetime.fromisoformat(str(fact["expires_at"])).timestamp() > now for _, fact in kept_facts(entry))
 

@@ -32,7 +32,7 @@ _MAX_BYTES = 16 << 20
 
 
 class _Decisions(Struct, frozen=True, kw_only=True):
-    """Those for one checkout."""
+    """The user's decisions for one checkout."""
 
     root: str
     origin: str | None

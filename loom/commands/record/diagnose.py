@@ -62,7 +62,7 @@ def _show(found: Sequence[Diagnosis], form: str, project: Here) -> None:
 
 
 def is_log(named: str) -> bool:
-    """Tell whether it is a log instead of a run: an address, a file that is no document, or `-`."""
+    """Return whether it is a log instead of a run: an address, a file that is no document, or `-`."""
     is_file = Path(named).suffix not in (".json", ".jsonl") and os.path.isfile(named)  # noqa: PTH113  a name may be too long for Path
     return named == "-" or is_address(named) or (is_file and not is_bundle(named))
 

@@ -105,7 +105,7 @@ class CheckoutWatch:
                 return
 
     def _pass_on(self, files: set[str], aside: bool) -> None:
-        """Tell of files that a snapshot may hold, and of what else decides it; git's own files change all the time."""
+        """Report changed files that a snapshot may have, or that decide about it; git's other files change all the time."""
         ignored = self._ignored(files) if files else set[str]()
         rules = {path for path in ignored if Path(path).name in (".gitignore", ".gitattributes")}
         found = CheckoutChange(paths=frozenset(files - ignored | rules))

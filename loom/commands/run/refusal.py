@@ -17,7 +17,7 @@ from loom.util.controls import shown
 
 
 def note_refusal(arguments: Sequence[str], error: Exception, exit_code: int, *, began_ns: int) -> None:
-    """Note that a command ended with `error`. It counts only while no run that began later has a record."""
+    """Record that a command ended with `error`. It counts only while no run that began later has a record."""
     if "--dry-run" in arguments:
         return
     with suppress(LoomError, OSError):

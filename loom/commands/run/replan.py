@@ -68,7 +68,7 @@ def step_now(old: Job, new: Job, step: Step) -> Step | None:
 
 
 def difference(old: Plan, new: Plan, job_ids: Container[str]) -> str | None:
-    """Name the first part of these jobs that differs."""
+    """Return the name of the first part of these jobs that differs."""
     there = {job.id: job for job in new.jobs}
     jobs = (job for job in old.jobs if job.id in job_ids)
     parts = ((job.id, first_change(job, there[job.id]) if job.id in there else "the job itself") for job in jobs)
@@ -76,7 +76,7 @@ def difference(old: Plan, new: Plan, job_ids: Container[str]) -> str | None:
 
 
 def notice(past: PastRun, options: Options, job_ids: Container[str]) -> str | None:
-    """Say that the present workflow is another one, to a run that goes on with the steps of the earlier run."""
+    """Return the notice that the present workflow differs, for a run that continues with the earlier run's steps."""
     if not past.repo_root.is_dir():
         return None
     try:

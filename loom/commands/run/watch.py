@@ -286,7 +286,7 @@ class _DueJobs:
         """Whether the last run took a job off those that are due."""
 
     def changed(self, concerned: Collection[str] | None) -> None:
-        """Note that these jobs (None: all of them) have to pass again, on what changed."""
+        """Record that these jobs (None: all) have to pass again with the changes."""
         if concerned is None or self._everything:
             self._due = None
         elif self._due is not None:

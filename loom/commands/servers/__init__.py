@@ -152,7 +152,7 @@ class Server(ABC):
         """Return the variables of project and groups, and what the token may not read."""
 
     def is_protected(self, job: RemoteJob) -> bool:
-        """Tell whether the job's branch is protected; False where that can't be told."""
+        """Return whether the job's branch is protected; False if unknown."""
         return False
 
     @abstractmethod

@@ -61,7 +61,7 @@ def _stored(host: str, environ: Mapping[str, str], config: Config, root: Path) -
 
 
 def is_configured(kind: Literal["gitlab", "github"], host: str, environ: Mapping[str, str]) -> bool:
-    """Tell whether the user's `glab` or `gh` knows the host."""
+    """Return whether the user's `glab` or `gh` knows the host."""
     return _about_host(kind, host, environ) is not None
 
 

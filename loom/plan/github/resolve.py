@@ -81,7 +81,7 @@ def _refuse_unknown(workflows: Workflows, inputs: Mapping[str, str], event: str)
 
 
 def _nothing(workflows: Workflows, choice: Choice, candidates: GitHubCandidates) -> RequestError:
-    """Say why no job is left, and which events have some."""
+    """Return the reason why no job is left, and the events that have some."""
     event = candidates.event.happened.name
     reasons = {reason: job_id for job_id, reason in reversed(choice.left_out.items())}
     told = listed([f"{job_id}: {reason}" for reason, job_id in reversed(reasons.items())], 5)

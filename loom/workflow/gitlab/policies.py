@@ -23,7 +23,7 @@ DEFAULT = ("branches", "tags")
 
 
 def excluded(entry: Entry, scope: Scope, facts: Facts, problems: Problems, *, default: bool) -> str:
-    """Say why `only` or `except` leaves a job out; empty if they do not. `default`: whether `only:refs` has one."""
+    """Return the reason why `only` or `except` leaves a job out; empty if they do not. `default`: whether `only:refs` has one."""
     only, unless = _given(entry, "only"), _given(entry, "except")
     refs, implied = _refs(only), ""
     if refs is None and (default or only is not None):

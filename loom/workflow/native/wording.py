@@ -39,7 +39,7 @@ def expected(what: str, found: Node) -> str:
 
 
 def no_text(found: Node) -> str:
-    """Say that a value should be text, and how it becomes text."""
+    """Return the message that a value should be text, and the way to make it one."""
     if found.kind is Kind.MAPPING and len(found.value) == 1:
         key, value = next(iter(found.value.items()))
         text = f"{key}: {value.text}" if value.kind is Kind.SCALAR else f"{key}: ..."

@@ -192,7 +192,7 @@ class EngineSocket:
 
 
 class Traits:
-    """One engine's. Thread-safe."""
+    """The traits of one engine. Thread-safe."""
 
     def __init__(self, client: docker.DockerClient) -> None:
         self._client = client

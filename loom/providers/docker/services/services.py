@@ -83,7 +83,7 @@ class ServiceGroup(Struct, kw_only=True):
 
 
 class ServiceContainer(any_services.StartedService):
-    """One of a group. `start` returns when it is ready."""
+    """One service of a job. `start` returns when it is ready."""
 
     image: ResolvedImage
     variables: Mapping[str, str]

@@ -47,7 +47,7 @@ class PodServices(OpenedServices, kw_only=True):
 
 
 def containers_of(services: Sequence[Service], images: Sequence[Resolved]) -> tuple[PodServiceContainer, ...]:
-    """Give each service a container. ServiceError for what a pod can't have."""
+    """Return the container of each service. ServiceError for a service that a pod can't have."""
     found: list[PodServiceContainer] = []
     for number, (service, image) in enumerate(zip(services, images, strict=True)):
         if service.secrets:
