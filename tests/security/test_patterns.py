@@ -22,7 +22,7 @@ BUILT = {
     ("analysis/known_failures.py", "known"): "data of loom",
     ("analysis/known_failures.py", "pattern"): "data of loom",
     ("analysis/known_failures.py", "self"): "data of loom",
-    ("analysis/patterns.py", "pattern"): "data of loom",
+    ("analysis/formats.py", "pattern"): "data of loom",
     ("analysis/project_patterns.py", "pattern_of text"): "compiled for the names of its groups, and not searched",
     ("plan/reported.py", ""): "a table of loom",
     ("providers/docker/images/registry.py", "pattern"): "a table of loom",
@@ -167,8 +167,8 @@ TEXT = "x" * 900_000
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (f"j: {{script: x, artifacts: {{paths: ['{BRACES}']}}}}", "/j: the braces of the glob"),
-        (f"j: {{script: x, cache: {{paths: ['{BRACES}']}}}}", "/j: the braces of the glob"),
+        (f"j: {{script: x, artifacts: {{paths: ['{BRACES}']}}}}", "/j/artifacts/paths/0: the braces of the glob"),
+        (f"j: {{script: x, cache: {{paths: ['{BRACES}']}}}}", "/j/cache/paths/0: the braces of the glob"),
         (f"j: {{script: x, rules: [{{exists: ['{BRACES}']}}]}}", "/j/rules/0: rules: the braces of the glob"),
         (f"j: {{script: x, only: {{changes: ['{BRACES}']}}}}", "only:changes: the braces of the glob"),
         (f"include: '{'**a' * 51}.yml'\nj: {{script: x}}", "more than 50 stars"),

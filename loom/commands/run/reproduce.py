@@ -58,6 +58,7 @@ from loom.storage import dotenv, zips
 from loom.storage.results.artifacts import file_of
 from loom.storage.tar import DamagedArchive, packed
 from loom.util import atomic
+from loom.util.globs import match_name
 from loom.util.units import machine, machine_size
 from loom.workflow.gitlab import variables as of_gitlab
 from loom.workflow.languages import GITHUB, GITLAB
@@ -130,8 +131,8 @@ def _may_become(job: Job, name: str) -> bool:
     """Return whether a job of this name on the server can be one of those that the job becomes while it runs."""
     if job.late is None or not job.late.strategy:
         return False
-    parts = re.split(r"\$\{\{.*?\}\}", job.late.shown)
-    return re.fullmatch(".*".join(map(re.escape, parts)) + r"(?: \(.*\))?", name) is not None
+    shown = "*".join(map(glob.escape, re.split(r"\$\{\{.*?\}\}", job.late.shown)))
+    return match_name(shown, name) or match_name(f"{shown} (*)", name)
 
 
 _INPUTS = re.compile(rb"(?:\s|#.*\n|---\n)*spec:(?:.*\n)?\s*inputs:")
