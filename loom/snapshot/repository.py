@@ -260,7 +260,7 @@ def check_file(path: Path, within: Path | None = None) -> None:
     if not stat.S_ISLNK(mode) or (within is not None and path.resolve().is_relative_to(within.resolve())):
         return
     raise RequestError(
-        f"{path}is a link to {os.fsdecode(path.readlink())}; loom follows no link out of a repository",
+        f"{path} is a link to {os.fsdecode(path.readlink())}; loom follows no link out of a repository",
         hint="replace the link by a copy of its target, or make the checkout with git clone, or git worktree add",
         code="REPOSITORY_LINKED",
     )

@@ -354,7 +354,7 @@ def _alternates(objects: Path) -> list[Path]:
 
 
 def _not_a_list(file: Path) -> RequestError:
-    return RequestError(f"{file}is not a list of directories in git's format", hint=_REPACK, code="OBJECTS_ELSEWHERE")
+    return RequestError(f"{file} is not a list of directories in git's format", hint=_REPACK, code="OBJECTS_ELSEWHERE")
 
 
 def _measured(objects: Path) -> tuple[bool, bool]:

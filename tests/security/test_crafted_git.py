@@ -318,7 +318,7 @@ def test_no_list_of_stores_is_read_by_git_otherwise(unpacked: Victim, tmp_path: 
         b"#" * 2_000_000,
     ):
         alternates.write_bytes(refused)
-        with pytest.raises(LoomError, match="is not a list of directories in git's format"):
+        with pytest.raises(LoomError, match="alternates is not a list of directories in git's format"):
             discover(unpacked.root, environ=ENVIRONMENT)
     octal = b"".join(b"\\%03o" % byte for byte in store)
     for read in (
@@ -419,6 +419,7 @@ def test_a_shared_index_is_no_link(unpacked: Victim, tmp_path: Path) -> None:
     with pytest.raises(LoomError) as raised:
         snapshot_of(unpacked.root, workspace)
     assert raised.value.code == "REPOSITORY_LINKED"
+    assert " is a link to " in raised.value.message
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root makes directories of another user")
