@@ -238,7 +238,7 @@ def test_only_objects_of_a_repository_are_borrowed_or_copied(unpacked: Victim) -
         for command in (("snapshot",), ("run",)):
             done = unpacked.loom(*command)
             assert done.returncode == 2
-            assert "which is no repository's store" in done.stderr or "loom follows none" in done.stderr
+            assert "is no repository's store of objects" in done.stderr or "loom follows no link" in done.stderr
     for file in (unpacked.home / "tmp").rglob("*"):
         assert not file.is_file() or b"by its name" not in file.read_bytes()
 
