@@ -152,6 +152,8 @@ class _Repository:
             raise RequestError(shown(f"submodule {path} of the run has no commits here"), code="BUNDLE_TREE")
         self._git_dir = found.git_dir
         self._environment = git.in_repository(found, here.environ) | _AUTHOR
+        if git_answer(self._origin, here.environ, "rev-parse", "--is-shallow-repository") == b"false\n":
+            self._environment["GIT_SHALLOW_FILE"] = ""  # a job's checkout cut the history there: the objects are whole
 
     def git(self, *arguments: str) -> str:
         return git.run(arguments, self._environment, cwd=self._root).decode(errors="replace").strip()
