@@ -12,6 +12,7 @@ from loom.analysis.formats import Finder, Reader
 from loom.analysis.locations import from_root
 from loom.record.documents import Document
 from loom.status import Count, FailingTest, Failure
+from loom.util.units import line_number
 from loom.util.workflow_commands import unescaped
 
 MOST_FAILURES = 20
@@ -131,16 +132,12 @@ def _failure(tool: str, groups: Mapping[str, str | None]) -> list[Failure]:
         tool=tool,
         test=text.get("test"),
         file=None if file is None else from_root(file),
-        line=_number(text.get("line")),
-        column=_number(text.get("column")),
+        line=line_number(text.get("line")),
+        column=line_number(text.get("column")),
         message=message and (unescaped(message) if tool == "github" else message),
         code=text.get("code"),
     )
     return [failure]
-
-
-def _number(text: str | None) -> int | None:
-    return int(text) if text and text.isascii() and text.isdigit() and len(text) < 8 else None
 
 
 def _merged(one: Failure, other: Failure) -> Failure:

@@ -47,7 +47,7 @@ class Here(Struct, frozen=True, kw_only=True, dict=True):
 
     @cached_property
     def includes(self) -> list[PermissionRequest]:
-        """The addresses on other servers that the workflow, as far as it was read, includes files of."""
+        """The URLs on other servers from which the workflow, as far as it was parsed, includes files."""
         return []
 
     @cached_property

@@ -66,7 +66,7 @@ WORDS: dict[str, Why | None] = dict.fromkeys(
     )
 )
 WORDS |= {"not ok": "test", "✗": "test", "✘": "test", "✕": "test", "✖": "test"}
-"""What a line contains that is looked at, and what it then is (None: by its text). The table of formats adds to it."""
+"""Substrings that mark a line, and the mark (None: its text decides). The table of formats adds to them."""
 _AT_ONCE = 20
 """Words that one automaton searches for: of so few, it compares many bytes in one instruction."""
 

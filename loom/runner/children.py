@@ -17,7 +17,7 @@ _CODE = PhaseCode.JOB_EXECUTION
 
 
 class Children:
-    """Runs them. One that its job does not depend on goes on after the job; `join` waits for these."""
+    """Run child pipelines. A child without `strategy: depend` outlives its job; `join` waits for it."""
 
     def __init__(self, run_child: RunChild | None, child_of: Callable[[Job], Child], cancel: Cancel) -> None:
         self._run_child = run_child
@@ -45,7 +45,7 @@ class Children:
             self._others.append(thread)
             if running.problem is not None:
                 raise running.problem
-            running.let_go()
+            running.release()
             return
         if not self._cancel.join(thread):
             attempt.status, attempt.error = Status.CANCELED, "interrupted"
@@ -98,6 +98,6 @@ class _Running:
         self("stdout", f"child pipeline: run {run_id}\n".encode())
         self.begun.set()
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         with self._lock:
             self._output = None

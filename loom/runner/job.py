@@ -18,6 +18,7 @@ from loom.errors import InfrastructureError, ProviderError
 from loom.plan.model import Job, MountMode
 from loom.record.events import PhaseCode, Section, timestamp
 from loom.record.journal import Journal
+from loom.record.run_record import write_document
 from loom.runner.attempt import NOT_KEPT, Attempt
 from loom.runner.children import Children
 from loom.runner.hooks import keeps
@@ -28,7 +29,6 @@ from loom.runner.session import OpenJob, SessionOpener
 from loom.runner.steps import Steps
 from loom.runner.views import save_files
 from loom.status import JobResult, Skip, Status
-from loom.util import atomic
 from loom.util.units import rough_size
 
 if TYPE_CHECKING:
@@ -193,12 +193,7 @@ class JobRunner(Struct, kw_only=True, eq=False):
 
     def _hand_over(self, attempt: Attempt, steps: Steps) -> None:
         path = self.handed_over(attempt.job.id, attempt.number)
-
-        def save(data: bytes) -> None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            atomic.write(path, data)
-
-        steps.hand_over(save)
+        steps.hand_over(partial(write_document, path))
         if (leave := self.opener.tools.leave) is not None:
             attempt.on_lost = leave
         self._going.add(attempt.job.id)

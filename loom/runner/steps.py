@@ -23,7 +23,7 @@ from loom.runner.hooks import AtStep, Gate, Verdict
 from loom.runner.own_output import Coverage, OwnOutput
 from loom.runner.session import OpenJob
 from loom.status import Ended, Exit, OnOutput, Status
-from loom.util.units import counted, duration_text
+from loom.util.units import counted, duration_text, shortened
 from loom.workflow.patterns import PatternError, SearchError
 
 if TYPE_CHECKING:
@@ -337,17 +337,15 @@ def why(job: Job, step: Step, exit_: Exit, limit_s: float | None) -> str | None:
             return None if exit_.status is Status.SUCCESS else f"{failed}{why if exit_.refused_forks else ''}"
         case Ended.TIMED_OUT:
             running = (
-                f"; still running: {', '.join(_short(line) for line in exit_.still_ran)}" if exit_.still_ran else ""
+                f"; still running: {', '.join(shortened(line, 120) for line in exit_.still_ran)}"
+                if exit_.still_ran
+                else ""
             )
             return f"{step.id} ran out of time{_limit_reached(job, step, limit_s)}{running}"
         case Ended.CANCELED:
             return f"{step.id} was interrupted"
         case Ended.OOM_KILLED:
             return f"{step.id} was killed: the job's container ran out of memory (exit code {exit_.code})"
-
-
-def _short(line: str, most: int = 120) -> str:
-    return line if len(line) <= most else f"{line[: most - 1]}…"
 
 
 def _how_often(exit_: Exit) -> str:

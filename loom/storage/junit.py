@@ -1,4 +1,8 @@
-"""Parse JUnit XML reports of all test runners: totals, and the location of each failure."""
+"""Parse JUnit XML reports of all test runners: totals, and the location of each failure.
+
+A report is a stranger's: it is read as a stream, within limits of size and depth, and a doctype is refused. junitparser reads
+a whole file into memory.
+"""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ import re
 from urllib.parse import unquote
 
 from loom.util.controls import cleaned
+from loom.util.units import shortened
 
 
 class UnreadableReport(ValueError):
@@ -21,5 +22,4 @@ def in_project(path: str, project_dir: str) -> str:
 
 def short(text: str, most: int = 500) -> str:
     """Return the text without colours, and with at most so many characters."""
-    text = cleaned(text)
-    return text if len(text) <= most else text[: most - 1] + "…"
+    return shortened(cleaned(text), most)

@@ -164,3 +164,13 @@ def read_flag(flag: str, text: str, read: Callable[[str], T]) -> T:
         return read(text)
     except ValueError as error:
         raise RequestError(f"{flag}: {error}") from error
+
+
+def line_number(text: str | None) -> int | None:
+    """Return the number that a tool's output states for a line or column; None for another text or a huge number."""
+    return int(text) if text and text.isascii() and text.isdigit() and len(text) < 8 else None
+
+
+def shortened(text: str, most: int) -> str:
+    """Return at most so many characters of a text; an ellipsis marks a cut."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"

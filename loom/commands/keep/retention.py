@@ -121,11 +121,11 @@ def judged(records: Records, config: Config, repo_root: Path | None, containers:
     for (root, _), families in checkouts.items():
         for family in families[:-few]:
             if family not in stays and repo_root in (None, Path(root)):
-                _let_go(together[family], f"older than the last {few} of {root} (keep_workspaces)")
+                _release(together[family], f"older than the last {few} of {root} (keep_workspaces)")
     total = sum(one.bytes for some in together.values() for one in some if one.reason is None)
     for family, some in together.items():
         if total > most and some[0].reason is None and stays.get(family) in (None, _KEPT):
-            _let_go(some, f"all together take more than {rough_size(most)} (keep_max_size)")
+            _release(some, f"all together take more than {rough_size(most)} (keep_max_size)")
             total -= sum(one.bytes for one in some)
     return found
 
@@ -154,7 +154,7 @@ def _used(one: Left, records: Records) -> bool:
     return records.occupied(Path(one.name)) if one.kind == "workspace" else bool(one.used_by)
 
 
-def _let_go(together: Iterable[Left], why: str) -> None:
+def _release(together: Iterable[Left], why: str) -> None:
     for one in together:
         one.reason = why
 

@@ -10,7 +10,7 @@ from loom.render.diagnosis import text
 from loom.render.look import Look
 from loom.render.records import run_age
 from loom.util.controls import visible
-from loom.util.units import rough_duration
+from loom.util.units import rough_duration, shortened
 
 MOST_BYTES = 2048
 _LINE = 160
@@ -19,10 +19,12 @@ _LINE = 160
 def lines(diagnosis: Diagnosis, look: Look, *, now_ns: int) -> list[str]:
     """Return whole lines within `MOST_BYTES`: drop output lines that do not tell, then the source, then others."""
     if diagnosis.state == "refused":
-        return _fitting([_short(line, 300) for line in text.refused_lines(diagnosis, look, now_ns=now_ns)])
+        return _fitting([shortened(line, 300) for line in text.refused_lines(diagnosis, look, now_ns=now_ns)])
     head, tail = _head(diagnosis, now_ns), _tail(diagnosis)
     output = [f"  {_whole(line)}" for line in diagnosis.lines]
-    excerpt = [] if diagnosis.excerpt is None else [_short(line) for line in text.excerpt_lines(diagnosis.excerpt)]
+    excerpt = (
+        [] if diagnosis.excerpt is None else [shortened(line, _LINE) for line in text.excerpt_lines(diagnosis.excerpt)]
+    )
     while _size(found := [*head, *(["output:", *output] if output else []), *excerpt, *tail]) > MOST_BYTES:
         if (quiet := next((line for line in output if not speaks_of_error(line)), None)) is not None:
             output.remove(quiet)
@@ -45,10 +47,6 @@ def _size(lines: list[str]) -> int:
     return sum(len(line.encode()) + 1 for line in lines)
 
 
-def _short(line: str, most: int = _LINE) -> str:
-    return line if len(line) <= most else f"{line[: most - 1]}…"
-
-
 def _whole(line: str) -> str:
     """Return a line of output, whole. The end of a long one tells as much as its beginning."""
     most = 320 if speaks_of_error(line) else _LINE
@@ -58,13 +56,13 @@ def _whole(line: str) -> str:
 
 def _head(diagnosis: Diagnosis, now_ns: int) -> list[str]:
     if diagnosis.log is not None:
-        lines = [_short(f"{text.log_text(diagnosis.log)}: {diagnosis.state}", 300)]
+        lines = [shortened(f"{text.log_text(diagnosis.log)}: {diagnosis.state}", 300)]
     else:
         took = f" after {rough_duration(diagnosis.duration_ms)}" if diagnosis.duration_ms is not None else ""
         tree = f"; tree {diagnosis.tree_sha[:12]}" if diagnosis.tree_sha else ""
         lines = [f"run {diagnosis.run_id}: {diagnosis.state}{took}{tree}; {run_age(diagnosis.run_id, now_ns)}"]
     if diagnosis.moved_on is not None:
-        lines.append(_short(text.moved_on_text(diagnosis.moved_on), 300))
+        lines.append(shortened(text.moved_on_text(diagnosis.moved_on), 300))
     if diagnosis.last_event_at is not None:
         lines.append(f"last event at {diagnosis.last_event_at}")
     if diagnosis.job_id is not None or diagnosis.log is not None:
@@ -77,13 +75,13 @@ def _head(diagnosis: Diagnosis, now_ns: int) -> list[str]:
         verdict = "failed" if diagnosis.failed else diagnosis.job_status or diagnosis.state
         lines.append(f"{verdict}: job {diagnosis.job_id or 'of the log'}{unit}{code}{image}")
     if diagnosis.command:
-        lines.append(f"command: {_short(' ⏎ '.join(diagnosis.command.strip().splitlines()), 300)}")
+        lines.append(f"command: {shortened(' ⏎ '.join(diagnosis.command.strip().splitlines()), 300)}")
     if diagnosis.ended_by is not None:
-        lines.append(f"ended by: {_short(visible(diagnosis.ended_by.text), 300)}")
+        lines.append(f"ended by: {shortened(visible(diagnosis.ended_by.text), 300)}")
     if diagnosis.error and diagnosis.failed and (not diagnosis.step or diagnosis.job_status == "error"):
         code = f" {diagnosis.error_code}" if diagnosis.error_code else ""
         first, *more = diagnosis.error.splitlines()[:3]
-        lines += [f"error{code}: {_short(first, 300)}", *(f"  {_short(line, 300)}" for line in more)]
+        lines += [f"error{code}: {shortened(first, 300)}", *(f"  {shortened(line, 300)}" for line in more)]
     for cause in diagnosis.shown_causes:
         lines += [f"likely: {cause.summary}", f"  do: {cause.advice}"]
     if diagnosis.earlier_error:
@@ -91,12 +89,12 @@ def _head(diagnosis: Diagnosis, now_ns: int) -> list[str]:
     lines += _history(diagnosis, now_ns)
     for test in diagnosis.failing_tests[:5]:
         reason = f": {test.reason}" if test.reason else ""
-        lines.append(f"failing test: {_short(test.full_name)}{test.position}{_short(reason)}")
-    lines += [_short(line, 300) for line in text.unread_lines(diagnosis)]
+        lines.append(f"failing test: {shortened(test.full_name, _LINE)}{test.position}{shortened(reason, _LINE)}")
+    lines += [shortened(line, 300) for line in text.unread_lines(diagnosis)]
     if diagnosis.failing_tests_total > 5:
         lines.append(f"  and {diagnosis.failing_tests_total - 5} more failing tests")
     if title := text.groups_text(diagnosis):
-        lines += [f"{title}:", *(f"  {_short(text.group_text(group))}" for group in diagnosis.groups[:4])]
+        lines += [f"{title}:", *(f"  {shortened(text.group_text(group), _LINE)}" for group in diagnosis.groups[:4])]
     if note := text.read_text(diagnosis):
         lines.append(f"note: {note.removeprefix('; ')} (loom logs --grep)")
     if diagnosis.places:
@@ -114,9 +112,9 @@ def _history(diagnosis: Diagnosis, now_ns: int) -> Iterator[str]:
 
 
 def _tail(diagnosis: Diagnosis) -> list[str]:
-    lines = [_short(line) for line in text.failed_jobs(diagnosis, 6)]
+    lines = [shortened(line, _LINE) for line in text.failed_jobs(diagnosis, 6)]
     if diagnosis.failed and diagnosis.reproduce:
-        lines.append(f"reproduce: {_short(diagnosis.reproduce, 300)}")
+        lines.append(f"reproduce: {shortened(diagnosis.reproduce, 300)}")
     if diagnosis.logs_command:
         lines.append(f"more: {diagnosis.logs_command} [--grep RE]")
     if diagnosis.events_path:

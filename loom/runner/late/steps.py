@@ -35,6 +35,7 @@ from loom.runner.steps import CODE, Steps, why
 from loom.status import Ended, Exit, OnOutput, Status
 from loom.storage.selection import PathSelection, UnsafePath
 from loom.storage.workspace import view_of
+from loom.util.units import line_number
 from loom.util.workflow_commands import WorkflowCommand
 from loom.workflow.github.expressions import InvalidExpression, flag_of, number_of
 
@@ -493,7 +494,7 @@ class LateSteps(Steps):
         if self._told[found.name] > MOST_ANNOTATIONS:
             return
         given = found.properties
-        line, column = _number(given.get("line")), _number(given.get("col"))
+        line, column = line_number(given.get("line")), line_number(given.get("col"))
         data = {
             "step": step.id,
             "level": found.name,
@@ -569,7 +570,3 @@ def shell_of(text: str, *, bash: bool) -> tuple[str, ...]:
         return tuple(shlex.split(text))
     except ValueError as error:
         raise InvalidExpression(f"shell: {text}: {error}") from error
-
-
-def _number(text: str | None) -> int | None:
-    return int(text) if text and text.isascii() and text.isdigit() and len(text) < 8 else None

@@ -64,7 +64,7 @@ def start_failed(error: BaseException, doing: str) -> StartFailed | None:
 
 
 class NotRepeated(ImageError):
-    """A pull or build that is not repeated: the engine repeated it itself, or was silent for as long as it may be."""
+    """A pull or build that is not retried, because the engine retried it or timed out."""
 
 
 HICCUP = Policy(when=is_transient, attempts=4)

@@ -243,8 +243,8 @@ class Attachment:
             timeout_s = min(timeout_s, self._behind_since + BEHIND_S - time.monotonic())
             if timeout_s <= 0:
                 raise ConnectionLost(
-                    "the connection to the container was lost, and its log, out of which the output would be taken up"
-                    " again, lacks what it had printed before",
+                    "the connection was lost, and the container's log does not contain the output so far; the output can't"
+                    " be resumed",
                     hint="look for errors of the log in the engine's own log; a full disk of the engine is one",
                 )
         if not self._output.pending():
