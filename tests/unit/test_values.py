@@ -134,7 +134,6 @@ PASSED_BY_NOBODY: dict[str, object] = {
     "attempt.Attempt.fact.code": "pipeline.execute",
     "job.JobRunner.skip.status": "skipped",
     "steps.LateSteps._invalid.kind": "Error",
-    "steps._short.most": 120,
     "git.Running.result.check": True,
     "model.path_fields.name": "path",
     "model.Snapshot.document.changes": 100,
