@@ -97,7 +97,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument(
-        "cases", nargs="*", help="hi, ten, lines, eight, gigabyte (all but the last when none is named)"
+        "cases", nargs="*", help="hi, gitlab, ten, lines, eight, gigabyte (all but the last when none is named)"
     )
     arguments = parser.parse_args()
     base = Path(tempfile.mkdtemp(prefix="loom-bench-"))
@@ -106,6 +106,7 @@ def main() -> None:
         hi, ten, lines, eight, gigabyte = (repository(base, name, text) for name, text in texts.items())
         cases: dict[str, dict[str, Callable[[], Took]]] = {
             "hi": {"loom": loom(hi), "docker run": docker(hi, "echo hi")},
+            "gitlab": {"loom, GitLab's file": loom(hi, "--workflow", ".gitlab-ci.yml"), "loom, its own": loom(hi)},
             "ten": {"loom, ten steps": loom(ten), "loom, one step": loom(hi)},
             "lines": {"loom": loom(lines), "docker run > file": docker(lines, MILLION, base / "lines.out")},
             "eight": {"loom -j 8": loom(eight, "-j", "8"), "eight docker run": lambda: eight_containers(eight)},
