@@ -7,8 +7,10 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
+from typing import Any
 
 import docker
 import pytest
@@ -295,6 +297,25 @@ def test_a_service_that_dies_later_is_reported_once(bench: Bench) -> None:
         assert bench.died == [("dies", "exit code 3\nIts last lines:\n  goodbye")]
     assert bench.lines("dies") == ["goodbye"]
     assert bench.said.count("ended with exit code 3") == 1
+
+
+def test_a_service_that_dies_while_another_one_starts_is_reported(bench: Bench) -> None:
+    go = "until test -e /go; do sleep 0.1; done; "
+    dies, late = service("dies", f"{go}exit 3"), service("late", f"{go}echo up; sleep 60", ready=Ready(log="up"))
+
+    def of(name: str) -> Any:
+        found = bench.client.containers.list(filters={"label": f"loom.run={bench.run_id}"})
+        return next((one for one in found if one.name.endswith(name)), None)
+
+    with ExitStack() as stack, ThreadPoolExecutor(1) as pool:
+        opening = pool.submit(stack.enter_context, bench.open(dies, late))
+        until(lambda: "dies: ready" in bench.said and of("late"))
+        of("dies").exec_run(["touch", "/go"])
+        until(lambda: of("dies") is None)
+        of("late").exec_run(["touch", "/go"])
+        opening.result()
+        until(lambda: bench.died)
+        assert bench.died == [("dies", "exit code 3\nIt printed nothing.")]
 
 
 def test_one_that_fails_ends_the_wait_for_the_others(bench: Bench) -> None:

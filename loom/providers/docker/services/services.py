@@ -80,6 +80,10 @@ class ServiceGroup(Struct, kw_only=True):
     over: threading.Event = field(default_factory=threading.Event)
     """One service failed, so the others need not become ready; or the block is left."""
     on_died: OnDied | None = None
+    early: list[Callable[[OnDied], None]] = field(default_factory=list)
+    """Report the ends of services that were ready and ended before all were: before `on_died` is set."""
+    guard: threading.Lock = field(default_factory=threading.Lock)
+    """For `on_died` and `early`."""
 
 
 class ServiceContainer(any_services.StartedService):
@@ -246,14 +250,21 @@ class ServiceContainer(any_services.StartedService):
         finally:
             output.close()
         lines.end()
-        on_died = self._group.on_died
-        if self._group.over.is_set() or on_died is None:
+        with self._group.guard:
+            on_died = self._group.on_died
+            if on_died is None and self.service.needed:
+                self._group.early.append(partial(self._report_end, container_id))
+        if on_died is not None:
+            self._report_end(container_id, on_died)
+
+    def _report_end(self, container_id: str, on_died: OnDied) -> None:
+        if self._group.over.is_set():
             return
         # The stream may close just before the engine records the end.
         ended = wait_until(lambda: self._how_it_ended(container_id), limit_s=2.0, every_s=0.05)
         if ended and not self._group.over.is_set():
             self.say(ended)
-            on_died(self.service.name, f"{ended.removeprefix('ended with ')}\n{lines.last()}")
+            on_died(self.service.name, f"{ended.removeprefix('ended with ')}\n{self.lines.last()}")
 
     def release(self, limit_s: float) -> None:
         """Stop following its output; it keeps running."""
@@ -321,7 +332,7 @@ def services(
 ) -> Iterator[OpenedServices]:
     """Yield when every service is ready. ServiceError (its hint holds the last lines) when one ends or does not get
     ready in its time, ImageError when an image can't be had. The group's output is not written to any more when the block has
-    been left. `on_died`: called for those that end after all were ready.
+    been left. `on_died`: called for those that end after they were ready.
     """
     kept = threading.Event()
 
@@ -341,7 +352,10 @@ def services(
         containers = [ServiceContainer(group, index, *one) for index, one in each]
         try:
             _start_all(group, containers)
-            group.on_died = on_died
+            with group.guard:
+                group.on_died = on_died
+            for report in group.early:
+                report(on_died)
             yield OpenedServices(
                 network_id=f"container:{group.leader}" if group.leader else network_id,
                 images=[one.image for one in containers],
