@@ -5,10 +5,19 @@ Only languages with such expressions (GitHub's) fill it in. `loom.runner` evalua
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
 from msgspec import Struct, field
+
+MINUTE_S = 60.0
+"""The unit of `timeout-minutes`."""
+
+
+def limit_of(minutes: object) -> float | None:
+    """Return the seconds of `timeout-minutes`, of which whole ones count, as on GitHub; None for no number, or less than one."""
+    return int(minutes) * MINUTE_S if isinstance(minutes, float) and 1 <= minutes < math.inf else None
 
 
 class LateNeed(Struct, frozen=True, kw_only=True):

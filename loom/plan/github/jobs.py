@@ -18,7 +18,7 @@ from loom.plan.github.candidates import IF_FALSE, TOKEN, GitHubCandidate, GitHub
 from loom.plan.github.containers import BadOption, ContainerOptions, add_volume, options_of
 from loom.plan.github.steps import StepList, texts_of
 from loom.plan.github.texts import LATE, Texts
-from loom.plan.late import Action, LateCaller, LateJob, LateNeed, LateStep
+from loom.plan.late import Action, LateCaller, LateJob, LateNeed, LateStep, limit_of
 from loom.plan.placement import pool_for
 from loom.util.yaml_file import Kind, Node, fields_of, items_of, one_or_more, scalars_of, text_of
 from loom.workflow.github import expressions
@@ -71,9 +71,7 @@ class GitHubJobBuilder(builder.Refusals):
         secrets = self._secrets(candidate, late, written)
         late = replace(late, secrets={inner: outer.name for inner, outer in secrets.items()})
         minutes = texts.value(node.get("timeout-minutes"))
-        seconds = (
-            int(minutes) * 60.0 if isinstance(minutes, float) and minutes >= 1 else None
-        )  # whole ones, as on GitHub
+        seconds = limit_of(minutes)
         job = p.Job(
             id=candidate.id,
             name=candidate.name,

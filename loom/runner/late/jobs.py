@@ -15,7 +15,7 @@ from loom.cancel import Cancel
 from loom.plan.github.labels import refused
 from loom.plan.github.matrix import combinations, texts
 from loom.plan.growth import grown
-from loom.plan.late import LateCaller, LateJob, LateNeed
+from loom.plan.late import LateCaller, LateJob, LateNeed, limit_of
 from loom.plan.model import AllowFailure, Image, Job, Plan
 from loom.runner.late.state import CANCELLED, FAILURE, SKIPPED, SUCCESS
 from loom.runner.late.steps import LateSteps
@@ -108,9 +108,9 @@ class LateJobs:
             job = replace(job, allow_failure=AllowFailure(always=allowed))
         if late.timeout_minutes:
             minutes = filled(late.timeout_minutes, contexts)
-            if not isinstance(minutes, float) or minutes < 1:
+            if (limit_s := limit_of(minutes)) is None:
                 raise InvalidExpression(f"timeout-minutes is no number of minutes: {text_of(minutes)}")
-            job = replace(job, timeout_s=int(minutes) * 60.0)
+            job = replace(job, timeout_s=limit_s)
         if late.runs_on and job.image is not None:
             value = filled(late.runs_on, contexts)
             labels = [text_of(one).lower() for one in (value if isinstance(value, list) else [value])]

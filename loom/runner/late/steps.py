@@ -17,7 +17,7 @@ from loom.analysis.patterns import failures
 from loom.analysis.problem_matchers import formats, limited
 from loom.cancel import Cancel
 from loom.errors import InfrastructureError, RequestError, SecretError
-from loom.plan.late import Action, LateStep
+from loom.plan.late import Action, LateStep, limit_of
 from loom.plan.model import Step
 from loom.providers.command import Command, Share
 from loom.providers.driver.steps import is_variable
@@ -41,8 +41,6 @@ from loom.workflow.github.expressions import InvalidExpression, flag_of, number_
 
 PROGRAMS = ("node", "docker")
 """The kinds of steps that are programs of actions."""
-MINUTE_S = 60.0
-"""The unit of `timeout-minutes`, which counts whole ones, as on GitHub."""
 AFTER_CANCEL_S = 300.0
 """The time for steps that run although the job is canceled, as on GitHub."""
 MOST_ANNOTATIONS = 10
@@ -323,8 +321,7 @@ class LateSteps(Steps):
     def _limit_s(self, late: LateStep) -> float | None:
         own = None
         if late.timeout_minutes:
-            minutes = number_of(self.state.value(late.timeout_minutes, late, self._env))
-            own = int(minutes) * MINUTE_S if minutes >= 1 else None
+            own = limit_of(number_of(self.state.value(late.timeout_minutes, late, self._env)))
         if self.state.cancelled:
             used_s = (self._attempt.journal.now_ns() - self._canceled_at_ns) / 1e9
             left: float | None = max(0.001, AFTER_CANCEL_S - used_s)

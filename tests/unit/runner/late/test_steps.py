@@ -13,10 +13,10 @@ from msgspec.structs import replace
 from loom.analysis.evidence import diagnosis_of
 from loom.cancel import Cancel
 from loom.commands.inside import resume
+from loom.plan import late
 from loom.plan.late import Action, LateStep
 from loom.plan.model import Image, Secret, Service
 from loom.runner.hooks import AtStep, Verdict
-from loom.runner.late import steps
 from loom.runner.late.state import LateState, runtime
 from loom.runner.late.steps import SHELLS
 from loom.status import Exit
@@ -304,7 +304,7 @@ def test_variables_of_the_container_are_not_in_the_context(make: Make) -> None:
 
 def test_a_step_s_own_time_limit_is_a_failure(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """It counts whole minutes: less than one is no limit."""
-    monkeypatch.setattr(steps, "MINUTE_S", 0.3)
+    monkeypatch.setattr(late, "MINUTE_S", 0.3)
     limited = step("sleep 60", timeout_minutes="${{ 1.9 }}")
     ran = run(
         make,
@@ -335,7 +335,7 @@ def test_the_job_s_time_limit_cancels_what_does_not_ask_for_it(make: Make) -> No
 
 
 def test_the_time_limit_of_an_action_counts_for_its_steps(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(steps, "MINUTE_S", 0.3)
+    monkeypatch.setattr(late, "MINUTE_S", 0.3)
     inside = (step("sleep 60", scope=("act",)), step("echo never", scope=("act",)))
     ran = run(
         make,
