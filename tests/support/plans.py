@@ -58,7 +58,7 @@ def plain(value: object) -> object:
 
 
 def expect(beside: Path, said: str) -> None:
-    """Compare a text with a kept file. `LOOM_TEST_ACCEPT=1` writes it anew: read it before you commit it."""
+    """Compare a text with a kept file. `LOOM_TEST_ACCEPT=1` replaces it: read it before you commit it."""
     if os.environ.get("LOOM_TEST_ACCEPT"):
         beside.write_text(said)
     assert said == beside.read_text()

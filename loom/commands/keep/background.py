@@ -34,11 +34,10 @@ def size_limit(config: Config) -> int:
 
 def into_background(store: Store) -> bool:
     """Lower this process's priority and limit its time. False when another clean-up is running."""
-    make_private(store.workspaces.folder.parent)
-    store.workspaces.folder.mkdir(exist_ok=True, mode=0o700)
-    lock = os.open(
-        store.workspaces.folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
-    )  # held until the end
+    folder = store.workspaces.folder
+    make_private(folder.parent)
+    folder.mkdir(exist_ok=True, mode=0o700)
+    lock = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)  # held until the end
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

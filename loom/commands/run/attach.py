@@ -115,7 +115,7 @@ def _so_far(past: PastRun) -> Sequence[PhaseEvent]:
 
 
 def _resumed(here: Here, job: PastJob) -> Resumption | None:
-    """Return the state from which an unfinished job continues; None if it begins anew."""
+    """Return the state from which an unfinished job continues; None if it starts again."""
     number = max(1, job.state.attempts)
     path = job.run.entry.paths.handed_over(job.job.id, number)
     again = Resumption(step=job.job.steps[0].id, number=number, attached=True)

@@ -200,8 +200,10 @@ class LogProbe(Probe):
 
     def __init__(self, pattern: str) -> None:
         self._line = ReadyLine(pattern)
-        self.see_line = self._line.see  # type: ignore[method-assign]
         self.what = f"line that matches {pattern!r}"
+
+    def see_line(self, line: str) -> None:
+        self._line.see(line)
 
     def check(self, target: ProbeTarget) -> None:
         if missing := self._line.missing:

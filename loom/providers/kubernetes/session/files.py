@@ -162,8 +162,13 @@ class PodFiles:
     def fill(self, packed_up: PackedSnapshot, cancel: Cancel) -> str:
         """Send the snapshot and prove it; return what was proved, for the record."""
         job_id = self._request.job_id
-        content = lambda: unless_canceled(packed_up.content(), job_id, cancel)  # noqa: E731
-        self._unpacked("/", packed_up.size, content, f"sending the workspace to job {job_id}", packed_up.mode)
+        self._unpacked(
+            "/",
+            packed_up.size,
+            lambda: unless_canceled(packed_up.content(), job_id, cancel),
+            f"sending the workspace to job {job_id}",
+            packed_up.mode,
+        )
         return self.prove(packed_up.digests, packed_up.files)
 
     def prove(self, digests: bytes, files: int) -> str:
