@@ -56,7 +56,7 @@ def parse(text: str) -> Condition:
 
 def holds(text: str, variables: Mapping[str, str]) -> bool:
     """Evaluate a condition with these variables. SearchError when a pattern search takes too long."""
-    return bool(parse(text)(variables))
+    return Parser.present(parse(text)(variables))
 
 
 def names(text: str) -> Iterator[str]:
@@ -206,7 +206,8 @@ class Parser:
     def truth(self, holds: bool) -> Value:
         return "true" if holds else None
 
-    def present(self, value: Value) -> bool:
+    @staticmethod
+    def present(value: Value) -> bool:
         return bool(value)
 
     def negated(self, operand: Condition, *, odd: bool) -> Condition:

@@ -77,7 +77,8 @@ class _Parser(Parser):
     def truth(self, holds: bool) -> Value:
         return holds
 
-    def present(self, value: Value) -> bool:
+    @staticmethod
+    def present(value: Value) -> bool:
         return bool(value.strip()) if isinstance(value, str) else bool(value)
 
     def joined(self, operator: str, operands: list[Condition]) -> Condition:
@@ -128,8 +129,7 @@ def parse(text: str) -> Condition:
 
 def holds(text: str, variables: Mapping[str, str]) -> bool:
     """Evaluate a condition with these variables. SearchError when a pattern search takes too long."""
-    value = parse(text)(variables)
-    return bool(value.strip()) if isinstance(value, str) else bool(value)
+    return _Parser.present(parse(text)(variables))
 
 
 def matches(written: str, value: str) -> bool:
