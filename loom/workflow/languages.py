@@ -1,4 +1,4 @@
-"""The languages of workflow files, with how a file's language is told. To add one: docs/explanation/add-a-language.md."""
+"""The languages of workflow files, with how a file's language is told. To add one: docs/contributing/add-a-language.md."""
 
 from __future__ import annotations
 

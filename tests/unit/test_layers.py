@@ -1,4 +1,4 @@
-"""Imports point down the table of docs/explanation/layout.md, or stay inside one folder: the page and the code agree."""
+"""Imports point down the table of docs/contributing/layout.md, or stay inside one folder: the page and the code agree."""
 
 import ast
 import re
@@ -11,7 +11,7 @@ import pytest
 
 PROJECT = Path(__file__).parents[2]
 ROOT = PROJECT / "loom"
-LAYOUT = PROJECT / "docs/explanation/layout.md"
+LAYOUT = PROJECT / "docs/contributing/layout.md"
 ORDER = re.findall(r"^\| `(\w+)/?` \|", LAYOUT.read_text(), re.MULTILINE)
 """The folders and modules of `loom/`, from the top down."""
 
