@@ -21,7 +21,7 @@ class ResumeCommand(TyperCommand):
 CLASSES = {"resume": ResumeCommand}
 
 
-@done_by("inside.resume")
+@done_by("again.resume")
 def resume(
     run: str | None = options.RUN_NAME,
     from_step: str | None = option(
@@ -45,7 +45,7 @@ def resume(
     """
 
 
-@done_by("run.attach")
+@done_by("again.attach")
 def attach(
     run: str | None = options.RUN_NAME,
     stream: bool | None = options.STREAM,
@@ -61,7 +61,7 @@ def attach(
     """
 
 
-@done_by("inside.resume")
+@done_by("again.resume")
 def rerun(
     run: str | None = options.RUN_NAME,
     failed: bool = option("--failed", "Only the jobs that failed or were skipped, and what depends on them."),
@@ -74,7 +74,7 @@ def rerun(
     """Run a run's jobs again from the start, on the same snapshot."""
 
 
-@done_by("run.bisect")
+@done_by("again.bisect")
 def bisect(
     job: str = argument("JOB", "The job: a name, id or glob.", "workflow-job", default=...),
     good: str = argument("GOOD", "A commit in which the job passes.", default=...),
@@ -99,7 +99,7 @@ def bisect(
     """
 
 
-@done_by("run.reproduce")
+@done_by("again.reproduce")
 def reproduce(
     url: str | None = argument("URL", "The address of a job, pipeline or run on GitLab or GitHub.", show_default=False),
     last: bool = option("--last", "The first failed job of this branch's newest red pipeline at origin."),
@@ -132,7 +132,7 @@ def bundle(
     """
 
 
-@done_by("run.replay")
+@done_by("again.replay")
 def replay(
     file: Path = argument("FILE", "A bundle.", default=...),
     repeat: int | None = option("--repeat N", "Run it N times, and tell how often it fails, and how.", min=2, max=1000),

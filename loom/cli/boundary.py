@@ -46,7 +46,7 @@ def _run(arguments: list[str]) -> int:
     except Exception as error:  # noqa: BLE001  the outermost boundary: any other exception is our bug
         code = _print_error(error) if isinstance(error, LoomError) else _foreign(error)
         if arguments and arguments[0] in RUNS:
-            from loom.commands.run.refusal import note_refusal  # only a failed run needs it
+            from loom.commands.project.refusal import note_refusal  # only a failed run needs it
 
             note_refusal(arguments, error, code, began_ns=began_ns)
         refused = arguments[:1] == ["exec"] and code in (ExitCode.REQUEST, ExitCode.INFRASTRUCTURE)

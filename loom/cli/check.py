@@ -9,7 +9,7 @@ from loom.cli import options
 from loom.cli.command import done_by, option
 
 
-@done_by("run.check")
+@done_by("plan.check")
 def check(
     workflow: Path | None = options.WORKFLOW_FILE,
     form: Literal["text", "json", "github"] = option("--format", "Output format.", default="text"),
@@ -23,7 +23,7 @@ def check(
     """
 
 
-@done_by("run.compile", takes=(options.PlanOptions,))
+@done_by("plan.compile", takes=(options.PlanOptions,))
 def compile_(
     form: Literal["yaml", "json"] = option("--format", "Output format.", default="yaml"),
     as_json: bool = options.AS_JSON,

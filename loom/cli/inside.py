@@ -13,7 +13,7 @@ from loom.cli.command import argument, done_by, option
 AS_ROOT = option("--root", "As root, whatever user the job has.")
 
 
-@done_by("keep.snapshot")
+@done_by("inside.snapshot")
 def snapshot(
     paths: list[str] | None = argument("PATH...", "With --explain: the paths to explain.", show_default=False),
     explain: bool = option("--explain", "Show whether CI would see each PATH, and which rule decides."),
@@ -26,7 +26,7 @@ def snapshot(
     """
 
 
-@done_by("keep.snapshot")
+@done_by("inside.snapshot")
 def verify(
     what: str = argument("RUN|WORKSPACE", "A run, or a workspace's path.", "run", default="last"),
     job: str | None = options.JOB_OF_RUN,

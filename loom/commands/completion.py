@@ -41,7 +41,7 @@ def runs(_given: Given) -> list[tuple[str, str]]:
 
 
 def _plan() -> Plan:
-    from loom.commands.run.preparing import Options, planner_of  # not for a run's name
+    from loom.commands.plan.preparing import Options, planner_of  # not for a run's name
 
     return planner_of(Options(), here()).made()[0]
 

@@ -80,7 +80,7 @@ def test_what_is_no_credential_stays(text: str) -> None:
 
 def test_the_whole_address_is_asked_for_in_one_module() -> None:
     callers = {str(path.relative_to(LOOM)) for path in LOOM.rglob("*.py") if ".revealed()" in path.read_text()}
-    assert callers == {"commands/run/gitlab_sources.py"}
+    assert callers == {"commands/plan/gitlab_sources.py"}
 
 
 class GitServer(ThreadingHTTPServer):

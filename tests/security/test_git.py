@@ -72,8 +72,8 @@ def test_every_git_process_starts_in_one_module_and_is_led_to_a_view() -> None:
     assert searching == {"snapshot/source.py"}
     # Directories that loom has just made, or whose processes get no configuration of anybody's.
     assert made_by_loom == {
-        "commands/run/git_server.py",
-        "commands/run/replay.py",
+        "commands/plan/git_server.py",
+        "commands/again/replay.py",
         "snapshot/git.py",
         "snapshot/proof.py",
         "snapshot/questions.py",

@@ -9,8 +9,8 @@ from urllib.request import Request
 import pytest
 
 from loom import config
+from loom.commands.plan import gitlab_sources
 from loom.commands.project import Here
-from loom.commands.run import gitlab_sources
 from loom.workflow.gitlab.sources import NotFound
 
 from .conftest import Listener, Victim

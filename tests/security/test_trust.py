@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from loom.commands.keep.trust_store import Trust
+from loom.commands.project.trust_store import Trust
 from loom.config.pools import Pool
 from loom.plan import late, model, permissions
 from loom.plan.permissions import Around, PermissionRequest
@@ -437,7 +437,7 @@ def test_a_plain_repository_never_meets_it(victim: Victim) -> None:
     ran = victim.loom("run", "--no-container", PYTHONPROFILEIMPORTTIME="1")
     assert ran.returncode == 0
     assert "loom.plan.permissions" in ran.stderr
-    assert "loom.commands.keep.trust_store" not in ran.stderr.replace("loom.trusting", "")
+    assert "loom.commands.project.trust_store" not in ran.stderr.replace("loom.trusting", "")
     assert not (victim.state / "trust.json").exists()
     assert "trust" not in victim.loom("check").stdout
 

@@ -11,7 +11,7 @@ import pytest
 
 from loom import snapshot
 from loom.cancel import Cancel
-from loom.commands.run import checkout
+from loom.commands.project import checkout
 from loom.errors import SnapshotError
 from loom.snapshot import git as git_processes
 from tests.support.waiting import promptly

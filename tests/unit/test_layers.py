@@ -146,6 +146,6 @@ def test_commands_share_two_modules_and_import_no_other_command() -> None:
 
 
 def test_a_plan_of_gitlabs_file_needs_nothing_of_looms_own_language() -> None:
-    asked = "import sys, loom.commands.run.compile, loom.workflow.gitlab.loader, loom.plan.gitlab.resolve; print(*sys.modules)"
+    asked = "import sys, loom.commands.plan.compile, loom.workflow.gitlab.loader, loom.plan.gitlab.resolve; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", asked], check=True, capture_output=True, text=True)
     assert {"pydantic", "loom.workflow.native", "loom.plan.native", "urllib.request"} & {*done.stdout.split()} == set()

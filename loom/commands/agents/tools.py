@@ -25,8 +25,8 @@ from pydantic import BaseModel, Field
 from loom.analysis.evidence import diagnosis_of
 from loom.cancel import Cancel
 from loom.commands.inside import session
+from loom.commands.plan.preparing import Options
 from loom.commands.project import Here, here
-from loom.commands.run.preparing import Options
 from loom.commands.run.prewarmed import PreparedRuns
 from loom.errors import InfrastructureError, LoomError, RequestError
 from loom.plan.model import Job, Plan

@@ -1,1 +1,1 @@
-"""Stand inside a job: shell, exec, resume, and its files."""
+"""Stand inside a job: shell, exec, and its files."""

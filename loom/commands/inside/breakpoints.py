@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from loom.cancel import Cancel
-from loom.commands.run.preparing import FAILURE, PAUSE
+from loom.commands.plan.preparing import FAILURE, PAUSE
 from loom.commands.terminal import attended
 from loom.errors import LoomError, RequestError
 from loom.plan.model import Plan

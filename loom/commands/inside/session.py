@@ -17,9 +17,8 @@ from msgspec import Struct, structs
 
 from loom import snapshot
 from loom.cancel import Cancel
-from loom.commands.keep import trusting
-from loom.commands.project import Here, run_or_job
-from loom.commands.run import wiring
+from loom.commands.plan import wiring
+from loom.commands.project import Here, run_or_job, trusting
 from loom.commands.screen import MaskedProgress
 from loom.errors import RequestError
 from loom.plan import variables

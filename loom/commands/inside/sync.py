@@ -9,8 +9,8 @@ from msgspec import Struct
 
 from loom import snapshot
 from loom.cancel import Cancel, signals
-from loom.commands.keep.trusting import discover
 from loom.commands.project import Here
+from loom.commands.project.trusting import discover
 from loom.errors import RequestError
 from loom.runner.previous_run import PastRun
 from loom.snapshot import Merge, Snapshot, readable

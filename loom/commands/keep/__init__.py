@@ -1,1 +1,1 @@
-"""Keep what runs need and leave: caches, images, trust, snapshots, old runs."""
+"""Keep what runs need and leave: caches, images, trust, old runs."""

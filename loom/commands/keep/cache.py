@@ -9,8 +9,8 @@ from typing import Any
 from msgspec.structs import asdict
 
 from loom.commands import project
-from loom.commands.run import checkout
-from loom.commands.run.wiring import cache_project
+from loom.commands.plan.wiring import cache_project
+from loom.commands.project import checkout
 from loom.errors import RequestError
 from loom.record.events import timestamp
 from loom.render.output import print_either, table

@@ -14,9 +14,9 @@ from msgspec.structs import asdict, replace
 
 from loom import snapshot
 from loom.commands.inside import saved, session
-from loom.commands.keep import background, retention
+from loom.commands.keep import retention
 from loom.commands.keep.retention import Left, Records, kept_facts, kept_ids
-from loom.commands.project import BUNDLES, Here, here
+from loom.commands.project import BUNDLES, Here, background, here
 from loom.errors import EngineUnavailable, LoomError, RequestError
 from loom.plan.model import CONTAINERS, Job
 from loom.providers import locks

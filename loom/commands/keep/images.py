@@ -15,9 +15,9 @@ from msgspec import Struct
 from loom import snapshot
 from loom.cancel import Cancel, signals
 from loom.commands import project
+from loom.commands.plan import contexts, planning
+from loom.commands.plan.github_sources import lock_actions
 from loom.commands.project import Here
-from loom.commands.run import contexts, planning
-from loom.commands.run.github_sources import lock_actions
 from loom.commands.screen import MaskedProgress
 from loom.errors import RequestError
 from loom.images.reference import parse_reference

@@ -22,7 +22,7 @@ from typing import Any, Literal
 
 from msgspec import Struct, field
 
-from loom.commands.keep.background import size_limit
+from loom.commands.project.background import size_limit
 from loom.config import Config
 from loom.providers.locks import holders
 from loom.record.store import DETACHED, RUNNING, RunEntry, Store

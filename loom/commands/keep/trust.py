@@ -10,9 +10,9 @@ import typer
 from msgspec.structs import asdict
 
 from loom.commands import project
-from loom.commands.keep.trusting import CODE, decisions_of, request_lines, requests_of
+from loom.commands.plan import contexts, planning
 from loom.commands.project import Here, say_not_counted
-from loom.commands.run import contexts, planning
+from loom.commands.project.trusting import CODE, decisions_of, request_lines, requests_of
 from loom.commands.terminal import attended
 from loom.errors import RequestError, WorkflowError
 from loom.plan.permissions import PermissionRequest

@@ -15,9 +15,8 @@ import msgspec
 from loom import __version__, snapshot
 from loom.cancel import Cancel, signals
 from loom.commands import project
-from loom.commands.inside.recreate_tree import checked_out, taken_again, trees_of
 from loom.commands.project import Here
-from loom.commands.record.bundle_file import (
+from loom.commands.project.bundle_file import (
     MOST_TAGS,
     PACK,
     SUFFIX,
@@ -26,7 +25,8 @@ from loom.commands.record.bundle_file import (
     pack_name,
     write_bundle,
 )
-from loom.commands.run.checkout import git as git_answer
+from loom.commands.project.checkout import git as git_answer
+from loom.commands.project.recreate_tree import checked_out, taken_again, trees_of
 from loom.commands.screen import progress_line
 from loom.errors import LoomError, RequestError, SnapshotError
 from loom.plan.model import Plan

@@ -9,8 +9,7 @@ from typing import BinaryIO
 
 from loom.analysis.diagnosis import Diagnosis
 from loom.analysis.server_log import ServerLog, diagnosis_of_log, read_log
-from loom.commands.project import Here
-from loom.commands.run import checkout
+from loom.commands.project import Here, checkout
 from loom.commands.servers import JobAddress, RemoteJob, Server, ServerRefused, address_of, server_of
 from loom.commands.servers.tokens import token_for
 from loom.plan.origin import ProjectOrigin, origin_of

@@ -1,1 +1,1 @@
-"""Run a workflow, once or at each change: its plan, its options, what it is made of."""
+"""Run a workflow, once, several times or at each change, with its child pipelines."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from loom.commands.run import checkout
+from loom.commands.project import checkout
 from loom.snapshot import Source
 from loom.snapshot.observed import CheckoutChange, Observed, is_own
 

@@ -14,11 +14,11 @@ import yaml
 from msgspec.structs import replace
 
 from loom.cancel import Cancel
-from loom.commands.inside.recreate_tree import taken_again
-from loom.commands.keep import trusting
-from loom.commands.run import checkout, contexts, preparing
-from loom.commands.run.preparing import Prepared
-from loom.commands.run.wiring import request_of, tools_of
+from loom.commands.plan import contexts, preparing
+from loom.commands.plan.preparing import Prepared
+from loom.commands.plan.wiring import request_of, tools_of
+from loom.commands.project import checkout, trusting
+from loom.commands.project.recreate_tree import taken_again
 from loom.errors import RequestError
 from loom.plan.model import ChildFile, JobSelection, Plan
 from loom.plan.resolve import resolve

@@ -11,10 +11,10 @@ from contextlib import suppress
 from msgspec.structs import replace
 
 from loom.cancel import Cancel
-from loom.commands.keep.background import clean_later
-from loom.commands.run import preparing
-from loom.commands.run.preparing import Options, Prepared
-from loom.commands.run.wiring import request_of, tools_of
+from loom.commands.plan import preparing
+from loom.commands.plan.preparing import Options, Prepared
+from loom.commands.plan.wiring import request_of, tools_of
+from loom.commands.project.background import clean_later
 from loom.errors import LoomError
 from loom.plan.model import Plan
 from loom.record.journal import Sink

@@ -10,10 +10,10 @@ from msgspec.structs import replace
 
 from loom.analysis.repetition import repetition_of
 from loom.cancel import Cancel, signals
-from loom.commands.keep.background import clean_later
+from loom.commands.plan.preparing import Prepared
+from loom.commands.plan.wiring import request_of, tools_of
+from loom.commands.project.background import clean_later
 from loom.commands.run.children import ChildRuns
-from loom.commands.run.preparing import Prepared
-from loom.commands.run.wiring import request_of, tools_of
 from loom.plan.model import Job, Plan, Trigger
 from loom.plan.variables import of_another_run
 from loom.record.journal import Sink

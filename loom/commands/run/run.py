@@ -16,10 +16,10 @@ from msgspec.structs import replace
 from loom.cancel import Cancel, signals
 from loom.commands import terminal
 from loom.commands.inside import breakpoints
-from loom.commands.keep.background import clean_later
+from loom.commands.plan.preparing import Options, Prepared, prepare
+from loom.commands.plan.wiring import request_of, tools_of
 from loom.commands.project import Here
-from loom.commands.run.preparing import Options, Prepared, prepare
-from loom.commands.run.wiring import request_of, tools_of
+from loom.commands.project.background import clean_later
 from loom.commands.screen import screen_parts
 from loom.errors import RequestError
 from loom.plan.model import Plan

@@ -18,10 +18,10 @@ from typing import Any
 from msgspec.structs import replace
 
 from loom.cancel import Cancel, signals
-from loom.commands.run import preparing
+from loom.commands.plan import preparing
+from loom.commands.plan.preparing import FAILURE, Options, Prepared
 from loom.commands.run import run as running
 from loom.commands.run.changes import CheckoutWatch
-from loom.commands.run.preparing import FAILURE, Options, Prepared
 from loom.commands.run.prewarmed import PreparedRuns
 from loom.commands.screen import screen_parts
 from loom.config.layers import user_file

@@ -14,7 +14,7 @@ import docker
 import pytest
 
 from loom.cancel import Cancel
-from loom.commands.run.preparing import Options
+from loom.commands.plan.preparing import Options
 from loom.commands.run.prewarmed import PreparedRuns
 from loom.providers.docker.container.cleanup import reap, remove_run
 from tests.support.loom_process import run_loom

@@ -10,8 +10,8 @@ import typer
 from loom import config
 from loom.analysis.reproduction import NOT_REPEATED, WITH_OPTION, options_again, reproduce_command, setting_of
 from loom.cli.app import app_for
+from loom.commands.plan.preparing import Options
 from loom.commands.project import Here
-from loom.commands.run.preparing import Options
 from loom.record.documents import Invocation
 
 COMMAND = typer.main.get_command(app_for(["run"])).commands["run"]  # type: ignore[attr-defined]

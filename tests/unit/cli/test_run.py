@@ -3,7 +3,7 @@
 import inspect
 
 from loom.cli.run import run
-from loom.commands.run.preparing import Options
+from loom.commands.plan.preparing import Options
 from loom.config import KEYS
 
 

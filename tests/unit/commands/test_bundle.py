@@ -18,8 +18,8 @@ import pytest
 import zstandard
 
 from loom.commands.project import Here
+from loom.commands.project.bundle_file import MOST_BYTES, UnpackedBundle, unpacked, write_bundle
 from loom.commands.record.bundle import _Repository
-from loom.commands.record.bundle_file import MOST_BYTES, UnpackedBundle, unpacked, write_bundle
 from loom.errors import RequestError
 from loom.snapshot import occupied
 from tests.unit.commands.test_gitlab_runs import Project

@@ -5,8 +5,8 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any, cast
 
-from loom.commands.run.elsewhere import pinned_job
-from loom.commands.run.preparing import Prepared
+from loom.commands.again.elsewhere import pinned_job
+from loom.commands.plan.preparing import Prepared
 from loom.errors import ImageError
 from loom.plan.model import Image, Job, Service
 

@@ -15,8 +15,8 @@ from msgspec.structs import replace
 
 from loom import config
 from loom.commands.keep.trust import everything_asked
+from loom.commands.plan.github_sources import LOCK_PATH, ActionRepositories, load_lock, lock_actions
 from loom.commands.project import Here
-from loom.commands.run.github_sources import LOCK_PATH, ActionRepositories, load_lock, lock_actions
 from loom.errors import RequestError
 from loom.plan.github import actions
 from loom.plan.late import LateStep

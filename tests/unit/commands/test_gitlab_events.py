@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from loom import config
-from loom.commands.project import Here
-from loom.commands.run import checkout, contexts, planning
+from loom.commands.plan import contexts, planning
+from loom.commands.project import Here, checkout
 from loom.plan.model import JobSelection
 
 pytestmark = pytest.mark.slow

@@ -11,8 +11,8 @@ from threading import Thread
 import pytest
 
 from loom import config
+from loom.commands.plan.gitlab_sources import Elsewhere
 from loom.commands.project import Here
-from loom.commands.run.gitlab_sources import Elsewhere
 from loom.workflow.gitlab.sources import NotFound
 from tests.support.connections import free_port
 from tests.support.waiting import until

@@ -10,9 +10,9 @@ import pytest
 
 import loom
 from loom import config
+from loom.commands.plan import contexts
+from loom.commands.plan.kept_plans import Planner
 from loom.commands.project import Here
-from loom.commands.run import contexts
-from loom.commands.run.kept_plans import Planner
 from loom.errors import WorkflowError
 from loom.plan.model import JobSelection, Plan
 

@@ -12,9 +12,9 @@ from types import SimpleNamespace
 import pytest
 
 from loom.commands.doctor import directory
-from loom.commands.keep import background
 from loom.commands.keep.retention import vouched
 from loom.commands.keep.retention import workspaces as held
+from loom.commands.project import background
 from loom.config import Config
 from loom.record.store import Store
 from loom.snapshot import occupied

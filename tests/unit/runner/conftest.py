@@ -16,8 +16,8 @@ from msgspec.structs import replace
 
 from loom import providers
 from loom.cancel import Cancel
-from loom.commands.run import preparing, wiring
-from loom.commands.run.wiring import request_of
+from loom.commands.plan import preparing, wiring
+from loom.commands.plan.wiring import request_of
 from loom.providers.host import HostProvider
 from loom.record.event_files import read_events, read_phases
 from loom.record.events import OutputEvent, PhaseEvent

@@ -12,7 +12,7 @@ import pytest
 from msgspec.structs import replace
 
 from loom import providers
-from loom.commands.run import attach
+from loom.commands.again import attach
 from loom.errors import EngineUnavailable, RequestError
 from loom.plan.model import MountMode
 from loom.providers.base import Capabilities, Setup

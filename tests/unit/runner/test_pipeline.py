@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from loom.commands.run.checkout import head_of, run_variables
+from loom.commands.project.checkout import head_of, run_variables
 from loom.plan.model import Build
 from loom.runner import pipeline
 from loom.runner.results import Results

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from loom.commands.inside import resume
+from loom.commands.again import resume
 from loom.errors import RequestError
 from loom.runner import previous_run
 from loom.status import JobResult, Status

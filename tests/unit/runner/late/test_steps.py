@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from loom.analysis.evidence import diagnosis_of
 from loom.cancel import Cancel
-from loom.commands.inside import resume
+from loom.commands.again import resume
 from loom.plan import late
 from loom.plan.late import Action, LateStep
 from loom.plan.model import Image, Secret, Service

@@ -84,7 +84,7 @@ class Here(Struct, frozen=True, kw_only=True, dict=True):
         from loom.record.reader import Reading
 
         if is_bundle(run):
-            from loom.commands.record.bundle_file import unpacked  # late: only for a bundle
+            from loom.commands.project.bundle_file import unpacked  # late: only for a bundle
 
             return unpacked(Path(run), self.config.cache_dir / BUNDLES).reading
         return Reading(self.store.find(run, repo_root=self.root))

@@ -27,12 +27,12 @@ from loom.analysis.evidence import recorded_diagnosis
 from loom.analysis.reasons import Circumstances
 from loom.analysis.verdict import Reproduction, parting_of
 from loom.commands import project, terminal
-from loom.commands.keep import trusting
-from loom.commands.record.bundle_file import ACTIONS, BundledTree, UnpackedBundle, pack_name, unpacked
-from loom.commands.run import preparing
+from loom.commands.again.elsewhere import blocks_of_run, ending_of, hold, judged, pinned_job, tell
+from loom.commands.plan import preparing
+from loom.commands.plan.preparing import Options, Prepared
+from loom.commands.project import trusting
+from loom.commands.project.bundle_file import ACTIONS, BundledTree, UnpackedBundle, pack_name, unpacked
 from loom.commands.run import run as running
-from loom.commands.run.elsewhere import blocks_of_run, ending_of, hold, judged, pinned_job, tell
-from loom.commands.run.preparing import Options, Prepared
 from loom.commands.screen import progress_line
 from loom.errors import LoomError, RecordError, RequestError
 from loom.plan.builder import finished, settled

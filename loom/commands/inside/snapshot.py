@@ -12,7 +12,7 @@ from pathlib import Path
 from loom import snapshot as snapshots
 from loom.cancel import Cancel, signals
 from loom.commands import project
-from loom.commands.keep.trusting import discover
+from loom.commands.project.trusting import discover
 from loom.commands.screen import progress_line
 from loom.errors import RequestError
 from loom.record.store import RunEntry, Store

@@ -16,12 +16,12 @@ from loom.cancel import Cancel, signals
 from loom.commands import project
 from loom.commands.inside import saved, session
 from loom.commands.inside import sync as syncing
-from loom.commands.inside.recreate_tree import taken_again
-from loom.commands.keep.trusting import discover
+from loom.commands.plan import preparing, replan
+from loom.commands.plan.preparing import Options
 from loom.commands.project import Here
-from loom.commands.run import preparing, replan
+from loom.commands.project.recreate_tree import taken_again
+from loom.commands.project.trusting import discover
 from loom.commands.run import run as running
-from loom.commands.run.preparing import Options
 from loom.errors import RequestError, SnapshotError
 from loom.plan.model import MountMode, Plan
 from loom.plan.variables import of_another_run

@@ -20,9 +20,9 @@ from loom.analysis.evidence import diagnosis_of
 from loom.analysis.reproduction import reproduce_command
 from loom.cancel import Cancel, signals
 from loom.commands import project
-from loom.commands.inside.recreate_tree import checked_out
-from loom.commands.keep.trusting import discover
 from loom.commands.project import Here
+from loom.commands.project.recreate_tree import checked_out
+from loom.commands.project.trusting import discover
 from loom.commands.screen import screen_parts
 from loom.errors import InfrastructureError, LoomError, RequestError, SnapshotError
 from loom.record.documents import Commit, Invocation

@@ -12,7 +12,7 @@ import typer
 
 from loom import config
 from loom.commands.project import Here, trusts_all
-from loom.commands.run.checkout import is_ignored
+from loom.commands.project.checkout import is_ignored
 from loom.commands.terminal import attended
 from loom.errors import RequestError
 from loom.plan import permissions
@@ -23,7 +23,7 @@ from loom.util.controls import shown
 from loom.util.units import counted
 
 if TYPE_CHECKING:
-    from loom.commands.keep.trust_store import Trust
+    from loom.commands.project.trust_store import Trust
     from loom.plan.model import Job
     from loom.snapshot import Source
     from loom.workflow.loaded import Loaded
@@ -91,7 +91,7 @@ def discover(start: Path, environ: Mapping[str, str], *, flag: bool = False) -> 
     """Find the repository around `start`, with the filters of its own configuration where the user, or `flag`, allows them."""
 
     def allowed(found: RepositoryView) -> bool:
-        from loom.commands.keep.trust_store import Trust  # as in `decisions_of`
+        from loom.commands.project.trust_store import Trust  # as in `decisions_of`
 
         if trusts_all(environ, flag):
             return True
@@ -102,7 +102,7 @@ def discover(start: Path, environ: Mapping[str, str], *, flag: bool = False) -> 
 
 
 def decisions_of(here: Here) -> Trust:
-    from loom.commands.keep.trust_store import Trust  # only for a project that asks for something
+    from loom.commands.project.trust_store import Trust  # only for a project that asks for something
 
     return Trust(here.config.state_dir, here.root, here.environ)
 

@@ -16,10 +16,9 @@ from msgspec.structs import replace
 
 from loom.analysis.reproduction import options_again
 from loom.commands import project, terminal
-from loom.commands.keep import trusting
-from loom.commands.project import Here
-from loom.commands.run import checkout, contexts
-from loom.commands.run.kept_plans import Planner
+from loom.commands.plan import contexts
+from loom.commands.plan.kept_plans import Planner
+from loom.commands.project import Here, checkout, trusting
 from loom.config import KEYS
 from loom.errors import WorkflowError
 from loom.plan.model import JobSelection, Plan

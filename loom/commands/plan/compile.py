@@ -7,7 +7,7 @@ import sys
 from typing import Any
 
 from loom.commands import project
-from loom.commands.run.preparing import Options, planner_of
+from loom.commands.plan.preparing import Options, planner_of
 from loom.errors import RequestError
 from loom.plan.model import JobSelection, Plan
 from loom.plan.provenance import sources

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable, Sequence
 
-from loom.commands.keep import trusting
-from loom.commands.run import preparing
-from loom.commands.run.preparing import Options
+from loom.commands.plan import preparing
+from loom.commands.plan.preparing import Options
+from loom.commands.project import trusting
 from loom.errors import LoomError, RequestError
 from loom.plan.comparison import first_change
 from loom.plan.growth import grown_as

@@ -18,9 +18,8 @@ from msgspec.structs import replace
 
 from loom.analysis import project_patterns
 from loom.commands import project
-from loom.commands.keep import trusting
-from loom.commands.project import Here, find_root, workflow_path
-from loom.commands.run.contexts import resolve_context
+from loom.commands.plan.contexts import resolve_context
+from loom.commands.project import Here, find_root, trusting, workflow_path
 from loom.config import AUTO_SHELL, CODE
 from loom.errors import Problem, WorkflowError
 from loom.plan.model import Job, ResolveContext, Secret

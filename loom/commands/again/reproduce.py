@@ -27,13 +27,13 @@ from loom.analysis.server_log import LogFacts, LogReader, ServerLog, diagnosis_o
 from loom.analysis.verdict import Block, parting_of
 from loom.cancel import Cancel
 from loom.commands import project, terminal
+from loom.commands.again.elsewhere import blocks_of_run, ending_of, hold, judged, pinned_job, tell
+from loom.commands.plan.git_server import fetch_checkout
+from loom.commands.plan.preparing import Options, Prepared, prepare
 from loom.commands.project import Here
+from loom.commands.project.checkout import git, origin_of
 from loom.commands.record import remote
 from loom.commands.run import run as running
-from loom.commands.run.checkout import git, origin_of
-from loom.commands.run.elsewhere import blocks_of_run, ending_of, hold, judged, pinned_job, tell
-from loom.commands.run.git_server import fetch_checkout
-from loom.commands.run.preparing import Options, Prepared, prepare
 from loom.commands.screen import progress_line
 from loom.commands.servers import (
     RemoteJob,

@@ -84,7 +84,7 @@ class Planner:
     @property
     def _fresh(self) -> ModuleType:
         """The module that makes plans, which is imported only where it is needed."""
-        from loom.commands.run import planning
+        from loom.commands.plan import planning
 
         return planning
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from loom.commands.run.checkout import origin_of
+from loom.commands.project.checkout import origin_of
 from loom.errors import InfrastructureError, LoomError, SnapshotError
 from loom.plan.permissions import PermissionRequest
 from loom.record.store import Store

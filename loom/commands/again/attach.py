@@ -11,9 +11,10 @@ from msgspec.structs import replace
 
 from loom.cancel import Cancel
 from loom.commands import project
-from loom.commands.inside import resume, session
+from loom.commands.again import resume
+from loom.commands.inside import session
+from loom.commands.plan import preparing
 from loom.commands.project import Here
-from loom.commands.run import preparing
 from loom.errors import ProviderError, RequestError
 from loom.providers import locks
 from loom.providers.base import DetachedContainer, Session, SessionRequest

@@ -24,7 +24,7 @@ from loom.util import clock
 from loom.util.paths import run_of_workspace
 
 if TYPE_CHECKING:
-    from loom.commands.run.preparing import Prepared
+    from loom.commands.plan.preparing import Prepared
     from loom.record.journal import Sink
     from loom.snapshot import Source
     from loom.storage.cache import Cache

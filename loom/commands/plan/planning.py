@@ -6,8 +6,8 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
+from loom.commands.plan import contexts
 from loom.commands.project import Here
-from loom.commands.run import contexts
 from loom.errors import Problem
 from loom.plan.model import JobSelection, Plan, ResolveContext
 from loom.plan.resolve import rehearse, resolve

@@ -8,8 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from loom.commands.project import Here
-from loom.commands.run import checkout
+from loom.commands.project import Here, checkout
 from loom.errors import RequestError
 from loom.plan.model import ResolveContext
 from loom.util.paths import name_from
@@ -57,8 +56,8 @@ def resolve_context(
         inputs=pairs(inputs, "--input"),
         event_payload={} if event_file is None else _payload(event_file),
         # Imported where a file includes files of other servers, or uses actions.
-        sources=lambda: import_module("loom.commands.run.gitlab_sources").Elsewhere(here),
-        repositories=cache(lambda: import_module("loom.commands.run.github_sources").ActionRepositories(here)),
+        sources=lambda: import_module("loom.commands.plan.gitlab_sources").Elsewhere(here),
+        repositories=cache(lambda: import_module("loom.commands.plan.github_sources").ActionRepositories(here)),
         above=_nothing_above,
     )
 

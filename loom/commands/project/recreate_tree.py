@@ -11,8 +11,8 @@ from typing import Any
 
 from loom import snapshot
 from loom.cancel import Cancel
-from loom.commands.keep.trusting import discover
 from loom.commands.project import Here
+from loom.commands.project.trusting import discover
 from loom.errors import LoomError, RequestError, SnapshotError
 from loom.snapshot import git, repository
 from loom.util.paths import new_workspace, run_of_workspace

@@ -20,8 +20,8 @@ from pathlib import Path
 import msgspec
 
 from loom.addresses import Address
+from loom.commands.plan.git_server import GitError, GitServer
 from loom.commands.project import Here
-from loom.commands.run.git_server import GitError, GitServer
 from loom.errors import RequestError
 from loom.plan.model import Plan
 from loom.storage.tar import DamagedArchive, read

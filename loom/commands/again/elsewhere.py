@@ -14,7 +14,7 @@ from loom.analysis.diff import Pair
 from loom.analysis.reasons import OF_TAG, Circumstances, reasons
 from loom.analysis.verdict import Block, JobEnding, LogParting, Reproduction, lines_of, verdict
 from loom.cancel import Cancel
-from loom.commands.run.preparing import Prepared
+from loom.commands.plan.preparing import Prepared
 from loom.commands.screen import screen_parts
 from loom.errors import ImageError, RequestError
 from loom.images.reference import Reference, parse_reference

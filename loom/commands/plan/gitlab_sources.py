@@ -19,10 +19,10 @@ from urllib.parse import urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from loom.addresses import Address
-from loom.commands.keep.trusting import decisions_of
+from loom.commands.plan.git_server import GitError, GitServer, succeeded
 from loom.commands.project import Here, trusts_all
-from loom.commands.run.checkout import origin_of
-from loom.commands.run.git_server import GitError, GitServer, succeeded
+from loom.commands.project.checkout import origin_of
+from loom.commands.project.trusting import decisions_of
 from loom.plan.permissions import PermissionRequest
 from loom.util import atomic
 from loom.util.private import make_private

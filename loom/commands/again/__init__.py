@@ -1,0 +1,1 @@
+"""Run again what ran before, here or elsewhere: resume, attach, bisect, replay, reproduce."""
