@@ -63,12 +63,21 @@ def _event() -> Shape:
     definitions = phase.pop("$defs", {}) | output.pop("$defs", {})
     for shape in (phase, output):
         shape["properties"]["ts"]["format"] = "date-time"
-        definitions[shape["title"]] = shape
+    return _one_of("Event", "A line of any events.jsonl.", definitions, phase, output)
+
+
+def _output() -> Shape:
+    shapes = [_shape(kind) for kind in _PRINTED]
+    definitions = {name: found for shape in shapes for name, found in shape.pop("$defs", {}).items()}
+    return _one_of("Output", "What a command prints with `--json`.", definitions, *shapes)
+
+
+def _one_of(title: str, description: str, definitions: Shape, *shapes: Shape) -> Shape:
     return {
-        "title": "Event",
-        "description": "A line of any events.jsonl.",
-        "oneOf": [{"$ref": f"{_REFERENCE}{shape['title']}"} for shape in (phase, output)],
-        "$defs": definitions,
+        "title": title,
+        "description": description,
+        "oneOf": [{"$ref": f"{_REFERENCE}{shape['title']}"} for shape in shapes],
+        "$defs": definitions | {shape["title"]: shape for shape in shapes},
     }
 
 
@@ -78,16 +87,19 @@ _SCHEMAS: Mapping[str, type[Struct]] = {
     "job-summary": documents.JobSummary,
     "job-manifest": documents.JobManifest,
     "step-summary": documents.StepSummary,
-    "diagnosis": diagnosis.Diagnosis,
-    "runs": documents.Runs,
-    "plan": printed.PlanDocument,
-    "exec": printed.Executed,
-    "bisection": bisection.Bisection,
-    "repetition": repetition.Repetition,
-    "reproduction": verdict.Reproduction,
 }
+_PRINTED = (
+    documents.Runs,
+    diagnosis.Diagnosis,
+    printed.PlanDocument,
+    printed.Executed,
+    bisection.Bisection,
+    repetition.Repetition,
+    verdict.Reproduction,
+)
+_OF_SEVERAL = {"event": _event, "output": _output}
 
-NAMES = ("event", *_SCHEMAS)
+NAMES = (*_OF_SEVERAL, *_SCHEMAS)
 
 
 def record_schema(name: str) -> Shape:
@@ -95,5 +107,5 @@ def record_schema(name: str) -> Shape:
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "$id": f"loom/{name}.schema.json",
-        **(_event() if name == "event" else _shape(_SCHEMAS[name])),
+        **(_OF_SEVERAL[name]() if name in _OF_SEVERAL else _shape(_SCHEMAS[name])),
     }

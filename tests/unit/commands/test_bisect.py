@@ -49,7 +49,7 @@ def test_the_first_bad_commit_is_found_in_checkouts_apart(project: Project) -> N
     code, out, err = project.loom("bisect", "test", "HEAD~9", "--no-container", "--json", "-j", "2")
     assert code == 0, err
     found = json.loads(out)
-    jsonschema.validate(found, record_schema("bisection"))
+    jsonschema.validate(found, record_schema("output"))
     verdicts = {subject(project, each["commit"]): each["verdict"] for each in found["tested"]}
     assert subject(project, found["first_bad"]["sha"]) == "7"
     assert all(

@@ -39,7 +39,7 @@ def test_a_flaky_test_is_found_and_named_with_its_rate(project: Project, tmp_pat
     code, out, err = project.loom("run", "--no-container", "test", "--repeat", "20", "--json", "-j", "2")
     assert code == 1, err
     found = json.loads(out)
-    jsonschema.validate(found, record_schema("repetition"))
+    jsonschema.validate(found, record_schema("output"))
     assert (found["rate"]["count"], found["rate"]["of"], found["exit_codes"]) == (6, 20, {"3": 6})
     assert (found["rate"]["low"], found["rate"]["high"]) == (0.1455, 0.519)
     assert [(test["name"], test["rate"]["count"]) for test in found["tests"]] == [("tests/test_net.py::test_timing", 6)]
