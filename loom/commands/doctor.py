@@ -20,9 +20,9 @@ from loom.config.pools import Pool, named
 from loom.errors import LoomError, SnapshotError
 from loom.providers.docker.engine.client import Engine, Traits
 from loom.providers.docker.engine.endpoint import endpoint_of
-from loom.providers.docker.engine.probe import probe
+from loom.providers.docker.probe import probe
 from loom.render.output import print_kind
-from loom.runner.late.actions import EXTRA
+from loom.runner.actions import EXTRA
 from loom.snapshot import git
 from loom.status import ExitCode
 from loom.util.extras import install_command
@@ -103,7 +103,7 @@ def _repository(project: Here) -> Check:
 
 def _elsewhere(project: Here, pool: Pool) -> Iterator[Check]:
     try:
-        checkup = import_module("loom.providers.kubernetes.cluster.checkup")  # its library is an optional extra
+        checkup = import_module("loom.providers.kubernetes.checkup")  # its library is an optional extra
     except ImportError as error:
         yield _bad("cluster", f"its library is not installed: {error}", install_command("kubernetes"))
         return

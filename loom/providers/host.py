@@ -26,9 +26,9 @@ from loom.cancel import Cancel
 from loom.errors import ProviderError
 from loom.plan.model import MountMode
 from loom.providers.base import Capabilities, Provider, Session, SessionFacts, SessionRequest, Setup
+from loom.providers.driven import DrivenSession
 from loom.providers.driver import protocol as driver
 from loom.providers.driver.channel import Died, Exchange
-from loom.providers.driver.session import DrivenSession
 from loom.providers.inside import CommandsInside, to_streams
 from loom.status import Ended, Exit, ExitCode, OnOutput, Stream
 from loom.util.within import readable

@@ -149,7 +149,7 @@ class JobRunner(Struct, kw_only=True, eq=False):
                 if attempt.status is Status.SUCCESS:
                     steps = self._steps(attempt, open_job, start, cancel)
                     if self.results is not None:
-                        from loom.runner.late.actions import ActionTools  # for a run with actions alone
+                        from loom.runner.actions import ActionTools  # for a run with actions alone
 
                         stack.callback(self.results.ended, attempt)
                         provider = self.opener.provider(attempt.job)

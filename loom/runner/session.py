@@ -220,7 +220,7 @@ class SessionOpener:
         )
 
     def _with_actions(self, job: Job) -> tuple[Path, ...]:
-        from loom.runner.late.actions import mounts_of  # for jobs of one language
+        from loom.runner.actions import mounts_of  # for jobs of one language
 
         return (*self.settings.read_only_mounts, *mounts_of(job, self.settings.config.cache_dir))
 

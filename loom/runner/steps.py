@@ -28,7 +28,7 @@ from loom.workflow.patterns import PatternError, SearchError
 
 if TYPE_CHECKING:
     from loom.providers.inside import CommandsInside
-    from loom.runner.late.actions import ActionTools
+    from loom.runner.actions import ActionTools
 
 CODE = PhaseCode.JOB_EXECUTION
 AFTER_SCRIPT_TIMEOUT_S = 300.0

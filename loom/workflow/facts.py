@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct, field
@@ -10,9 +11,20 @@ from msgspec import Struct, field
 from loom.config import Config
 
 if TYPE_CHECKING:
-    from loom.workflow.github.sources import Repositories
-    from loom.workflow.gitlab.sources import Sources
-    from loom.workflow.gitlab.variables import Variable
+    from loom.util.yaml_file import Node
+    from loom.workflow.sources import Repositories, Sources
+
+
+class Variable(Struct, frozen=True, kw_only=True):
+    value: str
+    expand: bool = True
+    file: bool = False
+    """The job gets the path of a file that has the value."""
+    ref: str = ""
+    """The reference to a secret, which only the job gets: `value` is the text that conditions see instead."""
+    environments: Mapping[str, Variable] = MappingProxyType({})
+    """Globs of environment names, with the variable's value in a job of such an environment. Other jobs do not get it."""
+    node: Node | None = None
 
 
 class Facts(Struct, frozen=True, kw_only=True):

@@ -22,7 +22,7 @@ from loom.errors import LoomError
 from loom.plan.model import Image, Resources
 from loom.providers.base import Setup
 from loom.providers.command import Command
-from loom.providers.kubernetes.cluster.checkup import CheckResult, findings
+from loom.providers.kubernetes.checkup import CheckResult, findings
 from loom.providers.kubernetes.pod import starting
 from tests.support import kubernetes
 from tests.support.effort import LONG

@@ -11,7 +11,7 @@ import pytest
 from loom import config
 from loom.commands.plan import gitlab_sources
 from loom.commands.project import Here
-from loom.workflow.gitlab.sources import NotFound
+from loom.workflow.sources import NotFound
 
 from .conftest import Listener, Victim
 

@@ -8,8 +8,9 @@ from types import MappingProxyType
 from loom.config import Config
 from loom.plan.model import ResolveContext
 from loom.util.yaml_file import Node, fields_of, parse
+from loom.workflow.facts import Variable
 from loom.workflow.gitlab.pipeline import Entry, Pipeline
-from loom.workflow.gitlab.variables import Scope, Variable
+from loom.workflow.gitlab.variables import Scope
 
 PUSH = MappingProxyType(
     {

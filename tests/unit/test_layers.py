@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -65,6 +66,7 @@ def test_libraries_stand_beside_each_other() -> None:
     assert found == set()
 
 
+@cache
 def modules_named_in(path: Path) -> set[Path]:
     """The modules of loom that one imports, at its top or inside a function."""
     found = set()
@@ -79,6 +81,22 @@ def modules_named_in(path: Path) -> set[Path]:
 def test_no_modules_import_each_other_in_a_circle() -> None:
     modules = {path for path in ROOT.rglob("*.py") if path.name != "__init__.py"}
     TopologicalSorter({path: modules_named_in(path) & modules for path in modules}).prepare()
+
+
+@pytest.mark.slow
+def test_no_folders_import_each_other_in_a_circle() -> None:
+    """What stands side by side in a folder, modules and folders alike, has an order at every depth."""
+    for top in [path.parent for path in ROOT.rglob("__init__.py")]:
+        order: TopologicalSorter[str] = TopologicalSorter()
+        for path in {*top.rglob("*.py")} - {top / "__init__.py"}:
+            named = {
+                other.relative_to(top).parts[0].removesuffix(".py")
+                for other in modules_named_in(path)
+                if other.is_relative_to(top)
+            }
+            own = path.relative_to(top).parts[0].removesuffix(".py")
+            order.add(own, *named - {own})
+        order.prepare()
 
 
 LATE = 112

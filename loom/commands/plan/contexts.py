@@ -14,7 +14,7 @@ from loom.plan.model import ResolveContext
 from loom.util.paths import name_from
 
 if TYPE_CHECKING:
-    from loom.workflow.gitlab.variables import Variable
+    from loom.workflow.facts import Variable
 
 
 def resolve_context(

@@ -28,7 +28,7 @@ from loom.storage.tar import DamagedArchive, read
 from loom.storage.unpacking import UnsafeArchive, checked, unpack_items
 from loom.util import atomic, jsons, typed
 from loom.util.untrusted_files import open_inside
-from loom.workflow.github.sources import Fetched, NotFetched
+from loom.workflow.sources import Fetched, NotFetched
 
 LOCK_PATH = ".loom/actions.lock"
 LOCK_SCHEMA = "loom.actions.lock.v1"
@@ -66,7 +66,7 @@ def load_lock(root: Path) -> ActionsLock | None:
 
 
 class ActionRepositories:
-    """`workflow.github.sources.Repositories` of this machine."""
+    """`workflow.sources.Repositories` of this machine."""
 
     def __init__(self, here: Here, *, renewing: bool = False) -> None:
         """`renewing`: ask the server for each ref, whatever the lock and the configuration say."""

@@ -27,7 +27,7 @@ from loom.plan.permissions import PermissionRequest
 from loom.util import atomic
 from loom.util.private import make_private
 from loom.util.yaml_file import MAX_BYTES
-from loom.workflow.gitlab.sources import Component, NotFound, Tree
+from loom.workflow.sources import Component, NotFound, Tree
 
 TIMEOUT_S = 30.0
 _REMOTE = re.compile(
@@ -38,7 +38,7 @@ _PARTIAL = re.compile(r"[0-9]+(\.[0-9]+)?")
 
 
 class Elsewhere:
-    """`workflow.gitlab.sources.Sources` of this machine."""
+    """`workflow.sources.Sources` of this machine."""
 
     def __init__(self, here: Here) -> None:
         self.here = here

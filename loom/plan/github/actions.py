@@ -17,7 +17,7 @@ from loom.util.yaml_file import Kind, Node, YamlFile, fields_of, items_of, scala
 from loom.workflow.github import yaml
 from loom.workflow.github.expressions import InvalidExpression
 from loom.workflow.github.shapes import faults
-from loom.workflow.github.sources import NotFetched, Repositories
+from loom.workflow.sources import NotFetched, Repositories
 
 NAMES = ("action.yml", "action.yaml")
 NODES = ("node20", "node24")

@@ -21,13 +21,13 @@ from loom.workflow.changes import of_event
 from loom.workflow.github import events, expressions, yaml
 from loom.workflow.github.expressions import InvalidExpression, truth
 from loom.workflow.github.loader import REMOTE_CALL, WorkflowReader
-from loom.workflow.github.sources import NotFetched
 from loom.workflow.github.workflows import CALL, Entry, WorkflowFile, Workflows, local_path
 from loom.workflow.job_ids import id_part, unique_id
 from loom.workflow.messages import Problems
 from loom.workflow.messages import refused as refused_for
 from loom.workflow.needs import WantedNeed
 from loom.workflow.rules import RuleDecision, decision
+from loom.workflow.sources import NotFetched
 
 MOST_LEVELS = 10
 """Workflows that call each other, as on GitHub."""

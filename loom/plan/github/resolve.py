@@ -18,9 +18,9 @@ from loom.util.yaml_file import Node, items_of, text_of
 from loom.workflow.github import yaml
 from loom.workflow.github.events import DISPATCH
 from loom.workflow.github.shapes import UNSUPPORTED
-from loom.workflow.github.sources import Repositories
 from loom.workflow.github.workflows import CALL, Entry, Workflows
 from loom.workflow.predefined import KNOWN_TO_PLANS
+from loom.workflow.sources import Repositories
 
 HELD = "GH_LEFT_OUT"
 

@@ -12,10 +12,11 @@ from loom.plan import model as p
 from loom.plan.candidates import Candidate, Withheld, by_name, in_plan_order
 from loom.plan.variables import of_plan
 from loom.util.yaml_file import Node, fields_of, one_or_more, text_of
+from loom.workflow.facts import Variable
 from loom.workflow.gitlab import needs, rules, yaml
 from loom.workflow.gitlab.pipeline import Entry, Pipeline
 from loom.workflow.gitlab.predefined import for_job, of_environment, url_of_environment
-from loom.workflow.gitlab.variables import Scope, Variable, expand, in_environment, layers, read
+from loom.workflow.gitlab.variables import Scope, expand, in_environment, layers, read
 from loom.workflow.instances import Instance, instances
 from loom.workflow.messages import Problems
 from loom.workflow.rules import RuleDecision

@@ -20,12 +20,13 @@ from loom.plan.placement import pool_for
 from loom.util import globs
 from loom.util.toposort import CycleError
 from loom.util.yaml_file import Kind, Node, fields_of, one_or_more, text_of, truth
+from loom.workflow.facts import Variable
 from loom.workflow.gitlab import needs, yaml
 from loom.workflow.gitlab.durations import seconds
 from loom.workflow.gitlab.keywords import JOB
 from loom.workflow.gitlab.paths import of_runner
 from loom.workflow.gitlab.shapes import UNSUPPORTED
-from loom.workflow.gitlab.variables import GIVE, Variable, expand, expand_all, names, read
+from loom.workflow.gitlab.variables import GIVE, expand, expand_all, names, read
 from loom.workflow.interpolation import ExpansionTooLong
 from loom.workflow.messages import NO_EFFECT
 from loom.workflow.predefined import KNOWN_AT_START

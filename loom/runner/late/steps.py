@@ -23,9 +23,9 @@ from loom.providers.command import Command, Share
 from loom.providers.driver.steps import is_variable
 from loom.record.documents import plain
 from loom.record.events import PhaseCode, Where
+from loom.runner.actions import container_of, node_script
 from loom.runner.attempt import Attempt
 from loom.runner.hooks import Gate, Verdict
-from loom.runner.late.actions import container_of, node_script
 from loom.runner.late.checkout import checkout_script
 from loom.runner.late.commands import CommandFilter
 from loom.runner.late.files import FILES, InvalidFile, paths_of, summary_of, values_of

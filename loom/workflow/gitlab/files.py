@@ -18,10 +18,10 @@ from loom.util.yaml_file import Kind, Node, YamlFile, fields_of, flat, items_of,
 from loom.workflow.facts import Facts
 from loom.workflow.gitlab import inputs, rules, yaml
 from loom.workflow.gitlab.inputs import Given
-from loom.workflow.gitlab.sources import SUFFIXES, Checkout, Component, NotFound, Sources, Tree
 from loom.workflow.gitlab.variables import Scope, expand, in_environment
 from loom.workflow.merge import merge, without
 from loom.workflow.messages import Problems
+from loom.workflow.sources import SUFFIXES, Checkout, Component, NotFound, Sources, Tree
 
 CODE = "GL_INCLUDE"
 MAX_INCLUDES = 150

@@ -20,6 +20,7 @@ from loom.errors import RequestError, WorkflowError
 from loom.util import globs, yaml_file
 from loom.util.toposort import CycleError, order
 from loom.util.yaml_file import Kind, Node, fields_of, items_of, text_of, truth
+from loom.workflow.facts import Variable
 from loom.workflow.interpolation import ExpansionTooLong, substituted
 
 if TYPE_CHECKING:
@@ -36,18 +37,6 @@ GIVE = "give it with --var, or in the file that `gitlab: {variables: FILE}` in y
 _CODE = "CONFIG_INVALID"
 _NAME = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 _HINT = "`gitlab: {variables: FILE}` in your configuration names it"
-
-
-class Variable(Struct, frozen=True, kw_only=True):
-    value: str
-    expand: bool = True
-    file: bool = False
-    """The job gets the path of a file that has the value."""
-    ref: str = ""
-    """The reference to a secret, which only the job gets: `value` is the text that conditions see instead."""
-    environments: Mapping[str, Variable] = MappingProxyType({})
-    """Globs of environment names, with the variable's value in a job of such an environment. Other jobs do not get it."""
-    node: Node | None = None
 
 
 def read(node: Node | None) -> dict[str, Variable]:

@@ -21,12 +21,12 @@ from loom import providers
 from loom.cancel import Cancel
 from loom.config import Config
 from loom.plan.model import Image, MountMode, Network
+from loom.providers import driven as session
 from loom.providers import inside
 from loom.providers.base import Provider, Session, SessionRequest, Setup
 from loom.providers.command import Command, Share
 from loom.providers.docker.engine.client import connect
 from loom.providers.docker.provider import DockerProvider
-from loom.providers.driver import session
 from loom.providers.host import HostProvider
 from loom.status import Exit, Stream
 from tests.support import kubernetes

@@ -22,11 +22,11 @@ import pytest
 
 from loom.errors import EngineUnavailable, ProviderError
 from loom.plan.model import MountMode, Network
+from loom.providers import driven as driven
 from loom.providers.docker.container.cleanup import reap
 from loom.providers.docker.engine.client import ANSWER_S, connect
 from loom.providers.docker.provider import DockerProvider
 from loom.providers.docker.session import attach, session
-from loom.providers.driver import session as driven
 from loom.status import Ended
 from loom.storage.selection import Everything
 from loom.storage.workspace import view_of

@@ -21,7 +21,7 @@ from loom.errors import RequestError
 from loom.plan.github import actions
 from loom.plan.late import LateStep
 from loom.plan.model import Job, Plan, ResolveContext, Step
-from loom.workflow.github.sources import NotFetched
+from loom.workflow.sources import NotFetched
 
 pytestmark = pytest.mark.slow
 

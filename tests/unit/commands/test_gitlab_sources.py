@@ -13,7 +13,7 @@ import pytest
 from loom import config
 from loom.commands.plan.gitlab_sources import Elsewhere
 from loom.commands.project import Here
-from loom.workflow.gitlab.sources import NotFound
+from loom.workflow.sources import NotFound
 from tests.support.connections import free_port
 from tests.support.waiting import until
 

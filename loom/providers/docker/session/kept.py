@@ -32,9 +32,9 @@ from loom.providers.docker.engine.retries import restarting, retrying
 from loom.providers.docker.session.attach import Attachment, ExecAttachment, attach
 from loom.providers.docker.session.exec import ContainerInside
 from loom.providers.docker.session.session import DockerSession
+from loom.providers.driven import HELLO_S
 from loom.providers.driver import protocol as driver
 from loom.providers.driver.channel import ConnectionLost, Died, Exchange
-from loom.providers.driver.session import HELLO_S
 from loom.providers.kept import Kept
 from loom.status import OnOutput
 from loom.util.untrusted_files import reader

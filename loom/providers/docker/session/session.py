@@ -26,9 +26,9 @@ from loom.providers.docker.engine.errors import explanation, to_loom_error, tran
 from loom.providers.docker.engine.retries import RESUMED_AT_MOST, retrying
 from loom.providers.docker.session.attach import Attachment
 from loom.providers.docker.session.exec import ContainerInside, EngineCommand
+from loom.providers.driven import LEAVE_S, DrivenSession
 from loom.providers.driver import protocol as driver
 from loom.providers.driver.channel import ConnectionLost, Died, Exchange
-from loom.providers.driver.session import LEAVE_S, DrivenSession
 from loom.providers.labels import kept_name
 from loom.status import OnOutput
 

@@ -15,9 +15,9 @@ from loom.cancel import Cancel
 from loom.errors import ImageError, LoomError, ProviderError
 from loom.providers.base import SessionFacts, SessionRequest
 from loom.providers.command import Command
+from loom.providers.driven import DrivenSession
 from loom.providers.driver import protocol as driver
 from loom.providers.driver.channel import ConnectionLost, Died, Exchange
-from loom.providers.driver.session import DrivenSession
 from loom.providers.kubernetes.cluster import pods as states
 from loom.providers.kubernetes.cluster.client import Gone, is_transient
 from loom.providers.kubernetes.pod.spec import HELPER, JOB, KEPT_UNTIL, is_confined, lease_of

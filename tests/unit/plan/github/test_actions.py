@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from loom.plan.github.actions import ActionFile, BadAction, read
 from loom.plan.late import Action
 from loom.plan.model import ResolveContext
-from loom.workflow.github.sources import Fetched, NotFetched
+from loom.workflow.sources import Fetched, NotFetched
 
 COMPOSITE = "runs: {using: composite, steps: [{run: echo, shell: sh}]}"
 NODE = "runs: {using: %s, main: m.js}"

@@ -17,7 +17,7 @@ from loom.plan.provenance import ValueSource, sources
 from loom.plan.resolve import rehearse, resolve
 from loom.util.jsons import encode_file
 from loom.workflow.dialects import load
-from loom.workflow.github.sources import Fetched, NotFetched
+from loom.workflow.sources import Fetched, NotFetched
 
 from .conftest import PUSH, Planned, write
 

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from loom.plan.late import Action, LateStep
 from loom.plan.model import Job, Step
-from loom.runner.late import actions
+from loom.runner import actions
 from loom.runner.late.files import FILES
 
 NODE = LateStep(

@@ -15,7 +15,7 @@ from loom.cancel import Cancel
 from loom.plan.late import Action
 from loom.plan.model import Build, Image
 from loom.providers.base import Beside
-from loom.runner.late import actions
+from loom.runner import actions
 from loom.status import Exit, OnOutput
 from tests.unit.runner.conftest import Make, Replaced, on
 

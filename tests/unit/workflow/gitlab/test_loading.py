@@ -17,9 +17,9 @@ from loom.util import yaml_file
 from loom.workflow.dialects import examine, load, refuse_inputs
 from loom.workflow.gitlab import yaml as gitlab_yaml
 from loom.workflow.gitlab.loader import examine_text
-from loom.workflow.gitlab.sources import Component, NotFound, Tree
 from loom.workflow.gitlab.yaml import resolve
 from loom.workflow.loaded import Examined
+from loom.workflow.sources import Component, NotFound, Tree
 from tests.support.gitlab import PUSH
 from tests.support.plans import expect, problem_line
 

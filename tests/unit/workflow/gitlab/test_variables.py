@@ -11,8 +11,9 @@ from msgspec.structs import replace
 
 from loom.errors import RequestError, WorkflowError
 from loom.util.toposort import CycleError
+from loom.workflow.facts import Variable
 from loom.workflow.gitlab import variables
-from loom.workflow.gitlab.variables import Scope, Variable, expand, expand_all, expand_existing, layers, read
+from loom.workflow.gitlab.variables import Scope, expand, expand_all, expand_existing, layers, read
 from loom.workflow.messages import Problems
 from tests.support.effort import fuzzed
 from tests.support.gitlab import node

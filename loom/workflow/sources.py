@@ -73,3 +73,18 @@ class Checkout:
         except OSError as error:
             close = meant(path, [name for name in self.paths() if name.endswith(SUFFIXES)][:2000])
             raise NotFound(f"{path} can't be read: {(error.strerror or str(error)).lower()}{close}") from error
+
+
+class NotFetched(Exception):
+    """A repository or ref that loom does not have; the message has the reason and the next move."""
+
+
+class Fetched(Struct, frozen=True, kw_only=True):
+    commit: str
+    directory: Path
+    """The files of the commit on this machine; nothing changes them."""
+
+
+class Repositories(Protocol):
+    def at(self, repository: str, ref: str) -> Fetched:
+        """Return the files of a repository (`owner/name`) at a ref. Raises NotFetched."""
