@@ -1,15 +1,15 @@
 """The plan of a run: made from its workflow, or the one that an earlier run has kept.
 
-Reading a workflow takes 0.1 s, most of it imports. A kept plan counts only if all that went into it is the same (`_Kept`, and
-`Planner._given`). A plan of files from outside the checkout is not kept. Decisions on trust are no part of it.
+Reading a workflow takes 0.06 s, most of it imports: a tenth of a run of one job. A kept plan counts only if all that went into it
+is the same (`_Kept.answers`, and `Planner._given`). A plan of files from outside the checkout is not kept. Decisions on trust are
+no part of it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-import stat
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable
 from functools import cached_property, partial
 from pathlib import Path
 from types import ModuleType
@@ -25,8 +25,8 @@ from loom.errors import InfrastructureError
 from loom.plan.model import JobSelection, Plan, ResolveContext
 from loom.record.saved_plan import check_consistent
 from loom.util import atomic, typed
-from loom.util.private import make_private, own_state
-from loom.util.untrusted_files import open_regular
+from loom.util.private import check_private, make_private
+from loom.util.untrusted_files import read_regular
 from loom.workflow.predefined import KNOWN_TO_PLANS
 
 if TYPE_CHECKING:
@@ -39,18 +39,8 @@ _MAX_BYTES = 32 << 20
 
 
 class _Kept(Struct, frozen=True, kw_only=True):
-    given: str
-    """The inputs of the plan that are known before the workflow is read (`Planner._given`)."""
-    files: Mapping[str, str]
-    """The digest of each file of the workflow by its path: of where it is after all links, and of its content."""
-    templates: str
-    """The names in the folder of includes, if the workflow includes any, or of the workflow's files."""
-    variables: Mapping[str, str | None]
-    """The variables of loom's that the workflow mentions; None: not set."""
-    changed: tuple[tuple[str | None, str], ...]
-    """git's answers, by the commit compared with."""
-    listed: str | None
-    """The list of all files, if a rule asked for it."""
+    answers: tuple[tuple[str, str | None, str], ...]
+    """The question's kind and subject, and the digest of its answer, for each question of the plan (`Planner._answer`)."""
     plan: Plan
     notices: tuple[str, ...]
 
@@ -58,7 +48,7 @@ class _Kept(Struct, frozen=True, kw_only=True):
 class Planner:
     """Makes the plan of the workflow at `path`, by the project's configuration, a selection and facts about the checkout.
 
-    `keeping`: use plans that earlier runs have kept, and keep this one.
+    `keeping`: use plans that earlier runs have kept, and keep this one; not with variables that no workflow is searched for.
     """
 
     def __init__(
@@ -68,9 +58,8 @@ class Planner:
         self._here = here
         self.selection = selection
         self.context = context
-        self._keeping = keeping
-        self._changed: dict[str | None, str] = {}
-        self._listed: str | None = None
+        self._keeping = keeping and context.predefined.keys() <= {*KNOWN_TO_PLANS}
+        self._answers: dict[tuple[str, str | None], str] = {}
         self._elsewhere = False
         """Whether the plan has files from outside the checkout."""
         self.asks_for_changes = True
@@ -92,13 +81,13 @@ class Planner:
         """Return the plan, and the warnings about its jobs. RequestError and WorkflowError as in `load` and `resolve`."""
         if not self._keeping:
             return self._resolved(self.context)
-        kept = self._found()
-        if kept is not None:
-            self.asks_for_changes = bool(kept.changed)
+        if (kept := self._found()) is not None:
+            self.asks_for_changes = any(kind == "changed" for kind, *_ in kept.answers)
             return kept.plan, kept.notices
         plan, notices = self._resolved(self._asked())
-        self.asks_for_changes = bool(self._changed)
-        self._keep(plan, notices)
+        self.asks_for_changes = any(kind == "changed" for kind, _ in self._answers)
+        if not self._elsewhere:
+            self._keep(plan, notices)
         return plan, notices
 
     def _resolved(self, context: ResolveContext) -> tuple[Plan, tuple[str, ...]]:
@@ -113,33 +102,44 @@ class Planner:
 
     def _asked(self) -> ResolveContext:
         """Return the context; what the plan asks it for is noted."""
-        context = self.context
-
-        def changed(base: str | None) -> Iterable[str] | None:
-            found = context.changed(base)
-            answer = None if found is None else list(found)
-            self._changed[base] = _digest_of(answer)
-            return answer
-
-        def files() -> Iterable[str]:
-            answer = list(context.files())
-            self._listed = _digest_of(answer)
-            return answer
 
         def elsewhere(get: Callable[[], T]) -> T:
             self._elsewhere = True
             return get()
 
-        others = {
-            "sources": partial(elsewhere, context.sources),
-            "repositories": partial(elsewhere, context.repositories),
-        }
-        return replace(context, changed=changed, files=files, **others)
+        return replace(
+            self.context,
+            changed=partial(self._noted, "changed"),
+            files=partial(self._noted, "files"),
+            sources=partial(elsewhere, self.context.sources),
+            repositories=partial(elsewhere, self.context.repositories),
+        )
 
     # -- kept plans -----------------------------------------------------------------------------------------------
 
+    def _noted(self, kind: str, subject: str | None = None) -> Any:
+        answer = self._answer(kind, subject)
+        self._answers[kind, subject] = _digest_of(answer)
+        return answer
+
+    def _answer(self, kind: str, subject: str | None) -> Any:
+        """Return the answer, as it is now, to a question that a plan may depend on."""
+        match kind:
+            case "file":
+                return _file(str(subject), Path(str(subject)).read_bytes())
+            case "names":
+                return _names_below(str(subject))
+            case "variable":
+                return self.context.predefined.get(str(subject))
+            case "files":
+                return list(self.context.files())
+            case _:
+                found = self.context.changed(subject)
+                return None if found is None else list(found)
+
     @cached_property
     def _given(self) -> str:
+        """The digest of the inputs of the plan that are known before the workflow is read."""
         return _digest_of(
             [
                 loom.__version__,
@@ -156,98 +156,66 @@ class Planner:
         )
 
     @property
-    def _folder(self) -> Path:
-        return self._here.config.state_dir / "plans"
-
-    def _mentioned(self, names: Iterable[str]) -> dict[str, str | None] | None:
-        """Return the values of these variables; None if there are variables that no workflow was searched for."""
-        predefined = self.context.predefined
-        return {name: predefined.get(name) for name in names} if predefined.keys() <= {*KNOWN_TO_PLANS} else None
+    def _file(self) -> Path:
+        return self._here.config.state_dir / "plans" / f"{self._given[:40]}.json"
 
     def _found(self) -> _Kept | None:
         """Return the kept plan if everything that went into it is the same; whatever is wrong with it, None."""
         try:
-            own_state(self._folder.parent)
-            with open_regular(self._folder / f"{self._given[:40]}.json") as file:
-                status = os.fstat(file.fileno())
-                if status.st_uid != os.geteuid() or stat.S_IMODE(status.st_mode) & 0o077 or status.st_size > _MAX_BYTES:
-                    return None
-                kept = typed.decode(file.read(), _Kept)
+            check_private(self._file.parent)
+            kept = typed.decode(read_regular(self._file, at_most=_MAX_BYTES), _Kept)
             check_consistent(kept.plan)
-            return kept if self._still_holds(kept) else None
+            same = all(_digest_of(self._answer(kind, subject)) == answer for kind, subject, answer in kept.answers)
+            return kept if same else None
         except (OSError, ValueError, RecursionError, InfrastructureError):
             return None
-
-    def _still_holds(self, kept: _Kept) -> bool:
-        return (
-            kept.given == self._given
-            and all(_file(Path(path), Path(path).read_bytes()) == digest for path, digest in kept.files.items())
-            and kept.templates == self._names(len(kept.files))
-            and self._mentioned(kept.variables) == kept.variables
-            and all(_digest_of(self.context.changed(base)) == answer for base, answer in kept.changed)
-            and (kept.listed is None or kept.listed == _digest_of(self.context.files()))
-        )
-
-    def _names(self, files: int) -> str:
-        if self._path.is_dir():
-            return _names_below(self._path)
-        return _names_below(self._here.root / ".loom/templates") if files > 1 else ""
 
     def _keep(self, plan: Plan, notices: tuple[str, ...]) -> None:
         """Keep the plan for later runs; nothing happens where that is impossible."""
         try:
-            kept = self._kept(plan, notices)
+            asked, self._answers = self._answers, {}
+            self._note_workflow()
+            answers = ((*question, answer) for question, answer in {**self._answers, **asked}.items())
+            kept = _Kept(answers=tuple(answers), plan=plan, notices=notices)
             encoded = msgspec.json.encode(kept)
-            if kept is None or typed.decode(encoded, _Kept) != kept:
+            if typed.decode(encoded, _Kept) != kept:
                 return
-            make_private(self._folder.parent)
-            self._folder.mkdir(exist_ok=True, mode=0o700)
-            atomic.write(self._folder / f"{self._given[:40]}.json", encoded, mode=0o600)
-            for _, path in sorted((entry.stat().st_mtime, entry.path) for entry in os.scandir(self._folder))[:-_MOST]:
+            make_private(self._file.parent)
+            atomic.write(self._file, encoded, mode=0o600)
+            entries = os.scandir(self._file.parent)
+            for _, path in sorted((entry.stat().st_mtime, entry.path) for entry in entries)[:-_MOST]:
                 Path(path).unlink(missing_ok=True)
         except (OSError, ValueError, RecursionError):
             return
 
-    def _kept(self, plan: Plan, notices: tuple[str, ...]) -> _Kept | None:
-        """Return the form in which a plan is kept; None if other runs can't use it, or if its files have changed meanwhile."""
+    def _note_workflow(self) -> None:
+        """Note the files that were read, with what was read in them, and loom's variables that they mention."""
         loaded, root, config = self.workflow, self._here.root, self._here.config
-        if self._elsewhere:
-            return None
         read = [(self._path if file.name == loaded.path else root / file.name, file.text) for file in loaded.files]
         if config.gitlab.variables is not None:
             read.append((config.gitlab.variables, config.gitlab.variables.read_text()))
+        for path, text in read:
+            self._answers["file", str(path)] = _digest_of(_file(str(path), text.encode()))
+        if self._path.is_dir() or len(read) > 1:
+            self._noted("names", str(self._path if self._path.is_dir() else root / ".loom/templates"))
         others = [*(text for _, text in read), *self.context.inputs.values()]
-        asked = self._fresh.mentioned(loaded, KNOWN_TO_PLANS, others)
-        variables = self._mentioned(asked)
-        if variables is None or any(path.read_bytes() != text.encode() for path, text in read):
-            return None
-        files = {str(path): _file(path, text.encode()) for path, text in read}
-        return _Kept(
-            given=self._given,
-            files=files,
-            templates=self._names(len(files)),
-            variables=variables,
-            changed=tuple(self._changed.items()),
-            listed=self._listed,
-            plan=plan,
-            notices=notices,
-        )
+        for name in self._fresh.mentioned(loaded, KNOWN_TO_PLANS, others):
+            self._noted("variable", name)
 
 
-def _file(path: Path, content: bytes) -> str:
-    return _digest_of([os.path.realpath(path), hashlib.sha256(content).hexdigest()])
+def _file(path: str, content: bytes) -> tuple[str, str]:
+    """Return where a file is after all links, and the digest of its content."""
+    return os.path.realpath(path), hashlib.sha256(content).hexdigest()
 
 
-def _names_below(folder: Path) -> str:
-    """Return the digest of all names below, with what each is after its links."""
-
-    def names() -> Iterator[tuple[str, str, bool]]:
-        for directory, folders, files in os.walk(folder):
-            for name in (*folders, *files):
-                path = os.path.join(directory, name)  # noqa: PTH118  of thousands
-                yield path, os.path.realpath(path), os.path.isfile(path)  # noqa: PTH113
-
-    return _digest_of(sorted(names()))
+def _names_below(folder: str) -> list[tuple[str, str, bool]]:
+    """Return all paths below, with what each is after its links."""
+    paths = (
+        os.path.join(directory, name)  # noqa: PTH118  of thousands
+        for directory, folders, files in os.walk(folder)
+        for name in (*folders, *files)
+    )
+    return sorted((path, os.path.realpath(path), os.path.isfile(path)) for path in paths)  # noqa: PTH113
 
 
 def _code() -> str:

@@ -134,8 +134,9 @@ def test_another_selection_another_setting_or_another_loom_has_a_plan_of_its_own
 def test_a_kept_plan_that_others_could_have_written_or_that_is_damaged_does_not_count(project: Project) -> None:
     plan, _ = project.planned()
     [file] = project.kept
-    file.chmod(0o644)
-    assert project.planned() == (plan, False)  # and is written again
+    file.parent.chmod(0o777)
+    assert project.planned() == (plan, False)
+    file.parent.chmod(0o700)
     assert project.planned() == (plan, True)
     file.write_bytes(file.read_bytes().replace(b"echo hi", b"echo no")[:-1])
     assert project.planned() == (plan, False)
