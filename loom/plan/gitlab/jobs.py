@@ -376,6 +376,8 @@ class _Texts:
         if self.candidate.instance.index is not None:
             own |= {"CI_JOB_NAME", "CI_JOB_NAME_SLUG", "CI_NODE_INDEX"}
         found = {name: text for name, text in self.known.items() if name in own or name.startswith("CI_ENVIRONMENT_")}
+        if "CI_ENVIRONMENT_URL" in found:  # it may have what only jobs before this one, or its start, can say
+            found["CI_ENVIRONMENT_URL"] = self(text_of(self.candidate.entry.merged.find("environment", "url")))
         tags = [self(text_of(tag)) for tag in one_or_more(self.candidate.entry.merged.get("tags"))]
         return {**found, "CI_JOB_TAGS": json.dumps(tags, ensure_ascii=False)} if tags else found
 

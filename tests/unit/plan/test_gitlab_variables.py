@@ -162,7 +162,11 @@ def test_names_that_a_job_before_may_report_stay_and_others_are_empty(tmp_path: 
     text = """
 stages: [build, test]
 build: {stage: build, script: x, artifacts: {reports: {dotenv: a.env}}}
-job: {stage: test, script: x, variables: {A: $DYNAMIC/$CI_COMMIT_BRANCH}}
+job:
+  stage: test
+  script: x
+  variables: {A: $DYNAMIC/$CI_COMMIT_BRANCH}
+  environment: {name: here, url: "$DYNAMIC/$CI_ENVIRONMENT_SLUG/$CI_JOB_URL", action: verify}
 with-needs: {stage: test, needs: [build], script: x, variables: {A: $DYNAMIC}}
 alone: {stage: test, needs: [], script: x, variables: {A: $DYNAMIC/x}}
 """
@@ -172,6 +176,7 @@ alone: {stage: test, needs: [], script: x, variables: {A: $DYNAMIC/x}}
         "$DYNAMIC",
         "/x",
     ]
+    assert found.job("job").variables["CI_ENVIRONMENT_URL"] == "$DYNAMIC/here/$CI_JOB_URL"
 
 
 def test_an_instance_has_the_name_that_gitlab_prints(tmp_path: Path) -> None:
