@@ -222,9 +222,10 @@ def diagnose(evidence: Evidence) -> Diagnosis:
     failures = [*of_output, *(each for each in found if (each.file, each.line) not in told)]
     unnamed = (job.get("finding_reports") or {}).get("findings", 0) - len(found) if found else 0
     groups = patterns.groups(failures, tests)
-    telling = (
-        None if silent else _telling_line(causes, of_output, output, at, of_loom if section == Section.SERVICES else ())
-    )
+    surer = of_loom if section == Section.SERVICES else []
+    if ending.get("status") == "timed_out" and ending.get("error"):
+        surer = [ending["error"]]
+    telling = None if silent else _telling_line(causes, of_output, output, at, surer)
     return Diagnosis(
         run_id=evidence.run_id,
         state=evidence.state,
@@ -332,7 +333,7 @@ def _telling_line(
     at: WorkingDirectories,
     of_loom: Sequence[str],
 ) -> str | None:
-    """Choose the line as `Diagnosis.telling_line`; the first of `of_loom` rather than one that names no error."""
+    """Choose the line as `Diagnosis.telling_line`; the first of `of_loom`, if any, rather than one that names no error."""
     if evidence := next((cause.line for cause in causes if cause.line), None):
         return evidence
     message = next((each.message for each in failures if each.message), None)

@@ -151,6 +151,14 @@ def test_the_agents_text_is_never_too_long() -> None:
     assert "reproduce: " in text
 
 
+@pytest.mark.parametrize(
+    ("printed", "told"), [("begin", "script/01 ran out of time"), ("error: no answer", "error: no answer")]
+)
+def test_the_telling_line_of_a_step_that_ran_out_of_time(printed: str, told: str) -> None:
+    job = {"status": "timed_out", "error": "script/01 ran out of time", "failing_step": "script/01"}
+    assert diagnose(evidence(lines=[printed], job=job)).telling_line == told
+
+
 def test_the_telling_line_is_the_message_and_no_title() -> None:
     for printed in (
         ["===== FAILURES =====", "____ test_a ____", "E       AssertionError: total", "tests/a.py:2: AssertionError"],

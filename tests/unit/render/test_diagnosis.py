@@ -137,15 +137,23 @@ def test_an_excerpt_is_read_of_plain_text_below_the_workspace_alone(tmp_path: Pa
 
 def test_failed_jobs_are_named_once_by_their_telling_lines() -> None:
     found = diagnosis(printed=("src/a.c:3: error: no x",))
+    gave = [("five", 7, 4), ("six", 8, 5), ("seven", 7, 6)]
+    commands = {name: f"`exit {code}` at ci.yml:{line} gave {code}" for name, code, line in gave}
     others = [
         OtherFailure(job_id=name, status="failure", manifest_path="", telling_line=line)
-        for name, line in (("two", "src/a.c:30: error: no x"), ("three", "disk full"), ("four", None))
+        for name, line in (
+            ("two", "src/a.c:30: error: no x"),
+            ("three", "disk full"),
+            ("four", None),
+            *commands.items(),
+        )
     ]
-    failed = ["4 jobs failed:", "  test, two: src/a.c:3: error: no x", "  three: disk full", "  four"]
+    failed = ["7 jobs failed:", "  test, two: src/a.c:3: error: no x", "  three: disk full", "  four"]
+    failed += ["  five, seven: `exit 7` at ci.yml:4 gave 7", "  six: `exit 8` at ci.yml:5 gave 8"]
     found = replace(found, others=others)
     for form in ("text", "agent"):
         printed = shown(form, found)
-        assert printed[(at := printed.index(failed[0])) : at + 4] == failed
+        assert printed[(at := printed.index(failed[0])) : at + 6] == failed
     assert "jobs failed" not in "\n".join(shown("text", replace(found, others=[])))
 
 
