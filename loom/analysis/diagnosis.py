@@ -36,7 +36,7 @@ class Excerpt(Document, frozen=True, kw_only=True):
     text: str
 
 
-class MovedOn(Document, frozen=True, kw_only=True):
+class ChangedSince(Document, frozen=True, kw_only=True):
     """The changes in the checkout since the run."""
 
     head_sha: Sha | None
@@ -111,7 +111,7 @@ class Diagnosis(Document, frozen=True, kw_only=True):
     job_status: str | None
     attempt: Count | None
     step: str | None
-    step_place: str | None = None
+    step_location: str | None = None
     """The step's position in the workflow: `file:line`."""
     step_name: str | None = None
     """As its workflow names it, with the actions around it."""
@@ -130,9 +130,9 @@ class Diagnosis(Document, frozen=True, kw_only=True):
     line. Of a silent command: the command, and what it gave; of `exit`: of the last one before it that printed something."""
     earlier_error: str | None = None
     """The last error before the output of the command that ended the step, which the script survived; no cause."""
-    places: list[Location]
+    locations: list[Location]
     excerpt: Excerpt | None = None
-    moved_on: MovedOn | None = None
+    changed_since: ChangedSince | None = None
     """None where the checkout is as the run had it, or where that is not known."""
     failing_tests: list[FailingTest]
     failing_tests_total: Count
@@ -240,7 +240,7 @@ def diagnose(evidence: Evidence) -> Diagnosis:
         job_status=status,
         attempt=of_step.get("attempt"),
         step=step,
-        step_place=f"{of_step['file']}:{of_step['line']}" if of_step.get("file") else None,
+        step_location=f"{of_step['file']}:{of_step['line']}" if of_step.get("file") else None,
         step_name=of_step.get("name"),
         ended_by=None if ended is None or ended.is_all_of(command) else ended,
         section=section,
@@ -251,7 +251,7 @@ def diagnose(evidence: Evidence) -> Diagnosis:
         lines=lines_that_matter(output.lines, telling=telling),
         telling_line=telling or (ended.text if ended is not None and failed else None),
         earlier_error=earlier_error(output, telling or "", command or ""),
-        places=_locations(
+        locations=_locations(
             [*told_by, *map(ReadLine, of_loom)], telling or "", of_step, tests, failures, ended, at, silent=silent
         )
         if failed
@@ -296,7 +296,9 @@ def diagnose_refusal(unrecorded: Unrecorded, previous_run_id: str | None) -> Dia
         Evidence(run_id=str(epoch_ns(unrecorded.at)), state="refused", receipt=ending, pipeline={"jobs": []})
     )
     again = shlex.join(unrecorded.command)
-    return replace(found, unrecorded=unrecorded, previous_run_id=previous_run_id, places=[], causes=[], reproduce=again)
+    return replace(
+        found, unrecorded=unrecorded, previous_run_id=previous_run_id, locations=[], causes=[], reproduce=again
+    )
 
 
 def _causes(

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from loom import snapshot
 from loom.analysis import formats, patterns
-from loom.analysis.diagnosis import Diagnosis, Evidence, Excerpt, MovedOn, diagnose
+from loom.analysis.diagnosis import ChangedSince, Diagnosis, Evidence, Excerpt, diagnose
 from loom.analysis.formats import Reader
 from loom.analysis.history import history
 from loom.analysis.named_files import look_below
@@ -94,7 +94,7 @@ def diagnosis_of(reading: Reading, job: str | None = None, *, workspace: Path | 
         events_path=str(unit.events) if unit else None,
     )
     if same is not None:
-        kept = ("excerpt", "others", "same_failure", "places", "since_green", "same_input")
+        kept = ("excerpt", "others", "same_failure", "locations", "since_green", "same_input")
         return replace(found, **{name: getattr(same, name) for name in kept})
     # A run that an engine or a person ended proves nothing about its input.
     if manifest is None or manifest["status"] not in ("failure", "timed_out"):
@@ -159,8 +159,8 @@ def _highlights(unit: Unit, own: Sequence[Reader], end: Mapping[str, Any]) -> Hi
 
 def excerpt_of(diagnosis: Diagnosis, root: Path) -> Excerpt | None:
     """Return the source lines around the first location outside the workflow file; None where `root` has no such text."""
-    workflow = (diagnosis.step_place or "").rpartition(":")[0]
-    location = next((each for each in diagnosis.places if each.file != workflow), None)
+    workflow = (diagnosis.step_location or "").rpartition(":")[0]
+    location = next((each for each in diagnosis.locations if each.file != workflow), None)
     if location is None:
         return None
     path = Path(os.path.realpath(root / location.file))
@@ -177,7 +177,7 @@ def excerpt_of(diagnosis: Diagnosis, root: Path) -> Excerpt | None:
     return Excerpt(file=location.file, line=location.line, first_line=first, text="\n".join(shown))
 
 
-def moved_on(reading: Reading) -> MovedOn | None:
+def changed_since(reading: Reading) -> ChangedSince | None:
     """Return the changes in the checkout since a run; None if there are none, or if finding them is slow."""
     receipt = reading.receipt()
     root, taken = receipt.get("repo_root"), receipt.get("snapshot") or {}
@@ -194,4 +194,4 @@ def moved_on(reading: Reading) -> MovedOn | None:
     moved = head != receipt.get("snapshot_head_sha")
     if not moved and not changed:
         return None
-    return MovedOn(head_sha=head if moved else None, files=changed[:_MOST_MOVED], files_total=len(changed))
+    return ChangedSince(head_sha=head if moved else None, files=changed[:_MOST_MOVED], files_total=len(changed))

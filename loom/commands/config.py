@@ -21,7 +21,7 @@ def show(key: str | None, *, origin: bool, form: str) -> None:
             name: {
                 "value": settings.text_of(name),
                 "origin": settings.origins[name].layer,
-                "place": settings.origins[name].source,
+                "source": settings.origins[name].source,
                 "about": config.SETTINGS[name].about,
                 **({"not_counted": not_counted[name]} if name in not_counted else {}),
             }

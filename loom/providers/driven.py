@@ -19,7 +19,7 @@ from loom.status import Ended, Exit, OnOutput, Stream
 
 ASK_ENGINE_S = 60.0
 """How often to check a silent engine."""
-HELLO_S = 60.0
+GREETING_S = 60.0
 """Time limit from the container's start to the driver's first answer, on a busy machine."""
 AFTER_KILL_S = 10.0
 """Time limit of the driver's report after KILL; then the container is killed."""
@@ -147,7 +147,7 @@ class DrivenSession:
                 self.ask_engine()
         return True
 
-    def order(self, line: Callable[[bytes], bytes], limit_s: float = HELLO_S) -> str | None:
+    def order(self, line: Callable[[bytes], bytes], limit_s: float = GREETING_S) -> str | None:
         """Return the driver's answer to a command, which `line` builds with a token; None on timeout. ConnectionLost when the
         container has ended. Its output belongs to the session.
         """
@@ -186,7 +186,7 @@ class DrivenSession:
 
         unregister = cancel.on_request(self.attachment.wake)
         try:
-            answered = self.listen(exchange, listen, deadline=time.monotonic() + HELLO_S, cancel=cancel)
+            answered = self.listen(exchange, listen, deadline=time.monotonic() + GREETING_S, cancel=cancel)
         except (ConnectionLost, Died) as lost:
             reason = lost.message if isinstance(lost, ConnectionLost) else f"it ended with exit code {lost.code}"
             output = b"".join(heard).decode("utf-8", "replace").strip()
@@ -205,7 +205,7 @@ class DrivenSession:
         if cancel.requested:
             return None
         raise ProviderError(
-            f"the container of job {self._request.job_id} started, but nothing in it answered within {HELLO_S:.0f} s",
+            f"the container of job {self._request.job_id} started, but nothing in it answered within {GREETING_S:.0f} s",
             hint='an image\'s own `entrypoint` must end by running the command that it is given: exec "$@"',
         )
 

@@ -73,7 +73,7 @@ class Watcher:
         """Start the watcher, before the command starts, so that no death of loom leaves one."""
         self._connection = connect(["sh", "-c", driver.source(Path(__file__).with_name("watch.sh")), "loom", pid_file])
         self._words: queue.SimpleQueue[str] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._talk, name="end of a command", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="end of a command", daemon=True)
         self._thread.start()
 
     def signal(self, name: str) -> None:
@@ -93,7 +93,7 @@ class Watcher:
         self._words.put(_OK)
         self._thread.join(2 * _SIGNAL_WITHIN_S)
 
-    def _talk(self) -> None:
+    def _run(self) -> None:
         # A command that has ended, or a container that is gone, needs no signal.
         with contextlib.suppress(ProviderError, OSError):
             try:

@@ -33,7 +33,7 @@ def held(file: Path, what: str, command: str, *, alone: bool) -> Iterator[None]:
         while True:
             if not _locked(descriptor, fcntl.F_WRLCK if alone else fcntl.F_RDLCK, _USE):
                 raise RequestError(
-                    f"{what} is in use by {_holders(descriptor)}", hint="wait for it, or end it", code="PLACE_IN_USE"
+                    f"{what} is in use by {_holders(descriptor)}", hint="wait for it, or end it", code="IN_USE"
                 )
             if _is_named(descriptor, file):
                 break

@@ -59,7 +59,7 @@ class OutputCounts(Document, frozen=True, kw_only=True):
     stderr_bytes: Count = 0
 
 
-Why = Literal["error", "test", "place", "context"]
+Why = Literal["error", "test", "location", "context"]
 """An error, a failing test, a position in a file; or what belongs to such a line."""
 
 

@@ -177,7 +177,7 @@ class Highlighter:
         """An offset, and the number of the line that begins there."""
         self._done = start
         """The offset up to which lines were looked at."""
-        self._shelves = {"error": _Shelf(), "test": _Shelf(), "place": _Shelf(SHELF // 3), "alike": _Shelf()}
+        self._shelves = {"error": _Shelf(), "test": _Shelf(), "location": _Shelf(SHELF // 3), "alike": _Shelf()}
         """The last one has lines that differ from others in numbers alone."""
         self._seen: dict[str, int] = {}
         self._examined = 0
@@ -249,7 +249,7 @@ class Highlighter:
             return after
         text = _text(event)
         if why is None:
-            why = "error" if TELLING.search(text) else "place" if _POSITION.search(text) else None
+            why = "error" if TELLING.search(text) else "location" if _POSITION.search(text) else None
         if why is None or NOT_TELLING.search(text):
             return after
         self._found += 1

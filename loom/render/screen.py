@@ -346,8 +346,8 @@ def diagnosis_lines(diagnosis: Diagnosis | None, look: Look) -> Iterator[str]:
     telling = diagnosis.telling_line
     if telling in diagnosis.lines and "…" in diagnosis.lines[diagnosis.lines.index(telling) :]:  # not among the last
         yield f"{look.styled('line:', 'bold')}    {telling}"
-    if diagnosis.places:
-        yield "look at: " + ", ".join(f"{each.file}:{each.line}" for each in diagnosis.places[:3])
+    if diagnosis.locations:
+        yield "look at: " + ", ".join(f"{each.file}:{each.line}" for each in diagnosis.locations[:3])
     from loom.render.diagnosis.text import earlier_text, failed_jobs, unread_lines  # only a failed run needs it
 
     if diagnosis.earlier_error:

@@ -57,7 +57,7 @@ def test_no_command_starts_a_program_that_a_jobs_workspace_names(victim: Victim)
 
 
 def test_files_of_a_commit_that_are_a_repository_are_none(victim: Victim) -> None:
-    """Git takes a directory for a bare repository by the files in it, and its configuration names programs and places."""
+    """Git takes a directory for a bare repository by the files in it, and its configuration names programs and directories."""
     marker = victim.home / "taken over"
     trap = victim.root / "trap"
     subprocess.run(["git", "clone", "-q", "--bare", str(victim.root), str(trap)], check=True)

@@ -347,7 +347,7 @@ def test_decisions_are_the_users_alone(victim: Victim) -> None:
     request = PermissionRequest(kind="secret", job="hello", subject="env://TOKEN", gives="")
 
     def holds() -> bool:
-        return Trust(victim.state, victim.root, os.environ).holds(request)
+        return Trust(victim.state, victim.root, os.environ).allows(request)
 
     assert holds()
     kept.chmod(0o666)  # anybody could have written it
@@ -469,9 +469,9 @@ def test_decisions_for_two_checkouts_at_the_same_time_are_both_kept(tmp_path: Pa
     for store, request in zip(stores, asked, strict=True):
         store.allow([request])
     for root, held in zip(roots, ([True, True, False], [False, False, True]), strict=True):
-        assert [Trust(tmp_path / "state", root, environ).holds(request) for request in asked] == held
+        assert [Trust(tmp_path / "state", root, environ).allows(request) for request in asked] == held
     assert Trust(tmp_path / "state", roots[0], environ).revoke() == 2
-    assert Trust(tmp_path / "state", roots[1], environ).holds(asked[2])
+    assert Trust(tmp_path / "state", roots[1], environ).allows(asked[2])
 
 
 def test_trust_survives_what_it_did_not_write(tmp_path: Path) -> None:
@@ -480,11 +480,11 @@ def test_trust_survives_what_it_did_not_write(tmp_path: Path) -> None:
     request = PermissionRequest(kind="secret", subject="env://A", gives="x", job="j")
     trust = Trust(tmp_path / "state", root, {"PATH": os.environ["PATH"]})
     trust.allow([request])
-    assert Trust(tmp_path / "state", root, {"PATH": os.environ["PATH"]}).holds(request)
+    assert Trust(tmp_path / "state", root, {"PATH": os.environ["PATH"]}).allows(request)
     trust.allow([PermissionRequest(kind="secret", subject="env://B", gives="x", job="j")])
-    assert Trust(tmp_path / "state", root, {"PATH": os.environ["PATH"]}).holds(request)
+    assert Trust(tmp_path / "state", root, {"PATH": os.environ["PATH"]}).allows(request)
     assert trust.revoke() == 2
-    assert not Trust(tmp_path / "state", root, {"PATH": os.environ["PATH"]}).holds(request)
+    assert not Trust(tmp_path / "state", root, {"PATH": os.environ["PATH"]}).allows(request)
 
 
 def test_secrets_of_services_and_of_builds_are_asked_for_like_a_jobs(victim: Victim) -> None:

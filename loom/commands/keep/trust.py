@@ -37,7 +37,7 @@ def everything_asked(here: Here, named: Path | None) -> tuple[PermissionRequest,
         loaded = planning.load(here, path)
     except WorkflowError:
         trust = decisions_of(here)
-        if all(trust.holds(request) for request in here.includes):
+        if all(trust.allows(request) for request in here.includes):
             raise
         return (*here.includes, *requests_of((), here))
     if loaded.language == GITHUB.name:  # a run asks for what the actions and workflows of other repositories want
@@ -58,12 +58,12 @@ def trust(workflow: Path | None, *, yes: bool, revoke: bool, as_json: bool) -> i
         print(f"forgotten: {forgotten}" if forgotten else "there was nothing to forget")
         return ExitCode.OK
     requests = everything_asked(here, workflow)
-    new = [request for request in requests if not decisions.holds(request)]
+    new = [request for request in requests if not decisions.allows(request)]
     if as_json:
         if yes and new:
             decisions.allow(new)
         listed = [
-            {"id": request.id, **asdict(request), "job": request.job or None, "allowed": decisions.holds(request)}
+            {"id": request.id, **asdict(request), "job": request.job or None, "allowed": decisions.allows(request)}
             for request in requests
         ]
         values = {"root": str(decisions.root), "origin": decisions.origin, "requests": listed}
@@ -73,7 +73,7 @@ def trust(workflow: Path | None, *, yes: bool, revoke: bool, as_json: bool) -> i
     if not requests:
         print("nothing here needs your trust")
         return ExitCode.OK
-    marked = request_lines(requests, lambda request: "allowed  " if decisions.holds(request) else "NEW      ")
+    marked = request_lines(requests, lambda request: "allowed  " if decisions.allows(request) else "NEW      ")
     print("\n".join(marked))
     if not new:
         return ExitCode.OK

@@ -99,7 +99,7 @@ def _notices(loaded: Loaded | None, jobs: Sequence[Job], here: Here) -> Iterator
     if requests:
         trust = trusting.decisions_of(here)
         for request in requests:
-            state = "you have allowed it" if trust.holds(request) else "a run asks you first; so does `loom trust`"
+            state = "you have allowed it" if trust.allows(request) else "a run asks you first; so does `loom trust`"
             yield _notice(request.position, f"{request} ({state})", trusting.CODE)
     for overruled in here.config.overruled:
         yield _notice(overruled.position, str(overruled).partition(": ")[2], "CONFIG_OVERRULED")

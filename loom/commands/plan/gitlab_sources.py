@@ -105,7 +105,7 @@ class Elsewhere:
         self.here.includes.append(request)
         if trusts_all(self.environ, self.here.trusting):
             return
-        if not decisions_of(self.here).holds(request):
+        if not decisions_of(self.here).allows(request):
             whose = (
                 f"the server of this repository, {self._host}" if self._host else "a server of this repository's own"
             )

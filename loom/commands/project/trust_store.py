@@ -59,7 +59,7 @@ class Trust:
         self._key = hashlib.sha256(os.fsencode(self.root)).hexdigest()[:40]
         self._allowed = self._of(self._read())
 
-    def holds(self, request: PermissionRequest) -> bool:
+    def allows(self, request: PermissionRequest) -> bool:
         return request.id in self._allowed
 
     def allow(self, requests: Iterable[PermissionRequest]) -> None:

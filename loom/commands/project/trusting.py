@@ -96,7 +96,7 @@ def discover(start: Path, environ: Mapping[str, str], *, flag: bool = False) -> 
         if trusts_all(environ, flag):
             return True
         trust = Trust(config.load(root=found.root, environ=environ, flags={}).state_dir, found.root, environ)
-        return all(map(trust.holds, _of_filters(found)))
+        return all(map(trust.allows, _of_filters(found)))
 
     return source.discover(start, environ=environ, filters=allowed)
 
@@ -118,7 +118,7 @@ def settle(
     if not requests or trusts_all(here.environ, here.trusting):
         return False
     trust = decisions_of(here)
-    new = [request for request in requests if not trust.holds(request)]
+    new = [request for request in requests if not trust.allows(request)]
     if not new:
         return False
     if can_ask and attended():

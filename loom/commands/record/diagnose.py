@@ -14,7 +14,7 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from loom.analysis.diagnosis import Diagnosis, diagnose_refusal
-from loom.analysis.evidence import diagnosis_of, moved_on
+from loom.analysis.evidence import changed_since, diagnosis_of
 from loom.analysis.server_log import diagnosis_of_log, read_log
 from loom.commands.project import Here, here, is_bundle, run_or_job
 from loom.commands.screen import screen_parts
@@ -41,7 +41,7 @@ def diagnose(run: str, job: str | None, form: str, *, color: str | None) -> None
             raise RequestError(f"unexpected argument {more}: expected [RUN] [JOB]")
         diagnosis = diagnosis_of(reading, job)
         if diagnosis.failed:
-            diagnosis = replace(diagnosis, moved_on=moved_on(reading))
+            diagnosis = replace(diagnosis, changed_since=changed_since(reading))
         if is_bundle(run):  # its files are there for this command alone, and no run of this machine is
             name, more = shlex.quote(run), diagnosis.logs_command
             diagnosis = replace(

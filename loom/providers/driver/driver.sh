@@ -50,7 +50,7 @@ loom_write_surroundings() {
 }
 
 # Of a kept container: the driver before this one, which is stopped and holds the container alive.
-loom_hello() {
+loom_greeting() {
   loom_spare=
   { read -r loom_spare <"$loom_dir/kept"; } 2>/dev/null
   loom_uid=? loom_gid=? loom_more=

@@ -169,7 +169,7 @@ def begin_token(token: bytes) -> bytes:
     return _PREFIX + b"+" + token[-16:]
 
 
-greeting = partial(_ordered, "loom_hello")
+greeting = partial(_ordered, "loom_greeting")
 keep = partial(_ordered, "loom_keep")
 end = partial(_ordered, "loom_quit")
 """Commands with no more words than a token."""

@@ -61,14 +61,14 @@ def _head(diagnosis: Diagnosis, now_ns: int) -> list[str]:
         took = f" after {rough_duration(diagnosis.duration_ms)}" if diagnosis.duration_ms is not None else ""
         tree = f"; tree {diagnosis.tree_sha[:12]}" if diagnosis.tree_sha else ""
         lines = [f"run {diagnosis.run_id}: {diagnosis.state}{took}{tree}; {run_age(diagnosis.run_id, now_ns)}"]
-    if diagnosis.moved_on is not None:
-        lines.append(shortened(text.moved_on_text(diagnosis.moved_on), 300))
+    if diagnosis.changed_since is not None:
+        lines.append(shortened(text.changed_since_text(diagnosis.changed_since), 300))
     if diagnosis.last_event_at is not None:
         lines.append(f"last event at {diagnosis.last_event_at}")
     if diagnosis.job_id is not None or diagnosis.log is not None:
         of = f" of {diagnosis.steps_total}" if diagnosis.steps_total else ""
         unit = f", step {visible(diagnosis.step)}{of}" if diagnosis.step else ""
-        unit += f" ({diagnosis.step_place})" if diagnosis.step_place else ""
+        unit += f" ({diagnosis.step_location})" if diagnosis.step_location else ""
         unit = f", section {diagnosis.section}" if diagnosis.section else unit
         code = f", exit code {diagnosis.exit_code}" if diagnosis.exit_code is not None else ""
         image = f", image {diagnosis.image}" if diagnosis.image else ", on the host" if diagnosis.step else ""
@@ -97,8 +97,8 @@ def _head(diagnosis: Diagnosis, now_ns: int) -> list[str]:
         lines += [f"{title}:", *(f"  {shortened(text.group_text(group), _LINE)}" for group in diagnosis.groups[:4])]
     if note := text.read_text(diagnosis):
         lines.append(f"note: {note.removeprefix('; ')} (loom logs --grep)")
-    if diagnosis.places:
-        lines.append("places: " + ", ".join(f"{each.file}:{each.line}" for each in diagnosis.places))
+    if diagnosis.locations:
+        lines.append("locations: " + ", ".join(f"{each.file}:{each.line}" for each in diagnosis.locations))
     return lines
 
 

@@ -44,7 +44,7 @@ def grouped(diagnoses: Iterable[Diagnosis]) -> Iterator[tuple[Diagnosis, str]]:
     same: dict[tuple[object, ...], list[Diagnosis]] = {}
     for each in diagnoses:
         form = form_of(each.telling_line or each.job_id or "")
-        same.setdefault((form, *each.places[:1], each.allowed_failure), []).append(each)
+        same.setdefault((form, *each.locations[:1], each.allowed_failure), []).append(each)
     for first, *more in same.values():
         also = ", ".join(each.job_id or "" for each in more)
         yield first, headline(first) + (f" (also {also})" if also else "")
@@ -59,8 +59,8 @@ def reasons(diagnosis: Diagnosis) -> list[str]:
 
 def of_step(diagnosis: Diagnosis) -> tuple[str | None, int | None, int | None]:
     """Return file, line and column of the failure as a whole: the first location, else the step's."""
-    if diagnosis.places and not findings(diagnosis):
-        first = diagnosis.places[0]
+    if diagnosis.locations and not findings(diagnosis):
+        first = diagnosis.locations[0]
         return first.file, first.line, first.column
-    file, _, line = (diagnosis.step_place or "").rpartition(":")
+    file, _, line = (diagnosis.step_location or "").rpartition(":")
     return (file, int(line), None) if file else (None, None, None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from loom.analysis.diagnosis import Diagnosis, Excerpt, LogSource, MovedOn
+from loom.analysis.diagnosis import ChangedSince, Diagnosis, Excerpt, LogSource
 from loom.analysis.history import ChangedFile, SameInput, SinceGreen
 from loom.analysis.patterns import FailureGroup
 from loom.record.highlights import form_of
@@ -27,8 +27,8 @@ def lines(diagnosis: Diagnosis, look: Look, *, now_ns: int) -> Iterator[str]:
         yield look.styled(f"run {diagnosis.run_id}, {run_age(diagnosis.run_id, now_ns)}{tree}{on}", "dim")
     if not diagnosis.failed:
         return
-    if diagnosis.moved_on is not None:
-        yield look.styled(moved_on_text(diagnosis.moved_on), "warn")
+    if diagnosis.changed_since is not None:
+        yield look.styled(changed_since_text(diagnosis.changed_since), "warn")
     if diagnosis.command and diagnosis.step:
         for number, line in enumerate(diagnosis.command.strip().splitlines()[:8]):
             yield f"  {'$' if number == 0 else ' '} {line}"
@@ -58,8 +58,8 @@ def lines(diagnosis: Diagnosis, look: Look, *, now_ns: int) -> Iterator[str]:
     if diagnosis.excerpt is not None:
         yield from (f"  {line}" for line in excerpt_lines(diagnosis.excerpt))
         yield ""
-    if diagnosis.places:
-        yield "look at: " + ", ".join(f"{each.file}:{each.line}" for each in diagnosis.places)
+    if diagnosis.locations:
+        yield "look at: " + ", ".join(f"{each.file}:{each.line}" for each in diagnosis.locations)
     yield from failed_jobs(diagnosis)
     if diagnosis.reproduce:
         yield f"again:   {diagnosis.reproduce}"
@@ -105,12 +105,12 @@ def earlier_text(line: str) -> str:
     return f"before that: {visible(line.strip()[:200])} (the script went on)"
 
 
-def moved_on_text(moved_on: MovedOn) -> str:
+def changed_since_text(changed_since: ChangedSince) -> str:
     """Return one line, so that nobody looks for a mistake in lines that have changed."""
-    what = [f"HEAD is {moved_on.head_sha[:12]}"] if moved_on.head_sha is not None else []
-    if moved_on.files_total:
-        more = moved_on.files_total - len(moved_on.files)
-        files = ", ".join(map(visible, moved_on.files)) + (f" and {more} more" if more else "")
+    what = [f"HEAD is {changed_since.head_sha[:12]}"] if changed_since.head_sha is not None else []
+    if changed_since.files_total:
+        more = changed_since.files_total - len(changed_since.files)
+        files = ", ".join(map(visible, changed_since.files)) + (f" and {more} more" if more else "")
         what.append(f"{files} changed")
     return f"the checkout has moved on since this run: {'; '.join(what)}"
 
@@ -161,7 +161,7 @@ def headline(diagnosis: Diagnosis) -> str:
         f", step {diagnosis.step}" if diagnosis.step else f", section {diagnosis.section}" if diagnosis.section else ""
     )
     unit += f" {diagnosis.step_name!r}" if diagnosis.step and diagnosis.step_name else ""
-    unit += f" ({diagnosis.step_place})" if diagnosis.step and diagnosis.step_place else ""
+    unit += f" ({diagnosis.step_location})" if diagnosis.step and diagnosis.step_location else ""
     told = diagnosis.step or diagnosis.log is not None
     code = f", exit code {diagnosis.exit_code}" if diagnosis.exit_code is not None and told else ""
     job = f": job {diagnosis.job_id}" if diagnosis.job_id is not None else ""

@@ -140,7 +140,7 @@ class LateSteps(Steps):
             for fact in resumed.step_states:
                 attempt.fact("step_state", {**fact, "attempt": attempt.number}, PhaseCode.PIPELINE_EXECUTE)
         for step in self._job.steps[first:]:
-            if not self._turn(step):
+            if not self._process(step):
                 break
         self._decide()
         if not attempt.paused:
@@ -168,7 +168,7 @@ class LateSteps(Steps):
 
     # -- a step ---------------------------------------------------------------------------------------------------
 
-    def _turn(self, step: Step) -> bool:
+    def _process(self, step: Step) -> bool:
         """Run, skip, enter or leave a step; return whether others follow."""
         late, began = late_of(step), False
         self.state.cancelled = self._is_canceled()
@@ -184,7 +184,7 @@ class LateSteps(Steps):
             with self._clock.stopped():
                 self._stop_before(step)
             if self._cancel.requested and not self.state.cancelled:
-                return self._turn(step)  # the person who was asked has left
+                return self._process(step)  # the person who was asked has left
             if late.action is not None and self._lacks(late.action, late):
                 return self._not_valid(
                     step, _NO_ACTION.format(self.state.directory_of(late.action)), "Error", began=True
@@ -231,7 +231,7 @@ class LateSteps(Steps):
         with self._clock.stopped():
             verdict = self._verdict(step, exit_)
         if verdict is Verdict.RETRY:
-            return self._turn(step)
+            return self._process(step)
         if verdict is Verdict.FAIL:
             self._fail(step, exit_, text)
             return not exit_.ended_session

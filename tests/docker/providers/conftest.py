@@ -271,7 +271,7 @@ def kubernetes_place(tmp_path: Path) -> Iterator[Place]:
     assert kubernetes.pods_of(RUN_ID) == []
 
 
-PLACES = [
+SESSIONS = [
     "host",
     *(pytest.param(mode, marks=pytest.mark.docker) for mode in MountMode),
     pytest.param("podman", marks=pytest.mark.docker),
@@ -279,7 +279,7 @@ PLACES = [
 ]
 
 
-@pytest.fixture(params=PLACES)
+@pytest.fixture(params=SESSIONS)
 def place(request: pytest.FixtureRequest) -> Place:
     """The same promise, kept by every provider."""
     if request.param in ("host", "podman", "kubernetes"):

@@ -1,4 +1,4 @@
-"""Causes, lines, places and commands of a diagnosis, from plain values; each known failure by its example."""
+"""Causes, lines, locations and commands of a diagnosis, from plain values; each known failure by its example."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -122,7 +122,7 @@ def test_lines_that_matter_show_another_error_among_many_alike() -> None:
     assert shown[-1] == "ERROR worker 299: retry failed"
 
 
-def test_places_are_the_projects_own() -> None:
+def test_locations_are_the_projects_own() -> None:
     lines = [
         '  File "/usr/lib/python3.11/unittest/case.py", line 57, in x',
         '  File "/workspace/src/app.py", line 12, in y',
@@ -196,11 +196,11 @@ def test_an_error_that_the_script_survived_is_one_line_of_its_own() -> None:
     assert diagnose(evidence(**own, job={"failing_command": "echo x.IOError: retried"})).earlier_error is None
 
 
-def test_places_of_warnings_and_of_calls_are_none(tmp_path: Path) -> None:
+def test_locations_of_warnings_and_of_calls_are_none(tmp_path: Path) -> None:
     (tmp_path / "a.c").write_text("")
     printed = ["a.c:9:1: warning: unused", "v.push(1);", "string_at(0)", "a.c:3:1: error: expected ;"]
     found = diagnose(evidence(lines=printed, root=tmp_path))
-    assert [(each.file, each.line) for each in found.places] == [("a.c", 3)]
+    assert [(each.file, each.line) for each in found.locations] == [("a.c", 3)]
 
 
 def test_the_telling_line_is_among_those_shown() -> None:

@@ -53,7 +53,7 @@ def test_a_change_that_the_output_names_comes_first_with_its_lines(project: Proj
         commit(project)
     project.loom("run", "read", code=1)
     if committed:
-        for workspace in (project.places / "workspaces").iterdir():
+        for workspace in (project.home / "workspaces").iterdir():
             shutil.rmtree(workspace)
     found = diagnosis(project)
     since = found["since_green"]
@@ -83,7 +83,7 @@ def test_a_change_that_the_output_names_comes_first_with_its_lines(project: Proj
 
 def test_a_failure_that_comes_and_goes(project: Project) -> None:
     project.loom("run", "read")
-    flag = project.places / "flag"
+    flag = project.home / "flag"
     flag.touch()
     project.loom("run", "read", code=1)
     flag.unlink()

@@ -101,7 +101,7 @@ def test_log_of_gitlab(text: str) -> None:
     assert found.log is not None
     assert (found.log.format, found.log.commit, found.log.ref) == ("gitlab", "1ecfd275", "main")
     assert (found.image, found.log.image_digest, found.log.runner) == ("python:3.12", _DIGEST, "17.5.0")
-    assert [(each.file, each.line) for each in found.places] == [("tests/test_cart.py", 12)]
+    assert [(each.file, each.line) for each in found.locations] == [("tests/test_cart.py", 12)]
     assert not any("clean up" in line for line in found.lines)
 
 

@@ -195,7 +195,7 @@ def test_real_outputs(name: str, tmp_path: Path) -> None:
     found = diagnose(evidence(lines=output.splitlines(), root=tmp_path))
     assert found.telling_line is not None
     assert telling in found.telling_line
-    assert [f"{place.file}:{place.line}" for place in found.places[:1]] == [place] * bool(place)
+    assert [f"{place.file}:{place.line}" for place in found.locations[:1]] == [place] * bool(place)
     assert found.causes == []
 
 

@@ -1,4 +1,4 @@
-"""Holds of kept places: many users beside each other, one alone, and nobody turned away by a question."""
+"""Locks of kept containers: many users beside each other, one alone, and nobody turned away by a question."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Real runs of real repositories, on the host, each in places of its own."""
+"""Real runs of real repositories, on the host, each in directories of its own."""
 
 import os
 import subprocess
@@ -41,20 +41,20 @@ after:
 
 @dataclass(frozen=True)
 class Project:
-    """A repository, and loom's own places beside it."""
+    """A repository, and a home directory beside it, with all that loom keeps."""
 
     root: Path
-    places: Path
+    home: Path
 
     @property
     def environ(self) -> dict[str, str]:
         return {
             "PATH": os.environ["PATH"],
-            "HOME": str(self.places),
+            "HOME": str(self.home),
             "PYTHONPATH": str(Path(__file__).parents[3]),
-            "LOOM_STATE_DIR": str(self.places / "state"),
-            "LOOM_TMP_DIR": str(self.places / "workspaces"),
-            "LOOM_CACHE_DIR": str(self.places / "cache"),
+            "LOOM_STATE_DIR": str(self.home / "state"),
+            "LOOM_TMP_DIR": str(self.home / "workspaces"),
+            "LOOM_CACHE_DIR": str(self.home / "cache"),
             "LOOM_CONTAINER": "0",
             "LOOM_AUTO_CLEAN": "no",
             "LANG": "C.UTF-8",
@@ -63,7 +63,7 @@ class Project:
 
     @property
     def store(self) -> Store:
-        return Store(self.places / "state")
+        return Store(self.home / "state")
 
     def loom(self, *arguments: str, code: int | None = 0, **environ: str) -> str:
         """Standard output of a command that must end with `code` (None: whatever)."""
@@ -92,7 +92,7 @@ Make = Callable[..., Project]
 def new_project(base: Path, workflow: str, **files: str) -> Project:
     root = base / "project"
     (root / ".loom").mkdir(parents=True)
-    (base / "places").mkdir()
+    (base / "home").mkdir()
     (root / ".loom" / "workflow.yml").write_text(workflow)
     for name, text in files.items():
         (root / name).write_text(text)
@@ -100,7 +100,7 @@ def new_project(base: Path, workflow: str, **files: str) -> Project:
     subprocess.run([*git, "init", "-q", "-b", "main", "."], cwd=root, check=True)
     subprocess.run([*git, "add", "-A"], cwd=root, check=True)
     subprocess.run([*git, "commit", "-q", "-m", "start"], cwd=root, check=True)
-    return Project(root=root.resolve(), places=(base / "places").resolve())
+    return Project(root=root.resolve(), home=(base / "home").resolve())
 
 
 @pytest.fixture

@@ -176,7 +176,7 @@ def test_a_running_run_is_not_deleted_by_a_loom_that_has_its_records_elsewhere(m
     try:
         until((tmp_path / "on").exists)
         elsewhere = str(tmp_path / "other-state")
-        (workspace,) = (project.places / "workspaces").iterdir()
+        (workspace,) = (project.home / "workspaces").iterdir()
         assert project.loom("clean", "--all", LOOM_STATE_DIR=elsewhere).startswith("0 removed")
         assert (workspace / ".loom/workflow.yml").exists()
     finally:
@@ -208,7 +208,7 @@ def test_the_workspace_that_a_resumed_run_goes_on_in_is_not_deleted(make: Make, 
 
 def test_doctor_says_what_is_wrong(make: Make) -> None:
     project = make(TINY)
-    environ = {"DOCKER_HOST": f"unix://{project.places}/none.sock"}
+    environ = {"DOCKER_HOST": f"unix://{project.home}/none.sock"}
     document = json.loads(project.loom("doctor", "--json", code=3, **environ))
     validate("doctor", document)
     checks = document["checks"]
@@ -242,7 +242,7 @@ def test_actions_stay_as_long_as_a_kept_run_uses_them(make: Make) -> None:
     project = make(TINY)
     project.loom("run", "--local")
     (run_id,) = ids(project)
-    cache = project.places / "cache/actions-x"
+    cache = project.home / "cache/actions-x"
     used, new, old, other = (cache / name for name in ("o+a/used", "o+a/new", "o+a/old", "o+b/other"))
     for path in (used, new, old, other, cache / "o+a@git", cache / "o+b@git"):
         path.mkdir(parents=True)

@@ -35,7 +35,7 @@ def test_show_with_the_runs_flags_prints_the_same(make: Make, flags: list[str]) 
 
 def test_show_a_run_that_never_began(make: Make) -> None:
     project = make("version: v1\nstages: [s]\na:\n  stage: s\n  image: none\n  script: [echo one]\n")
-    environ = {"DOCKER_HOST": f"unix://{project.places}/none.sock"}
+    environ = {"DOCKER_HOST": f"unix://{project.home}/none.sock"}
     output = project.loom("run", "--local", code=3, **environ)
     assert project.loom("show") == output
     diagnosis = json.loads(project.loom("diagnose", "--json"))
@@ -115,7 +115,7 @@ def test_diagnose_follows_the_pointers(failed: Ran) -> None:
     assert (found["job_id"], found["step"], found["exit_code"]) == ("test", "script/02", 1)
     assert found["causes"][0]["code"] == "ignored_file"
     assert ".gitignore:1" in found["causes"][0]["summary"]
-    assert found["places"] == [{"file": "tests/test_x.py", "line": 12, "column": None}]
+    assert found["locations"] == [{"file": "tests/test_x.py", "line": 12, "column": None}]
     assert found["reproduce"] == "LOOM_CONTAINER=false loom run --local test"
     assert Path(found["events_path"]).exists()
     text = failed.project.loom("diagnose")

@@ -130,7 +130,7 @@ RUNS = {
 def test_a_run_that(kind: str, make: Make) -> None:
     body, code = RUNS[kind]
     project = make(f"version: v1\nstages: [s]\na:\n  stage: s\n  {body}\n")
-    output = project.loom("run", "--local", code=code, DOCKER_HOST=f"unix://{project.places}/none.sock")
+    output = project.loom("run", "--local", code=code, DOCKER_HOST=f"unix://{project.home}/none.sock")
     hold(project.last().paths)
     assert project.loom("show") == output
     shown = json.loads(project.loom("show", "--json"))
@@ -182,7 +182,7 @@ def test_schemas_are_printed(failed: Ran) -> None:
 @pytest.mark.slow
 def test_an_error_has_its_name(make: Make, body: str, code: str | None, of_job: str | None) -> None:
     project = make(f"version: v1\nstages: [s]\na:\n  stage: s\n  {body}\n")
-    project.loom("run", "--local", "--trust", code=None, DOCKER_HOST=f"unix://{project.places}/none.sock")
+    project.loom("run", "--local", "--trust", code=None, DOCKER_HOST=f"unix://{project.home}/none.sock")
     shown = json.loads(project.loom("show", "--json"))
     validate("show", shown)
     assert (shown["receipt"]["error_code"], shown["summary"]["error_code"]) == (code, code)

@@ -30,7 +30,7 @@ clean:
 
 
 def manifest(project: Any, job: str) -> dict[str, Any]:
-    (path,) = project.places.glob(f"state/runs/*/logs/*/jobs/{job}/manifest.json")
+    (path,) = project.home.glob(f"state/runs/*/logs/*/jobs/{job}/manifest.json")
     found: dict[str, Any] = json.loads(path.read_text())
     return found
 
@@ -58,7 +58,7 @@ def test_findings_of_a_report_are_places_of_a_failed_job(make: Make) -> None:
     assert clean["finding_reports"]["problems"][0].startswith("broken.sarif: it is not valid JSON")
 
     diagnosis = json.loads(project.loom("diagnose", "--json"))
-    assert diagnosis["places"][0] == {"file": "app/orders.py", "line": 1, "column": 8}
+    assert diagnosis["locations"][0] == {"file": "app/orders.py", "line": 1, "column": 8}
     assert diagnosis["failures_total"] == 8
     assert (diagnosis["excerpt"]["file"], diagnosis["excerpt"]["line"]) == ("app/orders.py", 1)
     for form in ("text", "agent"):

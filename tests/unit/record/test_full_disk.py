@@ -45,7 +45,7 @@ def record(project: Project) -> dict[str, object]:
 def test_a_step_prints_more_than_the_records_disk_holds(make: Make, make_file_system: MakeFileSystem) -> None:
     project, state = make(WORKFLOW), make_file_system("tmpfs", 2)
     project.loom("run", "--local", code=3, LOOM_STATE_DIR=str(state))
-    (project.places / "state").symlink_to(state)
+    (project.home / "state").symlink_to(state)
     receipt = record(project)
     assert (receipt["status"], receipt["exit_code"]) == ("error", 3)
     assert "No space left on device" in str(receipt["error"])
@@ -73,7 +73,7 @@ def test_a_records_disk_that_others_fill_up_to_the_last_byte(
         f"until [ -s {state}/filler ]; do sleep 0.01; done; sleep 0.5; seq 1 5000; sleep 0.3"
     )
     project = make(f"version: v1\nstages: [test]\nfull:\n  stage: test\n  script:\n    - '{script}'\n")
-    (project.places / "state").symlink_to(state)
+    (project.home / "state").symlink_to(state)
     project.loom("run", "--local", code=3)
     (state / "filler").unlink()
     assert "full" in project.loom("show", code=None)
@@ -83,7 +83,7 @@ def test_a_records_disk_that_others_fill_up_to_the_last_byte(
     fill(state)
     project.loom("run", "--local", code=3)
     assert len(list((state / "runs").iterdir())) == 1
-    assert len(list((project.places / "workspaces").iterdir())) == 1, "the first run's"
+    assert len(list((project.home / "workspaces").iterdir())) == 1, "the first run's"
 
 
 @pytest.mark.parametrize("command", [("run", "--local"), ("snapshot",)])
@@ -92,7 +92,7 @@ def test_a_workspace_that_the_disk_has_no_room_for(
 ) -> None:
     project, workspaces = make(WORKFLOW), make_file_system("tmpfs", 2)
     (project.root / "big").write_bytes(bytes(range(256)) * (3 << 12))
-    (project.places / "workspaces").symlink_to(workspaces)
+    (project.home / "workspaces").symlink_to(workspaces)
     project.loom(*command, code=3)
     assert list(workspaces.iterdir()) == []
     if command[0] == "run":

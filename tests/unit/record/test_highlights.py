@@ -1,4 +1,4 @@
-"""The lines that tell: chosen while output is recorded, few, with their places, whatever the size of the pieces."""
+"""The lines that tell: chosen while output is recorded, few, with their positions, whatever the size of the pieces."""
 
 import io
 import random

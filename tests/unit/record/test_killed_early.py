@@ -64,7 +64,7 @@ def listed(project: Project) -> list[str]:
 @pytest.mark.parametrize("number", [9, 19, 20, 21, 31, 38])
 def test_a_run_that_left_something_is_listed_and_cleaned(make: Make, tmp_path: Path, number: int) -> None:
     project = make(TINY)
-    workspaces = project.places / "workspaces"
+    workspaces = project.home / "workspaces"
     moment = killed_at(project, number, tmp_path)
     runs = listed(project)
     if workspaces.exists() and list(workspaces.iterdir()):

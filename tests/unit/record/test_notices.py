@@ -52,7 +52,7 @@ def test_what_check_warns_of_is_said_once_of_the_jobs_that_run(make: Make) -> No
 
 def test_a_container_is_the_rule_and_a_users_setting_changes_it(make: Make) -> None:
     project = make("version: v1\nstages: [t]\na: {stage: t, script: [pwd]}\n")
-    nowhere = {"DOCKER_HOST": f"unix://{project.places}/none.sock"}
+    nowhere = {"DOCKER_HOST": f"unix://{project.home}/none.sock"}
     assert "loom run --no-container" in project.loom("run", "--local", code=3, LOOM_CONTAINER="", **nowhere)
     shown = project.loom("run", "--local", "--no-container", LOOM_CONTAINER="", **nowhere)
     assert "not isolated (--no-container): a" in shown
@@ -60,7 +60,7 @@ def test_a_container_is_the_rule_and_a_users_setting_changes_it(make: Make) -> N
     (project.root / ".loom/config.yml").write_text("container: false\n")  # not for a project to decide
     project.loom("run", "--local", code=3, LOOM_CONTAINER="", **nowhere)
     (project.root / ".loom/config.yml").unlink()
-    config = project.places / ".config/loom/config.yml"
+    config = project.home / ".config/loom/config.yml"
     config.parent.mkdir(parents=True)
     config.write_text("container: false\n")
     shown = project.loom("run", "--local", LOOM_CONTAINER="", **nowhere)

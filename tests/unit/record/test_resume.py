@@ -154,12 +154,12 @@ def test_a_workflow_with_a_mistake_is_told_or_refused(make: Make) -> None:
 def test_a_refused_sync_leaves_nothing_behind(make: Make) -> None:
     project = make(MENDED)
     project.loom("run", "--local", code=1)
-    before = sorted((project.places / "workspaces").iterdir())
+    before = sorted((project.home / "workspaces").iterdir())
     (project.root / "made.txt").write_text("of the checkout\n")
     ran = run_loom(("resume", "--sync"), cwd=project.root, environ=project.environ)
     assert (ran.returncode, ran.stdout) == (2, "")
     assert "unit: made.txt (changed in the job's files as well)" in ran.stderr
-    assert sorted((project.places / "workspaces").iterdir()) == before
+    assert sorted((project.home / "workspaces").iterdir()) == before
     assert "kept the job's made.txt" in project.loom("resume", "--sync=ours", code=1)
     assert "nothing to sync" in project.loom("resume", "--sync", code=1)
     assert "-of the checkout\n+made\n" in project.loom("pull")
@@ -180,7 +180,7 @@ def test_a_checkout_that_is_gone_can_not_be_synced(make: Make) -> None:
     project.loom("run", "--local", code=1)
     run_id = project.last().run_id
     project.root.rename(project.root.with_name("elsewhere"))
-    ran = run_loom(("resume", run_id, "--sync"), cwd=project.places, environ=project.environ)
+    ran = run_loom(("resume", run_id, "--sync"), cwd=project.home, environ=project.environ)
     assert (ran.returncode, ran.stderr.partition(":")[0]) == (2, "loom")
     assert str(project.root) in ran.stderr
 
@@ -189,7 +189,7 @@ def test_a_record_from_elsewhere_asks_for_nothing_here(make: Make) -> None:
     project = make(MENDED)
     project.loom("run", "--local", code=1)
     entry = project.last()
-    record = project.places / "copied" / entry.run_id
+    record = project.home / "copied" / entry.run_id
     shutil.copytree(entry.paths.root, record)
     for arguments in (("resume", str(record), "--sync"), ("rerun", str(record), "--fresh")):
         ran = run_loom(arguments, cwd=project.root, environ=project.environ)

@@ -38,12 +38,12 @@ a:
 
 def workspaces(project: Project) -> list[Path]:
     """Oldest first."""
-    return sorted((project.places / "workspaces").glob("loom-run-local-*[0-9]"))
+    return sorted((project.home / "workspaces").glob("loom-run-local-*[0-9]"))
 
 
 def run(project: Project, *, fails: bool = False) -> Path:
     before = set(workspaces(project))
-    mark = project.places / "fail"
+    mark = project.home / "fail"
     if fails:
         mark.touch()
     project.loom("run", "--local", code=1 if fails else 0)
@@ -167,7 +167,7 @@ def test_another_checkout_has_its_own_last_few(make: Make, tmp_path: Path) -> No
     run(project)
     other = tmp_path / "other"
     shutil.copytree(project.root, other, symlinks=True)
-    second = Project(other, project.places)
+    second = Project(other, project.home)
     run(second)
     run(second)
     assert "1 workspace removed" in second.loom("clean", LOOM_KEEP_WORKSPACES="1")

@@ -44,7 +44,7 @@ def test_sixty_one_failing_tests_are_counted_as_such(make: Make) -> None:
     assert "and 56 more failing tests" in project.loom("diagnose", "--format", "agent")
     assert "61, the first 20 below" in project.loom("report", "-o", "-")
     (manifest,) = [
-        json.loads(path.read_text()) for path in project.places.glob("state/runs/*/logs/*/jobs/unit/manifest.json")
+        json.loads(path.read_text()) for path in project.home.glob("state/runs/*/logs/*/jobs/unit/manifest.json")
     ]
     assert (len(manifest["artifacts"]["skipped"]), manifest["artifacts"]["skipped_total"]) == (20, 30)
     annotated = project.loom("run", "--local", "--format", "github", code=1)
@@ -75,8 +75,8 @@ unit:
 """)
     project.loom("run", "--local", code=1)
     diagnosis = json.loads(project.loom("diagnose", "--json"))
-    assert diagnosis["places"][0] == {"file": "tests/test_b.py", "line": 7, "column": None}
-    assert len(diagnosis["places"]) == 5
+    assert diagnosis["locations"][0] == {"file": "tests/test_b.py", "line": 7, "column": None}
+    assert len(diagnosis["locations"]) == 5
 
 
 def test_the_last_lines_are_as_many_as_are_asked_for(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,6 +96,6 @@ def test_a_long_line_counts_once(make: Make) -> None:
         "  script: [\"head -c 200000 /dev/zero | tr '\\\\0' x; echo; echo y; head -c 131072 /dev/zero | tr '\\\\0' z\"]\n"
     )
     project.loom("run", "--local")
-    (summary,) = project.places.glob("state/runs/*/logs/*/jobs/a/user/script/01/summary.json")
+    (summary,) = project.home.glob("state/runs/*/logs/*/jobs/a/user/script/01/summary.json")
     assert json.loads(summary.read_text())["output"]["stdout_lines"] == 3
     assert count_output(summary.with_name("events.jsonl")) == 3

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from loom.analysis.diagnosis import Diagnosis, Evidence, Excerpt, MovedOn, OtherFailure, diagnose
+from loom.analysis.diagnosis import ChangedSince, Diagnosis, Evidence, Excerpt, OtherFailure, diagnose
 from loom.analysis.evidence import excerpt_of
 from loom.render.diagnosis import DiagnosisForm, lines
 from loom.render.look import Look
@@ -101,7 +101,7 @@ def test_the_source_around_the_first_place_is_shown_with_its_line_marked() -> No
 
 
 def test_what_changed_in_the_checkout_since_is_named() -> None:
-    found = replace(diagnosis(), moved_on=MovedOn(head_sha="f" * 40, files=["a.py", "b.py"], files_total=9))
+    found = replace(diagnosis(), changed_since=ChangedSince(head_sha="f" * 40, files=["a.py", "b.py"], files_total=9))
     said = "the checkout has moved on since this run: HEAD is ffffffffffff; a.py, b.py and 7 more changed"
     assert said in shown("text", found)
     assert said in shown("agent", found)

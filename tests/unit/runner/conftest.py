@@ -81,11 +81,11 @@ class Ran:
 @dataclass(frozen=True)
 class Project:
     root: Path
-    places: Path
+    home: Path
 
     @property
     def store(self) -> Store:
-        return Store(self.places / "state")
+        return Store(self.home / "state")
 
     def request(
         self,
@@ -162,15 +162,15 @@ class _Opening:
 @pytest.fixture
 def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
     """`make(workflow, **files)`: a repository with loom's own directories beside it, in which this process then is."""
-    root, places = tmp_path.resolve() / "project", tmp_path.resolve() / "places"
+    root, home = tmp_path.resolve() / "project", tmp_path.resolve() / "home"
     for name in [name for name in os.environ if name.startswith(("LOOM_", "GIT_", "CI"))]:
         monkeypatch.delenv(name)
     for name, value in {
-        "HOME": places,
-        "FAR": places / "far",
-        "LOOM_STATE_DIR": places / "state",
-        "LOOM_TMP_DIR": places / "workspaces",
-        "LOOM_CACHE_DIR": places / "cache",
+        "HOME": home,
+        "FAR": home / "far",
+        "LOOM_STATE_DIR": home / "state",
+        "LOOM_TMP_DIR": home / "workspaces",
+        "LOOM_CACHE_DIR": home / "cache",
         "LOOM_CONTAINER": "0",
     }.items():
         monkeypatch.setenv(name, str(value))
@@ -180,7 +180,7 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
     monkeypatch.setitem(providers.MODULES, "far", "tests.unit.providers.far_provider")
 
     def made(workflow: str, **files: str) -> Project:
-        (places / "far").mkdir(parents=True)
+        (home / "far").mkdir(parents=True)
         named = {".loom/workflow.yml": f"version: v1\n{workflow}" if workflow.lstrip().startswith("stages") else ""}
         for name, text in {**named, **files}.items():
             if text:
@@ -190,6 +190,6 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
         for arguments in (["init", "-q", "-b", "main", "."], ["add", "-A"], ["commit", "-q", "-m", "start"]):
             subprocess.run([*git, *arguments], cwd=root, check=True)
         monkeypatch.chdir(root)
-        return Project(root=root, places=places)
+        return Project(root=root, home=home)
 
     return made

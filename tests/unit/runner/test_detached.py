@@ -1,4 +1,4 @@
-"""Runs whose jobs go on in their places without loom: what is handed over, when loom may leave, and how another one goes on."""
+"""Runs whose jobs go on in their containers without loom: what is handed over, when loom may leave, and how another one goes on."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def test_another_loom_goes_on_with_the_record(make: Make) -> None:
     left_in(project, ran, "two")
     summary = ran.reading.paths.logs / "jobs/one/summary.json"
     summary.unlink()  # the other loom had not got to that
-    assert Store(project.places / "state").entry(ran.reading.run_id).state == "detached"
+    assert Store(project.home / "state").entry(ran.reading.run_id).state == "detached"
     Detached.handed.clear()
     assert attach.attach(None, stream=None, quiet=True, jobs=None, trust=True) == 0
     again = project.last()

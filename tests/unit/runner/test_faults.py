@@ -60,17 +60,17 @@ def sink(*given: Any, **named: Any) -> Sequence[Any]:
 
 def test_without_a_record_nothing_begins(make: Make) -> None:
     project = make(TWO)
-    (project.places / "state").mkdir(mode=0o700)
-    (project.places / "state" / "runs").write_text("in the way")
+    (project.home / "state").mkdir(mode=0o700)
+    (project.home / "state" / "runs").write_text("in the way")
     with pytest.raises(InfrastructureError):
         project.run()
-    assert not (project.places / "workspaces").exists()
+    assert not (project.home / "workspaces").exists()
 
 
 def test_a_record_that_is_removed_ends_the_run(make: Make) -> None:
     project = make(TWO)
     with pytest.raises(InfrastructureError) as error:
-        project.run(sinks=sink("job_finished", lambda: shutil.rmtree(project.places / "state" / "runs")))
+        project.run(sinks=sink("job_finished", lambda: shutil.rmtree(project.home / "state" / "runs")))
     assert error.value.code == "RECORD_UNWRITABLE"
 
 
@@ -151,7 +151,7 @@ def test_a_record_that_is_full_ends_the_run_and_its_jobs(
 
 def test_a_workspace_that_can_not_be_made_is_the_runs_error(make: Make) -> None:
     project = make(TWO)
-    (project.places / "workspaces").write_text("in the way")
+    (project.home / "workspaces").write_text("in the way")
     ran = project.run(code=3)
     assert "the isolated workspace can't be made at" in (ran.result.receipt.error or "")
     assert ran.statuses == {"one": "skipped", "two": "skipped"}
@@ -242,7 +242,7 @@ def test_a_snapshot_that_nobody_gets_leaves_no_files(make: Make) -> None:
             raise EngineUnavailable("no engine answers", code="ENGINE_DOWN")
 
     project = make(TWO.replace("stage: b", "stage: a"))
-    ran = project.run(code=3, on="far", tools=on(Silent(project.places / "far"), "far"))
+    ran = project.run(code=3, on="far", tools=on(Silent(project.home / "far"), "far"))
     assert ran.result.receipt.error_code == "ENGINE_DOWN"
     assert not ran.workspace.exists()
 
@@ -330,7 +330,7 @@ def test_the_first_failure_stops_the_others_on_request(make: Make) -> None:
 slow: {stage: a, script: ['echo x >"$SEEN"; sleep 60']}
 fast: {stage: a, script: ['until test -e "$SEEN"; do sleep 0.01; done; exit 3']}
 """)
-    ran = project.run(code=1, fail_fast=True, jobs=2, var=[f"SEEN={project.places}/seen"])
+    ran = project.run(code=1, fail_fast=True, jobs=2, var=[f"SEEN={project.home}/seen"])
     assert ran.statuses == {"slow": "canceled", "fast": "failure"}
     assert ran.facts("interrupted") == []
     assert ran.reading.fold.status == "failure"

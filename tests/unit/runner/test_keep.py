@@ -1,4 +1,4 @@
-"""Which jobs' places and files stay after the run, and what a later run finds in the record of it."""
+"""Which jobs' sessions and files stay after the run, and what a later run finds in the record of it."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_the_setting_decides_by_the_result(status: Status) -> None:
 def test_a_place_is_kept(make: Make, keep: str, end: str, kept: bool) -> None:
     project = make(workflow(end))
     ran = project.run(on="far", keep=keep, keep_for="2h", code=None)
-    places = list((project.places / "far").iterdir())
+    places = list((project.home / "far").iterdir())
     assert len(places) == kept
     facts = ran.facts("session_kept", "one")
     assert len(facts) == kept
@@ -67,7 +67,7 @@ def test_only_the_last_attempts_place_is_kept(make: Make) -> None:
     project = make(workflow(more=", retry: 1"))
     ran = project.run(on="far", keep="on-failure", code=1)
     assert len(ran.facts("session_kept", "one")) == 1
-    assert len(list((project.places / "far").iterdir())) == 1
+    assert len(list((project.home / "far").iterdir())) == 1
 
 
 def replaced(project: Project, **methods: Any) -> Any:
@@ -81,7 +81,7 @@ def replaced(project: Project, **methods: Any) -> Any:
                     setattr(session, name, method)
                 yield session
 
-    return on(Other(project.places / "far"), "far")
+    return on(Other(project.home / "far"), "far")
 
 
 def test_a_place_that_is_too_large_is_not_kept(make: Make) -> None:

@@ -231,7 +231,7 @@ def test_after_an_interrupt_no_artifacts_are_restored(make: Make) -> None:
             return super().open(request, *arguments)
 
     project = make(f"stages: [a, b]\none: {job('a', 'echo x >x', 'artifacts: {paths: [x]}')}two: {job('b', 'true')}")
-    ran = project.run(code=130, on="far", cancel=cancel, tools=on(Interrupting(project.places / "far"), "far"))
+    ran = project.run(code=130, on="far", cancel=cancel, tools=on(Interrupting(project.home / "far"), "far"))
     assert ran.lines("two", "artifact_restore") == []
     assert ran.statuses == {"one": "success", "two": "canceled"}
 

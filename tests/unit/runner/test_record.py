@@ -280,7 +280,7 @@ def test_what_the_record_of_a_resumed_run_says(make: Make, monkeypatch: pytest.M
     monkeypatch.setenv("TOKEN", "correct horse battery")
     project = configured(make("", **RESUMED[dialect]))
     before = recorded(project.run(on="far", keep="on-failure", jobs=1, code=1), project)
-    for place in (project.places / "far").iterdir():
+    for place in (project.home / "far").iterdir():
         repaired = place / "files/repaired"
         repaired.write_text("by hand\n")
         os.utime(repaired, (4e9, 4e9))  # later than the moment at which it was kept, on any clock
@@ -289,7 +289,7 @@ def test_what_the_record_of_a_resumed_run_says(make: Make, monkeypatch: pytest.M
 
 
 def configured(project: Project) -> Project:
-    settings = project.places / ".config/loom/config.yml"
+    settings = project.home / ".config/loom/config.yml"
     settings.parent.mkdir(parents=True)
     settings.write_text("github: {secrets: {TOKEN: env://TOKEN}}\n")
     return project
@@ -348,12 +348,12 @@ def recorded(ran: Ran, project: Project, more: str = "") -> str:
         kept.append(f"result: {ran.result.diagnosis and ran.result.diagnosis.telling_line!r} {ran.result.kept}")
     lines = [*(line for job in sorted(jobs) for line in jobs[job]), *kept, *past_of(ran)]
     text = "\n".join(lines) + f"\n{more}"
-    text = re.sub(rf"{re.escape(str(project.places))}/workspaces/[^/'\"]+", "WORKSPACE", text)
+    text = re.sub(rf"{re.escape(str(project.home))}/workspaces/[^/'\"]+", "WORKSPACE", text)
     text = re.sub(r"\b[0-9]{19}\b", "RUN", text)
     text = re.sub(r"(\bRUN\.[\w.]+)\.[a-z0-9_]{8}\b", r"\1.ID", text)
     text = re.sub(r"\b[0-9-]{10}T[0-9:.]+Z", "TIME", text)
     text = re.sub(r'("(?:before_|after_)?script/[0-9]+": )[0-9.]+', r"\1MS", text)
-    text = text.replace(str(project.root), "ROOT").replace(str(project.places), "PLACES")
+    text = text.replace(str(project.root), "ROOT").replace(str(project.home), "HOME")
     return re.sub(r"\b[0-9a-f]{40}(?:[0-9a-f]{24})?\b", "HASH", text)
 
 

@@ -53,14 +53,14 @@ def test_a_job_goes_on_in_its_kept_place_and_the_jobs_after_it_follow(make: Make
     project = make(WORKFLOW)
     before = project.run(on="far", keep="on-failure", code=1)
     assert before.statuses == {"first": "success", "middle": "failure", "last": "skipped"}
-    (place,) = (project.places / "far").iterdir()
+    (place,) = (project.home / "far").iterdir()
     (place / "files" / "repaired").write_text("by hand\n")
     ran = resumed(project)
     assert ran.statuses == {"middle": "success", "last": "success"}
     assert [unit.step for unit in ran.reading.units("middle") if unit.step] == ["script/02", "script/03"]
     assert ran.lines("middle", "script/02") == ["on 1 made"]
     assert ran.lines("last") == ["made", "by hand", "1"]
-    assert list((project.places / "far").iterdir()) == []
+    assert list((project.home / "far").iterdir()) == []
     (reused,) = ran.facts("results_reused")
     assert reused["jobs"]["first"]["status"] == "success"
     assert reused["jobs"]["first"]["run_id"] == before.reading.run_id
@@ -86,7 +86,7 @@ def test_a_resumed_job_that_fails_again_is_kept_again(make: Make) -> None:
     ran = resumed(project)
     assert ran.statuses == {"middle": "failure", "last": "skipped"}
     assert len(ran.facts("session_kept", "middle")) == 1
-    assert len(list((project.places / "far").iterdir())) == 1
+    assert len(list((project.home / "far").iterdir())) == 1
 
 
 def test_a_resumed_job_is_not_tried_again_since_its_place_is_the_only_one(make: Make) -> None:
@@ -100,8 +100,8 @@ def test_a_resumed_job_is_not_tried_again_since_its_place_is_the_only_one(make: 
 
 def test_without_a_kept_place_a_job_goes_on_in_its_saved_files(make: Make) -> None:
     project = make(WORKFLOW.replace("test -e repaired", 'test -e "$REPAIRED"; touch repaired'))
-    project.run(code=1, var=[f"REPAIRED={project.places}/repaired"], keep="never")
-    (project.places / "repaired").touch()
+    project.run(code=1, var=[f"REPAIRED={project.home}/repaired"], keep="never")
+    (project.home / "repaired").touch()
     ran = resumed(project)
     assert ran.statuses == {"middle": "success", "last": "success"}
     assert ran.lines("middle", "script/02") == ["on 1 made"]
@@ -109,8 +109,8 @@ def test_without_a_kept_place_a_job_goes_on_in_its_saved_files(make: Make) -> No
 
 def test_the_failed_jobs_run_again_from_their_start(make: Make) -> None:
     project = make(WORKFLOW.replace("test -e repaired", 'test -e "$REPAIRED"; touch repaired'))
-    project.run(code=1, var=[f"REPAIRED={project.places}/repaired"])
-    (project.places / "repaired").touch()
+    project.run(code=1, var=[f"REPAIRED={project.home}/repaired"])
+    (project.home / "repaired").touch()
     ran = rerun(project, failed=True)
     assert ran.statuses == {"middle": "success", "last": "success"}
     assert ran.lines("middle") == ["step one"]
@@ -126,8 +126,8 @@ def test_a_job_that_failed_and_did_not_run_again_fails_the_run(make: Make) -> No
 one: {stage: a, script: exit 3}
 two: {stage: a, script: 'test -e "$REPAIRED"'}
 """)
-    before = project.run(code=1, var=[f"REPAIRED={project.places}/repaired"])
-    (project.places / "repaired").touch()
+    before = project.run(code=1, var=[f"REPAIRED={project.home}/repaired"])
+    (project.home / "repaired").touch()
     ran = resumed(project, "two")
     assert ran.statuses == {"two": "success"}
     assert ran.code == 1

@@ -35,7 +35,7 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 def test_a_job_that_succeeds_at_last_is_a_success(make: Make) -> None:
     project = make(workflow(2, FAILS_UNTIL.format(code=3)))
-    ran = project.run(var=[f"COUNT={project.places}/count"])
+    ran = project.run(var=[f"COUNT={project.home}/count"])
     assert ran.job("one").attempts == 3
     assert [fact["attempt"] for fact in ran.facts("attempt_failed", "one")] == [1, 2]
     assert ran.facts("attempt_failed", "one")[0] == {
@@ -96,7 +96,7 @@ def test_what_is_tried_again(make: Make, retry: object, script: str, attempts: i
 
 
 class Broken(HostProvider):
-    """A provider whose places can't be opened so many times."""
+    """A provider whose sessions can't be opened so many times."""
 
     def __init__(self, times: int) -> None:
         super().__init__(os.environ)

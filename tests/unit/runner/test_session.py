@@ -33,7 +33,7 @@ IMAGE = Resolved(name="debian", image_id="sha256:1", digest="sha256:2")
 
 
 class Engine(HostProvider):
-    """This machine as if it were an engine: with images, and places that are opened ahead of time."""
+    """This machine as if it were an engine: with images, and sessions that are opened ahead of time."""
 
     images: Any = None
 
@@ -143,8 +143,8 @@ def test_a_job_that_waits_for_others_or_services_is_not_opened_early(make: Make,
     engine.capabilities = Engine(MountMode.OVERLAY, MountMode.BIND).capabilities
     text = TWO.replace("image: debian}", f"image: debian{more}}}", 1)
     made = project(make, text)
-    (made.places / ".config/loom").mkdir(parents=True)
-    (made.places / ".config/loom/config.yml").write_text("pools: {p: {provider: docker}}\n")
+    (made.home / ".config/loom").mkdir(parents=True)
+    (made.home / ".config/loom/config.yml").write_text("pools: {p: {provider: docker}}\n")
     running(made, engine)
     assert sum(thread == "open one" for thread in engine.threads) == 0
     assert sum(thread == "open two" for thread in engine.threads) == 1
@@ -178,7 +178,7 @@ def test_an_image_that_can_not_be_had_is_an_error_at_the_line_that_names_it(make
     assert ran.lines("one", "image_build") == ["resolved"]
 
 
-def test_places_that_no_job_takes_are_closed(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sessions_that_no_job_takes_are_closed(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = Engine()
 
     def take(*_: object, **__: object) -> Any:
@@ -190,7 +190,7 @@ def test_places_that_no_job_takes_are_closed(make: Make, monkeypatch: pytest.Mon
     assert not ran.workspace.exists()
 
 
-def test_places_over_an_overlay_end_when_the_workspace_is_not_filled(
+def test_sessions_over_an_overlay_end_when_the_workspace_is_not_filled(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = Engine(MountMode.OVERLAY, MountMode.BIND)

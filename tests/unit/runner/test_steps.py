@@ -295,7 +295,7 @@ class Deciding(NoGate):
 def test_a_step_is_tried_again_until_it_passes(make: Make) -> None:
     gate = Deciding(Verdict.RETRY, Verdict.RETRY)
     project = make(workflow('echo x >>"$SEEN"; test $(wc -l <"$SEEN") -eq 3', "echo next"))
-    ran = project.run(tools=gated(gate), var=[f"SEEN={project.places}/seen"])
+    ran = project.run(tools=gated(gate), var=[f"SEEN={project.home}/seen"])
     assert gate.seen == [
         "before script/01",
         "failed script/01 1",

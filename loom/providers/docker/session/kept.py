@@ -32,7 +32,7 @@ from loom.providers.docker.engine.retries import restarting, retrying
 from loom.providers.docker.session.attach import Attachment, ExecAttachment, attach
 from loom.providers.docker.session.exec import ContainerInside
 from loom.providers.docker.session.session import DockerSession
-from loom.providers.driven import HELLO_S
+from loom.providers.driven import GREETING_S
 from loom.providers.driver import protocol as driver
 from loom.providers.driver.channel import ConnectionLost, Died, Exchange
 from loom.providers.kept import Kept
@@ -159,7 +159,7 @@ class KeptContainer(Kept, frozen=True, kw_only=True):
         try:
             with translated(doing):
                 restarting(self.client.api, self.kept_id, doing, connect)
-            deadline = time.monotonic() + HELLO_S
+            deadline = time.monotonic() + GREETING_S
             answered = sessions[0].listen(exchange, lambda *_: None, deadline=deadline)
         except (Died, ConnectionLost):
             answered = False

@@ -724,7 +724,7 @@ jobs:
     project = make("", **{".github/workflows/ci.yml": text})
     before = project.run(on="far", keep="on-failure", code=1)
     assert list(states(before).values()) == ["success", "failure", "skipped"]
-    (kept,) = (project.places / "far").iterdir()
+    (kept,) = (project.home / "far").iterdir()
     (kept / "files/repaired").touch()
     given = {**dict.fromkeys(("stream", "jobs", "keep", "sync", "var")), "quiet": True, "stop_at": None, "trust": True}
     assert resume.resume(None, from_step=None, **given) == 0

@@ -1,4 +1,4 @@
-"""Each job has a place of its own: the snapshot, its artifacts and its caches, and nothing that another job wrote."""
+"""Each job has a directory of its own: the snapshot, its artifacts and its caches, and nothing that another job wrote."""
 
 from __future__ import annotations
 

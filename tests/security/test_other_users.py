@@ -1,4 +1,4 @@
-"""Another user of this machine makes a place before loom does, under a name that can be known."""
+"""Another user of this machine makes a directory before loom does, under a name that can be known."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root makes direc
 
 
 @needs_root
-def test_what_another_user_made_is_no_place_for_the_files_of_jobs(tmp_path: Path) -> None:
+def test_what_another_user_made_takes_no_files_of_jobs(tmp_path: Path) -> None:
     """They would own the directory that jobs' files lie in: in /tmp anybody sees a workspace's name, and may make one like it."""
     workspace = tmp_path / "loom-run-local-1700000000000000000-123456"
     workspace.mkdir()

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What it costs that each job has files of its own: jobs at once, by size of the repository and `mount_mode`.
 
-    python tests/bench/places.py [--rounds N] [--files N...] [--jobs N...] [--modes MODE...]
+    python tests/bench/job_directories.py [--rounds N] [--files N...] [--jobs N...] [--modes MODE...]
 
 Each round runs the modes and, as the measure, as many `docker run` at once, one after the other, so that a busy machine is
 busy for all. Workspaces stay until the end: some file systems are slow after large removals. Jobs read two files and write one of 100 kB. Prints a Markdown table of medians, ratios to `docker run`, and
