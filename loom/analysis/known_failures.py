@@ -259,6 +259,7 @@ def _fits(patterns: Sequence[str], line: str) -> bool:
 def _values(known: Known, groups: Mapping[str, str], failed: Failed) -> dict[str, str]:
     name = next(iter(groups.values()), "it")
     values = {"name": name, "where": "" if failed.image else " (on this machine)"}
+    values["checkout"] = ", nothing before `actions/checkout`" if failed.of_github else ""
     if "{install}" in known.advice:
         values["install"] = how_to_install(name, failed.image)
     if "{more}" in known.advice:

@@ -6,6 +6,7 @@ Only languages with such expressions (GitHub's) fill it in. `loom.runner` evalua
 from __future__ import annotations
 
 import math
+import posixpath
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -138,3 +139,10 @@ class LateStep(Struct, frozen=True, kw_only=True):
     stage: Literal["pre", "main", "post"] = "main"
     main: str = ""
     """Of a pre or post step: `Step.id` of its main step, with which it shares its state."""
+
+    @property
+    def is_whole_checkout(self) -> bool:
+        """Return whether it makes the whole workspace a checkout of the project, as far as its texts say."""
+        given = {name.lower(): text.strip() for name, text in self.inputs.items()}
+        path = posixpath.normpath(given.get("path") or ".")
+        return self.kind == "checkout" and path == "." and not given.get("repository")

@@ -189,7 +189,8 @@ class JobRunner(Struct, kw_only=True, eq=False):
         request, settings = open_job.request, self.opener.settings
         shares = request.mount_mode is MountMode.BIND and request.workspace == settings.workspace and not settings.alone
         own, again = self.late, self.opener.cancel.again
-        return own.steps(attempt, open_job, gate, cancel, needs=start.needs, again=again, shares=shares)
+        snapshot, needs = settings.workspace, start.needs
+        return own.steps(attempt, open_job, gate, cancel, needs=needs, again=again, shares=shares, snapshot=snapshot)
 
     def _hand_over(self, attempt: Attempt, steps: Steps) -> None:
         path = self.handed_over(attempt.job.id, attempt.number)

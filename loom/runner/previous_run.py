@@ -220,6 +220,13 @@ class PastJob(Struct, frozen=True, kw_only=True):
         return view.brought if view is not None and view.brought.exists() else self.run.entry.paths.snapshot
 
     @property
+    def has_snapshot(self) -> bool:
+        """Return whether its directory was the snapshot: from its start, or since a checkout that has ended."""
+        done = {fact["step"] for fact in self.state.lists.get("step_state", ()) if fact["outcome"] == "success"}
+        checkouts = (step.id for step in self.job.steps if step.late is not None and step.late.is_whole_checkout)
+        return not self.job.no_checkout or not done.isdisjoint(checkouts)
+
+    @property
     def shares_workspace(self) -> bool:
         """Return whether it ran in the run's workspace itself."""
         return (view := self.view) is not None and view.files == self.run.workspace

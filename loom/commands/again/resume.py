@@ -184,7 +184,7 @@ class _Resuming:
         for job in jobs:
             resumption = resumed.get(job.job.id)
             view = resumption.view if resumption is not None else None
-            if job.job.no_checkout or (view is None and not job.shares_workspace):
+            if not job.has_snapshot or (view is None and not job.shares_workspace):
                 continue  # it has none of the checkout's files, or runs from its start, over the new snapshot
             view = view or View(mode=MountMode.BIND, workspace=workspace)
             manifest = view.brought if view.brought.exists() else job.run.entry.paths.snapshot

@@ -114,9 +114,9 @@ def _source(here: Here, names: list[str]) -> _Source:
         if sharing is None or not run.workspace.is_dir():
             raise
         return _Source(run=run, files=run.workspace, manifest=sharing.manifest, left_out={})  # all jobs share it
-    if job.job.no_checkout:
+    if not job.has_snapshot:
         raise RequestError(
-            f"{job.job.id} ran in an empty directory (by GIT_STRATEGY, or without actions/checkout): it has no files of yours",
+            f"{job.job.id} has none of your files: it began empty, by GIT_STRATEGY or before an actions/checkout without `path`",
             hint=f"`loom workspace {job.run.run_id} {job.job.id}` prints where they are",
             code="NO_CHECKOUT",
         )

@@ -32,7 +32,7 @@ def save(here: Here, job: PastJob) -> list[str]:
     a layer that nobody changed and that can't be read without a copy of all its files. ProviderError, RecordError or
     SnapshotError when there is something and it could not be saved.
     """
-    if job.job.no_checkout:
+    if not job.has_snapshot:
         return []  # no snapshot to differ from
     left_out: dict[str, str] = {}
     try:

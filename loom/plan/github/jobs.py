@@ -82,7 +82,7 @@ class GitHubJobBuilder(builder.Refusals):
             shell=tuple(shell_words(config.default_shell)),
             needs=tuple(candidate.needs or ()),
             artifacts_from=(),
-            no_checkout=not any(step.late is not None and step.late.kind == "checkout" for step in written),
+            no_checkout=not _begins_with_checkout(written),
             resource_group=self._group(candidate),
             allow_failure=p.AllowFailure(always=texts.value(node.get("continue-on-error")) is True),
             timeout_s=seconds or config.job_timeout,
@@ -392,6 +392,13 @@ def _condition(candidate: GitHubCandidate) -> str:
     """Return the `if` of a job; nothing for one that is false for this event, since the job is only here if it was named."""
     node = candidate.node.get("if")
     return "" if candidate.texts.condition(node) is False else text_of(node)
+
+
+def _begins_with_checkout(steps: Iterable[p.Step]) -> bool:
+    """Return whether a job may have its files from the start: its first step brings them, and no other one any."""
+    main = [step.late for step in steps if step.late is not None and step.late.stage == "main"]
+    alone = sum(late.kind == "checkout" for late in main) == 1
+    return alone and main[0].is_whole_checkout and not main[0].condition
 
 
 def _reads_job(node: Node) -> bool:

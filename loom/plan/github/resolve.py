@@ -14,7 +14,7 @@ from loom.plan.selection import Choice
 from loom.plan.variables import EVENTS
 from loom.util.bounded import listed
 from loom.util.units import meant
-from loom.util.yaml_file import Node, items_of, text_of
+from loom.util.yaml_file import Node, text_of
 from loom.workflow.github import yaml
 from loom.workflow.github.events import DISPATCH
 from loom.workflow.github.shapes import UNSUPPORTED
@@ -109,8 +109,7 @@ def rehearse(
     made.there = frozenset(one.id for one in found)
     jobs = [(candidate.entry, made.job(candidate)) for candidate in found]
     built = list(zip(found, (job for _, job in jobs), strict=True))
-    differs = [*_replaced(built), *_before_checkout(built)]
-    problems = [*candidates.problems.found, *made.warnings(), *differs, *builder.held(found, code=HELD)]
+    problems = [*candidates.problems.found, *made.warnings(), *_replaced(built), *builder.held(found, code=HELD)]
     return list(dict.fromkeys(problems)), jobs
 
 
@@ -131,13 +130,3 @@ def _replaced(jobs: Iterable[tuple[GitHubCandidate, p.Job]]) -> Iterator[Problem
                 f"concurrency: {len(several)} jobs of the matrix share the group {group}: GitHub cancels all but {kept}"
             )
             yield node.file.problem(node, message, code=yaml.CODE, severity="warning")
-
-
-def _before_checkout(jobs: Iterable[tuple[GitHubCandidate, p.Job]]) -> Iterator[Problem]:
-    """Yield a notice of commands that find files here which GitHub's runner does not have yet."""
-    for candidate, job in jobs:
-        kinds = [step.late.kind for step in job.steps if step.late is not None and step.late.stage == "main"]
-        if "checkout" in kinds and "run" in kinds[: kinds.index("checkout")]:
-            step = next(one for one in items_of(candidate.node.get("steps")) if one.get("run") or one.get("uses"))
-            message = "before the checkout, the workspace is empty on GitHub; here it has the project's files"
-            yield step.file.problem(step, message, code=yaml.CODE, severity="notice")

@@ -1,4 +1,4 @@
-"""Carry out `actions/checkout`: the job's files are the snapshot already, so it only moves or changes them.
+"""Carry out `actions/checkout`: a job's files are the snapshot from its start, or come from there; then they are changed.
 
 The snapshot has the whole history of the user's checkout and a detached HEAD, in a `.git` that loom has written; GitHub's
 step fetches one commit and checks out its branch. Submodules and files of LFS are as in the user's checkout, without a token.
@@ -10,6 +10,8 @@ import posixpath
 import shlex
 from collections.abc import Callable, Mapping
 from typing import Any
+
+from msgspec import Struct, field
 
 from loom.plan.late import LateStep
 
@@ -54,10 +56,22 @@ _BRANCH = """\
 """
 
 
-def checkout_script(
+class Checkout(Struct, frozen=True, kw_only=True):
+    script: str
+    """Makes the files in `target` those of a checkout; empty: they are."""
+    outputs: Mapping[str, str] = field(default_factory=dict)
+    target: str = ""
+    """The directory of the files, from the workspace; empty: the checkout is refused."""
+    other: str = ""
+    """The files of another repository on this machine; empty: the snapshot's."""
+    clean: bool = True
+    """What was there before goes."""
+
+
+def checkout_of(
     step: LateStep, text: Callable[[str], str], github: Mapping[str, Any], *, submodules: bool, history: bool
-) -> tuple[str, dict[str, str]]:
-    """Return the script that makes the job's files those of a checkout (empty: they are), and the step's outputs.
+) -> Checkout:
+    """Return what a step does to the job's files.
 
     `github` is the context; `submodules`: the project has some; `history`: the snapshot has a `.git`. The action of the step
     is another repository that it names.
@@ -68,21 +82,13 @@ def checkout_script(
     root = str(github.get("workspace") or "/")
     target = posixpath.relpath(whole := posixpath.normpath(posixpath.join(root, path)), root)
     if target.split("/")[0] == "..":
-        return _refused(f"Repository path '{whole}' is not under '{root}'"), {}
+        return _refused(f"Repository path '{whole}' is not under '{root}'")
     if repository and repository.lower() != own.lower():
         if step.action is None or step.action.repository.lower() != repository.lower():
-            return _refused(f"repository: {repository} is not known before the job runs; write its name"), {}
-        if target == ".":
-            return _refused(f"repository: {repository} needs a `path` here: the workspace is that of {own}"), {}
-        files = shlex.quote(step.action.directory)
-        lines = f"mkdir -p {shlex.quote(target)}\ncp -R {files}/. {shlex.quote(target)}\n"
-        return lines, {"commit": step.action.commit, "ref": ref}
-    lines = ""
-    if target != ".":
-        # By way of another name, since the project may have a file or directory of that one.
-        lines += "mkdir .loom-copy\ntar --exclude=./.loom-copy -cf - . | (cd .loom-copy && tar -xf -)\n"
-        lines += f"rm -rf {shlex.quote(target)}\nmkdir -p ./{shlex.quote(posixpath.dirname(target))}\n"
-        lines += f"mv .loom-copy {shlex.quote(target)}\ncd {shlex.quote(target)}\n"
+            return _refused(f"repository: {repository} is not known before the job runs; write its name")
+        outputs = {"commit": step.action.commit, "ref": ref}
+        return Checkout(script="", outputs=outputs, target=target, other=step.action.directory)
+    lines = f"cd {shlex.quote(target)}\n" if target != "." else ""
     if submodules and given.get("submodules", "false").lower() in ("false", ""):
         lines += _NO_SUBMODULES
     sha, full, head_ref = (str(github.get(name) or "") for name in ("sha", "ref", "head_ref"))
@@ -97,7 +103,9 @@ def checkout_script(
         full = f"refs/heads/{ref}" if ref == head_ref else ""
     if history:
         lines += _of_git(full, given.get("fetch-depth", ""))
-    return lines, {"commit": sha, "ref": ref or str(github.get("ref") or "")}
+    outputs = {"commit": sha, "ref": ref or str(github.get("ref") or "")}
+    clean = given.get("clean", "").lower() != "false"
+    return Checkout(script=lines, outputs=outputs, target=target, clean=clean)
 
 
 def _of_git(ref: str, fetch_depth: str) -> str:
@@ -113,5 +121,5 @@ def _of_git(ref: str, fetch_depth: str) -> str:
     return _GIT.format(lines)
 
 
-def _refused(why: str) -> str:
-    return f"echo {shlex.quote(f'loom: checkout: {why}')} >&2\nexit 1\n"
+def _refused(why: str) -> Checkout:
+    return Checkout(script=f"echo {shlex.quote(f'loom: checkout: {why}')} >&2\nexit 1\n")

@@ -8,6 +8,7 @@ import shlex
 from collections import deque
 from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from msgspec.structs import replace
@@ -16,17 +17,18 @@ from loom.analysis.formats import Reader
 from loom.analysis.patterns import failures
 from loom.analysis.problem_matchers import formats, limited
 from loom.cancel import Cancel
-from loom.errors import InfrastructureError, RequestError, SecretError
+from loom.errors import InfrastructureError, ProviderError, RequestError, SecretError
 from loom.plan.late import Action, LateStep, limit_of
-from loom.plan.model import Step
+from loom.plan.model import MountMode, Step
 from loom.providers.command import Command, Share
 from loom.providers.driver.steps import is_variable
+from loom.providers.files import below, members_of, unpack
 from loom.record.documents import plain
 from loom.record.events import PhaseCode, Where
 from loom.runner.actions import container_of, node_script
 from loom.runner.attempt import Attempt
 from loom.runner.hooks import Gate, Verdict
-from loom.runner.late.checkout import checkout_script
+from loom.runner.late.checkout import Checkout, checkout_of
 from loom.runner.late.commands import CommandFilter
 from loom.runner.late.files import FILES, InvalidFile, paths_of, summary_of, values_of
 from loom.runner.late.state import CANCELLED, FAILURE, SKIPPED, SUCCESS, LateState, StepResult, late_of, runtime
@@ -35,6 +37,7 @@ from loom.runner.steps import CODE, Steps, why
 from loom.status import Ended, Exit, OnOutput, Status
 from loom.storage.selection import PathSelection, UnsafePath
 from loom.storage.workspace import view_of
+from loom.util.paths import RUNTIME
 from loom.util.units import line_number
 from loom.util.workflow_commands import WorkflowCommand
 from loom.workflow.github.expressions import InvalidExpression, flag_of, number_of
@@ -91,11 +94,13 @@ class LateSteps(Steps):
         needs: Mapping[str, Any],
         again: Cancel,
         shares: bool,
+        snapshot: Path,
     ) -> None:
         """`again`: ends the steps that run after a cancel; `shares`: other jobs have the same files."""
         super().__init__(attempt, open_job, gate, cancel)
         self._again = again
         self._shares = shares
+        self._snapshot = snapshot
         self._canceled_at_ns = 0
         self._env: dict[str, str] = {}
         """The context `env` of the step that runs."""
@@ -209,13 +214,13 @@ class LateSteps(Steps):
             return self._not_valid(step, str(error), began=True)
         same_lines = script.count("\n") == step.script.count("\n")
         running = replace(step, script=script, literal=step.literal and same_lines)
-        if late.kind == "checkout" and not command.script:
+        if late.kind == "checkout" and not command.script and not self._job.no_checkout:
             exit_ = Exit(code=0)
         else:
             exit_ = self._step(running, limit_s, self._again if self.state.cancelled else self._cancel, None)
         if exit_.status is Status.SUCCESS:
             if late.kind == "checkout":
-                self._result = replace(self._result, outputs=self._checkout(late)[1])
+                self._result = replace(self._result, outputs=self._checkout(late).outputs)
             self._end(step, self._result)
             return True
         text = self._why(running, exit_, limit_s)
@@ -285,8 +290,6 @@ class LateSteps(Steps):
         path = f"{action.path}/"
         if any(at == "." or path.startswith(f"{at}/") for at in self.state.checkouts):
             return False
-        if not self._job.no_checkout:
-            return True
         words = ("test", "-d", self.state.directory_of(action))  # by a `git clone` of the job's own
         inside = self._open_job.session.inside({})
         return inside.exec(words, lambda *_: None, self._cancel, timeout_s=10, stdin=False).code != 0
@@ -365,7 +368,7 @@ class LateSteps(Steps):
             script = node_script(late.action, directory, others, self.for_actions.cache_dir)
         elif late.kind == "checkout":
             shell = SHELLS["sh"]
-            script = self._checkout(late)[0]
+            script = self._checkout(late).script
         if others and late.kind != "node":
             shell = ("env", *(f"{name}={value}" for name, value in others.items()), *shell)
         return Command(
@@ -379,16 +382,30 @@ class LateSteps(Steps):
             start_in=start_in,
         )
 
-    def _checkout(self, late: LateStep) -> tuple[str, dict[str, str]]:
-        snapshot = self._open_job.request.workspace
-        submodules = os.path.lexists(snapshot / ".gitmodules")
-        history = (snapshot / ".git").is_dir() and not self._shares  # whose history stays whole
+    def _checkout(self, late: LateStep) -> Checkout:
+        submodules = os.path.lexists(self._snapshot / ".gitmodules")
+        history = (self._snapshot / ".git").is_dir() and not self._shares  # whose history stays whole
         github = self.state.contexts(late, self._env)["github"]
-        checkouts = [one.late for one in self._job.steps if one.late is not None and one.late.kind == "checkout"]
-        if any(one.inputs.get("fetch-depth") == "0" for one in checkouts):  # a later one could not get the rest
-            late = replace(late, inputs={**late.inputs, "fetch-depth": "0"})
         text = partial(self.state.text, late=late, env=self._env)
-        return checkout_script(late, text, github, submodules=submodules, history=history)
+        return checkout_of(late, text, github, submodules=submodules, history=history)
+
+    def _bring(self, made: Checkout, on_output: OnOutput, cancel: Cancel) -> Exit:
+        """Put a checkout's files into a directory of the workspace; what was there goes first, as on GitHub."""
+        session, at = self._open_job.session, "" if made.target == "." else shlex.quote(made.target)
+        removed = "rm -rf ./* ./.[!.]* ./..?*" if made.clean or made.target not in self.state.checkouts else ""
+        words = ("sh", "-ec", f"mkdir -p ./{at}\ncd ./{at}\n{removed}")
+        exit_ = session.inside({}).exec(words, on_output, cancel, timeout_s=None, stdin=False)
+        if exit_.status is not Status.SUCCESS:
+            return exit_
+        session.settle()
+        files, source = session.files(), Path(made.other) if made.other else self._snapshot
+        found = (item for item in members_of(source, ["."]) if item[0].path not in (".", RUNTIME))
+        items = ((below(made.target, entry), content) for entry, content in found) if at else found
+        try:
+            unpack(items, files) if isinstance(files, Path) else files.put(items)
+        except OSError as error:
+            raise ProviderError(f"the files of the checkout: {error}") from error
+        return exit_
 
     # -- what it says ---------------------------------------------------------------------------------------------
 
@@ -426,9 +443,13 @@ class LateSteps(Steps):
         self, step: Step, command: Command, on_output: OnOutput, cancel: Cancel
     ) -> tuple[Exit, Mapping[str, Sequence[bytes]]]:
         late, session, tools = late_of(step), self._open_job.session, self.for_actions
+        if late.kind == "checkout" and self._job.no_checkout and (made := self._checkout(late)).target:
+            exit_ = self._bring(made, on_output, cancel)
+            if exit_.status is not Status.SUCCESS:
+                return exit_, {}
         if late.kind != "docker" or tools is None:
             return session.run(command, on_output, cancel), session.reported()
-        contexts = self._job.late.contexts if self._job.late is not None else {}
+        contexts, request = self._job.late.contexts if self._job.late is not None else {}, self._open_job.request
         asked = container_of(
             late,
             uses=step.script,
@@ -436,7 +457,7 @@ class LateSteps(Steps):
             own=lambda text: self.state.own_text(text, late, self._env),
             given=lambda text: self.state.text(text, late, self._env),
             reports=FILES,
-            workspace=self._open_job.request.workspace,
+            workspace=request.workspace if request.mount_mode is MountMode.BIND else self._snapshot,
             event=(contexts.get("github") or {}).get("event") or {},
             timeout_s=command.timeout_s,
         )
@@ -529,8 +550,6 @@ class LateSteps(Steps):
 
     def _hash_files(self, patterns: Sequence[str]) -> str:
         """Return the hash of the files that match, as GitHub's `hashFiles` makes it; empty if none does."""
-        if not self.state.checkouts and not self._job.no_checkout:
-            return ""  # where GitHub has no files yet
         root = f"{self._open_job.request.project_dir}/"
         lines = [line.strip() for pattern in patterns for line in pattern.splitlines() if line.strip()]
         wanted = [line.removeprefix(root).removeprefix("./") for line in lines if not line.startswith("!")]

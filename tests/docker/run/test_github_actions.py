@@ -255,7 +255,8 @@ jobs:
         with: {repository: test/actions, ref: v1, path: other}
       - run: cat other/grouped/note
       - uses: actions/checkout@v4
-        with: {repository: test/actions}
+        with: {repository: test/actions, ref: v1}
+      - run: cat grouped/note; ls README below
         continue-on-error: true
       - uses: actions/checkout@v4
         with: {ref: "${{ format('none-{0}', 1) }}"}
@@ -270,7 +271,9 @@ def test_inputs_of_checkout_are_honoured_or_refused_by_name(own: Project) -> Non
         "hello",
         "hello",
         "a note",
-        "loom: checkout: repository: test/actions needs a `path` here: the workspace is that of local/project",
+        "a note",
+        "ls: cannot access 'README': No such file or directory",
+        "ls: cannot access 'below': No such file or directory",
         "loom: checkout: the history that this job has does not hold none-1: fetch it first",
     ]
 

@@ -58,6 +58,7 @@ class DockerSession(DrivenSession):
         super().__init__(attachment, request, facts, on_output, environment=driver.environment(request.environment)[1])
         self._mount = mount
         self._chowned = False
+        self._settled = False
         self._started = False
         self._user: Owner | None = None
         self._to_stay = False
@@ -177,8 +178,8 @@ class DockerSession(DrivenSession):
     # Steps
 
     def before_step(self) -> None:
-        if not self._chowned:
-            self._chowned = True
+        if not self._chowned or self._settled:
+            self._chowned, self._settled = True, False
             self._chown_to_job()
 
     def still_running(self) -> Sequence[str]:
@@ -234,6 +235,7 @@ class DockerSession(DrivenSession):
     def settle(self) -> None:
         if self._chowned:
             self._mount.chown_back(self._as_root)
+            self._settled = True
 
     def files(self) -> Path | Archives:
         return self._mount.files()

@@ -567,21 +567,6 @@ def test_jobs_that_github_cancels_for_their_group_are_told(
     assert [problem.severity for problem in told] == (["warning"] if kept else [])
 
 
-@pytest.mark.parametrize(
-    ("steps", "told"),
-    [
-        ("{run: ls}, {uses: actions/checkout@v4}", True),
-        ("{uses: actions/checkout@v4}, {run: ls}", False),
-        ("{run: ls}", False),
-    ],
-)
-def test_commands_before_the_checkout_are_told(planned: Planned, tmp_path: Path, steps: str, told: bool) -> None:
-    planned(f"on: push\njobs: {{x: {{runs-on: ubuntu-latest, steps: [{steps}]}}}}")
-    found = rehearse(load(tmp_path / ".github/workflows", tmp_path, ResolveContext))[0]
-    why = "before the checkout, the workspace is empty on GitHub; here it has the project's files"
-    assert [(each.severity, each.message) for each in found] == ([("notice", why)] if told else [])
-
-
 def test_an_empty_environment_deploys_nothing(planned: Planned, tmp_path: Path) -> None:
     assert ids(planned(f'on: push\njobs: {{x: {{environment: "", {JOB}}}}}')) == ["x"]
     workflows = load(tmp_path / ".github/workflows", tmp_path, ResolveContext)
@@ -1084,12 +1069,32 @@ def test_only_the_first_of_many_jobs_are_named(planned: Planned, tmp_path: Path)
     assert caught.value.hint == "A job that you name runs all the same."
 
 
-def test_a_job_without_a_matrix_is_the_only_one_and_has_files_if_it_checks_out(planned: Planned) -> None:
-    with_files = "runs-on: ubuntu-latest, steps: [{uses: actions/checkout@v4}]"
-    plan = planned(f"on: push\njobs:\n  a: {{{JOB}}}\n  b: {{{with_files}}}\n")
-    assert [job.no_checkout for job in plan.jobs] == [True, False]
-    alone = {"fail-fast": True, "job-index": 0.0, "job-total": 1.0, "max-parallel": 1.0}
-    assert [late(job).contexts["strategy"] for job in plan.jobs] == [alone, alone]
+def test_a_job_without_a_matrix_is_the_only_one(planned: Planned) -> None:
+    plan = planned(f"on: push\njobs:\n  a: {{{JOB}}}\n")
+    assert late(plan.jobs[0]).contexts["strategy"] == {
+        "fail-fast": True,
+        "job-index": 0.0,
+        "job-total": 1.0,
+        "max-parallel": 1.0,
+    }
+
+
+@pytest.mark.parametrize(
+    ("steps", "empty"),
+    [
+        ("{run: ls}", True),
+        ("{uses: actions/checkout@v4}", False),
+        ("{uses: actions/checkout@v4, with: {Path: ./, ref: v1}}, {run: ls}", False),
+        ("{run: ls}, {uses: actions/checkout@v4}", True),
+        ("{uses: actions/checkout@v4, if: github.ref_name == 'x'}", True),
+        ("{uses: actions/checkout@v4, with: {path: a}}", True),
+        ("{uses: actions/checkout@v4, with: {repository: '${{ vars.X }}'}}", True),
+        ("{uses: actions/checkout@v4}, {uses: actions/checkout@v4, with: {path: a}}", True),
+    ],
+)
+def test_a_job_begins_empty_unless_its_first_step_brings_all_files(planned: Planned, steps: str, empty: bool) -> None:
+    plan = planned(f"on: push\njobs: {{a: {{runs-on: ubuntu-latest, steps: [{steps}]}}}}")
+    assert plan.jobs[0].no_checkout is empty
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ def step(script: str = "", **late: Any) -> tuple[str, LateStep]:
 
 def job(job_id: str, *steps: tuple[str, LateStep], needs: dict[str, list[str]] | None = None, **late: Any) -> Job:
     needs = needs or {}
-    more = {name: late.pop(name) for name in ("secrets", "timeout_s", "variables") if name in late}
+    more = {name: late.pop(name) for name in ("secrets", "timeout_s", "variables", "no_checkout") if name in late}
     of_secrets = {secret.name: secret.name for secret in more.get("secrets", ())}
     return Job(
         id=job_id,

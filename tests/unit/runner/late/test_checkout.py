@@ -1,12 +1,13 @@
 """What `actions/checkout` does to files that are the snapshot already; its scripts run in real repositories."""
 
+import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from loom.plan.late import Action, LateStep
-from loom.runner.late.checkout import checkout_script
+from loom.runner.late.checkout import checkout_of
 
 GITHUB = {
     "workspace": "/work/own",
@@ -22,7 +23,7 @@ def script(*, modules: bool = False, history: bool = False, action: Action | Non
     step = LateStep(
         kind="checkout", inputs={name.replace("_", "-"): text for name, text in inputs.items()}, action=action
     )
-    return checkout_script(step, lambda text: text, GITHUB, submodules=modules, history=history)[0]
+    return checkout_of(step, lambda text: text, GITHUB, submodules=modules, history=history).script
 
 
 def git(directory: Path, *words: str) -> str:
@@ -76,13 +77,13 @@ def test_most_inputs_change_nothing(inputs: dict[str, str]) -> None:
 
 def test_outputs() -> None:
     step = LateStep(kind="checkout", inputs={"ref": "main"})
-    assert checkout_script(step, lambda text: text, GITHUB, submodules=False, history=False)[1] == {
-        "commit": "a" * 40,
-        "ref": "main",
-    }
+    made = checkout_of(step, lambda text: text, GITHUB, submodules=False, history=False)
+    assert made.outputs == {"commit": "a" * 40, "ref": "main"}
     other = Action(uses="o/other@v1", repository="o/other", commit="b" * 40, directory="/d")
     step = LateStep(kind="checkout", inputs={"repository": "o/other", "path": "p", "ref": "v1"}, action=other)
-    assert checkout_script(step, str, GITHUB, submodules=False, history=False)[1] == {"commit": "b" * 40, "ref": "v1"}
+    made = checkout_of(step, str, GITHUB, submodules=False, history=False)
+    assert made.outputs == {"commit": "b" * 40, "ref": "v1"}
+    assert (made.script, made.target, made.other) == ("", "p", "/d")
 
 
 @pytest.mark.parametrize("ref", ["old", "refs/heads/old", "theirs", "refs/heads/theirs", "commit"])
@@ -98,36 +99,13 @@ def test_a_ref_that_is_not_there(repository: Path, ref: str) -> None:
     assert [path.name for path in repository.iterdir() if path.name != ".git"] == ["a"]
 
 
-def test_a_path_gets_a_copy_with_its_history(repository: Path) -> None:
-    (repository / "untracked").write_text("u")
-    ran(script(path="below/it", ref="old"), repository)
-    assert (repository / "below/it/a").read_text() == "old"
-    assert (repository / "below/it/untracked").read_text() == "u"
-    assert (repository / "a").read_text() == "new"
-    assert not (repository / "below/it/below").exists()
-
-
-def test_a_path_may_have_the_name_of_a_directory_of_the_project(repository: Path) -> None:
-    (repository / "src").mkdir()
-    (repository / "src/b").write_text("b")
-    ran(script(path="src"), repository)
-    assert sorted(path.name for path in (repository / "src").iterdir()) == [".git", "a", "src"]
-    assert (repository / "src/src/b").read_text() == "b"
-
-
 @pytest.mark.parametrize("path", ["/etc", "../x", "a/../../x"])
 def test_a_path_out_of_the_workspace_is_refused(repository: Path, path: str) -> None:
     assert "is not under '/work/own'" in ran(script(path=path), repository, code=1)
 
 
-def test_another_repository(repository: Path, tmp_path: Path) -> None:
-    files = tmp_path / "the files"
-    files.mkdir()
-    (files / ".hidden").write_text("h")
-    action = Action(uses="o/other@v1", repository="o/other", commit="b" * 40, directory=str(files))
-    ran(script(repository="o/other", path="sub", action=action), repository)
-    assert (repository / "sub/.hidden").read_text() == "h"
-    assert "needs a `path`" in ran(script(repository="o/other", action=action), repository, code=1)
+def test_a_repository_that_is_not_known(repository: Path) -> None:
+    action = Action(uses="o/other@v1", repository="o/other", commit="b" * 40, directory="/d")
     assert "not known before" in ran(script(repository="o/third", path="sub", action=action), repository, code=1)
 
 
@@ -186,7 +164,8 @@ def test_one_ref_is_fetched(
 ) -> None:
     step = LateStep(kind="checkout", inputs={**given, "path": path})
     github = {**GITHUB, "ref": ref, "ref_name": ref.split("/", 2)[2], "head_ref": "topic" if "pull" in ref else ""}
-    ran(checkout_script(step, str, github, submodules=False, history=True)[0], snapshot)
+    shutil.copytree(snapshot, snapshot / path) if path else None
+    ran(checkout_of(step, str, github, submodules=False, history=True).script, snapshot)
     assert refs(snapshot / path) == there
     assert git(snapshot / path, "branch", "--show-current") == branch
     assert git(snapshot / path, "log", "-1", "--format=%s") == ("old" if given.get("ref") == "old" else "newest")

@@ -12,7 +12,7 @@ import pytest
 from msgspec.structs import replace
 
 from loom.cancel import Cancel
-from loom.plan.late import Action
+from loom.plan.late import Action, LateStep
 from loom.plan.model import Build, Image
 from loom.providers.base import Beside
 from loom.runner import actions
@@ -188,18 +188,54 @@ def test_the_missing_node_has_a_remedy(found: object, monkeypatch: pytest.Monkey
     assert ("pygithub" in text) == (found is None)
 
 
-def test_a_checkout_moves_the_files_from_the_workspace_s_top(make: Make) -> None:
+def test_files_come_at_the_checkout_and_replace_what_is_there(make: Make, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/theirs").write_text("")
+    action = Action(uses="o/other@v1", repository="o/other", directory=str(tmp_path / "other"))
+
+    def checkout(**inputs: str) -> tuple[str, LateStep]:
+        given = action if "repository" in inputs else None
+        return step("actions/checkout@v4", kind="checkout", inputs=inputs, action=given, continue_on_error="true")
+
+    files = step("find . -name .git -prune -o ! -type d -print | sort")
     ran = run(
         make,
         job(
             "one",
-            step("actions/checkout@v4", kind="checkout", inputs={"path": "sub/deep"}),
-            step("cat sub/deep/file; test -e file"),
-            step("actions/checkout@v4", kind="checkout", inputs={"path": "../up"}, continue_on_error="true"),
+            files,
+            step("mkdir .h; echo mine >.h/..x; echo mine >..x; echo mine >a"),
+            checkout(path="sub/it's"),
+            files,
+            step("cd sub/*; git status --porcelain; echo >new"),
+            checkout(path="sub/it's"),
+            files,
+            checkout(clean="false"),
+            files,
+            step("cat a; echo mine >a; echo mine >mine; rm s"),
+            checkout(clean="false"),
+            files,
+            step("cat a; git status --porcelain"),
+            checkout(repository="o/other"),
+            files,
+            checkout(path="../up"),
             contexts={"github": {"repository": "me/p"}},
+            no_checkout=True,
         ),
-        files={"file": "text\n"},
+        files={"a": "text\n", "d/e": "deep\n", "s": "#!/bin/sh"},
     )
-    assert ran.lines("one", "script/02") == ["text"]
-    assert list(states(ran).values()) == ["success", "success", "failure/success"]
-    assert "up' is not under '" in ran.lines("one", "script/03")[0]
+    assert list(states(ran).values()) == ["success"] * 15 + ["failure/success"]
+    files_at = lambda at: [f"{at}/{name}" for name in (".loom/workflow.yml", "a", "d/e", "s")]  # noqa: E731
+    mine, inside, whole = ["./..x", "./.h/..x", "./a"], files_at("./sub/it's"), files_at(".")
+    said = {number: ran.lines("one", f"script/{number:02}") for number in (1, 4, 5, 7, 9, 10, 12, 13, 15)}
+    assert said == {
+        1: [],
+        4: [*mine, *inside],
+        5: [],
+        7: [*mine, *inside],
+        9: whole,
+        10: ["text"],
+        12: sorted([*whole, "./mine"]),
+        13: ["text", "?? mine"],
+        15: ["./theirs"],
+    }
+    assert "up' is not under '" in ran.lines("one", "script/16")[0]
