@@ -10,12 +10,12 @@ from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
 
-from msgspec.structs import asdict, replace
+from msgspec.structs import asdict
 
 from loom import snapshot
 from loom.commands.inside import saved, session
 from loom.commands.keep import retention
-from loom.commands.keep.retention import Left, Records, kept_facts, kept_ids
+from loom.commands.keep.retention import Item, Records, kept_facts, kept_ids
 from loom.commands.project import BUNDLES, Here, background, here
 from loom.errors import EngineUnavailable, LoomError, RequestError
 from loom.plan.model import CONTAINERS, Job
@@ -29,7 +29,6 @@ from loom.snapshot import remains, repository
 from loom.status import ExitCode
 from loom.util.bounded import listed
 from loom.util.file_systems import allocated
-from loom.util.paths import run_of_workspace
 from loom.util.units import counted, duration, read_flag, rough_size
 
 _MOST_NAMED = 5
@@ -70,7 +69,7 @@ def clean(
     return ExitCode.INFRASTRUCTURE if any(item.problems for item in items) else ExitCode.OK
 
 
-def _lines(items: Sequence[Left], *, dry_run: bool) -> Iterator[str]:
+def _lines(items: Sequence[Item], *, dry_run: bool) -> Iterator[str]:
     verb = "would go" if dry_run else "removed"
     for item in items:
         if item.reason is not None or item.kind in ("run", "artifacts"):
@@ -87,10 +86,10 @@ def _lines(items: Sequence[Left], *, dry_run: bool) -> Iterator[str]:
     yield f"{len(runs)} {verb}, {rough_size(sum(item.bytes for item in runs))}"
     if spaces:
         size = rough_size(sum(item.bytes for item in spaces))
-        yield f"{counted(len(spaces), 'workspace')} {verb}, {size}; their records stay"
+        yield f"{counted(len(spaces), 'workspace')} {verb}, {size}"
 
 
-def _named(item: Left) -> str:
+def _named(item: Item) -> str:
     if item.kind == "artifacts":
         return f"the expired artifacts of {item.job_id} in {item.run_ids[-1]}"
     what = f"the container of {item.job_id} in {item.run_ids[-1]}" if item.kind == "container" else item.name
@@ -109,14 +108,15 @@ class _Cleaning:
         """The providers that do not answer, with what they said; none of them is asked twice."""
         self._containers = self._kept()
 
-    def _kept(self) -> dict[str, Left]:
+    def _kept(self) -> dict[str, Item]:
         """Return the kept containers that are there by their ids, the newest first."""
-        found: dict[str, Left] = {}
-        facts = ((entry, job_id, fact) for entry in self._store.entries() for job_id, fact in kept_facts(entry))
+        found: dict[str, Item] = {}
+        entries = self._records.entries.values()
+        facts = ((entry, job_id, fact) for entry in entries for job_id, fact in kept_facts(entry))
         for entry, job_id, fact in facts:
             container_id = str(fact.get("container_id") or "")
             if container_id and container_id not in found and self._is_there(entry, job_id):
-                found[container_id] = Left(
+                found[container_id] = Item(
                     kind="container",
                     name=str(fact.get("container_name") or ""),
                     repo_root=str(entry.identity.get("repo_root")),
@@ -151,7 +151,7 @@ class _Cleaning:
 
     # -- what to remove -------------------------------------------------------------------------------------------
 
-    def named(self, runs: Sequence[str]) -> list[Left]:
+    def named(self, runs: Sequence[str]) -> list[Item]:
         families = {family[0].run_id: family for family in self._records.families}
         entries: dict[str, RunEntry] = {}
         for run in runs:
@@ -177,7 +177,7 @@ class _Cleaning:
             raise RequestError(f"{entry.paths.root} is a copy of a record: delete it by hand")
         return entry
 
-    def chosen(self, keep_last: int | None, older_than: str | None, *, everywhere: bool) -> list[Left]:
+    def chosen(self, keep_last: int | None, older_than: str | None, *, everywhere: bool) -> list[Item]:
         records, by_limits = self._records, keep_last is None and older_than is None
         if older_than is None:  # after all existing ones, even those that a wrong clock dated into the future
             before_ns = max([time.time_ns(), *(int(run_id) + 1 for run_id in self._store.run_ids()[:1])])
@@ -195,87 +195,56 @@ class _Cleaning:
             and not (by_limits and (family[0].run_id in records.failed or any(map(retention.is_kept, family))))
         ]
         runs = self._runs([entry for family in going for entry in family])
-        gone = {run.name for run in runs}
+        gone, paths = {run.name for run in runs}, {path for run in runs for path in run.workspaces}
         staying = [entry for family in families for entry in family if entry.run_id not in gone]
-        items = [one for entry in staying for one in _expired(entry, time.time())] + runs
-        if everywhere:
-            items += self._without_record(before_ns)
+        containers = [one for one in self._containers.values() if gone.isdisjoint(one.run_ids)]
+        spaces = [one for one in records.workspaces if one.name not in paths]
         if by_limits:
-            items += self._beyond(items, root)
-            for path in retention.unused_actions(self._here.config, self._store):
-                why = "of actions that no kept run uses"
-                items.append(Left(kind="action", name=str(path), bytes=allocated(path), reason=why))
-        return items + list(self._checkouts(items))
-
-    def _runs(self, chosen: Sequence[RunEntry]) -> list[Left]:
-        going = {entry.run_id for entry in chosen}
-        needed = {path for entry in self._store.entries() if entry.run_id not in going for path in entry.workspaces}
-        registered = {owned.run_id: str(owned.path) for owned in self._store.workspaces.all() if owned.kind == "run"}
-        return [self._run(entry, needed, registered.get(entry.run_id)) for entry in chosen]
-
-    def _run(self, entry: RunEntry, needed: set[str], registered: str | None) -> Left:
-        """`needed`: workspaces of remaining runs, such as a resumed one's; `registered`: its own, if its record does not tell."""
-        own = entry.workspaces
-        if (
-            entry.identity.get("workspace") is None
-            and registered is not None
-            and not self._records.occupied(Path(registered))
-        ):
-            own = [registered, *own]
-        there = [
-            path
-            for path in own
-            if path not in needed and remains(Path(path)) and retention.vouched(self._store, Path(path))
+            retention.decide([*spaces, *containers], records, self._here.config, root)
+        for one in spaces if everywhere else ():
+            if records.entries.keys().isdisjoint(one.run_ids) and one.made_at < before_ns and not records.uses(one):
+                one.reason, one.bytes = "of no run with a record", allocated(*remains(Path(one.name)))
+        return [
+            *(one for entry in staying for one in _expired(entry, time.time())),
+            *runs,
+            *(containers if by_limits else ()),
+            *(one for one in spaces if one.reason is not None),
+            *(self._of_cache([*spaces, *containers], with_actions=by_limits)),
         ]
-        return Left(
+
+    def _runs(self, chosen: Sequence[RunEntry]) -> list[Item]:
+        """Each goes with its workspaces, but those that remaining runs need, such as a resumed one."""
+        remaining = self._records.entries.keys() - {entry.run_id for entry in chosen}
+        free = [one for one in self._records.workspaces if remaining.isdisjoint(one.run_ids)]
+        return [self._run(entry, [Path(one.name) for one in free if entry.run_id in one.run_ids]) for entry in chosen]
+
+    def _run(self, entry: RunEntry, workspaces: Sequence[Path]) -> Item:
+        # A record that does not name its workspace does not tell whether somebody is there.
+        there = [path for path in workspaces if entry.workspaces or not self._records.occupied(path)]
+        return Item(
             kind="run",
             name=entry.run_id,
             run_ids=[entry.run_id],
-            workspaces=there,
-            bytes=allocated(entry.paths.root, *(left for path in there for left in remains(Path(path)))),
+            workspaces=list(map(str, there)),
+            bytes=allocated(entry.paths.root, *(left for path in there for left in remains(path))),
         )
 
-    def _without_record(self, before_ns: int) -> list[Left]:
-        """Find registered workspaces without a record: of `loom snapshot`, or of deleted records."""
-        return [
-            replace(
-                one,
-                kind="run",
-                name=run_of_workspace(Path(one.name).name) or "",
-                run_ids=[],
-                workspaces=[one.name],
-                bytes=allocated(*remains(Path(one.name))),
-            )
-            for one in retention.workspaces(self._store)
-            if self._records.entries.keys().isdisjoint(one.run_ids)
-            and one.made_at < before_ns
-            and not self._records.occupied(Path(one.name))
-        ]
-
-    def _beyond(self, known: Sequence[Left], root: Path | None) -> list[Left]:
-        """Find the items beyond the limits, and all kept containers; the records of their runs stay."""
-        gone = {run_id for item in known if item.kind == "run" for run_id in item.run_ids}
-        paths = {path for item in known for path in (item.name, *item.workspaces)}
-        containers = [one for one in self._containers.values() if gone.isdisjoint(one.run_ids)]
-        found = retention.judged(self._records, self._here.config, root, containers)
-        return [*containers, *(one for one in found if one.reason is not None and one.name not in paths)]
-
-    def _checkouts(self, known: Sequence[Left]) -> Iterator[Left]:
-        """Find checkouts of loom's own of whose runs only records are left."""
-        gone = {path for item in known if item.kind == "run" or item.reason for path in (item.name, *item.workspaces)}
-        containers = [one for one in self._containers.values() if gone.isdisjoint([one.name, *one.run_ids])]
-        left = [*containers, *(one for one in retention.workspaces(self._store) if one.name not in gone)]
-        needed = [Path(os.path.realpath(one.repo_root)) for one in left]
+    def _of_cache(self, left: Sequence[Item], *, with_actions: bool) -> Iterator[Item]:
+        """Find checkouts of loom's own of whose runs only records are left, and actions that no kept run uses."""
+        needed = [Path(os.path.realpath(one.repo_root)) for one in left if one.reason is None]
         cache = self._here.config.cache_dir
         for path in sorted(path for kind in ("reproductions", "replays", BUNDLES) for path in (cache / kind).glob("*")):
             there = Path(os.path.realpath(path))
             if not any(root.is_relative_to(there) for root in needed) and not self._records.occupied(path):
                 why = "of loom's own, of whose runs only records are left"
-                yield Left(kind="checkout", name=str(path), bytes=allocated(path), reason=why)
+                yield Item(kind="checkout", name=str(path), bytes=allocated(path), reason=why)
+        for path in retention.unused_actions(self._here.config, self._store) if with_actions else ():
+            why = "of actions that no kept run uses"
+            yield Item(kind="action", name=str(path), bytes=allocated(path), reason=why)
 
     # -- removal --------------------------------------------------------------------------------------------------
 
-    def remove(self, item: Left) -> None:
+    def remove(self, item: Item) -> None:
         """Remove it, and note in it the problems, if there are any. A container that stays is left."""
         try:
             match item.kind:
@@ -297,9 +266,7 @@ class _Cleaning:
             item.problems = [error.message]
         item.removed = not item.problems
 
-    def _remove_run(self, run: Left) -> list[str]:
-        if not run.run_ids:  # without a record
-            return self._remove_directories(run.workspaces)
+    def _remove_run(self, run: Item) -> list[str]:
         entry = self._store.find(run.name, repo_root=None)
         files = list(map(self._store.lock_of_kept, dict.fromkeys(kept_ids(entry))))
         with ExitStack() as stack:
@@ -343,7 +310,7 @@ class _Cleaning:
                 problems.append(f"its sessions on {name} are left: {self._silent[name]}")
         return problems
 
-    def _remove_workspace(self, space: Left) -> list[str]:
+    def _remove_workspace(self, space: Item) -> list[str]:
         """Remove the kept containers of its runs first."""
         problems = [self._unknown[run_id] for run_id in space.run_ids if run_id in self._unknown]
         for one in self._containers.values():
@@ -362,7 +329,7 @@ class _Cleaning:
         return problems
 
 
-def _remove_checkout(item: Left) -> list[str]:
+def _remove_checkout(item: Item) -> list[str]:
     with snapshot.alone_in(Path(item.name)) as alone:
         if not alone:
             return [f"{item.name} is in use"]
@@ -373,7 +340,7 @@ def _remove_checkout(item: Left) -> list[str]:
     return []
 
 
-def _expired(entry: RunEntry, now: float) -> Iterator[Left]:
+def _expired(entry: RunEntry, now: float) -> Iterator[Item]:
     if entry.receipt is None or not entry.receipt.get("finished_at"):
         return
     ended = datetime.fromisoformat(str(entry.receipt["finished_at"])).timestamp()
@@ -384,10 +351,10 @@ def _expired(entry: RunEntry, now: float) -> Iterator[Left]:
             continue  # records of other versions are skipped
         lifetime, job_id = (manifest.get("artifacts") or {}).get("expire_in_s"), manifest_path.parent.name
         if lifetime is not None and ended + lifetime < now and entry.paths.artifacts_archive(job_id).exists():
-            yield Left(kind="artifacts", name=job_id, run_ids=[entry.run_id], job_id=job_id)
+            yield Item(kind="artifacts", name=job_id, run_ids=[entry.run_id], job_id=job_id)
 
 
-def _remove_kept(here: Here, one: Left) -> list[str]:
+def _remove_kept(here: Here, one: Item) -> list[str]:
     """Save the changes in the job's files, then remove its container; return the problems."""
     try:
         job = PastRun(here.store.entry(one.run_ids[-1])).job(str(one.job_id))

@@ -1,22 +1,26 @@
-"""Find what runs leave on this machine and in engines; the one table of what stays and what goes.
+"""List what runs leave on this machine and in engines, and decide what goes: one table, and one function for each column.
 
-| what a run and its child pipelines left | beyond `keep_workspaces` | beyond `keep_max_size` |
-| --- | --- | --- |
-| in use, of the checkout's newest failed run, or the newest of all | stays | stays |
-| of the checkout's last `keep_workspaces` runs with a kept job | stays | goes, the oldest first |
-| anything else | goes | goes, the oldest first |
+| kind | goes by itself | beyond `keep_runs` | beyond `keep_workspaces` | beyond `keep_max_size` |
+| --- | --- | --- | --- | --- |
+| run: a record with its workspaces | | goes, if no job is kept | | |
+| workspace | what is left beside a removed one; `--all`: without a record | with its run | goes, if no job is kept | goes |
+| container | when its time is over (`keep_for`) | with its run | with its workspace | goes |
+| artifacts | when their `expire_in` is over | with their run | | |
+| action | a day after it was fetched, if no record names it | | | |
+| checkout (`reproduce`, `replay`) | if its runs have neither workspace nor container | | | |
 
-A kept container whose time is over (`keep_for`), files beside a removed workspace, and a checkout of loom's own (`reproduce`,
-`replay`) of whose runs neither a workspace nor a container is left, go by themselves.
+Nothing in use goes, nor what is the newest run's, or a checkout's newest failed run's. A run and its child pipelines count as
+one; the oldest go first. A kept job holds the workspaces of a checkout's last `keep_workspaces` runs with kept jobs.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,10 +40,8 @@ from loom.util.untrusted_files import read_regular
 ACTION_UNUSED_S = 24 * 3600.0
 """A run that begins may name an action that no record names yet."""
 
-_IN_USE, _KEPT = "in use", "a job of it is kept"
 
-
-class Left(Struct, kw_only=True):
+class Item(Struct, kw_only=True):
     """One item that `loom clean` examines, as the newest run that used it recorded it, and the outcome of its removal."""
 
     kind: Literal["run", "workspace", "container", "artifacts", "checkout", "action"]
@@ -68,16 +70,38 @@ class Left(Struct, kw_only=True):
 
 
 class Records:
-    """The runs of a state directory, and who needs what they left."""
+    """The runs of a state directory with their workspaces, and who needs what they left."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
         self.families = list(store.families())
-        self.entries = {entry.run_id: entry for family in self.families for entry in family}
-        self.first = {entry.run_id: family[0].run_id for family in self.families for entry in family}
+        found = [(entry, family[0].run_id) for family in self.families for entry in family]
+        self.first = {entry.run_id: first for entry, first in found}
+        self.entries = {
+            entry.run_id: entry for entry, _ in sorted(found, key=lambda one: int(one[0].run_id), reverse=True)
+        }
+        """The newest first."""
         firsts = [family[0] for family in self.families]
         self.failed = _newest((one for one in firsts if one.state not in ("success", RUNNING, DETACHED)), 1)
         self._stood_in = list(_directories_of_processes())
+
+    @cached_property
+    def workspaces(self) -> list[Item]:
+        """The existing workspaces that loom made, oldest first."""
+        found: dict[str, Item] = {}
+        for owned in self.store.workspaces.all():
+            made = [owned.run_id] if owned.kind == "run" else []
+            at = int(run_of_workspace(owned.path.name) or 0)
+            found[str(owned.path)] = Item(
+                kind="workspace", name=str(owned.path), repo_root=owned.repo_root, run_ids=made, made_at=at
+            )
+        for entry in reversed(self.entries.values()):
+            for path in entry.workspaces:
+                if (known := found.get(os.path.realpath(path))) is not None:
+                    known.run_ids = [*(run for run in known.run_ids if run != entry.run_id), entry.run_id]
+                    known.made_at = max(known.made_at, int(entry.run_id))
+        there = [one for path, one in found.items() if remains(Path(path)) and vouched(self.store, Path(path))]
+        return sorted(there, key=lambda one: one.made_at)
 
     def in_use(self, entry: RunEntry) -> bool:
         """Return whether jobs of the run still run, or somebody is in its workspaces or kept containers."""
@@ -92,69 +116,60 @@ class Records:
         below = tuple(f"{os.path.realpath(path)}/" for path in remains(workspace))
         return bool(is_occupied(workspace)) or any(path.startswith(below) for path in self._stood_in)
 
+    def uses(self, one: Item) -> bool:
+        """Return whether this workspace or container is in use."""
+        if any(self.entries[run_id].goes_on for run_id in one.run_ids if run_id in self.entries):
+            return True
+        return self.occupied(Path(one.name)) if one.kind == "workspace" else bool(one.used_by)
 
-def judged(records: Records, config: Config, repo_root: Path | None, containers: Sequence[Left] = ()) -> list[Left]:
-    """Return all workspaces with their sizes; of these and the containers, those that go have the reason.
+
+def decide(items: Iterable[Item], records: Records, config: Config, repo_root: Path | None) -> None:
+    """Give those of these workspaces and containers that go their reason.
 
     The number counts for this checkout (None: each), the size for all.
     """
-    found = workspaces(records.store)
-    for one in found:
-        one.bytes = allocated(*remains(Path(one.name)))
-        if not os.path.lexists(one.name) and not _used(one, records):
-            one.reason = "the files beside a removed workspace"
-    for container in containers:
-        until = datetime.fromisoformat(str(container.until))
-        if until <= datetime.now(until.tzinfo) and not _used(container, records):
-            container.reason = "its time is over (keep_for)"
-    together: dict[str, list[Left]] = {}
-    for one in sorted((*found, *containers), key=lambda one: one.made_at):
+    together: dict[str, list[Item]] = {}
+    held: set[str] = set()
+    """The families that stay in any case."""
+    for one in sorted(items, key=lambda one: one.made_at):
+        newest = one.run_ids[-1] if one.run_ids else one.name
+        family, used = records.first.get(newest, newest), records.uses(one)
+        if one.kind == "workspace":
+            one.bytes = allocated(*remains(Path(one.name)))
+        one.reason = None if used else _own_end(one)
         if one.reason is None:
-            newest = one.run_ids[-1] if one.run_ids else one.name
-            together.setdefault(records.first.get(newest, newest), []).append(one)
-    stays = _what_stays(together, records, config)
+            together.setdefault(family, []).append(one)
+        if used or not records.failed.isdisjoint(one.run_ids):
+            held.add(family)
+    held.update([*together][-1:])
+    ids = {family: {run_id for one in some for run_id in one.run_ids} for family, some in together.items()}
+    there = set().union(*ids.values())
+    kept = (entry for run_id, entry in records.entries.items() if run_id in there and is_kept(entry))
+    lasting = _newest(kept, config.keep_workspaces)
     checkouts: dict[tuple[str, bool], list[str]] = {}
     """The families of each, those of runs and of `loom snapshot` apart."""
     for family, (one, *_) in together.items():
         checkouts.setdefault((one.repo_root, bool(one.run_ids)), []).append(family)
     few, most = config.keep_workspaces, size_limit(config)
     for (root, _), families in checkouts.items():
-        for family in families[:-few]:
-            if family not in stays and repo_root in (None, Path(root)):
-                _release(together[family], f"older than the last {few} of {root} (keep_workspaces)")
-    total = sum(one.bytes for some in together.values() for one in some if one.reason is None)
+        for family in families[:-few] if repo_root in (None, Path(root)) else ():
+            if family not in held and lasting.isdisjoint(ids[family]):
+                _release(together.pop(family), f"older than the last {few} of {root} (keep_workspaces)")
+    total = sum(one.bytes for some in together.values() for one in some)
     for family, some in together.items():
-        if total > most and some[0].reason is None and stays.get(family) in (None, _KEPT):
+        if total > most and family not in held:
             _release(some, f"all together take more than {rough_size(most)} (keep_max_size)")
             total -= sum(one.bytes for one in some)
-    return found
 
 
-def _what_stays(together: dict[str, list[Left]], records: Records, config: Config) -> dict[str, str]:
-    """Return why a family stays, for those that have a reason; the strongest reason counts."""
-    there = {run_id for some in together.values() for one in some for run_id in one.run_ids}
-    runs = [entry for run_id, entry in records.entries.items() if run_id in there and is_kept(entry)]
-    kept, newest = _newest(runs, config.keep_workspaces), next(reversed(together), None)
-    stays = {}
-    for family, some in together.items():
-        if any(_used(one, records) for one in some):
-            stays[family] = _IN_USE
-        elif family == newest:
-            stays[family] = "the newest one"
-        elif any(records.failed.intersection(one.run_ids) for one in some):
-            stays[family] = "the newest failed run's"
-        elif any(kept.intersection(one.run_ids) for one in some):
-            stays[family] = _KEPT
-    return stays
+def _own_end(one: Item) -> str | None:
+    if one.kind == "workspace":
+        return None if os.path.lexists(one.name) else "the files beside a removed workspace"
+    until = datetime.fromisoformat(str(one.until))
+    return "its time is over (keep_for)" if until <= datetime.now(until.tzinfo) else None
 
 
-def _used(one: Left, records: Records) -> bool:
-    if any(records.entries[run_id].goes_on for run_id in one.run_ids if run_id in records.entries):
-        return True
-    return records.occupied(Path(one.name)) if one.kind == "workspace" else bool(one.used_by)
-
-
-def _release(together: Iterable[Left], why: str) -> None:
+def _release(together: Iterable[Item], why: str) -> None:
     for one in together:
         one.reason = why
 
@@ -170,24 +185,6 @@ def _newest(entries: Iterable[RunEntry], most: int) -> set[str]:
 def vouched(store: Store, workspace: Path) -> bool:
     """Return whether the state directory records this directory as one that loom made: no other one is ever removed."""
     return run_of_workspace(workspace.name) is not None and store.workspaces.confirms(workspace)
-
-
-def workspaces(store: Store) -> list[Left]:
-    """Return a state directory's existing workspaces, oldest first."""
-    found: dict[str, Left] = {}
-    for owned in store.workspaces.all():
-        made = [owned.run_id] if owned.kind == "run" else []
-        at = int(run_of_workspace(owned.path.name) or 0)
-        found[str(owned.path)] = Left(
-            kind="workspace", name=str(owned.path), repo_root=owned.repo_root, run_ids=made, made_at=at
-        )
-    for entry in reversed(list(store.entries())):
-        for path in entry.workspaces:
-            if (known := found.get(path)) is not None:
-                known.run_ids = [*(run for run in known.run_ids if run != entry.run_id), entry.run_id]
-                known.made_at = max(known.made_at, int(entry.run_id))
-    there = [one for path, one in found.items() if remains(Path(path)) and vouched(store, Path(path))]
-    return sorted(there, key=lambda one: one.made_at)
 
 
 def unused_actions(config: Config, store: Store) -> Iterator[Path]:

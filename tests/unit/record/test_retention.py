@@ -12,8 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 from loom.commands.doctor import directory
-from loom.commands.keep.retention import vouched
-from loom.commands.keep.retention import workspaces as held
+from loom.commands.keep.retention import Records, vouched
 from loom.commands.project import background
 from loom.config import Config
 from loom.record.store import Store
@@ -182,7 +181,7 @@ def test_only_the_very_directory_that_was_made_is_removed(make: Make) -> None:
     replaced.rename(aside)
     shutil.copytree(aside, replaced, symlinks=True)
     assert not vouched(project.store, replaced)
-    assert [one.name for one in held(project.store)] == list(map(str, workspaces(project)[1:]))
+    assert [one.name for one in Records(project.store).workspaces] == list(map(str, workspaces(project)[1:]))
     project.loom("clean", "--all", "--keep-last", "0")
     assert replaced.exists()
 
