@@ -19,7 +19,6 @@ from loom.commands.agents.tools import (
     CallProgress,
     ExecAnswer,
     Limits,
-    LogsAnswer,
     RunAnswer,
     given,
 )
@@ -175,16 +174,13 @@ def _looking(server: MCPServer[Any], serving: _Serving) -> None:
         job: Annotated[str | None, Field(description="A job's name; null: all jobs, each line with its job.")] = None,
         step: Annotated[str | None, Field(description="Such as `script/02`; null: all steps.")] = None,
         grep: Annotated[str | None, Field(description="Only lines in which this regular expression is found.")] = None,
-        first: Annotated[int, Field(description="Number of the first line, from 1; -50: the last 50 lines.")] = -50,
-        count: Annotated[int, Field(ge=1, le=MOST_LINES)] = 200,
-    ) -> LogsAnswer:
-        """Return lines of a run's output, numbered. With `grep`, the numbers count the lines that are found."""
-        if first == 0:
-            raise ToolError("first counts from 1, or from the end if it is negative")
+        tail: Annotated[int, Field(ge=1, le=MOST_LINES, description="How many lines, the last ones.")] = 50,
+    ) -> Answer:
+        """Return the last lines of a run's output, or the last of those that `grep` finds."""
         if step is not None and job is None:
             raise ToolError("name the job of the step")
-        names = (run, *given(job), *given(step))
-        return await call(lambda cancel: tools.logs(names, grep, first, count, cancel))
+        found = [f"--grep={grep}"] if grep else []
+        return await said("logs", f"--tail={tail}", *found, "--", run, *given(job), *given(step))
 
     @server.tool(annotations=_LOOK)
     async def pull(run: RunName = "last", job: JobName = None) -> Answer:

@@ -13,9 +13,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import islice
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,10 +74,6 @@ class ExecAnswer(Answer):
     exit_code: int
     ended: str
     container: str | None
-
-
-class LogsAnswer(Answer):
-    lines: int = Field(description="How many lines were found.")
 
 
 class Pages:
@@ -217,24 +212,6 @@ class AgentTools:
             raise _error_of(ended)
         return self.pages.cut(cleaned(ended.stdout + ended.stderr))
 
-    def logs(self, names: Sequence[str], grep: str | None, first: int, count: int, cancel: Cancel) -> LogsAnswer:
-        """`names`: a run, a job and a step; `first`: the number of the first line, from 1; negative: from the end."""
-        arguments = ["logs", "--json", *([f"--grep={grep}"] if grep else []), "--", *names]
-        total = 0
-
-        def numbered() -> Iterator[str]:
-            nonlocal total
-            for total, (name, text) in enumerate(self._lines_of(arguments, cancel), 1):
-                yield f"{total}: {f'{name}: ' if len(names) == 1 else ''}{cleaned(text)}\n"
-
-        lines = numbered()
-        if first < 0:
-            chosen = list(islice(deque(lines, maxlen=-first), count))
-        else:
-            chosen = list(islice(lines, first - 1, first - 1 + count))
-            deque(lines, maxlen=0)  # for their number
-        return LogsAnswer(**self.pages.cut("".join(chosen)).model_dump(), lines=total)
-
     # -- parts
 
     def _about(self, run: str) -> RunAnswer:
@@ -266,41 +243,20 @@ class AgentTools:
         return next((entry.run_id for entry, *_ in project.store.families(project.root)), "")
 
     def _command(self, arguments: Sequence[str], cancel: Cancel) -> subprocess.CompletedProcess[str]:
-        with _Started(arguments, cancel) as process:
-            out, err = process.communicate()  # no limit: a cancel ends it
-        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
-
-    def _lines_of(self, arguments: Sequence[str], cancel: Cancel) -> Iterator[tuple[str, str]]:
-        with _Started(arguments, cancel) as process:
-            assert process.stdout is not None
-            for line in process.stdout:
-                event = json.loads(line)
-                yield event["job_id"], event["text"]
-            assert process.stderr is not None
-            err = process.stderr.read()
-        if process.returncode:
-            raise _error_of(subprocess.CompletedProcess(arguments, process.returncode, "", err))
-
-
-class _Started(subprocess.Popen[str]):
-    """loom with these arguments; a cancel interrupts it."""
-
-    def __init__(self, arguments: Sequence[str], cancel: Cancel) -> None:
+        """Run loom with these arguments; a cancel interrupts it."""
         if any("\0" in each for each in arguments):
             raise RequestError("an argument holds a NUL character, which no program can get")
-        super().__init__(
-            [sys.executable, "-m", "loom", *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            errors="backslashreplace",
-        )
-        self._unregister = cancel.on_request(lambda: self.send_signal(signal.SIGINT))
-
-    def __exit__(self, *error: Any) -> None:
-        self._unregister()
-        super().__exit__(*error)
+        command = [sys.executable, "-m", "loom", *arguments]
+        pipe, nothing = subprocess.PIPE, subprocess.DEVNULL
+        with subprocess.Popen(
+            command, stdin=nothing, stdout=pipe, stderr=pipe, text=True, errors="backslashreplace"
+        ) as process:
+            unregister = cancel.on_request(lambda: process.send_signal(signal.SIGINT))
+            try:
+                out, err = process.communicate()  # no limit: a cancel ends it
+            finally:
+                unregister()
+        return subprocess.CompletedProcess(command, process.returncode, out, err)
 
 
 def given(name: str | None) -> list[str]:
