@@ -203,6 +203,7 @@ class DrivenSession:
             self._ooms, self._refused_forks = found.ooms, found.refused_forks
             return found
         if cancel.requested:
+            self.on_output = lambda *_: None  # the greeting is still to come, and nobody waits for it
             return None
         raise ProviderError(
             f"the container of job {self._request.job_id} started, but nothing in it answered within {GREETING_S:.0f} s",
