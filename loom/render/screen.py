@@ -207,10 +207,7 @@ class Screen:
                     yield self._row("start", "dim", event.job_id or "", text)
             case "interrupted":
                 again = "a second ^C ends them" if data["by"] == "interrupted" else "a second signal ends them"
-                soon = (
-                    f"interrupted: running steps have {data['grace_s']:g} s to end, then after_script and artifacts follow; "
-                    f"{again} at once"
-                )
+                soon = f"interrupted: steps have {data['grace_s']:g} s, then after_script; {again} at once"
                 at_once = "interrupted again: everything is ended at once"
                 yield self._look.styled(at_once if data["at_once"] else soon, "warn")
             case "warning":
