@@ -17,10 +17,12 @@ HEAD = """# {system}'s keywords
 
 Each keyword of {system}'s {reference}, and what loom makes of it in {files} ([guide](../guides/{name}.md)).
 `scripts/docs {name}` makes this page from the table that `loom check` reads: a keyword that is not here is an error.
+"""
 
+LEGEND = """
 | here | meaning |
 | --- | --- |
-| as in {system} | The same effect. |
+| as in GitLab | The same effect. |
 | differs | An effect, but another one on one machine; the last column says which. |
 | no effect | No meaning on one machine. `loom check` says so once, as a notice with the line; a run says how many there are. |
 | refused | An error with the reason: without the keyword the job would not do what its file says. |
@@ -38,7 +40,8 @@ def page(name: str) -> str:
     system = words["system"]
     counts = Counter(one.support for one in (*root, *job))
     numbers = ", ".join(f"{counts[support]} {_named(support, system)}" for support in Support if counts[support])
-    lines = [HEAD.format(**words), f"{sum(counts.values())} keywords: {numbers}.", ""]
+    legend = LEGEND if name == "gitlab" else "[GitLab's page](gitlab-keywords.md) tells what the column `here` means.\n"
+    lines = [HEAD.format(**words) + legend, f"{sum(counts.values())} keywords: {numbers}.", ""]
     lines += ["## At the root of a file", "", *_table(root, system), ""]
     if name == "gitlab":
         lines += [

@@ -218,7 +218,7 @@ def system_of(job: Node, pools: Container[str]) -> tuple[Node, str] | None:
 
 
 def _decision(decided: RuleDecision, outside: str) -> RuleDecision:
-    """Decide on a job; a manual one is part of the plan: the run asks, or leaves it."""
+    """Decide on a job; a manual one is part of the plan, and skipped unless it is named."""
     if outside:
         return replace(decided, runs=False, when="never", reason=outside)
     return replace(decided, runs=True, reason="") if decided.when == "manual" else decided

@@ -134,7 +134,7 @@ JOB = (
     Keyword("inherit:variables", "boolean | [text]"),
     Keyword("inputs", "any", _NO_JOB, "Job inputs are typed in on GitLab's page of a manual job; use variables."),
     Keyword("interruptible", "boolean", _NONE, _NOT_CANCELED),
-    Keyword("manual_confirmation", "text", _DIFFERS, "It is the question on the terminal."),
+    Keyword("manual_confirmation", "text", _NONE, "A manual job that is named runs without a question."),
     Keyword("needs", "[text | map] | map"),
     *below("needs", _NEED),
     Keyword("needs:pipeline", "text", _DIFFERS, "A pipeline that starts this one; for another, the job is refused."),
