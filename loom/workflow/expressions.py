@@ -11,197 +11,124 @@ A name without a value is null. Alone, an operand holds when it is neither null 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import ClassVar
 
+from loom.workflow.parser import InvalidExpression, Parser
 from loom.workflow.patterns import Pattern, PatternError, compile_pattern
 
 MAX_LENGTH = 4096
-MAX_DEPTH = 50
-_COMPARISONS = ("==", "!=", "=~", "!~")
-_TOKEN = re.compile(
-    r"""\s*(?:
-      (?P<op>\|\||&&|==|!=|=~|!~|!|\(|\))
-    | \$(?:(?P<name>[A-Za-z_][A-Za-z0-9_]*)|\{(?P<braced>[A-Za-z_][A-Za-z0-9_]*)\})
-    | (?P<text>"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')
-    | (?P<pattern>/(?:[^/\\]|\\.)+/[a-z]*)
-    | (?P<word>[A-Za-z_][A-Za-z0-9_]*)
-    | (?P<end>$)
-    )""",
-    re.VERBOSE | re.DOTALL,
-)
+_OPERAND = "a variable, a text in quotes, null or ("
 
-
-class ExpressionError(ValueError):
-    """An error and its offset in the text (from 0)."""
-
-    def __init__(self, message: str, position: int) -> None:
-        super().__init__(message)
-        self.position = position
-
-
-Value = str | bool | None
+Value = str | bool | Pattern | None
 Condition = Callable[[Mapping[str, str]], Value]
 """Return the value of a condition, or of a part of it, with these variables. SearchError when a pattern search takes too long."""
 
 
 @lru_cache(maxsize=1024)  # cached: each job that extends a template has its conditions
 def parse(text: str) -> Condition:
-    """Parse a condition. ExpressionError names a valid form."""
-    if len(text) > MAX_LENGTH:
-        raise ExpressionError(f"the condition is longer than {MAX_LENGTH} characters", 0)
-    return Parser(text).whole()
+    """Parse a condition. InvalidExpression names a valid form."""
+    return ConditionParser(text).whole()
 
 
 def holds(text: str, variables: Mapping[str, str]) -> bool:
     """Evaluate a condition with these variables. SearchError when a pattern search takes too long."""
-    return Parser.present(parse(text)(variables))
+    return ConditionParser.present(parse(text)(variables))
 
 
 def names(text: str) -> Iterator[str]:
     """Return every variable that a condition reads."""
-    return (name for found in _TOKEN.finditer(text) if (name := found["name"] or found["braced"]))
+    return (found["name"].strip("${}") for found in ConditionParser.TOKEN.finditer(text) if found["name"])
 
 
-def _pattern_in(text: str, value: str) -> bool:
-    """Match a pattern held by a variable: `/pattern/flags`, or the pattern alone. An invalid pattern matches nothing."""
-    source = text if re.fullmatch(r"/.+/[a-z]*", text, re.DOTALL) else f"/{text}/"
-    try:
-        pattern = compile_pattern(source)
-    except PatternError:
-        return False
-    return pattern.found_in(value)
+class ConditionParser(Parser[Condition]):
+    """The conditions of loom and of GitLab, which overrides the parts in which it differs."""
 
+    CALLED = "condition"
+    MAX_LENGTH = MAX_LENGTH
+    TOKEN = re.compile(
+        r"""\s*(?:
+          (?P<op>\|\||&&|==|!=|=~|!~|!|\(|\))
+        | (?P<name>\$(?:[A-Za-z_][A-Za-z0-9_]*|\{[A-Za-z_][A-Za-z0-9_]*\}))
+        | (?P<text>"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')
+        | (?P<pattern>/(?:[^/\\]|\\.)+/[a-z]*)
+        | (?P<word>[A-Za-z_][A-Za-z0-9_]*)
+        | (?P<end>$)
+        )""",
+        re.VERBOSE | re.DOTALL,
+    )
+    UNREADABLE: ClassVar[Mapping[str, str]] = {
+        '"': 'the text that starts here has no closing "',
+        "'": "the text that starts here has no closing '",
+        "/": "the pattern that starts here has no closing /",
+        "=": "compare with == (or =~ for a pattern)",
+        "&": "write &&",
+        "|": "write ||",
+    }
+    RANKS: ClassVar[Mapping[str, int]] = {"||": 0, "&&": 1, "==": 2, "!=": 2, "=~": 2, "!~": 2}
+    WORDS: ClassVar[Mapping[str, Value]] = {"null": None}
 
-class Parser:
-    """Recursive descent over the tokens of TOKEN; a dialect overrides the parts in which it differs."""
-
-    TOKEN: ClassVar[re.Pattern[str]] = _TOKEN
-
-    def __init__(self, text: str) -> None:
-        self.text = text
-        self.position = 0
-        self.start = 0
-        self.depth = 0
-        self.kind = ""
-        self.token = ""
-        self.advance()
-
-    def advance(self) -> None:
-        match = self.TOKEN.match(self.text, self.position)
-        if match is None:
-            blank = re.compile(r"\s*").match(self.text, self.position)
-            at = blank.end() if blank else self.position
-            raise ExpressionError(self.unreadable(at), at)
-        self.kind = match.lastgroup or "end"
-        self.token = match[self.kind]
-        self.start = match.start(self.kind) - {"name": 1, "braced": 2}.get(self.kind, 0)
-        self.position = match.end()
-
-    def unreadable(self, at: int) -> str:
-        rest = self.text[at:]
-        if rest[0] in "\"'":
-            return f"the text that starts here has no closing {rest[0]}"
-        if rest[0] == "/":
-            return "the pattern that starts here has no closing /"
-        if rest[0] == "=":
-            return "compare with == (or =~ for a pattern)"
-        if rest[0] in "&|":
-            return f"write {rest[0] * 2}"
-        return f"{rest[0]!r} is not part of a condition"
-
-    def whole(self) -> Condition:
-        condition = self.either()
-        if self.kind != "end":
-            raise ExpressionError(self.unexpected("&& or || or the end"), self.start)
-        return condition
-
-    def unexpected(self, wanted: str) -> str:
-        if self.kind == "end":
-            return f"the condition ends where {wanted} is expected"
-        if self.kind == "word":
-            return f'expected {wanted}, found {self.token}; a variable is ${self.token}, a text "{self.token}"'
-        return f"expected {wanted}, found {self.token}"
-
-    def either(self) -> Condition:
-        self.depth += 1
-        if self.depth > MAX_DEPTH:
-            raise ExpressionError(f"nested deeper than {MAX_DEPTH} levels", self.start)
-        operands = [self.both()]
-        while self.kind == "op" and self.token == "||":
-            self.advance()
-            operands.append(self.both())
-        self.depth -= 1
-        return operands[0] if len(operands) == 1 else self.joined("||", operands)
-
-    def both(self) -> Condition:
-        operands = [self.unary()]
-        while self.kind == "op" and self.token == "&&":
-            self.advance()
-            operands.append(self.unary())
-        return operands[0] if len(operands) == 1 else self.joined("&&", operands)
+    def unexpected(self, wanted: str) -> InvalidExpression:
+        error = super().unexpected(wanted)
+        hint = f'; a variable is ${self.token}, a text "{self.token}"' if self.kind == "word" else ""
+        return InvalidExpression(f"{error}{hint}", error.position)
 
     def unary(self) -> Condition:
-        negations = 0
-        while self.kind == "op" and self.token == "!":
-            negations += 1
-            self.advance()
-        if not negations:
-            return self.comparison()
-        operand = self.operand()
-        if self.kind == "op" and self.token in _COMPARISONS:
-            raise ExpressionError(f"put what ! applies to in parentheses: !(... {self.token} ...)", self.start)
-        return self.negated(operand, odd=negations % 2 == 1)
+        negated = self.token == "!"
+        made = super().unary()
+        if negated and self.RANKS.get(self.token) == 2:
+            why = f"put what ! applies to in parentheses: !(... {self.token} ...)"
+            raise InvalidExpression(why, self.start)
+        return made
 
-    def comparison(self) -> Condition:
-        left, operator = self.operand(), self.token
-        if self.kind != "op" or operator not in _COMPARISONS:
-            return left
-        self.advance()
-        if operator in ("==", "!=") and self.kind == "pattern":
-            raise ExpressionError(f"a pattern is compared with {operator[0]}~", self.start)
-        if operator in ("=~", "!~") and self.kind == "text":
-            raise ExpressionError("a pattern stands between slashes: /^release/", self.start)
-        return self.compared(
-            operator, left, self.pattern(compile_pattern) if self.kind == "pattern" else self.operand()
-        )
+    def right(self, operator: str, least: int) -> Condition:
+        if self.kind == "pattern" and operator in ("==", "!="):
+            raise InvalidExpression(f"a pattern is compared with {operator[0]}~", self.start)
+        if self.kind == "text" and operator in ("=~", "!~"):
+            raise InvalidExpression("a pattern stands between slashes: /^release/", self.start)
+        if self.token == "!":
+            raise self.unexpected(_OPERAND)
+        made = self.pattern(compile_pattern) if self.kind == "pattern" else self.binary(least)
+        if self.RANKS.get(self.token) == 2:
+            raise self.unexpected("&& or || or the end")
+        return made
 
-    def pattern(self, compile_: Callable[[str], Pattern]) -> Pattern:
+    def pattern(self, compiled: Callable[[str], Pattern]) -> Condition:
         try:
-            pattern = compile_(self.token)
+            pattern = compiled(self.token)
         except PatternError as error:
-            raise ExpressionError(str(error), self.start) from error
+            raise InvalidExpression(str(error), self.start) from error
         self.advance()
-        return pattern
+        return lambda _: pattern
 
-    def operand(self) -> Condition:
-        kind, token, start = self.kind, self.token, self.start
-        if kind == "op" and token == "(":
-            self.advance()
-            inner = self.either()
-            if self.token != ")" or self.kind != "op":
-                raise ExpressionError(self.unexpected("a closing parenthesis"), self.start)
-            self.advance()
-            return inner
-        if kind in ("name", "braced"):
-            self.advance()
-            return lambda variables: variables.get(token)
-        if kind == "text":
-            self.advance()
-            text = self.unquoted(token)
-            return lambda _: text
-        if kind == "word" and token == "null":
-            self.advance()
-            return lambda _: None
+    def value(self) -> Condition:
+        kind, token = self.kind, self.token
         if kind == "pattern":
-            raise ExpressionError("a pattern needs =~ or !~ before it", start)
-        raise ExpressionError(self.unexpected("a variable, a text in quotes, null or ("), start)
+            raise InvalidExpression("a pattern needs =~ or !~ before it", self.start)
+        if kind not in ("name", "text") and token not in self.WORDS:
+            raise self.unexpected(_OPERAND)
+        self.advance()
+        if kind == "name":
+            name = token.strip("${}")
+            return lambda variables: variables.get(name)
+        value = self.unquoted(token) if kind == "text" else self.WORDS[token]
+        return lambda _: value
 
     def unquoted(self, token: str) -> str:
         return re.sub(r"\\(.)", r"\1", token[1:-1], flags=re.DOTALL)
 
     # -- the meaning --------------------------------------------------------------------------------------------------
+
+    def operation(self, operator: str, operands: Sequence[Condition]) -> Condition:
+        if operator in ("&&", "||"):
+            return self.joined(operator, operands)
+        if operator == "!":
+            (operand,) = operands
+            return lambda variables: self.truth(not self.present(operand(variables)))
+        left, right = operands
+        matches, wanted = self.equal if operator[1] == "=" else self.found, operator[0] == "="
+        return lambda variables: self.truth(matches(left(variables), right(variables)) is wanted)
 
     def truth(self, holds: bool) -> Value:
         return "true" if holds else None
@@ -210,28 +137,25 @@ class Parser:
     def present(value: Value) -> bool:
         return bool(value)
 
-    def negated(self, operand: Condition, *, odd: bool) -> Condition:
-        return lambda variables: self.truth(self.present(operand(variables)) is not odd)
-
-    def joined(self, operator: str, operands: list[Condition]) -> Condition:
+    def joined(self, operator: str, operands: Sequence[Condition]) -> Condition:
         all_or_any = all if operator == "&&" else any
         return lambda variables: self.truth(all_or_any(self.present(operand(variables)) for operand in operands))
 
-    def compared(self, operator: str, left: Condition, right: Condition | Pattern) -> Condition:
-        matches, wanted = self.equal if operator in ("==", "!=") else self.found, operator in ("==", "=~")
-
-        def value(variables: Mapping[str, str]) -> Value:
-            other = right if isinstance(right, Pattern) else right(variables)
-            return self.truth(matches(left(variables), other) is wanted)
-
-        return value
-
-    def equal(self, left: Value, right: Value | Pattern) -> bool:
+    def equal(self, left: Value, right: Value) -> bool:
         return left == right
 
-    def found(self, left: Value, right: Value | Pattern) -> bool:
+    def found(self, left: Value, right: Value) -> bool:
         if not isinstance(left, str):
             return False
         return (
             right.found_in(left) if isinstance(right, Pattern) else isinstance(right, str) and _pattern_in(right, left)
         )
+
+
+def _pattern_in(text: str, value: str) -> bool:
+    """Match a pattern held by a variable: `/pattern/flags`, or the pattern alone. An invalid pattern matches nothing."""
+    source = text if re.fullmatch(r"/.+/[a-z]*", text, re.DOTALL) else f"/{text}/"
+    try:
+        return compile_pattern(source).found_in(value)
+    except PatternError:
+        return False

@@ -20,7 +20,7 @@ GITHUB = {
     "storage.results.caches": {"_LONGEST_KEY": 512, "_SPARE": GIB},
     "storage.results.requests": {"_MOST_UPLOADS": 500},
     "storage.results.uploads": {"MOST_BLOCKS": 50_000},
-    "workflow.github.expressions": {"MAX_LENGTH": 21_000, "MAX_DEPTH": 50, "MAX_RESULT": MIB},
+    "workflow.github.expressions": {"MAX_LENGTH": 21_000, "MAX_RESULT": MIB},
     "workflow.job_ids": {"MOST": 256},
 }
 GITLAB = {
@@ -63,12 +63,13 @@ LOOM = {
     },
     "storage.zips": {"MOST_LISTED": 256 * MIB},
     "workflow.aliases": {"MAX_DEPTH": 100, "MAX_SHARED": 100_000},
-    "workflow.expressions": {"MAX_LENGTH": 4096, "MAX_DEPTH": 50},
+    "workflow.expressions": {"MAX_LENGTH": 4096},
     "workflow.interpolation": {"MAX_LENGTH": MIB},
     "workflow.messages": {"MAX_PROBLEMS": 200, "MAX_COMPARISONS": 50_000},
     "workflow.native.files": {"MAX_FILES": 200},
     "workflow.native.inheritance": {"MAX_LEVELS": 32},
     "workflow.native.values": {"MAX_ID": (1 << 31) - 1, "MAX_COMBINATIONS": 256},
+    "workflow.parser": {"MAX_DEPTH": 50},
     "workflow.patterns": {"MAX_LENGTH": 1000, "MOST_REPEATED": 100_000, "MAX_SEARCH_S": 1, "MAX_SEARCHES_S": 10},
     "workflow.shapes": {"MAX_LISTS": 10, "MAX_NODES": 500_000},
 }

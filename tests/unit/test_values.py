@@ -41,7 +41,7 @@ CHANGE = {
 }
 """They are filled as somebody works on them."""
 WITHOUT_NAMES = {
-    *("Literal", "Context", "Property", "Wildcard", "Call", "Negation", "Binary", "Part", "NotSet"),
+    *("Literal", "Context", "Property", "Call", "Operation", "Part", "NotSet"),
     *("Key", "Keyword", "Shape", "Type", "Withheld", "TarEntry"),
     *("New", "Index", "IndexEdits", "Applied", "Filled", "KnownFiles"),
     *("_Part", "_Piece"),

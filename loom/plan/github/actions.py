@@ -15,8 +15,8 @@ from loom.util import yaml_file
 from loom.util.units import meant
 from loom.util.yaml_file import Kind, Node, YamlFile, fields_of, items_of, scalars_of, text_of
 from loom.workflow.github import yaml
-from loom.workflow.github.expressions import InvalidExpression
 from loom.workflow.github.shapes import faults
+from loom.workflow.parser import InvalidExpression
 from loom.workflow.sources import NotFetched, Repositories
 
 NAMES = ("action.yml", "action.yaml")

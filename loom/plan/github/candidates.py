@@ -19,13 +19,14 @@ from loom.util.units import meant
 from loom.util.yaml_file import Kind, Node, fields_of, items_of, one_or_more, read_bytes, text_of
 from loom.workflow.changes import of_event
 from loom.workflow.github import events, expressions, yaml
-from loom.workflow.github.expressions import InvalidExpression, truth
+from loom.workflow.github.expressions import truth
 from loom.workflow.github.loader import REMOTE_CALL, WorkflowReader
 from loom.workflow.github.workflows import CALL, Entry, WorkflowFile, Workflows, local_path
 from loom.workflow.job_ids import id_part, unique_id
 from loom.workflow.messages import Problems
 from loom.workflow.messages import refused as refused_for
 from loom.workflow.needs import WantedNeed
+from loom.workflow.parser import InvalidExpression
 from loom.workflow.rules import RuleDecision, decision
 from loom.workflow.sources import NotFetched
 

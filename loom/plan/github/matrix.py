@@ -7,8 +7,9 @@ from itertools import product
 from math import prod
 from typing import Any
 
-from loom.workflow.github.expressions import InvalidExpression, Value, text_of
+from loom.workflow.github.expressions import Value, text_of
 from loom.workflow.job_ids import MOST
+from loom.workflow.parser import InvalidExpression
 
 
 def combinations(matrix: Value) -> list[dict[str, Value]]:

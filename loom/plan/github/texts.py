@@ -8,9 +8,10 @@ from typing import Any, Final, Literal
 
 from loom.util.yaml_file import Kind, Node, mapping
 from loom.workflow.github import expressions
-from loom.workflow.github.expressions import InvalidExpression, Value, of_json, text_of, truth
+from loom.workflow.github.expressions import Value, of_json, text_of, truth
 from loom.workflow.github.keywords import JOB
 from loom.workflow.messages import Problems
+from loom.workflow.parser import InvalidExpression
 
 
 class _Late(Enum):
@@ -108,7 +109,7 @@ class Texts:
             return None
         try:
             tree = expressions.condition(text_of(node.value))
-            asked = tree.right if isinstance(tree, expressions.Binary) and _implied(tree) else tree
+            asked = tree.operands[1] if isinstance(tree, expressions.Operation) and _implied(tree) else tree
             if not is_ready(asked, self.contexts):
                 return None
             return truth(expressions.evaluate(asked, self.contexts))
@@ -122,9 +123,9 @@ class Texts:
             self.problems.found.append(found)
 
 
-def _implied(tree: expressions.Binary) -> bool:
+def _implied(tree: expressions.Operation) -> bool:
     """Return whether a condition begins with the `success()` that stands before one without a status function."""
-    return tree.operator == "&&" and tree.left == expressions.Call("success", (), 0)
+    return tree.operator == "&&" and tree.operands[0] == expressions.Call("success", (), 0)
 
 
 def literal(value: Value) -> Value:

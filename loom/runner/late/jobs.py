@@ -23,7 +23,6 @@ from loom.status import JobResult, Status
 from loom.util.toposort import closure
 from loom.workflow.github.expressions import (
     Function,
-    InvalidExpression,
     Value,
     condition,
     evaluate,
@@ -34,6 +33,7 @@ from loom.workflow.github.expressions import (
     truth,
 )
 from loom.workflow.job_ids import id_part, unique_id
+from loom.workflow.parser import InvalidExpression
 
 _INSERT = re.compile(r"\$\{\{\s*insert\s*\}\}")
 _WORST_FIRST = (FAILURE, CANCELLED, SKIPPED, SUCCESS)

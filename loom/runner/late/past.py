@@ -9,7 +9,7 @@ from loom.plan.model import Step
 from loom.runner.late.jobs import LateJobs
 from loom.runner.late.state import LateState, runtime
 from loom.runner.previous_run import PastJob
-from loom.workflow.github.expressions import InvalidExpression
+from loom.workflow.parser import InvalidExpression
 
 
 def variables_at(

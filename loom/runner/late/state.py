@@ -24,7 +24,6 @@ from loom.util.masking import Masker
 from loom.workflow.github.expressions import (
     Exact,
     Function,
-    InvalidExpression,
     Value,
     condition,
     evaluate,
@@ -33,6 +32,7 @@ from loom.workflow.github.expressions import (
     text_of,
     truth,
 )
+from loom.workflow.parser import InvalidExpression
 
 SUCCESS, FAILURE, CANCELLED, SKIPPED = "success", "failure", "cancelled", "skipped"
 _ARCHITECTURES = {"x86_64": "X64", "aarch64": "ARM64", "armv7l": "ARM"}

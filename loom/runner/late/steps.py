@@ -40,7 +40,8 @@ from loom.storage.workspace import view_of
 from loom.util.paths import RUNTIME
 from loom.util.units import line_number
 from loom.util.workflow_commands import WorkflowCommand
-from loom.workflow.github.expressions import InvalidExpression, flag_of, number_of
+from loom.workflow.github.expressions import flag_of, number_of
+from loom.workflow.parser import InvalidExpression
 
 PROGRAMS = ("node", "docker")
 """The kinds of steps that are programs of actions."""

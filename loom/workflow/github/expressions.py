@@ -14,11 +14,13 @@ import json
 import math
 import operator
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 from msgspec import Struct
+
+from loom.workflow.parser import MAX_DEPTH, InvalidExpression, Parser
 
 Value: TypeAlias = Any
 """None, bool, float, str, list[Value] or dict[str, Value]."""
@@ -26,18 +28,8 @@ Function: TypeAlias = Callable[..., Value]
 
 MAX_LENGTH = 21_000
 """Characters of one expression, as on GitHub."""
-MAX_DEPTH = 50
-"""Levels of nesting, as on GitHub."""
 MAX_RESULT = 1 << 20
 """Characters of a text that an expression makes."""
-
-
-class InvalidExpression(ValueError):
-    """An invalid expression, or one that can't be evaluated; `position` is an offset into the text that was parsed."""
-
-    def __init__(self, message: str, position: int = 0) -> None:
-        super().__init__(message)
-        self.position = position
 
 
 class Literal(Struct, frozen=True):
@@ -52,16 +44,10 @@ class Context(Struct, frozen=True):
 
 
 class Property(Struct, frozen=True):
-    """`of.name` or `of[index]`; `index` is a Literal for the first form."""
+    """`of.name` or `of[index]`; `index` is a Literal for the first form, and None for `of.*` and `of[*]`."""
 
     of: Node
-    index: Node
-
-
-class Wildcard(Struct, frozen=True):
-    """`of.*` or `of[*]`."""
-
-    of: Node
+    index: Node | None
 
 
 class Call(Struct, frozen=True):
@@ -71,126 +57,102 @@ class Call(Struct, frozen=True):
     position: int
 
 
-class Negation(Struct, frozen=True):
-    operand: Node
-
-
-class Binary(Struct, frozen=True):
+class Operation(Struct, frozen=True):
     operator: str
-    left: Node
-    right: Node
+    operands: tuple[Node, ...]
 
 
-Node: TypeAlias = Literal | Context | Property | Wildcard | Call | Negation | Binary
+Node: TypeAlias = Literal | Context | Property | Call | Operation
 
 STATUS_FUNCTIONS = frozenset({"success", "always", "cancelled", "failure"})
 LATE_FUNCTIONS = STATUS_FUNCTIONS | {"hashfiles"}
 """The functions that only a run can evaluate."""
-_TOKEN = re.compile(
-    r"""\s*(?:
-    (?P<number>[-+]?(?:0x[0-9a-fA-F]+|0o[0-7]+|(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?|Infinity\b)(?![\w.]))
-    |(?P<text>'(?:[^']|'')*')
-    |(?P<name>[A-Za-z_][A-Za-z0-9_-]*)
-    |(?P<operator>&&|\|\||==|!=|<=|>=|[<>!()\[\],.*])
-    )""",
-    re.VERBOSE,
-)
-_HINTS = {
-    '"': "; texts stand in single quotes",
-    "=": "; equality is ==",
-    "&": "; write &&",
-    "|": "; write ||",
-    **dict.fromkeys("+-*/%", "; there is no arithmetic in expressions"),
-}
-_LEVELS = (("||",), ("&&",), ("==", "!="), ("<", "<=", ">", ">="))
-"""From the weakest to the strongest."""
 _WORDS: Mapping[str, Value] = {"null": None, "true": True, "false": False, "NaN": math.nan, "Infinity": math.inf}
 
 
 @lru_cache(maxsize=4096)
 def parse(text: str) -> Node:
     """Parse what stands between `${{` and `}}`. Raises InvalidExpression."""
-    if len(text) > MAX_LENGTH:
-        raise InvalidExpression(f"the expression has more than {MAX_LENGTH} characters")
-    return _Parser(text).whole()
+    tree = _Parser(text).whole()
+    level = [tree]
+    for _ in range(MAX_DEPTH):  # no recursion: a chain of comparisons or names has any length
+        if not (level := [below for one in level for below in _below(one)]):
+            return tree
+    raise InvalidExpression(f"the expression is nested more than {MAX_DEPTH} levels deep")
 
 
-class _Parser:
-    def __init__(self, text: str) -> None:
-        self._tokens = iter([*_tokens(text)])
-        self._depth = 0
-        self._advance()
+class _Parser(Parser[Node]):
+    CALLED = "expression"
+    MAX_LENGTH = MAX_LENGTH
+    TOKEN = re.compile(
+        r"""\s*(?:
+        (?P<number>[-+]?(?:0x[0-9a-fA-F]+|0o[0-7]+|(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?|Infinity\b)(?![\w.]))
+        |(?P<text>'(?:[^']|'')*')
+        |(?P<name>[A-Za-z_][A-Za-z0-9_-]*)
+        |(?P<op>&&|\|\||==|!=|<=|>=|[<>!()\[\],.*])
+        |(?P<end>$)
+        )""",
+        re.VERBOSE,
+    )
+    UNREADABLE: ClassVar[Mapping[str, str]] = {
+        "'": "the text that starts here has no closing '",
+        '"': "texts stand in single quotes",
+        "=": "equality is ==",
+        "&": "write &&",
+        "|": "write ||",
+        **dict.fromkeys("+-*/%", "there is no arithmetic in expressions"),
+    }
+    RANKS: ClassVar[Mapping[str, int]] = {
+        "||": 0,
+        "&&": 1,
+        "==": 2,
+        "!=": 2,
+        **dict.fromkeys(("<", "<=", ">", ">="), 3),
+    }
 
-    def _advance(self) -> None:
-        self._kind, self._word, self._position = next(self._tokens)
+    def operation(self, operator: str, operands: Sequence[Node]) -> Node:
+        return Operation(operator, tuple(operands))
 
-    def whole(self) -> Node:
-        if self._kind == "end":
-            raise InvalidExpression("the expression is empty")
-        node = self._binary(0)
-        if self._kind != "end":
-            raise InvalidExpression(f"unexpected {self._word}", self._position)
+    def operand(self) -> Node:
+        node = super().operand()
+        while (operator := self.token) in (".", "["):
+            self.advance()
+            if self.take("*"):
+                node = Property(node, None)
+            elif operator == "[":
+                node = Property(node, self.binary())
+            elif self.kind == "name":
+                node = Property(node, Literal(self.token))
+                self.advance()
+            else:
+                raise self.unexpected("a name after the dot")
+            if operator == "[":
+                self.expect("]")
         return node
 
-    def _take(self, *operators: str) -> str | None:
-        word = self._word
-        if self._kind != "operator" or word not in operators:
-            return None
-        self._advance()
-        return word
-
-    def _expect(self, operator: str) -> None:
-        if self._take(operator) is None:
-            found = self._word or "the end"
-            raise InvalidExpression(f"expected {operator}, found {found}", self._position)
-
-    def _binary(self, level: int) -> Node:
-        if level == len(_LEVELS):
-            return self._unary()
-        node = self._binary(level + 1)
-        while (operator := self._take(*_LEVELS[level])) is not None:
-            node = Binary(operator, node, self._binary(level + 1))
-        return node
-
-    def _unary(self) -> Node:
-        self._depth += 1
-        if self._depth > MAX_DEPTH:
-            raise InvalidExpression(f"the expression is nested more than {MAX_DEPTH} levels deep", self._position)
-        node = Negation(self._unary()) if self._take("!") else self._postfix(self._primary())
-        self._depth -= 1
-        return node
-
-    def _primary(self) -> Node:
-        kind, word, position = self._kind, self._word, self._position
-        if kind == "end":
-            raise InvalidExpression("the expression ends too early", position)
-        self._advance()
+    def value(self) -> Node:
+        kind, word, position = self.kind, self.token, self.start
+        if kind in ("op", "end"):
+            raise self.unexpected("a value")
+        self.advance()
         if kind == "number":
             return Literal(number_of(word))
         if kind == "text":
             return Literal(word[1:-1].replace("''", "'"))
-        if kind == "name":
-            if self._take("("):
-                return self._call(word, position)
-            if word in _WORDS:
-                return Literal(_WORDS[word])
-            return Context(word.lower(), position)
-        if word == "(":
-            node = self._binary(0)
-            self._expect(")")
-            return node
-        raise InvalidExpression(f"unexpected {word}", position)
+        if self.take("("):
+            return self.call(word, position)
+        return Literal(_WORDS[word]) if word in _WORDS else Context(word.lower(), position)
 
-    def _call(self, word: str, position: int) -> Node:
+    def call(self, word: str, position: int) -> Node:
         name = word.lower()
         if name not in _FUNCTIONS:
             raise InvalidExpression(f"there is no function {word}", position)
         arguments: list[Node] = []
-        if not self._take(")"):
-            arguments.append(self._binary(0))
-            while self._take(","):
-                arguments.append(self._binary(0))
-            self._expect(")")
+        if not self.take(")"):
+            arguments.append(self.binary())
+            while self.take(","):
+                arguments.append(self.binary())
+            self.expect(")")
         least, most, _ = _FUNCTIONS[name]
         if not least <= len(arguments) <= most:
             wanted = str(least) if least == most else f"{least} to {most}"
@@ -200,39 +162,6 @@ class _Parser:
                 "case takes pairs of a condition and a value, then the value of all others", position
             )
         return Call(name, tuple(arguments), position)
-
-    def _postfix(self, node: Node) -> Node:
-        while True:
-            if self._take("."):
-                if self._take("*"):
-                    node = Wildcard(node)
-                elif self._kind == "name":
-                    node = Property(node, Literal(self._word))
-                    self._advance()
-                else:
-                    raise InvalidExpression(
-                        f"expected a name after the dot, found {self._word or 'the end'}", self._position
-                    )
-            elif self._take("["):
-                node = Wildcard(node) if self._take("*") else Property(node, self._binary(0))
-                self._expect("]")
-            else:
-                return node
-
-
-def _tokens(text: str) -> Iterator[tuple[str, str, int]]:
-    at, end = 0, len(text.rstrip())
-    while at < end:
-        found = _TOKEN.match(text, at)
-        if found is None:
-            at += len(text[at:]) - len(text[at:].lstrip())
-            what = "the text has no closing quote" if text[at] == "'" else f"unexpected {text[at]}"
-            hint = _HINTS.get(text[at], "")
-            raise InvalidExpression(what + hint, at)
-        kind = str(found.lastgroup)
-        yield kind, found[kind], found.start(kind)
-        at = found.end()
-    yield "end", "", end
 
 
 # -- values -----------------------------------------------------------------------------------------------------------
@@ -265,7 +194,7 @@ def number_of(value: Value) -> float:
     text = value.strip()
     if not text:
         return 0.0
-    found = _TOKEN.fullmatch(text)
+    found = _Parser.TOKEN.fullmatch(text)
     if found is None or found["number"] is None:
         return math.nan
     sign, digits = (-1.0, text[1:]) if text[0] == "-" else (1.0, text.removeprefix("+"))
@@ -329,7 +258,8 @@ def _sides(left: Value, right: Value) -> tuple[Any, Any]:
     return number_of(left), number_of(right)
 
 
-_COMPARED: Mapping[str, Callable[[Value, Value], bool]] = {
+_OPERATORS: Mapping[str, Callable[..., bool]] = {
+    "!": lambda value: not truth(value),
     "==": equal,
     "!=": lambda left, right: not equal(left, right),
     "<": lambda left, right: operator.lt(*_sides(left, right)),
@@ -404,20 +334,19 @@ def evaluate(node: Node, contexts: Mapping[str, Value], functions: Mapping[str, 
                 raise InvalidExpression(f"there is no context {node.name} here", node.position)
             return contexts[node.name]
         case Property():
-            return _at(evaluate(node.of, contexts, functions), evaluate(node.index, contexts, functions))
-        case Wildcard():
-            return _all(evaluate(node.of, contexts, functions))
-        case Negation():
-            return not truth(evaluate(node.operand, contexts, functions))
+            of = evaluate(node.of, contexts, functions)
+            return _all(of) if node.index is None else _at(of, evaluate(node.index, contexts, functions))
         case Call():
             return _called(node, contexts, functions or {})
-        case Binary():
-            left = evaluate(node.left, contexts, functions)
-            if node.operator == "&&":
-                return evaluate(node.right, contexts, functions) if truth(left) else left
-            if node.operator == "||":
-                return left if truth(left) else evaluate(node.right, contexts, functions)
-            return _COMPARED[node.operator](left, evaluate(node.right, contexts, functions))
+        case Operation():
+            if node.operator in _OPERATORS:
+                return _OPERATORS[node.operator](*[evaluate(one, contexts, functions) for one in node.operands])
+            value: Value = None
+            for one in node.operands:
+                value = evaluate(one, contexts, functions)
+                if truth(value) is (node.operator == "||"):
+                    break
+            return value
 
 
 def _called(call: Call, contexts: Mapping[str, Value], functions: Mapping[str, Function]) -> Value:
@@ -520,11 +449,20 @@ _FUNCTIONS: Mapping[str, tuple[int, int, Function | None]] = {
 
 def nodes_in(node: Node) -> Iterator[Node]:
     yield node
-    for name in node.__struct_fields__:
-        part = getattr(node, name)
-        for one in part if isinstance(part, tuple) else (part,):
-            if isinstance(one, Node):
-                yield from nodes_in(one)
+    for one in _below(node):
+        yield from nodes_in(one)
+
+
+def _below(node: Node) -> tuple[Node, ...]:
+    match node:
+        case Property():
+            return (node.of,) if node.index is None else (node.of, node.index)
+        case Call():
+            return node.arguments
+        case Operation():
+            return node.operands
+        case Literal() | Context():
+            return ()
 
 
 def property_in(node: Node, context: str) -> str | None:
@@ -609,4 +547,4 @@ def condition(text: str) -> Node:
         node = Call("format", (Literal("".join(f"{{{n}}}" for n in range(len(pieces)))), *pieces), 0)
     else:
         node = parse(stripped) if stripped else Literal(True)
-    return node if functions_in(node) & STATUS_FUNCTIONS else Binary("&&", Call("success", (), 0), node)
+    return node if functions_in(node) & STATUS_FUNCTIONS else Operation("&&", (Call("success", (), 0), node))

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from loom.util.yaml_file import Node, scalars_of
 from loom.workflow import shapes
 from loom.workflow.github import expressions, yaml
-from loom.workflow.github.expressions import InvalidExpression
 from loom.workflow.github.keywords import CONTEXTS, JOB, REQUIRED, ROOT_KEYWORDS
 from loom.workflow.keywords import Keyword, Shape, by_name
 from loom.workflow.merge import without
 from loom.workflow.messages import GITHUBS_NO_EFFECT, Problems
+from loom.workflow.parser import InvalidExpression
 
 UNSUPPORTED = "GH_UNSUPPORTED"
 ROOT_TABLE, JOB_TABLE = by_name(ROOT_KEYWORDS), by_name(JOB)

@@ -8,11 +8,13 @@ is a text, null or a truth value, `&&` and `||` return an operand, and only a te
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from typing import ClassVar
 
 from loom.workflow import patterns
-from loom.workflow.expressions import MAX_LENGTH, Condition, ExpressionError, Parser, Value
+from loom.workflow.expressions import Condition, ConditionParser, Value
+from loom.workflow.parser import InvalidExpression, Parser
 from loom.workflow.patterns import Pattern, PatternError
 
 MOST_TOKENS = 99
@@ -26,11 +28,11 @@ _NOT_RE2 = re.compile(
 _ENDS = re.compile(r"\\.|\[\^?\]?(?:\[:|\\.|[^\]\\])*\]|\$", re.DOTALL)
 
 
-class _Parser(Parser):
+class _Parser(ConditionParser):
     TOKEN = re.compile(
         r"""\s*(?:
           (?P<op>\|\||&&|==|!=|=~|!~|!|\(|\))
-        | \$(?P<name>[A-Za-z0-9_]+)
+        | (?P<name>\$[A-Za-z0-9_]+)
         | (?P<text>"[^"\n]*"|'[^'\n]*')
         | (?P<pattern>/(?:[^/\\]|\\.)+/[A-Za-z]*)
         | (?P<word>[A-Za-z_][A-Za-z0-9_]*)
@@ -38,38 +40,16 @@ class _Parser(Parser):
         )""",
         re.VERBOSE | re.DOTALL,
     )
+    WORDS: ClassVar[Mapping[str, Value]] = {"null": None, "true": True, "false": False}
+    unary = Parser.unary
 
-    def unary(self) -> Condition:
-        return self.comparison()
-
-    def comparison(self) -> Condition:
-        left = self.signed()
-        while self.kind == "op" and self.token in ("==", "!=", "=~", "!~"):
-            operator = self.token
-            self.advance()
-            if self.kind == "pattern" and self.token[2:].startswith("/"):
-                why = f"GitLab refuses {self.token}: a pattern has two characters or more, such as /[v]/ for /v/"
-                raise ExpressionError(why, self.start)
-            right = self.pattern(compile_pattern) if self.kind == "pattern" else self.signed()
-            left = self.compared(operator, left, right)
-        return left
-
-    def signed(self) -> Condition:
-        """Parse an operand. `!` binds closer than a comparison, which then compares a truth value."""
-        if self.kind != "op" or self.token != "!":
-            return self.operand()
-        odd = False
-        while self.kind == "op" and self.token == "!":
-            odd = not odd
-            self.advance()
-        return self.negated(self.operand(), odd=odd)
-
-    def operand(self) -> Condition:
-        if self.kind == "word" and self.token in ("true", "false"):
-            value = self.token == "true"
-            self.advance()
-            return lambda _: value
-        return super().operand()
+    def right(self, operator: str, least: int) -> Condition:
+        if self.kind != "pattern":
+            return self.binary(least)
+        if self.token[2:].startswith("/"):
+            why = f"GitLab refuses {self.token}: a pattern has two characters or more, such as /[v]/ for /v/"
+            raise InvalidExpression(why, self.start)
+        return self.pattern(compile_pattern)
 
     def unquoted(self, token: str) -> str:
         return token[1:-1]
@@ -81,7 +61,7 @@ class _Parser(Parser):
     def present(value: Value) -> bool:
         return bool(value.strip()) if isinstance(value, str) else bool(value)
 
-    def joined(self, operator: str, operands: list[Condition]) -> Condition:
+    def joined(self, operator: str, operands: Sequence[Condition]) -> Condition:
         """Return the operand that decides, as Ruby does: also an empty text is true."""
         goes_on = operator == "&&"
 
@@ -95,7 +75,7 @@ class _Parser(Parser):
 
         return value
 
-    def equal(self, left: Value, right: Value | Pattern) -> bool:
+    def equal(self, left: Value, right: Value) -> bool:
         """Compare two values; a truth value and a text by their texts."""
         if isinstance(left, bool) and isinstance(right, str):
             return str(left).lower() == right
@@ -103,7 +83,7 @@ class _Parser(Parser):
             return left == str(right).lower()
         return left == right
 
-    def found(self, left: Value, right: Value | Pattern) -> bool:
+    def found(self, left: Value, right: Value) -> bool:
         """Search what a variable holds: a `/pattern/flags`, or a text that has the value in it."""
         text = left if isinstance(left, str) else "" if left is None else str(left).lower()
         if isinstance(right, Pattern):
@@ -118,13 +98,12 @@ class _Parser(Parser):
 
 @lru_cache(maxsize=1024)  # cached: each job that extends a template has its conditions
 def parse(text: str) -> Condition:
-    """Parse a condition. ExpressionError names a valid form."""
-    if len(text) > MAX_LENGTH:
-        raise ExpressionError(f"the condition is longer than {MAX_LENGTH} characters", 0)
-    if sum(1 for _ in _Parser.TOKEN.finditer(text.strip())) > MOST_TOKENS + 1:  # the last one is the end
+    """Parse a condition. InvalidExpression names a valid form."""
+    parser = _Parser(text)
+    if sum(1 for _ in parser.TOKEN.finditer(parser.text)) > MOST_TOKENS + 1:  # the last one is the end
         why = f"the condition has more than {MOST_TOKENS} names, texts, operators and parentheses; write several rules"
-        raise ExpressionError(why, 0)
-    return _Parser(text).whole()
+        raise InvalidExpression(why)
+    return parser.whole()
 
 
 def holds(text: str, variables: Mapping[str, str]) -> bool:

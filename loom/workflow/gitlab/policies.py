@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 from loom.util.globs import GlobError
 from loom.util.yaml_file import Kind, Node, one_or_more, text_of
 from loom.workflow.changes import of_event
-from loom.workflow.expressions import ExpressionError
 from loom.workflow.facts import Facts
 from loom.workflow.gitlab import conditions, paths
 from loom.workflow.gitlab.pipeline import Entry
 from loom.workflow.gitlab.variables import Scope
+from loom.workflow.parser import InvalidExpression
 from loom.workflow.patterns import PatternError, SearchError
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def _clauses(node: Node | None, key: str, scope: Scope, facts: Facts, problems: 
 def _holds(node: Node, keyword: str, scope: Scope, problems: Problems) -> bool:
     try:
         return conditions.holds(text_of(node), scope.written)
-    except (ExpressionError, SearchError) as error:
+    except (InvalidExpression, SearchError) as error:
         problems.say(node, f"{keyword}: {error}", code="GL_INVALID", offset=getattr(error, "position", 0))
         return False
 

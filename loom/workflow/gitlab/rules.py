@@ -14,11 +14,11 @@ from loom.util import globs
 from loom.util.globs import GlobError
 from loom.util.yaml_file import Kind, Node, fields_of, flat, items_of, one_or_more, text_of
 from loom.workflow.changes import of_event, since
-from loom.workflow.expressions import ExpressionError
 from loom.workflow.facts import Facts
 from loom.workflow.gitlab import conditions, durations, paths, policies
 from loom.workflow.gitlab.pipeline import Entry, Pipeline
 from loom.workflow.gitlab.variables import GIVE, Scope, expand_existing, read
+from loom.workflow.parser import InvalidExpression
 from loom.workflow.patterns import SearchError
 from loom.workflow.predefined import NOT_SET
 from loom.workflow.rules import NO_MATCH, NO_PIPELINE, RuleDecision, decision
@@ -177,7 +177,7 @@ def _parsed(rules: Node | None, problems: Problems) -> Iterator[tuple[int, Node]
             if node is not None and node.value is not None:
                 conditions.parse(text_of(node))
             yield number, rule
-        except ExpressionError as error:
+        except InvalidExpression as error:
             problems.say(node or rule, f"rules:if: {error}", code="GL_INVALID", offset=error.position)
 
 

@@ -8,12 +8,12 @@ from typing import Any
 from msgspec.structs import replace
 
 from loom.util.yaml_file import Kind, Node
-from loom.workflow.expressions import ExpressionError
 from loom.workflow.keywords import Shape, shape_of
 from loom.workflow.messages import Problems
 from loom.workflow.native import wording
 from loom.workflow.native.keywords import TABLES, Key, Table
 from loom.workflow.native.values import NAMES, NotA, Type, Unrepeated
+from loom.workflow.parser import InvalidExpression
 from loom.workflow.words import NotText
 
 _REFERENCE = "a reference such as env://NAME or keyring://service/name"
@@ -120,7 +120,7 @@ class Checker:
             self._say(node, why, hidden=kind == "reference")
             return None
         except ValueError as error:
-            offset = error.position if isinstance(error, ExpressionError) else 0
+            offset = error.position if isinstance(error, InvalidExpression) else 0
             hidden = isinstance(error, Unrepeated)
             self._say(node, str(error) if hidden else wording.refused(str(error), node), offset, hidden=hidden)
             return None

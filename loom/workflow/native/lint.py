@@ -13,6 +13,7 @@ from loom.workflow import loaded as any_language
 from loom.workflow.loaded import Loaded
 from loom.workflow.native.inheritance import Entry
 from loom.workflow.native.loader import Workflow
+from loom.workflow.parser import InvalidExpression
 
 E = TypeVar("E", bound=any_language.Entry)
 
@@ -123,7 +124,7 @@ def _conditions(rules: Node | None) -> Iterator[Node]:
 def _unknown_in_condition(node: Node, known: Collection[str]) -> Iterator[Problem]:
     try:
         expressions.parse(node.value)
-    except expressions.ExpressionError:
+    except InvalidExpression:
         return
     for name in dict.fromkeys(expressions.names(node.value)):
         if name not in known:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from loom.workflow import expressions
 from loom.workflow.gitlab import conditions
+from loom.workflow.parser import InvalidExpression
 from tests.support.effort import fuzzed
 
 Environment = Mapping[str, str]
@@ -179,7 +180,7 @@ def test_a_condition_holds_what_its_tree_means(
     given = {name: value for name, value in values.items() if value is not None}
     try:
         dialect.parse(text)
-    except expressions.ExpressionError as error:
+    except InvalidExpression as error:
         assume("has more than 99 names" not in str(error))
         raise
     assert dialect.holds(text, given) is dialect.present(value(given)), text

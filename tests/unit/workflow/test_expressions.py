@@ -5,7 +5,8 @@ import time
 import pytest
 
 from loom.workflow import patterns
-from loom.workflow.expressions import ExpressionError, holds, names, parse
+from loom.workflow.expressions import holds, names, parse
+from loom.workflow.parser import InvalidExpression
 from loom.workflow.patterns import SearchError
 
 VALUES = {
@@ -78,7 +79,7 @@ def test_limits_are_reached() -> None:
     assert holds("(($B) || " + "(" * 48 + "$A" + ")" * 49, VALUES)
     assert not holds(" || ".join(["($B)"] * 60), VALUES)
     assert holds("$A".ljust(4096), VALUES)
-    with pytest.raises(ExpressionError, match="longer than 4096"):
+    with pytest.raises(InvalidExpression, match="more than 4096"):
         parse("$A".ljust(4097))
 
 
@@ -86,16 +87,20 @@ def test_limits_are_reached() -> None:
     ("text", "position", "message"),
     [
         ("$A = 'x'", 3, "compare with == (or =~ for a pattern)"),
-        ("$A == ", 6, "the condition ends where a variable, a text in quotes, null or ( is expected"),
-        ("$A $B", 3, "expected && or || or the end, found B"),
+        ("$A == ", 5, "the condition ends where a variable, a text in quotes, null or ( is expected"),
+        ("$A $B", 3, "expected && or || or the end, found $B"),
         ("A", 0, 'expected a variable, a text in quotes, null or (, found A; a variable is $A, a text "A"'),
-        ("($A", 3, "the condition ends where a closing parenthesis is expected"),
+        ("($A", 3, "the condition ends where ) is expected"),
         ("$A)", 2, "expected && or || or the end, found )"),
-        ("$A ${B}", 3, "expected && or || or the end, found B"),
+        ("$A ${B}", 3, "expected && or || or the end, found ${B}"),
         ("$A ==  'open", 7, "the text that starts here has no closing '"),
         ("($A || )", 7, "expected a variable, a text in quotes, null or (, found )"),
-        ("(($A) || " + "(" * 49 + "$A" + ")" * 50, 58, "nested deeper than 50 levels"),
+        ("(($A) || " + "(" * 49 + "$A" + ")" * 50, 58, "the condition is nested more than 50 levels deep"),
         ("/x/", 0, "a pattern needs =~ or !~ before it"),
+        ("$A == !$B", 6, "expected a variable, a text in quotes, null or (, found !"),
+        ("$A == $B == $C", 9, "expected && or || or the end, found =="),
+        ("$A == (" * 51 + "$B" + ")" * 51, 350, "the condition is nested more than 50 levels deep"),
+        ("!" * 51 + "$A", 50, "the condition is nested more than 50 levels deep"),
         ("$A != /x/", 6, "a pattern is compared with !~"),
         ("$A =~ 'x'", 6, "a pattern stands between slashes: /^release/"),
         ("$A =~ /x", 6, "the pattern that starts here has no closing /"),
@@ -103,15 +108,15 @@ def test_limits_are_reached() -> None:
         ("$A =~ /x/g", 6, "unknown pattern flag g; the flags are i, m and s"),
         ("!$A == 'x'", 4, "put what ! applies to in parentheses: !(... == ...)"),
         ("$A | $B", 3, "write ||"),
-        ("$A == 1", 6, "'1' is not part of a condition"),
-        ("$1", 0, "'$' is not part of a condition"),
-        ("`x`", 0, "'`' is not part of a condition"),
-        ("(" * 60 + "$A" + ")" * 60, 50, "nested deeper than 50 levels"),
-        ("$A || " * 1000 + "$A", 0, "the condition is longer than 4096 characters"),
+        ("$A == 1", 6, "'1' is not part of this condition"),
+        ("$1", 0, "'$' is not part of this condition"),
+        ("`x`", 0, "'`' is not part of this condition"),
+        ("(" * 60 + "$A" + ")" * 60, 50, "the condition is nested more than 50 levels deep"),
+        ("$A || " * 1000 + "$A", 0, "the condition has more than 4096 characters"),
     ],
 )
 def test_mistakes(text: str, position: int, message: str) -> None:
-    with pytest.raises(ExpressionError) as caught:
+    with pytest.raises(InvalidExpression) as caught:
         parse(text)
     assert (str(caught.value), caught.value.position) == (message, position)
 
@@ -148,7 +153,7 @@ def test_a_search_that_has_an_early_answer_is_not_cut_short(pattern: str, value:
 
 def test_a_pattern_has_a_greatest_length() -> None:
     parse(f"$A =~ /{'x' * 1000}/")
-    with pytest.raises(ExpressionError, match="the pattern is longer than 1000 characters"):
+    with pytest.raises(InvalidExpression, match="the pattern is longer than 1000 characters"):
         parse(f"$A =~ /{'x' * 1001}/")
     assert not holds("$A =~ $P", {"A": "x" * 2000, "P": "x" * 1001})
 

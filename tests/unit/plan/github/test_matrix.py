@@ -6,7 +6,7 @@ import pytest
 
 from loom.plan.github.candidates import secret_in
 from loom.plan.github.matrix import combinations
-from loom.workflow.github.expressions import InvalidExpression
+from loom.workflow.parser import InvalidExpression
 
 OS = ["a", "b"]
 

@@ -12,7 +12,6 @@ from loom.workflow.github.expressions import (
     MAX_LENGTH,
     MAX_RESULT,
     Exact,
-    InvalidExpression,
     condition,
     contexts_in,
     evaluate,
@@ -25,6 +24,7 @@ from loom.workflow.github.expressions import (
     text_of,
     truth,
 )
+from loom.workflow.parser import InvalidExpression
 
 GITHUB = {
     "ref": "refs/heads/main",
@@ -206,7 +206,12 @@ def test_limits_are_reached() -> None:
     assert value("'" + "x" * (MAX_LENGTH - 2) + "'") == "x" * (MAX_LENGTH - 2)
     assert value("!" * 49 + "1") is False
     assert value("(" * 49 + "1" + ")" * 49) == 1.0
-    assert value(" || ".join(["(0)"] * 60)) == 0.0
+    assert value(" || ".join(["0"] * 4_000)) == 0.0
+    assert value(" && ".join(["1"] * 4_000)) == 1.0
+    assert value("github" + ".a" * 49) is None
+    for deep in ("github" + ".a" * 50, "1" + " == 1" * 50, "1" + "<1" * 10_000, "github" + "[1]" * 6_000):
+        with pytest.raises(InvalidExpression, match="nested more than 50 levels deep"):
+            parse(deep)
     assert value(f"((0) || {'(' * 48}1{')' * 48})") == 1.0
     with pytest.raises(InvalidExpression, match="nested more than 50 levels deep"):
         parse(f"((0) || {'(' * 49}1{')' * 49})")
@@ -236,20 +241,20 @@ def test_what_counts_as_true(truthy: object) -> None:
 @pytest.mark.parametrize(
     ("text", "message", "position"),
     [
-        ("", "the expression is empty", 0),
-        ("a b", "unexpected b", 2),
-        ('github.ref == "x"', 'unexpected "; texts stand in single quotes', 14),
+        ("", "the expression ends where a value is expected", 0),
+        ("a b", "expected && or || or the end, found b", 2),
+        ('github.ref == "x"', "texts stand in single quotes", 14),
         ("1 == foo(2)", "there is no function foo", 5),
-        ("(1", "expected ), found the end", 2),
-        ("1 == )", "unexpected )", 5),
+        ("(1", "the expression ends where ) is expected", 2),
+        ("1 == )", "expected a value, found )", 5),
         ("'" + "x" * 21_000 + "'", "the expression has more than 21000 characters", 0),
-        ("github.", "expected a name after the dot, found the end", 7),
-        ("'open", "the text has no closing quote", 0),
-        ("1 &&", "the expression ends too early", 4),
+        ("github.", "the expression ends where a name after the dot is expected", 7),
+        ("'open", "the text that starts here has no closing '", 0),
+        ("1 &&", "the expression ends where a value is expected", 4),
         ("contains('a')", "contains takes 2 arguments, not 1", 0),
         ("case(1, 2)", "case takes 3 to 255 arguments, not 2", 0),
         ("case(1, 2, 3, 4)", "case takes pairs of a condition and a value, then the value of all others", 0),
-        ("1 + 1", "unexpected +; there is no arithmetic in expressions", 2),
+        ("1 + 1", "there is no arithmetic in expressions", 2),
         ("!" * 60 + "1", "the expression is nested more than 50 levels deep", 50),
     ],
 )
