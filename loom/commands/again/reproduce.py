@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import getpass
 import glob
-import gzip
-import json
 import os
 import re
-import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext, redirect_stdout
@@ -26,8 +22,10 @@ from loom.analysis.reasons import Circumstances
 from loom.analysis.server_log import LogFacts, LogReader, ServerLog, diagnosis_of_log, outputs_in_log, used_outputs
 from loom.analysis.verdict import Block, parting_of
 from loom.cancel import Cancel
-from loom.commands import project, terminal
+from loom.commands import project
 from loom.commands.again.elsewhere import blocks_of_run, ending_of, hold, judged, pinned_job, tell
+from loom.commands.again.server_artifacts import ServerArtifacts
+from loom.commands.again.server_variables import ServerVariables
 from loom.commands.plan.git_server import fetch_checkout
 from loom.commands.plan.preparing import Options, Prepared, prepare
 from loom.commands.project import Here
@@ -38,9 +36,7 @@ from loom.commands.screen import progress_line
 from loom.commands.servers import (
     RemoteJob,
     RemotePipeline,
-    RemoteVariable,
     Server,
-    ServerRefused,
     address_of,
     is_address,
     tokens,
@@ -54,13 +50,8 @@ from loom.record.run_paths import artifacts_beside
 from loom.runner.late.jobs import LateJobs
 from loom.runner.request import Brought
 from loom.status import JobResult, Status
-from loom.storage import dotenv, zips
-from loom.storage.results.artifacts import file_of
-from loom.storage.tar import DamagedArchive, packed
-from loom.util import atomic
 from loom.util.globs import match_name
 from loom.util.units import machine, machine_size
-from loom.workflow.gitlab import variables as of_gitlab
 from loom.workflow.languages import GITHUB, GITLAB
 
 _EVENTS = {
@@ -153,9 +144,10 @@ class _Reproducing:
         self._file = file
         self._notes: list[str] = []
         self._differs: list[Pair] = []
-        self._withheld: list[str] = []
         name = re.sub(r"[^\w.-]+", "-", f"{self._address.host}-{self._address.project}-{job.id}")
         self._directory = here.config.cache_dir / "reproductions" / name
+        self._variables = ServerVariables(here, server, job, self._directory, self._notes, self._differs)
+        self._artifacts = ServerArtifacts(server, job, self._directory, self._notes, self._differs)
         if self._address.kind == "github":
             known = {*here.config.github.runs_on, *here.config.pools}
             found = refused([label.lower() for label in job.tags], {label.lower() for label in known})
@@ -183,7 +175,7 @@ class _Reproducing:
                 "deploy": True,
                 "keep": given_here["keep"] or "on-failure",
                 "quiet": given_here["quiet"] or as_json,
-                self._address.kind: self._settings(),
+                self._address.kind: self._variables.settings(),
             }
         )
         prepared = prepare(self._of_late_matrix(given))
@@ -237,74 +229,6 @@ class _Reproducing:
             found["CI_MERGE_REQUEST_IID"] = request["number"]
         return found
 
-    def _settings(self) -> dict[str, Any]:
-        """Return the settings of the workflow's language, with the server's variables."""
-        found, unread = self._server.variables(self._job)
-        self._notes += [f"not read: {what}" for what in unread]
-        if self._address.kind == "gitlab":
-            return self._of_gitlab(found)
-        settings = self._here.config.github
-        return {
-            "server": settings.server,
-            "runs_on": dict(settings.runs_on),
-            "secrets": dict(settings.secrets),
-            "vars": {**settings.vars, **{one.name: one.value for one in found if one.value is not None}},
-        }
-
-    def _of_gitlab(self, found: Sequence[RemoteVariable]) -> dict[str, Any]:
-        """Return the settings for a GitLab file, with the server's variables; the user's own fill in what it does not tell.
-
-        Values of masked ones stay in this process's environment: loom masks them, and writes them nowhere.
-        """
-        if any(one.protected for one in found) and not self._server.is_protected(self._job):
-            # The server keeps them from this job: anybody may have pushed its commit.
-            self._withheld = [one.name for one in found if one.protected]
-            self._notes.append(f"protected variables, which {self._job.ref} does not get: {', '.join(self._withheld)}")
-            found = [one for one in found if not one.protected]
-        settings = self._here.config.gitlab
-        path = settings.variables
-        own = of_gitlab.own(path, self._address.project) if path is not None else {}
-        document: dict[str, Any] = {
-            name: {"ref": one.ref, "file": one.file} if one.ref else {"value": one.value, "file": one.file}
-            for name, one in own.items()
-            if not one.environments
-        }
-        for one in found:
-            if (entry := self._entry(one, known=one.name in document)) is None:
-                continue
-            if one.scope == "*":
-                document[one.name] = entry
-            else:
-                scoped = document.setdefault(one.name, {}).get("environments", {})
-                document[one.name] = {"environments": {**scoped, one.scope: entry}}
-        target = self._directory / "variables.json"
-        atomic.write(target, json.dumps(document).encode())
-        target.chmod(0o600)
-        return {
-            "variables": str(target),
-            "projects": {name: str(path) for name, path in settings.projects.items()},
-            "secrets": dict(settings.secrets),
-            **({"templates": str(settings.templates)} if settings.templates is not None else {}),
-        }
-
-    def _entry(self, one: RemoteVariable, *, known: bool) -> dict[str, Any] | None:
-        if one.value is not None and not one.masked:
-            return {"value": one.value, "file": one.file, "expand": one.expand}
-        if one.value is None and one.name in os.environ:
-            return {"ref": f"env://{one.name}", "file": one.file}
-        value = one.value
-        if value is None and not known and terminal.attended():
-            value = getpass.getpass(f"{one.name}, which the server hides: ") or None
-        if value is not None:
-            os.environ[f"REPRODUCE_{one.name}"] = value
-            return {"ref": f"env://REPRODUCE_{one.name}", "file": one.file}
-        if not known:
-            self._notes.append(
-                f"the server hides the value of {one.name}: give it as a variable of the environment of that name"
-            )
-            self._differs.append(Pair(name=f"variable {one.name}", a="set, hidden", b=None))
-        return None
-
     def _of_late_matrix(self, given: Options) -> Options:
         """Select the job of a matrix that only a result of another job tells, if the server's name can be one of its."""
         plan = _whole(given) if self._address.kind == "github" else None
@@ -355,16 +279,13 @@ class _Reproducing:
             results[job.id] = JobResult(status=Status.SUCCESS, outputs=given)  # the target ran, so they did not stop it
             of_server = next((there[name] for name in _names_there(job) if name in there), None)
             if of_server is not None and (job.id in needed or (target.needs is None and target.artifacts_from is None)):
-                self._bring(job, of_server)
+                self._artifacts.bring(job, of_server)
         if results and any(
             step.late and step.late.action and "actions/download-artifact" in step.late.action.uses
             for step in target.steps
         ):
-            self._bring_of_run(artifacts_beside(self._archive_of(next(iter(results)))))
-        return Brought(origin=self._job.url, results=results, archive_of=self._archive_of)
-
-    def _archive_of(self, job_id: str) -> Path:
-        return self._directory / "artifacts" / job_id / "artifacts.tar.gz"
+            self._artifacts.bring_of_run(artifacts_beside(self._artifacts.archive_of(next(iter(results)))))
+        return Brought(origin=self._job.url, results=results, archive_of=self._artifacts.archive_of)
 
     def _outputs(self, target: Job) -> dict[str, dict[str, str]]:
         """Return outputs of the jobs that the target needs: from `--var needs.JOB.outputs.NAME=value`, else from the log."""
@@ -382,57 +303,6 @@ class _Reproducing:
             for job_id in need.jobs:
                 found[job_id] = {name: value for (of, name), value in known.items() if of == need.name}
         return found
-
-    def _bring_of_run(self, folder: Path) -> None:
-        """Download the artifacts of the run from before the job; what can't be had is said."""
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        try:
-            for one in self._server.artifacts_before(self._job):
-                if one.expired:
-                    raise ServerRefused(f"the artifact {one.name} has expired")
-                with folder.joinpath(file_of(one.name)).open("wb") as file:
-                    self._server.artifacts(one, file)
-        except (ServerRefused, OSError) as error:
-            self._notes.append(f"artifacts: {error.message if isinstance(error, ServerRefused) else error.strerror}")
-            self._differs.append(Pair(name="artifacts of the run", a="present", b=None))
-
-    def _bring(self, job: Job, of_server: RemoteJob) -> None:
-        """Download the artifacts of a job; what can't be had is said."""
-        if not of_server.has_artifacts:
-            return
-        archive = self._archive_of(job.id)
-        archive.parent.mkdir(parents=True, exist_ok=True)
-        draft = archive.with_name("artifacts.zip")
-        try:
-            if of_server.expired:
-                raise ServerRefused(f"the artifacts of {job.name} have expired")
-            with draft.open("wb") as file:
-                self._server.artifacts(of_server, file)
-            with draft.open("rb") as zipped, atomic.replacing(archive) as made, gzip.open(made, "wb", 1) as out:
-                for piece in packed(zips.items(zipped)):
-                    out.write(piece)
-            self._reported(job, draft, archive)
-        except (ServerRefused, DamagedArchive) as error:
-            text = error.message if isinstance(error, LoomError) else f"{job.name}: {error}"
-            self._notes.append(f"artifacts: {text}")
-            self._differs.append(Pair(name=f"artifacts of {job.name}", a="present", b=None))
-        finally:
-            draft.unlink(missing_ok=True)
-
-    def _reported(self, job: Job, archive: Path, kept: Path) -> None:
-        """Keep the variables of a dotenv report, which the server's API gives only where it is an artifact, too."""
-        patterns = job.artifacts.reports.get("dotenv", ()) if job.artifacts is not None else ()
-        values: dict[str, str] = {}
-        with archive.open("rb") as file:
-            for entry, content in zips.items(file):
-                if entry.path in patterns and content is not None:
-                    values |= dotenv.parsed(content.read(dotenv.MAX_BYTES + 1), entry.path)
-        dotenv.keep(values, kept)
-        if patterns and not values:
-            self._notes.append(
-                f"the API does not give the variables that {job.name} reported (dotenv): --var gives them"
-            )
 
     # -- the verdict ------------------------------------------------------------------------------------------------
 
@@ -454,7 +324,7 @@ class _Reproducing:
             plan=lambda: _whole(prepared.options),
             job=target,
             depth=facts.depth,
-            withheld=self._withheld,
+            withheld=self._variables.withheld,
             size=self._job.size,
             here=machine_size(),
         )
