@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any, TypeVar
 
 from loom.record import documents
-from loom.record.coverage import extent_of
 from loom.record.documents import RUN_SCHEMA, SCHEMA_VERSION
 from loom.record.events import PhaseCode
+from loom.record.extent import extent_of
 from loom.record.fold import JobState, RunFold, Span, duration, image_of
 from loom.status import EndedBy, ExitCode, FailingTest, Failure, Status
 from loom.util import typed

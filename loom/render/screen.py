@@ -308,7 +308,7 @@ class Screen:
         why = "" if status.ok or status is Status.CANCELED else f" (why: loom diagnose {event.run_id})"
         yield self._look.styled(f"{verdict} in {rough_duration(event.data['duration_ms'])}{why}", style)
         if (stated := event.data.get("extent")) is not None and not stated["proof"]:
-            from loom.record.coverage import extent_text
+            from loom.record.extent import extent_text
 
             no_proof = "no proof that the workflow passes: " if status.ok else ""
             text = f"{self._look.marks['warn']} {no_proof}{shown(extent_text(stated))}"

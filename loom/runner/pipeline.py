@@ -17,9 +17,9 @@ from loom import snapshot
 from loom.errors import LoomError
 from loom.plan.image_lock import shown
 from loom.plan.model import Build, Job, Plan, WorkspaceMode
-from loom.record.coverage import extent_of, noted_assistance
 from loom.record.documents import Receipt, plain
 from loom.record.events import PIPELINE, RUN, PhaseCode, Where, epoch_ns
+from loom.record.extent import extent_of, noted_assistance
 from loom.record.journal import Outcome
 from loom.record.lines import encodable
 from loom.record.reader import Reading

@@ -19,7 +19,7 @@ from loom.analysis.evidence import diagnosis_of
 from loom.analysis.html_report.logs import Log, ReadBudget, key_of, numbered, read_log
 from loom.analysis.html_report.overview import Bar, Scale, bars, columns_of, scale, ticks
 from loom.analysis.printed import commit_of
-from loom.record.coverage import extent_text
+from loom.record.extent import extent_text
 from loom.record.fold import JobState, RunFold, Span
 from loom.record.highlights import form_of
 from loom.record.reader import Reading, Unit

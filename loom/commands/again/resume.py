@@ -26,8 +26,8 @@ from loom.errors import RequestError, SnapshotError
 from loom.plan.model import MountMode, Plan
 from loom.plan.variables import of_another_run
 from loom.providers.base import KeptSession
-from loom.record.coverage import noted_assistance
 from loom.record.documents import Assistance
+from loom.record.extent import noted_assistance
 from loom.record.store import DETACHED
 from loom.runner import Resumption, View
 from loom.runner.previous_run import PastJob, PastRun

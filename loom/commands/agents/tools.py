@@ -29,8 +29,8 @@ from loom.commands.project import Here, here
 from loom.commands.run.prewarmed import PreparedRuns
 from loom.errors import InfrastructureError, LoomError, RequestError
 from loom.plan.model import Job, Plan
-from loom.record.coverage import extent_text
 from loom.record.events import PhaseEvent
+from loom.record.extent import extent_text
 from loom.record.journal import OutputBatch
 from loom.render.diagnosis import agent
 from loom.render.live import doing

@@ -25,9 +25,9 @@ from loom.plan import variables
 from loom.plan.model import MountMode, Step
 from loom.providers import locks
 from loom.providers.base import KeptSession, Resolved, SessionRequest
-from loom.record.coverage import note_assistance
 from loom.record.documents import Assistance
 from loom.record.events import epoch_ns, timestamp
+from loom.record.extent import note_assistance
 from loom.record.lines import encodable
 from loom.runner import JobTools, Resumption, RunSettings, SessionOpener, View
 from loom.runner.previous_run import PastJob, PastRun

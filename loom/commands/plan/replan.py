@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Sequence
+from itertools import zip_longest
+
+from msgspec.structs import replace
 
 from loom.commands.plan import preparing
 from loom.commands.plan.preparing import Options
 from loom.commands.project import trusting
 from loom.errors import LoomError, RequestError
-from loom.plan.comparison import first_change
 from loom.plan.growth import grown_as
-from loom.plan.model import Job, Plan, Step
+from loom.plan.model import Job, Plan, Resources, Step
 from loom.runner.previous_run import PastRun
 
 _AFTER = "after_script"
+_AROUND = frozenset(
+    {"needs", "stage", "when", "allow_failure", "retry", "timeout_s", "step_timeout_s", "artifacts", "rule"}
+    | {"sources", "runner_pool"}
+)
+"""The fields that do not change what a job's steps have done so far."""
 
 
 def present_plan(past: PastRun, options: Options, *, ask: bool) -> Plan:
@@ -65,6 +72,30 @@ def step_now(old: Job, new: Job, step: Step) -> Step | None:
     number = old.steps.index(step)
     found = new.steps[number] if number < len(new.steps) else None
     return None if found is None or (found.phase == _AFTER and step.phase != _AFTER) else found
+
+
+def first_change(old: Job, new: Job, *, before: str | None = None) -> str:
+    """Return the first part that differs, a step with its position; empty for none.
+
+    `before`: without this step of `old`, the later ones, and what acts after them.
+    """
+    done = None if before is None else [step.id for step in old.steps].index(before)
+    for step, now in zip_longest(old.steps[:done], new.steps[:done]):
+        same = step and now and (now.phase, now.script, now.late) == (step.phase, step.script, step.late)
+        if not same:
+            position = (now or step).position
+            return f"step {(step or now).id}" + (f" ({position})" if position else "")
+    around = _AROUND if before is not None else _AROUND - {"artifacts"}
+    others = (name for name in Job.__struct_fields__ if name != "steps" and name not in around)
+    return next((name for name in others if _plain(old, name) != _plain(new, name)), "")
+
+
+def _plain(job: Job, name: str) -> object:
+    """Return the value without its positions in the workflow, which move with each line above them."""
+    value = getattr(job, name)
+    if isinstance(value, Resources):
+        return replace(value, sources={})
+    return tuple(replace(service, position="") for service in value) if name == "services" else value
 
 
 def difference(old: Plan, new: Plan, job_ids: Container[str]) -> str | None:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from loom.plan.comparison import first_change
+from loom.commands.plan.replan import first_change
 from loom.plan.model import Artifacts, Image, Job, Resources, Service, Step
 
 
