@@ -88,6 +88,7 @@ GIVEN_BY_NOBODY: dict[str, object] = {
     "ProjectOrigin.ssh_port": "22",
     "Trace.number": 1,
     "Resumption.number": 1,
+    "Checkout.clean": True,
     "Start.status": "success",
     "_Scope.status": "success",
     "Nested.directory": True,
