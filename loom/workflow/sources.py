@@ -51,7 +51,7 @@ class Sources(Protocol):
     def template(self, name: str) -> bytes: ...
 
 
-class Checkout:
+class OwnTree:
     """The user's own project: its files as they are now."""
 
     label = ""

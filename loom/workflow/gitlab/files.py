@@ -21,7 +21,7 @@ from loom.workflow.gitlab.inputs import Given
 from loom.workflow.gitlab.variables import Scope, expand, in_environment
 from loom.workflow.merge import merge, without
 from loom.workflow.messages import Problems
-from loom.workflow.sources import SUFFIXES, Checkout, Component, NotFound, Sources, Tree
+from loom.workflow.sources import SUFFIXES, Component, NotFound, OwnTree, Sources, Tree
 
 CODE = "GL_INCLUDE"
 MAX_INCLUDES = 150
@@ -37,7 +37,7 @@ class _Where(Struct, frozen=True, kw_only=True):
 
 class GitLabFiles:
     def __init__(self, root: Path, facts: Facts, problems: Problems) -> None:
-        self.own = Checkout(root, facts.files)
+        self.own = OwnTree(root, facts.files)
         self.facts = facts
         self.problems = problems
         self.found: list[YamlFile] = []
