@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 
 from msgspec.structs import asdict
@@ -106,10 +107,10 @@ class _Cleaning:
         """The runs whose kept containers nobody knows of now, with the reason."""
         self._silent: dict[str, str] = {}
         """The providers that do not answer, with what they said; none of them is asked twice."""
-        self._containers = self._kept()
 
-    def _kept(self) -> dict[str, Item]:
-        """Return the kept containers that are there by their ids, the newest first."""
+    @cached_property
+    def _containers(self) -> dict[str, Item]:
+        """The kept containers that are there by their ids, the newest first."""
         found: dict[str, Item] = {}
         entries = self._records.entries.values()
         facts = ((entry, job_id, fact) for entry in entries for job_id, fact in kept_facts(entry))

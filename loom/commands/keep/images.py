@@ -144,21 +144,16 @@ def _chosen(uses: Sequence[ImageUse], names: Sequence[str] | None) -> list[Image
 
 
 def _changes(before: ImageLock, after: ImageLock) -> list[dict[str, str | None]]:
-    entries = {
-        (name, platform): None
+    old, new = (
+        {(name, platform): one for name, of in lock.images.items() for platform, one in of.items()}
         for lock in (before, after)
-        for name, platforms in lock.images.items()
-        for platform in platforms
-    }
-    changes: list[dict[str, str | None]] = []
-    for name, platform in sorted(entries):
-        old = before.images.get(name, {}).get(platform)
-        new = after.images.get(name, {}).get(platform)
-        if old != new:
-            was = (old.digest or old.image_id) if old is not None else None
-            now = (new.digest or new.image_id) if new is not None else None
-            changes.append({"name": name, "platform": platform, "before": was, "after": now})
-    return changes
+    )
+    was, now = ({key: one.digest or one.image_id for key, one in entries.items()} for entries in (old, new))
+    return [
+        {"name": key[0], "platform": key[1], "before": was.get(key), "after": now.get(key)}
+        for key in sorted(old | new)
+        if old.get(key) != new.get(key)
+    ]
 
 
 def _fields(image: ResolvedImage) -> dict[str, Any]:
