@@ -1,4 +1,7 @@
-"""Explain whether CI would see a file, and which rule decides."""
+"""Explain whether CI would see a file, and which rule decides.
+
+The answer is that of a snapshot, which takes 0.1 to 0.4 s; `git check-ignore -v` takes 5 ms, and knows of ignore rules alone.
+"""
 
 from __future__ import annotations
 

@@ -111,7 +111,10 @@ def tracked(workspace: Path, environ: Mapping[str, str], *, manifest_file: Path 
 
 
 def tree_of_entries(entries: Entries, algorithm: str) -> str:
-    """Return the id of the tree of all these; an entry may be a whole directory. Only ids are believed: objects may be forged."""
+    """Return the id of the tree of all these; an entry may be a whole directory.
+
+    `git write-tree` takes half of the time (3 ms for 5,000 entries), and believes objects, which may be forged, and stores trees.
+    """
     directories: dict[bytes, dict[bytes, tuple[str, str]]] = {b"": {}}
     for path, entry in entries.items():
         directory, _, name = os.fsencode(path).rpartition(b"/")
