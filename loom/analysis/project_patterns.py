@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from loom.analysis import problem_matchers
 from loom.analysis.formats import GROUPS, Format, Reader
@@ -14,12 +14,13 @@ from loom.errors import Problem, RequestError, WorkflowError
 from loom.util import yaml_file
 from loom.util.untrusted_files import read_regular
 from loom.util.yaml_file import Kind, Node
+from loom.workflow.keywords import Keyword, tabled
 from loom.workflow.messages import Problems
 from loom.workflow.native.checker import Checker
-from loom.workflow.native.keywords import Key, tabled
-from loom.workflow.native.values import TYPES, Type, between
-from loom.workflow.native.wording import describe, expected
+from loom.workflow.native.values import between
 from loom.workflow.patterns import pattern_of
+from loom.workflow.shapes import Parser
+from loom.workflow.wording import describe, expected
 from loom.workflow.words import text_in
 
 NAME = ".loom/patterns.yml"
@@ -59,24 +60,26 @@ def _wrong(entry: Mapping[str, Any]) -> str | None:
     return None
 
 
-_TYPES = {
-    "boolean": TYPES["boolean"],
-    "line": TYPES["line"],
-    "lines": between(0, 200),
-    "name": Type(_name, {}),
-    "expression": Type(_expression, {}),
-    "word": Type(_word, {}),
-}
+class _Formats(Checker):
+    parsers: ClassVar[Mapping[str, Parser]] = {
+        **Checker.parsers,
+        "lines": between(0, 200).parse,
+        "name": _name,
+        "expression": _expression,
+        "word": _word,
+    }
+
+
 _FORMAT = tabled(
     (
-        Key("name", "name", required=True),
-        Key("pattern", "expression | [expression]", required=True, filled=True),
-        Key("within", "lines"),
-        Key("repeat", "boolean"),
-        Key("words", "[word]"),
+        Keyword("name", "name", required=True),
+        Keyword("pattern", "expression | [expression]", required=True, filled=True),
+        Keyword("within", "lines"),
+        Keyword("repeat", "boolean"),
+        Keyword("words", "[word]"),
     )
 )
-_MATCHERS = tabled((Key("matchers", "line", required=True),))
+_MATCHERS = tabled((Keyword("matchers", "line", required=True),))
 """A file of GitHub's problem matchers, relative to the project."""
 
 
@@ -99,21 +102,22 @@ def read(root: Path) -> tuple[Sequence[Problem], list[Format]]:
         raise RequestError(f"{NAME} can't be read: {error.strerror or error}") from error
     if file.problems or file.root is None:
         return file.problems, []
-    problems = Problems()
+    problems = _Formats()
     if file.root.kind is not Kind.LIST or len(file.root.value) > MOST_FORMATS:
         problems.say(file.root, f"expected a list of at most {MOST_FORMATS} formats, found {describe(file.root)}")
         return problems.found, []
     formats: list[Format] = []
     for item in file.root.value:
         matchers = item.get("matchers")
-        checker = Checker(_FORMAT if matchers is None else _MATCHERS, _TYPES, {}, problems)
         if item.kind is not Kind.MAPPING:
             problems.say(item, expected("a mapping", item))
-        elif (fields := checker.fields(item)) and checker.fits and matchers is not None:
+        elif (fields := problems.fields(item, "", _FORMAT if matchers is None else _MATCHERS)) is None:
+            continue
+        elif matchers is not None:
             formats += _imported(root, matchers, problems)
-        elif checker.fits and (why := _wrong(fields)) is not None:
+        elif (why := _wrong(fields)) is not None:
             problems.say(item.value["pattern"], why)
-        elif checker.fits:
+        else:
             formats.append(Format(**fields))
     return problems.found, formats
 

@@ -2,10 +2,9 @@
 
 The check of a file (`shapes`), notices and a page of the reference are made from such a table.
 
-A shape is a list of alternatives: `text`, `scalar` (text, number or boolean), `alphanumeric` (text or a whole number),
-`integer`, `boolean`, `duration`, words in parentheses, `map` (the keywords below it), `open` (any names; what each may be
-stands at `NAME`), `any`, and `[shape]` for a list, which may contain lists of its items. `null` is as good as no keyword,
-everywhere.
+A shape is a list of alternatives: a type of single values, by its name in the `parsers` of the language; words in
+parentheses; `map` (the keywords below it); `open` (any names; what each may be stands at `NAME`); `any`; and `[shape]` for
+a list.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ from enum import StrEnum
 from functools import lru_cache
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 
 class Support(StrEnum):
@@ -32,22 +32,38 @@ class Keyword(Struct, frozen=True):
     name: str
     """With the keywords that it is below: `artifacts:reports:junit`."""
     shape: str
-    support: Support = Support.SAME
     about: str = ""
-    """The difference, or the reason why it has no effect or is refused."""
+    """In loom's own language its purpose; in others the difference, or the reason why it has no effect or is refused."""
+    support: Support = Support.SAME
+    required: bool = False
+    """In a mapping that is whole: one that others extend may lack it."""
+    filled: bool = False
+    """A list or mapping has at least one entry."""
+    example: str = ""
+    """A value, for the message that the keyword is missing."""
+    short: str = ""
+    """The key of a mapping that a value stands for which is no mapping."""
+    form: str = ""
+    """What a message calls the mapping and its short form."""
+
+
+Table = Mapping[str, Mapping[str, Keyword]]
+"""The keywords of each mapping, by the name that it has; empty for the whole."""
 
 
 def below(prefix: str, keywords: Iterable[Keyword], *left_out: str) -> tuple[Keyword, ...]:
     """Return the keywords as they stand below another one."""
     return tuple(
-        Keyword(f"{prefix}:{one.name}", one.shape, one.support, one.about)
-        for one in keywords
-        if one.name.split(":")[0] not in left_out
+        replace(one, name=f"{prefix}:{one.name}") for one in keywords if one.name.split(":")[0] not in left_out
     )
 
 
-def by_name(keywords: Iterable[Keyword]) -> Mapping[str, Keyword]:
-    return {one.name: one for one in keywords}
+def tabled(keywords: Iterable[Keyword]) -> Table:
+    table: dict[str, dict[str, Keyword]] = {}
+    for one in keywords:
+        above, _, key = one.name.rpartition(":")
+        table.setdefault(above, {})[key] = one
+    return table
 
 
 class Shape(Struct, frozen=True):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from msgspec import Struct, field
+from msgspec.structs import replace
 
 from loom.errors import Problem, WorkflowError
 from loom.util.units import meant
@@ -23,8 +24,10 @@ class Problems(Struct, kw_only=True):
     code: str = "WF_SCHEMA_V1"
     _comparisons: int = MAX_COMPARISONS
 
-    def say(self, node: Node, message: str, *, code: str = "", offset: int = 0) -> None:
-        self.found.append(node.file.problem(node, message, code=code or self.code, offset=offset))
+    def say(self, node: Node, message: str, *, code: str = "", offset: int = 0, hidden: bool = False) -> None:
+        """Report a problem; a hidden one doesn't show the line, which may have a secret's value."""
+        problem = node.file.problem(node, message, code=code or self.code, offset=offset)
+        self.found.append(replace(problem, source_line=None) if hidden else problem)
 
     def meant(self, name: str, known: Collection[str], else_: str = "") -> str:
         """Return `; did you mean X?` for an unknown name, if one is similar, else `else_`."""

@@ -2,74 +2,92 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
 
 from msgspec import field
 
 from loom.errors import Problem
-from loom.util.units import duration, meant
 from loom.util.yaml_file import Kind, Node, depth, flat, mapping
-from loom.workflow.keywords import Keyword, Shape, Support, shape_of
+from loom.workflow import wording
+from loom.workflow.keywords import Keyword, Shape, Support, Table, shape_of
 from loom.workflow.messages import NO_EFFECT, Problems
+from loom.workflow.parser import InvalidExpression
+from loom.workflow.words import NotA, Unrepeated
 
 MAX_LISTS = 10
 MAX_NODES = 500_000
 """Aliases may make a small file a big value; nobody writes so many."""
-_FITS: Mapping[str, Callable[[object], bool]] = {
-    "text": lambda value: isinstance(value, str),
-    "scalar": lambda value: value is not None,
-    "alphanumeric": lambda value: isinstance(value, str | int) and not isinstance(value, bool),
-    "integer": lambda value: isinstance(value, int) and not isinstance(value, bool),
-    "boolean": lambda value: isinstance(value, bool),
-    "duration": lambda value: isinstance(value, str),
+Parser = Callable[[Any], Any]
+"""Return the value for a node's one. NotA for one of another type, ValueError with a text for users."""
+
+
+def of_type(what: str, *types: type) -> Parser:
+    def parse(value: Any) -> Any:
+        if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
+            raise NotA(what)
+        return value
+
+    return parse
+
+
+PARSERS: Mapping[str, Parser] = {
+    "text": of_type("text", str),
+    "scalar": of_type("text", str, bool, int, float),
+    "integer": of_type("a whole number", int),
+    "boolean": of_type("true or false", bool),
 }
-_NAMES = {"map": "a mapping", "open": "a mapping", "scalar": "text", "integer": "a number", "boolean": "true or false"}
-_NAMES |= {"expression": "an expression", "alphanumeric": "text or a whole number"}
-
-
-Table = Mapping[str, Keyword]
 
 
 class Shapes(Problems, kw_only=True):
-    """`notices`: one for each keyword without effect."""
+    """One check of a language's files. What is made of the values is for the language: here they stay nodes."""
 
-    refused_code: str
+    parsers: ClassVar[Mapping[str, Parser]] = PARSERS
+    """The types of single values, by the names that shapes have for them."""
+    needs_values: ClassVar[bool] = False
+    """A keyword without a value is wrong; else it is as good as none."""
+    refused_code: str = ""
     idle_code: str = NO_EFFECT
+    partial: bool = False
+    """Merging may add keywords that are required."""
     notices: dict[str, Problem] = field(default_factory=dict)
-    _checked: dict[tuple[Node, str], Node] = field(default_factory=dict)
+    """One for each keyword without effect."""
+    _checked: dict[tuple[Node, str, bool], Any] = field(default_factory=dict)
     """Values by the nodes that they come from."""
     _left: int = MAX_NODES
 
-    def fields(self, node: Node, prefix: str, table: Table) -> Node:
-        """Check a mapping, whose keywords begin with `prefix` in the table; return it without wrong and empty ones.
+    def fields(self, node: Node, name: str, table: Table, key: Node | None = None) -> Any:
+        """Return a mapping, which has this name in the table, without wrong and empty keywords."""
+        known, found, sound = table[name], {}, True
+        for one, row in known.items() if not self.partial else ():
+            if row.required and one not in node.value:
+                example = f": write `{one}: {row.example}`" if row.example else ""
+                self.say(key or node, f"the key {one} is missing{example}")
+                sound = False
+        for written, child in node.value.items():
+            keyword = known.get(written)
+            if keyword is None and child.kind is not Kind.REFUSED:
+                self.unknown(node.keys.get(written, child), written, known)
+            elif (
+                keyword is not None and (value := self.value(child, keyword, table, node.keys.get(written))) is not None
+            ):
+                found[written] = value
+        return self.mapped(node, found, name, sound=sound and len(found) == len(node.value))
 
-        Lists inside of lists become flat, where a keyword may have them.
-        """
-        found: dict[str, Node] = {}
-        for key, child in node.value.items():
-            keyword = table.get(f"{prefix}{key}")
-            if keyword is None:
-                self._unknown(node.keys.get(key, child), prefix, key, table)
-            elif (value := self.value(child, keyword, table, node.keys.get(key))) is not None:
-                found[key] = value
-        return mapping(node, found)
+    def unknown(self, node: Node, name: str, known: Mapping[str, Keyword]) -> None:
+        advice = self.meant(name, known, f"; the keys are {', '.join(known)}")
+        self.say(node, f"unknown key {name}{advice}")
 
-    def _unknown(self, node: Node, prefix: str, key: str, table: Table) -> None:
-        known = [name[len(prefix) :] for name in table if name.startswith(prefix) and ":" not in name[len(prefix) :]]
-        where = f" in {prefix.rstrip(':')}" if prefix else ""
-        advice = meant(key, known) or f"; the keywords are {', '.join(known)}"
-        self.say(node, f"unknown keyword {key}{where}{advice}")
-
-    def value(self, node: Node, keyword: Keyword, table: Table, key: Node | None = None) -> Node | None:
+    def value(self, node: Node, keyword: Keyword, table: Table, key: Node | None = None) -> Any:
         """Return the checked value; None for an empty or a wrong one."""
-        if node.kind is Kind.REFUSED or (node.kind is Kind.SCALAR and node.value is None):
+        if node.kind is Kind.SCALAR and node.value is None and not self.needs_values:
             return None
-        if (known := self._checked.get((node, keyword.name))) is not None:
+        if (known := self._checked.get((node, keyword.name, self.partial))) is not None:
             return known
         self.supported(key or node, keyword)
-        value = self._fitting(node, shape_of(keyword.shape), keyword, table)
+        value = self._fitting(node, shape_of(keyword.shape), keyword, table, key)
         if value is not None:
-            self._checked[node, keyword.name] = value
+            self._checked[node, keyword.name, self.partial] = value
         return value
 
     def supported(self, node: Node, keyword: Keyword) -> None:
@@ -79,79 +97,90 @@ class Shapes(Problems, kw_only=True):
             message = f"{keyword.name} has no effect here: {keyword.about}"
             self.notices[keyword.name] = node.file.problem(node, message, code=self.idle_code, severity="notice")
 
-    def _fitting(self, node: Node, shape: Shape, keyword: Keyword, table: Table) -> Node | None:
+    def _fitting(self, node: Node, shape: Shape, keyword: Keyword, table: Table, key: Node | None = None) -> Any:
         self._left -= 1
         if self._left == 0:
             self.say(node, f"the file has more than {MAX_NODES} values, with those that aliases repeat")
         if self._left <= 0 or "any" in shape.kinds:
             return node if self._left > 0 else None
         match node.kind:
+            case Kind.REFUSED:
+                return None
             case Kind.MAPPING if "map" in shape.kinds:
-                return self.fields(node, f"{keyword.name}:", table)
+                value = self.fields(node, keyword.name, table, key)
             case Kind.MAPPING if "open" in shape.kinds:
-                return self._open(node, keyword, table)
+                value = self._open(node, keyword, table)
             case Kind.LIST if shape.items is not None:
-                if depth(node) > MAX_LISTS:
-                    self.say(node, f"{keyword.name}: lists are nested deeper than {MAX_LISTS} levels")
-                    return None
-                items = flat(node.value) if self.nests(keyword) else node.value
-                checked = [
-                    self._fitting(item, shape.items, keyword, table) for item in items if item.kind is not Kind.REFUSED
-                ]
-                there = [one for one in checked if one is not None]
-                return Node(node.file, Kind.LIST, there, node.line, node.column, node.length)
-            case Kind.SCALAR if self._is_scalar(node, shape):
-                return node
-        self.wrong(node, keyword.name, shape)
+                value = self._list(node, shape.items, keyword, table)
+            case _:
+                value = self.single(node, shape, keyword)
+        return None if value is None else self.formed(value, node, shape, keyword)
+
+    def _list(self, node: Node, items: Shape, keyword: Keyword, table: Table) -> Any:
+        nests = self.nests(keyword)
+        if nests and depth(node) > MAX_LISTS:
+            self.say(node, f"{keyword.name}: lists are nested deeper than {MAX_LISTS} levels")
+            return None
+        sound = self._filled(node, keyword)
+        values = [self._fitting(item, items, keyword, table) for item in (flat(node.value) if nests else node.value)]
+        found = [one for one in values if one is not None]
+        return self.listed(node, found, sound=sound and len(found) == len(values))
+
+    def _open(self, node: Node, keyword: Keyword, table: Table) -> Any:
+        below, found, sound = table[keyword.name], {}, self._filled(node, keyword)
+        for name, child in node.value.items():
+            own, at = below.get(name), node.keys.get(name, child)
+            if own is None:  # `include` of a matrix is a keyword; all others are names
+                sound &= self.named(keyword, name, at)
+            if own is None and child.value is None and child.kind is Kind.SCALAR and not self.needs_values:
+                found[name] = child  # an empty variable
+            elif (value := self.value(child, own or below["NAME"], table, at)) is not None:
+                found[name] = value
+        return self.mapped(node, found, keyword.name, sound=sound and len(found) == len(node.value))
+
+    def single(self, node: Node, shape: Shape, keyword: Keyword) -> Any:
+        """Return a value that the table doesn't lead into."""
+        value, types = [item.value for item in node.value] if node.kind is Kind.LIST else node.value, []
+        if node.kind is Kind.SCALAR and value in shape.words:
+            return self.parsed(node, value)
+        for parse in [self.parsers[kind] for kind in shape.kinds if kind in self.parsers and value is not None]:
+            try:
+                return self.parsed(node, parse(value))
+            except NotA as error:
+                types.append(str(error))
+            except ValueError as error:
+                hidden = isinstance(error, Unrepeated)
+                why = str(error) if hidden else wording.refused(str(error), node)
+                offset = error.position if isinstance(error, InvalidExpression) else 0
+                self.say(node, why, offset=offset, hidden=hidden)
+                return None
+        self.say(node, wording.unfit(node, shape, types, keyword.form if "map" in shape.kinds else ""))
         return None
 
-    def _open(self, node: Node, keyword: Keyword, table: Table) -> Node:
-        below = table[f"{keyword.name}:NAME"]
-        found = {}
-        for key, child in node.value.items():
-            self.named(keyword, key, node.keys.get(key, child))
-            if child.kind is Kind.SCALAR and child.value is None:
-                found[key] = child  # an empty variable
-            elif (value := self.value(child, below, table)) is not None:
-                found[key] = value
-        return mapping(node, found)
+    def _filled(self, node: Node, keyword: Keyword) -> bool:
+        is_empty = keyword.filled and not node.value
+        if is_empty:
+            self.say(node, "expected at least one entry, found none; add one or remove the key")
+        return not is_empty
 
-    def named(self, keyword: Keyword, name: str, node: Node) -> None:
-        """Look at a name in a mapping of any names."""
-
-    def _is_scalar(self, node: Node, shape: Shape) -> bool:
-        if node.value in shape.words:
-            return True
-        fits = any(kind in _FITS and _FITS[kind](node.value) for kind in shape.kinds)
-        return fits and ("duration" not in shape.kinds or self._is_duration(str(node.value)))
-
-    def nests(self, keyword: Keyword) -> bool:
+    def named(self, keyword: Keyword, name: str, node: Node) -> bool:
+        """Check a name in a mapping of any names; False after reporting it."""
         return True
 
-    def seconds(self, text: str) -> float:
-        """Parse a duration. ValueError for another text."""
-        return duration(text)
+    def nests(self, keyword: Keyword) -> bool:
+        """Return whether lists inside of lists become flat."""
+        return False
 
-    def _is_duration(self, text: str) -> bool:
-        try:
-            return self.seconds(text) > 0
-        except ValueError:
-            return False
+    def mapped(self, node: Node, found: dict[str, Any], name: str, *, sound: bool) -> Any:
+        """Return what a mapping's values become; not `sound`: some are wrong."""
+        return mapping(node, found)
 
-    def wrong(self, node: Node, name: str, shape: Shape) -> None:
-        expected = " or ".join(dict.fromkeys(_expected(shape)))
-        text = node.text if len(node.text) <= 40 else f"{node.text[:37]}..."
-        found = {Kind.MAPPING: "a mapping", Kind.LIST: "a list"}.get(node.kind, repr(text))
-        close = meant(node.text, shape.words) if node.kind is Kind.SCALAR and shape.words else ""
-        quote = f'; write it in quotes: "{text}"' if "text" in shape.kinds and node.kind is Kind.SCALAR else ""
-        self.say(node, f"{name}: expected {expected}, found {found}{close}{quote}")
+    def listed(self, node: Node, found: list[Any], *, sound: bool) -> Any:
+        return Node(node.file, Kind.LIST, found, node.line, node.column, node.length)
 
+    def parsed(self, node: Node, value: Any) -> Any:
+        return node
 
-def _expected(shape: Shape) -> Iterator[str]:
-    for kind in shape.kinds:
-        yield "a duration such as 1h 30m" if kind == "duration" else _NAMES.get(kind, kind)
-    if shape.words:
-        one_of = "one of " if len(shape.words) > 1 else ""
-        yield f"{one_of}{', '.join(shape.words)}" if len(shape.words) <= 8 else "one of the documented words"
-    if shape.items is not None:
-        yield "a list"
+    def formed(self, value: Any, node: Node, shape: Shape, keyword: Keyword) -> Any:
+        """Return a sound value in the one form that later passes read."""
+        return value

@@ -8,13 +8,17 @@ from typing import Any
 VARIABLE = r"^[A-Za-z_][A-Za-z0-9_]*$"
 
 
-class NotText(ValueError):
-    """A value of another type instead of text; the loader writes the message because it knows the source."""
+class NotA(ValueError):
+    """A value of another type; the message says which one is expected."""
+
+
+class Unrepeated(ValueError):
+    """The value may be a misplaced secret and must not appear in messages."""
 
 
 def text_in(value: Any) -> str:
     if not isinstance(value, str):
-        raise NotText
+        raise NotA("text")
     return value
 
 
@@ -34,7 +38,7 @@ def shell_words(value: Any) -> list[str]:
         try:
             words = shlex.split(line_in(value))
         except ValueError as error:
-            if isinstance(error, NotText):
+            if isinstance(error, NotA):
                 raise
             raise ValueError(f"not a command line: {error}") from error
         name = words[0].rsplit("/", 1)[-1] if len(words) == 1 else ""

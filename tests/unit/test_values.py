@@ -24,7 +24,7 @@ from loom.snapshot import copy_files, copy_workers
 
 CHANGE = {
     *("Candidate", "EntryCandidate", "GitHubCandidate", "JobCandidate", "WorkflowScope", "ContainerOptions"),
-    *("Shapes", "GitHubShapes", "GitLabShapes", "Problems", "Schedule", "JobRunner", "Waits"),
+    *("Shapes", "Checker", "GitHubShapes", "GitLabShapes", "Problems", "Schedule", "JobRunner", "Waits"),
     *(
         "_Draft",
         "_Scope",
@@ -42,7 +42,7 @@ CHANGE = {
 """They are filled as somebody works on them."""
 WITHOUT_NAMES = {
     *("Literal", "Context", "Property", "Call", "Operation", "Part", "NotSet"),
-    *("Key", "Keyword", "Shape", "Type", "Withheld", "TarEntry"),
+    *("Keyword", "Shape", "Type", "Withheld", "TarEntry"),
     *("New", "Index", "IndexEdits", "Applied", "Filled", "KnownFiles"),
     *("_Part", "_Piece"),
 }
@@ -100,6 +100,10 @@ GIVEN_BY_NOBODY: dict[str, object] = {
     "_Result.ruleIndex": -1,
     "_Result.kind": "fail",
     "_Default.level": "warning",
+    "Checker.code": "WF_SCHEMA_V1",
+    "Checker.idle_code": "GL_NO_EFFECT",
+    "Checker._left": 500_000,
+    "Checker._comparisons": 50_000,
     "GitHubShapes.code": "GH_INVALID",
     "GitHubShapes.refused_code": "GH_UNSUPPORTED",
     "GitHubShapes.idle_code": "GH_NO_EFFECT",

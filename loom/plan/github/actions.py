@@ -171,7 +171,7 @@ def described(file: YamlFile, action: Action) -> ActionFile:
             for step in items_of(runs.get("steps")):
                 for key in sorted(fields_of(step).keys() - _OF_STEP):
                     raise BadAction(
-                        f"{action.uses}: {step.keys[key].position}: unknown keyword {key}{meant(key, _OF_STEP)}"
+                        f"{action.uses}: {step.keys[key].position}: unknown key {key}{meant(key, _OF_STEP)}"
                     )
                 for key in ("env", "with"):
                     if (node := step.get(key)) is not None and node.kind is Kind.SCALAR and node.value is not None:

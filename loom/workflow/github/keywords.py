@@ -43,7 +43,7 @@ _NO_TYPES = frozenset({"push", "schedule", "workflow_call", "workflow_dispatch"}
 def _events() -> Iterator[Keyword]:
     for event in EVENTS:
         if event == "schedule":
-            yield Keyword("on:schedule", "[map]", _DIFFERS, _NO_EVENT)
+            yield Keyword("on:schedule", "[map]", _NO_EVENT, _DIFFERS)
             continue
         yield Keyword(f"on:{event}", "map")
         if event not in _NO_TYPES:
@@ -51,18 +51,18 @@ def _events() -> Iterator[Keyword]:
         for name in FILTERS.get(event, ()):
             yield Keyword(f"on:{event}:{name}", "scalar | [scalar]")
         for name in ("tags", "tags-ignore") if event.startswith("pull_request") and event in FILTERS else ():
-            yield Keyword(f"on:{event}:{name}", "scalar | [scalar]", _NONE, "A pull request is of no tag.")
+            yield Keyword(f"on:{event}:{name}", "scalar | [scalar]", "A pull request is of no tag.", _NONE)
 
 
 def _inputs(event: str, types: str) -> Iterator[Keyword]:
-    yield Keyword(f"on:{event}:inputs", "open", _SAME, "`--input NAME=value` gives them." if "choice" in types else "")
+    yield Keyword(f"on:{event}:inputs", "open", "`--input NAME=value` gives them." if "choice" in types else "")
     yield Keyword(f"on:{event}:inputs:NAME", "map")
     yield Keyword(f"on:{event}:inputs:NAME:default", "scalar")
     if event == "workflow_dispatch":
         yield Keyword(f"on:{event}:inputs:NAME:deprecationMessage", "text")
     yield Keyword(f"on:{event}:inputs:NAME:description", "scalar")
     yield Keyword(f"on:{event}:inputs:NAME:required", "boolean")
-    yield Keyword(f"on:{event}:inputs:NAME:type", types)
+    yield Keyword(f"on:{event}:inputs:NAME:type", types, required=event == "workflow_call")
 
 
 _SCOPES = """
@@ -71,7 +71,7 @@ _SCOPES = """
 """
 _OTHER_SCOPES = {"read none": ("models", "vulnerability-alerts"), "write none": ("copilot-requests", "id-token")}
 _PERMISSIONS = (
-    Keyword("permissions", "(read-all write-all) | map", _NONE, _TOKEN),
+    Keyword("permissions", "(read-all write-all) | map", _TOKEN, _NONE),
     *(Keyword(f"permissions:{one}", "(read write none)") for one in _SCOPES.split()),
     *(Keyword(f"permissions:{one}", f"({words})") for words, several in _OTHER_SCOPES.items() for one in several),
 )
@@ -87,10 +87,10 @@ _OWN_ENV = (Keyword("env", "open | expression"), _ENV[1])
 ROOT_KEYWORDS = (
     Keyword("name", "scalar"),
     Keyword("description", "scalar"),
-    Keyword("run-name", "scalar", _NONE, _RUN_NAME),
+    Keyword("run-name", "scalar", _RUN_NAME, _NONE),
     Keyword("on", "(" + " ".join(EVENTS) + ") | [(" + " ".join(EVENTS) + ")] | map"),
     *_events(),
-    Keyword("on:schedule:cron", "text"),
+    Keyword("on:schedule:cron", "text", required=True),
     Keyword("on:schedule:timezone", "text"),
     *_inputs("workflow_dispatch", "(string choice boolean number environment)"),
     Keyword("on:workflow_dispatch:inputs:NAME:options", "[scalar]"),
@@ -98,7 +98,7 @@ ROOT_KEYWORDS = (
     Keyword("on:workflow_call:outputs", "open"),
     Keyword("on:workflow_call:outputs:NAME", "map"),
     Keyword("on:workflow_call:outputs:NAME:description", "scalar"),
-    Keyword("on:workflow_call:outputs:NAME:value", "scalar"),
+    Keyword("on:workflow_call:outputs:NAME:value", "scalar", required=True),
     Keyword("on:workflow_call:secrets", "open"),
     Keyword("on:workflow_call:secrets:NAME", "map"),
     Keyword("on:workflow_call:secrets:NAME:description", "scalar"),
@@ -106,8 +106,8 @@ ROOT_KEYWORDS = (
     *_PERMISSIONS,
     *_ENV,
     *_DEFAULTS,
-    Keyword("concurrency", "scalar | map", _NONE, "Several runs of one workflow may run on this machine."),
-    Keyword("concurrency:group", "scalar"),
+    Keyword("concurrency", "scalar | map", "Several runs of one workflow may run on this machine.", _NONE),
+    Keyword("concurrency:group", "scalar", required=True),
     Keyword("concurrency:cancel-in-progress", "boolean"),
     Keyword("concurrency:queue", "(single max)"),
     Keyword("jobs", "open"),
@@ -123,14 +123,14 @@ _PORTS = (
     "number; another one, or a container's port alone that no `job.services` asks for, refuses the job."
 )
 _CONTAINER = (
-    Keyword("image", "scalar"),
-    Keyword("credentials", "scalar | map", _NONE, _NO_LOGIN),
+    Keyword("image", "scalar", required=True),
+    Keyword("credentials", "scalar | map", _NO_LOGIN, _NONE),
     Keyword("credentials:username", "scalar"),
     Keyword("credentials:password", "scalar"),
     *_ENV,
-    Keyword("ports", "[scalar] | expression", _DIFFERS, _PORTS),
-    Keyword("volumes", "[text] | expression", _DIFFERS, _VOLUMES),
-    Keyword("options", "text", _DIFFERS, "The options that loom has a setting for; another one refuses the job."),
+    Keyword("ports", "[scalar] | expression", _PORTS, _DIFFERS),
+    Keyword("volumes", "[text] | expression", _VOLUMES, _DIFFERS),
+    Keyword("options", "text", "The options that loom has a setting for; another one refuses the job.", _DIFFERS),
 )
 
 JOB = (
@@ -141,21 +141,21 @@ JOB = (
     Keyword(
         "runs-on",
         "text | [text] | map",
-        _DIFFERS,
         "A label chooses an image by `github: {runs_on: {LABEL: IMAGE}}` of your configuration, or a pool of yours by its name. "
         "Jobs for Windows, macOS and runners of your own are left out.",
+        _DIFFERS,
     ),
-    Keyword("runs-on:group", "text", _NONE, "Labels choose an image or a pool here."),
+    Keyword("runs-on:group", "text", "Labels choose an image or a pool here.", _NONE),
     Keyword("runs-on:labels", "text | [text]"),
-    Keyword("snapshot", "any", _NO_JOB, "It makes an image for GitHub's runners."),
-    Keyword("environment", "scalar | map", _DIFFERS, _HELD),
-    Keyword("environment:name", "scalar"),
-    Keyword("environment:url", "scalar", _NONE, "A local run knows of no deployments."),
-    Keyword("environment:deployment", "boolean", _NONE, "A local run knows of no deployments."),
-    Keyword("concurrency", "scalar | map", _DIFFERS, _GROUP),
-    Keyword("concurrency:group", "scalar", _DIFFERS, _GROUP),
-    Keyword("concurrency:cancel-in-progress", "boolean", _NONE, _NOT_CANCELED),
-    Keyword("concurrency:queue", "(single max)", _NONE, _NOT_CANCELED),
+    Keyword("snapshot", "any", "It makes an image for GitHub's runners.", _NO_JOB),
+    Keyword("environment", "scalar | map", _HELD, _DIFFERS),
+    Keyword("environment:name", "scalar", required=True),
+    Keyword("environment:url", "scalar", "A local run knows of no deployments.", _NONE),
+    Keyword("environment:deployment", "boolean", "A local run knows of no deployments.", _NONE),
+    Keyword("concurrency", "scalar | map", _GROUP, _DIFFERS),
+    Keyword("concurrency:group", "scalar", _GROUP, _DIFFERS, required=True),
+    Keyword("concurrency:cancel-in-progress", "boolean", _NOT_CANCELED, _NONE),
+    Keyword("concurrency:queue", "(single max)", _NOT_CANCELED, _NONE),
     Keyword("outputs", "open"),
     Keyword("outputs:NAME", "scalar"),
     *_OWN_ENV,
@@ -173,10 +173,10 @@ JOB = (
     *below("steps", _OWN_ENV),
     Keyword("steps:continue-on-error", "boolean"),
     Keyword("steps:timeout-minutes", "number"),
-    Keyword("steps:parallel", "[any]", _DIFFERS, "Its steps run one after the other."),
-    *(Keyword(f"steps:{one}", "any", _NO_JOB, _ONE_STEP) for one in ("background", "wait", "wait-all", "cancel")),
-    Keyword("timeout-minutes", "number", _DIFFERS, "Without it, `job_timeout` of your configuration."),
-    Keyword("cancel-timeout-minutes", "number", _NONE, "A job that is canceled has the same time on each machine."),
+    Keyword("steps:parallel", "[any]", "Its steps run one after the other.", _DIFFERS),
+    *(Keyword(f"steps:{one}", "any", _ONE_STEP, _NO_JOB) for one in ("background", "wait", "wait-all", "cancel")),
+    Keyword("timeout-minutes", "number", "Without it, `job_timeout` of your configuration.", _DIFFERS),
+    Keyword("cancel-timeout-minutes", "number", "A job that is canceled has the same time on each machine.", _NONE),
     Keyword("strategy", "map | expression"),
     Keyword("strategy:matrix", "open | expression"),
     Keyword("strategy:matrix:NAME", "any"),
@@ -200,17 +200,6 @@ JOB = (
     Keyword("secrets", "(inherit) | open"),
     Keyword("secrets:NAME", "scalar"),
 )
-
-REQUIRED: Mapping[str, str] = {
-    "on:schedule": "cron",
-    "on:workflow_call:inputs:NAME": "type",
-    "on:workflow_call:outputs:NAME": "value",
-    "concurrency": "group",
-    "environment": "name",
-    "container": "image",
-    "services:NAME": "image",
-}
-"""The key that a mapping must have."""
 
 _ALL = "github inputs vars needs strategy matrix"
 _OF_STEP = f"{_ALL} env secrets steps job runner"

@@ -174,7 +174,7 @@ class WorkflowReader:
         if (steps := node.get("steps")) is not None and steps.kind is Kind.LIST:
             in_order = Node(steps.file, Kind.LIST, list(_in_order(steps)), steps.line, steps.column, steps.length)
             node = mapping(node, {**node.value, "steps": in_order})
-        job = self.problems.fields(node, "", JOB_TABLE)
+        job: Node = self.problems.fields(node, "", JOB_TABLE)
         check_expressions(job, self.problems, of_job=True)
         if (uses := node.get("uses")) is not None:
             self._check_call(job, node, uses)

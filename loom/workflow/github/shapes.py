@@ -2,50 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
 
 from loom.util.yaml_file import Node, scalars_of
 from loom.workflow import shapes
 from loom.workflow.github import expressions, yaml
-from loom.workflow.github.keywords import CONTEXTS, JOB, REQUIRED, ROOT_KEYWORDS
-from loom.workflow.keywords import Keyword, Shape, by_name
-from loom.workflow.merge import without
+from loom.workflow.github.keywords import CONTEXTS, JOB, ROOT_KEYWORDS
+from loom.workflow.keywords import Keyword, Shape, tabled
 from loom.workflow.messages import GITHUBS_NO_EFFECT, Problems
 from loom.workflow.parser import InvalidExpression
 
 UNSUPPORTED = "GH_UNSUPPORTED"
-ROOT_TABLE, JOB_TABLE = by_name(ROOT_KEYWORDS), by_name(JOB)
-_OPEN = {one.name.removesuffix(":NAME") for one in (*ROOT_KEYWORDS, *JOB) if one.name.endswith(":NAME")}
+ROOT_TABLE, JOB_TABLE = tabled(ROOT_KEYWORDS), tabled(JOB)
 
 
 class GitHubShapes(shapes.Shapes, kw_only=True):
     """An expression may stand for a scalar, and where the table says `expression`, for a mapping or list."""
 
+    parsers: ClassVar[Mapping[str, shapes.Parser]] = {
+        **shapes.PARSERS,
+        "number": shapes.of_type("a number", int, float),
+        "expression": shapes.of_type("an expression"),
+    }
     code: str = yaml.CODE
     refused_code: str = UNSUPPORTED
     idle_code: str = GITHUBS_NO_EFFECT
 
-    def fields(self, node: Node, prefix: str, table: shapes.Table) -> Node:
-        wanted = REQUIRED.get(prefix.rstrip(":"), "")
-        if wanted and wanted not in node.value:
-            self.say(node, f"{prefix.rstrip(':')}: `{wanted}` is missing")
-        return super().fields(node, prefix, table)
-
-    def _open(self, node: Node, keyword: Keyword, table: shapes.Table) -> Node:
-        """Open a mapping: a key of its own in the table, such as `include`, counts before `NAME`."""
-        own = {key: child for key, child in node.value.items() if f"{keyword.name}:{key}" in table}
-        found = super()._open(without(node, own), keyword, table)
-        for key, child in own.items():
-            if (value := self.value(child, table[f"{keyword.name}:{key}"], table)) is not None:
-                found.value[key] = value
-        return found
-
-    def _is_scalar(self, node: Node, shape: Shape) -> bool:
-        if isinstance(node.value, str) and "${{" in node.value:
-            return bool(shape.words or set(shape.kinds) - {"map", "open"})
-        if "number" in shape.kinds:
-            return isinstance(node.value, int | float) and not isinstance(node.value, bool)
-        return super()._is_scalar(node, shape)
+    def single(self, node: Node, shape: Shape, keyword: Keyword) -> Any:
+        if isinstance(node.value, str) and "${{" in node.value and (shape.words or {*shape.kinds} - {"map", "open"}):
+            return node
+        return super().single(node, shape, keyword)
 
 
 def check_expressions(node: Node, problems: Problems, *, of_job: bool) -> None:
@@ -70,7 +57,8 @@ def _name(path: tuple[str | int, ...], *, of_job: bool) -> str:
         if isinstance(part, int):
             continue
         above = name if of_job else name.removeprefix("root").removeprefix(":")
-        word = "NAME" if above in _OPEN and f"{above}:{part}" not in (JOB_TABLE if of_job else ROOT_TABLE) else part
+        known = (JOB_TABLE if of_job else ROOT_TABLE).get(above, {})
+        word = "NAME" if "NAME" in known and part not in known else part
         name = f"{name}:{word}" if name else str(word)
     return name
 

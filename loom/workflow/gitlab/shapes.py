@@ -3,56 +3,63 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
-from loom.util.yaml_file import Kind, Node, mapping
+from loom.util.yaml_file import Node, mapping
 from loom.workflow import shapes
 from loom.workflow.gitlab import yaml
 from loom.workflow.gitlab.durations import seconds
-from loom.workflow.gitlab.keywords import DEFAULTS, GLOBALS, JOB, ROOT, ROOT_KEYWORDS, runner_variable
-from loom.workflow.keywords import Keyword, by_name, shape_of
+from loom.workflow.gitlab.keywords import DEFAULTS, GLOBALS, JOB, ROOT_KEYWORDS, runner_variable
+from loom.workflow.keywords import Keyword, tabled
+from loom.workflow.words import NotA
 
 UNSUPPORTED = "GL_UNSUPPORTED"
-_TABLE, JOB_TABLE = by_name(ROOT_KEYWORDS), by_name(JOB)
+JOB_TABLE, _ROOT = tabled(JOB), tabled(ROOT_KEYWORDS)
+_TABLE = {
+    **JOB_TABLE,
+    **_ROOT,
+    "": {**_ROOT[""], **{name: JOB_TABLE[""][name] for name in GLOBALS}},
+    "default": {name: JOB_TABLE[""][name] for name in DEFAULTS},
+}
 _NESTS = re.compile(r"(?:before_|after_|.*:pre_get_sources_)?script|(?:.*:)?(?:rules|needs|include)")
 """The keywords whose lists may contain lists, by which `!reference` puts several together."""
 
 
+def _duration(value: Any) -> Any:
+    try:
+        if isinstance(value, str) and seconds(value) > 0:
+            return value
+    except ValueError:
+        pass
+    raise NotA("a duration such as 1h 30m")
+
+
 class GitLabShapes(shapes.Shapes, kw_only=True):
+    parsers: ClassVar[Mapping[str, shapes.Parser]] = {
+        **shapes.PARSERS,
+        "alphanumeric": shapes.of_type("text or a whole number", str, int),
+        "duration": _duration,
+    }
     code: str = yaml.CODE
     refused_code: str = UNSUPPORTED
 
     def nests(self, keyword: Keyword) -> bool:
         return _NESTS.fullmatch(keyword.name) is not None
 
-    def seconds(self, text: str) -> float:
-        return seconds(text)
-
     def root(self, root: Node) -> Node:
         """Check all but the jobs; return the root without its invalid parts."""
         found: dict[str, Node] = {}
         for key, node in root.value.items():
-            if key == "default":
-                value = self._default(node)
-            elif key in GLOBALS:
-                value = self.value(node, JOB_TABLE[key], JOB_TABLE)
-            elif key in ROOT and key in _TABLE:
-                value = self.value(node, _TABLE[key], _TABLE)
-            else:
-                value = node
-            if value is not None:
+            keyword = _TABLE[""].get(key)
+            if (value := node if keyword is None else self.value(node, keyword, _TABLE)) is not None:
                 found[key] = value
         return mapping(root, found)
 
-    def _default(self, node: Node) -> Node | None:
-        if node.kind is not Kind.MAPPING:
-            self.wrong(node, "default", shape_of("map"))
-            return None
-        allowed = {name: one for name, one in JOB_TABLE.items() if name.split(":")[0] in DEFAULTS}
-        return self.fields(node, "", allowed)
-
-    def named(self, keyword: Keyword, name: str, node: Node) -> None:
+    def named(self, keyword: Keyword, name: str, node: Node) -> bool:
         """Refuse a name that is no text; say what becomes of a variable that GitLab's runner reads."""
         if isinstance(node.value, bool | float):
             self.say(node, f'{keyword.name}: a name is text; write it in quotes: "{node.text}"')
         if keyword.name.endswith("variables") and (known := runner_variable(name)) is not None:
             self.supported(node, known)
+        return True

@@ -9,9 +9,9 @@ from loom.errors import RequestError
 from loom.util import globs, yaml_file
 from loom.util.paths import name_from
 from loom.util.yaml_file import Kind, Node, YamlFile, one_or_more
+from loom.workflow import wording
 from loom.workflow.loaded import content_of
 from loom.workflow.messages import Problems
-from loom.workflow.native import wording
 
 TEMPLATES = ".loom/templates"
 MAX_FILES = 200

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from loom.workflow.keywords import Shape, shape_of
+from loom.workflow.keywords import Keyword, Shape, Table, shape_of
 from loom.workflow.native import keywords, values
-from loom.workflow.native.keywords import Key, Table
 
 ID = "https://loom.invalid/schema/workflow-v1.json"
 _ONE_OF: dict[str, dict[str, Any]] = {
@@ -54,12 +53,12 @@ def _mapping(table: Table, name: str, *, partial: bool) -> dict[str, Any]:
     }
 
 
-def _value(table: Table, row: Key, partial: bool) -> dict[str, Any]:
+def _value(table: Table, row: Keyword, partial: bool) -> dict[str, Any]:
     choices = _choices(table, row, shape_of(row.shape), partial)
     return choices[0] if len(choices) == 1 else {"anyOf": choices}
 
 
-def _choices(table: Table, row: Key, shape: Shape, partial: bool) -> list[dict[str, Any]]:
+def _choices(table: Table, row: Keyword, shape: Shape, partial: bool) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = [values.TYPES[kind].schema for kind in shape.kinds if kind in values.TYPES]
     if shape.words:
         found.append({"enum": list(shape.words)})

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from math import prod
-from typing import Any
+from typing import Any, ClassVar
 
 from loom.util.units import nearest
 from loom.util.yaml_file import Kind, Node, fields_of, items_of, mapping
-from loom.workflow.messages import Problems
-from loom.workflow.native import keywords, values, wording
+from loom.workflow import wording
+from loom.workflow.keywords import Keyword
+from loom.workflow.native import keywords, values
 from loom.workflow.native.checker import Check, Checker
 
 Fields = Mapping[str, Any]
@@ -49,8 +50,10 @@ CHECKS: Mapping[str, Check] = {
 }
 
 
-class Shapes(Problems):
+class Shapes(Checker):
     """The mistakes of a workflow, of which those of shapes are found here."""
+
+    checks: ClassVar[Mapping[str, Check]] = CHECKS
 
     def root(self, root: Node, *, main: bool) -> Fields | None:
         only = {key: node for key, node in root.value.items() if key in keywords.ROOT_KEYS and key != "default"}
@@ -111,6 +114,12 @@ class Shapes(Problems):
 
     def validated(self, table: str, node: Node, *, partial: bool = False) -> Fields | None:
         """Return the values of a mapping; None after reporting errors. `partial`: merging may add missing keys."""
-        checker = Checker(keywords.TABLES[table], values.TYPES, CHECKS, self, partial=partial)
-        found = checker.fields(node)
-        return found if checker.fits else None
+        self.partial = partial
+        found: Fields | None = self.fields(node, "", keywords.TABLES[table])
+        return found
+
+    def unknown(self, node: Node, name: str, known: Mapping[str, Keyword]) -> None:
+        if known is keywords.TABLES["default"][""] and name in keywords.JOB_KEYS:
+            self.say(node, f"{name} can't be a default; put it into a template and extend that")
+        else:
+            super().unknown(node, name, known)

@@ -15,7 +15,8 @@ from loom.util import globs
 from loom.util.units import DURATION_PATTERN, PLATFORM_PATTERN, SIZE_PATTERN, duration, meant, memory, platform, size
 from loom.workflow import expressions
 from loom.workflow.patterns import compile_pattern
-from loom.workflow.words import VARIABLE, NotText, line_in, shell_words, text_in
+from loom.workflow.shapes import PARSERS, Parser
+from loom.workflow.words import VARIABLE, NotA, Unrepeated, line_in, shell_words, text_in
 
 STAGE = r"^[a-z][a-z0-9_-]{0,31}$"
 JOB = r"^[a-z][a-z0-9_-]{0,63}$"
@@ -32,18 +33,10 @@ NETWORK = r"^[A-Za-z0-9][A-Za-z0-9_.:-]*$"
 
 
 class Type(Struct, frozen=True, eq=False):
-    """A type of values: `parse` returns the value. NotText for another kind of value, ValueError with a text for users."""
+    """A type of values: `parse` returns the value. NotA for another kind of value, ValueError with a text for users."""
 
-    parse: Callable[[Any], Any]
+    parse: Parser
     schema: dict[str, Any]
-
-
-class Unrepeated(ValueError):
-    """The value may be a misplaced secret and must not appear in messages."""
-
-
-class NotA(ValueError):
-    """A value of another kind; the message says which one is expected."""
 
 
 _LOWER = "lower-case letters, digits, _ and -"
@@ -96,7 +89,7 @@ def _script(value: Any) -> str:
 
 
 def _reference(value: Any) -> str:
-    text = text_in(value).strip()
+    text = value.strip() if isinstance(value, str) else ""
     if not re.fullmatch(r"[a-z][a-z0-9+.-]*://\S[^\n]*", text):
         raise Unrepeated(
             "expected a reference such as env://NAME or keyring://service/name; a secret's value is never written here"
@@ -192,21 +185,9 @@ def _pattern(value: Any) -> str:
     return text
 
 
-def _boolean(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise NotA("true or false")
-    return value
-
-
-def _integer(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise NotA("a whole number")
-    return value
-
-
 def between(least: int, most: int | None) -> Type:
     def parse(value: Any) -> int:
-        number = _integer(value)
+        number: int = PARSERS["integer"](value)
         if number < least:
             raise ValueError(f"expected a number of at least {least}")
         if most is not None and number > most:
@@ -220,7 +201,7 @@ def between(least: int, most: int | None) -> Type:
 def _filled(value: Any) -> str:
     text = text_in(value).strip()
     if not text:
-        raise NotText
+        raise NotA("text")
     return text
 
 
@@ -254,8 +235,8 @@ _BYTES = _any(_SIZE, {"type": "integer", "minimum": 0}, examples=["512m", "2g"])
 _MEMORY = _any(_SIZE, {"const": 0}, {"type": "integer", "minimum": 6291456}, examples=["512m", "2g"])
 
 TYPES: dict[str, Type] = {
-    "boolean": Type(_boolean, {"type": "boolean"}),
-    "integer": Type(_integer, {"type": "integer"}),
+    "boolean": Type(PARSERS["boolean"], {"type": "boolean"}),
+    "integer": Type(PARSERS["integer"], {"type": "integer"}),
     "count": between(1, None),
     "copies": between(1, MAX_COMBINATIONS),
     "retries": between(0, 10),

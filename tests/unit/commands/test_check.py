@@ -380,7 +380,7 @@ def test_gitlabs_file_is_the_workflow_where_there_is_none_of_looms(project: Path
     (project / ".loom/workflow.yml").unlink()
     code, out, _ = loom("check")
     assert code == 2
-    assert ".gitlab-ci.yml:1:19: GL_INVALID /test/stge: unknown keyword stge; did you mean stage?" in out
+    assert ".gitlab-ci.yml:1:19: GL_INVALID /test/stge: unknown key stge; did you mean stage?" in out
 
 
 DISPATCHED = """\

@@ -93,7 +93,7 @@ def test_thousands_of_misspelt_names_are_told_soon(tmp_path: Path) -> None:
 
 def test_numbers_that_no_machine_holds(tmp_path: Path) -> None:
     digits = "9" * 5000
-    assert "expected text, found" in said(tmp_path, HEAD + f"a: {{stage: test, script: {'9' * 300}}}\n")[0]
+    assert "expected text or a list, found" in said(tmp_path, HEAD + f"a: {{stage: test, script: {'9' * 300}}}\n")[0]
     (found,) = said(tmp_path, HEAD + f"a: {{stage: test, script: x, variables: {{A: {digits}}}}}\n")
     assert found.endswith(
         "expected text, found the number 9999999999999999999999999999999999999...; write it in quotes"

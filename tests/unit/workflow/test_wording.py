@@ -1,11 +1,12 @@
-"""What loom's own language says of a value that it does not take."""
+"""The message about a value that its key does not take."""
 
 from __future__ import annotations
 
 import pytest
 
 from loom.util.yaml_file import parse
-from loom.workflow.native import wording
+from loom.workflow import wording
+from loom.workflow.keywords import shape_of
 
 
 @pytest.mark.parametrize(
@@ -16,7 +17,7 @@ from loom.workflow.native import wording
         ("nothing", ("always", "never"), "expected one of always, never, found the text 'nothing'"),
         ("5", ("always", "never"), "expected one of always, never, found the number 5"),
         ("true", ("always", "never"), "expected one of always, never, found true"),
-        ("~", ("always", "never"), "expected one of always, never, found nothing"),
+        ("~", ("always", "never"), "expected a value, found nothing; give one or remove the key"),
         ("[a]", ("always", "never"), "expected one of always, never, found a list"),
         ("{a: b}", ("always", "never"), "expected one of always, never, found a mapping"),
     ],
@@ -24,7 +25,7 @@ from loom.workflow.native import wording
 def test_one_of_some_words(text: str, words: tuple[str, ...], said: str) -> None:
     node = parse(f"a: {text}\n".encode(), "f").root
     assert node is not None
-    assert wording.one_of(words, node.value["a"]) == said
+    assert wording.unfit(node.value["a"], shape_of(f"({' '.join(words)})"), ()) == said
 
 
 LONG = "x" * 41
@@ -36,18 +37,24 @@ LONG = "x" * 41
         ("5", 'expected text, found the number 5; write it in quotes: "5"'),
         ("true", 'expected text, found true; write it in quotes: "true"'),
         ("[a]", "expected text, found a list"),
-        ("{a: b}", "YAML parses 'a: b' as a key and a value; quote the whole text, or write it below a `|`"),
-        ("{a: [b]}", "YAML parses 'a: ...' as a key and a value; quote the whole text, or write it below a `|`"),
+        (
+            "{a: b}",
+            "expected text, found a mapping: YAML parses 'a: b' as a key and a value; quote the whole text, or write it below a `|`",
+        ),
+        (
+            "{a: [b]}",
+            "expected text, found a mapping: YAML parses 'a: ...' as a key and a value; quote the whole text, or write it below a `|`",
+        ),
         ("{a: b, c: d}", "expected text, found a mapping"),
         (f"1{'0' * 39}", f'expected text, found the number 1{"0" * 39}; write it in quotes: "1{"0" * 39}"'),
         (f"1{'0' * 40}", f"expected text, found the number 1{'0' * 36}...; write it in quotes"),
         (
             f"{{a: {LONG}}}",
-            f"YAML parses 'a: {LONG[:34]}...' as a key and a value; quote the whole text, or write it below a `|`",
+            f"expected text, found a mapping: YAML parses 'a: {LONG[:34]}...' as a key and a value; quote the whole text, or write it below a `|`",
         ),
     ],
 )
 def test_how_a_value_becomes_text(text: str, said: str) -> None:
     node = parse(f"a: {text}\n".encode(), "f").root
     assert node is not None
-    assert wording.no_text(node.value["a"]) == said
+    assert wording.unfit(node.value["a"], shape_of("line"), ["text"]) == said

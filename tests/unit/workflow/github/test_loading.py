@@ -52,11 +52,11 @@ MISTAKES = [
     ),
     ("on: push\n", "1:1 / `jobs` is missing: the jobs"),
     ("on: push\njobs: {}\n", "2:1 /jobs `jobs` is missing: the jobs"),
-    (f"{SOUND}job: x\n", "3:1 /job unknown keyword job; did you mean jobs?"),
-    (SOUND.replace("push", "pusj"), "1:5 /on on: expected a mapping or one of the documented words or a list"),
+    (f"{SOUND}job: x\n", "3:1 /job unknown key job; did you mean jobs?"),
+    (SOUND.replace("push", "pusj"), "1:5 /on expected a mapping or one of the documented words or a list"),
     (
         "on: {push: {branch: main}}\njobs: {x: {runs-on: a, steps: [{run: x}]}}",
-        "1:13 /on/push/branch unknown keyword branch",
+        "1:13 /on/push/branch unknown key branch",
     ),
     (
         "on: {push: {paths: [a], paths-ignore: [b]}}\njobs: {x: {runs-on: a, steps: [{run: x}]}}",
@@ -124,7 +124,7 @@ MISTAKES = [
     ),
     (
         job("steps: [{run: x, timeout-minutes: soon}]"),
-        "5:39 /jobs/x/steps/0/timeout-minutes steps:timeout-minutes: expected number",
+        "5:39 /jobs/x/steps/0/timeout-minutes expected a number",
     ),
     (job(STEPS, "secrets: {a: b}"), "6:5 /jobs/x/secrets `secrets` is for a job with `uses`; this one has steps"),
     (
@@ -404,7 +404,7 @@ def test_a_file_that_was_read_is_sound_or_has_a_first_mistake() -> None:
     reading.read("a.yml", SOUND.encode())
     assert reading.sound("a.yml") is reading.found["a.yml"]
     reading.read("b.yml", SOUND.replace("run:", "ran:").replace("jobs", "job").encode())
-    assert reading.sound("b.yml") == "b.yml:2:1: GH_INVALID /job: unknown keyword job; did you mean jobs?"
+    assert reading.sound("b.yml") == "b.yml:2:1: GH_INVALID /job: unknown key job; did you mean jobs?"
     other = loader.WorkflowReader()
     other.read("c.yml", b"")
     other.read("d.yml", b"- x")

@@ -252,7 +252,7 @@ def test_what_is_wrong_in_a_replaced_text_is_where_it_was_inserted(tmp_path: Pat
     ):
         found = [one.partition("; ")[0] for one in problems(tmp_path, f"{header}job: {job}\n")]
         assert found == [
-            f"{HERE}:3:{column}: unknown keyword {key}" for key, column in zip(("foo", "bar"), columns, strict=True)
+            f"{HERE}:3:{column}: unknown key {key}" for key, column in zip(("foo", "bar"), columns, strict=True)
         ]
 
 
@@ -311,14 +311,14 @@ def test_a_wrong_input_is_reported_where_it_is_given(tmp_path: Path, given: str,
 
 
 MISTAKES = [
-    ("job: {script: x, foo: y}", "1:18: unknown keyword foo"),
-    ("job: {script: x, stge: y}", "1:18: unknown keyword stge; did you mean stage?"),
-    ("job: {script: x, retry: {maxx: 1}}", "1:26: unknown keyword maxx in retry; did you mean max?"),
-    ("job: {script: x, when: sometimes}", "1:24: when: expected one of on_success"),
-    ("job: {script: x, stage: 1}", 'stage: expected text, found \'1\'; write it in quotes: "1"'),
+    ("job: {script: x, foo: y}", "1:18: unknown key foo"),
+    ("job: {script: x, stge: y}", "1:18: unknown key stge; did you mean stage?"),
+    ("job: {script: x, retry: {maxx: 1}}", "1:26: unknown key maxx; did you mean max?"),
+    ("job: {script: x, when: sometimes}", "1:24: expected one of on_success"),
+    ("job: {script: x, stage: 1}", 'expected text, found the number 1; write it in quotes: "1"'),
     ("job: {script: x, stage: none}", "job: there is no stage none; the stages are .pre, build, test, deploy, .post"),
     ("job: {image: x}", "1:1: job has no script; every job has `script` or `trigger`"),
-    ("job: {script: x, timeout: soon}", "timeout: expected a duration such as 1h 30m, found 'soon'"),
+    ("job: {script: x, timeout: soon}", "expected a duration such as 1h 30m, found the text 'soon'"),
     ("job: {script: x, extends: .bas}\n.base: {tags: [x]}", "1:27: extends: unknown job or template .bas; did you mean .base?"),
     (".a: {extends: .b}\n.b: {extends: .a}", "extends forms a cycle: "),
     ("job: {script: [!reference [job, script]]}", "!reference [job, script] is part of a cycle: [job, script] -> "),
@@ -329,8 +329,8 @@ MISTAKES = [
     (".hidden: [a]", "the file has no job"),
     (".hidden:", "1:1: .hidden is empty, which GitLab refuses; remove it or fill it"),
     ("job: {script: }", "1:1: job has no script; every job has `script` or `trigger`"),
-    ("job: {trigger: [[x]]}", "1:16: trigger: expected "),
-    ("job: {script: {a: b}}", "1:15: script: expected "),
+    ("job: {trigger: [[x]]}", "1:16: expected "),
+    ("job: {script: {a: b}}", "1:15: expected "),
     ("job: {trigger: }", "1:1: job has no script; every job has `script` or `trigger`"),
     ("job: {script: 2024-01-01}", "2024-01-01 is a date in YAML, which GitLab refuses"),
     ("job: {script: *x}", "the alias *x is unknown"),
@@ -339,7 +339,7 @@ MISTAKES = [
     ("include: /no.yml\njob: {extends: .missing}", "include:local: no.yml can't be read: no such file or directory"),
     ("include: {local: ./no.yml}\njob: {script: x}", "include:local: GitLab finds no file by a path with ./ in front"),
     ("include: /no.txt\njob: {script: x}", "include:local: /no.txt is no YAML file"),
-    ("include: {locl: /a.yml}\njob: {script: x}", "1:11: unknown keyword locl in include; did you mean local?"),
+    ("include: {locl: /a.yml}\njob: {script: x}", "1:11: unknown key locl; did you mean local?"),
     ("include: {ref: x}\njob: {script: x}", "include: expected one of local, project, remote, template, component"),
 ]  # fmt: skip
 
