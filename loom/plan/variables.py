@@ -5,7 +5,6 @@ Pure. The plan expands `$NAME` with `for_run`; a job gets `for_job` below the pl
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import PurePath
@@ -23,10 +22,9 @@ from loom.status import Status
 from loom.util import jsons
 from loom.util.slugs import slug
 from loom.util.units import machine
-from loom.workflow.interpolation import substituted
+from loom.workflow import interpolation
 from loom.workflow.predefined import KNOWN_AT_START
 
-_REFERENCE = re.compile(r"\$(?:([A-Za-z_][A-Za-z0-9_]*)|\{([A-Za-z_][A-Za-z0-9_]*)\})")
 _DIRECTORIES = frozenset({"CI_PROJECT_DIR", "LOOM_PROJECT_DIR", "CI_BUILDS_DIR"})
 
 SOURCES = {
@@ -405,9 +403,7 @@ def of_session(
 
 def _replaced(text: str, values: Mapping[str, str]) -> str:
     """Replace the references to these variables alone."""
-    if "$" not in text:
-        return text
-    return substituted(_REFERENCE, lambda match: values.get(match[1] or match[2], match[0]), text)
+    return interpolation.expand(text, values, interpolation.WITHOUT_ESCAPES)
 
 
 def project_name_of(root: PurePath) -> str:

@@ -1,6 +1,7 @@
 """Expand `$NAME` and `${NAME}` in values of the workflow (docs/reference/workflow.md, "Variables").
 
-`$$` is a dollar sign. Undefined names and all other uses of `$` stay as written (`$(date)`, `${X:-y}`).
+`$$` is a dollar sign. Undefined names and all other uses of `$` stay as written (`$(date)`, `${X:-y}`). Other languages
+have patterns of their own: a match's last group is the name; one named `$` is a dollar sign, one without a group stays.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from loom.errors import RequestError
 from loom.util.toposort import order
 
-_REFERENCE = re.compile(r"\$(?:\$|([A-Za-z_][A-Za-z0-9_]*)|\{([A-Za-z_][A-Za-z0-9_]*)\})")
+_NAMES = r"([A-Za-z_][A-Za-z0-9_]*)|\{([A-Za-z_][A-Za-z0-9_]*)\}"
+_REFERENCE = re.compile(rf"\$(?:(\$)|{_NAMES})")
+WITHOUT_ESCAPES = re.compile(rf"\$(?:{_NAMES})")
 MAX_LENGTH = 1024 * 1024
 
 
@@ -19,39 +22,40 @@ class ExpansionTooLong(RequestError, ValueError):
     """An expanded value that exceeds the limit (variables that double each other)."""
 
 
-def names(text: str) -> Iterator[str]:
-    """Return every name that a text refers to, in order."""
-    if "$" in text:
-        for match in _REFERENCE.finditer(text):
-            if name := match[1] or match[2]:
+def names(text: str, pattern: re.Pattern[str] = _REFERENCE) -> Iterator[str]:
+    """Yield every name that a text refers to, in order."""
+    if "$" in text or "%" in text:
+        for match in pattern.finditer(text):
+            if match.lastindex and (name := match[match.lastindex]) != "$":
                 yield name
 
 
-def expand(text: str, values: Mapping[str, str]) -> str:
-    """Expand a text once; the inserted values are not expanded again."""
-    if "$" not in text:
+def expand(
+    text: str,
+    values: Mapping[str, str],
+    pattern: re.Pattern[str] = _REFERENCE,
+    unknown: Callable[[str, str], str] = lambda _name, written: written,
+) -> str:
+    """Expand a text once; the inserted values are not expanded again. `unknown` makes the text of a name without a value.
+
+    ExpansionTooLong before the result has more than MAX_LENGTH characters.
+    """
+    if "$" not in text and "%" not in text:
         return text
-
-    def value(match: re.Match[str]) -> str:
-        name = match[1] or match[2]
-        return "$" if name is None else values.get(name, match[0])
-
-    return substituted(_REFERENCE, value, text)
-
-
-def substituted(pattern: re.Pattern[str], value: Callable[[re.Match[str]], str], text: str) -> str:
-    """Replace the matches of a pattern. ExpansionTooLong before the result has more than MAX_LENGTH characters."""
     left = MAX_LENGTH - len(text)
 
-    def bounded(match: re.Match[str]) -> str:
+    def value(match: re.Match[str]) -> str:
         nonlocal left
-        found = value(match)
+        name = match[match.lastindex or 0]
+        found = values.get(name) if name != "$" else name
+        if found is None:
+            found = unknown(name, match[0])
         left -= len(found) - len(match[0])
         if left < 0:
             raise ExpansionTooLong(f"the expanded value exceeds {MAX_LENGTH // 1024} KiB")
         return found
 
-    return pattern.sub(bounded, text)
+    return pattern.sub(value, text)
 
 
 def expand_all(

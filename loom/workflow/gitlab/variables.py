@@ -20,15 +20,15 @@ from loom.errors import RequestError, WorkflowError
 from loom.util import globs, yaml_file
 from loom.util.toposort import CycleError, order
 from loom.util.yaml_file import Kind, Node, fields_of, items_of, text_of, truth
+from loom.workflow import interpolation
 from loom.workflow.facts import Variable
-from loom.workflow.interpolation import ExpansionTooLong, substituted
 
 if TYPE_CHECKING:
     from loom.workflow.messages import Problems
 
 _SERVER = re.compile(r"\$\$|%%|\$([A-Za-z_]\w*)|\$\{([A-Za-z_]\w*)\}|%([A-Za-z_]\w*)%", re.ASCII)
 _EXISTING = re.compile(r"\$([A-Za-z_]\w*)|\$\{([A-Za-z_]\w*)\}|%([A-Za-z_]\w*)%", re.ASCII)
-_RUNNER = re.compile(r"\$(?:\{([^}]*)\}|([*#$@!?\-0-9])|(\w+)|(\{))", re.ASCII)
+_RUNNER = re.compile(r"\$(?:\{([^}]*)\}|([*#$@!?\-0-9])|(\w+)|\{())", re.ASCII)
 
 
 SECRET = "[MASKED]"
@@ -143,7 +143,7 @@ class Scope(Struct, frozen=True, kw_only=True, dict=True):
         """The values that globs and texts see; as written when they refer to each other in a cycle."""
         try:
             return {**self.known, **expand_all(self.layered, self.known)}
-        except (CycleError, ExpansionTooLong):
+        except (CycleError, interpolation.ExpansionTooLong):
             return self.written
 
 
@@ -183,10 +183,8 @@ def inherited(variables: Mapping[str, Variable], inherit: Node | None) -> Mappin
 
 
 def names(text: str) -> Iterator[str]:
-    """Yield every name that a text refers to."""
-    for match in _SERVER.finditer(text) if "$" in text or "%" in text else ():
-        if name := match[1] or match[2] or match[3]:
-            yield name
+    """Return every name that a text refers to."""
+    return interpolation.names(text, _SERVER)
 
 
 def never(_name: str) -> bool:
@@ -198,25 +196,12 @@ def expand(text: str, values: Mapping[str, str], *, late: Callable[[str], bool] 
 
     References to `late` names, whose values are only known when the job runs, stay.
     """
-    if "$" not in text:
-        return text
-
-    def value(match: re.Match[str]) -> str:
-        name = match[1] or match[2] or match[3]
-        if name == "$":
-            return "$"
-        if not name:
-            return ""
-        return match[0] if name not in values and late(name) else values.get(name, "")
-
-    return substituted(_RUNNER, value, text)
+    return interpolation.expand(text, values, _RUNNER, lambda name, written: written if name and late(name) else "")
 
 
 def expand_existing(text: str, values: Mapping[str, str]) -> str:
     """Expand a text as GitLab's server does for globs, refs and names: references to unknown names stay."""
-    if "$" not in text and "%" not in text:
-        return text
-    return substituted(_EXISTING, lambda found: values.get(found[1] or found[2] or found[3], found[0]), text)
+    return interpolation.expand(text, values, _EXISTING)
 
 
 def expand_all(
@@ -236,18 +221,16 @@ def expand_all(
     }
     of_session = {name for name, variable in layered.items() if variable.file or variable.ref}
     left = of_session | {name for name, variable in layered.items() if not variable.expand}
-    served: dict[str, str] = dict(known)
-
-    def from_server(match: re.Match[str]) -> str:
-        name = match[1] or match[2] or match[3]
-        return match[0] if name is None or name in left else served.get(name, match[0])
-
+    served = {name: value for name, value in known.items() if name not in left}
+    texts: dict[str, str] = {}
     for name in order(layered, needs):
-        text = layered[name].value
-        served[name] = substituted(_SERVER, from_server, text) if layered[name].expand else text
-    values = {name: value for name, value in served.items() if name not in of_session}
+        text, expands = layered[name].value, layered[name].expand
+        texts[name] = interpolation.expand(text, served, _SERVER) if expands else text
+        if name not in left:
+            served[name] = texts[name]
+    values = {name: value for name, value in {**known, **texts}.items() if name not in of_session}
     at_run = (lambda name: name in of_session or late(name)) if of_session else late
     return {
-        name: expand(served[name], values, late=at_run) if variable.expand else variable.value
+        name: expand(texts[name], values, late=at_run) if variable.expand else variable.value
         for name, variable in layered.items()
     }
