@@ -58,7 +58,7 @@ class Shapes(Problems, kw_only=True):
 
     def fields(self, node: Node, name: str, table: Table, key: Node | None = None) -> Any:
         """Return a mapping, which has this name in the table, without wrong and empty keywords."""
-        known, found, sound = table[name], {}, True
+        known, found, sound = table.get(name, {}), {}, True
         for one, row in known.items() if not self.partial else ():
             if row.required and one not in node.value:
                 example = f": write `{one}: {row.example}`" if row.example else ""
@@ -75,7 +75,7 @@ class Shapes(Problems, kw_only=True):
         return self.mapped(node, found, name, sound=sound and len(found) == len(node.value))
 
     def unknown(self, node: Node, name: str, known: Mapping[str, Keyword]) -> None:
-        advice = self.meant(name, known, f"; the keys are {', '.join(known)}")
+        advice = self.meant(name, known, f"; the keys are {', '.join(known) or 'none'}")
         self.say(node, f"unknown key {name}{advice}")
 
     def value(self, node: Node, keyword: Keyword, table: Table, key: Node | None = None) -> Any:

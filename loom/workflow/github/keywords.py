@@ -37,7 +37,38 @@ FILTERS: Mapping[str, tuple[str, ...]] = {
     "workflow_run": (*_BRANCHES, "workflows"),
     "image_version": ("names", "versions"),
 }
-_NO_TYPES = frozenset({"push", "schedule", "workflow_call", "workflow_dispatch"})
+_CHANGED, _PINNED = "created edited deleted", "transferred pinned unpinned"
+_LABELED = "assigned unassigned labeled unlabeled opened edited closed reopened locked unlocked milestoned demilestoned"
+_OF_PULLS = (
+    f"{_LABELED} synchronize converted_to_draft enqueued dequeued ready_for_review review_requested "
+    "review_request_removed auto_merge_enabled auto_merge_disabled stacked"
+)
+_TYPES: Mapping[str, str] = {
+    "branch_protection_rule": _CHANGED,
+    "check_run": "created rerequested completed requested_action",
+    "check_suite": "completed requested rerequested",
+    "discussion": f"{_CHANGED} {_PINNED} labeled unlabeled locked unlocked category_changed answered unanswered",
+    "discussion_comment": _CHANGED,
+    "image_version": "created ready deleted",
+    "issue_comment": _CHANGED,
+    "issues": f"{_LABELED} {_PINNED} deleted field_added field_removed typed untyped",
+    "label": _CHANGED,
+    "merge_group": "checks_requested",
+    "milestone": f"{_CHANGED} opened closed",
+    "project": f"{_CHANGED} closed reopened",
+    "project_card": f"{_CHANGED} moved converted",
+    "project_column": "created updated moved deleted",
+    "pull_request": _OF_PULLS,
+    "pull_request_comment": _CHANGED,
+    "pull_request_review": "submitted edited dismissed",
+    "pull_request_review_comment": _CHANGED,
+    "pull_request_target": _OF_PULLS,
+    "registry_package": "published updated",
+    "release": f"{_CHANGED} published unpublished prereleased released",
+    "watch": "started",
+    "workflow_run": "requested completed in_progress",
+}
+"""The `types` of each event that has some of GitHub's; those of `repository_dispatch` are the user's words."""
 
 
 def _events() -> Iterator[Keyword]:
@@ -46,10 +77,10 @@ def _events() -> Iterator[Keyword]:
             yield Keyword("on:schedule", "[map]", _NO_EVENT, _DIFFERS)
             continue
         yield Keyword(f"on:{event}", "map")
-        if event not in _NO_TYPES:
-            yield Keyword(f"on:{event}:types", "text | [text]")
+        if types := "text" if event == "repository_dispatch" else f"({_TYPES[event]})" if event in _TYPES else "":
+            yield Keyword(f"on:{event}:types", f"{types} | [{types}]")
         for name in FILTERS.get(event, ()):
-            yield Keyword(f"on:{event}:{name}", "scalar | [scalar]")
+            yield Keyword(f"on:{event}:{name}", "nonempty | [nonempty]")
         for name in ("tags", "tags-ignore") if event.startswith("pull_request") and event in FILTERS else ():
             yield Keyword(f"on:{event}:{name}", "scalar | [scalar]", "A pull request is of no tag.", _NONE)
 
@@ -78,7 +109,7 @@ _PERMISSIONS = (
 _DEFAULTS = (
     Keyword("defaults", "map"),
     Keyword("defaults:run", "map | expression"),
-    Keyword("defaults:run:shell", "text"),
+    Keyword("defaults:run:shell", "nonempty"),
     Keyword("defaults:run:working-directory", "scalar"),
 )
 _ENV = (Keyword("env", "open"), Keyword("env:NAME", "scalar"))
@@ -107,7 +138,7 @@ ROOT_KEYWORDS = (
     *_ENV,
     *_DEFAULTS,
     Keyword("concurrency", "scalar | map", "Several runs of one workflow may run on this machine.", _NONE),
-    Keyword("concurrency:group", "scalar", required=True),
+    Keyword("concurrency:group", "nonempty", required=True),
     Keyword("concurrency:cancel-in-progress", "boolean"),
     Keyword("concurrency:queue", "(single max)"),
     Keyword("jobs", "open"),
@@ -136,24 +167,24 @@ _CONTAINER = (
 JOB = (
     Keyword("name", "scalar"),
     *_PERMISSIONS,
-    Keyword("needs", "text | [text]"),
+    Keyword("needs", "nonempty | [nonempty]"),
     Keyword("if", "scalar"),
     Keyword(
         "runs-on",
-        "text | [text] | map",
+        "nonempty | [nonempty] | map",
         "A label chooses an image by `github: {runs_on: {LABEL: IMAGE}}` of your configuration, or a pool of yours by its name. "
         "Jobs for Windows, macOS and runners of your own are left out.",
         _DIFFERS,
     ),
-    Keyword("runs-on:group", "text", "Labels choose an image or a pool here.", _NONE),
-    Keyword("runs-on:labels", "text | [text]"),
+    Keyword("runs-on:group", "nonempty", "Labels choose an image or a pool here.", _NONE),
+    Keyword("runs-on:labels", "nonempty | [nonempty]"),
     Keyword("snapshot", "any", "It makes an image for GitHub's runners.", _NO_JOB),
     Keyword("environment", "scalar | map", _HELD, _DIFFERS),
     Keyword("environment:name", "scalar", required=True),
     Keyword("environment:url", "scalar", "A local run knows of no deployments.", _NONE),
     Keyword("environment:deployment", "boolean", "A local run knows of no deployments.", _NONE),
-    Keyword("concurrency", "scalar | map", _GROUP, _DIFFERS),
-    Keyword("concurrency:group", "scalar", _GROUP, _DIFFERS, required=True),
+    Keyword("concurrency", "nonempty | map", _GROUP, _DIFFERS),
+    Keyword("concurrency:group", "nonempty", _GROUP, _DIFFERS, required=True),
     Keyword("concurrency:cancel-in-progress", "boolean", _NOT_CANCELED, _NONE),
     Keyword("concurrency:queue", "(single max)", _NOT_CANCELED, _NONE),
     Keyword("outputs", "open"),
@@ -167,7 +198,7 @@ JOB = (
     Keyword("steps:uses", "text"),
     Keyword("steps:run", "scalar"),
     Keyword("steps:working-directory", "scalar"),
-    Keyword("steps:shell", "text"),
+    Keyword("steps:shell", "nonempty"),
     Keyword("steps:with", "open | expression"),
     Keyword("steps:with:NAME", "scalar"),
     *below("steps", _OWN_ENV),
@@ -235,6 +266,7 @@ CONTEXTS: Mapping[str, str] = {
     "steps": _OF_STEP + " hashfiles()",
     "steps:id": "",
     "steps:uses": "",
+    "steps:shell": "",
     "steps:if": f"{_ALL} env steps job runner hashfiles() always() success() failure() cancelled()",
 }
 """What expressions may read at a key, and at all below it: GitHub's table of the availability of contexts.

@@ -211,6 +211,16 @@ MORE_MISTAKES = [
     job("uses: ./x", "steps: []", "if: a b", "secrets: x", "with: {a: '${{ nope }}'}"),
     "on: push\njobs: {x: &a {runs-on: x, steps: [{run: x}]}, X: *a, " + "a" * 101 + ": *a}\n",
     "on: []\njobs: [x]\n",
+    (
+        "on: {pull_request: {types: [opend]}, release: {types: Published}, create: {types: x}, push: {types: [x], tags: },"
+        " repository_dispatch: {types: mine}, check_run: }\npermissions:\njobs: {x: {runs-on: a, steps: [{run: x}]}}"
+    ),
+    job("steps: [[{run: x}], {run: x, shell: ''}, {run: x, shell: '${{ env.A }}'}, {run: x, env: }]").replace(
+        "on: push", "on: [[push]]"
+    ),
+    job(STEPS, "needs: ['']", "concurrency: ''", "timeout-minutes:", "container:").replace(
+        "ubuntu-latest", "{labels: '', group: }"
+    ),
     "on: &a [push]\njobs: *b\nother: *a\n",
 ]
 """Files of which all problems are kept."""
