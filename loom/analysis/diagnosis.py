@@ -21,7 +21,7 @@ from loom.analysis.output import ReadLine, ReadOutput, earlier_error, lines_that
 from loom.analysis.patterns import FailureGroup
 from loom.analysis.reproduction import reproduce_command
 from loom.record.documents import DIAGNOSIS_SCHEMA, Document, Invocation, Milliseconds, Moment, Sha
-from loom.record.events import Section, epoch_ns
+from loom.record.events import epoch_ns
 from loom.record.unrecorded import Unrecorded
 from loom.status import Code, Count, FailingTest, Failure
 from loom.util import typed
@@ -222,10 +222,9 @@ def diagnose(evidence: Evidence) -> Diagnosis:
     failures = [*of_output, *(each for each in found if (each.file, each.line) not in told)]
     unnamed = (job.get("finding_reports") or {}).get("findings", 0) - len(found) if found else 0
     groups = patterns.groups(failures, tests)
-    surer = of_loom if section == Section.SERVICES else []
-    if ending.get("status") == "timed_out" and ending.get("error"):
-        surer = [ending["error"]]
-    telling = None if silent else _telling_line(causes, of_output, output, at, surer)
+    telling = None if silent else _telling_line(causes, of_output, output, at, of_loom)
+    if ending.get("status") == "timed_out" and not any(cause.line for cause in causes):
+        telling = ending.get("error") or telling  # an error that it printed did not end it
     return Diagnosis(
         run_id=evidence.run_id,
         state=evidence.state,
@@ -307,22 +306,26 @@ def _causes(
     job = evidence.job or {}
     exit_code = ending.get("exit_code")
     lines = [*texts(output.of("own")), *of_loom]
-    return known_failures.causes(
-        Failed(
-            ended=job.get("status") or evidence.state,
-            error=ending.get("error"),
-            error_code=ending.get("error_code"),
-            exit_code=exit_code,
-            lines=lines,
-            own=output.marked,
-            before=texts(output.of("before", "said")),
-            in_step=bool(job.get("failing_step") or evidence.unit[0]),
-            command=command,
-            image=(job.get("image") or {}).get("name"),
-            in_source=look_at(lines, command, evidence.in_source, exit_code=exit_code),
-            of_github=evidence.of_github,
-        )
+    failed = Failed(
+        ended=job.get("status") or evidence.state,
+        error=ending.get("error"),
+        error_code=ending.get("error_code"),
+        exit_code=exit_code,
+        lines=lines,
+        own=output.marked,
+        before=texts(output.of("before", "said")),
+        in_step=bool(job.get("failing_step") or evidence.unit[0]),
+        command=command,
+        image=(job.get("image") or {}).get("name"),
+        in_source=look_at(lines, command, evidence.in_source, exit_code=exit_code),
+        of_github=evidence.of_github,
     )
+    found = known_failures.causes(failed)
+    died = next((text for text in job.get("warnings", ()) if text.startswith("service ")), None)
+    if died is not None and found and found[0].code in ("name_resolution", "connection_refused"):
+        of_service = known_failures.causes(replace(failed, error=died, error_code=None))
+        return [replace(of_service[0], line=found[0].line)]
+    return found
 
 
 # -- lines and locations ---------------------------------------------------------------------------------------------

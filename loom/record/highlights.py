@@ -330,12 +330,11 @@ class Highlighter:
 
 _CONTINUES = re.compile(r"\s*(?:[|^~=]|E\s{2}|\d+ \||at |-->|\.\.\.|caused by|note:|help:)", re.IGNORECASE)
 _NUMBERS = re.compile(r"0x[0-9a-fA-F]+|\d+")
-_LINE_NUMBERS = re.compile(r"(?<=:)\d+")
 
 
 def form_of(text: str) -> str:
-    """Return the line without its numbers; of a command and what it gave, without those of its lines alone."""
-    return (_LINE_NUMBERS if text.startswith("`") else _NUMBERS).sub("0", text[:200]).strip()
+    """Return the line without its numbers, or as it is if it says what a command gave."""
+    return text if text.startswith("`") else _NUMBERS.sub("0", text[:200]).strip()
 
 
 def _indent(text: str) -> int:

@@ -104,11 +104,13 @@ class Preparation:
         needed = {service.name for service in job.services if service.needed}
 
         def on_died(name: str, how: str) -> None:
-            if name not in needed:
-                return  # the section says how it ended
             result, _, last = how.partition("\n")
-            attempt.service_died = ServiceError(f"service {name} ended while the job ran: {result}", hint=last.strip())
-            self._cancel.request(None)
+            died = ServiceError(f"service {name} ended while the job ran: {result}", hint=last.strip())
+            if name in needed:
+                attempt.service_died = died
+                self._cancel.request(None)
+            elif result != "exit code 0":
+                attempt.warn(died.message, CODE)
 
         # It lasts as long as the job, so a later step's failure is not its own.
         section = SectionOutput(attempt.journal, job.id, Section.SERVICES, CODE)

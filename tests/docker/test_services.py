@@ -283,6 +283,7 @@ def test_a_service_that_is_not_needed_may_end_or_not_get_ready(bench: Bench) -> 
     late = service("late", "sleep 60", ready=Ready(tcp=9, timeout_s=5), needed=False)
     with promptly(), bench.open(broken, late) as network:
         assert len(network.images) == 2
+        assert bench.died == [("broken", "exit code 42\nIts last lines:\n  no config")]
     assert (
         "broken: service broken ended with exit code 42 before it was ready; the job goes on without it" in bench.said
     )

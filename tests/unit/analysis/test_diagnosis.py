@@ -151,12 +151,20 @@ def test_the_agents_text_is_never_too_long() -> None:
     assert "reproduce: " in text
 
 
-@pytest.mark.parametrize(
-    ("printed", "told"), [("begin", "script/01 ran out of time"), ("error: no answer", "error: no answer")]
-)
-def test_the_telling_line_of_a_step_that_ran_out_of_time(printed: str, told: str) -> None:
+@pytest.mark.parametrize("printed", ["begin", "error: no answer", "Killed"])
+def test_the_telling_line_of_a_step_that_ran_out_of_time_is_looms(printed: str) -> None:
     job = {"status": "timed_out", "error": "script/01 ran out of time", "failing_step": "script/01"}
-    assert diagnose(evidence(lines=[printed], job=job)).telling_line == told
+    assert diagnose(evidence(lines=[printed], job=job)).telling_line == "script/01 ran out of time"
+
+
+def test_a_service_that_ended_is_the_cause_of_a_name_without_an_address() -> None:
+    printed = "socket.gaierror: [Errno -2] Name or service not known"
+    job = {"warnings": ["service db ended while the job ran: exit code 3"]}
+    (cause,) = diagnose(evidence(lines=[printed], job=job)).causes
+    assert (cause.code, cause.summary, cause.line) == ("service_died", "service db ended while the job ran", printed)
+    (cause,) = diagnose(evidence(lines=[printed])).causes
+    assert cause.code == "name_resolution"
+    assert diagnose(evidence(lines=["assert 1 == 2"], job=job)).causes == []
 
 
 def test_the_telling_line_is_the_message_and_no_title() -> None:

@@ -137,7 +137,7 @@ def test_an_excerpt_is_read_of_plain_text_below_the_workspace_alone(tmp_path: Pa
 
 def test_failed_jobs_are_named_once_by_their_telling_lines() -> None:
     found = diagnosis(printed=("src/a.c:3: error: no x",))
-    gave = [("five", 7, 4), ("six", 8, 5), ("seven", 7, 6)]
+    gave = [("five", 7, 4), ("six", 8, 5), ("seven", 7, 4)]
     commands = {name: f"`exit {code}` at ci.yml:{line} gave {code}" for name, code, line in gave}
     others = [
         OtherFailure(job_id=name, status="failure", manifest_path="", telling_line=line)

@@ -289,6 +289,14 @@ def test_a_service_that_ends_while_the_job_needs_it_is_the_jobs_error(make: Make
     assert "failing_step" not in ran.job("one").outcome
 
 
+@pytest.mark.parametrize("code", [1, 0])
+def test_a_service_of_gitlabs_that_fails_is_a_warning(make: Make, code: int) -> None:
+    text = "one: {script: ['true'], image: debian, services: [db]}\n"
+    ran = running(make("", **{".gitlab-ci.yml": text}), Serving(dies=f"exit code {code}\nIts last lines:\n  bye"))
+    told = [{"text": f"service db ended while the job ran: exit code {code}"}]
+    assert ran.facts("warning", "one") == (told if code else [])
+
+
 @pytest.mark.parametrize("told", [True, False])
 def test_a_service_that_ends_before_its_job_can_start_is_the_jobs_error(make: Make, told: bool) -> None:
     engine = Serving(dies="exit code 1" if told else "")

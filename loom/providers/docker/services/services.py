@@ -81,7 +81,7 @@ class ServiceGroup(Struct, kw_only=True):
     """One service failed, so the others need not become ready; or the block is left."""
     on_died: OnDied | None = None
     early: list[Callable[[OnDied], None]] = field(default_factory=list)
-    """Report the ends of services that were ready and ended before all were: before `on_died` is set."""
+    """Report the ends of services that ended before all were ready: before `on_died` is set."""
     guard: threading.Lock = field(default_factory=threading.Lock)
     """For `on_died` and `early`."""
 
@@ -252,7 +252,7 @@ class ServiceContainer(any_services.StartedService):
         lines.end()
         with self._group.guard:
             on_died = self._group.on_died
-            if on_died is None and self.service.needed:
+            if on_died is None:
                 self._group.early.append(partial(self._report_end, container_id))
         if on_died is not None:
             self._report_end(container_id, on_died)
