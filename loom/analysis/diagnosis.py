@@ -127,7 +127,8 @@ class Diagnosis(Document, frozen=True, kw_only=True):
     lines_total: Count | None = None
     telling_line: str | None = None
     """The line to look at first: the evidence of a cause, else an error of the command that ended the step, else its last
-    line. Of a silent command: the command, and what it gave; of `exit`: of the last one before it that printed something."""
+    line. Of a silent command: the command, and what it gave; of `exit`: of the last one before it that printed something. Of a
+    job whose time was over, or that could not run: loom's message."""
     earlier_error: str | None = None
     """The last error before the output of the command that ended the step, which the script survived; no cause."""
     locations: list[Location]
