@@ -145,17 +145,10 @@ class ConditionParser(Parser[Condition]):
         return left == right
 
     def found(self, left: Value, right: Value) -> bool:
-        if not isinstance(left, str):
-            return False
-        return (
-            right.found_in(left) if isinstance(right, Pattern) else isinstance(right, str) and _pattern_in(right, left)
-        )
-
-
-def _pattern_in(text: str, value: str) -> bool:
-    """Match a pattern held by a variable: `/pattern/flags`, or the pattern alone. An invalid pattern matches nothing."""
-    source = text if re.fullmatch(r"/.+/[a-z]*", text, re.DOTALL) else f"/{text}/"
-    try:
-        return compile_pattern(source).found_in(value)
-    except PatternError:
-        return False
+        """Search a pattern. A variable holds `/pattern/flags`, or the pattern alone; an invalid one matches nothing."""
+        if isinstance(right, str):
+            try:
+                right = compile_pattern(right if re.fullmatch(r"/.+/[a-z]*", right, re.DOTALL) else f"/{right}/")
+            except PatternError:
+                return False
+        return isinstance(left, str) and isinstance(right, Pattern) and right.found_in(left)

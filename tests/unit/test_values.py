@@ -41,7 +41,7 @@ CHANGE = {
 }
 """They are filled as somebody works on them."""
 WITHOUT_NAMES = {
-    *("Literal", "Context", "Property", "Call", "Operation", "Part", "NotSet"),
+    *("Literal", "Context", "Call", "Operation", "Part", "NotSet"),
     *("Keyword", "Shape", "Type", "Withheld", "TarEntry"),
     *("New", "Index", "IndexEdits", "Applied", "Filled", "KnownFiles"),
     *("_Part", "_Piece"),

@@ -43,13 +43,6 @@ class Context(Struct, frozen=True):
     position: int
 
 
-class Property(Struct, frozen=True):
-    """`of.name` or `of[index]`; `index` is a Literal for the first form, and None for `of.*` and `of[*]`."""
-
-    of: Node
-    index: Node | None
-
-
 class Call(Struct, frozen=True):
     name: str
     """In lower case."""
@@ -59,10 +52,11 @@ class Call(Struct, frozen=True):
 
 class Operation(Struct, frozen=True):
     operator: str
+    """Of `of.name` and `of[index]` `[]`, of `of.*` and `of[*]` `*`."""
     operands: tuple[Node, ...]
 
 
-Node: TypeAlias = Literal | Context | Property | Call | Operation
+Node: TypeAlias = Literal | Context | Call | Operation
 
 STATUS_FUNCTIONS = frozenset({"success", "always", "cancelled", "failure"})
 LATE_FUNCTIONS = STATUS_FUNCTIONS | {"hashfiles"}
@@ -102,13 +96,7 @@ class _Parser(Parser[Node]):
         "|": "write ||",
         **dict.fromkeys("+-*/%", "there is no arithmetic in expressions"),
     }
-    RANKS: ClassVar[Mapping[str, int]] = {
-        "||": 0,
-        "&&": 1,
-        "==": 2,
-        "!=": 2,
-        **dict.fromkeys(("<", "<=", ">", ">="), 3),
-    }
+    RANKS: ClassVar[Mapping[str, int]] = {"||": 0, "&&": 1, "==": 2, "!=": 2, "<": 3, "<=": 3, ">": 3, ">=": 3}
 
     def operation(self, operator: str, operands: Sequence[Node]) -> Node:
         return Operation(operator, tuple(operands))
@@ -118,11 +106,11 @@ class _Parser(Parser[Node]):
         while (operator := self.token) in (".", "["):
             self.advance()
             if self.take("*"):
-                node = Property(node, None)
+                node = Operation("*", (node,))
             elif operator == "[":
-                node = Property(node, self.binary())
+                node = Operation("[]", (node, self.binary()))
             elif self.kind == "name":
-                node = Property(node, Literal(self.token))
+                node = Operation("[]", (node, Literal(self.token)))
                 self.advance()
             else:
                 raise self.unexpected("a name after the dot")
@@ -258,17 +246,6 @@ def _sides(left: Value, right: Value) -> tuple[Any, Any]:
     return number_of(left), number_of(right)
 
 
-_OPERATORS: Mapping[str, Callable[..., bool]] = {
-    "!": lambda value: not truth(value),
-    "==": equal,
-    "!=": lambda left, right: not equal(left, right),
-    "<": lambda left, right: operator.lt(*_sides(left, right)),
-    "<=": lambda left, right: operator.le(*_sides(left, right)),
-    ">": lambda left, right: operator.gt(*_sides(left, right)),
-    ">=": lambda left, right: operator.ge(*_sides(left, right)),
-}
-
-
 class Exact(dict[str, Value]):
     """A mapping whose keys have a case: the context `env`."""
 
@@ -317,6 +294,19 @@ def _all(value: Value) -> _Filtered:
     return _Filtered(value.values()) if isinstance(value, Mapping) else _Filtered()
 
 
+_OPERATORS: Mapping[str, Function] = {
+    "[]": _at,
+    "*": _all,
+    "!": lambda value: not truth(value),
+    "==": equal,
+    "!=": lambda left, right: not equal(left, right),
+    "<": lambda left, right: operator.lt(*_sides(left, right)),
+    "<=": lambda left, right: operator.le(*_sides(left, right)),
+    ">": lambda left, right: operator.gt(*_sides(left, right)),
+    ">=": lambda left, right: operator.ge(*_sides(left, right)),
+}
+
+
 # -- evaluation -------------------------------------------------------------------------------------------------------
 
 
@@ -333,9 +323,6 @@ def evaluate(node: Node, contexts: Mapping[str, Value], functions: Mapping[str, 
             if node.name not in contexts:
                 raise InvalidExpression(f"there is no context {node.name} here", node.position)
             return contexts[node.name]
-        case Property():
-            of = evaluate(node.of, contexts, functions)
-            return _all(of) if node.index is None else _at(of, evaluate(node.index, contexts, functions))
         case Call():
             return _called(node, contexts, functions or {})
         case Operation():
@@ -454,21 +441,16 @@ def nodes_in(node: Node) -> Iterator[Node]:
 
 
 def _below(node: Node) -> tuple[Node, ...]:
-    match node:
-        case Property():
-            return (node.of,) if node.index is None else (node.of, node.index)
-        case Call():
-            return node.arguments
-        case Operation():
-            return node.operands
-        case Literal() | Context():
-            return ()
+    if isinstance(node, Call):
+        return node.arguments
+    return node.operands if isinstance(node, Operation) else ()
 
 
 def property_in(node: Node, context: str) -> str | None:
     """Return the name in `context.name`, None for another node."""
-    if isinstance(node, Property) and isinstance(node.of, Context) and node.of.name == context:
-        return str(node.index.value) if isinstance(node.index, Literal) else None
+    match node:
+        case Operation("[]", (Context(name), Literal(value))) if name == context:
+            return str(value)
     return None
 
 

@@ -86,14 +86,11 @@ class _Parser(ConditionParser):
     def found(self, left: Value, right: Value) -> bool:
         """Search what a variable holds: a `/pattern/flags`, or a text that has the value in it."""
         text = left if isinstance(left, str) else "" if left is None else str(left).lower()
-        if isinstance(right, Pattern):
-            return right.found_in(text)
-        if not isinstance(right, str):
-            return False
         try:
-            return compile_pattern(right).found_in(text)
+            pattern = compile_pattern(right) if isinstance(right, str) else right
         except PatternError:
-            return text in right
+            return text in str(right)
+        return isinstance(pattern, Pattern) and pattern.found_in(text)
 
 
 @lru_cache(maxsize=1024)  # cached: each job that extends a template has its conditions
@@ -109,11 +106,6 @@ def parse(text: str) -> Condition:
 def holds(text: str, variables: Mapping[str, str]) -> bool:
     """Evaluate a condition with these variables. SearchError when a pattern search takes too long."""
     return _Parser.present(parse(text)(variables))
-
-
-def matches(written: str, value: str) -> bool:
-    """Search a `/pattern/flags` in a value. PatternError for another text, SearchError when it takes too long."""
-    return compile_pattern(written).found_in(value)
 
 
 @lru_cache(maxsize=256)

@@ -96,7 +96,7 @@ def _matches(written: str, values: Mapping[str, str]) -> bool:
     if not ref:
         return False
     try:
-        return conditions.matches(pattern, ref)
+        return conditions.compile_pattern(pattern).found_in(ref)
     except (PatternError, SearchError):
         return pattern == ref
 
