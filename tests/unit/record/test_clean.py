@@ -3,8 +3,11 @@
 import json
 import os
 import shutil
+import subprocess
 import time
 from collections import namedtuple
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -50,12 +53,25 @@ def test_the_newest_stay(three: Project) -> None:
     assert ids(three) == []
 
 
+@contextmanager
+def standing_in(directory: Path) -> Iterator[None]:
+    """Have a process whose current directory it is."""
+    person = subprocess.Popen(["sleep", "60"], cwd=directory)
+    try:
+        yield
+    finally:
+        person.kill()
+        person.wait()
+
+
 def test_a_record_that_lost_its_identity_goes_with_its_workspace(make: Make) -> None:
     project = make(TINY)
     project.loom("run", "--local")
     (run_id,) = ids(project)
     workspace = Path(str(project.store.entry(run_id).identity["workspace"]))
     (project.store.runs_dir / run_id / "run.json").unlink()
+    with standing_in(workspace):
+        assert str(workspace) not in project.loom("clean", "--all", "--keep-last", "0", "--dry-run")
     assert str(workspace) in project.loom("clean", "--all", "--keep-last", "0")
     assert (ids(project), workspace.exists()) == ([], False)
 
@@ -86,6 +102,12 @@ def test_the_beginning_of_a_record_that_nobody_will_write_goes(make: Make) -> No
 def test_as_many_stay_as_configured(three: Project) -> None:
     (three.root / ".loom/config.yml").write_text("keep_runs: 2\n")
     before = ids(three)
+    receipt = three.store.entry(before[2]).paths.receipt
+    success = receipt.read_text()
+    receipt.write_text(json.dumps(json.loads(success) | {"status": "failure"}))
+    assert three.loom("clean").startswith("0 removed"), "the newest one that failed stays"
+    receipt.write_text(success)
+    assert "\n1 workspace would go" in three.loom("clean", "--dry-run", LOOM_KEEP_WORKSPACES="1"), "not the run's again"
     assert "1 removed" in three.loom("clean")
     assert ids(three) == before[:2]
 
@@ -115,6 +137,8 @@ def test_a_workspace_of_a_record_that_is_gone_goes_with_all(three: Project) -> N
     workspace = Path(str(three.store.entry(newest).identity["workspace"]))
     shutil.rmtree(three.store.runs_dir / newest)
     three.loom("clean", "--keep-last", "5")
+    with standing_in(workspace):
+        three.loom("clean", "--all", "--keep-last", "5")
     assert workspace.exists()
     assert str(workspace) in three.loom("clean", "--all", "--keep-last", "5")
     assert not workspace.exists()

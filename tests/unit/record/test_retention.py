@@ -150,6 +150,8 @@ def test_all_together_are_bounded(make: Make) -> None:
     assert "all together take more than 7.3 MB (keep_max_size)" in said
     assert "2 workspaces removed" in said
     assert workspaces(project) == sorted([failed, rest[-1]])
+    project.loom("clean", **environ | {"LOOM_KEEP_MAX_SIZE": "1m"})
+    assert workspaces(project) == sorted([failed, rest[-1]]), "the newest run's, and the newest failed one's"
 
 
 def test_a_removal_that_was_killed_is_brought_to_its_end(make: Make) -> None:
