@@ -385,6 +385,8 @@ class JobSelection(Struct, frozen=True, kw_only=True):
     """Names (`test`), ids (`test.3.12`) or globs (`test*`). A named job runs regardless of its rules and `when`."""
     stages: tuple[str, ...] = ()
     from_job: str | None = None
+    if_possible: bool = False
+    """Leave out named jobs that can't run here, instead of refusing the request."""
     with_needs: bool | None = None
     """Whether to run also the jobs that selected jobs need or get artifacts from; None: yes, except with `from_job`."""
     variables: Mapping[str, str] = field(default_factory=dict)

@@ -80,7 +80,7 @@ class Choice:
         for wanted in self.selection.jobs:
             held = [one.held for one in candidates if wanted in one.names]
             reasons = [one.reason for one in held if one is not None and one.even_if_named]
-            if reasons and len(reasons) == len(held):
+            if reasons and len(reasons) == len(held) and not self.selection.if_possible:
                 raise RequestError(f"{wanted}: {reasons[0]}", hint=hint, code=code)
 
     def not_selected(self) -> tuple[p.NotSelected, ...]:
@@ -211,7 +211,7 @@ class Choice:
                 candidate.needs = list(needs.values())
                 jobs.append(candidate)
                 continue
-            if candidate.id in asked:
+            if candidate.id in asked and not self.selection.if_possible:
                 raise RequestError(
                     f"{candidate.id} {blocked}", hint=_ADDED if held else "Name that job too, or add --no-needs."
                 )

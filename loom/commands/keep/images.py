@@ -113,7 +113,7 @@ def _context(workflow: Path | None, names: Sequence[str] | None, *, frozen: bool
     written = planning.load(here, path, lambda: context)
     # Include jobs excluded by their rules: naming a job overrides them.
     # Include jobs without an image, in containers: `--frozen` requires a locked default image.
-    plan = resolve(written, JobSelection(jobs=tuple(written.jobs), container=True), context)
+    plan = resolve(written, JobSelection(jobs=tuple(written.jobs), if_possible=True, container=True), context)
     lock = load_lock(here.root / LOCK_PATH)
     cancel = Cancel()
     with signals(cancel), closing(Engine(here.environ, here.config.engine)) as engine:

@@ -166,6 +166,23 @@ def test_a_job_of_another_system_never_runs_here(planned: Planned, name: str) ->
     assert len(ids(planned({}, name, github={"runs_on": {"Windows-Latest": "win"}}))) == 1
 
 
+def test_images_are_those_of_the_jobs_that_can_run_here(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        """
+on: push
+jobs:
+  unit: {runs-on: ubuntu-latest, steps: [{run: x}]}
+  win: {runs-on: windows-latest, steps: [{run: x}]}
+  after: {runs-on: ubuntu-latest, needs: win, steps: [{run: x}]}
+""",
+    )
+    facts = ResolveContext(predefined=PUSH, config=Config())
+    workflows = load(tmp_path / ".github/workflows", tmp_path, lambda: facts)
+    every = JobSelection(jobs=tuple(workflows.jobs), if_possible=True, container=True)
+    assert ids(resolve(workflows, every, facts)) == ["unit"]
+
+
 def test_a_list_of_an_expression_stands_for_its_elements(planned: Planned) -> None:
     matrix = "{v: ['${{ fromJSON(''[1, 2]'') }}', [3, 4], 5]}"
     plan = planned(f"on: push\njobs: {{x: {{{JOB}, strategy: {{matrix: {matrix}}}}}}}")
