@@ -871,7 +871,6 @@ jobs:
         "env: {A: SECRET}, steps: [{run: x}]",
         "steps: [{run: SECRET}]",
         "steps: [{run: x, name: SECRET}]",
-        "steps: [{run: x, shell: SECRET}]",
         "steps: [{run: x, working-directory: SECRET}]",
         "steps: [{run: x, timeout-minutes: SECRET}]",
         "steps: [{run: x, continue-on-error: SECRET}]",
