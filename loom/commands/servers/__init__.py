@@ -17,12 +17,14 @@ from msgspec import Struct
 
 from loom.commands.screen import progress_line
 from loom.errors import InfrastructureError, RequestError
+from loom.providers.retrying import Policy, retrying
 from loom.util.extras import install_command
 from loom.util.units import rough_size
 
 MOST_JOBS = 5_000
 LARGEST_LOG = 1 << 30
 LARGEST_ARCHIVE = 16 << 30
+BUSY = (429, 502, 503, 504)
 T = TypeVar("T")
 
 
@@ -36,6 +38,21 @@ class ServerUnavailable(InfrastructureError):
     """No connection, a limit of requests, an error of the server's own, or an answer that can't be read."""
 
     default_code = "SERVER_UNAVAILABLE"
+
+
+class ServerBusy(ServerUnavailable):
+    """The server may answer when it is asked again, after the pause that it asks for."""
+
+    pause_s: float | None = None
+
+
+_BUSY = Policy(
+    when=lambda error: isinstance(error, ServerBusy),
+    attempts=4,
+    limit_s=60.0,
+    first_wait_s=1.0,
+    asked_s=lambda error: getattr(error, "pause_s", None),
+)
 
 
 class JobAddress(Struct, frozen=True, kw_only=True):
@@ -187,8 +204,12 @@ class Server(ABC):
         return min(failed, key=lambda job: (job.allow_failure, job.id))
 
     def _asked(self, what: str, ask: Callable[[], T]) -> T:
-        with self._errors(what):
-            return ask()
+        def once() -> T:
+            with self._errors(what):
+                return ask()
+
+        with progress_line(at_once=True) as show:
+            return retrying(once, _BUSY, tell=lambda why: show(f"{why}; loom asks again"))
 
     def _refused(self, what: str, code: int, where: str) -> ServerRefused:
         who = "this token" if self._has_token else "anybody without a token"
@@ -263,6 +284,17 @@ def write_bounded(pieces: Iterable[bytes], file: BinaryIO, most: int, what: str)
                 raise ServerUnavailable(f"{what} has more than {most >> 20} MiB", hint="download it, and name the file")
             file.write(piece)
             show(f"{what}: {rough_size(size)}")
+
+
+def unavailable(what: str, code: object, headers: Mapping[str, str] | None = None, hint: str = "") -> ServerUnavailable:
+    """Return the error of a server that answered with this code: ServerBusy if it may answer later."""
+    pause, limited = (headers or {}).get("retry-after", ""), bool(hint) or code == 429
+    kind = ServerBusy if code in BUSY or pause.isdigit() else ServerUnavailable
+    advice = "wait as long as it asks for, and try again" if limited else "the server's own error; ask again"
+    found = kind(f"{what}: {'too many requests' if limited else code}", hint=hint or advice)
+    if isinstance(found, ServerBusy) and pause.isdigit():
+        found.pause_s = float(pause)
+    return found
 
 
 def unanswered(what: str, error: Exception) -> ServerUnavailable:

@@ -36,6 +36,7 @@ from loom.commands.servers import (
     ServerUnavailable,
     tokens,
     unanswered,
+    unavailable,
     write_bounded,
 )
 from loom.commands.servers.answers import GitHubJob, checked
@@ -130,12 +131,15 @@ class GitHubServer(Server):
 
     def _download(self, what: str, url: str, file: BinaryIO, most: int = LARGEST_LOG) -> None:
         """Read from the store that the server names, which gets no token, nor anything of the user's netrc."""
-        with (
-            self._errors(what),
-            requests.get(url, timeout=TIMEOUT_S, stream=True, auth=lambda request: request) as answer,
-        ):
+
+        def ask() -> requests.Response:
+            answer = requests.get(url, timeout=TIMEOUT_S, stream=True, auth=lambda request: request)
             if answer.status_code != 200:
-                raise ServerUnavailable(f"{urlsplit(url).netloc}: {what}: {answer.status_code}")
+                answer.close()
+                raise unavailable(f"{urlsplit(url).netloc}: {what}", answer.status_code, answer.headers)
+            return answer
+
+        with self._asked(what, ask) as answer, self._errors(what):
             write_bounded(answer.iter_content(1 << 18), file, most, what)
 
     def _job(self, answer: dict[str, object]) -> RemoteJob:
@@ -161,14 +165,14 @@ class GitHubServer(Server):
         host = self.address.host
         try:
             yield
-        except RateLimitExceededException:
+        except RateLimitExceededException as error:
             hint = "wait an hour" + ("" if self._has_token else f", or {tokens.where(self.address)}")
-            raise ServerUnavailable(f"{host}: {what}: too many requests", hint=hint) from None
+            raise unavailable(f"{host}: {what}", 403, error.headers, hint) from None
         except GithubException as error:
             code = error.status
             if isinstance(error, BadCredentialsException) or code in (401, 403, 404, 410):
                 raise self._refused(what, code, tokens.where(self.address)) from None
-            raise ServerUnavailable(f"{host}: {what}: {code}", hint="the server's own error; ask again") from None
+            raise unavailable(f"{host}: {what}", code, error.headers) from None
         except (RuntimeError, KeyError, BadAttributeException):
             raise ServerUnavailable(f"{host}: {what}: it sends the request elsewhere than documented") from None
         except requests.RequestException as error:

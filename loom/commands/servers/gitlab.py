@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from itertools import islice
 from typing import Any, BinaryIO
-from urllib.parse import urlsplit
 
 import gitlab
 import requests
 from gitlab.exceptions import GitlabAuthenticationError, GitlabError
 
 from loom.commands.servers import (
+    BUSY,
     LARGEST_ARCHIVE,
     LARGEST_LOG,
     MOST_JOBS,
@@ -26,9 +25,9 @@ from loom.commands.servers import (
     RemoteVariable,
     Server,
     ServerRefused,
-    ServerUnavailable,
     tokens,
     unanswered,
+    unavailable,
     write_bounded,
 )
 from loom.commands.servers.answers import (
@@ -52,23 +51,11 @@ _SIZES = {
 """The documented sizes of gitlab.com's runners."""
 
 
-class _Session(requests.Session):
-    """Wait and ask again where the server says that it is busy, for a minute at most."""
-
-    def send(self, request: requests.PreparedRequest, **how: Any) -> requests.Response:
-        answer = super().send(request, **how)
-        for tried in range(1, 4):
-            said = answer.headers.get("Retry-After", "")
-            wait_s = float(said) if said.isdigit() else float(tried)
-            if answer.status_code not in (429, 502, 503, 504) or wait_s > 60.0:
-                break
-            answer.close()
-            time.sleep(wait_s)
-            answer = super().send(request, **how)
-        if answer.status_code == 429:  # the library would wait as long as a server says
-            host = urlsplit(request.url or "").netloc
-            raise ServerUnavailable(f"{host}: too many requests", hint="wait as long as it asks for, and try again")
-        return answer
+def _unless_busy(answer: requests.Response, **_: object) -> None:
+    """Raise HTTPError for a busy server: the library would wait as long as it says."""
+    if answer.status_code in BUSY:
+        answer.close()
+        raise requests.HTTPError(response=answer)
 
 
 class GitLabServer(Server):
@@ -76,6 +63,8 @@ class GitLabServer(Server):
 
     def __init__(self, address: JobAddress, token: str | None) -> None:
         super().__init__(address, token)
+        session = requests.Session()
+        session.hooks["response"].append(_unless_busy)
         # As `Authorization`, which the HTTP library takes away where the server redirects to another host.
         self._gitlab = gitlab.Gitlab(
             address.server,
@@ -83,7 +72,7 @@ class GitLabServer(Server):
             timeout=TIMEOUT_S,
             per_page=100,
             user_agent="loom",
-            session=_Session(),
+            session=session,
             keep_base_url=True,  # never follow an address of another host in a list's `next`
         )
         self._project = self._gitlab.projects.get(address.project, lazy=True)
@@ -171,8 +160,9 @@ class GitLabServer(Server):
         self._download(f"the artifacts of {job.name}", one.artifacts, file, LARGEST_ARCHIVE)
 
     def _download(self, what: str, ask: Callable[..., Any], file: BinaryIO, most: int) -> None:
+        pieces = self._asked(what, lambda: ask(iterator=True, chunk_size=1 << 18))
         with self._errors(what):
-            write_bounded(ask(iterator=True, chunk_size=1 << 18), file, most, what)
+            write_bounded(pieces, file, most, what)
 
     def _job(self, answer: Any) -> RemoteJob:
         found = checked(GitLabJob, answer.attributes, "a job")
@@ -202,13 +192,9 @@ class GitLabServer(Server):
             code = error.response_code or 0
             if isinstance(error, GitlabAuthenticationError) or code in (401, 403, 404):
                 raise self._refused(what, code, tokens.where(self.address)) from None
-            if code == 429:
-                raise ServerUnavailable(
-                    f"{host}: {what}: too many requests", hint="wait as it says, and ask again"
-                ) from None
-            raise ServerUnavailable(
-                f"{host}: {what}: {code or error}", hint="the server's own error; ask again"
-            ) from None
+            raise unavailable(f"{host}: {what}", code or error) from None
+        except requests.HTTPError as error:
+            raise unavailable(f"{host}: {what}", error.response.status_code, error.response.headers) from None
         except requests.RequestException as error:
             raise unanswered(f"{host}: {what}", error) from None
 

@@ -242,6 +242,17 @@ def test_refusals_of_github(stub: Stub, reply: Reply, error: type[LoomError], sa
         server_of(address, TOKEN).job(address)
 
 
+def test_a_busy_github_is_asked_again(stub: Stub) -> None:
+    answers = [
+        Reply({"message": "You have exceeded a secondary rate limit"}, 403, {"Retry-After": "0"}),
+        Reply({"message": "no"}, 502, {"Retry-After": "0"}),
+        Reply(_github_job()),
+    ]
+    stub.routes["/api/v3/repos/o/r/actions/jobs/2"] = lambda _: answers.pop(0)
+    address = address_of(f"{stub.url}/o/r/actions/runs/1/job/2")
+    assert server_of(address, TOKEN).job(address).name == "test"
+
+
 # -- tokens ---------------------------------------------------------------------------------------------------------
 
 

@@ -58,3 +58,36 @@ def test_what_is_asked_between_two_tries_may_end_them() -> None:
     with pytest.raises(LookupError, match="it is gone"):
         retrying(call, POLICY, before=before)
     assert call.calls == 2
+
+
+def test_a_try_that_worked_begins_the_budget_again() -> None:
+    call = Failing()
+    with pytest.raises(OSError, match="8"):
+        retrying(call, POLICY, worked=lambda: call.calls == 4)
+    assert call.calls == 8
+
+
+def test_an_error_says_how_long_to_pause() -> None:
+    call, pauses = Failing(), list[float]()
+    policy = Policy(when=POLICY.when, attempts=3, first_wait_s=1000, asked_s=lambda error: 0.001)
+    with pytest.raises(OSError, match="3"):
+        retrying(call, policy, before=lambda error, pause_s, attempt: pauses.append(pause_s))
+    assert pauses == [0.001, 0.001]
+
+
+def test_a_pause_beyond_the_budget_is_not_begun() -> None:
+    call = Failing()
+    with pytest.raises(OSError, match="1"):
+        retrying(call, Policy(when=POLICY.when, limit_s=60, asked_s=lambda error: 3600))
+    assert call.calls == 1
+
+
+def test_what_takes_long_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    with pytest.raises(OSError, match="5"):
+        retrying(Failing(), POLICY, tell=told.append)
+    assert not told
+    monkeypatch.setattr("loom.providers.retrying.TELL_S", 0.0)
+    with pytest.raises(OSError, match="5"):
+        retrying(Failing(), POLICY, tell=told.append)
+    assert told == ["1"]

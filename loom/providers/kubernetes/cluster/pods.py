@@ -9,9 +9,11 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from loom.cancel import Cancel
 from loom.errors import EngineUnavailable, ImageError, LoomError, ProviderError
 from loom.providers.kubernetes.cluster.client import Gone, Json, is_transient
 from loom.providers.kubernetes.images.snapshot import COPY
+from loom.providers.retrying import Policy, retrying
 
 if TYPE_CHECKING:
     from loom.providers.kubernetes.cluster.client import Cluster
@@ -26,6 +28,9 @@ _NO_START = (
 )
 _COURSE = ("Scheduled", "Pulling", "Pulled", "Created", "Started", "MissingClusterDNS")
 """Reasons of events that only say how far a pod has come."""
+
+_WATCHING = "watching the pods of the run"
+_WATCH = Policy(when=is_transient, limit_s=300.0, first_wait_s=0.5, exact=True)
 
 
 class PodLost(ProviderError):
@@ -45,7 +50,7 @@ class Pods:
         self._gone: set[str] = set()
         self._thread: threading.Thread | None = None
         self._lines: Any = None
-        self._closing = threading.Event()
+        self._closing = Cancel()
         self._error: LoomError | None = None
 
     def wait_for(self, name: str, found: Callable[[Json | None], bool], limit_s: float) -> Json | None:
@@ -85,44 +90,46 @@ class Pods:
             self._changed.notify_all()
 
     def close(self) -> None:
-        self._closing.set()
-        if self._lines is not None:
-            self._lines.close()
+        self._closing.request()
+        if (lines := self._lines) is not None:
+            lines.close()
         if self._thread is not None:
             self._thread.join(5.0)
 
     def _watch(self) -> None:
-        doing = "watching the pods of the run"
-        while not self._closing.is_set():
-            try:
-                before = set(self._seen)  # one that is made from now on may not be in the list
-                listed = self._cluster.call(doing, "list_namespaced_pod", label_selector=self._selector)
-                there = {pod["metadata"]["name"]: pod for pod in listed["items"]}
-                with self._changed:
-                    self._gone |= before - there.keys()
-                    self._seen |= there
-                    self._changed.notify_all()
-                self._follow(doing, listed["metadata"]["resourceVersion"])
-            except Exception as error:  # noqa: BLE001  raised where it is waited for
-                if self._closing.is_set():
-                    return
-                if not is_transient(error):
-                    with self._changed:
-                        self._error = error if isinstance(error, LoomError) else ProviderError(f"{doing}: {error!r}")
-                        self._changed.notify_all()
-                    return
-                self._closing.wait(0.5)
+        try:
+            while not self._closing.requested:
+                retrying(self._once, _WATCH, worked=lambda: self._lines is not None, cancel=self._closing)
+        except Exception as error:  # noqa: BLE001  raised where it is waited for
+            if self._closing.requested:
+                return
+            with self._changed:
+                self._error = error if isinstance(error, LoomError) else ProviderError(f"{_WATCHING}: {error!r}")
+                self._changed.notify_all()
 
-    def _follow(self, doing: str, version: str) -> None:
-        self._lines = self._cluster.lines(
-            doing,
+    def _once(self) -> None:
+        self._lines = None
+        before = set(self._seen)  # one that is made from now on may not be in the list
+        listed = self._cluster.call(_WATCHING, "list_namespaced_pod", label_selector=self._selector, patience_s=0.0)
+        there = {pod["metadata"]["name"]: pod for pod in listed["items"]}
+        with self._changed:
+            self._gone |= before - there.keys()
+            self._seen |= there
+            self._changed.notify_all()
+        self._follow(listed["metadata"]["resourceVersion"])
+
+    def _follow(self, version: str) -> None:
+        lines = self._lines = self._cluster.lines(
+            _WATCHING,
             "list_namespaced_pod",
             label_selector=self._selector,
             resource_version=version,
             watch=True,
             timeout_seconds=300,
         )
-        for line in self._lines:
+        if self._closing.requested:  # `close` has not seen it
+            lines.close()
+        for line in lines:
             event = json.loads(line)
             if event["type"] == "ERROR":  # too old: list again
                 return

@@ -7,6 +7,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from msgspec import field
@@ -16,14 +17,17 @@ from loom.errors import LoomError, ServiceError
 from loom.plan.model import Service
 from loom.providers.base import OpenedServices, Resolved
 from loom.providers.kubernetes.cluster import pods as states
+from loom.providers.kubernetes.cluster.client import Gone, is_transient
 from loom.providers.kubernetes.pod.spec import PodServiceContainer, host_names
+from loom.providers.retrying import Policy, retrying
 from loom.providers.services import Output, ReadyLine, StartedService, addresses, named_port
 
 if TYPE_CHECKING:
     from loom.providers.kubernetes.cluster.client import Cluster
     from loom.providers.kubernetes.cluster.pods import Pods
 
-_LOOK_S = 1.0
+_FOLLOW = Policy(when=is_transient, limit_s=300.0, first_wait_s=0.5)
+"""The repetition of a log whose connection breaks."""
 
 
 class PodServices(OpenedServices, kw_only=True):
@@ -86,7 +90,7 @@ class FollowedService(StartedService):
         if self._line is not None:
             self.lines.on_line = self._line.see
         self._answer: Any = None
-        self._closing = threading.Event()
+        self._closing = Cancel()
         self._last = ""
         self._thread = threading.Thread(target=self._follow, name=f"log of {one.container}", daemon=True)
 
@@ -126,20 +130,26 @@ class FollowedService(StartedService):
         )
 
     def _follow(self) -> None:
-        while not self._closing.is_set():
-            try:
-                self._once(follow=True)
-                break
-            except LoomError as error:
-                if error.code == "POD_GONE":
-                    break
-                self._closing.wait(_LOOK_S)
-        else:
+        try:
+            retrying(
+                partial(self._once, follow=True),
+                _FOLLOW,
+                tell=lambda why: self.say(f"its log is asked for again: {why}"),
+                worked=lambda: self._answer is not None,
+                cancel=self._closing,
+            )
+        except Gone:
+            pass
+        except LoomError as error:
+            if not self._closing.requested:
+                self.say(f"its log can't be read: {error.message}")
+        if self._closing.requested:
             with contextlib.suppress(LoomError):
                 self._once(since_seconds=60)  # what was printed, and had not arrived
         self.lines.end()
 
     def _once(self, *, follow: bool = False, **more: Any) -> None:
+        self._answer = None
         answer: Any = self._cluster.lines(
             "reading the log of a service",
             "read_namespaced_pod_log",
@@ -151,7 +161,7 @@ class FollowedService(StartedService):
         )
         if follow:
             self._answer = answer
-            if self._closing.is_set():  # `close` has not seen it
+            if self._closing.requested:  # `close` has not seen it
                 answer.close()
         for line in answer:
             stamp, _, text = line.decode("utf-8", "surrogateescape").partition(" ")
@@ -160,9 +170,9 @@ class FollowedService(StartedService):
                 self.lines.feed("stdout", text.encode("utf-8", "surrogateescape") + b"\n")
 
     def close(self) -> None:
-        self._closing.set()
-        if self._answer is not None:
-            self._answer.close()
+        self._closing.request()
+        if (answer := self._answer) is not None:
+            answer.close()
         self._thread.join(5.0)
 
 
@@ -193,7 +203,11 @@ def watched(pods: Pods, pod: str, services: PodServices) -> Iterator[None]:
     def watch() -> None:
         running = {one.container: one.service.name for one in services.containers}
         while running and not left.is_set():
-            seen = pods.wait_for(pod, lambda pod: left.is_set() or any(_ended(pod, name) for name in running), 2.0)
+            try:
+                seen = pods.wait_for(pod, lambda pod: left.is_set() or any(_ended(pod, name) for name in running), 2.0)
+            except LoomError as error:
+                services.output.say(f"the services are not watched any more: {error.message}")
+                return
             for container, name in list(running.items()):
                 if (ended := _ended(seen, container)) and not left.is_set():
                     del running[container]

@@ -22,6 +22,7 @@ from loom.providers.driver import protocol as driver
 from loom.providers.kubernetes.cluster.client import is_transient
 from loom.providers.kubernetes.pod.spec import sender
 from loom.providers.kubernetes.session.exec import Broken, Exec
+from loom.providers.retrying import Policy, retrying
 from loom.status import Stream
 from loom.util.within import readable
 
@@ -38,8 +39,10 @@ SILENT_S = 45.0
 """A connection that carries no answer to that for so long is lost."""
 _LOOK_S = 2.0
 """The interval at which a silent connection asks whether its pod is lost."""
-RECONNECT_S = 300.0
-"""The time for which a lost connection is retried, unless the pod is over."""
+_RECONNECT = Policy(
+    when=lambda error: isinstance(error, OSError) or is_transient(error), limit_s=300.0, first_wait_s=0.2
+)
+"""The repetition of a connection that is lost, unless the pod is over."""
 _MOST_HELD = 8 << 20
 """Bytes that wait for their reader; more stay in the pod."""
 
@@ -72,11 +75,13 @@ class Link:
         adopt: bool = False,
         keeps: bool = False,
         taken: Positions | None = None,
+        say: Callable[[str], object] = lambda text: None,
     ) -> None:
         """`is_over`: whether the pod can't be connected to any more. `adopt`: another loom told it something before; leave
         out what it printed, without `taken`.
 
-        `keeps`: the pod keeps its output, so that it can be read again. `taken`: where to begin with it.
+        `keeps`: the pod keeps its output, so that it can be read again. `taken`: where to begin with it. `say` is told of a
+        connection that stays lost.
         """
         self._cluster = cluster
         self._pod = pod
@@ -100,7 +105,8 @@ class Link:
         self._to_send: deque[bytes] = deque()
         self._rest = b""
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._closed = False
+        self._say = say
+        self._closing = Cancel()
         self.failed: LoomError | OSError | None = None
         self.connections = 0
         self.connection: Exec | None = None
@@ -193,8 +199,8 @@ class Link:
             return self._received
 
     def close(self) -> None:
-        if not self._closed:
-            self._closed = True
+        if not self._closing.requested:
+            self._closing.request()
             self._signal()
             self._thread.join(10.0)
             if not self._thread.is_alive():
@@ -211,33 +217,31 @@ class Link:
             os.eventfd_write(self._wake, 1)
 
     def _work(self) -> None:
-        lost_at: float | None = None
-        while not self._closed:
-            try:
-                self._one_connection()
-                break
-            except (OSError, LoomError) as error:
-                lost_at = self._lost(error, None if self._answered else lost_at)
-                if lost_at is None:
-                    break
-            except Exception as bug:
-                with self._changed:
-                    self.failed = Broken(repr(bug))
-                    self._changed.notify_all()
-                raise
-        with self._changed:
-            self._changed.notify_all()
-
-    def _lost(self, error: OSError | LoomError, lost_at: float | None) -> float | None:
-        """Decide whether to connect again; None: not."""
-        lost_at = lost_at or time.monotonic()
-        final = isinstance(error, LoomError) and not is_transient(error)
-        if self._closed or final or self._over() or time.monotonic() - lost_at > RECONNECT_S:
+        failed: LoomError | OSError | None = None
+        try:
+            retrying(
+                self._one_connection,
+                _RECONNECT,
+                before=self._unless_over,
+                tell=lambda why: self._say(
+                    f"the connection to the pod {self._pod} was lost; loom tries to make it again: {why}"
+                ),
+                worked=lambda: self._answered,
+                cancel=self._closing,
+            )
+        except (OSError, LoomError) as error:
+            failed = error
+        except Exception as bug:
+            failed = Broken(repr(bug))
+            raise
+        finally:
             with self._changed:
-                self.failed = error
-            return None
-        self._wait_for_wake(min(0.2 + (time.monotonic() - lost_at) / 4, 5.0))
-        return lost_at
+                self.failed = failed
+                self._changed.notify_all()
+
+    def _unless_over(self, error: BaseException, *_: object) -> None:
+        if self._over():
+            raise error
 
     def _over(self) -> bool:
         try:
@@ -271,7 +275,7 @@ class Link:
     def _pass_on(self, connection: Exec) -> None:
         cutters = {stream: driver.Cutter(self._token) for stream in self._at}
         heard = beat = time.monotonic()
-        while not self._closed:
+        while not self._closing.requested:
             now = time.monotonic()
             # A node that is lost breaks no connection: the cluster says that the pod is.
             if now - heard > SILENT_S or (now - heard > HEARTBEAT_S * 1.5 and self._over()):

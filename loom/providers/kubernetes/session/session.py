@@ -99,6 +99,7 @@ class PodSession(DrivenSession):
             adopt=snapshots is None,
             keeps=request.detached or saved is not None,
             taken=saved.taken if saved is not None else None,
+            say=lambda text: on_output("stdout", f"{text}\n".encode()),
         )
         super().__init__(self.link, request, facts, on_output, environment=driver.environment(request.environment)[1])
         self._cancel = cancel

@@ -6,9 +6,12 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
 import pytest
 
 pytest.importorskip("kubernetes", reason="the extra `kubernetes` is not installed")
+from loom.errors import EngineUnavailable
+from loom.providers.kubernetes.cluster import pods as module
 from loom.providers.kubernetes.cluster.pods import Pods
 
 
@@ -45,4 +48,16 @@ def test_a_pod_that_was_made_during_the_list_is_not_gone() -> None:
     pods.put({"metadata": {"name": "lost"}})
     assert pods.wait_for("lost", lambda pod: pod is None, 60.0) is None
     assert pods.wait_for("new", lambda pod: pod is not None, 60.0) == {"metadata": {"name": "new"}}
+    pods.close()
+
+
+def test_a_cluster_that_stays_silent_is_the_error_of_who_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Lost(Listing):
+        def call(self, doing: str, method: str, **_: Any) -> dict[str, Any]:
+            raise EngineUnavailable("no answer", code="CLUSTER_UNAVAILABLE")
+
+    monkeypatch.setattr(module, "_WATCH", msgspec.structs.replace(module._WATCH, limit_s=0.0))
+    pods = Pods(Lost(), "run=1")  # type: ignore[arg-type]
+    with pytest.raises(EngineUnavailable, match="no answer"):
+        pods.wait_for("pod", lambda pod: pod is None, 60.0)
     pods.close()

@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip("kubernetes", reason="the extra `kubernetes` is not installed")
 from loom.cancel import Cancel
-from loom.errors import EngineUnavailable
+from loom.errors import EngineUnavailable, ProviderError
 from loom.plan.model import Image, Ready, Service
 from loom.providers.kubernetes.cluster.pods import Pods
 from loom.providers.kubernetes.pod.services import FollowedService, PodServices
@@ -98,8 +98,37 @@ def test_a_log_is_closed_while_it_is_asked_for() -> None:
     log = Slow()
     following = follower(log, said)
     assert asked.wait(60)
-    following._closing.set()  # as `close` does, which finds no connection yet
+    following._closing.request()  # as `close` does, which finds no connection yet
     closing.set()
     following._thread.join(60)
     assert log.closed.is_set()
     assert said == [b"db | one\n", b"db | two\n"]
+
+
+def test_a_log_that_may_not_be_read_is_told_once() -> None:
+    class Forbidden(Log):
+        def lines(self, *_: str, **__: Any) -> Any:
+            raise ProviderError("pods/log is forbidden", code="CLUSTER_FORBIDDEN")
+
+    said: list[bytes] = []
+    following = follower(Forbidden(), said)
+    following._thread.join(60)
+    assert said == [b"db: its log can't be read: pods/log is forbidden\n"]
+    following.close()
+
+
+def test_a_log_goes_on_after_a_connection_that_broke() -> None:
+    class Broken(Log):
+        asked = 0
+
+        def lines(self, *_: str, **__: Any) -> Any:
+            self.asked += 1
+            if self.asked == 1:
+                raise EngineUnavailable("the kubelet starts again", code="CLUSTER_UNAVAILABLE")
+            return (line for line in self.LINES)
+
+    said: list[bytes] = []
+    following = follower(Broken(), said)
+    following._thread.join(60)
+    assert said == [b"db | one\n", b"db | two\n"]
+    following.close()
