@@ -95,6 +95,15 @@ class DrivenSession:
         """
         raise NotImplementedError
 
+    def over(self, where: str, code: int, *, oom: bool) -> Died | ConnectionLost:
+        """Return the error for the driver's end with this exit code; `where` names its container."""
+        if code == driver.INPUT_LOST_CODE:
+            return ConnectionLost(
+                f"{where} of job {self._request.job_id} ended itself, since nothing of loom reached it any more",
+                hint="run it again; if that happens often, see the network on the way to it",
+            )
+        return Died(code or 137, oom=oom)
+
     def kill(self) -> None:
         raise NotImplementedError
 

@@ -48,18 +48,7 @@ _OK = "ok"
 BECOME = 'f=$1; shift; { printf "%s\\n" "$$" >"$f"; } 2>/dev/null; exec "$@"'
 
 
-class Connection(Protocol):
-    """The connection to a process in the container."""
-
-    def send(self, data: bytes) -> None: ...
-
-    def ends_within(self, limit_s: float) -> bool:
-        """Drain its output; return whether it ended in time."""
-
-    def close(self) -> None: ...
-
-
-Connect = Callable[[Sequence[str]], Connection]
+Connect = Callable[[Sequence[str]], "RunningCommand"]
 """Starts a command in the container as the watched one's user. Each call of the connection takes a limited time."""
 
 
@@ -101,13 +90,17 @@ class Watcher:
                 while word != _OK:
                     word = self._words.get()  # no limit: as long as the command runs; `close` ends it
                     self._connection.send(f"{word}\n".encode())
-                self._connection.ends_within(_SIGNAL_WITHIN_S)
+                ends_within(self._connection, _SIGNAL_WITHIN_S)
             finally:
                 self._connection.close()
 
 
-class RunningCommand(Connection, Protocol):
+class RunningCommand(Protocol):
     """A command that an engine runs, connected to its streams. One thread reads; any may send."""
+
+    def send(self, data: bytes) -> None: ...
+
+    def close(self) -> None: ...
 
     @property
     def ended(self) -> bool:
@@ -129,6 +122,16 @@ class RunningCommand(Connection, Protocol):
         """Close its standard input."""
 
     def resize(self, height: int, width: int) -> None: ...
+
+
+def ends_within(ran: RunningCommand, limit_s: float) -> bool:
+    """Drain the output of a command; return whether it ended in time."""
+    deadline = time.monotonic() + limit_s
+    with contextlib.suppress(OSError):
+        while not ran.ended and (left := deadline - time.monotonic()) > 0:
+            if ran.ready(left):
+                ran.read()
+    return ran.ended
 
 
 class CommandsInside(Struct, frozen=True, kw_only=True):
@@ -205,7 +208,7 @@ class CommandsInside(Struct, frozen=True, kw_only=True):
                 ended = _pass_through(ran, cancel, timeout_s)
                 if ended is not Ended.EXITED:
                     watcher.signal("HUP" if ended is Ended.CANCELED else "TERM")
-                    ran.ends_within(_AFTER_HANGUP_S)
+                    ends_within(ran, _AFTER_HANGUP_S)
                     watcher.signal("KILL")
         except OSError as error:
             if (lost := self.lost(error)) is not None:

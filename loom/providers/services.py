@@ -17,6 +17,9 @@ from loom.workflow.patterns import PatternError, SearchError, compile_pattern
 
 _LONGEST_LINE = 65536
 FOLDER = "/run/secrets"
+OnDied = Callable[[str, str], None]
+"""Called with the name of a service that ended after it was ready, and how ("exit code 3"), then its last lines; once per
+service, from a thread of its own."""
 
 
 class StartedService:
@@ -45,6 +48,11 @@ class StartedService:
 
     def say(self, text: str) -> None:
         self.output.say(f"{self.service.name}: {text}")
+
+    def report(self, ended: str, on_died: OnDied) -> None:
+        """Say how it ended, after it was ready, and pass that on with its last lines."""
+        self.say(ended)
+        on_died(self.service.name, f"{ended.removeprefix('ended with ')}\n{self.lines.last()}")
 
     def check(self) -> None:
         """Raise if it is no longer waited for: after a cancel, for example."""
@@ -79,6 +87,10 @@ class StartedService:
             self.say(f"{error.message}; the job goes on without it")
             return
         self.say(f"ready after {time.monotonic() - begun:.1f} s{by()}")
+
+
+def how_it_ended(code: object, *, oom: bool) -> str:
+    return f"ended with exit code {code}{': it was out of memory' if oom else ''}"
 
 
 def addresses(name: str, host: str, ports: Sequence[int]) -> dict[str, str]:

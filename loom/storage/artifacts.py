@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import gzip
-import hashlib
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,13 +21,14 @@ from loom.errors import ArtifactError
 from loom.plan.model import Artifacts
 from loom.status import OnOutput
 from loom.storage import tar, zips
-from loom.storage.packing import Hashed, leads_out, packing
+from loom.storage.packing import leads_out, packing
 from loom.storage.reports import UnreadableReport
 from loom.storage.selection import PathSelection, UnsafePath
 from loom.storage.tar import Content, DamagedArchive, Item, TarEntry, read
 from loom.storage.unpacking import Totals, UnsafeArchive, checked, unpack_items
 from loom.storage.workspace import Skipped, WorkspaceView
 from loom.util import atomic
+from loom.util.digests import Hashed, digest_of
 from loom.util.masking import Masker
 from loom.util.paths import Tracked
 from loom.util.units import counted, rough_size
@@ -215,7 +215,7 @@ def _items(archive: Path) -> Iterator[Iterable[Item]]:
 
 def _sha256(path: Path) -> str:
     with open_regular(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return digest_of(file).hexdigest()
 
 
 def _summary_lines(result: Collected) -> Iterator[str]:

@@ -35,12 +35,13 @@ from loom.status import OnOutput
 from loom.storage import tar
 from loom.storage.bucket import Bucket
 from loom.storage.cache_keys import selection_of
-from loom.storage.packing import Hashed, packing
+from loom.storage.packing import packing
 from loom.storage.tar import DamagedArchive, Item, TarEntry
 from loom.storage.unpacking import Totals, UnsafeArchive
 from loom.storage.workspace import DirectoryView, Skipped, WorkspaceView
 from loom.util import atomic, processes
 from loom.util import untrusted_files as files
+from loom.util.digests import Hashed, digest_of
 from loom.util.masking import Masker
 from loom.util.paths import Tracked
 from loom.util.private import check_private, make_private
@@ -246,7 +247,7 @@ class Cache:
 
     def _unpack(self, entry: Stored, hit: Hit, view: WorkspaceView) -> RestoreResult:
         with files.open_regular(self._blob_path(entry.blob)) as blob:
-            if hashlib.file_digest(blob, "sha256").hexdigest() != entry.blob:
+            if digest_of(blob).hexdigest() != entry.blob:
                 raise _Corrupt("its checksum is wrong")
 
             def unpacked() -> IO[bytes]:
@@ -570,7 +571,7 @@ def _over(entries: Sequence[Stored], max_size: int) -> list[Stored]:
 def _damage_of(blob: Path, sha256: str) -> str | None:
     try:
         with files.open_regular(blob) as file:
-            return None if hashlib.file_digest(file, "sha256").hexdigest() == sha256 else "the archive is damaged"
+            return None if digest_of(file).hexdigest() == sha256 else "the archive is damaged"
     except FileNotFoundError:
         return "the archive is missing"
     except OSError as error:

@@ -14,6 +14,7 @@ from loom.plan.origin import origin_of
 from loom.storage.selection import PathSelection, UnsafePath
 from loom.storage.workspace import DirectoryView
 from loom.util import untrusted_files as files
+from loom.util.digests import digest_of
 from loom.util.paths import Tracked
 
 _LONGEST_KEY = 1000
@@ -87,7 +88,7 @@ def _key_of_files(key: CacheKeyFiles, workspace: Path) -> str:
             if entry.kind == "directory":
                 continue
             found = True
-            content = hashlib.file_digest(file, "sha256").digest() if file is not None else entry.target.encode()  # type: ignore[arg-type]
+            content = digest_of(file).digest() if file is not None else entry.target.encode()
             digest.update(entry.path.encode("utf-8", "surrogateescape") + b"\0" + content + b"\0")
     except OSError as error:
         raise CacheError(f"the files of a cache key can't be read: {error}", code="CACHE_KEY_INVALID") from error

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import IO, Any, cast
+from typing import IO, cast
 
 from loom.storage.selection import PathSelection
 from loom.storage.tar import Check, CheckedStream, Content, Item, TarEntry
@@ -36,34 +35,6 @@ def _without_secret_names(
             on_skipped(Skipped(path=entry.path, reason="a secret is in the target of its link"))
         else:
             yield entry, content
-
-
-class Hashed:
-    """A file that counts and hashes what is written to it, or read from it."""
-
-    def __init__(self, file: Any) -> None:
-        self._file = file
-        self.digest = hashlib.sha256()
-        self.size = 0
-
-    def write(self, data: bytes) -> int:
-        self.digest.update(data)
-        self.size += len(data)
-        return self._file.write(data)  # type: ignore[no-any-return]
-
-    def read(self, size: int = -1) -> bytes:
-        data: bytes = self._file.read(size)
-        self.digest.update(data)
-        self.size += len(data)
-        return data
-
-    def flush(self) -> None:
-        self._file.flush()
-
-
-def digest_line(digest: str, name: str) -> bytes:
-    """Return the line of a file as `sha256sum` reads it; empty for a name that has another form in each `sha256sum`."""
-    return b"" if "\n" in name or "\\" in name else f"{digest}  {name}\n".encode("utf-8", "surrogateescape")
 
 
 def packing(

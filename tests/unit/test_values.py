@@ -144,7 +144,6 @@ PASSED_BY_NOBODY: dict[str, object] = {
     "model.Snapshot.document.changes": 100,
     "source.discover.commit": True,
     "junit.read.project_dir": "/workspace",
-    "packing.Hashed.read.size": -1,
     "reports.short.most": 500,
     "tar.packed.owner": (0, 0),
     "tar._parts.owner": (0, 0),

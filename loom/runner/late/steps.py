@@ -37,6 +37,7 @@ from loom.runner.steps import CODE, Steps, why
 from loom.status import Ended, Exit, OnOutput, Status
 from loom.storage.selection import PathSelection, UnsafePath
 from loom.storage.workspace import view_of
+from loom.util.digests import digest_of
 from loom.util.paths import RUNTIME
 from loom.util.units import line_number
 from loom.util.workflow_commands import WorkflowCommand
@@ -562,10 +563,7 @@ class LateSteps(Steps):
         found: dict[str, bytes] = {}
         for entry, content in view_of(self._open_job.session.files()).read(selection, lambda _: None):
             if content is not None:
-                one = hashlib.sha256()
-                for block in iter(partial(content.read, 1 << 20), b""):
-                    one.update(block)
-                found[entry.path] = one.digest()
+                found[entry.path] = digest_of(content).digest()
         whole = hashlib.sha256(b"".join(found[path] for path in sorted(found)))
         return whole.hexdigest() if found else ""
 

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from secrets import token_hex
 
-from loom.storage.packing import Hashed
 from loom.storage.tar import Content
+from loom.util.digests import Hashed
 from loom.util.units import rough_size
 
 MOST_BLOCKS = 50_000

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from loom.storage.packing import Hashed, _rereadable, digest_line
+from loom.storage.packing import _rereadable
+from loom.util.digests import Hashed, digest_line
 
 
 def test_bytes_are_hashed_either_way() -> None:

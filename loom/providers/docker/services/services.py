@@ -36,7 +36,7 @@ from loom.providers.docker.images.images import Images
 from loom.providers.docker.images.named import ResolvedImage
 from loom.providers.docker.services.readiness import NotReady, ProbeTarget, ports_of, probe_of
 from loom.providers.docker.session.attach import attached, follow
-from loom.providers.services import Lines, Output
+from loom.providers.services import Lines, OnDied, Output
 from loom.util.within import beside, wait_until
 
 # Reads one line from standard input, shell code that stores the secrets, then runs the container's command.
@@ -49,10 +49,6 @@ _TAKES_SECRETS = (
 _LEAVE_WITHIN_S = 10.0
 _LED_WITHIN_S = 3600.0
 """The first service of a group may have to pull its image."""
-
-OnDied = Callable[[str, str], None]
-"""Called with the name of a service that ended after it was ready, and how ("exit code 3"); once per service, from a thread
-of its own."""
 
 
 class ServiceGroup(Struct, kw_only=True):
@@ -263,8 +259,7 @@ class ServiceContainer(any_services.StartedService):
         # The stream may close just before the engine records the end.
         ended = wait_until(lambda: self._how_it_ended(container_id), limit_s=2.0, every_s=0.05)
         if ended and not self._group.over.is_set():
-            self.say(ended)
-            on_died(self.service.name, f"{ended.removeprefix('ended with ')}\n{self.lines.last()}")
+            self.report(ended, on_died)
 
     def release(self, limit_s: float) -> None:
         """Stop following its output; it keeps running."""
@@ -294,8 +289,7 @@ class ServiceContainer(any_services.StartedService):
             return f"is lost with the engine: {explanation(error)}"
         if state["Running"] or state.get("Restarting"):
             return ""
-        out_of_memory = ": it was out of memory" if state.get("OOMKilled") else ""
-        return f"ended with exit code {state['ExitCode']}{out_of_memory}"
+        return any_services.how_it_ended(state["ExitCode"], oom=bool(state.get("OOMKilled")))
 
     def is_ready(self) -> bool:
         try:

@@ -118,13 +118,6 @@ class EngineCommand:
             if getattr(error, "status_code", None) is None:
                 raise ProviderError(f"the terminal's size could not be set: {explanation(error)}") from error
 
-    def ends_within(self, limit_s: float) -> bool:
-        deadline = time.monotonic() + limit_s
-        while not self.ended and (left := deadline - time.monotonic()) > 0:
-            if self.ready(left):
-                self.read()
-        return self.ended
-
     def close(self) -> None:
         self._connection.close()
 

@@ -28,7 +28,7 @@ from loom.providers.docker.session.attach import Attachment
 from loom.providers.docker.session.exec import ContainerInside, EngineCommand
 from loom.providers.driven import LEAVE_S, DrivenSession
 from loom.providers.driver import protocol as driver
-from loom.providers.driver.channel import ConnectionLost, Died, Exchange
+from loom.providers.driver.channel import ConnectionLost, Exchange
 from loom.providers.labels import kept_name
 from loom.status import OnOutput
 
@@ -129,14 +129,9 @@ class DockerSession(DrivenSession):
             raise ConnectionLost(
                 f"the container of job {job_id} was stopped from outside ({by}) while it ran, exit code {code}"
             )
-        if code == driver.INPUT_LOST_CODE:
-            raise ConnectionLost(
-                f"the connection to the container of job {job_id} was lost, and the container ended itself",
-                hint="run it again; if that happens often, see the network on the way to the engine",
-            )
-        if why := state.get("Error"):
+        if code != driver.INPUT_LOST_CODE and (why := state.get("Error")):
             raise ConnectionLost(f"the container of job {job_id} ended while it ran: {why}")
-        raise Died(code or 137, oom=bool(state.get("OOMKilled")))
+        raise self.over("the container", code, oom=bool(state.get("OOMKilled")))
 
     def _state(self) -> dict[str, Any]:
         job_id = self._request.job_id

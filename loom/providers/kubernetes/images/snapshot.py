@@ -7,12 +7,12 @@ volumes; image volumes would spare the copy, and old clusters lack them.
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import io
 import json
 import tempfile
 import threading
-import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby
 from pathlib import Path
@@ -29,8 +29,8 @@ from loom.providers.base import SessionRequest
 from loom.providers.files import below, members_of
 from loom.providers.kubernetes.images.registry import CONFIG, LAYER, MANIFEST, RegistryError, Repository
 from loom.status import OnOutput
-from loom.storage.packing import Hashed, digest_line
 from loom.storage.tar import Item, packed
+from loom.util.digests import Hashed, digest_line
 from loom.util.units import rough_size
 
 BASE = "busybox:stable-musl"
@@ -121,17 +121,15 @@ class SnapshotImages:
         timeless = (
             (entry if entry.kind == "file" else replace(entry, mtime_ns=0), content) for entry, content in members
         )
-        inner = hashlib.sha256()
-        gzip = zlib.compressobj(1, zlib.DEFLATED, 31)  # its header has no time and no name
         with tempfile.TemporaryFile(prefix="loom-layer-") as file:
             outer = Hashed(file)
-            for piece in packed(timeless):
-                inner.update(piece)
-                outer.write(gzip.compress(piece))
-            outer.write(gzip.flush())
+            with gzip.GzipFile(filename="", mode="wb", compresslevel=1, fileobj=outer, mtime=0) as zipped:
+                inner = Hashed(zipped)
+                for piece in packed(timeless):
+                    inner.write(piece)
             digest = f"sha256:{outer.digest.hexdigest()}"
             self._repository.put_blob(digest, file, outer.size)
-        return {"mediaType": LAYER, "digest": digest, "size": outer.size}, f"sha256:{inner.hexdigest()}"
+        return {"mediaType": LAYER, "digest": digest, "size": outer.size}, f"sha256:{inner.digest.hexdigest()}"
 
     def _based_on(self, platform: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         """Return the layers and the configuration of the base, whose layers are then in the registry."""

@@ -6,7 +6,7 @@ import contextlib
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ from loom.providers.kubernetes.cluster import pods as states
 from loom.providers.kubernetes.cluster.client import Gone, is_transient
 from loom.providers.kubernetes.pod.spec import PodServiceContainer, host_names
 from loom.providers.retrying import Policy, retrying
-from loom.providers.services import Output, ReadyLine, StartedService, addresses, named_port
+from loom.providers.services import OnDied, Output, ReadyLine, StartedService, addresses, how_it_ended, named_port
 
 if TYPE_CHECKING:
     from loom.providers.kubernetes.cluster.client import Cluster
@@ -36,7 +36,7 @@ class PodServices(OpenedServices, kw_only=True):
     containers: tuple[PodServiceContainer, ...]
     output: Output
     cancel: Cancel
-    on_died: Callable[[str, str], None]
+    on_died: OnDied
     followed: list[FollowedService] = field(default_factory=list)
 
     def leave(self) -> None:
@@ -85,7 +85,7 @@ class FollowedService(StartedService):
         self._cluster = cluster
         self._pods = pods
         self._pod = pod
-        self._container = one.container
+        self.container = one.container
         self._line = None if one.service.ready.log is None else ReadyLine(one.service.ready.log)
         if self._line is not None:
             self.lines.on_line = self._line.see
@@ -99,18 +99,18 @@ class FollowedService(StartedService):
         name = self.service.name
 
         def known(pod: Mapping[str, Any] | None) -> bool:
-            state = states.state_of(pod, self._container)
-            refused = states.refusal(pod, {self._container: name})
+            state = states.state_of(pod, self.container)
+            refused = states.refusal(pod, {self.container: name})
             return self.cancel.requested or "running" in state or "terminated" in state or refused is not None
 
         seen = self._pods.wait_for(self._pod, known, self.service.ready.timeout_s + 600.0)
         self.check()
-        if (refused := states.refusal(seen, {self._container: f"service {name}"})) is not None:
+        if (refused := states.refusal(seen, {self.container: f"service {name}"})) is not None:
             raise ServiceError(refused.message, hint=refused.hint, code=refused.code)
         self._thread.start()
 
     def ended(self) -> str:
-        if ended := _ended(self._pods.get(self._pod), self._container):
+        if ended := _ended(self._pods.get(self._pod), self.container):
             self._thread.join(2.0)
         return ended
 
@@ -118,7 +118,7 @@ class FollowedService(StartedService):
         return self._is_ready(self._pods.get(self._pod))
 
     def _is_ready(self, seen: Mapping[str, Any] | None) -> bool:
-        return states.is_ready(seen, self._container) and not (self._line and self._line.missing)
+        return states.is_ready(seen, self.container) and not (self._line and self._line.missing)
 
     def why(self) -> str:
         told = "; ".join(text for text in states.events_of(self._cluster, self._pod) if text.startswith("Unhealthy"))
@@ -126,7 +126,7 @@ class FollowedService(StartedService):
 
     def pause(self, limit_s: float) -> object:
         return self._pods.wait_for(
-            self._pod, lambda seen: bool(_ended(seen, self._container)) or self._is_ready(seen), limit_s
+            self._pod, lambda seen: bool(_ended(seen, self.container)) or self._is_ready(seen), limit_s
         )
 
     def _follow(self) -> None:
@@ -154,7 +154,7 @@ class FollowedService(StartedService):
             "reading the log of a service",
             "read_namespaced_pod_log",
             self._pod,
-            container=self._container,
+            container=self.container,
             follow=follow,
             timestamps=True,
             **more,
@@ -191,8 +191,7 @@ def _ended(pod: Mapping[str, Any] | None, container: str) -> str:
     ended = states.state_of(pod, container).get("terminated")
     if ended is None:
         return ""
-    out_of_memory = ": it was out of memory" if ended.get("reason") == "OOMKilled" else ""
-    return f"ended with exit code {ended.get('exitCode')}{out_of_memory}"
+    return how_it_ended(ended.get("exitCode"), oom=ended.get("reason") == "OOMKilled")
 
 
 @contextlib.contextmanager
@@ -201,18 +200,17 @@ def watched(pods: Pods, pod: str, services: PodServices) -> Iterator[None]:
     left = threading.Event()
 
     def watch() -> None:
-        running = {one.container: one.service.name for one in services.containers}
+        running = {one.container: one for one in services.followed}
         while running and not left.is_set():
             try:
                 seen = pods.wait_for(pod, lambda pod: left.is_set() or any(_ended(pod, name) for name in running), 2.0)
             except LoomError as error:
                 services.output.say(f"the services are not watched any more: {error.message}")
                 return
-            for container, name in list(running.items()):
-                if (ended := _ended(seen, container)) and not left.is_set():
+            for container, one in list(running.items()):
+                if _ended(seen, container) and (ended := one.ended()) and not left.is_set():
                     del running[container]
-                    services.output.say(f"{name}: {ended}")
-                    services.on_died(name, ended.removeprefix("ended with "))
+                    one.report(ended, services.on_died)
 
     thread = threading.Thread(target=watch, name=f"services of {pod}", daemon=True)
     thread.start()

@@ -153,15 +153,6 @@ class Exec:
             elif (silent := time.monotonic() - heard) > silent_s or is_vain(silent):
                 raise TimeoutError(f"silent for {silent:.0f} s")
 
-    def ends_within(self, limit_s: float) -> bool:
-        """Implement `inside.Connection`."""
-        deadline = time.monotonic() + limit_s
-        with contextlib.suppress(OSError):
-            while not self.ended and (left := deadline - time.monotonic()) > 0:
-                if self.ready(left):
-                    self.read()
-        return self.ended
-
     def abort(self) -> None:
         """Break the connection, from any thread: a concurrent `read` returns."""
         with contextlib.suppress(OSError, AttributeError, TypeError):  # closed before

@@ -17,7 +17,7 @@ from loom.providers.base import SessionFacts, SessionRequest
 from loom.providers.command import Command
 from loom.providers.driven import DrivenSession
 from loom.providers.driver import protocol as driver
-from loom.providers.driver.channel import ConnectionLost, Died, Exchange
+from loom.providers.driver.channel import Exchange
 from loom.providers.kubernetes.cluster import pods as states
 from loom.providers.kubernetes.cluster.client import Gone, is_transient
 from loom.providers.kubernetes.pod.spec import HELPER, JOB, KEPT_UNTIL, is_confined, lease_of
@@ -214,13 +214,8 @@ class PodSession(DrivenSession):
         ended = states.state_of(seen, JOB).get("terminated")
         if ended is None or states.is_taken_away(seen):
             raise states.why_lost(self._cluster, self._pod, self._request.job_id)
-        code = int(ended.get("exitCode") or 0)
-        if code == driver.INPUT_LOST_CODE:
-            raise ConnectionLost(
-                f"the pod {self._pod} of job {self._request.job_id} ended itself, since nothing of loom reached it any more",
-                hint="run it again; if that happens often, see the network on the way to the cluster",
-            )
-        raise Died(code or 137, oom=ended.get("reason") == "OOMKilled")
+        oom = ended.get("reason") == "OOMKilled"
+        raise self.over(f"the pod {self._pod}", int(ended.get("exitCode") or 0), oom=oom)
 
     def kill(self) -> None:
         remove(self._cluster, self._pod)

@@ -13,6 +13,7 @@ from loom.errors import EngineUnavailable
 from loom.providers.docker.engine import client
 from loom.providers.docker.engine.client import connect
 from loom.providers.docker.session.exec import EngineCommand
+from loom.providers.inside import ends_within
 
 
 def test_a_hanging_socket_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,7 +91,7 @@ def test_output_that_arrives_with_the_head_of_the_answer_is_not_lost(tmp_path: P
         assert command.read() == ("stdout", b"one\n")
         assert command.ready(0) == []
         more.set()
-        assert command.ends_within(60)
+        assert ends_within(command, 60)
         assert (command.read(), command.code) == (None, 5)
         assert engine.api.exec_start("x") == b"one\ntwo\n"
         command.close()
