@@ -99,7 +99,7 @@ class DrivenSession:
         """Return the error for the driver's end with this exit code; `where` names its container."""
         if code == driver.INPUT_LOST_CODE:
             return ConnectionLost(
-                f"{where} of job {self._request.job_id} ended itself, since nothing of loom reached it any more",
+                f"the connection to {where} of job {self._request.job_id} was lost, and it ended itself",
                 hint="run it again; if that happens often, see the network on the way to it",
             )
         return Died(code or 137, oom=oom)
