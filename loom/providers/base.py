@@ -138,6 +138,10 @@ class Beside(Struct, frozen=True, kw_only=True):
     timeout_s: float | None = None
 
 
+JOB_CAPS = ("CHOWN", "DAC_OVERRIDE", "FOWNER")
+"""Of a hardened job: for root to read another user's workspace and return it; other users get none."""
+SERVICE_CAPS = (*JOB_CAPS, "KILL", "NET_BIND_SERVICE", "SETGID", "SETUID")
+"""Of a hardened service: most images start as root, then change the user."""
 COMMAND_USER = "command_user"
 """The detail of a session whose entrypoint may have changed the user: which one commands beside the steps run as."""
 

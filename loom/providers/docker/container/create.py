@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from loom.errors import ImageError, LoomError, ProviderError
 from loom.plan.model import Resources
 from loom.providers import labels
-from loom.providers.base import SessionFacts, SessionRequest
+from loom.providers.base import JOB_CAPS, SERVICE_CAPS, SessionFacts, SessionRequest
 from loom.providers.docker.container import refusals
 from loom.providers.docker.container.mounts import Mount
 from loom.providers.docker.engine.client import ENGINES_SOCKET, Traits
@@ -21,15 +21,15 @@ from loom.providers.driver import protocol as driver
 if TYPE_CHECKING:
     import docker
 
-_OWNERS = ("CHOWN", "DAC_OVERRIDE", "FOWNER")
-"""Capabilities for root in a container to read another user's workspace and return it; other users get none."""
-
-HARDENED_JOB: Mapping[str, Any] = {"cap_drop": ["ALL"], "cap_add": list(_OWNERS), "security_opt": ["no-new-privileges"]}
+HARDENED_JOB: Mapping[str, Any] = {
+    "cap_drop": ["ALL"],
+    "cap_add": list(JOB_CAPS),
+    "security_opt": ["no-new-privileges"],
+}
 """Arguments for the SDK's `create_host_config`; those of a service follow."""
 HARDENED_SERVICE: Mapping[str, Any] = {
     **HARDENED_JOB,
-    # Most services' images start as root, then change the user.
-    "cap_add": [*_OWNERS, "KILL", "NET_BIND_SERVICE", "SETGID", "SETUID"],
+    "cap_add": list(SERVICE_CAPS),
     "pids_limit": 4096,
 }
 

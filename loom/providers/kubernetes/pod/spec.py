@@ -19,7 +19,7 @@ from loom.errors import ProviderError, ServiceError
 from loom.images.reference import service_aliases
 from loom.plan.model import Image, PullPolicy, Resources, Service
 from loom.providers import labels
-from loom.providers.base import SessionRequest
+from loom.providers.base import JOB_CAPS, SERVICE_CAPS, SessionRequest
 from loom.providers.driver import protocol as driver
 from loom.providers.kubernetes.images.snapshot import Pushed, copying
 from loom.providers.services import http_address
@@ -47,8 +47,6 @@ _UNITS = {
     **{unit: 1024.0**power for power, unit in enumerate(("Ki", "Mi", "Gi", "Ti", "Pi"), 1)},
 }
 _PULL: Mapping[PullPolicy, str] = {"always": "Always", "missing": "IfNotPresent", "never": "Never"}
-_OWNERS = ["CHOWN", "DAC_OVERRIDE", "FOWNER"]
-_SERVICE_CAPABILITIES = [*_OWNERS, "KILL", "NET_BIND_SERVICE", "SETGID", "SETUID"]
 _SECCOMP = {"seccompProfile": {"type": "RuntimeDefault"}}
 
 
@@ -244,7 +242,7 @@ def _helper(request: SessionRequest, image: str, confined: bool) -> dict[str, An
         "command": helper(lease_of(request), 0 if request.detached else WAITING),
         "workingDir": "/",
         "securityContext": {
-            **_restricted(True, None if confined else _OWNERS),
+            **_restricted(True, None if confined else JOB_CAPS),
             **(_user(request.image.user) if confined else {"runAsUser": 0}),
         },
         "resources": {
@@ -266,7 +264,7 @@ def _job(request: SessionRequest, environment: Mapping[str, str], image: str, co
         "env": _environment(environment),
         "securityContext": {
             **_user(request.image.user),
-            **_restricted(strict, None if confined else _OWNERS),
+            **_restricted(strict, None if confined else JOB_CAPS),
             **(_SECCOMP if strict else {}),
             "privileged": request.privileged or None,
             "readOnlyRootFilesystem": request.resources.read_only or None,
@@ -321,7 +319,7 @@ def _service(one: PodServiceContainer, hardened: bool, confined: bool) -> dict[s
         "resources": _resources(service.resources, None),
         "securityContext": {
             **_user(service.user or service.image.user),
-            **_restricted(hardened or confined, None if confined else _SERVICE_CAPABILITIES),
+            **_restricted(hardened or confined, None if confined else SERVICE_CAPS),
         },
         "readinessProbe": _probe(service),
     }
