@@ -83,7 +83,6 @@ def test_what_github_refuses_is_refused(planned: Planned, text: str, message: st
     [
         f"description: text\n{ROOT}concurrency: {{group: a, queue: max}}",
         f"{ROOT}permissions: {{}}",
-        f"{ROOT}permissions:",
         job(STEPS, "permissions: {actions: read, id-token: write, models: read, pull-requests: none}"),
         job(STEPS, "cancel-timeout-minutes: 5"),
         job(
