@@ -28,6 +28,11 @@ for loom_ref in {ref} {remote} ''; do
   fi
 done
 """
+_SPARSE = """\
+git add --all
+git sparse-checkout set {0}
+"""
+"""First into the index: git leaves changed files where they are."""
 _GIT = """\
 read -r loom_sha <.git/HEAD
 case $loom_sha in
@@ -103,6 +108,9 @@ def checkout_of(
         full = f"refs/heads/{ref}" if ref == head_ref else ""
     if history:
         lines += _of_git(full, given.get("fetch-depth", ""))
+    if patterns := [line.strip() for line in given.get("sparse-checkout", "").splitlines() if line.strip()]:
+        cone = given.get("sparse-checkout-cone-mode", "").lower() != "false"
+        lines += _SPARSE.format(shlex.join(["--cone" if cone else "--no-cone", *patterns]))
     outputs = {"commit": sha, "ref": ref or str(github.get("ref") or "")}
     clean = given.get("clean", "").lower() != "false"
     return Checkout(script=lines, outputs=outputs, target=target, clean=clean)

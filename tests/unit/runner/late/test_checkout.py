@@ -109,6 +109,29 @@ def test_a_repository_that_is_not_known(repository: Path) -> None:
     assert "not known before" in ran(script(repository="o/third", path="sub", action=action), repository, code=1)
 
 
+@pytest.mark.parametrize(
+    ("more", "there"),
+    [
+        ({}, ["a", "b/deep/f", "b/f", "b/new"]),
+        ({"sparse_checkout_cone_mode": "true"}, ["a", "b/deep/f", "b/f", "b/new"]),
+        ({"sparse_checkout_cone_mode": "false"}, ["b/f", "it's/f"]),
+    ],
+)
+def test_a_sparse_checkout_has_these_files_alone(repository: Path, more: dict[str, str], there: list[str]) -> None:
+    for name in ("b/deep/f", "b/f", "c/f", "it's/f"):
+        (repository / name).parent.mkdir(parents=True, exist_ok=True)
+        (repository / name).write_text("")
+    git(repository, "add", "-A")
+    git(repository, "commit", "-qm", "more")
+    (repository / "c/f").write_text("changed")
+    for name in ("b/new", "c/new"):
+        (repository / name).write_text("")
+    wanted = "\n  b  \n\n" if more.get("sparse_checkout_cone_mode") != "false" else "/b/f\n/it's/"
+    ran(script(sparse_checkout=wanted, **more), repository)
+    files = (path.relative_to(repository).as_posix() for path in repository.rglob("*") if path.is_file())
+    assert sorted(name for name in files if not name.startswith(".git/")) == there
+
+
 def test_submodules_are_there_only_if_asked_for(repository: Path, tmp_path: Path) -> None:
     git(repository, "submodule", "add", "-q", str(repository), "module")
     git(repository, "commit", "-qm", "module")
