@@ -38,7 +38,7 @@ test:
 """
 
 
-class Place:
+class Site:
     def __init__(self, base: Path) -> None:
         self.base, self.repo = base, base / "repo"
         (self.repo / ".loom").mkdir(parents=True)
@@ -73,17 +73,17 @@ class Place:
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Place:
-    return Place(tmp_path)
+def site(tmp_path: Path) -> Site:
+    return Site(tmp_path)
 
 
 @pytest.mark.parametrize("mount_mode", ["bind_mount", "overlay", "ephemeral_volume"])
-def test_artifacts_reports_and_caches(place: Place, mount_mode: str, tmp_path: Path) -> None:
-    workflow = place.repo / ".loom/workflow.yml"
+def test_artifacts_reports_and_caches(site: Site, mount_mode: str, tmp_path: Path) -> None:
+    workflow = site.repo / ".loom/workflow.yml"
     if mount_mode != "bind_mount":
         workflow.write_text(WORKFLOW.replace("test:\n  stage", "test:\n  variables: {SHARED: 'no'}\n  stage"))
 
-    screen, logs = place.run(mount_mode)
+    screen, logs = site.run(mount_mode)
     assert "cache miss: deps-" in screen
     assert "cache saved: deps-" in screen
     assert "│ deps are there" not in screen
@@ -102,21 +102,21 @@ def test_artifacts_reports_and_caches(place: Place, mount_mode: str, tmp_path: P
     assert (failing["name"], failing["file"], failing["line"]) == ("test_b", "t/test_a.py", 7)
     assert [file.path for file in index_of(logs / "jobs/test/artifacts.tar.gz")] == ["reports/r.xml"]
 
-    screen, _ = place.run(mount_mode)
+    screen, _ = site.run(mount_mode)
     assert "cache hit: deps-" in screen
     assert "│ deps are there" in screen
-    (place.repo / "lock").write_text("2")
-    screen, _ = place.run(mount_mode)
+    (site.repo / "lock").write_text("2")
+    screen, _ = site.run(mount_mode)
     assert "cache hit by fallback: deps-" in screen
-    screen, _ = place.run(mount_mode, "--no-cache")
+    screen, _ = site.run(mount_mode, "--no-cache")
     assert "│ deps are there" not in screen
 
 
-def test_a_damaged_cache_is_a_warning_and_the_job_goes_on(place: Place) -> None:
-    place.run("bind_mount")
-    (blob,) = (place.base / "cache/blobs").glob("*/*")
+def test_a_damaged_cache_is_a_warning_and_the_job_goes_on(site: Site) -> None:
+    site.run("bind_mount")
+    (blob,) = (site.base / "cache/blobs").glob("*/*")
     blob.write_bytes(blob.read_bytes()[:-10])
-    screen, logs = place.run("bind_mount")
+    screen, logs = site.run("bind_mount")
     assert "was removed: its checksum is wrong" in screen
     assert "cache saved: deps-" in screen
     build = json.loads((logs / "jobs/build/manifest.json").read_text())
@@ -126,14 +126,14 @@ def test_a_damaged_cache_is_a_warning_and_the_job_goes_on(place: Place) -> None:
     ]
 
 
-def test_paths_that_climb_out_are_an_error_before_anything_runs_or_in_their_section(place: Place) -> None:
-    (place.repo / ".loom/workflow.yml").write_text(WORKFLOW.replace("paths: [out]", "paths: [../../etc]"))
+def test_paths_that_climb_out_are_an_error_before_anything_runs_or_in_their_section(site: Site) -> None:
+    (site.repo / ".loom/workflow.yml").write_text(WORKFLOW.replace("paths: [out]", "paths: [../../etc]"))
     done = run_loom(
         ("run", "--local"),
-        cwd=place.repo,
+        cwd=site.repo,
         environ={
             "PATH": os.environ["PATH"],
-            "HOME": str(place.base / "home"),
+            "HOME": str(site.base / "home"),
             "PYTHONPATH": str(Path(__file__).parents[2]),
         },
     )

@@ -77,7 +77,7 @@ def contents(path: Path) -> Iterator[bytes]:
         yield zstandard.ZstdDecompressor().decompressobj().decompress(data)
 
 
-class Place:
+class Site:
     def __init__(self, base: Path) -> None:
         self.home, self.repo, self.cache, self.tmp = (base / name for name in ("home", "repo", "cache", "tmp"))
         self.screen = base / "screen"
@@ -129,14 +129,14 @@ class Place:
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Place:
-    return Place(tmp_path)
+def site(tmp_path: Path) -> Site:
+    return Site(tmp_path)
 
 
-def test_nothing_that_a_run_leaves_holds_a_secret(place: Place) -> None:
-    running = place.start(WORKFLOW, "--mount-mode", "bind_mount")  # to see in the workspace how far the job is
+def test_nothing_that_a_run_leaves_holds_a_secret(site: Site) -> None:
+    running = site.start(WORKFLOW, "--mount-mode", "bind_mount")  # to see in the workspace how far the job is
     # Until the job has come to the step that waits.
-    workspace = until(lambda: list(place.tmp.glob("loom-run-local-*/started")), while_runs=running)[0].parent
+    workspace = until(lambda: list(site.tmp.glob("loom-run-local-*/started")), while_runs=running)[0].parent
 
     engine = docker.from_env()
     try:
@@ -149,11 +149,11 @@ def test_nothing_that_a_run_leaves_holds_a_secret(place: Place) -> None:
         engine.close()
     (workspace / "seen").touch()
     assert running.wait(timeout=120) == 1
-    screen = place.screen.read_bytes()
+    screen = site.screen.read_bytes()
     assert b"::failing with [REDACTED:SECRET_TOKEN]" in screen
     assert b"dist/token.txt" not in screen.split(b"rm dist/token.txt")[-1]
-    assert place.receipt()["status"] == "failure"
-    files = list(place.left())
+    assert site.receipt()["status"] == "failure"
+    files = list(site.left())
     names = {path.name for path in files}
     assert {"events.jsonl", "manifest.json", "artifacts.tar.gz", "phase-report.json"} <= names
     assert any(path.suffix == ".zst" for path in files), "the cache was saved"
@@ -169,24 +169,24 @@ def test_nothing_that_a_run_leaves_holds_a_secret(place: Place) -> None:
     assert b"[REDACTED:SECRET_KEY]" in events
 
 
-def test_files_with_a_secret_in_them_stay_out_of_artifacts_and_cache(place: Place) -> None:
+def test_files_with_a_secret_in_them_stay_out_of_artifacts_and_cache(site: Site) -> None:
     workflow = (
         WORKFLOW.replace("rm dist/token.txt deps/key; ", "").replace("exit 3", "true").replace("[ ! -e seen ]", "false")
     )
-    _, text = place.run(workflow)
+    _, text = site.run(workflow)
     assert "dist/token.txt left out: it holds the secret TOKEN" in text
     assert "deps/key left out: it holds the secret KEY" in text
     wanted = [form for value in (TOKEN, KEY) for form in forms(value)]
-    kept = [path for path in place.left() if place.tmp not in path.parents]
+    kept = [path for path in site.left() if site.tmp not in path.parents]
     assert [(str(path), form) for path in kept for data in contents(path) for form in wanted if form in data] == []
 
 
-def test_tracing_is_refused_before_the_job_starts(place: Place) -> None:
+def test_tracing_is_refused_before_the_job_starts(site: Site) -> None:
     workflow = WORKFLOW.replace("    - mkdir -p dist", "    - set -x; mkdir -p dist")
-    code, screen = place.run(workflow)
+    code, screen = site.run(workflow)
     assert code == 3
     assert "SECRETS_UNSAFE_DEBUG_TRACE" in screen
-    assert not list(place.tmp.glob("*/started"))
+    assert not list(site.tmp.glob("*/started"))
 
 
 @pytest.mark.parametrize(
@@ -198,11 +198,11 @@ def test_tracing_is_refused_before_the_job_starts(place: Place) -> None:
         ("keepass://team#x", "no KeePass database has the alias 'team'"),
     ],
 )
-def test_a_secret_that_can_not_be_had_fails_the_job_in_its_section(place: Place, ref: str, said: str) -> None:
-    code, screen = place.run(WORKFLOW.replace("env://MY_TOKEN", ref))
+def test_a_secret_that_can_not_be_had_fails_the_job_in_its_section(site: Site, ref: str, said: str) -> None:
+    code, screen = site.run(WORKFLOW.replace("env://MY_TOKEN", ref))
     assert code == 3
     assert said in screen
-    (manifest,) = place.home.rglob("jobs/use/manifest.json")
+    (manifest,) = site.home.rglob("jobs/use/manifest.json")
     shown = json.loads(manifest.read_text())
     assert (shown["status"], shown["failing_section"]) == ("error", "secrets")
     told = json.loads((manifest.parent / "system/secrets/summary.json").read_text())["error"]
@@ -210,8 +210,8 @@ def test_a_secret_that_can_not_be_had_fails_the_job_in_its_section(place: Place,
     assert "(SECRETS_REQUIRED_MISSING)" in told or "(SECRETS_PROVIDER_UNAVAILABLE)" in told
 
 
-def test_a_short_value_is_refused_with_the_reason(place: Place) -> None:
-    code, screen = place.run(WORKFLOW, token="abc")
+def test_a_short_value_is_refused_with_the_reason(site: Site) -> None:
+    code, screen = site.run(WORKFLOW, token="abc")
     assert code == 3
     assert "secret TOKEN: the value is shorter than 4 characters" in screen
 
@@ -233,15 +233,15 @@ other:
 """
 
 
-def test_values_that_a_job_makes_are_hidden_from_then_on(place: Place) -> None:
-    code, screen = place.run(MADE)
+def test_values_that_a_job_makes_are_hidden_from_then_on(site: Site) -> None:
+    code, screen = site.run(MADE)
     assert code == 0, screen
     assert "it is [REDACTED:SECRET_LOOM_MASK]" in screen
     assert "still [REDACTED:SECRET_LOOM_MASK]" in screen
     assert screen.count("[REDACTED:SECRET_LOOM_MASK]") == 4, screen
     assert "script/01: a line of $LOOM_MASK is not masked: the value is shorter than 4 characters" in screen
     made = [b"made-here-4711", base64.b64encode(b"made-here-4711")[:16]]
-    assert [path for path in place.left() for data in contents(path) for form in made if form in data] == []
+    assert [path for path in site.left() for data in contents(path) for form in made if form in data] == []
 
 
 NO_VARIABLE = """
@@ -261,11 +261,11 @@ bytes:
 """
 
 
-def test_a_secret_that_no_variable_can_hold_fails_its_job_alone(place: Place) -> None:
+def test_a_secret_that_no_variable_can_hold_fails_its_job_alone(site: Site) -> None:
     values = {"nul": b"abc\0defgh", "bytes": b"\xff\x1eloom:\r\n'\"$x\\ `two\nlines\t\x1b[2J"}
     for name, value in values.items():
-        (place.home / name).write_bytes(value)
-    code, screen = place.run(NO_VARIABLE)
+        (site.home / name).write_bytes(value)
+    code, screen = site.run(NO_VARIABLE)
     assert code == 3
     assert (
         "secret NUL of job nul: the value holds a NUL byte, which no variable can hold (SECRETS_VALUE_NOT_TEXT)"

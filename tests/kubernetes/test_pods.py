@@ -328,8 +328,8 @@ def beside_services(
     opening = pods.provider.services(
         job, workspace=pods.workspace, on_output=on_output, cancel=Cancel(), on_died=on_died, secrets=NO_SECRETS
     )
-    with opening as opened, pods.job(network_id=opened.network_id) as place:
-        yield opened, place
+    with opening as opened, pods.job(network_id=opened.network_id) as directory:
+        yield opened, directory
 
 
 def test_the_services_share_the_pod(pods: Pods) -> None:
@@ -350,9 +350,9 @@ def test_the_services_share_the_pod(pods: Pods) -> None:
     job = PlannedJob(id="job", name="job", stage="s", steps=(), provider="kubernetes", image=web.image, services=(web,))
     with beside_services(
         pods, job, on_output=lambda _, data: said.append(data), on_died=lambda *how: died.append(how)
-    ) as (opened, place):
+    ) as (opened, directory):
         assert opened.variables["LOOM_SERVICE_WEB_PORT"] == "8123"
-        ended, _ = place.run("bash -c 'exec 3<>/dev/tcp/www/8123 && echo quit >&3'")
+        ended, _ = directory.run("bash -c 'exec 3<>/dev/tcp/www/8123 && echo quit >&3'")
         assert ended.code == 0
         until(lambda: died)
     [(name, how)] = died

@@ -67,11 +67,11 @@ class Victim:
         return self.home / ".local/state/loom"
 
 
-def victim_in(place: Path) -> Victim:
-    """A user whose things are below `place`."""
-    origin = place / "origin"
+def victim_in(directory: Path) -> Victim:
+    """A user whose things are below `directory`."""
+    origin = directory / "origin"
     origin.mkdir()
-    made = Victim(root=place / "clone", home=place / "home")
+    made = Victim(root=directory / "clone", home=directory / "home")
     (made.home / "tmp").mkdir(parents=True)
     subprocess.run(["git", "init", "-q", "-b", "main", str(origin)], check=True)
     Victim(root=origin, home=made.home).write(workflow=PLAIN)

@@ -38,29 +38,29 @@ Unpack = Callable[[bytes, Path], str]
 """Unpacks into a directory; what was said when it was refused, "" when it was not."""
 
 
-def by_artifact(archive: bytes, place: Path) -> str:
-    packed = place.parent / "artifacts.tar.gz"
+def by_artifact(archive: bytes, directory: Path) -> str:
+    packed = directory.parent / "artifacts.tar.gz"
     packed.write_bytes(gzip.compress(archive))
     try:
-        artifacts.restore({packed: hashlib.sha256(packed.read_bytes()).hexdigest()}, DirectoryView(place))
+        artifacts.restore({packed: hashlib.sha256(packed.read_bytes()).hexdigest()}, DirectoryView(directory))
     except LoomError as error:
         return error.message
     return ""
 
 
-def by_artifact_stream(archive: bytes, place: Path) -> str:
-    packed = place.parent / "artifacts.tar.gz"
+def by_artifact_stream(archive: bytes, directory: Path) -> str:
+    packed = directory.parent / "artifacts.tar.gz"
     packed.write_bytes(gzip.compress(archive))
     try:
-        artifacts.restore({packed: None}, TarView(TarSession(place)))
+        artifacts.restore({packed: None}, TarView(TarSession(directory)))
     except LoomError as error:
         return error.message
     return ""
 
 
-def by_planted_cache(archive: bytes, place: Path) -> str:
-    store = planted(place.parent / "cache", archive)
-    return store.restore(SPEC, "k", DirectoryView(place), lambda stream, data: None).warning or ""
+def by_planted_cache(archive: bytes, directory: Path) -> str:
+    store = planted(directory.parent / "cache", archive)
+    return store.restore(SPEC, "k", DirectoryView(directory), lambda stream, data: None).warning or ""
 
 
 def planted(folder: Path, archive: bytes) -> Cache:
@@ -79,9 +79,9 @@ def planted(folder: Path, archive: bytes) -> Cache:
     return store
 
 
-def by_kept_container(archive: bytes, place: Path) -> str:
+def by_kept_container(archive: bytes, directory: Path) -> str:
     try:
-        unpack(members_in([("", [archive])], lambda _: None), place)
+        unpack(members_in([("", [archive])], lambda _: None), directory)
     except LoomError as error:
         return error.message
     return ""
@@ -155,50 +155,50 @@ SPECIAL = {
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Path:
-    (tmp_path / "in" / "place").mkdir(parents=True)
+def directory(tmp_path: Path) -> Path:
+    (tmp_path / "in" / "directory").mkdir(parents=True)
     (tmp_path / "secret").write_text("theirs")
-    (tmp_path / "in" / "place" / "theirs").write_text("theirs")
-    return tmp_path / "in" / "place"
+    (tmp_path / "in" / "directory" / "theirs").write_text("theirs")
+    return tmp_path / "in" / "directory"
 
 
 @pytest.mark.parametrize("form", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT], ids=["gnu", "pax"])
 @pytest.mark.parametrize("case", REFUSED)
 @pytest.mark.parametrize("way", WAYS)
-def test_nothing_is_written_outside(place: Path, way: str, case: str, form: int) -> None:
-    said = WAYS[way](packed(*REFUSED[case], form=form), place)
+def test_nothing_is_written_outside(directory: Path, way: str, case: str, form: int) -> None:
+    said = WAYS[way](packed(*REFUSED[case], form=form), directory)
     assert said, "it was unpacked"
-    assert not list(place.parent.parent.rglob("evil"))
+    assert not list(directory.parent.parent.rglob("evil"))
     assert not Path("/tmp/loom-test-evil").exists()
-    assert (place.parent.parent / "secret").stat().st_nlink == 1
+    assert (directory.parent.parent / "secret").stat().st_nlink == 1
 
 
 @pytest.mark.parametrize("case", SPECIAL)
 @pytest.mark.parametrize("way", WAYS)
-def test_no_device_or_fifo_is_made(place: Path, way: str, case: str) -> None:
-    said = WAYS[way](packed(*SPECIAL[case], member("deps/file")), place)
+def test_no_device_or_fifo_is_made(directory: Path, way: str, case: str) -> None:
+    said = WAYS[way](packed(*SPECIAL[case], member("deps/file")), directory)
     assert bool(said) == (way != "kept container"), "what a job left in its workspace is laid out without them"
-    made = [path for path in place.rglob("*") if not (path.is_file() or path.is_dir())]
+    made = [path for path in directory.rglob("*") if not (path.is_file() or path.is_dir())]
     assert made == []
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_no_set_uid_set_gid_or_sticky_bit_arrives(place: Path, way: str) -> None:
-    assert not WAYS[way](packed(member("deps", tarfile.DIRTYPE), member("deps/tool")), place)
+def test_no_set_uid_set_gid_or_sticky_bit_arrives(directory: Path, way: str) -> None:
+    assert not WAYS[way](packed(member("deps", tarfile.DIRTYPE), member("deps/tool")), directory)
     for name in ("deps", "deps/tool"):
-        mode = (place / name).stat().st_mode
+        mode = (directory / name).stat().st_mode
         assert not mode & (stat.S_ISUID | stat.S_ISGID | stat.S_ISVTX), oct(mode)
         assert mode & 0o700 == 0o700
     if os.geteuid() == 0:
-        assert (place / "deps/tool").stat().st_uid == 0
+        assert (directory / "deps/tool").stat().st_uid == 0
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_link_may_point_anywhere_and_is_followed_by_nobody(place: Path, way: str) -> None:
+def test_a_link_may_point_anywhere_and_is_followed_by_nobody(directory: Path, way: str) -> None:
     """As the `python` of a virtual environment does."""
-    assert not WAYS[way](packed(member("deps/python", tarfile.SYMTYPE, "/usr/bin/python3")), place)
-    assert os.readlink(place / "deps/python") == "/usr/bin/python3"
-    found = list(DirectoryView(place).read(selected("deps"), lambda skipped: None))
+    assert not WAYS[way](packed(member("deps/python", tarfile.SYMTYPE, "/usr/bin/python3")), directory)
+    assert os.readlink(directory / "deps/python") == "/usr/bin/python3"
+    found = list(DirectoryView(directory).read(selected("deps"), lambda skipped: None))
     assert [(entry.kind, content) for entry, content in found if entry.path == "deps/python"] == [("link", None)]
 
 
@@ -207,37 +207,37 @@ def selected(*paths: str) -> PathSelection:
 
 
 @pytest.mark.parametrize("way", ["artifact", "cache"])
-def test_nothing_is_written_through_a_link_that_a_job_left(place: Path, way: str) -> None:
-    (place / "deps").symlink_to(place.parent.parent)
-    assert "nothing is written through it" in WAYS[way](packed(member("deps/evil")), place)
-    assert not (place.parent.parent / "evil").exists()
+def test_nothing_is_written_through_a_link_that_a_job_left(directory: Path, way: str) -> None:
+    (directory / "deps").symlink_to(directory.parent.parent)
+    assert "nothing is written through it" in WAYS[way](packed(member("deps/evil")), directory)
+    assert not (directory.parent.parent / "evil").exists()
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_bomb_is_refused(place: Path, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bomb_is_refused(directory: Path, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A few kilobytes that unpack to more than a machine holds: refused by count or size, and what was written is gone."""
     monkeypatch.setattr(unpacking, "MOST_BYTES", 10_000_000)
-    assert "more than" in WAYS[way](packed(*(member(f"deps/{n}", size=1_000_000) for n in range(20))), place)
-    assert not [path for path in place.rglob("*") if path.is_file() and path.name != "theirs"]
+    assert "more than" in WAYS[way](packed(*(member(f"deps/{n}", size=1_000_000) for n in range(20))), directory)
+    assert not [path for path in directory.rglob("*") if path.is_file() and path.name != "theirs"]
 
 
-def test_a_bomb_of_names_is_refused(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bomb_of_names_is_refused(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(unpacking, "MOST_ENTRIES", 100)
-    assert "more than 100 files" in by_artifact(packed(*(member(f"deps/{n}", size=0) for n in range(101))), place)
+    assert "more than 100 files" in by_artifact(packed(*(member(f"deps/{n}", size=0) for n in range(101))), directory)
 
 
 @pytest.mark.parametrize("field", ["size", "mtime", "linkpath", "path"])
 @pytest.mark.parametrize("value", ["", "-1", "9" * 5000, "nan", "1e999", "0x10"])
-def test_headers_that_make_no_sense(place: Path, field: str, value: str) -> None:
+def test_headers_that_make_no_sense(directory: Path, field: str, value: str) -> None:
     """Each one is refused or harmless; none is an error of loom's own."""
     info = member("deps/file", size=0)
     info.pax_headers = {field: value}
-    said = by_artifact(packed(info, form=tarfile.PAX_FORMAT), place)
-    assert said or all(path.is_relative_to(place) for path in place.rglob("*"))
+    said = by_artifact(packed(info, form=tarfile.PAX_FORMAT), directory)
+    assert said or all(path.is_relative_to(directory) for path in directory.rglob("*"))
 
 
 @pytest.mark.parametrize("seed", range(200))
-def test_damaged_bytes(place: Path, seed: int) -> None:
+def test_damaged_bytes(directory: Path, seed: int) -> None:
     """One byte changed anywhere in the headers: unpacked, refused or said to be damaged, and nothing outside."""
     archive = bytearray(
         packed(
@@ -248,8 +248,8 @@ def test_damaged_bytes(place: Path, seed: int) -> None:
         )
     )
     archive[seed * 17 % len(archive)] ^= 1 << seed % 8
-    by_artifact(bytes(archive), place)
-    assert {path.name for path in place.parent.iterdir()} <= {"place", "artifacts.tar.gz"}
+    by_artifact(bytes(archive), directory)
+    assert {path.name for path in directory.parent.iterdir()} <= {"directory", "artifacts.tar.gz"}
 
 
 # Secrets in names

@@ -37,12 +37,12 @@ def save(cache: Cache, root: Path, content: str) -> str | None:
     return cache.save(SPEC, "k", DirectoryView(root), lambda stream, data: None).warning
 
 
-def restored(cache: Cache, place: Path) -> tuple[str | None, str | None]:
+def restored(cache: Cache, directory: Path) -> tuple[str | None, str | None]:
     """What was in the cache (None: a miss), and the warning."""
-    shutil.rmtree(place, ignore_errors=True)
-    place.mkdir()
-    found = cache.restore(SPEC, "k", DirectoryView(place), lambda stream, data: None)
-    return ((place / "deps/file").read_text() if found.hit != "miss" else None), found.warning
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir()
+    found = cache.restore(SPEC, "k", DirectoryView(directory), lambda stream, data: None)
+    return ((directory / "deps/file").read_text() if found.hit != "miss" else None), found.warning
 
 
 def git(root: Path, *arguments: str) -> str:

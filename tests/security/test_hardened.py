@@ -56,7 +56,7 @@ BEYOND = [
 
 
 @pytest.mark.parametrize(("job", "what"), BEYOND)
-def test_what_contradicts_it_is_refused_with_its_place(tmp_path: Path, job: str, what: str) -> None:
+def test_what_contradicts_it_is_refused_with_its_position(tmp_path: Path, job: str, what: str) -> None:
     with pytest.raises(WorkflowError) as caught:
         planned(tmp_path, job, memory="1g", cpus=2)
     (problem,) = caught.value.problems
@@ -144,8 +144,8 @@ def plain_user() -> Iterator[tuple[Victim, list[str]]]:
         pytest.skip("needs root, setpriv and the engine's socket to become somebody else")
     # Not below pytest's own folder, which each session closes to others again.
     with tempfile.TemporaryDirectory(prefix="loom-test-") as folder:
-        place = Path(folder)
-        victim = victim_in(place)
+        directory = Path(folder)
+        victim = victim_in(directory)
         victim.write(workflow=PROBES)
         subprocess.run(["chown", "-R", "1000:1000", folder], check=True)
         yield victim, ["setpriv", "--reuid=1000", "--regid=1000", f"--groups={socket.stat().st_gid}"]

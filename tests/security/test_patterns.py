@@ -183,7 +183,7 @@ TEXT = "x" * 900_000
         ("j: {script: x, parallel: 100000000}", "GitLab makes 1 to 200 instances"),
     ],
 )
-def test_what_stands_for_too_much_is_an_error_with_its_place(victim: Victim, text: str, said: str) -> None:
+def test_what_stands_for_too_much_is_an_error_with_its_position(victim: Victim, text: str, said: str) -> None:
     (victim.root / ".loom/workflow.yml").unlink()
     (victim.root / ".gitlab-ci.yml").write_text(text)
     (victim.root / ("a" * 200)).write_text("")

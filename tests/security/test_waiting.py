@@ -37,10 +37,10 @@ def repository(root: Path) -> Path:
 def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(git_processes, "IDLE_S", 1.5)
     source = snapshot.discover(repository(tmp_path / "source"), environ=os.environ)
-    place = tmp_path / "loom-run-local-1700000000000000000-123456"
-    place.mkdir()
-    snapshot.take(source, place, cancel=Cancel())
-    return place
+    directory = tmp_path / "loom-run-local-1700000000000000000-123456"
+    directory.mkdir()
+    snapshot.take(source, directory, cancel=Cancel())
+    return directory
 
 
 def elsewhere(workspace: Path, name: str) -> None:

@@ -36,8 +36,8 @@ class Watched:
             "GIT_CONFIG_GLOBAL": str(base / "gitconfig"),
             "TERM": "xterm",
         }
-        for place in (self.root / ".loom", base / "home", base / "tmp"):
-            place.mkdir(parents=True)
+        for directory in (self.root / ".loom", base / "home", base / "tmp"):
+            directory.mkdir(parents=True)
         (base / "gitconfig").write_text("[user]\nname = t\nemail = t@example.org\n[init]\ndefaultBranch = main\n")
         self.write(".loom/workflow.yml", workflow)
         self.write(".gitignore", ignore)

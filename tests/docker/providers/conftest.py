@@ -130,7 +130,7 @@ class Job:
         return done
 
 
-class Place:
+class Site:
     """A provider with a workspace."""
 
     def __init__(
@@ -219,18 +219,18 @@ def docker_provider(engine: docker.DockerClient) -> Iterator[DockerProvider]:
 
 
 @pytest.fixture
-def docker_place(engine: docker.DockerClient, docker_provider: DockerProvider, tmp_path: Path) -> Place:
+def docker_site(engine: docker.DockerClient, docker_provider: DockerProvider, tmp_path: Path) -> Site:
     workspace = tmp_path / "workspace"
     workspace.mkdir()
-    return Place("docker", docker_provider, workspace, DEBIAN, engine)
+    return Site("docker", docker_provider, workspace, DEBIAN, engine)
 
 
 @pytest.fixture
-def host_place(tmp_path: Path) -> Iterator[Place]:
+def host_site(tmp_path: Path) -> Iterator[Site]:
     workspace = tmp_path / "workspace"
     workspace.mkdir()
     provider = HostProvider(os.environ)
-    yield Place("host", provider, workspace)
+    yield Site("host", provider, workspace)
     provider.close()
 
 
@@ -247,26 +247,26 @@ def podman(
 
 
 @pytest.fixture
-def podman_place(podman: docker.DockerClient, tmp_path: Path) -> Iterator[Place]:
+def podman_site(podman: docker.DockerClient, tmp_path: Path) -> Iterator[Site]:
     workspace = tmp_path / "workspace"
     workspace.mkdir()
     provider = DockerProvider(lambda: podman)
-    place = Place("docker", provider, workspace, DEBIAN, podman)
-    place.network = Network(mode="none")
-    yield place
+    site = Site("docker", provider, workspace, DEBIAN, podman)
+    site.network = Network(mode="none")
+    yield site
     assert list(provider.close()) == []
     assert podman.containers.list(all=True) == []
 
 
 @pytest.fixture
-def kubernetes_place(tmp_path: Path) -> Iterator[Place]:
+def kubernetes_site(tmp_path: Path) -> Iterator[Site]:
     setup = Setup(environ=kubernetes.environ(), config=Config(), run_id=RUN_ID)
     provider = providers.make("kubernetes", setup)
     workspace = tmp_path / "workspace"
     workspace.mkdir()
-    place = Place("kubernetes", provider, workspace, kubernetes.IMAGE)
-    place.mount_mode = MountMode.VOLUME
-    yield place
+    site = Site("kubernetes", provider, workspace, kubernetes.IMAGE)
+    site.mount_mode = MountMode.VOLUME
+    yield site
     assert list(provider.close()) == []
     assert kubernetes.pods_of(RUN_ID) == []
 
@@ -280,28 +280,28 @@ SESSIONS = [
 
 
 @pytest.fixture(params=SESSIONS)
-def place(request: pytest.FixtureRequest) -> Place:
+def site(request: pytest.FixtureRequest) -> Site:
     """The same promise, kept by every provider."""
     if request.param in ("host", "podman", "kubernetes"):
-        return request.getfixturevalue(f"{request.param}_place")
-    docker_place: Place = request.getfixturevalue("docker_place")
-    docker_place.mount_mode = request.param
-    return docker_place
+        return request.getfixturevalue(f"{request.param}_site")
+    docker_site: Site = request.getfixturevalue("docker_site")
+    docker_site.mount_mode = request.param
+    return docker_site
 
 
 SHELLS = ("bash", "dash", "ash")
 
 
 @pytest.fixture(params=[*SHELLS, *(f"podman-{name}" for name in SHELLS[effort(1, 0) :])])
-def any_sh(request: pytest.FixtureRequest, shell_images: Mapping[str, str]) -> Place:
+def any_sh(request: pytest.FixtureRequest, shell_images: Mapping[str, str]) -> Site:
     """A container whose `sh` is this one, of Docker or podman."""
     engine, _, name = request.param.rpartition("-")
-    place: Place = request.getfixturevalue(f"{engine or 'docker'}_place")
-    place.image = shell_images[name]
-    return place
+    site: Site = request.getfixturevalue(f"{engine or 'docker'}_site")
+    site.image = shell_images[name]
+    return site
 
 
-__all__ = ["Heard", "Job", "MountMode", "Place", "Ran", "Session"]
+__all__ = ["Heard", "Job", "MountMode", "Ran", "Session", "Site"]
 
 
 class Clock:

@@ -20,7 +20,7 @@ from tests.support.effort import effort
 from tests.support.waiting import promptly
 
 if TYPE_CHECKING:
-    from conftest import Clock, Place
+    from conftest import Clock, Site
 
 EVERY_BYTE = bytes(range(1, 256)).decode("utf-8", "surrogateescape")
 
@@ -52,8 +52,8 @@ def skipped(item: Skipped) -> None:
     raise AssertionError(item)
 
 
-def test_a_step_ends_with_its_own_exit_code_and_another_runs(place: Place) -> None:
-    with place.job() as job:
+def test_a_step_ends_with_its_own_exit_code_and_another_runs(site: Site) -> None:
+    with site.job() as job:
         for script, code in ENDS.items():
             ran = job.run(script)
             assert (script, ran.code, ran.exit.ended) == (script, code, Ended.EXITED)
@@ -74,43 +74,43 @@ TEXTS = [
 ]
 
 
-def test_output_is_exact(place: Place) -> None:
+def test_output_is_exact(site: Site) -> None:
     for number, text in enumerate(TEXTS):
-        (place.workspace / f"text{number}").write_bytes(text)
-    with place.job() as job:
+        (site.workspace / f"text{number}").write_bytes(text)
+    with site.job() as job:
         for number, text in enumerate(TEXTS):
             ran = job.run(f"cat text{number}; cat text{number} >&2")
             assert (ran.code, ran.out, ran.err) == (0, text, text)
 
 
-def test_every_byte_and_a_long_line_come_through(place: Place) -> None:
+def test_every_byte_and_a_long_line_come_through(site: Site) -> None:
     content = bytes(range(256)) * 4096 * effort(4, 12) + b"x" * effort(20_000_000, 50_000_000)
-    (place.workspace / "binary").write_bytes(content)
-    with place.job() as job:
+    (site.workspace / "binary").write_bytes(content)
+    with site.job() as job:
         ran = job.run("cat binary")
     assert ran.out == content
     assert ran.err == b""
 
 
-def test_both_streams_at_once(place: Place) -> None:
-    with place.job() as job:
+def test_both_streams_at_once(site: Site) -> None:
+    with site.job() as job:
         ran = job.run("i=0; while [ $i -lt 20000 ]; do echo out $i; echo err $i >&2; i=$((i+1)); done")
     assert ran.out == b"".join(b"out %d\n" % i for i in range(20000))
     assert ran.err == b"".join(b"err %d\n" % i for i in range(20000))
 
 
-def test_output_is_live(place: Place) -> None:
+def test_output_is_live(site: Site) -> None:
     """The step ends only after its first line was heard."""
-    with place.job() as job:
+    with site.job() as job:
         let = lambda: job.session.inside({}).exec(["sh", "-c", "echo >go"], lambda *_: None, Cancel())  # noqa: E731
         ran = job.run("echo first; while [ ! -e go ]; do sleep 0.02; done; echo second", timeout_s=60, then=let)
     assert (ran.exit.ended, ran.out) == (Ended.EXITED, b"first\nsecond\n")
 
 
-def test_merged_output_is_one_stream_in_exact_order(place: Place) -> None:
+def test_merged_output_is_one_stream_in_exact_order(site: Site) -> None:
     """Of two pipes, the kernel keeps no order: every fifth to tenth of these pairs was recorded reversed."""
     pairs = "i=0; while [ $i -lt 2000 ]; do echo a$i; echo b$i >&2; i=$((i+1)); done; ls /not-there"
-    with place.job() as job:
+    with site.job() as job:
         ran = job.run(pairs, merge_output=True)
         lines = ran.out.decode().splitlines()
         assert ran.err == b""
@@ -119,28 +119,28 @@ def test_merged_output_is_one_stream_in_exact_order(place: Place) -> None:
         assert job.run("echo next; echo again >&2").err == b"again\n"
 
 
-def test_a_step_starts_in_the_workspace_whatever_the_last_one_did(place: Place) -> None:
-    with place.job() as job:
+def test_a_step_starts_in_the_workspace_whatever_the_last_one_did(site: Site) -> None:
+    with site.job() as job:
         where = job.run("pwd; cd /; export X=1; umask 000; Y=2").out
-        assert where.decode().strip() == place.request().project_dir
+        assert where.decode().strip() == site.request().project_dir
         assert job.run('pwd; echo "[$X$Y]"').out == where + b"[]\n"
 
 
-def test_steps_share_the_workspaces_files(place: Place) -> None:
-    (place.workspace / "given").write_text("from outside\n")
-    with place.job() as job:
+def test_steps_share_the_workspaces_files(site: Site) -> None:
+    (site.workspace / "given").write_text("from outside\n")
+    with site.job() as job:
         job.run("cat given; echo made >made")
         assert job.run("cat given made").out == b"from outside\nmade\n"
 
 
-def test_standard_input_is_empty(place: Place) -> None:
-    with place.job() as job:
+def test_standard_input_is_empty(site: Site) -> None:
+    with site.job() as job:
         assert job.run("cat; read x || echo end").out == b"end\n"
         assert job.run("echo next").out == b"next\n"
 
 
-def test_variables_hold_every_byte_but_nul(place: Place) -> None:
-    with place.job(environment={"SESSION": EVERY_BYTE, "BOTH": "session"}) as job:
+def test_variables_hold_every_byte_but_nul(site: Site) -> None:
+    with site.job(environment={"SESSION": EVERY_BYTE, "BOTH": "session"}) as job:
         ran = job.run(
             'printf "%s" "$SESSION$STEP$BOTH"', environment={"STEP": EVERY_BYTE + "\n'\"$(echo no)`", "BOTH": "step"}
         )
@@ -148,22 +148,22 @@ def test_variables_hold_every_byte_but_nul(place: Place) -> None:
         assert job.run('printf "[%s]" "$STEP$BOTH"').out == b"[session]"
 
 
-def test_a_script_holds_every_byte_but_nul(place: Place) -> None:
-    with place.job() as job:
+def test_a_script_holds_every_byte_but_nul(site: Site) -> None:
+    with site.job() as job:
         ran = job.run(f"cat <<'END'\n{EVERY_BYTE}\nEND\n")
     assert ran.out == bytes(range(1, 256)) + b"\n"
 
 
-def test_a_script_of_200_kilobytes(place: Place) -> None:
+def test_a_script_of_200_kilobytes(site: Site) -> None:
     script = "".join(f"x={i} # {'é' * 40}\n" for i in range(2300)) + "echo $x"
     assert len(script.encode()) > 200_000
-    with place.job() as job:
+    with site.job() as job:
         assert job.run(script).out == b"2299\n"
 
 
 # Of the job, not of the run: the others go on.
-def test_what_no_shell_can_take_is_refused(place: Place) -> None:
-    with place.job() as job:
+def test_what_no_shell_can_take_is_refused(site: Site) -> None:
+    with site.job() as job:
         for environment in ({"A-B": "1"}, {"A": "nul\0"}, {"": "x"}, {"1A": "x"}):
             with pytest.raises(ProviderError):
                 job.run("true", environment=environment)
@@ -172,8 +172,8 @@ def test_what_no_shell_can_take_is_refused(place: Place) -> None:
         assert job.run("echo next").out == b"next\n"
 
 
-def test_variables_are_handed_on_through_a_file(place: Place) -> None:
-    with place.job() as job:
+def test_variables_are_handed_on_through_a_file(site: Site) -> None:
+    with site.job() as job:
         job.run('echo "A=1" >>"$LOOM_ENV"; printf "B=it\'s \\$x \\\\\\\\ =\\nnonsense\\n=\\nC=\\n" >>"$LOOM_ENV"')
         assert job.session.handed_on() == {"A": "1", "B": "it's $x \\ =", "C": ""}
         job.run('test ! -s "$LOOM_ENV"')
@@ -186,9 +186,9 @@ def test_variables_are_handed_on_through_a_file(place: Place) -> None:
         assert job.session.handed_on()["F"] == value
 
 
-def test_a_step_has_files_to_report_in_and_another_directory(place: Place) -> None:
+def test_a_step_has_files_to_report_in_and_another_directory(site: Site) -> None:
     files = {"OUT": "output", "ADDED": "path"}
-    with place.job() as job:
+    with site.job() as job:
         job.run("mkdir -p 'a b'", files=files)
         ran = job.run('echo x=1 >>"$OUT"; printf /bin >"$ADDED"; pwd', files=files, start_in="a b")
         assert ran.out.endswith(b"/a b\n")
@@ -200,8 +200,8 @@ def test_a_step_has_files_to_report_in_and_another_directory(place: Place) -> No
         assert b"nowhere" in missing.err
 
 
-def test_the_shell_can_be_another(place: Place) -> None:
-    with place.job(shell=("bash", "-eo", "pipefail")) as job:
+def test_the_shell_can_be_another(site: Site) -> None:
+    with site.job(shell=("bash", "-eo", "pipefail")) as job:
         assert job.run("false | true").code == 1
         assert job.run("[[ a == a ]] && echo yes").out == b"yes\n"
         assert job.run("false | true; echo $0", shell=("sh", "{0}")).code == 0
@@ -211,27 +211,27 @@ def test_the_shell_can_be_another(place: Place) -> None:
         assert job.run("echo next").out == b"next\n"
 
 
-def test_a_background_child_does_not_hold_the_step_and_loses_nothing(place: Place) -> None:
-    with place.job() as job:
+def test_a_background_child_does_not_hold_the_step_and_loses_nothing(site: Site) -> None:
+    with site.job() as job:
         ran = job.run("(while [ ! -e let ]; do sleep 0.02; done; echo late; echo >ended) & echo now")
         assert ran.out == b"now\n"
         assert job.run("echo >let; while [ ! -e ended ]; do sleep 0.02; done; echo next").out == b"late\nnext\n"
         job.run("(sleep 30; echo never; echo never >never) & ")
     assert b"never" not in job.heard.out
-    assert not (place.workspace / "never").exists()
+    assert not (site.workspace / "never").exists()
 
 
-def test_what_a_background_child_printed_before_the_end_is_kept(place: Place) -> None:
-    with place.job() as job:
+def test_what_a_background_child_printed_before_the_end_is_kept(site: Site) -> None:
+    with site.job() as job:
         job.run("(sleep 0.2; echo late; echo late >&2; echo >printed; sleep 30) &")
         printed = ["sh", "-c", "while [ ! -e printed ]; do sleep 0.02; done"]
         assert job.session.inside({}).exec(printed, lambda *_: None, Cancel(), timeout_s=60).code == 0
     assert (job.heard.out, job.heard.err) == (b"late\n", b"late\n")
 
 
-def test_a_timeout_ends_everything_that_the_step_started(place: Place, clock: Clock) -> None:
+def test_a_timeout_ends_everything_that_the_step_started(site: Site, clock: Clock) -> None:
     mark = f"600.{secrets.randbelow(10**9):09}"  # on this machine, those of tests in containers can be seen too
-    with place.job(grace_s=5.0) as job:
+    with site.job(grace_s=5.0) as job:
         job.run(f"sleep {mark} &")
         with promptly():
             script = f"(setsid sh -c 'sleep {mark}; true' &) ; sleep {mark} & echo now; sleep 600"
@@ -242,14 +242,14 @@ def test_a_timeout_ends_everything_that_the_step_started(place: Place, clock: Cl
         assert job.run("echo next").out == b"next\n"
 
 
-def test_a_step_has_time_to_clean_up_and_no_more(place: Place, clock: Clock) -> None:
-    with place.job(grace_s=300.0) as job, promptly():
+def test_a_step_has_time_to_clean_up_and_no_more(site: Site, clock: Clock) -> None:
+    with site.job(grace_s=300.0) as job, promptly():
         sleeps = "sleep 600 & until grep -q ^sleep /proc/$!/cmdline; do :; done"
         script = f"trap 'echo cleaning; exit 3' TERM; {sleeps}; echo up; wait"
         ran = job.run(script, timeout_s=3600, then=clock.hour)
         assert (ran.exit.ended, ran.code, ran.out) == (Ended.TIMED_OUT, 3, b"up\ncleaning\n")
         assert ran.exit.still_ran == ("sleep 600",)
-    with place.job(grace_s=1.0) as job:
+    with site.job(grace_s=1.0) as job:
         with promptly():
             ran = job.run("trap '' TERM; echo up; while :; do sleep 0.1; done", timeout_s=3600, then=clock.hour)
         assert (ran.exit.ended, ran.code) == (Ended.TIMED_OUT, 137)
@@ -257,9 +257,9 @@ def test_a_step_has_time_to_clean_up_and_no_more(place: Place, clock: Clock) -> 
         assert job.run("echo next").out == b"next\n"
 
 
-def test_a_cancel_ends_the_step_and_no_other_runs(place: Place) -> None:
+def test_a_cancel_ends_the_step_and_no_other_runs(site: Site) -> None:
     cancel = Cancel()
-    with place.job() as job:
+    with site.job() as job:
         with promptly():
             script = "trap 'echo cleaning; exit 3' TERM; echo up; sleep 600 & wait"
             ran = job.run(script, cancel=cancel, then=cancel.request)
@@ -269,9 +269,9 @@ def test_a_cancel_ends_the_step_and_no_other_runs(place: Place) -> None:
         assert job.run("echo after").out == b"after\n"
 
 
-def test_a_second_cancel_gives_no_time(place: Place) -> None:
+def test_a_second_cancel_gives_no_time(site: Site) -> None:
     cancel = Cancel()
-    with place.job(grace_s=300.0) as job:
+    with site.job(grace_s=300.0) as job:
         again = threading.Timer(0.3, cancel.request)
         with promptly():
             script = "trap '' TERM; echo up; while :; do sleep 0.1; done"
@@ -280,9 +280,9 @@ def test_a_second_cancel_gives_no_time(place: Place) -> None:
         assert (ran.exit.ended, ran.code) == (Ended.CANCELED, 137)
 
 
-def test_a_secret_is_a_file_outside_the_workspace_for_the_job_alone(place: Place) -> None:
+def test_a_secret_is_a_file_outside_the_workspace_for_the_job_alone(site: Site) -> None:
     content = bytes(range(256)) + b"\\n\\0%s%%"
-    with place.job() as job:
+    with site.job() as job:
         path = job.session.put_secret("KEY", content)
         ran = job.run(f'cat "{path}"; ls -l "{path}" >&2')
         assert ran.out == content
@@ -296,14 +296,14 @@ def test_a_secret_is_a_file_outside_the_workspace_for_the_job_alone(place: Place
     assert not Path(path).exists()
 
 
-def test_archives_go_in_and_out_of_the_jobs_view(place: Place) -> None:
+def test_archives_go_in_and_out_of_the_jobs_view(site: Site) -> None:
     incoming = io.BytesIO()
     with tarfile.open(fileobj=incoming, mode="w") as archive:
         for name, mode in (("dist/tool", 0o755), ("dist/data", 0o644)):
             member = tarfile.TarInfo(name)
             member.size, member.mode = 3, mode
             archive.addfile(member, io.BytesIO(b"in\n"))
-    with place.job() as job:
+    with site.job() as job:
         view = view_of(job.session.files())
         view.write(lambda: nullcontext(io.BytesIO(incoming.getvalue())))
         assert job.run("cat dist/data; test -x dist/tool; test ! -x dist/data").out == b"in\n"
@@ -321,26 +321,26 @@ def test_archives_go_in_and_out_of_the_jobs_view(place: Place) -> None:
         assert "dist/tool" in [entry.path for entry, _ in view.read(Everything("."), skipped)]
 
 
-def test_many_steps(place: Place) -> None:
-    with place.job() as job:
+def test_many_steps(site: Site) -> None:
+    with site.job() as job:
         job.run("true")
         for number in range(effort(100, 300)):
             assert job.run(f"echo {number}; exit {number % 250}").code == number % 250
 
 
 @pytest.mark.parametrize(("name", "make"), [("LOOM_ENV", "mkfifo"), ("LOOM_MASK", "mkdir")])
-def test_a_steps_file_that_became_something_else_is_no_hang(place: Place, name: str, make: str) -> None:
-    with place.job() as job:
+def test_a_steps_file_that_became_something_else_is_no_hang(site: Site, name: str, make: str) -> None:
+    with site.job() as job:
         assert job.run(f"rm ${name}; {make} ${name}", timeout_s=30).code == 0
         with pytest.raises(ProviderError) as refused:
             job.run("echo next", timeout_s=30)
         assert "in the place of $LOOM_ENV or $LOOM_MASK" in str(refused.value.hint)
 
 
-def test_a_command_beside_the_steps_stands_where_they_do(place: Place) -> None:
+def test_a_command_beside_the_steps_stands_where_they_do(site: Site) -> None:
     """Also before the first step: a person may stop at it."""
-    (place.workspace / "file").write_text("from the snapshot")
-    with place.job(environment={"OF_JOB": "a"}) as job:
+    (site.workspace / "file").write_text("from the snapshot")
+    with site.job(environment={"OF_JOB": "a"}) as job:
         heard: list[bytes] = []
         inside = job.session.inside({"OF_STEP": "b"})
         ended = inside.exec(
@@ -352,8 +352,8 @@ def test_a_command_beside_the_steps_stands_where_they_do(place: Place) -> None:
         assert job.run("cat file").out == b"from the snapshot"
 
 
-def test_a_step_that_kills_the_driver_on_this_machine_ends_the_job_as_its_own_failure(host_place: Place) -> None:
-    with host_place.job() as job:
+def test_a_step_that_kills_the_driver_on_this_machine_ends_the_job_as_its_own_failure(host_site: Site) -> None:
+    with host_site.job() as job:
         assert job.run("kill -9 $PPID; sleep 5").code == 137
         ran = job.run("sleep 600.5 & echo before; kill -9 0; sleep 5")
         assert (ran.code, ran.exit.ended, ran.exit.ended_session, ran.out) == (137, Ended.EXITED, True, b"before\n")

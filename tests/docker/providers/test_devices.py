@@ -18,7 +18,7 @@ from loom.providers.docker.container.ownership import Workspaces
 from loom.providers.docker.engine.client import Traits
 
 if TYPE_CHECKING:
-    from conftest import Place
+    from conftest import Site
 
 pytestmark = pytest.mark.docker
 
@@ -39,24 +39,24 @@ SOURCES = {"gpus": "workflow:7:5", "devices": "workflow:8:5"}
     ],
 )
 def test_a_device_can_be_used_as_far_as_was_said(
-    docker_place: Place, device: str, path: str, readable: bool, writable: bool
+    docker_site: Site, device: str, path: str, readable: bool, writable: bool
 ) -> None:
-    with docker_place.job(resources=Resources(devices=(device,))) as job:
+    with docker_site.job(resources=Resources(devices=(device,))) as job:
         assert (job.run(f": <{path}").code == 0) == readable
         assert (job.run(f": >{path}").code == 0) == writable
 
 
 @NEEDS_FUSE
-def test_no_device_is_there_that_was_not_asked_for(docker_place: Place) -> None:
-    with docker_place.job() as job:
+def test_no_device_is_there_that_was_not_asked_for(docker_site: Site) -> None:
+    with docker_site.job() as job:
         assert job.run("test ! -e /dev/fuse").code == 0
 
 
-def test_a_device_that_is_not_there_is_named(docker_place: Place) -> None:
+def test_a_device_that_is_not_there_is_named(docker_site: Site) -> None:
     with pytest.raises(
         ProviderError, match=r"workflow:8:5: the engine can't give job job the `devices` that .*/dev/no-such"
     ) as caught:
-        docker_place.job(resources=Resources(devices=("/dev/no-such",), sources=SOURCES)).__enter__()
+        docker_site.job(resources=Resources(devices=("/dev/no-such",), sources=SOURCES)).__enter__()
     assert caught.value.code == "DEVICE_UNAVAILABLE"
 
 
@@ -64,27 +64,27 @@ def has_gpus(engine: docker.DockerClient) -> bool:
     return "nvidia" in engine.info()["Runtimes"] or Path("/dev/nvidiactl").exists()
 
 
-def test_gpus_on_an_engine_without_any(docker_place: Place, engine: docker.DockerClient) -> None:
+def test_gpus_on_an_engine_without_any(docker_site: Site, engine: docker.DockerClient) -> None:
     if has_gpus(engine):
         pytest.skip("this engine has GPUs")
     with pytest.raises(ProviderError, match="workflow:7:5: the engine can't give job job the `gpus`") as caught:
-        docker_place.job(resources=Resources(gpus="all", sources=SOURCES)).__enter__()
+        docker_site.job(resources=Resources(gpus="all", sources=SOURCES)).__enter__()
     assert caught.value.code == "DEVICE_UNAVAILABLE"
 
 
-def test_podman_does_not_leave_gpus_out_in_silence(podman_place: Place) -> None:
+def test_podman_does_not_leave_gpus_out_in_silence(podman_site: Site) -> None:
     with pytest.raises(ProviderError, match="workflow:7:5: podman knows GPUs by the names of CDI alone"):
-        podman_place.job(resources=Resources(gpus="1", sources=SOURCES)).__enter__()
+        podman_site.job(resources=Resources(gpus="1", sources=SOURCES)).__enter__()
 
 
-def test_what_reaches_the_engine(docker_place: Place, engine: docker.DockerClient) -> None:
-    request = docker_place.request(
+def test_what_reaches_the_engine(docker_site: Site, engine: docker.DockerClient) -> None:
+    request = docker_site.request(
         resources=Resources(devices=("/dev/null:/dev/mine:r", "v.com/net=0"), gpus="device=0,2")
     )
     mount = BindMount(request, Workspaces())
     api: Any = engine.api
     wanted = api.create_host_config(**host_config(request, mount, Traits(engine)))
-    made = api.create_container(docker_place.image, ["true"], labels={"loom.run": request.run_id}, host_config=wanted)[
+    made = api.create_container(docker_site.image, ["true"], labels={"loom.run": request.run_id}, host_config=wanted)[
         "Id"
     ]
     try:
@@ -99,8 +99,8 @@ def test_what_reaches_the_engine(docker_place: Place, engine: docker.DockerClien
         api.remove_container(made, force=True)
 
 
-def test_the_socket_is_the_engines_own(docker_place: Place) -> None:
+def test_the_socket_is_the_engines_own(docker_site: Site) -> None:
     if not Path(os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock").removeprefix("unix://")).is_socket():
         pytest.skip("the engine has no socket on this machine")
-    with docker_place.job(docker_socket=True) as job:
+    with docker_site.job(docker_socket=True) as job:
         assert job.run("test -S /var/run/docker.sock").code == 0

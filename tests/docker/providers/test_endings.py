@@ -16,20 +16,20 @@ from loom.status import EndedBy, Stream
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from conftest import Job, Place
+    from conftest import Job, Site
 
 BASH = AUTO["bash"]
 
 
 @pytest.fixture(params=["host", pytest.param("bind_mount", marks=pytest.mark.docker)])
-def place(request: pytest.FixtureRequest) -> Place:
-    where: Place = request.getfixturevalue("host_place" if request.param == "host" else "docker_place")
+def site(request: pytest.FixtureRequest) -> Site:
+    where: Site = request.getfixturevalue("host_site" if request.param == "host" else "docker_site")
     return where
 
 
 @pytest.fixture
-def job(place: Place) -> Iterator[Job]:
-    with place.job() as opened:
+def job(site: Site) -> Iterator[Job]:
+    with site.job() as opened:
         yield opened
 
 
@@ -135,7 +135,7 @@ def test_output_of_the_command_that_ended_it(job: Job, shared: bool) -> None:
 
 
 @pytest.mark.parametrize("shared", [True, False], ids=["shared", "own"])
-def test_a_script_sees_nothing_of_it(place: Place, shared: bool) -> None:
+def test_a_script_sees_nothing_of_it(site: Site, shared: bool) -> None:
     script = (
         'set -u\nset -- a b\ntrue && echo last: $_ $? "$*" $LINENO\necho $-\n'
         "trap 'echo err $BASH_COMMAND $LINENO' ERR\ntrap 'echo bye $?' EXIT\n"
@@ -144,7 +144,7 @@ def test_a_script_sees_nothing_of_it(place: Place, shared: bool) -> None:
         "f() { echo f; return 3; }\nf"
     )
     outputs = []
-    with place.job() as job:
+    with site.job() as job:
         for observed in (True, False):
             heard: list[bytes] = []
 
@@ -159,10 +159,10 @@ def test_a_script_sees_nothing_of_it(place: Place, shared: bool) -> None:
     assert (outputs[0][0], b"bye 3" in outputs[0][1]) == (3, True)
 
 
-def test_a_trap_that_a_file_sets_is_not_inherited(place: Place) -> None:
+def test_a_trap_that_a_file_sets_is_not_inherited(site: Site) -> None:
     script = "printf \"trap 'echo trapped' ERR\\\\nf() { false; }\\\\n\" >lib.sh\n. ./lib.sh\nf"
     heard: list[bytes] = []
-    with place.job() as job:
+    with site.job() as job:
         command = Command(script=script, shell=BASH, share=Share(first=True, last=True), observed=True)
         assert job.session.run(command, lambda _, data: heard.append(data), Cancel()).code == 1
     assert b"".join(heard).count(b"trapped") == 0

@@ -8,7 +8,7 @@ from loom.cancel import Cancel
 from loom.status import Ended, ExitCode, Stream
 from tests.support.waiting import until
 
-from .conftest import Clock, Job, Place
+from .conftest import Clock, Job, Site
 
 pytestmark = pytest.mark.docker
 
@@ -30,7 +30,7 @@ def left(job: Job) -> str:
     return b"".join(output).decode()
 
 
-def test_a_timeout_and_an_interrupt_end_everything_that_a_command_started(any_sh: Place, clock: Clock) -> None:
+def test_a_timeout_and_an_interrupt_end_everything_that_a_command_started(any_sh: Site, clock: Clock) -> None:
     with any_sh.job() as job:
         before = left(job)
         inside, output = job.session.inside({}), list[bytes]()
@@ -50,7 +50,7 @@ def test_a_timeout_and_an_interrupt_end_everything_that_a_command_started(any_sh
         until(lambda: left(job) == before)
 
 
-def test_what_a_command_leaves_in_the_background_stays_when_it_ends_itself(any_sh: Place) -> None:
+def test_what_a_command_leaves_in_the_background_stays_when_it_ends_itself(any_sh: Site) -> None:
     with any_sh.job() as job:
         before = left(job)
         inside = job.session.inside({})

@@ -24,7 +24,7 @@ from loom.providers.docker.container.cleanup import UNCLAIMED_S, reap
 from tests.support.waiting import until
 
 if TYPE_CHECKING:
-    from conftest import Place
+    from conftest import Site
 
 pytestmark = pytest.mark.docker
 
@@ -87,11 +87,11 @@ class OtherLoom:
 
 
 @pytest.fixture
-def other(docker_place: Place, engine: docker.DockerClient) -> Iterator[Any]:
+def other(docker_site: Site, engine: docker.DockerClient) -> Iterator[Any]:
     looms: list[OtherLoom] = []
 
     def start(script: str = "sleep 30", mode: MountMode = MountMode.BIND) -> OtherLoom:
-        looms.append(OtherLoom(docker_place.workspace, mode, script))
+        looms.append(OtherLoom(docker_site.workspace, mode, script))
         return looms[-1]
 
     yield start
@@ -105,7 +105,7 @@ def other(docker_place: Place, engine: docker.DockerClient) -> Iterator[Any]:
 
 @pytest.mark.parametrize("mode", list(MountMode))
 def test_what_a_killed_loom_left_goes_at_the_next_start(
-    other: Any, engine: docker.DockerClient, docker_place: Place, mode: MountMode
+    other: Any, engine: docker.DockerClient, docker_site: Site, mode: MountMode
 ) -> None:
     loom = other("echo up; sleep 30", mode)
     loom.until("output")
@@ -113,30 +113,30 @@ def test_what_a_killed_loom_left_goes_at_the_next_start(
     assert len(loom.left(engine)) == (1 if mode is MountMode.BIND else 2)
     loom.kill()
     # Any job of any loom is such a start.
-    with docker_place.job() as job:
+    with docker_site.job() as job:
         job.run("true")
-    docker_place.provider.close()
+    docker_site.provider.close()
     assert loom.left(engine) == []
 
 
-def test_two_looms_at_once_leave_each_other_alone(other: Any, engine: docker.DockerClient, docker_place: Place) -> None:
+def test_two_looms_at_once_leave_each_other_alone(other: Any, engine: docker.DockerClient, docker_site: Site) -> None:
     one = other("sleep 1.5")
     one.until("open")
-    with docker_place.job() as job:
+    with docker_site.job() as job:
         reap(engine)
         assert job.run("echo alive").out == b"alive\n"
     one.until("ran")
 
 
-def test_a_kept_container_stays_until_it_expires(docker_place: Place, engine: docker.DockerClient) -> None:
-    docker_place.mount_mode = MountMode.OVERLAY
-    with docker_place.job(environment={"FROM_JOB": "yes"}) as job:
+def test_a_kept_container_stays_until_it_expires(docker_site: Site, engine: docker.DockerClient) -> None:
+    docker_site.mount_mode = MountMode.OVERLAY
+    with docker_site.job(environment={"FROM_JOB": "yes"}) as job:
         job.run("echo made >made; exit 3")
         name = job.session.facts.container_name
         job.session.keep(time.time() + 3600)
         with pytest.raises(ProviderError, match="kept"):
             job.run("true")
-    docker_place.provider.close()
+    docker_site.provider.close()
     container = engine.containers.get(job.session.container_id)
     try:
         assert container.name.startswith(name + ".kept-until-")

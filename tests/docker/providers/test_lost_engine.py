@@ -34,7 +34,7 @@ from tests.support.connections import serve_each
 from tests.support.waiting import promptly
 
 if TYPE_CHECKING:
-    from conftest import Place
+    from conftest import Site
 
 OwnEngine = Any
 NewEngine = Any
@@ -93,12 +93,12 @@ class Proxy:
         self._listener.close()
 
 
-def test_a_lost_connection_is_taken_up_without_losing_or_doubling_a_line(docker_place: Place, tmp_path: Path) -> None:
+def test_a_lost_connection_is_taken_up_without_losing_or_doubling_a_line(docker_site: Site, tmp_path: Path) -> None:
     proxy = Proxy(tmp_path / "proxy.sock", "/var/run/docker.sock")
     client = connect({"DOCKER_HOST": f"unix://{proxy.path}"})
-    docker_place.provider = DockerProvider(lambda: client)
+    docker_site.provider = DockerProvider(lambda: client)
     try:
-        with docker_place.job() as job:
+        with docker_site.job() as job:
             job.run("echo before; printf partial; echo error >&2")
             cuts = []
             stop = threading.Event()
@@ -120,20 +120,20 @@ def test_a_lost_connection_is_taken_up_without_losing_or_doubling_a_line(docker_
             assert ran.err.decode().splitlines() == [f"err {number}" for number in range(600)]
             assert job.run("echo next").out == b"next\n"
     finally:
-        docker_place.provider.close()
+        docker_site.provider.close()
         client.close()
         proxy.close()
 
 
 @pytest.fixture
 def own_engine(
-    new_engine: NewEngine, busybox: bytes, docker_place: Place
+    new_engine: NewEngine, busybox: bytes, docker_site: Site
 ) -> Iterator[tuple[OwnEngine, docker.DockerClient]]:
     own = new_engine()
     client = own.start()
     own.load_busybox(client, busybox)
-    docker_place.provider = DockerProvider(lambda: client)
-    docker_place.image = "ash:test"
+    docker_site.provider = DockerProvider(lambda: client)
+    docker_site.image = "ash:test"
     yield own, client
     client.close()
 
@@ -141,7 +141,7 @@ def own_engine(
 NO_NETWORK = Network(mode="none")
 
 
-def test_a_lost_connection_that_ends_the_container_is_not_the_jobs_failure(any_sh: Place) -> None:
+def test_a_lost_connection_that_ends_the_container_is_not_the_jobs_failure(any_sh: Site) -> None:
     with any_sh.job() as job:
         assert job.run("true").code == 0
         with pytest.raises(ProviderError, match="the connection to the container of job job was lost"):
@@ -151,17 +151,17 @@ def test_a_lost_connection_that_ends_the_container_is_not_the_jobs_failure(any_s
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 def test_an_engine_that_ends_in_mid_step(
-    own_engine: tuple[OwnEngine, docker.DockerClient], docker_place: Place, how: signal.Signals
+    own_engine: tuple[OwnEngine, docker.DockerClient], docker_site: Site, how: signal.Signals
 ) -> None:
     own, client = own_engine
-    with docker_place.job(network=NO_NETWORK) as job:
+    with docker_site.job(network=NO_NETWORK) as job:
         assert job.run("echo before").out == b"before\n"
         with promptly(), pytest.raises(ProviderError) as caught:
             job.run("echo up; sleep 600", then=lambda: own.signal(how))
     assert caught.value.exit_code == 3
     if how is signal.SIGKILL:
         assert "engine" in str(caught.value)
-        left = docker_place.provider.close()
+        left = docker_site.provider.close()
         assert len(left) <= 1, "it says that the container could not be removed"
         own.stop()
         client = own.start()
@@ -175,28 +175,28 @@ def test_an_engine_that_ends_in_mid_step(
 
 
 def test_an_engine_that_is_lost_before_the_artifacts_is_an_error(
-    own_engine: tuple[OwnEngine, docker.DockerClient], docker_place: Place
+    own_engine: tuple[OwnEngine, docker.DockerClient], docker_site: Site
 ) -> None:
     own, _ = own_engine
-    docker_place.mount_mode = MountMode.OVERLAY
-    with docker_place.job(network=NO_NETWORK) as job:
+    docker_site.mount_mode = MountMode.OVERLAY
+    with docker_site.job(network=NO_NETWORK) as job:
         own.signal(signal.SIGKILL)
         own.process.wait(60)
         with pytest.raises(EngineUnavailable):
             job.session.files()
-    docker_place.provider.close()
+    docker_site.provider.close()
 
 
 @pytest.mark.parametrize("request_", [b"/create?", b"/attach?", b"/start"])
-def test_a_job_starts_although_an_answer_is_lost(docker_place: Place, tmp_path: Path, request_: bytes) -> None:
+def test_a_job_starts_although_an_answer_is_lost(docker_site: Site, tmp_path: Path, request_: bytes) -> None:
     proxy = Proxy(tmp_path / "proxy.sock", "/var/run/docker.sock", lose=request_)
     client = connect({"DOCKER_HOST": f"unix://{proxy.path}"})
-    docker_place.provider = DockerProvider(lambda: client)
+    docker_site.provider = DockerProvider(lambda: client)
     try:
-        with docker_place.job() as job:
+        with docker_site.job() as job:
             assert not proxy.lose
             assert job.run("echo alive").out == b"alive\n"
-        assert docker_place.provider.close() == []
+        assert docker_site.provider.close() == []
     finally:
         client.close()
         proxy.close()
@@ -204,11 +204,11 @@ def test_a_job_starts_although_an_answer_is_lost(docker_place: Place, tmp_path: 
 
 @pytest.mark.slow
 def test_an_engine_that_hangs_is_given_up(
-    own_engine: tuple[OwnEngine, docker.DockerClient], docker_place: Place, monkeypatch: pytest.MonkeyPatch
+    own_engine: tuple[OwnEngine, docker.DockerClient], docker_site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own, _ = own_engine
     monkeypatch.setattr(driven, "ASK_ENGINE_S", 0.5)
-    with docker_place.job(network=NO_NETWORK) as job:
+    with docker_site.job(network=NO_NETWORK) as job:
         # An engine that answers is asked and left in peace.
         assert job.run("sleep 1.5; echo done").out == b"done\n"
         for module, limit in ((session, "PING_S"), (session, "LEAVE_S"), (driven, "LEAVE_S")):
@@ -218,34 +218,34 @@ def test_an_engine_that_hangs_is_given_up(
             job.run("sleep 600")
         threading.Timer(3, own.signal, [signal.SIGCONT]).start()
     assert caught.value.exit_code == 3
-    assert docker_place.provider.close() == []
+    assert docker_site.provider.close() == []
 
 
 def test_an_engine_that_hangs_while_a_job_starts_is_given_up(
-    own_engine: tuple[OwnEngine, docker.DockerClient], docker_place: Place
+    own_engine: tuple[OwnEngine, docker.DockerClient], docker_site: Site
 ) -> None:
     own, _ = own_engine
     client = connect({"DOCKER_HOST": own.url})
     client.api.timeout = 1
-    docker_place.provider = DockerProvider(lambda: client)
+    docker_site.provider = DockerProvider(lambda: client)
     own.signal(signal.SIGSTOP)
     try:
-        with promptly(), pytest.raises(EngineUnavailable), docker_place.job(network=NO_NETWORK):
+        with promptly(), pytest.raises(EngineUnavailable), docker_site.job(network=NO_NETWORK):
             pass
     finally:
         own.signal(signal.SIGCONT)
-    docker_place.provider.close()
+    docker_site.provider.close()
     client.api.timeout = ANSWER_S  # a busy machine may take longer than a second to start a container
-    with docker_place.job(network=NO_NETWORK) as job:
+    with docker_site.job(network=NO_NETWORK) as job:
         assert job.run("echo alive").out == b"alive\n"
-    docker_place.provider.close()
+    docker_site.provider.close()
     client.close()
 
 
 def test_a_lost_connection_to_an_engine_that_can_not_write_its_log(
     new_engine: NewEngine,
     busybox: bytes,
-    docker_place: Place,
+    docker_site: Site,
     make_file_system: Callable[..., Path],
     fill: Callable[[Path], Path],
     tmp_path: Path,
@@ -260,9 +260,9 @@ def test_a_lost_connection_to_an_engine_that_can_not_write_its_log(
         client.close()
         proxy = Proxy(tmp_path / "proxy.sock", own.url.removeprefix("unix://"))
         client = connect({"DOCKER_HOST": f"unix://{proxy.path}"})
-        docker_place.provider = DockerProvider(lambda: client)
-        docker_place.image = "ash:test"
-        with docker_place.job(network=NO_NETWORK) as job:
+        docker_site.provider = DockerProvider(lambda: client)
+        docker_site.image = "ash:test"
+        with docker_site.job(network=NO_NETWORK) as job:
             job.run("echo before")
             fill(own.data)
             lines = "i=0; while [ $i -lt 5000 ]; do echo line $i, which the log has no room for; i=$((i+1)); done"
@@ -270,7 +270,7 @@ def test_a_lost_connection_to_an_engine_that_can_not_write_its_log(
             with pytest.raises(ProviderError, match=r"log does not contain the output so far") as caught:
                 job.run("echo up; sleep 600", then=proxy.cut_output)
         assert "disk" in (caught.value.hint or "")
-        assert docker_place.provider.close() == []
+        assert docker_site.provider.close() == []
         assert client.api.containers(all=True) == []
         client.close()
         proxy.close()
@@ -280,28 +280,28 @@ def test_a_lost_connection_to_an_engine_that_can_not_write_its_log(
 
 @pytest.mark.slow
 def test_an_engine_that_sees_none_of_our_files(
-    new_engine: NewEngine, busybox: bytes, docker_place: Place, tmp_path: Path
+    new_engine: NewEngine, busybox: bytes, docker_site: Site, tmp_path: Path
 ) -> None:
     own = new_engine(hidden=tmp_path)
     client = own.start()
     own.load_busybox(client, busybox)
-    docker_place.provider = DockerProvider(lambda: client)
-    docker_place.image = "ash:test"
-    (docker_place.workspace / "given").write_text("given\n")
-    unseen = docker_place.job(network=NO_NETWORK)
+    docker_site.provider = DockerProvider(lambda: client)
+    docker_site.image = "ash:test"
+    (docker_site.workspace / "given").write_text("given\n")
+    unseen = docker_site.job(network=NO_NETWORK)
     with pytest.raises(ProviderError, match="does not see the workspace") as caught:
         unseen.__enter__()
     assert "ephemeral_volume" in (caught.value.hint or "")
-    docker_place.mount_mode = MountMode.OVERLAY
+    docker_site.mount_mode = MountMode.OVERLAY
     with pytest.raises(ProviderError, match="does not see the workspace"):
-        docker_place.job(network=NO_NETWORK).__enter__()
-    docker_place.mount_mode = MountMode.VOLUME
-    with docker_place.job(network=NO_NETWORK) as job:
+        docker_site.job(network=NO_NETWORK).__enter__()
+    docker_site.mount_mode = MountMode.VOLUME
+    with docker_site.job(network=NO_NETWORK) as job:
         assert job.run("cat given; echo made >made").out == b"given\n"
         made = view_of(job.session.files()).read(Everything("made"), lambda _: None)
         assert [content.read() for _, content in made if content is not None] == [b"made\n"]
         assert job.run("sleep 20", timeout_s=0.2).exit.ended is Ended.TIMED_OUT
-    assert docker_place.provider.close() == []
+    assert docker_site.provider.close() == []
     assert client.api.containers(all=True) == []
     assert not client.api.volumes()["Volumes"]
     client.close()
@@ -362,17 +362,17 @@ def tls_proxy(tmp_path: Path) -> Iterator[dict[str, str]]:
     listener.close()
 
 
-def test_an_engine_behind_tls(docker_place: Place, tls_proxy: dict[str, str]) -> None:
+def test_an_engine_behind_tls(docker_site: Site, tls_proxy: dict[str, str]) -> None:
     client = connect(tls_proxy)
-    docker_place.provider = DockerProvider(lambda: client)
+    docker_site.provider = DockerProvider(lambda: client)
     content = os.urandom(8 * 1024 * 1024)
-    (docker_place.workspace / "binary").write_bytes(content)
+    (docker_site.workspace / "binary").write_bytes(content)
     try:
-        with docker_place.job() as job:
+        with docker_site.job() as job:
             ran = job.run("cat binary; echo error >&2; exit 3")
             assert (ran.code, ran.out == content, ran.err) == (3, True, b"error\n")
             assert job.run("sleep 20", timeout_s=0.3).exit.ended is Ended.TIMED_OUT
-        assert docker_place.provider.close() == []
+        assert docker_site.provider.close() == []
     finally:
         client.close()
 

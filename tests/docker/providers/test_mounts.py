@@ -24,7 +24,7 @@ from loom.storage.workspace import Archives, Skipped, view_of
 from tests.support.effort import LONG
 
 if TYPE_CHECKING:
-    from conftest import Place
+    from conftest import Site
 
 pytestmark = pytest.mark.docker
 
@@ -43,9 +43,9 @@ def skipped(item: Skipped) -> None:
 
 
 @pytest.fixture(params=list(MountMode))
-def mounted(request: pytest.FixtureRequest, docker_place: Place) -> Place:
-    docker_place.mount_mode = request.param
-    return docker_place
+def mounted(request: pytest.FixtureRequest, docker_site: Site) -> Site:
+    docker_site.mount_mode = request.param
+    return docker_site
 
 
 def tree(root: Path) -> dict[str, str]:
@@ -70,7 +70,7 @@ def fill(workspace: Path) -> None:
     (workspace / "gone").write_text("")
 
 
-def test_a_job_sees_the_same_tree_in_each_mode(mounted: Place) -> None:
+def test_a_job_sees_the_same_tree_in_each_mode(mounted: Site) -> None:
     fill(mounted.workspace)
     with mounted.job() as job:
         listing = job.run(
@@ -86,7 +86,7 @@ def test_a_job_sees_the_same_tree_in_each_mode(mounted: Place) -> None:
     assert listing.out == expected
 
 
-def test_only_a_bind_mount_writes_into_the_workspace(mounted: Place) -> None:
+def test_only_a_bind_mount_writes_into_the_workspace(mounted: Site) -> None:
     fill(mounted.workspace)
     before = tree(mounted.workspace)
     with mounted.job() as job:
@@ -107,7 +107,7 @@ def test_only_a_bind_mount_writes_into_the_workspace(mounted: Place) -> None:
             assert (upper / "new").read_text() == "new\n", "what the job wrote stays, and nothing else"
 
 
-def test_links_that_climb_out_come_and_go_as_links(mounted: Place) -> None:
+def test_links_that_climb_out_come_and_go_as_links(mounted: Site) -> None:
     with mounted.job() as job:
         assert job.run("mkdir out; ln -s ../../x out/up; ln -s up out/same").code == 0
         links = list(view_of(job.session.files()).read(Everything("out"), skipped))
@@ -117,18 +117,18 @@ def test_links_that_climb_out_come_and_go_as_links(mounted: Place) -> None:
         assert job.run("readlink out/up out/same").out == b"../../x\nup\n"
 
 
-def test_podman_keeps_links_of_the_workspace_that_climb_out(podman_place: Place) -> None:
-    podman_place.mount_mode = MountMode.VOLUME
-    (podman_place.workspace / "in").mkdir()
-    (podman_place.workspace / "in" / "up").symlink_to("../../x")
-    with podman_place.job() as job:
+def test_podman_keeps_links_of_the_workspace_that_climb_out(podman_site: Site) -> None:
+    podman_site.mount_mode = MountMode.VOLUME
+    (podman_site.workspace / "in").mkdir()
+    (podman_site.workspace / "in" / "up").symlink_to("../../x")
+    with podman_site.job() as job:
         links = list(view_of(job.session.files()).read(Everything("in"), skipped))
         assert job.run("readlink in/up; rm in/up").out == b"../../x\n"
         put(job.session.files(), links)
         assert job.run("readlink in/up").out == b"../../x\n"
 
 
-def test_two_jobs_do_not_see_each_others_work(mounted: Place) -> None:
+def test_two_jobs_do_not_see_each_others_work(mounted: Site) -> None:
     if mounted.mount_mode is MountMode.BIND:
         pytest.skip("they do, and are meant to")
     with mounted.job() as one, mounted.job() as other:
@@ -137,7 +137,7 @@ def test_two_jobs_do_not_see_each_others_work(mounted: Place) -> None:
         assert (one.run("cat mine").out, other.run("cat mine").out) == (b"one\n", b"other\n")
 
 
-def test_what_the_workspace_borrows_is_at_the_same_path_and_read_only(mounted: Place, tmp_path: Path) -> None:
+def test_what_the_workspace_borrows_is_at_the_same_path_and_read_only(mounted: Site, tmp_path: Path) -> None:
     store = tmp_path / "objects"
     store.mkdir()
     (store / "object").write_text("borrowed\n")
@@ -152,7 +152,7 @@ def joes_image(build: Callable[..., str]) -> str:
     return build("joe", "FROM debian:trixie-slim\nRUN useradd -u 1234 -m joe\nUSER joe\n")
 
 
-def test_an_images_own_user_can_write_in_the_workspace(mounted: Place, joes_image: str) -> None:
+def test_an_images_own_user_can_write_in_the_workspace(mounted: Site, joes_image: str) -> None:
     fill(mounted.workspace)
     owner = mounted.workspace.stat().st_uid
     mounted.image = joes_image
@@ -173,25 +173,25 @@ def test_an_images_own_user_can_write_in_the_workspace(mounted: Place, joes_imag
 
 @as_root
 @pytest.mark.parametrize("mode", [MountMode.OVERLAY, MountMode.VOLUME])
-def test_a_step_of_roots_can_become_another_user(docker_place: Place, mode: MountMode) -> None:
-    fill(docker_place.workspace)
-    docker_place.workspace.chmod(0o700)  # as a snapshot's is
-    docker_place.mount_mode = mode
-    with docker_place.job() as job:
+def test_a_step_of_roots_can_become_another_user(docker_site: Site, mode: MountMode) -> None:
+    fill(docker_site.workspace)
+    docker_site.workspace.chmod(0o700)  # as a snapshot's is
+    docker_site.mount_mode = mode
+    with docker_site.job() as job:
         ran = job.run("setpriv --reuid 4321 --regid 4321 --clear-groups cat src/deep/b.txt")
         assert (ran.code, ran.out) == (0, b"b\n"), ran.err
-        for layers in docker_place.workspace.parent.glob("*.jobs/*"):
+        for layers in docker_site.workspace.parent.glob("*.jobs/*"):
             assert layers.stat().st_mode & 0o077 == 0, "others on this machine must not get at it"
 
 
-def test_two_jobs_of_one_user_share_the_workspace(docker_place: Place, joes_image: str) -> None:
-    docker_place.image = joes_image
-    with docker_place.job() as one:
+def test_two_jobs_of_one_user_share_the_workspace(docker_site: Site, joes_image: str) -> None:
+    docker_site.image = joes_image
+    with docker_site.job() as one:
         one.run("echo x >one")
-        with docker_place.job() as other:
+        with docker_site.job() as other:
             assert other.run("echo y >>one").code == 0
         assert one.run("echo z >>one").code == 0
-    assert (docker_place.workspace / "one").lstat().st_uid == 0
+    assert (docker_site.workspace / "one").lstat().st_uid == 0
 
 
 CALLER = textwrap.dedent(

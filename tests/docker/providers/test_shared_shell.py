@@ -15,15 +15,15 @@ from loom.providers.driver.steps import AUTO, SH
 from loom.status import Ended, Status
 
 if TYPE_CHECKING:
-    from conftest import Place
+    from conftest import Site
 
 BASH = AUTO["bash"]
 FIRST, NEXT, LAST = Share(first=True), Share(), Share(last=True)
 
 
 @pytest.fixture(params=["host", pytest.param("bind_mount", marks=pytest.mark.docker)])
-def place(request: pytest.FixtureRequest) -> Place:
-    where: Place = request.getfixturevalue("host_place" if request.param == "host" else "docker_place")
+def site(request: pytest.FixtureRequest) -> Site:
+    where: Site = request.getfixturevalue("host_site" if request.param == "host" else "docker_site")
     return where
 
 
@@ -60,8 +60,8 @@ CASES = {
 }
 
 
-def test_steps_in_one_shell(place: Place, shell: tuple[str, ...]) -> None:
-    with place.job() as job:
+def test_steps_in_one_shell(site: Site, shell: tuple[str, ...]) -> None:
+    with site.job() as job:
         for name, (scripts, codes, out) in CASES.items():
             ran = job.run_in_one_shell(*scripts, shell=shell)
             assert (name, [each.code for each in ran], b"".join(each.out for each in ran).decode()) == (
@@ -72,8 +72,8 @@ def test_steps_in_one_shell(place: Place, shell: tuple[str, ...]) -> None:
             assert job.run("echo after").out == b"after\n", name
 
 
-def test_each_step_has_its_own_output_and_outputs_for_later_steps(place: Place, shell: tuple[str, ...]) -> None:
-    with place.job() as job:
+def test_each_step_has_its_own_output_and_outputs_for_later_steps(site: Site, shell: tuple[str, ...]) -> None:
+    with site.job() as job:
         one, two = job.run_in_one_shell(
             'echo 1; echo e1 >&2; echo "A=b c" >>"$LOOM_ENV"',
             'echo 2; echo e2 >&2; echo s3cr >>"$LOOM_MASK"',
@@ -83,22 +83,22 @@ def test_each_step_has_its_own_output_and_outputs_for_later_steps(place: Place, 
         assert (job.session.handed_on(), job.session.reported()["mask"]) == ({"A": "b c"}, [b"s3cr"])
 
 
-def test_a_trace_goes_on_and_shows_nothing_of_ours_but_the_file(place: Place) -> None:
-    with place.job() as job:
+def test_a_trace_goes_on_and_shows_nothing_of_ours_but_the_file(site: Site) -> None:
+    with site.job() as job:
         _, traced = job.run_in_one_shell("set -x", "echo hi", shell=BASH)
     assert [line for line in traced.err.decode().splitlines() if "step" not in line] == ["++ echo hi", "+ exit 0"]
 
 
-def test_what_a_step_changed_stays_and_what_the_caller_changes_arrives(place: Place, shell: tuple[str, ...]) -> None:
-    with place.job() as job:
+def test_what_a_step_changed_stays_and_what_the_caller_changes_arrives(site: Site, shell: tuple[str, ...]) -> None:
+    with site.job() as job:
         given = {"MINE": "old", "STEP": "1", "QUOTED": "it's\n$HOME"}
         job.run("MINE=new", shell=shell, environment=given, share=FIRST)
         ran = job.run('echo "$MINE $STEP $QUOTED"', shell=shell, environment={**given, "STEP": "it's\n2"}, share=LAST)
     assert ran.out == b"new it's\n2 it's\n$HOME\n"
 
 
-def test_another_shell_goes_on_where_the_last_saved_step_ended(place: Place) -> None:
-    with place.job() as job:
+def test_another_shell_goes_on_where_the_last_saved_step_ended(site: Site) -> None:
+    with site.job() as job:
         job.run(
             "mkdir -p sub; cd sub; plain=1; export LIST='a b'; arr=(x 'y z'); f() { echo f$1; }",
             shell=BASH,
@@ -110,23 +110,23 @@ def test_another_shell_goes_on_where_the_last_saved_step_ended(place: Place) -> 
     assert (again.out, again.err, again.code) == (b"f1\nsub 1 a b y z\n", b"", 0)
 
 
-def test_plain_sh_goes_on_without_functions(place: Place) -> None:
-    with place.job() as job:
+def test_plain_sh_goes_on_without_functions(site: Site) -> None:
+    with site.job() as job:
         job.run("mkdir -p sub; cd sub; plain='it''s'; export Q=2", shell=SH, share=FIRST)
         job.run("false", shell=SH, share=NEXT)
         again = job.run('echo "${PWD##*/} $plain $Q"; false; echo no', shell=SH, share=LAST)
     assert (again.out, again.code) == (b"sub its 2\n", 1)
 
 
-def test_a_shell_that_cannot_go_on_says_so(place: Place, shell: tuple[str, ...]) -> None:
-    with place.job() as job:
+def test_a_shell_that_cannot_go_on_says_so(site: Site, shell: tuple[str, ...]) -> None:
+    with site.job() as job:
         ran = job.run("false; echo no", shell=shell, share=NEXT)
     assert (ran.code, b"are not there any more" in ran.err) == (1, True)
 
 
-def test_a_step_out_of_time_ends_the_shell_and_its_processes(place: Place, shell: tuple[str, ...]) -> None:
+def test_a_step_out_of_time_ends_the_shell_and_its_processes(site: Site, shell: tuple[str, ...]) -> None:
     mark = f"600.{secrets.randbelow(10**9):09}"
-    with place.job(grace_s=5) as job:
+    with site.job(grace_s=5) as job:
         assert job.run(f"(sleep {mark}; echo late >late) & :", shell=shell, share=FIRST).exit.goes_on
         ran = job.run("sleep 60", shell=shell, share=NEXT, timeout_s=0.5)
         assert (ran.exit.ended, ran.exit.goes_on) == (Ended.TIMED_OUT, False)
@@ -135,10 +135,10 @@ def test_a_step_out_of_time_ends_the_shell_and_its_processes(place: Place, shell
         assert job.run_in_one_shell("echo again", shell=shell)[0].out == b"again\n"
 
 
-def test_a_canceled_step_that_ignores_the_signal_is_killed(place: Place, shell: tuple[str, ...]) -> None:
+def test_a_canceled_step_that_ignores_the_signal_is_killed(site: Site, shell: tuple[str, ...]) -> None:
     cancel = Cancel()
     timer = threading.Timer(0.5, lambda: cancel.request(None))
-    with place.job(grace_s=0.3) as job:
+    with site.job(grace_s=0.3) as job:
         assert job.run("trap '' TERM", shell=shell, share=FIRST).exit.goes_on
         timer.start()
         ran = job.run("while :; do sleep 0.1; done", shell=shell, share=LAST, cancel=cancel)
@@ -146,16 +146,16 @@ def test_a_canceled_step_that_ignores_the_signal_is_killed(place: Place, shell: 
         assert job.run("echo next").out == b"next\n"
 
 
-def test_a_shell_that_is_still_open_ends_before_another_command(place: Place, shell: tuple[str, ...]) -> None:
-    with place.job() as job:
+def test_a_shell_that_is_still_open_ends_before_another_command(site: Site, shell: tuple[str, ...]) -> None:
+    with site.job() as job:
         job.run("trap 'echo bye >bye' EXIT", shell=shell, share=FIRST)
         assert job.run("cat bye").out == b"bye\n"
         job.run("trap 'echo again >bye' EXIT", shell=shell, share=FIRST)
-    assert (place.workspace / "bye").read_text() == "again\n"
+    assert (site.workspace / "bye").read_text() == "again\n"
 
 
 @pytest.mark.docker
-def test_every_sh(any_sh: Place) -> None:
+def test_every_sh(any_sh: Site) -> None:
     with any_sh.job() as job:
         ran = job.run_in_one_shell("X=1; f() { echo f; }", 'f; echo "$X"', "false", "echo no", shell=SH)
         assert ([each.code for each in ran], ran[1].out) == ([0, 0, 1], b"f\n1\n")
@@ -164,7 +164,7 @@ def test_every_sh(any_sh: Place) -> None:
 
 
 @pytest.mark.docker
-def test_every_sh_fails_with_any_command_of_a_pipe(any_sh: Place) -> None:
+def test_every_sh_fails_with_any_command_of_a_pipe(any_sh: Site) -> None:
     """As with GitLab's runner, whose shell has `pipefail` wherever it knows that."""
     with any_sh.job(shell=AUTO_SHELL) as job:
         ran = job.run_in_one_shell("false | true; echo no")
@@ -174,7 +174,7 @@ def test_every_sh_fails_with_any_command_of_a_pipe(any_sh: Place) -> None:
 
 
 @pytest.mark.docker
-def test_a_return_ends_every_sh_and_is_an_error_for_bash(any_sh: Place) -> None:
+def test_a_return_ends_every_sh_and_is_an_error_for_bash(any_sh: Site) -> None:
     """In GitLab's runner, the script is one `eval` at the top level of a shell."""
     with any_sh.job(shell=AUTO_SHELL) as job:
         for steps, code in ((("return 0", "echo no"), 0), (("true", "return 4; echo no"), 4), (("return 0",), 0)):

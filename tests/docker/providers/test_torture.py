@@ -24,7 +24,7 @@ from tests.support.effort import effort
 from tests.support.waiting import promptly, until
 
 if TYPE_CHECKING:
-    from conftest import Place
+    from conftest import Site
 
 pytestmark = pytest.mark.docker
 
@@ -39,7 +39,7 @@ SURVIVED = [
 ]
 
 
-def test_a_job_survives_what_a_step_does_to_its_processes(any_sh: Place) -> None:
+def test_a_job_survives_what_a_step_does_to_its_processes(any_sh: Site) -> None:
     with any_sh.job() as job:
         for script, code in SURVIVED:
             assert job.run(script).code == code, script
@@ -47,7 +47,7 @@ def test_a_job_survives_what_a_step_does_to_its_processes(any_sh: Place) -> None
             assert (ran.code, ran.out) == (0, b"next\n"), script
 
 
-def test_a_step_that_kills_the_driver_ends_the_job_as_its_own_failure(any_sh: Place) -> None:
+def test_a_step_that_kills_the_driver_ends_the_job_as_its_own_failure(any_sh: Site) -> None:
     with any_sh.job() as job:
         ran = job.run("echo before; kill -9 -1; kill -9 $$")
         assert (ran.exit.code, ran.exit.ended) == (137, Ended.EXITED)
@@ -56,7 +56,7 @@ def test_a_step_that_kills_the_driver_ends_the_job_as_its_own_failure(any_sh: Pl
             job.run("echo next")
 
 
-def test_nothing_that_a_step_prints_is_a_boundary(any_sh: Place) -> None:
+def test_nothing_that_a_step_prints_is_a_boundary(any_sh: Site) -> None:
     with any_sh.job() as job:
         job.run("echo one")
         job.run("echo two >&2")
@@ -68,7 +68,7 @@ def test_nothing_that_a_step_prints_is_a_boundary(any_sh: Place) -> None:
         assert (ran.code, ran.out) == (4, forged + b"\n")
 
 
-def test_the_token_is_not_where_a_step_would_look(any_sh: Place) -> None:
+def test_the_token_is_not_where_a_step_would_look(any_sh: Site) -> None:
     with any_sh.job() as job:
         ran = job.run(
             'for f in /proc/[0-9]*/environ /proc/[0-9]*/cmdline; do while IFS= read -r l || [ -n "$l" ]; do echo "$l"; done <$f; done;'
@@ -81,7 +81,7 @@ NOW = "read -r up _ </proc/uptime; up=${up%.*}${up#*.}"
 PAUSE = f"{NOW}; end=$((up + 70)); while [ $up -lt $end ]; do {NOW}; done"
 
 
-def test_silence_floods_and_trickles(any_sh: Place) -> None:
+def test_silence_floods_and_trickles(any_sh: Site) -> None:
     flood = "i=0; while [ $i -lt 40000 ]; do i=$((i+1)); echo line $i; done"
     trickle = "for i in 1 2 3 4 5; do echo $i; n=9000; while [ $n != 0 ]; do n=$((n-1)); done; echo $i >&2; done"
     with any_sh.job() as job:
@@ -92,13 +92,13 @@ def test_silence_floods_and_trickles(any_sh: Place) -> None:
     assert (shared[1].out, shared[1].err, shared[2].code) == (b"1\n2\n3\n4\n5\n",) * 2 + (5,)
 
 
-def test_many_steps(any_sh: Place) -> None:
+def test_many_steps(any_sh: Site) -> None:
     with any_sh.job() as job:
         for number in range(effort(100, 300)):
             assert job.run(f"echo {number}").out == b"%d\n" % number
 
 
-def test_very_many_lines(any_sh: Place) -> None:
+def test_very_many_lines(any_sh: Site) -> None:
     lines = effort(30_000, 1_000_000)
     with any_sh.job() as job:
         ran = job.run(f"i=0; while [ $i -lt {lines} ]; do echo $i; i=$((i+1)); done")
@@ -106,17 +106,17 @@ def test_very_many_lines(any_sh: Place) -> None:
 
 
 @pytest.mark.slow
-def test_many_megabytes_of_binary(docker_place: Place) -> None:
+def test_many_megabytes_of_binary(docker_site: Site) -> None:
     blocks = effort(20, 200)
     block = os.urandom(1024 * 1024)
-    (docker_place.workspace / "block").write_bytes(block)
-    with docker_place.job() as job:
+    (docker_site.workspace / "block").write_bytes(block)
+    with docker_site.job() as job:
         ran = job.run(f"i=0; while [ $i -lt {blocks} ]; do cat block; i=$((i+1)); done")
     assert ran.out == block * blocks
 
 
 @pytest.mark.slow
-def test_memory_stays_bounded_for_much_output(docker_place: Place) -> None:
+def test_memory_stays_bounded_for_much_output(docker_site: Site) -> None:
     from pathlib import Path
 
     from loom.cancel import Cancel
@@ -133,7 +133,7 @@ def test_memory_stays_bounded_for_much_output(docker_place: Place) -> None:
         nonlocal size
         size += len(data)
 
-    with docker_place.job() as job:
+    with docker_site.job() as job:
         job.run("echo warm")
         Path("/proc/self/clear_refs").write_text("5")
         before = peak()
@@ -145,48 +145,48 @@ def test_memory_stays_bounded_for_much_output(docker_place: Place) -> None:
 # Images
 
 
-def test_an_image_without_a_shell_says_so(docker_place: Place, build: Callable[..., str]) -> None:
-    docker_place.image = build("no-shell", "FROM scratch\nCOPY hello /hello\n", {"hello": b"nothing"})
-    with pytest.raises(ImageError, match="no shell"), docker_place.job():
+def test_an_image_without_a_shell_says_so(docker_site: Site, build: Callable[..., str]) -> None:
+    docker_site.image = build("no-shell", "FROM scratch\nCOPY hello /hello\n", {"hello": b"nothing"})
+    with pytest.raises(ImageError, match="no shell"), docker_site.job():
         pass
 
 
-def test_an_image_for_another_processor_says_so(docker_place: Place, build: Callable[..., str]) -> None:
+def test_an_image_for_another_processor_says_so(docker_site: Site, build: Callable[..., str]) -> None:
     import platform
 
     foreign = 183 if platform.machine() == "x86_64" else 62
     elf = b"\x7fELF\x02\x01\x01" + b"\0" * 9 + (2).to_bytes(2, "little") + foreign.to_bytes(2, "little") + b"\0" * 200
-    docker_place.image = build("foreign", "FROM scratch\nCOPY sh /bin/sh\n", {"sh": elf})
-    with pytest.raises(ImageError, match="another kind of processor"), docker_place.job():
+    docker_site.image = build("foreign", "FROM scratch\nCOPY sh /bin/sh\n", {"sh": elf})
+    with pytest.raises(ImageError, match="another kind of processor"), docker_site.job():
         pass
 
 
-def test_an_image_that_is_not_there_says_so(docker_place: Place) -> None:
-    docker_place.image = "loom-test-no-such-image:1"
-    with pytest.raises(ImageError, match="loom-test-no-such-image"), docker_place.job():
+def test_an_image_that_is_not_there_says_so(docker_site: Site) -> None:
+    docker_site.image = "loom-test-no-such-image:1"
+    with pytest.raises(ImageError, match="loom-test-no-such-image"), docker_site.job():
         pass
 
 
-def test_a_user_that_the_image_does_not_know_is_named(docker_place: Place) -> None:
-    image = Image(name=docker_place.image, user="nosuch")
+def test_a_user_that_the_image_does_not_know_is_named(docker_site: Site) -> None:
+    image = Image(name=docker_site.image, user="nosuch")
     with (
         pytest.raises(ImageError, match=r"debian.* can't run job job as nosuch: ") as told,
-        docker_place.job(image=image),
+        docker_site.job(image=image),
     ):
         pass
     assert "`user:`" in (told.value.hint or "")
 
 
 def test_the_images_entrypoint_is_not_run_and_its_user_and_environment_are_kept(
-    docker_place: Place, build: Callable[..., str]
+    docker_site: Site, build: Callable[..., str]
 ) -> None:
-    docker_place.image = build(
+    docker_site.image = build(
         "opinionated",
         "FROM debian:trixie-slim\nRUN useradd -u 1234 -m joe\nUSER joe\nWORKDIR /srv\nENV FROM_IMAGE=yes\n"
         'ENTRYPOINT ["/bin/false"]\nCMD ["nothing"]\n',
     )
-    docker_place.workspace.chmod(0o777)
-    with docker_place.job() as job:
+    docker_site.workspace.chmod(0o777)
+    with docker_site.job() as job:
         assert job.session.facts.user == "1234:1234"
         assert (
             job.run("id -u; pwd; echo $FROM_IMAGE $HOME; echo A=1 >>$LOOM_ENV").out
@@ -195,28 +195,28 @@ def test_the_images_entrypoint_is_not_run_and_its_user_and_environment_are_kept(
         assert job.session.handed_on() == {"A": "1"}
         path = job.session.put_secret("K", b"secret")
         assert job.run(f"cat {path}").out == b"secret"
-    with docker_place.job(image=Image(name=docker_place.image, user="0")) as job:
+    with docker_site.job(image=Image(name=docker_site.image, user="0")) as job:
         assert job.run("id -u").out == b"0\n"
 
 
-def test_an_entrypoint_that_the_workflow_names_is_run_first(docker_place: Place, build: Callable[..., str]) -> None:
-    docker_place.image = build(
+def test_an_entrypoint_that_the_workflow_names_is_run_first(docker_site: Site, build: Callable[..., str]) -> None:
+    docker_site.image = build(
         "entry",
         "FROM debian:trixie-slim\nCOPY entry /entry\n",
         {"entry": b'#!/bin/sh\necho prepared\nexport PREPARED=1\nexec "$@"\n'},
     )
-    with docker_place.job(image=Image(name=docker_place.image, entrypoint=("/entry",))) as job:
+    with docker_site.job(image=Image(name=docker_site.image, entrypoint=("/entry",))) as job:
         assert job.run("echo $PREPARED").out == b"1\n"
     assert job.heard.out == b"prepared\n"
 
 
-def test_a_root_file_system_that_is_read_only(any_sh: Place) -> None:
+def test_a_root_file_system_that_is_read_only(any_sh: Site) -> None:
     with any_sh.job(resources=Resources(read_only=True)) as job:
         assert job.run("echo A=1 >>$LOOM_ENV; echo ok; (: >/x) 2>/dev/null || echo read-only").out == b"ok\nread-only\n"
         assert job.session.handed_on() == {"A": "1"}
 
 
-def test_a_container_that_nobody_comes_to_ends_by_itself(any_sh: Place, engine: docker.DockerClient) -> None:
+def test_a_container_that_nobody_comes_to_ends_by_itself(any_sh: Site, engine: docker.DockerClient) -> None:
     container = engine.containers.create(any_sh.image, entrypoint=list(driver.boot(1)), init=True, stdin_open=True)
     try:
         container.start()
@@ -225,7 +225,7 @@ def test_a_container_that_nobody_comes_to_ends_by_itself(any_sh: Place, engine: 
         container.remove(force=True)
 
 
-def test_the_guard_of_an_empty_container_is_gone_before_the_first_step(any_sh: Place) -> None:
+def test_the_guard_of_an_empty_container_is_gone_before_the_first_step(any_sh: Site) -> None:
     with any_sh.job() as job:
         assert b"sleep\x00120" not in job.run("cat /proc/[0-9]*/cmdline 2>/dev/null; true").out
 
@@ -233,14 +233,14 @@ def test_the_guard_of_an_empty_container_is_gone_before_the_first_step(any_sh: P
 # Limits and manners
 
 
-def test_the_kernel_ends_a_step_before_the_driver_where_memory_runs_out(any_sh: Place) -> None:
+def test_the_kernel_ends_a_step_before_the_driver_where_memory_runs_out(any_sh: Site) -> None:
     with any_sh.job() as job:
         driver, step = job.run("cat /proc/1/oom_score_adj /proc/self/oom_score_adj").out.split()
         assert int(step) == int(driver) + 100
 
 
-def test_running_out_of_memory_is_reported_as_such(docker_place: Place) -> None:
-    with docker_place.job(resources=Resources(memory=32 * 1024 * 1024)) as job:
+def test_running_out_of_memory_is_reported_as_such(docker_site: Site) -> None:
+    with docker_site.job(resources=Resources(memory=32 * 1024 * 1024)) as job:
         assert job.run("echo fine; exit 1").exit.ended is Ended.EXITED
         ran = job.run("x=$(head -c 200000000 /dev/zero | tr '\\0' x); echo ${#x}")
         assert ran.exit.ended is Ended.OOM_KILLED
@@ -253,7 +253,7 @@ def test_running_out_of_memory_is_reported_as_such(docker_place: Place) -> None:
         assert job.run("true").exit.oom_kills == 0
 
 
-def test_having_as_many_processes_as_there_may_be_is_counted(any_sh: Place) -> None:
+def test_having_as_many_processes_as_there_may_be_is_counted(any_sh: Site) -> None:
     with any_sh.job(resources=Resources(pids=20)) as job:
         assert job.run("exit 1").exit.refused_forks == 0
         # In a shell of its own: some shells end when they can't fork. The step waits without a fork for all to end.
@@ -266,31 +266,31 @@ def test_having_as_many_processes_as_there_may_be_is_counted(any_sh: Place) -> N
         assert job.run("exit 1").exit.refused_forks == 0
 
 
-def test_a_step_that_leaves_no_room_for_the_next(docker_place: Place) -> None:
-    with docker_place.job() as job:
+def test_a_step_that_leaves_no_room_for_the_next(docker_site: Site) -> None:
+    with docker_site.job() as job:
         job.run("cat </dev/zero >/run/loom/rest 2>/dev/null || true")
         with pytest.raises(ProviderError, match=r"/run/loom, .* takes no more files"):
             job.run("echo half a script; " + "x" * 5000)
 
 
-def test_a_step_that_puts_a_directory_in_the_place_of_loom_env(docker_place: Place) -> None:
-    with docker_place.job() as job:
+def test_a_step_that_puts_a_directory_in_the_place_of_loom_env(docker_site: Site) -> None:
+    with docker_site.job() as job:
         assert job.run('rm "$LOOM_ENV"; mkdir "$LOOM_ENV"').code == 0
         with pytest.raises(ProviderError, match=r"/run/loom, .* takes no more files"):
             job.run("true")
 
 
-def test_output_that_nobody_can_take_ends_the_job_at_once(docker_place: Place) -> None:
+def test_output_that_nobody_can_take_ends_the_job_at_once(docker_site: Site) -> None:
     def refuse(stream: Stream, data: bytes) -> None:
         raise InfrastructureError("no room")
 
-    with docker_place.job() as job:
+    with docker_site.job() as job:
         job.run("sleep 600 & echo up")
         with promptly(), pytest.raises(InfrastructureError, match="no room"):
             job.session.run(Command(script="echo much; sleep 600", shell=()), refuse, Cancel())
 
 
-def test_limits_reach_the_container(docker_place: Place, engine: docker.DockerClient) -> None:
+def test_limits_reach_the_container(docker_site: Site, engine: docker.DockerClient) -> None:
     resources = Resources(
         cpus=0.5,
         memory=64 * 1024 * 1024,
@@ -300,7 +300,7 @@ def test_limits_reach_the_container(docker_place: Place, engine: docker.DockerCl
         tmpfs=("/scratch:size=1m", "/plain"),
     )
     network = Network(mode="none", extra_hosts={"db.test": "10.1.2.3"})
-    with docker_place.job(resources=resources, network=network) as job:
+    with docker_site.job(resources=resources, network=network) as job:
         host = engine.api.inspect_container(job.session.container_id)["HostConfig"]
         assert (host["NanoCpus"], host["Memory"], host["PidsLimit"]) == (500_000_000, 64 << 20, 77)
         assert host["ShmSize"] == 8 << 20
@@ -309,8 +309,8 @@ def test_limits_reach_the_container(docker_place: Place, engine: docker.DockerCl
         assert job.run("ls /sys/class/net").out == b"lo\n"
 
 
-def test_nothing_is_granted_that_was_not_asked_for(docker_place: Place, engine: docker.DockerClient) -> None:
-    with docker_place.job() as job:
+def test_nothing_is_granted_that_was_not_asked_for(docker_site: Site, engine: docker.DockerClient) -> None:
+    with docker_site.job() as job:
         state = engine.api.inspect_container(job.session.container_id)
         host = state["HostConfig"]
         assert (host["Privileged"], host["Init"]) == (False, True)
@@ -320,16 +320,16 @@ def test_nothing_is_granted_that_was_not_asked_for(docker_place: Place, engine: 
 
 
 def test_a_steps_secrets_are_not_in_the_containers_configuration(
-    docker_place: Place, engine: docker.DockerClient
+    docker_site: Site, engine: docker.DockerClient
 ) -> None:
-    with docker_place.job() as job:
+    with docker_site.job() as job:
         assert job.run("echo $TOKEN", environment={"TOKEN": "hunter2-in-env"}).out == b"hunter2-in-env\n"
         job.session.put_secret("KEY", b"hunter2-in-file")
         assert "hunter2" not in str(engine.api.inspect_container(job.session.container_id))
 
 
-def test_git_trusts_the_workspace(docker_place: Place) -> None:
-    with docker_place.job(
+def test_git_trusts_the_workspace(docker_site: Site) -> None:
+    with docker_site.job(
         environment={"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "a.b", "GIT_CONFIG_VALUE_0": "c"}
     ) as job:
         ran = job.run(
@@ -341,16 +341,16 @@ def test_git_trusts_the_workspace(docker_place: Place) -> None:
 # Others
 
 
-def test_a_container_that_others_remove_is_an_error(docker_place: Place, engine: docker.DockerClient) -> None:
-    with docker_place.job() as job:
+def test_a_container_that_others_remove_is_an_error(docker_site: Site, engine: docker.DockerClient) -> None:
+    with docker_site.job() as job:
         remove = lambda: engine.api.remove_container(job.session.container_id, force=True)  # noqa: E731
         with pytest.raises(ProviderError, match=r"removed by someone else|stopped from outside"):
             job.run("echo up; sleep 600", then=remove)
 
 
 @pytest.mark.parametrize("how", ["kill", "stop"])
-def test_a_container_that_others_stop_is_an_error(docker_place: Place, engine: docker.DockerClient, how: str) -> None:
-    with docker_place.job() as job:
+def test_a_container_that_others_stop_is_an_error(docker_site: Site, engine: docker.DockerClient, how: str) -> None:
+    with docker_site.job() as job:
         stop = lambda: getattr(engine.api, how)(job.session.container_id)  # noqa: E731
         with pytest.raises(ProviderError, match="stopped from outside"):
             job.run("echo up; sleep 600", then=stop)
@@ -382,13 +382,13 @@ HOLD = textwrap.dedent(
 
 
 @pytest.fixture
-def holder(docker_place: Place, engine: docker.DockerClient) -> Any:
+def holder(docker_site: Site, engine: docker.DockerClient) -> Any:
     """Starts another process that holds a container, as a loom of its own; its container is removed in the end."""
     started: list[tuple[subprocess.Popen[str], str]] = []
 
     def hold(script: str, run_id: str) -> tuple[subprocess.Popen[str], str]:
         process = subprocess.Popen(
-            [sys.executable, "-c", HOLD, run_id, str(docker_place.workspace), script],
+            [sys.executable, "-c", HOLD, run_id, str(docker_site.workspace), script],
             stdout=subprocess.PIPE,
             stdin=subprocess.PIPE,
             text=True,
@@ -420,12 +420,12 @@ def test_a_killed_loom_leaves_no_container_running(holder: Any, engine: docker.D
 # Podman
 
 
-def test_podman_ends_a_killed_looms_container_too(podman_place: Place, podman: docker.DockerClient) -> None:
+def test_podman_ends_a_killed_looms_container_too(podman_site: Site, podman: docker.DockerClient) -> None:
     hold = HOLD.replace("labels=", 'network=Network(mode="none"), labels=').replace(
         "import Image", "import Image, Network"
     )
     process = subprocess.Popen(
-        [sys.executable, "-c", hold, "killed", str(podman_place.workspace), "echo up; sleep 60"],
+        [sys.executable, "-c", hold, "killed", str(podman_site.workspace), "echo up; sleep 60"],
         stdout=subprocess.PIPE,
         text=True,
         env={**os.environ, "DOCKER_HOST": podman_url(podman)},
@@ -444,19 +444,19 @@ def podman_url(client: docker.DockerClient) -> str:
     return f"unix://{client.api._custom_adapter.socket_path}"
 
 
-def test_a_job_in_podman_survives_what_a_step_does(podman_place: Place) -> None:
-    test_a_job_survives_what_a_step_does_to_its_processes(podman_place)
+def test_a_job_in_podman_survives_what_a_step_does(podman_site: Site) -> None:
+    test_a_job_survives_what_a_step_does_to_its_processes(podman_site)
 
 
 # In parallel
 
 
 @pytest.mark.slow
-def test_many_jobs_at_once_lose_and_mix_nothing(docker_place: Place) -> None:
+def test_many_jobs_at_once_lose_and_mix_nothing(docker_site: Site) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
     def one(number: int) -> tuple[int, bytes, bytes]:
-        with docker_place.job(job_id=f"job-{number}") as job:
+        with docker_site.job(job_id=f"job-{number}") as job:
             ran = job.run(
                 f"i=0; while [ $i -lt 2000 ]; do echo job {number} line $i; echo error {number} >&2; i=$((i+1)); done; exit {number}"
             )

@@ -28,8 +28,8 @@ def client() -> Iterator[Any]:
 
 
 def request(**more: Any) -> SessionRequest:
-    place = Path("/nowhere")
-    return SessionRequest(run_id="1", job_id="a", workspace=place, project_dir="/w", environment={}, shell=(), **more)
+    site = Path("/nowhere")
+    return SessionRequest(run_id="1", job_id="a", workspace=site, project_dir="/w", environment={}, shell=(), **more)
 
 
 @pytest.mark.parametrize("internal", [None, False, True], ids=["the engine's own", "of services", "isolated"])

@@ -48,10 +48,10 @@ class Registry:
         )
 
     def start(self) -> None:
-        place = str(self.folder)
+        directory = str(self.folder)
         user = f"{os.getuid()}:{os.getgid()}"
-        container = DockerContainer(self.image, command=f"{place}/config.yml", network_mode="host", user=user)
-        self._container = container.with_volume_mapping(place, place, "rw").start()
+        container = DockerContainer(self.image, command=f"{directory}/config.yml", network_mode="host", user=user)
+        self._container = container.with_volume_mapping(directory, directory, "rw").start()
         until(self._answers)
 
     def _answers(self) -> bool:

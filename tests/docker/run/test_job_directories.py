@@ -220,7 +220,7 @@ def test_what_a_failed_job_left_has_a_plain_path(project: Project, mode: str) ->
 
 
 @pytest.mark.parametrize("mode", ["auto", "ephemeral_volume"])
-def test_a_repair_by_hand_is_pulled_from_the_jobs_place(project: Project, mode: str) -> None:
+def test_a_repair_by_hand_is_pulled_from_the_jobs_session(project: Project, mode: str) -> None:
     project.write("code", "wrong\n")
     project.workflow(f"""
 version: v1

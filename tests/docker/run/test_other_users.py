@@ -73,7 +73,7 @@ def test_the_files_of_a_kept_job_of_another_user_are_pulled_and_gone_on_with(the
     assert "+++ b/fixed" in theirs.loom("pull").out, "also now that the container is gone"
 
 
-def test_a_place_for_a_job_that_had_none_has_what_its_first_step_needs(theirs: Project) -> None:
+def test_a_session_for_a_job_that_had_none_has_what_its_first_step_needs(theirs: Project) -> None:
     assert theirs.loom("run", "--local", "late", "--mount-mode", "overlay").code == 3
     inside = theirs.loom("exec", "late", "--", "cat", "made.txt", NOT_THERE_YET="a-long-secret")
     assert (inside.code, inside.out) == (0, "made\n"), inside.err

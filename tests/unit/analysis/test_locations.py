@@ -48,7 +48,7 @@ def test_one_file_of_the_name_is_found_and_of_two_none(root: Path) -> None:
     assert WorkingDirectories(None, [], directory="/workspace/app").file("x.c") == "x.c"
 
 
-def test_the_place_of_the_telling_line_is_first(root: Path) -> None:
+def test_the_position_of_the_telling_line_is_first(root: Path) -> None:
     lines = ["app/go/m.go:2:in `fetch': key not found: :port (KeyError)", "\tfrom web/only.ts:9:in `<main>'"]
     found = diagnose(evidence(lines=lines, root=root))
     assert [(each.file, each.line) for each in found.locations] == [("app/go/m.go", 2), ("web/only.ts", 9)]

@@ -95,7 +95,7 @@ def test_problem_matchers_are_formats(tmp_path: Path) -> None:
         (None, "matchers.json can't be read: No such file or directory"),
     ],
 )
-def test_a_mistake_in_a_file_of_matchers_has_its_place(tmp_path: Path, text: str | None, message: str) -> None:
+def test_a_mistake_in_a_file_of_matchers_has_its_position(tmp_path: Path, text: str | None, message: str) -> None:
     root = project(tmp_path, "- matchers: matchers.json\n")
     if text is not None:
         (root / "matchers.json").write_text(text)
@@ -121,7 +121,7 @@ def test_a_mistake_in_a_file_of_matchers_has_its_place(tmp_path: Path, text: str
         ("- {name: a, name: b}\n", "1:13", "name"),
     ],
 )
-def test_a_mistake_is_an_error_with_its_place(tmp_path: Path, text: str, place: str, message: str) -> None:
+def test_a_mistake_is_an_error_with_its_position(tmp_path: Path, text: str, place: str, message: str) -> None:
     with pytest.raises(WorkflowError) as caught:
         patterns.of_project(project(tmp_path, text))
     assert f".loom/patterns.yml:{place}: " in str(caught.value)

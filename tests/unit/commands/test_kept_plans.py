@@ -244,7 +244,7 @@ def test_a_plan_of_gitlabs_file_is_made_again(gitlab: Project, change: Callable[
     assert not gitlab.planned()[1]
 
 
-def test_a_plan_of_files_from_other_places_is_not_kept(gitlab: Project) -> None:
+def test_a_plan_of_files_from_elsewhere_is_not_kept(gitlab: Project) -> None:
     folder = gitlab.root.parent / "templates"
     gitlab.write("../templates/a.yml", "a: {script: [echo a]}\n")
     gitlab.write("../.config/loom/config.yml", f"gitlab: {{templates: {folder}}}\n")

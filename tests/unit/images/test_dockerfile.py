@@ -71,18 +71,18 @@ def test_a_copy_of_the_inputs_builds_the_same(tmp_path: Path, context: str, dock
     (root / "app/empty").mkdir(mode=0o700)
     copy_inputs(root, tmp_path / "copy", context=context, dockerfile=dockerfile)
 
-    def built_from(place: Path) -> tuple[bytes, str]:
-        named = place / context / dockerfile
-        found = named if named.is_file() else place / dockerfile
+    def built_from(directory: Path) -> tuple[bytes, str]:
+        named = directory / context / dockerfile
+        found = named if named.is_file() else directory / dockerfile
         files = [
             (
-                str(path.relative_to(place)),
+                str(path.relative_to(directory)),
                 path.lstat().st_mode,
                 path.read_bytes() if S_ISREG(path.lstat().st_mode) else b"",
             )
-            for path in sorted((place / context).rglob("*"))
+            for path in sorted((directory / context).rglob("*"))
         ]
-        return found.read_bytes(), repr((files, read_ignore(place / context, found)))
+        return found.read_bytes(), repr((files, read_ignore(directory / context, found)))
 
     assert built_from(tmp_path / "copy") == built_from(root)
 

@@ -112,7 +112,7 @@ live: {script: x, environment: production, rules: [{if: $TOKEN, when: never}, {i
         ("A: [", "not valid YAML"),
     ],
 )
-def test_mistakes_in_the_users_file_have_a_place(tmp_path: Path, text: str, message: str) -> None:
+def test_mistakes_in_the_users_file_have_a_position(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(LoomError, match=r"variables\.yml:[12]") as caught:
         plan(tmp_path, "job: {script: x}", own=text)
     assert message in str(caught.value)
@@ -191,7 +191,7 @@ def test_an_instance_has_the_name_that_gitlab_prints(tmp_path: Path) -> None:
     assert found.variables["CI_NODE_INDEX"] == "2"
 
 
-def test_a_cycle_of_variables_is_an_error_with_its_place(tmp_path: Path) -> None:
+def test_a_cycle_of_variables_is_an_error_with_its_position(tmp_path: Path) -> None:
     with pytest.raises(LoomError, match=r"\.gitlab-ci\.yml:1.*variables: they refer to each other in a cycle"):
         plan(tmp_path, "job: {script: x, variables: {A: $B, B: $A}}")
 

@@ -101,7 +101,7 @@ def test_what_is_no_reference_is_not_shown(around: Around) -> None:
     assert asked(around, secrets=(Secret(name="A", ref="the-value-itself"),)) == []
 
 
-def test_services_ask_too_with_their_place_and_copies_ask_once(around: Around) -> None:
+def test_services_ask_too_with_their_position_and_copies_ask_once(around: Around) -> None:
     service = Service(name="db", aliases=("db",), image=Image(name="x"), secrets=(Secret(name="B", ref="env://B"),))
     job = replace(PLAIN, services=(service,), secrets=(Secret(name="A", ref="env://A"),))
     places: list[tuple[str, tuple[str | int, ...]]] = []
@@ -116,7 +116,7 @@ def test_services_ask_too_with_their_place_and_copies_ask_once(around: Around) -
     assert [request.position for request in found] == ["line 1", "line 2"]
 
 
-def test_a_request_has_no_place_where_nobody_knows_it(around: Around) -> None:
+def test_a_request_has_no_position_where_nobody_knows_it(around: Around) -> None:
     (request,) = of_jobs([replace(PLAIN, privileged=True)], around)
     assert request.position == ""
 

@@ -44,7 +44,7 @@ def said(tmp_path: Path, job_id: str, config: Config, **selection: Any) -> dict[
     }
 
 
-def test_values_of_a_workflow_have_their_place(tmp_path: Path) -> None:
+def test_values_of_a_workflow_have_their_position(tmp_path: Path) -> None:
     found = said(tmp_path, "whole.1", Config(cpus=3, memory=5, pids=7), variables={"OWN": "mine"})
     assert found == {
         "id": "whole.1 by job :6:1",
@@ -73,7 +73,7 @@ def test_values_of_a_workflow_have_their_place(tmp_path: Path) -> None:
     }
 
 
-def test_a_combination_has_the_places_of_its_own_row(tmp_path: Path) -> None:
+def test_a_combination_has_the_positions_of_its_own_row(tmp_path: Path) -> None:
     text = TEXT[: TEXT.index(".base")] + (
         "many:\n  stage: a\n  script: [x]\n  parallel:\n    matrix:\n      - {N: a, M: x}\n      - {N: a, M: [y, z]}\n"
         "      - {N: [b, c], M: d, O: w}\n      - {N: b, M: d}\n"

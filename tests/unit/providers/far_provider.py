@@ -1,6 +1,6 @@
 """A provider for tests: a machine far away, which sees no directory of this one. Files are sent there, and brought back.
 
-Its machine is a directory (`FAR`), each place a directory of that, and a process there a process here.
+Its machine is a directory (`FAR`), each session a directory of that, and a process there a process here.
 """
 
 from __future__ import annotations
@@ -51,33 +51,33 @@ class FarProvider(Provider):
 
     @contextmanager
     def open(self, request: SessionRequest, on_output: OnOutput, cancel: Cancel) -> Iterator[FarSession]:
-        place = Path(tempfile.mkdtemp(prefix=f"{request.run_id}.{request.job_id}.", dir=self._machine))
-        (place / "private").mkdir()
-        (place / "job").write_text(json.dumps([request.run_id, request.job_id]))
-        (place / "environment").write_text(json.dumps(dict(request.environment)))
-        with self._session(place, request) as session:
+        directory = Path(tempfile.mkdtemp(prefix=f"{request.run_id}.{request.job_id}.", dir=self._machine))
+        (directory / "private").mkdir()
+        (directory / "job").write_text(json.dumps([request.run_id, request.job_id]))
+        (directory / "environment").write_text(json.dumps(dict(request.environment)))
+        with self._session(directory, request) as session:
             yield session
 
     @contextmanager
-    def _session(self, place: Path, request: SessionRequest) -> Iterator[FarSession]:
-        session = FarSession(place, request)
+    def _session(self, directory: Path, request: SessionRequest) -> Iterator[FarSession]:
+        session = FarSession(directory, request)
         try:
             yield session
         finally:
-            if not (place / "kept").exists():
-                shutil.rmtree(place)
+            if not (directory / "kept").exists():
+                shutil.rmtree(directory)
 
     def find(self, run_id: str, job_id: str, kept_id: str = "", *, user: str = "") -> FarKept | None:
         self._must_answer()
-        for place in sorted(self._machine.iterdir()):
-            if json.loads((place / "job").read_text()) == [run_id, job_id]:
-                return FarKept(place, self._session)
+        for directory in sorted(self._machine.iterdir()):
+            if json.loads((directory / "job").read_text()) == [run_id, job_id]:
+                return FarKept(directory, self._session)
         return None
 
     def remove_run(self, run_id: str, jobs: Sequence[Job]) -> Sequence[str]:
         self._must_answer()
-        for place in self._machine.glob(f"{run_id}.*"):
-            shutil.rmtree(place)
+        for directory in self._machine.glob(f"{run_id}.*"):
+            shutil.rmtree(directory)
         return ()
 
     def _must_answer(self) -> None:
@@ -86,10 +86,10 @@ class FarProvider(Provider):
 
 
 class FarSession:
-    def __init__(self, place: Path, request: SessionRequest) -> None:
-        self._place = place
-        self._files = place / "files"
-        self._private = place / "private"
+    def __init__(self, directory: Path, request: SessionRequest) -> None:
+        self._place = directory
+        self._files = directory / "files"
+        self._private = directory / "private"
         self._request = request
         self._environment = {
             "PATH": os.environ["PATH"],
@@ -99,10 +99,10 @@ class FarSession:
         }
         self._handed_on: dict[str, str] = {}
         self._reported: Mapping[str, Sequence[bytes]] = {}
-        self.facts = SessionFacts(container_id=place.name, container_name=place.name, auto_shell=AUTO["bash"])
+        self.facts = SessionFacts(container_id=directory.name, container_name=directory.name, auto_shell=AUTO["bash"])
 
     def _send(self) -> None:
-        """Before the first step: the workspace may not be filled when the place is opened."""
+        """Before the first step: the workspace may not be filled when the session is opened."""
         if not self._files.exists():
             self._files.mkdir()
             unpack(members_of(self._request.workspace, ["."]), self._files)
@@ -194,11 +194,11 @@ class FarSession:
 
 
 class FarKept:
-    def __init__(self, place: Path, session: Callable[[Path, SessionRequest], Any]) -> None:
-        self._place = place
+    def __init__(self, directory: Path, session: Callable[[Path, SessionRequest], Any]) -> None:
+        self._place = directory
         self._session = session
-        self.name = self.kept_id = place.name
-        self.kept = (place / "kept").exists()
+        self.name = self.kept_id = directory.name
+        self.kept = (directory / "kept").exists()
 
     def wake(self, secrets: Mapping[str, bytes]) -> tuple[Mapping[str, str], bool]:
         return {name: str(self._place / "private" / f"secret.{name}") for name in secrets}, False

@@ -31,7 +31,7 @@ print(lost)
 """
 
 
-def test_many_processes_use_a_place_at_once_and_none_is_turned_away(tmp_path: Path) -> None:
+def test_many_processes_hold_a_lock_at_once_and_none_is_turned_away(tmp_path: Path) -> None:
     file = tmp_path / "container-locks" / "one.lock"
     times = str(effort(100, 2000))
     loops = [

@@ -99,7 +99,7 @@ def test_a_run_on_a_provider_that_nothing_else_knows(far: dict[str, str]) -> Non
     ran = python(far, RUN, "on-failure")
     assert ran.returncode == 1, ran.stdout + ran.stderr
     assert jobs_of(ran) == {"build": "passed", "test": "failed", "after": "passed"}, ran.stdout
-    assert [place.name.split(".")[1] for place in Path(far["FAR"]).iterdir()] == ["test"], (
+    assert [directory.name.split(".")[1] for directory in Path(far["FAR"]).iterdir()] == ["test"], (
         "the failed one, and no other"
     )
     assert "far in /workspace" in python(far, LOOM, "logs", "build").stdout

@@ -80,7 +80,7 @@ def test_a_step_of_it_that_fails_is_told(
     assert project.loom("show") == output
 
 
-def test_who_enters_the_place_later_learns_that_it_ran(make: Make) -> None:
+def test_who_enters_the_session_later_learns_that_it_ran(make: Make) -> None:
     project = make(
         "version: v1\nstages: [s]\na:\n  stage: s\n  script: [mkdir build, echo x > kept.txt, exit 1]\n"
         "  after_script: [rm -r build, echo y > kept.txt]\n"

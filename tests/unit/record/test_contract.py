@@ -55,7 +55,7 @@ def test_nothing_else_is_published() -> None:
 
 
 def documents(fold: RunFold) -> Iterator[tuple[str, Document | dict[str, Any]]]:
-    """Every document that a whole record has, with its place below `logs/<run_id>/`."""
+    """Every document that a whole record has, with its path below `logs/<run_id>/`."""
     yield "summary.json", derive.run_summary(fold)
     yield "phase-report.json", derive.phase_report(fold)
     yield "pipeline/summary.json", derive.pipeline_summary(fold)
@@ -64,8 +64,8 @@ def documents(fold: RunFold) -> Iterator[tuple[str, Document | dict[str, Any]]]:
         yield f"jobs/{job.id}/summary.json", derive.job_summary(fold, job.id)
         yield f"jobs/{job.id}/manifest.json", derive.job_manifest(fold, job.id)
         for attempt, step in job.steps:
-            place = step_dir(job.id, step, attempt, job.attempts)
-            yield f"{place}/summary.json", derive.step_summary(fold, job.id, attempt, step)
+            directory = step_dir(job.id, step, attempt, job.attempts)
+            yield f"{directory}/summary.json", derive.step_summary(fold, job.id, attempt, step)
         for section in job.sections:
             yield f"{section_dir(job.id, section)}/summary.json", derive.section_summary(fold, job.id, section)
 
@@ -75,7 +75,7 @@ def hold(paths: RunPaths, *, whole: bool = True) -> None:
     fold = RunFold()
     for event in read_phases(paths):
         fold.apply(event)
-    rebuilt = {place: jsons.encode_file(document) for place, document in documents(fold)}
+    rebuilt = {directory: jsons.encode_file(document) for directory, document in documents(fold)}
     if whole:
         receipt = derive.receipt(fold)
         diagnosed = None if receipt.status.ok else f"{receipt.logs_dir}/diagnosis.json"
@@ -85,15 +85,15 @@ def hold(paths: RunPaths, *, whole: bool = True) -> None:
         assert derive.phase_report(fold)["complete"], derive.phase_report(fold)
     found = set()
     for path in paths.logs.rglob("*.json"):
-        place = str(path.relative_to(paths.logs))
+        directory = str(path.relative_to(paths.logs))
         if path.name != "diagnosis.json":
-            assert path.read_bytes() == rebuilt[place], place
+            assert path.read_bytes() == rebuilt[directory], directory
         shape = json.loads(path.read_bytes())
         validate(shape["kind"], shape)
-        found |= {place} if path.name != "diagnosis.json" else set()
+        found |= {directory} if path.name != "diagnosis.json" else set()
         for key, value in shape.items():
             if key.endswith("_path") and value is not None and whole:
-                assert (paths.logs / value).exists(), (place, key)
+                assert (paths.logs / value).exists(), (directory, key)
     if whole:
         assert found == set(rebuilt)
     seqs = []

@@ -35,7 +35,7 @@ def manifest(project: Any, job: str) -> dict[str, Any]:
     return found
 
 
-def test_findings_of_a_report_are_places_of_a_failed_job(make: Make) -> None:
+def test_findings_of_a_report_are_positions_of_a_failed_job(make: Make) -> None:
     project = make(WORKFLOW)
     for sample in SAMPLES.iterdir():
         (project.root / sample.name).write_bytes(sample.read_bytes().replace(b"file:///workspace/", b""))

@@ -204,10 +204,10 @@ def test_what_a_job_changed_as_documents(make: Make) -> None:
     (project.root / "file").write_text("of the checkout\n")
     project.loom("run", "--local", code=1)
     (project.root / "new").write_text("mine\n")
-    place = json.loads(project.loom("workspace", "a", "--json"))
-    validate("workspace", place)
-    assert Path(place["path"], "file").read_text() == "made\n"
-    assert place["job_id"] == "a"
+    directory = json.loads(project.loom("workspace", "a", "--json"))
+    validate("workspace", directory)
+    assert Path(directory["path"], "file").read_text() == "made\n"
+    assert directory["job_id"] == "a"
     shown = json.loads(project.loom("pull", "--json"))
     validate("pull", shown)
     assert shown["changes"] == [{"path": "file", "kind": "modified"}]

@@ -57,7 +57,7 @@ def test_lines_for_a_reader() -> None:
     assert bounded("x", [1, 2, 3], 2) == {"x": [1, 2], "x_total": 3}
 
 
-def test_a_failing_tests_place_comes_before_what_the_output_mentions(make: Make) -> None:
+def test_a_failing_tests_position_comes_before_what_the_output_mentions(make: Make) -> None:
     """A line about a skipped test and lines of a library's log were named first, the failing test's own last or not at all."""
     project = make("""
 version: v1

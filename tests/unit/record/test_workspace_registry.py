@@ -21,9 +21,9 @@ def registry(tmp_path: Path) -> WorkspaceRegistry:
 
 @pytest.fixture
 def workspace(registry: WorkspaceRegistry, tmp_path: Path) -> Path:
-    place = tmp_path / "tmp" / "workspace"
-    registry.make(place, run_id="1", repo_root=tmp_path / "repo")
-    return place
+    directory = tmp_path / "tmp" / "workspace"
+    registry.make(directory, run_id="1", repo_root=tmp_path / "repo")
+    return directory
 
 
 def test_a_workspace_is_private_and_registered(registry: WorkspaceRegistry, workspace: Path, tmp_path: Path) -> None:

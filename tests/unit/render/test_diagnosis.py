@@ -46,7 +46,7 @@ def test_each_form_renders_a_failure_and_a_success(form: DiagnosisForm) -> None:
     shown(form, diagnosis(status="success", failing_step=None, exit_code=0, error=None))
 
 
-def test_github_gets_one_annotation_at_the_first_place() -> None:
+def test_github_gets_one_annotation_at_the_first_position() -> None:
     (line,) = shown("github", diagnosis(printed=("src/a.c:3:9: error: no x", "make: *** [all] Error 1")))
     assert line.startswith("::error file=src/a.c,line=3,col=9,title=failed%3A job test%2C step script/01 (")
     assert "%0A" in line
@@ -91,7 +91,7 @@ def test_gitlab_gets_a_code_quality_report() -> None:
     assert json.loads("\n".join(shown("gitlab", diagnosis(status="success", failing_step=None)))) == []
 
 
-def test_the_source_around_the_first_place_is_shown_with_its_line_marked() -> None:
+def test_the_source_around_the_first_position_is_shown_with_its_line_marked() -> None:
     excerpt = Excerpt(file="src/a.py", line=9, first_line=8, text="def f():\n    return x[1]\nf()")
     found = replace(diagnosis(printed=("src/a.py:9: error",)), excerpt=excerpt)
     for form in ("text", "agent"):

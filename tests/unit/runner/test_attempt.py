@@ -30,7 +30,7 @@ def attempt_in(events: list[Any], cancel: Cancel | None = None) -> Attempt:
     return Attempt(JOB, journal, cancel or Cancel(), number=1)
 
 
-def test_a_broken_place_is_the_attempts_error_and_other_work_goes_on() -> None:
+def test_a_broken_session_is_the_attempts_error_and_other_work_goes_on() -> None:
     events: list[Any] = []
     attempt = attempt_in(events)
     with attempt.work(Section.CLEANUP, CODE):

@@ -32,7 +32,7 @@ last: {stage: b, script: ['cat x']}
 
 class Detached(FarSession):
     handed: ClassVar[list[tuple[str, list[str], dict[bool, list[str]]]]] = []
-    """What was handed over: the place, its commands, those after them by success."""
+    """What was handed over: the session, its commands, those after them by success."""
 
     def hand_over(
         self,
@@ -54,7 +54,7 @@ class Detached(FarSession):
 
 
 class Waiting(FarKept):
-    """A place in which a job goes on."""
+    """A session in which a job goes on."""
 
     attached: ClassVar[list[bytes]] = []
 
@@ -68,9 +68,9 @@ class Detaching(FarProvider):
     capabilities = Capabilities(mounts=frozenset({MountMode.VOLUME}), isolated=True, detachable=True)
 
     @contextmanager
-    def _session(self, place: Path, request: Any) -> Iterator[FarSession]:
+    def _session(self, directory: Path, request: Any) -> Iterator[FarSession]:
         assert request.detached
-        yield Detached(place, request)
+        yield Detached(directory, request)
 
     def find(self, run_id: str, job_id: str, kept_id: str = "", *, user: str = "") -> FarKept | None:
         found = super().find(run_id, job_id, kept_id, user=user)

@@ -254,7 +254,7 @@ def gone(*_: object, **__: object) -> Any:
     raise ProviderError("the place is gone", code="CONTAINER_LOST")
 
 
-def test_a_place_that_breaks_is_the_jobs_error_and_the_receipt_names_it(make: Make) -> None:
+def test_a_session_that_breaks_is_the_jobs_error_and_the_receipt_names_it(make: Make) -> None:
     ran = make(TWO).run(code=3, tools=on(Replaced(run=gone)))
     assert ran.statuses == {"one": "error", "two": "skipped"}
     assert ran.job("one").outcome["failing_step"] == "script/01"
@@ -265,7 +265,7 @@ def test_a_place_that_breaks_is_the_jobs_error_and_the_receipt_names_it(make: Ma
     assert ran.reading.paths.diagnosis.exists()
 
 
-def test_a_place_that_can_not_be_closed_is_an_error_of_clean_up(make: Make) -> None:
+def test_a_session_that_can_not_be_closed_is_an_error_of_clean_up(make: Make) -> None:
     class Closing(HostProvider):
         def open(self, *arguments: Any, **named: Any) -> Any:
             opening = super().open(*arguments, **named)

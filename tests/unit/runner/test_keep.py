@@ -44,7 +44,7 @@ def test_the_setting_decides_by_the_result(status: Status) -> None:
         ("always", "exit 0", True),
     ],
 )
-def test_a_place_is_kept(make: Make, keep: str, end: str, kept: bool) -> None:
+def test_a_session_is_kept(make: Make, keep: str, end: str, kept: bool) -> None:
     project = make(workflow(end))
     ran = project.run(on="far", keep=keep, keep_for="2h", code=None)
     places = list((project.home / "far").iterdir())
@@ -63,7 +63,7 @@ def test_a_place_is_kept(make: Make, keep: str, end: str, kept: bool) -> None:
         )
 
 
-def test_only_the_last_attempts_place_is_kept(make: Make) -> None:
+def test_only_the_last_attempts_session_is_kept(make: Make) -> None:
     project = make(workflow(more=", retry: 1"))
     ran = project.run(on="far", keep="on-failure", code=1)
     assert len(ran.facts("session_kept", "one")) == 1
@@ -84,7 +84,7 @@ def replaced(project: Project, **methods: Any) -> Any:
     return on(Other(project.home / "far"), "far")
 
 
-def test_a_place_that_is_too_large_is_not_kept(make: Make) -> None:
+def test_a_session_that_is_too_large_is_not_kept(make: Make) -> None:
     project = make(workflow())
     ran = project.run(
         on="far", keep="on-failure", keep_max_size="1GB", code=1, tools=replaced(project, size=lambda: 2_000_000_000)
@@ -94,7 +94,7 @@ def test_a_place_that_is_too_large_is_not_kept(make: Make) -> None:
     assert ran.statuses == {"one": "failure"}
 
 
-def test_a_place_of_the_largest_size_is_kept(make: Make) -> None:
+def test_a_session_of_the_largest_size_is_kept(make: Make) -> None:
     project = make(workflow())
     ran = project.run(
         on="far", keep="on-failure", keep_max_size="1GB", code=1, tools=replaced(project, size=lambda: 1 << 30)
@@ -102,7 +102,7 @@ def test_a_place_of_the_largest_size_is_kept(make: Make) -> None:
     assert ran.facts("session_kept", "one")[0]["bytes"] == 1 << 30
 
 
-def test_a_place_that_can_not_be_kept_leaves_the_jobs_files(make: Make) -> None:
+def test_a_session_that_can_not_be_kept_leaves_the_jobs_files(make: Make) -> None:
     def keep(_: float) -> None:
         raise ProviderError("the engine is gone")
 
@@ -174,7 +174,7 @@ def past(project: Project, job: str = "one") -> previous_run.PastJob:
     return previous_run.PastRun(project.store.find("last", repo_root=project.root)).job(job)
 
 
-def test_a_later_run_finds_the_job_its_place_and_its_step(make: Make) -> None:
+def test_a_later_run_finds_the_job_its_session_and_its_step(make: Make) -> None:
     project = make(workflow(more=", cache: {key: k, paths: [store]}"))
     ran = project.run(on="far", keep="on-failure", code=1)
     job = past(project)

@@ -93,7 +93,7 @@ def test_a_plan_reads_back_as_it_was_written(tmp_path: Path) -> None:
     assert load_planned(tmp_path / "plan.json") == planned
 
 
-def test_a_damaged_plan_is_told_with_its_place(tmp_path: Path) -> None:
+def test_a_damaged_plan_is_told_with_its_position(tmp_path: Path) -> None:
     (tmp_path / "plan.json").write_text('{"plan": 3}')
     with pytest.raises(RecordError, match=r"/plan\.json: this plan can't be read"):
         load_planned(tmp_path / "plan.json")

@@ -27,7 +27,7 @@ def project(make: Make) -> Project:
     return make(ONE, file="old\n")
 
 
-def test_the_next_run_takes_the_workspace_and_the_place_with_the_files_of_now(make: Make) -> None:
+def test_the_next_run_takes_the_workspace_and_the_session_with_the_files_of_now(make: Make) -> None:
     made, engine = project(make), Engine()
     ahead, request = prepared(made, engine)
     assert ahead.workspace.is_dir()
@@ -45,7 +45,7 @@ def test_the_next_run_takes_the_workspace_and_the_place_with_the_files_of_now(ma
     assert ran.workspace.is_dir(), "it belongs to the run"
 
 
-def test_a_run_that_asks_for_the_same_place_opens_no_other(make: Make) -> None:
+def test_a_run_that_asks_for_the_same_session_opens_no_other(make: Make) -> None:
     made, engine = project(make), Engine()
     ahead, request = prepared(made, engine)
     ran = made.execute(request, prepared=ahead)
@@ -53,7 +53,9 @@ def test_a_run_that_asks_for_the_same_place_opens_no_other(make: Make) -> None:
     assert ran.lines("one", "provider") == ["opened"]
 
 
-def test_a_place_that_answers_no_more_is_closed_and_another_opened(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_session_that_answers_no_more_is_closed_and_another_opened(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
     made, engine = project(make), Engine()
     monkeypatch.setattr(HostSession, "answers", lambda _: False)
     ahead, request = prepared(made, engine)
@@ -61,7 +63,7 @@ def test_a_place_that_answers_no_more_is_closed_and_another_opened(make: Make, m
     assert (len(engine.opened), engine.closed) == (2, ["one"] * 2)
 
 
-def test_a_place_is_closed_where_the_job_has_none_of_that_kind(make: Make) -> None:
+def test_a_session_is_closed_where_the_job_has_none_of_that_kind(make: Make) -> None:
     made, engine = project(make), Engine()
     ahead, request = prepared(made, engine)
     (made.root / ".loom/workflow.yml").write_text(f"version: v1\n{SERVED}")

@@ -280,8 +280,8 @@ def test_what_the_record_of_a_resumed_run_says(make: Make, monkeypatch: pytest.M
     monkeypatch.setenv("TOKEN", "correct horse battery")
     project = configured(make("", **RESUMED[dialect]))
     before = recorded(project.run(on="far", keep="on-failure", jobs=1, code=1), project)
-    for place in (project.home / "far").iterdir():
-        repaired = place / "files/repaired"
+    for directory in (project.home / "far").iterdir():
+        repaired = directory / "files/repaired"
         repaired.write_text("by hand\n")
         os.utime(repaired, (4e9, 4e9))  # later than the moment at which it was kept, on any clock
     after = recorded(resumed(project, "middle", jobs=1), project)

@@ -49,12 +49,12 @@ def rerun(project: Project, **options: Any) -> Ran:
     return ran
 
 
-def test_a_job_goes_on_in_its_kept_place_and_the_jobs_after_it_follow(make: Make) -> None:
+def test_a_job_goes_on_in_its_kept_session_and_the_jobs_after_it_follow(make: Make) -> None:
     project = make(WORKFLOW)
     before = project.run(on="far", keep="on-failure", code=1)
     assert before.statuses == {"first": "success", "middle": "failure", "last": "skipped"}
-    (place,) = (project.home / "far").iterdir()
-    (place / "files" / "repaired").write_text("by hand\n")
+    (directory,) = (project.home / "far").iterdir()
+    (directory / "files" / "repaired").write_text("by hand\n")
     ran = resumed(project)
     assert ran.statuses == {"middle": "success", "last": "success"}
     assert [unit.step for unit in ran.reading.units("middle") if unit.step] == ["script/02", "script/03"]
@@ -89,7 +89,7 @@ def test_a_resumed_job_that_fails_again_is_kept_again(make: Make) -> None:
     assert len(list((project.home / "far").iterdir())) == 1
 
 
-def test_a_resumed_job_is_not_tried_again_since_its_place_is_the_only_one(make: Make) -> None:
+def test_a_resumed_job_is_not_tried_again_since_its_session_is_the_only_one(make: Make) -> None:
     project = make(WORKFLOW.replace("  stage: b\n", "  stage: b\n  retry: 1\n"))
     before = project.run(on="far", keep="on-failure", code=1)
     assert [unit.attempt for unit in before.reading.units("middle") if unit.step][-1] == 2
@@ -98,7 +98,7 @@ def test_a_resumed_job_is_not_tried_again_since_its_place_is_the_only_one(make: 
     assert [(unit.attempt, unit.step) for unit in ran.reading.units("middle") if unit.step] == [(1, "script/02")]
 
 
-def test_without_a_kept_place_a_job_goes_on_in_its_saved_files(make: Make) -> None:
+def test_without_a_kept_session_a_job_goes_on_in_its_saved_files(make: Make) -> None:
     project = make(WORKFLOW.replace("test -e repaired", 'test -e "$REPAIRED"; touch repaired'))
     project.run(code=1, var=[f"REPAIRED={project.home}/repaired"], keep="never")
     (project.home / "repaired").touch()

@@ -112,7 +112,7 @@ class Broken(HostProvider):
 @pytest.mark.parametrize(
     ("when", "attempts"), [("provider_failure", 2), ("always", 2), ("script_failure", 1), ("timeout", 1)]
 )
-def test_a_place_that_can_not_be_had(make: Make, when: str, attempts: int) -> None:
+def test_a_session_that_can_not_be_had(make: Make, when: str, attempts: int) -> None:
     project = make(workflow({"max": 1, "when": [when]}, "true"))
     ran = project.run(tools=on(Broken(times=1)), code=None)
     assert ran.code == (0 if attempts == 2 else 3)

@@ -245,7 +245,7 @@ def test_a_manual_job_that_is_not_started_holds_up_later_stages_unless_it_may_fa
     }
 
 
-def test_a_job_that_waits_takes_no_place() -> None:
+def test_a_job_that_waits_takes_no_slot() -> None:
     order: list[str] = []
     go = threading.Event()
 

@@ -81,7 +81,7 @@ def running(project: Project, engine: Engine, **options: Any) -> Any:
     return project.run(container=True, tools=on(engine, "docker"), **options)
 
 
-def test_a_job_alone_has_its_place_before_the_snapshot_is_complete(make: Make) -> None:
+def test_a_job_alone_has_its_session_before_the_snapshot_is_complete(make: Make) -> None:
     engine = Engine()
     ran = running(project(make), engine)
     assert engine.threads == ["open one"]
@@ -160,7 +160,7 @@ def test_a_view_that_can_not_be_had_is_replaced_by_another(make: Make, code: str
     assert "not here: no such view; the job gets its files in another way" in said
 
 
-def test_a_place_that_can_not_be_had_at_all_is_the_jobs_error(make: Make) -> None:
+def test_a_session_that_can_not_be_had_at_all_is_the_jobs_error(make: Make) -> None:
     ran = running(project(make), Engine(problem="ENGINE_BROKEN"), code=3)
     assert (ran.error("one"), ran.job("one").outcome["error_code"]) == ("no such view", "ENGINE_BROKEN")
     assert ran.job("one").outcome["failing_section"] == "provider"
@@ -342,7 +342,7 @@ one: {stage: a, script: ['true'], secrets: {A: {ref: "file://key", file: false}}
     assert ran.job("one").outcome["failing_section"] == "secrets"
 
 
-def test_what_the_place_can_not_do_is_a_warning(make: Make) -> None:
+def test_what_the_session_can_not_do_is_a_warning(make: Make) -> None:
     facts = SessionFacts(user="0:0", warnings=("no limit here",), details={"pod": "p"})
     ran = make("stages: [a]\none: {stage: a, script: ['true']}\n").run(tools=on(Replaced(facts=facts)))
     assert ran.warnings("one") == ["no limit here"]
@@ -350,7 +350,7 @@ def test_what_the_place_can_not_do_is_a_warning(make: Make) -> None:
     assert (opened["pod"], opened["user"], opened["shell"], opened["provider"]) == ("p", "0:0", opened["shell"], "host")
 
 
-def test_a_place_that_is_still_being_opened_is_left_after_two_interrupts(
+def test_a_session_that_is_still_being_opened_is_left_after_two_interrupts(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("loom.cancel.AT_ONCE_S", 0.0)

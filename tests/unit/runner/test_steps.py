@@ -232,7 +232,7 @@ def test_the_limit_of_a_step_counts_for_each_step_of_after_script(make: Make) ->
     assert timed.limits == [0.3, 0.3, 0.3]
 
 
-def test_after_script_ends_with_the_place(make: Make) -> None:
+def test_after_script_ends_with_the_session(make: Make) -> None:
     exits = iter([Exit(code=0), Exit(code=137, ended_session=True)])
     ran = make(workflow("true", more=f"{AFTER}    - one\n    - two\n")).run(
         tools=on(Replaced(run=lambda *_: next(exits)))

@@ -58,7 +58,9 @@ def test_a_job_that_is_alone_has_the_workspace_unless_it_may_need_another(tmp_pa
 
 
 @pytest.mark.parametrize("mode", list(WorkspaceMode))
-def test_a_place_that_sees_no_directory_of_this_machine_is_sent_the_files(tmp_path: Path, mode: WorkspaceMode) -> None:
+def test_a_session_that_sees_no_directory_of_this_machine_is_sent_the_files(
+    tmp_path: Path, mode: WorkspaceMode
+) -> None:
     far = views(tmp_path, mode, alone=True).of(job(provider="far"))
     assert (far.mode, far.copied, far.workspace) == (MountMode.VOLUME, False, tmp_path / "run")
 

@@ -204,19 +204,19 @@ class Synced:
     def __init__(self, work: Repo, snap: Snap) -> None:
         self.work, self._snap = work, snap
         taken = snap(work)
-        self.place = Repo(taken.path)
+        self.directory = Repo(taken.path)
         self._manifest = taken.path.with_suffix(".manifest.json")
         self._manifest.write_bytes(manifest_bytes(taken.path))
 
     def compare(self) -> tuple[Snapshot, Merge]:
         taken = self._snap(self.work)
         return taken, compare(
-            taken.path, self.place.root, environ=self.work.environ, manifest_file=self._manifest, not_there=()
+            taken.path, self.directory.root, environ=self.work.environ, manifest_file=self._manifest, not_there=()
         )
 
     def sync(self, *, theirs: bool = False) -> tuple[list[str], list[str]]:
         taken, found = self.compare()
-        bring(taken.path, self.place.root, found, theirs=theirs)
+        bring(taken.path, self.directory.root, found, theirs=theirs)
         self._manifest.write_bytes(manifest_bytes(taken.path))
         return [change.path for change in found.changes], list(found.conflicts)
 
@@ -227,41 +227,41 @@ def synced(work: Repo, snap: Snap) -> Synced:
 
 
 def test_every_kind_of_change_is_brought_and_what_was_undone_is_undone(synced: Synced) -> None:
-    synced.place.write("made by the job")
-    own = files_of(synced.place.root)
+    synced.directory.write("made by the job")
+    own = files_of(synced.directory.root)
     change(synced.work)
     synced.work.git("add", "-A")
     synced.work.commit()  # as well as by edits
     synced.sync()
-    assert files_of(synced.place.root) == {**files_of(synced.work.root), b"made by the job": (False, b"x\n")}
+    assert files_of(synced.directory.root) == {**files_of(synced.work.root), b"made by the job": (False, b"x\n")}
     assert synced.sync() == ([], [])
     synced.work.git("revert", "--no-edit", "HEAD")
     synced.sync()
-    assert files_of(synced.place.root) == own
+    assert files_of(synced.directory.root) == own
 
 
 def test_changes_on_both_sides_are_conflicts_until_it_is_decided(synced: Synced) -> None:
-    for side, text in ((synced.work, "checkout\n"), (synced.place, "job\n")):
+    for side, text in ((synced.work, "checkout\n"), (synced.directory, "job\n")):
         side.write("text", text)
         side.write("new", text)
         side.write("latin", "the same\n")
-    (synced.place.root / "mode").unlink()
+    (synced.directory.root / "mode").unlink()
     synced.work.write("mode", "changed\n")
     (synced.work.root / "file").unlink()
-    synced.place.write("file", "changed\n")
+    synced.directory.write("file", "changed\n")
     synced.work.write("only here", "checkout\n")
-    before = files_of(synced.place.root)
+    before = files_of(synced.directory.root)
     _, found = synced.compare()
     assert list(found.conflicts) == ["file", "mode", "new", "text"]
     assert [change.path for change in found.changes] == ["only here"]
-    assert files_of(synced.place.root) == before
+    assert files_of(synced.directory.root) == before
 
     synced.sync()  # keeps the job's
-    assert files_of(synced.place.root) == {**before, b"only here": (False, b"checkout\n")}
+    assert files_of(synced.directory.root) == {**before, b"only here": (False, b"checkout\n")}
     assert synced.sync() == ([], []), "what was decided is not asked again"
     synced.work.write("text", "again\n")
     assert synced.sync(theirs=True) == ([], ["text"])
-    assert (synced.place.root / "text").read_text() == "again\n"
+    assert (synced.directory.root / "text").read_text() == "again\n"
 
 
 def test_a_directory_gives_way_to_a_file_only_by_decision(synced: Synced, tmp_path: Path) -> None:
@@ -270,13 +270,13 @@ def test_a_directory_gives_way_to_a_file_only_by_decision(synced: Synced, tmp_pa
     (synced.work.root / "deep").rmdir()
     synced.work.write("deep", "a file now\n")
     synced.work.write("open/file", "x\n")
-    synced.place.write("deep/own", "x\n")
-    synced.place.link("open", str(tmp_path))
+    synced.directory.write("deep/own", "x\n")
+    synced.directory.link("open", str(tmp_path))
     _, found = synced.compare()
     assert found.conflicts.keys() == {"deep", "deep/down/only", "open/file"}
     synced.sync(theirs=True)
-    assert (synced.place.root / "deep").read_text() == "a file now\n"
-    assert (synced.place.root / "open/file").read_text() == "x\n"
+    assert (synced.directory.root / "deep").read_text() == "a file now\n"
+    assert (synced.directory.root / "open/file").read_text() == "x\n"
     assert not (tmp_path / "file").exists()
 
 
@@ -287,10 +287,10 @@ def test_what_a_snapshot_would_not_have_is_not_brought_nor_taken_away(synced: Sy
     synced.work.git("add", "-f", "b.log")
     synced.work.git("update-index", "--skip-worktree", "latin")
     (synced.work.root / "latin").unlink()
-    synced.place.write("b.log", "of the job\n")
+    synced.directory.write("b.log", "of the job\n")
     assert synced.sync() == ([".gitignore"], ["b.log"])
-    assert (synced.place.root / "latin").exists()
-    assert not (synced.place.root / "a.log").exists()
+    assert (synced.directory.root / "latin").exists()
+    assert not (synced.directory.root / "a.log").exists()
 
 
 def test_files_of_a_submodule_are_brought(new_repo: NewRepo, snap: Snap) -> None:
@@ -304,7 +304,7 @@ def test_files_of_a_submodule_are_brought(new_repo: NewRepo, snap: Snap) -> None
     assert synced.sync() == (["sub/lib"], [])
     Repo(outer.root / "sub").commit()
     assert synced.sync() == ([], [])
-    assert (synced.place.root / "sub/lib").read_text() == "2\n"
+    assert (synced.directory.root / "sub/lib").read_text() == "2\n"
     (outer.root / "sub/lib").write_text("1\n")
     assert synced.sync() == (["sub/lib"], [])
 
@@ -321,7 +321,7 @@ def test_files_that_a_filter_converts_are_synced_as_bytes(new_repo: NewRepo, sna
         repo.write("a.up", content)
         repo.write("a.crlf", content.replace("\n", "\r\n"))
         assert synced.sync() == (["a.crlf", "a.up"], [])
-        assert files_of(synced.place.root) == files_of(repo.root)
+        assert files_of(synced.directory.root) == files_of(repo.root)
         assert synced.sync() == ([], [])
 
 
@@ -373,15 +373,15 @@ def test_pull_does_what_git_apply_does(
         work.git("init", "-q")
         lay_out(work.root, before)
         work.commit()
-        place = Path(scratch, "workspace")
-        place.mkdir()
-        take(discover(work.root, environ=work.environ), place, cancel=Cancel())
+        directory = Path(scratch, "workspace")
+        directory.mkdir()
+        take(discover(work.root, environ=work.environ), directory, cancel=Cancel())
         manifest = Path(scratch, "manifest.json")
-        manifest.write_bytes(manifest_bytes(place))
-        lay_out(place, job)
+        manifest.write_bytes(manifest_bytes(directory))
+        lay_out(directory, job)
         if edited:
             lay_out(work.root, mine)
-        patch = patch_of(place, work.root, environ=work.environ, manifest_file=manifest, leave_out=lambda _: False)
+        patch = patch_of(directory, work.root, environ=work.environ, manifest_file=manifest, leave_out=lambda _: False)
         other = Path(scratch, "other")
         shutil.copytree(work.root, other, symlinks=True)
         if patch.text:
@@ -391,7 +391,7 @@ def test_pull_does_what_git_apply_does(
         assert files_of(work.root) == files_of(other)
         if not edited:
             assert not patch.conflicts
-            assert files_of(work.root) == files_of(place)
+            assert files_of(work.root) == files_of(directory)
 
 
 def changes_of(before: dict[bytes, Any], after: dict[bytes, Any]) -> list[Change]:
@@ -414,27 +414,27 @@ def test_a_merge_takes_each_path_whole_or_leaves_it(
     before: dict[str, tuple[str, bytes]], mine: dict[str, tuple[str, bytes]], job: dict[str, tuple[str, bytes]]
 ) -> None:
     with tempfile.TemporaryDirectory() as scratch:
-        base, source, place = (Path(scratch, name) for name in ("base", "source", "place"))
-        for root, wanted in ((base, before), (source, mine), (place, job)):
+        base, source, directory = (Path(scratch, name) for name in ("base", "source", "directory"))
+        for root, wanted in ((base, before), (source, mine), (directory, job)):
             root.mkdir()
             lay_out(root, wanted)
-        old, wanted_files = files_of(place), files_of(source)
+        old, wanted_files = files_of(directory), files_of(source)
         changes = changes_of(files_of(base), wanted_files)
         in_place = {change.path: "changed" for change in changes_of(files_of(base), old)}
-        found = merge.merge(partial(content_at, source), changes, place, in_place)
+        found = merge.merge(partial(content_at, source), changes, directory, in_place)
         taken = {change.path for change in found.changes}
         assert not taken & found.conflicts.keys()
         assert not taken & in_place.keys()
-        assert not merge.apply_to(place, found.changes, partial(merge.content_at, source)).failed
-        now = files_of(place)
+        assert not merge.apply_to(directory, found.changes, partial(merge.content_at, source)).failed
+        now = files_of(directory)
         for name in old.keys() | now.keys():
             path = os.fsdecode(name)
             assert now.get(name) == (wanted_files if path in taken else old).get(name), path
 
         both = found.conflicts.keys()
-        forced = merge.apply_to(place, found.both, partial(merge.content_at, source), force=both)
+        forced = merge.apply_to(directory, found.both, partial(merge.content_at, source), force=both)
         assert not forced.failed
-        after = files_of(place)
+        after = files_of(directory)
         for name in now.keys() | after.keys():
             path = os.fsdecode(name)
             if path in both:

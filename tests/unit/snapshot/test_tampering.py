@@ -25,7 +25,7 @@ NAMES = ("a", "b", "d/c", "d/e", "run.sh", "new", "x.log", "d", "a/under")
 
 @dataclass(frozen=True)
 class Work:
-    place: Path
+    directory: Path
     manifest: Path
     tree_sha: str
 
@@ -43,12 +43,12 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Work:
     repo.link("link", "a")
     repo.commit()
     repo.write("b", "uncommitted\n")
-    place = base / "workspace"
-    place.mkdir()
-    taken = take(discover(repo.root, environ=repo.environ), place, cancel=Cancel())
+    directory = base / "workspace"
+    directory.mkdir()
+    taken = take(discover(repo.root, environ=repo.environ), directory, cancel=Cancel())
     manifest = base / "manifest.json"
-    manifest.write_bytes(manifest_bytes(place))
-    return Work(place=place, manifest=manifest, tree_sha=taken.tree_sha)
+    manifest.write_bytes(manifest_bytes(directory))
+    return Work(directory=directory, manifest=manifest, tree_sha=taken.tree_sha)
 
 
 def content_of(root: Path) -> dict[str, tuple[str, bytes]]:
@@ -127,16 +127,16 @@ def test_verify_names_what_was_tampered_with(
     work: Work, files: list[tuple[str, Callable[[Path], object]]], git: list[Callable[[Path], object]]
 ) -> None:
     with tempfile.TemporaryDirectory() as scratch:
-        place = Path(scratch, work.place.name)
-        shutil.copytree(work.place, place, symlinks=True)
+        directory = Path(scratch, work.directory.name)
+        shutil.copytree(work.directory, directory, symlinks=True)
         for name, change in files:
-            change(place / name)
+            change(directory / name)
         for tamper in git:
-            tamper(place / ".git")
-        before, after = content_of(work.place), content_of(place)
+            tamper(directory / ".git")
+        before, after = content_of(work.directory), content_of(directory)
         differing = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
         try:
-            found = verify(place, environ=ENVIRONMENT, tree_sha=work.tree_sha, manifest_file=work.manifest)
+            found = verify(directory, environ=ENVIRONMENT, tree_sha=work.tree_sha, manifest_file=work.manifest)
         except SnapshotError:
             assert git, "it has all that it needs"
             return

@@ -421,37 +421,37 @@ SAID = {
 
 @pytest.mark.parametrize("case", HOSTILE)
 def test_a_hostile_archive_is_refused(tmp_path: Path, case: str, view_of: ViewOf) -> None:
-    place = tmp_path / "place"
-    place.mkdir()
-    (place / "theirs").write_text("theirs")
+    directory = tmp_path / "directory"
+    directory.mkdir()
+    (directory / "theirs").write_text("theirs")
     archive = hostile(tmp_path / "a.tar.gz", *HOSTILE[case])
     with pytest.raises(ArtifactError) as refused:
-        artifacts.restore({archive: None}, view_of(place))
+        artifacts.restore({archive: None}, view_of(directory))
     assert refused.value.code == "ARTIFACT_UNSAFE"
     assert SAID[case] in str(refused.value)
     assert not (tmp_path / "evil").exists()
-    assert (place / "theirs").stat().st_nlink == 1
+    assert (directory / "theirs").stat().st_nlink == 1
 
 
 def test_nothing_is_written_through_a_link_of_the_workspace(tmp_path: Path) -> None:
-    place, outside = tmp_path / "place", tmp_path / "outside"
-    place.mkdir()
+    directory, outside = tmp_path / "directory", tmp_path / "outside"
+    directory.mkdir()
     outside.mkdir()
     (outside / "f").write_text("theirs")
-    (place / "dist").symlink_to(outside)
-    (place / "file").symlink_to(outside / "f")
+    (directory / "dist").symlink_to(outside)
+    (directory / "file").symlink_to(outside / "f")
     with pytest.raises(ArtifactError, match="'dist' is a link or a file"):
-        artifacts.restore({hostile(tmp_path / "a.tar.gz", member("dist/evil", size=1)): None}, DirectoryView(place))
+        artifacts.restore({hostile(tmp_path / "a.tar.gz", member("dist/evil", size=1)): None}, DirectoryView(directory))
     assert list(outside.iterdir()) == [outside / "f"]
-    artifacts.restore({hostile(tmp_path / "b.tar.gz", member("file", size=1)): None}, DirectoryView(place))
+    artifacts.restore({hostile(tmp_path / "b.tar.gz", member("file", size=1)): None}, DirectoryView(directory))
     assert (outside / "f").read_text() == "theirs"
-    assert (place / "file").read_text() == "x"
+    assert (directory / "file").read_text() == "x"
 
 
 @pytest.mark.parametrize("what", ["a file", "a link", "a hard link"])
 def test_a_directory_of_the_workspace_is_not_replaced(tmp_path: Path, what: str) -> None:
-    place = tmp_path / "place"
-    (place / "d").mkdir(parents=True)
+    directory = tmp_path / "directory"
+    (directory / "d").mkdir(parents=True)
     new = {
         "a file": member("d", size=1),
         "a link": member("d", tarfile.SYMTYPE, "made"),
@@ -459,18 +459,18 @@ def test_a_directory_of_the_workspace_is_not_replaced(tmp_path: Path, what: str)
     }[what]
     archive = hostile(tmp_path / "a.tar.gz", member("made", size=1), new)
     with pytest.raises(ArtifactError, match="'d' is a directory in the workspace; no file replaces it") as refused:
-        artifacts.restore({archive: None}, DirectoryView(place))
+        artifacts.restore({archive: None}, DirectoryView(directory))
     assert refused.value.code == "ARTIFACT_UNSAFE"
-    assert (place / "d").is_dir()
+    assert (directory / "d").is_dir()
 
 
 def test_a_file_that_ends_early_is_damaged_and_leaves_nothing(tmp_path: Path) -> None:
     archive = hostile(tmp_path / "a.tar.gz", member("first", size=1), member("second", size=100_000))
     archive.write_bytes(gzip.compress(gzip.decompress(archive.read_bytes())[:50_000]))
-    (tmp_path / "place").mkdir()
+    (tmp_path / "directory").mkdir()
     with pytest.raises(ArtifactError, match="ends"):
-        artifacts.restore({archive: None}, DirectoryView(tmp_path / "place"))
-    assert list((tmp_path / "place").iterdir()) == []
+        artifacts.restore({archive: None}, DirectoryView(tmp_path / "directory"))
+    assert list((tmp_path / "directory").iterdir()) == []
 
 
 def test_set_user_id_is_not_restored(tmp_path: Path) -> None:

@@ -83,8 +83,8 @@ def save(store: Cache, workspace: Path, key: str = "k", spec: Spec = SPEC) -> ca
     return store.save(spec, key, DirectoryView(workspace), Said())
 
 
-def restore(store: Cache, place: Path, key: str = "k", spec: Spec = SPEC) -> caches.RestoreResult:
-    return store.restore(spec, key, DirectoryView(place), Said())
+def restore(store: Cache, directory: Path, key: str = "k", spec: Spec = SPEC) -> caches.RestoreResult:
+    return store.restore(spec, key, DirectoryView(directory), Said())
 
 
 def blobs(store: Cache) -> list[Path]:
@@ -99,11 +99,11 @@ def test_there_and_back(tmp_path: Path, store: Cache, workspace: Path, view_of: 
     assert store.restore(SPEC, "k", view_of(workspace), said).hit == "miss"
     saved = store.save(SPEC, "k", view_of(workspace), said)
     assert (saved.saved, saved.files, saved.warning) == (True, 5, None)
-    place = empty(tmp_path)
-    restored = store.restore(SPEC, "k", view_of(place), said)
+    directory = empty(tmp_path)
+    restored = store.restore(SPEC, "k", view_of(directory), said)
     assert (restored.hit, restored.key, restored.files, restored.warning) == ("exact", "k", 5, None)
     expected = {name: what for name, what in tree(workspace).items() if name not in ("more/a.txt",)}
-    assert tree(place) == expected
+    assert tree(directory) == expected
     assert "cache miss: k\ncache saved: k (5 files, 100 kB" in said.text
     assert "cache hit: k (5 files, 100 kB)" in said.text
 
@@ -115,22 +115,22 @@ def test_what_did_not_change_is_not_packed_again(
     with monkeypatch.context() as patch:
         patch.setattr(caches, "_pack", None)
         assert save(store, workspace).unchanged
-    place = empty(tmp_path)
-    restore(store, place)
-    assert save(store, place).unchanged
-    (place / "deps/zero").write_text("x")
-    assert save(store, place).saved
+    directory = empty(tmp_path)
+    restore(store, directory)
+    assert save(store, directory).unchanged
+    (directory / "deps/zero").write_text("x")
+    assert save(store, directory).saved
     assert len(blobs(store)) == 1, "the archive nobody names any more is gone"
 
 
 def test_the_same_size_in_the_same_second_is_a_change(tmp_path: Path, store: Cache, workspace: Path) -> None:
     save(store, workspace)
-    place = empty(tmp_path)
-    restore(store, place)
-    before = (place / "deps/pkg/mod.py").stat().st_mtime_ns
-    (place / "deps/pkg/mod.py").write_text("MOD")
-    os.utime(place / "deps/pkg/mod.py", ns=(before, before + 5))
-    assert save(store, place).saved
+    directory = empty(tmp_path)
+    restore(store, directory)
+    before = (directory / "deps/pkg/mod.py").stat().st_mtime_ns
+    (directory / "deps/pkg/mod.py").write_text("MOD")
+    os.utime(directory / "deps/pkg/mod.py", ns=(before, before + 5))
+    assert save(store, directory).saved
 
 
 def test_equal_trees_share_one_archive(store: Cache, workspace: Path) -> None:
@@ -149,15 +149,15 @@ def test_fallback_keys_find_the_newest_that_begins_so(
     for key in ("main-1", "main-2", "other-3"):
         (workspace / "deps/zero").write_text(key)
         save(store, workspace, key)
-    place = empty(tmp_path)
+    directory = empty(tmp_path)
     spec = Spec(paths=SPEC.paths, fallback_keys=("feature-", "main-", "other-"))
-    found = store.restore(spec, "main-9", DirectoryView(place), said)
+    found = store.restore(spec, "main-9", DirectoryView(directory), said)
     assert (found.hit, found.key) == ("fallback", "main-2")
-    assert (place / "deps/zero").read_text() == "main-2"
+    assert (directory / "deps/zero").read_text() == "main-2"
     assert "cache hit by fallback: main-2 for main-9" in said.text
-    assert restore(store, place, "main-9").hit == "miss", "without fallback keys nothing but the key itself counts"
+    assert restore(store, directory, "main-9").hit == "miss", "without fallback keys nothing but the key itself counts"
     other_paths = Spec(paths=("deps",), fallback_keys=("main-",))
-    assert restore(store, place, "main-9", other_paths).hit == "miss"
+    assert restore(store, directory, "main-9", other_paths).hit == "miss"
 
 
 def test_by_key_alone_an_entry_serves_other_paths_and_a_fallback_key_is_a_whole_key(
@@ -165,13 +165,15 @@ def test_by_key_alone_an_entry_serves_other_paths_and_a_fallback_key_is_a_whole_
 ) -> None:
     save(store, workspace, "main", Spec(paths=("deps/",), by_key=True))
     others = Spec(paths=("more/*.idx",), by_key=True, fallback_keys=("mai", "main"))
-    place = empty(tmp_path)
-    assert restore(store, place, "main", others).hit == "exact"
-    assert tree(place).keys() == {name for name in tree(workspace) if name.startswith("deps")}
+    directory = empty(tmp_path)
+    assert restore(store, directory, "main", others).hit == "exact"
+    assert tree(directory).keys() == {name for name in tree(workspace) if name.startswith("deps")}
     found = restore(store, empty(tmp_path, "other"), "feature", others)
     assert (found.hit, found.key) == ("fallback", "main")
-    assert restore(store, place, "feature", Spec(paths=("deps/",), by_key=True, fallback_keys=("mai",))).hit == "miss"
-    assert restore(store, place, "main", Spec(paths=("deps/",), fallback_keys=("main",))).hit == "miss"
+    assert (
+        restore(store, directory, "feature", Spec(paths=("deps/",), by_key=True, fallback_keys=("mai",))).hit == "miss"
+    )
+    assert restore(store, directory, "main", Spec(paths=("deps/",), fallback_keys=("main",))).hit == "miss"
     save(store, workspace, "main", others)
     assert [(entry.key, entry.paths) for entry in store.entries()] == [("main", ("more/*.idx",))], (
         "it replaces the entry"
@@ -259,11 +261,11 @@ def test_a_damaged_entry_is_a_miss_with_a_warning_and_goes(
     data = bytearray(blob.read_bytes())
     data[len(data) // 2] ^= 1
     blob.write_bytes(data)
-    place = empty(tmp_path)
-    result = store.restore(SPEC, "k", DirectoryView(place), said)
+    directory = empty(tmp_path)
+    result = store.restore(SPEC, "k", DirectoryView(directory), said)
     assert result.hit == "miss"
     assert result.warning == "the cache entry 'k' was removed: its checksum is wrong"
-    assert list(place.iterdir()) == []
+    assert list(directory.iterdir()) == []
     assert store.entries() == []
     assert blobs(store) == []
     assert save(store, workspace).saved
@@ -273,7 +275,7 @@ def test_entries_that_make_no_sense_are_misses(tmp_path: Path, store: Cache, wor
     save(store, workspace)
     (path,) = (store.folder / "entries").glob("*/*.json")
     whole = path.read_text()
-    place = empty(tmp_path)
+    directory = empty(tmp_path)
     for text in (
         "",
         "{",
@@ -283,7 +285,7 @@ def test_entries_that_make_no_sense_are_misses(tmp_path: Path, store: Cache, wor
         whole.replace('"blob":"', '"blob":"../'),
     ):
         path.write_text(text)
-        assert restore(store, place).hit == "miss"
+        assert restore(store, directory).hit == "miss"
         assert save(store, workspace).saved
 
 
@@ -358,24 +360,26 @@ def test_a_secret_does_not_get_into_the_cache(
     assert result.saved
     assert [item.path for item in result.skipped] == ["deps/.npmrc"]
     assert "warning: deps/.npmrc left out: it holds the secret NPM" in said.text
-    place = empty(tmp_path)
-    restore(store, place)
-    assert not (place / "deps/.npmrc").exists()
-    assert (place / "deps/pkg/tool").read_bytes() == (workspace / "deps/pkg/tool").read_bytes()
+    directory = empty(tmp_path)
+    restore(store, directory)
+    assert not (directory / "deps/.npmrc").exists()
+    assert (directory / "deps/pkg/tool").read_bytes() == (workspace / "deps/pkg/tool").read_bytes()
 
 
 def test_restoring_over_a_link_is_a_warning_and_writes_nothing(tmp_path: Path, store: Cache, workspace: Path) -> None:
     save(store, workspace)
-    place, outside = empty(tmp_path), empty(tmp_path, "outside")
-    (place / "deps").symlink_to(outside)
-    result = restore(store, place)
+    directory, outside = empty(tmp_path), empty(tmp_path, "outside")
+    (directory / "deps").symlink_to(outside)
+    result = restore(store, directory)
     assert result.hit == "miss"
     assert "'deps' is a link or a file in the workspace; nothing is written through it" in (result.warning or "")
     assert list(outside.iterdir()) == []
-    (place / "deps").unlink()
-    (place / "more").symlink_to(outside)
-    assert restore(store, place).hit == "miss"
-    assert [path for path in place.rglob("*") if path.is_file() and not path.is_symlink()] == [], "a part is taken back"
+    (directory / "deps").unlink()
+    (directory / "more").symlink_to(outside)
+    assert restore(store, directory).hit == "miss"
+    assert [path for path in directory.rglob("*") if path.is_file() and not path.is_symlink()] == [], (
+        "a part is taken back"
+    )
 
 
 @pytest.fixture
@@ -383,18 +387,18 @@ def tmpfs(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
     mounted: list[Path] = []
 
     def mount(options: str) -> Path:
-        place = empty(tmp_path, f"mount{len(mounted)}")
+        directory = empty(tmp_path, f"mount{len(mounted)}")
         if (
             os.geteuid()
-            or subprocess.run(["mount", "-t", "tmpfs", "-o", options, "none", str(place)], check=False).returncode
+            or subprocess.run(["mount", "-t", "tmpfs", "-o", options, "none", str(directory)], check=False).returncode
         ):
             pytest.skip("may not mount")
-        mounted.append(place)
-        return place
+        mounted.append(directory)
+        return directory
 
     yield mount
-    for place in mounted:
-        subprocess.run(["umount", str(place)], check=True)
+    for directory in mounted:
+        subprocess.run(["umount", str(directory)], check=True)
 
 
 def test_a_full_disk(tmp_path: Path, store: Cache, workspace: Path, tmpfs: Callable[[str], Path], clock: Clock) -> None:
@@ -415,10 +419,10 @@ def test_a_full_disk(tmp_path: Path, store: Cache, workspace: Path, tmpfs: Calla
 def test_a_folder_that_can_not_be_written(
     tmp_path: Path, workspace: Path, tmpfs: Callable[[str], Path], clock: Clock
 ) -> None:
-    place = tmpfs("size=10m")
-    shared = Cache(place / "store", max_size=1 << 30, project="p", clock=clock)
+    directory = tmpfs("size=10m")
+    shared = Cache(directory / "store", max_size=1 << 30, project="p", clock=clock)
     save(shared, workspace)
-    subprocess.run(["mount", "-o", "remount,ro", str(place)], check=True)
+    subprocess.run(["mount", "-o", "remount,ro", str(directory)], check=True)
     assert restore(shared, empty(tmp_path)).hit == "exact", "what can be read is of use"
     result = save(shared, workspace, "other")
     assert "can't be saved" in (result.warning or "")
@@ -498,7 +502,7 @@ def test_paths_that_lead_out_are_refused(store: Cache, workspace: Path) -> None:
 # Many at once
 
 
-def _loom(folder: str, workspace: str, place: str, number: int) -> list[str]:
+def _loom(folder: str, workspace: str, directory: str, number: int) -> list[str]:
     store = Cache(Path(folder), max_size=250_000, project="p", clock=time.time)
     wrong = []
     for turn in range(12):
@@ -506,7 +510,7 @@ def _loom(folder: str, workspace: str, place: str, number: int) -> list[str]:
         result = store.save(SPEC, key, DirectoryView(Path(workspace)), lambda stream, data: None)
         if result.warning:
             wrong.append(result.warning)
-        target = Path(place) / f"{number}-{turn}"
+        target = Path(directory) / f"{number}-{turn}"
         target.mkdir()
         found = store.restore(SPEC, key, DirectoryView(target), lambda stream, data: None)
         if found.warning:

@@ -29,7 +29,7 @@ def test_a_value_is_the_rest_of_its_line() -> None:
         (b"A=" + b"x" * 5200, "f: a dotenv report has less than 5 KiB"),
     ],
 )
-def test_what_gitlab_refuses_is_refused_with_its_place(content: bytes, said: str) -> None:
+def test_what_gitlab_refuses_is_refused_with_its_position(content: bytes, said: str) -> None:
     with pytest.raises(ArtifactError, match=said) as error:
         dotenv.parsed(content, "f")
     assert error.value.hint is not None

@@ -83,7 +83,7 @@ def places(found: FindingReport) -> list[tuple[str | None, int | None, str | Non
         ),
     ],
 )
-def test_findings_of_real_tools_have_places_the_most_severe_first(
+def test_findings_of_real_tools_have_positions_the_most_severe_first(
     name: str, expected: list[tuple[str, int, str]]
 ) -> None:
     kind: Kind = "sarif" if name.endswith("sarif") else "codequality"

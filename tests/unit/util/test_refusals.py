@@ -12,14 +12,14 @@ from loom.util.refusals import refusal, refusals
 
 
 def test_a_place_of_a_run_that_somebody_removed_is_no_bug(tmp_path: Path) -> None:
-    place = tmp_path / "loom-run-local-1-2"
-    for missing in (place, place / "a/b", tmp_path / "loom-run-local-1-2.jobs/job/upper"):
+    directory = tmp_path / "loom-run-local-1-2"
+    for missing in (directory, directory / "a/b", tmp_path / "loom-run-local-1-2.jobs/job/upper"):
         with pytest.raises(InfrastructureError, match="the workspace is gone") as raised, refusals():
             missing.stat()
         assert raised.value.code == "WORKSPACE_MISSING"
-    place.mkdir()
+    directory.mkdir()
     with pytest.raises(FileNotFoundError), refusals():
-        (place / "a").stat()
+        (directory / "a").stat()
     with pytest.raises(FileNotFoundError), refusals():
         (tmp_path / "elsewhere").stat()
 

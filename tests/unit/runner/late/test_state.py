@@ -307,7 +307,7 @@ def test_the_status_of_an_action_is_that_of_its_main_steps() -> None:
     assert one.text("${{ steps.act.outputs.o }} ${{ steps.act.conclusion }}", LATER) == "cancelled failure"
 
 
-def test_a_step_of_an_action_has_the_place_of_the_action() -> None:
+def test_a_step_of_an_action_has_the_position_of_the_action() -> None:
     enter = step("o/r", kind="enter", id="act", action=ACTION)
     one, steps = with_context(step("x", id="s"), enter, step("x", scope=("act",)))
     one.apply(steps[0], StepResult(outcome=FAILURE, conclusion=SUCCESS, outputs={"o": "1"}))

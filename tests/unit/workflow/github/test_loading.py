@@ -227,7 +227,7 @@ MORE_MISTAKES = [
 
 
 @pytest.mark.parametrize(("text", "expected"), MISTAKES)
-def test_a_mistake_has_its_place(tmp_path: Path, text: str, expected: str) -> None:
+def test_a_mistake_has_its_position(tmp_path: Path, text: str, expected: str) -> None:
     found = messages(examined(tmp_path, text))
     assert any(expected in one for one in found), found
 

@@ -254,7 +254,7 @@ def test_each_mistake_has_its_keyword(tmp_path: Path) -> None:
     assert found == POINTERS.read_text().splitlines()
 
 
-def test_a_mistake_of_several_jobs_is_at_its_place(tmp_path: Path) -> None:
+def test_a_mistake_of_several_jobs_is_at_its_position(tmp_path: Path) -> None:
     text = "default:\n  retry: 3\na: {script: x}\nb: {script: x, rules: [{if: $CI}], only: [x]}"
     assert [one.partition(": ")[0] for one in said(tmp_path, text)] == ["2:10", "4:4"]
 

@@ -146,7 +146,7 @@ job: {extends: [.two, .other], variables: {D: 4}}
     assert (found["script"], found["tags"]) == (["two"], ["y"])
 
 
-def test_references_are_nested_flat_and_keep_the_place_of_their_text(tmp_path: Path) -> None:
+def test_references_are_nested_flat_and_keep_the_position_of_their_text(tmp_path: Path) -> None:
     text = """\
 .a: {script: [one, two]}
 .b: {script: [!reference [.a, script], three]}
@@ -232,7 +232,7 @@ spec:
 """
 
 
-def test_inputs_are_replaced_in_the_text_and_places_stay_those_of_the_file(tmp_path: Path) -> None:
+def test_inputs_are_replaced_in_the_text_and_positions_stay_those_of_the_file(tmp_path: Path) -> None:
     text = "include: {local: part.yml, inputs: {name: abcdef}}\n"
     found = loaded(tmp_path, text, part=INPUTS)
     assert [str(one).partition(": ")[0] for one in found.problems] == ["part.yml:12:3"]
@@ -345,7 +345,7 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize(("text", "said"), MISTAKES)
-def test_a_mistake_has_its_place_and_the_next_move(tmp_path: Path, text: str, said: str) -> None:
+def test_a_mistake_has_its_position_and_the_next_move(tmp_path: Path, text: str, said: str) -> None:
     found = problems(tmp_path, text + "\n")
     assert len(found) == 1, found
     assert said in found[0]

@@ -65,7 +65,7 @@ def test_no_more_is_made_of_too_many_than_says_so() -> None:
         assert len(instances(f"{{test: {{parallel: {parallel}}}}}")["test"]) == MOST + 1
 
 
-def test_an_instance_knows_its_place() -> None:
+def test_an_instance_knows_its_position() -> None:
     first, second = instances("{test: {parallel: {matrix: [{A: [x, y]}]}}}")["test"]
     assert (first.matrix, first.index, first.total) == ({"A": "x"}, 1, 2)
     assert (second.matrix, second.index, second.total) == ({"A": "y"}, 2, 2)
