@@ -174,7 +174,7 @@ class Candidates:
         if (found := system_of(job, config.pools)) is not None:
             tag, system = found
             one = f"its tag {text_of(tag)} is of runners with {system}; jobs run on Linux here"
-            return Withheld(one, f"they want runners with {system}")
+            return Withheld(one, f"they want runners with {system}", even_if_named=self.selection.if_possible)
         environment = job.get("environment")
         action = text_of(environment.get("action")) if environment is not None else ""
         deploys = environment is not None and action in ("", "start", "stop")

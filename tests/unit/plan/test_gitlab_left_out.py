@@ -57,6 +57,11 @@ def test_what_deploys_and_what_needs_it_is_left_out_and_said_in_one_line(tmp_pat
     assert [need.job for need in found.job("maybe").needs or ()] == ["build"]
 
 
+def test_images_are_those_of_the_jobs_that_can_run_here(tmp_path: Path) -> None:
+    text = "a: {script: x}\nwin: {script: x, tags: [windows]}\nafter: {script: x, needs: [win]}\n"
+    assert names(plan(tmp_path, text=text, jobs=("a", "win", "after"), if_possible=True)) == ["a"]
+
+
 def test_the_setting_runs_them(tmp_path: Path) -> None:
     found = plan(tmp_path, Config(deploy=True))
     assert [one.id for one in found.left_out] == ["win", "other"]
