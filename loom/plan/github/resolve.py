@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from loom.config import Config
@@ -14,7 +15,7 @@ from loom.plan.selection import Choice
 from loom.plan.variables import EVENTS
 from loom.util.bounded import listed
 from loom.util.units import meant
-from loom.util.yaml_file import Node, text_of
+from loom.util.yaml_file import Node, items_of, text_of
 from loom.workflow.github import yaml
 from loom.workflow.github.events import DISPATCH
 from loom.workflow.github.shapes import UNSUPPORTED
@@ -23,6 +24,7 @@ from loom.workflow.predefined import KNOWN_TO_PLANS
 from loom.workflow.sources import Repositories
 
 HELD = "GH_LEFT_OUT"
+_INSTALLS = re.compile(r"(?m)(?<!\\\n)^[ \t]*(apt(?:-get)?) (?:-\S+ )*(?:install|update|upgrade)\b")
 
 
 def resolve(workflows: Workflows, selection: p.JobSelection, context: p.ResolveContext) -> p.Plan:
@@ -109,7 +111,8 @@ def rehearse(
     made.there = frozenset(one.id for one in found)
     jobs = [(candidate.entry, made.job(candidate)) for candidate in found]
     built = list(zip(found, (job for _, job in jobs), strict=True))
-    problems = [*candidates.problems.found, *made.warnings(), *_replaced(built), *builder.held(found, code=HELD)]
+    differs = [*_replaced(built), *_as_root(found)]
+    problems = [*candidates.problems.found, *made.warnings(), *differs, *builder.held(found, code=HELD)]
     return list(dict.fromkeys(problems)), jobs
 
 
@@ -130,3 +133,13 @@ def _replaced(jobs: Iterable[tuple[GitHubCandidate, p.Job]]) -> Iterator[Problem
                 f"concurrency: {len(several)} jobs of the matrix share the group {group}: GitHub cancels all but {kept}"
             )
             yield node.file.problem(node, message, code=yaml.CODE, severity="warning")
+
+
+def _as_root(candidates: Iterable[GitHubCandidate]) -> Iterator[Problem]:
+    """Yield a warning of steps that install as root, which a job without `container` is here alone."""
+    for candidate in candidates:
+        if candidate.node.get("container") is None:
+            for run in filter(None, (step.get("run") for step in items_of(candidate.node.get("steps")))):
+                if (found := _INSTALLS.search(text_of(run))) is not None and "docker" not in text_of(run):
+                    message = f"on GitHub's machines steps are not root, as they are here: write `sudo {found[1]}`"
+                    yield run.file.problem(run, message, code=yaml.CODE, severity="warning")

@@ -584,6 +584,27 @@ def test_jobs_that_github_cancels_for_their_group_are_told(
     assert [problem.severity for problem in told] == (["warning"] if kept else [])
 
 
+@pytest.mark.parametrize(
+    ("job", "told"),
+    [
+        ("steps: [{run: 'apt-get -y install x'}]", "sudo apt-get"),
+        ('steps: [{uses: a/b@v1}, {run: "echo\\n  apt update"}]', "sudo apt"),
+        ("steps: [{run: 'sudo apt-get install x'}]", ""),
+        ('steps: [{run: "sudo timeout 3 \\\\\\n  apt-get install x"}]', ""),
+        ("steps: [{run: \"docker run x sh -c '\\napt-get install x'\"}]", ""),
+        ("steps: [{run: apt-get --version}]", ""),
+        ("container: a, steps: [{run: apt-get install x}]", ""),
+    ],
+)
+def test_commands_of_root_are_told_where_github_has_another_user(
+    planned: Planned, tmp_path: Path, job: str, told: str
+) -> None:
+    write(tmp_path, f"on: push\njobs: {{x: {{runs-on: ubuntu-latest, strategy: {{matrix: {{a: [1, 2]}}}}, {job}}}}}")
+    found = rehearse(load(tmp_path / ".github/workflows", tmp_path, ResolveContext))[0]
+    said = [each.message for each in found if each.severity == "warning" and "root" in each.message]
+    assert said == ([f"on GitHub's machines steps are not root, as they are here: write `{told}`"] if told else [])
+
+
 def test_an_empty_environment_deploys_nothing(planned: Planned, tmp_path: Path) -> None:
     assert ids(planned(f'on: push\njobs: {{x: {{environment: "", {JOB}}}}}')) == ["x"]
     workflows = load(tmp_path / ".github/workflows", tmp_path, ResolveContext)
