@@ -21,7 +21,7 @@ from loom.analysis.output import ReadLine, ReadOutput, earlier_error, lines_that
 from loom.analysis.patterns import FailureGroup
 from loom.analysis.reproduction import reproduce_command
 from loom.record.documents import DIAGNOSIS_SCHEMA, Document, Invocation, Milliseconds, Moment, Sha
-from loom.record.events import epoch_ns
+from loom.record.events import Section, epoch_ns
 from loom.record.unrecorded import Unrecorded
 from loom.status import Code, Count, FailingTest, Failure
 from loom.util import typed
@@ -128,7 +128,7 @@ class Diagnosis(Document, frozen=True, kw_only=True):
     telling_line: str | None = None
     """The line to look at first: the evidence of a cause, else an error of the command that ended the step, else its last
     line. Of a silent command: the command, and what it gave; of `exit`: of the last one before it that printed something. Of a
-    job whose time was over, or that could not run: loom's message."""
+    job whose time was over, that could not run, or whose child pipeline failed: loom's message."""
     earlier_error: str | None = None
     """The last error before the output of the command that ended the step, which the script survived; no cause."""
     locations: list[Location]
@@ -224,8 +224,8 @@ def diagnose(evidence: Evidence) -> Diagnosis:
     unnamed = (job.get("finding_reports") or {}).get("findings", 0) - len(found) if found else 0
     groups = patterns.groups(failures, tests)
     telling = None if silent else _telling_line(causes, of_output, output, at, of_loom)
-    if ending.get("status") == "timed_out" and not any(cause.line for cause in causes):
-        telling = ending.get("error") or telling  # an error that it printed did not end it
+    if (ending.get("status") == "timed_out" or section == Section.CHILD) and not any(cause.line for cause in causes):
+        telling = ending.get("error") or telling  # what was printed did not end it, or is a child's screen
     return Diagnosis(
         run_id=evidence.run_id,
         state=evidence.state,

@@ -157,6 +157,12 @@ def test_the_telling_line_of_a_step_that_ran_out_of_time_is_looms(printed: str) 
     assert diagnose(evidence(lines=[printed], job=job)).telling_line == "script/01 ran out of time"
 
 
+def test_the_telling_line_of_a_child_pipeline_names_its_job() -> None:
+    job = {"error": "child pipeline: run 2 ended with failure: bad", "failing_section": "child", "failing_step": None}
+    found = diagnose(evidence(lines=["✗ bad  failed in 1 s"], job=job, unit=(None, "child")))
+    assert found.telling_line == "child pipeline: run 2 ended with failure: bad"
+
+
 def test_a_service_that_ended_is_the_cause_of_a_name_without_an_address() -> None:
     printed = "socket.gaierror: [Errno -2] Name or service not known"
     job = {"warnings": ["service db ended while the job ran: exit code 3"]}
