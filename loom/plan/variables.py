@@ -222,6 +222,19 @@ def _of_merge_request(commit: HeadCommit, variables: Mapping[str, str | None]) -
     }
 
 
+def of_job(name: str, job_id: str, stage: str, title: str = "") -> dict[str, str]:
+    """Return the variables of a job that its rules see. `title`: GitLab's name of one instance."""
+    return {
+        "LOOM_JOB_NAME": name,
+        "LOOM_JOB_ID": job_id,
+        "LOOM_JOB_STAGE": stage,
+        "LOOM_JOB_TARGET": "linux",
+        "CI_JOB_NAME": title or name,
+        "CI_JOB_NAME_SLUG": slug(title or name),
+        "CI_JOB_STAGE": stage,
+    }
+
+
 def of_plan(*, job_id: str, project_dir: str | None) -> dict[str, str]:
     """Return the variables of `for_job` that are known while planning, to expand the plan's texts."""
     values = {"CI_JOB_ID": job_id, "CI_CONCURRENT_ID": "0", "CI_CONCURRENT_PROJECT_ID": "0"}
@@ -243,16 +256,10 @@ def for_job(job: Job, *, project_dir: str, image_name: str, project_url: str = "
         "CI_SHARED_ENVIRONMENT" if job.image is None else "CI_DISPOSABLE_ENVIRONMENT": "true",
     }
     return {
-        "LOOM_JOB_NAME": job.name,
-        "LOOM_JOB_ID": job.id,
-        "LOOM_JOB_STAGE": job.stage,
-        "LOOM_JOB_TARGET": job.target,
+        **of_job(job.name, job.id, job.stage),
         "LOOM_JOB_IMAGE": image_name,
         "LOOM_PROVIDER": job.provider.partition(":")[0],
         **of_plan(job_id=job.id, project_dir=project_dir),
-        "CI_JOB_NAME": job.name,
-        "CI_JOB_NAME_SLUG": slug(job.name),
-        "CI_JOB_STAGE": job.stage,
         "CI_JOB_STATUS": "running",
         "CI_JOB_IMAGE": image_name,
         "CI_RUNNER_EXECUTABLE_ARCH": machine(),

@@ -10,6 +10,7 @@ import re
 import time
 from collections.abc import Iterator
 from functools import lru_cache
+from typing import Any
 
 from msgspec import Struct
 
@@ -107,18 +108,6 @@ def _check_size(source: str) -> None:
         )
 
 
-def pattern_for_search(written: str, source: str, flags: int) -> Pattern:
-    """Check a pattern in the syntax of the library that searches, which is wider than Python's. Raises PatternError."""
-    import regex  # late: see `groups_in`
-
-    _check_size(source)
-    try:
-        regex.compile(source, flags)
-    except (regex.error, OverflowError, RecursionError, ValueError) as error:
-        raise PatternError(f"not a pattern: {error}") from error
-    return Pattern(written=written, source=source, flags=flags)
-
-
 @lru_cache(maxsize=256)
 def compile_pattern(written: str) -> Pattern:
     """Parse `/pattern/flags`. Raises PatternError."""
@@ -131,11 +120,16 @@ def compile_pattern(written: str) -> Pattern:
     return pattern_of(source.replace("\\/", "/"), int(flags), written)
 
 
-def pattern_of(source: str, flags: int = 0, written: str | None = None) -> Pattern:
-    """Check a pattern that is written without slashes. Raises PatternError."""
+def pattern_of(source: str, flags: int = 0, written: str | None = None, *, wider: bool = False) -> Pattern:
+    """Check a pattern that is written without slashes; `wider`: in the syntax of the searching library. Raises PatternError."""
     _check_size(source)
+    engine: Any = re
+    if wider:
+        import regex  # late: see `Search`
+
+        engine = regex
     try:
-        re.compile(source, flags)
-    except (re.error, OverflowError, RecursionError) as error:
+        engine.compile(source, flags)
+    except (engine.error, OverflowError, RecursionError, ValueError) as error:
         raise PatternError(f"not a pattern: {error}") from error
     return Pattern(written=written or source, source=source, flags=flags)

@@ -11,7 +11,7 @@ import pytest
 
 from loom.runner.own_output import Coverage
 from loom.workflow import patterns
-from loom.workflow.patterns import Pattern, PatternError, Search, SearchError, pattern_for_search, pattern_of
+from loom.workflow.patterns import Pattern, PatternError, Search, SearchError, pattern_of
 from tests.support.waiting import promptly
 
 from .conftest import Victim
@@ -117,7 +117,7 @@ def test_a_search_ends_and_all_searches_of_one_pattern_do(monkeypatch: pytest.Mo
     ],
 )
 def test_a_pattern_that_takes_long_to_compile_is_refused(source: str) -> None:
-    for check in (pattern_of, lambda text: pattern_for_search(text, text, 0)):
+    for check in (pattern_of, lambda text: pattern_of(text, wider=True)):
         with promptly(), pytest.raises(PatternError, match=r"the counts in braces repeat more than|multiple repeat"):
             check(source)
 

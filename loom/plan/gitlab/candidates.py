@@ -10,12 +10,12 @@ from msgspec.structs import replace
 
 from loom.plan import model as p
 from loom.plan.candidates import Candidate, Withheld, by_name, in_plan_order
-from loom.plan.variables import of_plan
+from loom.plan.variables import of_job, of_plan
 from loom.util.yaml_file import Node, fields_of, one_or_more, text_of
 from loom.workflow.facts import Variable
 from loom.workflow.gitlab import needs, rules, yaml
 from loom.workflow.gitlab.pipeline import Entry, Pipeline
-from loom.workflow.gitlab.predefined import for_job, of_environment, url_of_environment
+from loom.workflow.gitlab.predefined import for_instance, of_environment, url_of_environment
 from loom.workflow.gitlab.variables import Scope, expand, in_environment, layers, read
 from loom.workflow.instances import Instance, instances
 from loom.workflow.messages import Problems
@@ -117,11 +117,8 @@ class Candidates:
     def job_values(self, entry: Entry, instance: Instance) -> dict[str, str]:
         """Return the predefined variables of one job that its rules see."""
         return {
-            **for_job(entry, instance),
-            "LOOM_JOB_NAME": entry.name,
-            "LOOM_JOB_ID": instance.id,
-            "LOOM_JOB_STAGE": entry.stage,
-            "LOOM_JOB_TARGET": "linux",
+            **of_job(entry.name, instance.id, entry.stage, instance.title),
+            **for_instance(instance),
             "LOOM_WORKFLOW_PATH": self.pipeline.path,
         }
 

@@ -8,9 +8,8 @@ from loom.errors import WorkflowError
 from loom.plan import model as p
 from loom.plan.candidates import Candidate, in_plan_order
 from loom.plan.placement import pool_for
-from loom.plan.variables import of_plan
+from loom.plan.variables import of_job, of_plan
 from loom.util import globs
-from loom.util.slugs import slug
 from loom.util.toposort import CycleError
 from loom.util.yaml_file import Node
 from loom.workflow import expressions, interpolation
@@ -35,18 +34,12 @@ def job_values(
     fields = entry.fields
     pool = pool_for(fields.get("runner_pool"), has_image="image" in fields, selection=selection, config=context.config)
     project_dir = p.PROJECT_DIR if pool.in_container else context.host_project_dir
-    values = {
-        "CI_JOB_NAME": entry.name,
-        "CI_JOB_NAME_SLUG": slug(entry.name),
-        "CI_JOB_STAGE": fields.get("stage", ""),
-        "LOOM_JOB_NAME": entry.name,
-        "LOOM_JOB_ID": job_id,
-        "LOOM_JOB_STAGE": fields.get("stage", ""),
-        "LOOM_JOB_TARGET": "linux",
+    return {
+        **of_job(entry.name, job_id, fields.get("stage", "")),
+        **of_plan(job_id=job_id, project_dir=project_dir),
         "LOOM_PROVIDER": pool.provider,
         "LOOM_WORKFLOW_PATH": workflow.path,
     }
-    return {**values, **of_plan(job_id=job_id, project_dir=project_dir)}
 
 
 def candidate_of(entry: Entry, instance: Instance, decided: RuleDecision) -> EntryCandidate:

@@ -352,18 +352,19 @@ def _called(call: Call, contexts: Mapping[str, Value], functions: Mapping[str, F
         raise InvalidExpression(str(error), call.position) from error
 
 
-def _is_plain(value: Value) -> bool:
-    return not isinstance(value, list | Mapping)
+def _without_case(compare: Callable[[str, str], bool]) -> Callable[[Value, Value], bool]:
+    def compared(whole: Value, part: Value) -> bool:
+        texts = [text_of(one).lower() for one in (whole, part) if not isinstance(one, list | Mapping)]
+        return len(texts) == 2 and compare(*texts)
+
+    return compared
 
 
-def _folded(value: Value) -> str:
-    return text_of(value).lower()
+_in_text = _without_case(str.__contains__)
 
 
 def _contains(search: Value, item: Value) -> bool:
-    if isinstance(search, list):
-        return any(equal(one, item) for one in search)
-    return _is_plain(search) and _is_plain(item) and _folded(item) in _folded(search)
+    return any(equal(one, item) for one in search) if isinstance(search, list) else _in_text(search, item)
 
 
 def _format(template: Value, *values: Value) -> str:
@@ -411,12 +412,8 @@ def _bounded(text: str) -> str:
 
 _FUNCTIONS: Mapping[str, tuple[int, int, Function | None]] = {
     "contains": (2, 2, _contains),
-    "startswith": (
-        2,
-        2,
-        lambda one, start: _is_plain(one) and _is_plain(start) and _folded(one).startswith(_folded(start)),
-    ),
-    "endswith": (2, 2, lambda one, end: _is_plain(one) and _is_plain(end) and _folded(one).endswith(_folded(end))),
+    "startswith": (2, 2, _without_case(str.startswith)),
+    "endswith": (2, 2, _without_case(str.endswith)),
     "format": (1, 255, _format),
     "join": (1, 2, _join),
     "tojson": (1, 1, json_of),

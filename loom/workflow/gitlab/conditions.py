@@ -128,7 +128,7 @@ def compile_pattern(written: str) -> Pattern:
         source = _ENDS.sub(lambda found: r"\Z" if found[0] == "$" else found[0], source)
     source = re.sub(r"\\(.)", lambda found: r"\Z" if found[1] == "z" else found[0], source, flags=re.DOTALL)
     given = sum(int(patterns.FLAGS[letter]) for letter in set(flags) if letter != "U")  # U: greed does not decide
-    return patterns.pattern_for_search(written, source, given)
+    return patterns.pattern_of(source, given, written, wider=True)
 
 
 _CALLED = {"reference": "back-references", "around": "lookaround", "possessive": "possessive repeats"}

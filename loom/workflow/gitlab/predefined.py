@@ -6,9 +6,7 @@ import hashlib
 import re
 from collections.abc import Mapping
 
-from loom.util.slugs import slug
 from loom.util.yaml_file import Kind, Node, text_of
-from loom.workflow.gitlab.pipeline import Entry
 from loom.workflow.gitlab.variables import expand
 from loom.workflow.instances import Instance
 
@@ -23,14 +21,11 @@ _NUMBERED = re.compile(r"([\s:]+(\[.*\]|\d+[\s:/\\]+\d+)){1,3}\s*\Z")
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 
 
-def for_job(entry: Entry, instance: Instance) -> dict[str, str]:
-    """Return the variables that a GitLab job has before it runs."""
+def for_instance(instance: Instance) -> dict[str, str]:
+    """Return the variables that only GitLab's jobs have before they run."""
     values = {
         "GITLAB_CI": "true",
-        "CI_JOB_NAME": instance.title,
-        "CI_JOB_NAME_SLUG": slug(instance.title),
         "CI_JOB_GROUP_NAME": _NUMBERED.sub("", instance.title).strip(),
-        "CI_JOB_STAGE": entry.stage,
         "CI_NODE_TOTAL": str(instance.total or 1),
     }
     return values if instance.index is None else {**values, "CI_NODE_INDEX": str(instance.index)}

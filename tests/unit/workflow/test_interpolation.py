@@ -1,7 +1,7 @@
 import pytest
 
 from loom.util.toposort import CycleError
-from loom.workflow.interpolation import expand, expand_all, names
+from loom.workflow.interpolation import MAX_LENGTH, ExpansionTooLong, expand, expand_all, names
 
 
 @pytest.mark.parametrize(
@@ -22,6 +22,14 @@ from loom.workflow.interpolation import expand, expand_all, names
 )
 def test_expand(text: str, expected: str) -> None:
     assert expand(text, {"A": "1", "B": "2", "EMPTY": ""}) == expected
+
+
+def test_a_result_has_a_greatest_length() -> None:
+    values = {"A": "x" * (MAX_LENGTH // 2), "B": "x" * (MAX_LENGTH - 2)}
+    assert len(expand("$A$A", values)) == len(expand("$B..", values)) == MAX_LENGTH
+    for text in ("$A$A.", "$B...", "$A$B"):
+        with pytest.raises(ExpansionTooLong, match="exceeds 1024 KiB"):
+            expand(text, values)
 
 
 def test_variables_refer_to_each_other_in_any_order() -> None:

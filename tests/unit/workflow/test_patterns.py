@@ -10,7 +10,6 @@ from loom.workflow.patterns import (
     Search,
     SearchError,
     compile_pattern,
-    pattern_for_search,
     pattern_of,
 )
 
@@ -31,7 +30,7 @@ REPEATED = "the counts in braces repeat more than 100000 parts; write smaller on
     ],
 )
 def test_counts_in_braces_have_a_limit(most: str, beyond: str) -> None:
-    for check in (pattern_of, lambda source: pattern_for_search(source, source, 0)):
+    for check in (pattern_of, lambda source: pattern_of(source, wider=True)):
         assert check(most).source == most
         with pytest.raises(PatternError) as refused:
             check(beyond)
@@ -43,8 +42,8 @@ def test_a_pattern_keeps_what_was_written() -> None:
     assert compile_pattern("/a\\/b/im") == Pattern(written="/a\\/b/im", source="a/b", flags=2 | 8)
     assert pattern_of("a") == Pattern(written="a", source="a", flags=0)
     assert pattern_of("a", 2, "/a/") == Pattern(written="/a/", source="a", flags=2)
-    assert pattern_for_search("/a/", "a", 2) == Pattern(written="/a/", source="a", flags=2)
-    for check in (pattern_of, lambda source: pattern_for_search(source, source, 0)):
+    assert pattern_of("a", 2, "/a/", wider=True) == Pattern(written="/a/", source="a", flags=2)
+    for check in (pattern_of, lambda source: pattern_of(source, wider=True)):
         with pytest.raises(PatternError, match=r"^not a pattern: "):
             check("(")
 

@@ -205,3 +205,14 @@ def test_any_text_expands_or_is_a_cycle(values: dict[str, str], text: str) -> No
     except CycleError:
         return
     assert found.keys() == values.keys()
+
+
+def test_a_variable_that_is_not_expanded_hides_the_predefined_one_of_its_name() -> None:
+    layered = {"A": Variable(value="$Z", expand=False), "B": Variable(value="$A-$Z")}
+    assert expand_all(layered, {"A": "hidden", "Z": "z"}) == {"A": "$Z", "B": "$Z-z"}
+    of_session = {"A": Variable(value="text", file=True), "B": Variable(value="$A")}
+    assert expand_all(of_session, {"A": "hidden"}) == {"A": "text", "B": "$A"}
+
+
+def test_a_reference_without_a_name_is_empty_whatever_comes_late() -> None:
+    assert expand("${}|${|$LATE|$$", {}, late=lambda _name: True) == "||$LATE|$"
