@@ -13,7 +13,7 @@ from loom.workflow import wording
 from loom.workflow.keywords import Keyword, Shape, Support, Table, shape_of
 from loom.workflow.messages import NO_EFFECT, Problems
 from loom.workflow.parser import InvalidExpression
-from loom.workflow.words import NotA, Unrepeated
+from loom.workflow.words import NotA, Unrepeated, text_in
 
 MAX_LISTS = 10
 MAX_NODES = 500_000
@@ -32,7 +32,7 @@ def of_type(what: str, *types: type) -> Parser:
 
 
 PARSERS: Mapping[str, Parser] = {
-    "text": of_type("text", str),
+    "text": text_in,
     "scalar": of_type("text", str, bool, int, float),
     "integer": of_type("a whole number", int),
     "boolean": of_type("true or false", bool),
@@ -44,8 +44,6 @@ class Shapes(Problems, kw_only=True):
 
     parsers: ClassVar[Mapping[str, Parser]] = PARSERS
     """The types of single values, by the names that shapes have for them."""
-    needs_values: ClassVar[bool] = False
-    """A keyword without a value is wrong; else it is as good as none."""
     refused_code: str = ""
     idle_code: str = NO_EFFECT
     partial: bool = False
@@ -59,20 +57,27 @@ class Shapes(Problems, kw_only=True):
     def fields(self, node: Node, name: str, table: Table, key: Node | None = None) -> Any:
         """Return a mapping, which has this name in the table, without wrong and empty keywords."""
         known, found, sound = table.get(name, {}), {}, True
-        for one, row in known.items() if not self.partial else ():
-            if row.required and one not in node.value:
-                example = f": write `{one}: {row.example}`" if row.example else ""
-                self.say(key or node, f"the key {one} is missing{example}")
-                sound = False
         for written, child in node.value.items():
-            keyword = known.get(written)
-            if keyword is None and child.kind is not Kind.REFUSED:
-                self.unknown(node.keys.get(written, child), written, known)
-            elif (
-                keyword is not None and (value := self.value(child, keyword, table, node.keys.get(written))) is not None
-            ):
-                found[written] = value
+            at, keyword = node.keys.get(written), known.get(written)
+            if keyword is not None:
+                found[written] = self.value(child, keyword, table, at)
+            elif child.kind is not Kind.REFUSED:
+                self.unknown(at or child, written, known)
+        for one, row in known.items() if not self.partial else ():
+            child = node.value.get(one)
+            if row.required and (child is None or self._is_nothing(child, row)):
+                advice = f": write `{one}: {row.example}`" if row.example else "; add it"
+                self.say(node.keys.get(one) or key or node, f"the key {one} is missing{advice}")
+                sound = False
+        found = {written: value for written, value in found.items() if value is not None}
         return self.mapped(node, found, name, sound=sound and len(found) == len(node.value))
+
+    def _is_nothing(self, node: Node, keyword: Keyword) -> bool:
+        return node.kind is Kind.SCALAR and node.value is None and self.may_lack(keyword)
+
+    def may_lack(self, keyword: Keyword) -> bool:
+        """Return whether the keyword without a value is as good as no keyword; else it is wrong."""
+        return True
 
     def unknown(self, node: Node, name: str, known: Mapping[str, Keyword]) -> None:
         advice = self.meant(name, known, f"; the keys are {', '.join(known) or 'none'}")
@@ -80,7 +85,7 @@ class Shapes(Problems, kw_only=True):
 
     def value(self, node: Node, keyword: Keyword, table: Table, key: Node | None = None) -> Any:
         """Return the checked value; None for an empty or a wrong one."""
-        if node.kind is Kind.SCALAR and node.value is None and not self.needs_values:
+        if self._is_nothing(node, keyword):
             return None
         if (known := self._checked.get((node, keyword.name, self.partial))) is not None:
             return known
@@ -106,6 +111,10 @@ class Shapes(Problems, kw_only=True):
         match node.kind:
             case Kind.REFUSED:
                 return None
+            case Kind.MAPPING | Kind.LIST if keyword.filled and not node.value:
+                advice = "" if keyword.required else " or remove the key"
+                self.say(node, f"expected at least one entry, found none; add one{advice}")
+                return None
             case Kind.MAPPING if "map" in shape.kinds:
                 value = self.fields(node, keyword.name, table, key)
             case Kind.MAPPING if "open" in shape.kinds:
@@ -121,18 +130,17 @@ class Shapes(Problems, kw_only=True):
         if nests and depth(node) > MAX_LISTS:
             self.say(node, f"{keyword.name}: lists are nested deeper than {MAX_LISTS} levels")
             return None
-        sound = self._filled(node, keyword)
         values = [self._fitting(item, items, keyword, table) for item in (flat(node.value) if nests else node.value)]
         found = [one for one in values if one is not None]
-        return self.listed(node, found, sound=sound and len(found) == len(values))
+        return self.listed(node, found, sound=len(found) == len(values))
 
     def _open(self, node: Node, keyword: Keyword, table: Table) -> Any:
-        below, found, sound = table[keyword.name], {}, self._filled(node, keyword)
+        below, found, sound = table[keyword.name], {}, True
         for name, child in node.value.items():
             own, at = below.get(name), node.keys.get(name, child)
             if own is None:  # `include` of a matrix is a keyword; all others are names
                 sound &= self.named(keyword, name, at)
-            if own is None and child.value is None and child.kind is Kind.SCALAR and not self.needs_values:
+            if own is None and self._is_nothing(child, below["NAME"]):
                 found[name] = child  # an empty variable
             elif (value := self.value(child, own or below["NAME"], table, at)) is not None:
                 found[name] = value
@@ -156,12 +164,6 @@ class Shapes(Problems, kw_only=True):
                 return None
         self.say(node, wording.unfit(node, shape, types, keyword.form if "map" in shape.kinds else ""))
         return None
-
-    def _filled(self, node: Node, keyword: Keyword) -> bool:
-        is_empty = keyword.filled and not node.value
-        if is_empty:
-            self.say(node, "expected at least one entry, found none; add one or remove the key")
-        return not is_empty
 
     def named(self, keyword: Keyword, name: str, node: Node) -> bool:
         """Check a name in a mapping of any names; False after reporting it."""

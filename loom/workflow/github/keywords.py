@@ -27,6 +27,7 @@ _EVENTS = """
     status watch workflow_call workflow_dispatch workflow_run
 """
 EVENTS = tuple(_EVENTS.split())
+_ONE_EVENT = " ".join(EVENTS)
 _BRANCHES = ("branches", "branches-ignore")
 _PATHS = ("paths", "paths-ignore")
 FILTERS: Mapping[str, tuple[str, ...]] = {
@@ -119,7 +120,7 @@ ROOT_KEYWORDS = (
     Keyword("name", "scalar"),
     Keyword("description", "scalar"),
     Keyword("run-name", "scalar", _RUN_NAME, _NONE),
-    Keyword("on", "(" + " ".join(EVENTS) + ") | [(" + " ".join(EVENTS) + ")] | map"),
+    Keyword("on", f"({_ONE_EVENT}) | [({_ONE_EVENT})] | map", required=True, filled=True, example="push"),
     *_events(),
     Keyword("on:schedule:cron", "text", required=True),
     Keyword("on:schedule:timezone", "text"),
@@ -141,7 +142,7 @@ ROOT_KEYWORDS = (
     Keyword("concurrency:group", "nonempty", required=True),
     Keyword("concurrency:cancel-in-progress", "boolean"),
     Keyword("concurrency:queue", "(single max)"),
-    Keyword("jobs", "open"),
+    Keyword("jobs", "open", required=True, filled=True),
     Keyword("jobs:NAME", "any"),
 )
 

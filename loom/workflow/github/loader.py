@@ -146,10 +146,6 @@ class WorkflowReader:
 
     def _checked(self, name: str, label: str, whole: Node) -> WorkflowFile:
         root, jobs, written = self.problems.fields(whole, "", ROOT_TABLE), {}, whole.get("jobs")
-        for wanted in ("on", "jobs"):
-            if whole.get(wanted) is None or whole.value[wanted].value in (None, {}, []):
-                what = "the events that start it, such as `on: push`" if wanted == "on" else "the jobs"
-                self.problems.say(whole.keys.get(wanted) or whole, f"`{wanted}` is missing: {what}")
         for job, node in fields_of(written).items():
             key = written.keys.get(job, node) if written is not None else node
             if not _ID.fullmatch(job):

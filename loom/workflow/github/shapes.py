@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
-from loom.util.yaml_file import Kind, Node, scalars_of
+from loom.util.yaml_file import Node, scalars_of
 from loom.workflow import shapes
 from loom.workflow.github import expressions, yaml
 from loom.workflow.github.keywords import CONTEXTS, JOB, ROOT_KEYWORDS
-from loom.workflow.keywords import Keyword, Shape, Table, shape_of, tabled
+from loom.workflow.keywords import Keyword, Shape, shape_of, tabled
 from loom.workflow.messages import GITHUBS_NO_EFFECT, Problems
 from loom.workflow.parser import InvalidExpression
 from loom.workflow.words import NotA
@@ -37,13 +37,11 @@ class GitHubShapes(shapes.Shapes, kw_only=True):
     refused_code: str = UNSUPPORTED
     idle_code: str = GITHUBS_NO_EFFECT
 
-    def value(self, node: Node, keyword: Keyword, table: Table, key: Node | None = None) -> Any:
-        shape, name = shape_of(keyword.shape), keyword.name
-        may_lack = name.startswith("on:") and name.count(":") != 2  # an event alone, and an input of one
-        may_lack = may_lack or not {"any", "text", "scalar"}.isdisjoint(shape.kinds)
-        if node.kind is Kind.SCALAR and node.value is None and not may_lack:
-            self.single(node, shape, keyword)
-        return super().value(node, keyword, table, key)
+    def may_lack(self, keyword: Keyword) -> bool:
+        is_of_event = (
+            keyword.name.startswith("on:") and keyword.name.count(":") != 2
+        )  # an event alone, and an input of one
+        return is_of_event or not {"any", "text", "scalar"}.isdisjoint(shape_of(keyword.shape).kinds)
 
     def single(self, node: Node, shape: Shape, keyword: Keyword) -> Any:
         if isinstance(node.value, str) and "${{" in node.value and (shape.words or {*shape.kinds} - {"map", "open"}):

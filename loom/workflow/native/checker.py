@@ -19,7 +19,9 @@ class Checker(shapes.Shapes):
 
     parsers: ClassVar[Mapping[str, shapes.Parser]] = {name: kind.parse for name, kind in TYPES.items()}
     checks: ClassVar[Mapping[str, Check]] = {}
-    needs_values: ClassVar[bool] = True
+
+    def may_lack(self, keyword: Keyword) -> bool:
+        return False
 
     def mapped(self, node: Node, found: dict[str, Any], name: str, *, sound: bool) -> Any:
         wrong = self.checks[name](found, self.partial) if sound and name in self.checks else None

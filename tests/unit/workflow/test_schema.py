@@ -40,6 +40,7 @@ BEYOND_SHAPES = {
     "texts",
     "variable_cycle",
     "keys_that_are_no_text",
+    "incomplete_templates",
 }
 """Broken in a way that only the loader can tell: what a name refers to, a circle, a value's own language."""
 

@@ -48,10 +48,10 @@ MISTAKES = [
     ("- a\n", "1:1 / expected a mapping with `on` and `jobs`"),
     (
         "jobs: {x: {runs-on: a, steps: [{run: x}]}}",
-        "1:1 / `on` is missing: the events that start it, such as `on: push`",
+        "1:1 / the key on is missing: write `on: push`",
     ),
-    ("on: push\n", "1:1 / `jobs` is missing: the jobs"),
-    ("on: push\njobs: {}\n", "2:1 /jobs `jobs` is missing: the jobs"),
+    ("on: push\n", "1:1 / the key jobs is missing; add it"),
+    ("on: push\njobs: {}\n", "2:7 /jobs expected at least one entry, found none; add one"),
     (f"{SOUND}job: x\n", "3:1 /job unknown key job; did you mean jobs?"),
     (SOUND.replace("push", "pusj"), "1:5 /on expected a mapping or one of the documented words or a list"),
     (
