@@ -62,8 +62,8 @@ def _clauses(node: Node | None, key: str, scope: Scope, facts: Facts, problems: 
         message = f"{key}:kubernetes: a local run has no cluster of GitLab's; remove it, or use `rules`"
         problems.say(kubernetes, message, code="GL_UNSUPPORTED")
     if (variables := node.get("variables")) is not None:
-        holds = [_holds(written, f"{key}:variables", scope, problems) for written in one_or_more(variables)]
-        found.append(("variables", any(holds)))
+        several = [holds(written, f"{key}:variables", scope, problems) for written in one_or_more(variables)]
+        found.append(("variables", any(several)))
     if (changes := node.get("changes")) is not None:
         try:
             found.append(
@@ -74,7 +74,8 @@ def _clauses(node: Node | None, key: str, scope: Scope, facts: Facts, problems: 
     return found
 
 
-def _holds(node: Node, keyword: str, scope: Scope, problems: Problems) -> bool:
+def holds(node: Node, keyword: str, scope: Scope, problems: Problems) -> bool:
+    """Evaluate a condition; one that is invalid, or takes too long, is a problem and does not hold."""
     try:
         return conditions.holds(text_of(node), scope.written)
     except (InvalidExpression, SearchError) as error:

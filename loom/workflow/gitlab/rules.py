@@ -19,7 +19,6 @@ from loom.workflow.gitlab import conditions, durations, paths, policies
 from loom.workflow.gitlab.pipeline import Entry, Pipeline
 from loom.workflow.gitlab.variables import GIVE, Scope, expand_existing, read
 from loom.workflow.parser import InvalidExpression
-from loom.workflow.patterns import SearchError
 from loom.workflow.predefined import NOT_SET
 from loom.workflow.rules import NO_MATCH, NO_PIPELINE, RuleDecision, decision
 
@@ -183,11 +182,7 @@ def _parsed(rules: Node | None, problems: Problems) -> Iterator[tuple[int, Node]
 
 def _applies(rule: Node, scope: Scope, facts: Facts, problems: Problems) -> bool:
     node = rule.get("if")
-    try:
-        if node is not None and node.value is not None and not conditions.holds(text_of(node), scope.written):
-            return False
-    except SearchError as error:
-        problems.say(node or rule, f"rules:if: {error}")
+    if node is not None and node.value is not None and not policies.holds(node, "rules:if", scope, problems):
         return False
     changes, exists = rule.get("changes"), rule.get("exists")
     try:

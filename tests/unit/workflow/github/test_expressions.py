@@ -21,6 +21,7 @@ from loom.workflow.github.expressions import (
     number_of,
     parse,
     parts_of,
+    property_in,
     text_of,
     truth,
 )
@@ -330,6 +331,22 @@ def test_what_a_tree_asks_for() -> None:
     tree = parse("always() && contains(needs.*.result, matrix['os'])")
     assert contexts_in(tree) == {"needs", "matrix"}
     assert functions_in(tree) == {"always", "contains"}
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("github.token", "token"),
+        ("GITHUB['Token']", "Token"),
+        ("inputs.token", None),
+        ("github[inputs.token]", None),
+        ("github.event.token", None),
+        ("github.*", None),
+        ("github", None),
+    ],
+)
+def test_a_property_of_a_context_has_its_name(text: str, name: str | None) -> None:
+    assert property_in(parse(text), "github") == name
 
 
 def test_a_result_has_a_limit() -> None:

@@ -85,6 +85,8 @@ HOLDS = [
     ("$A =~ $P", {"A": "main", "P": "^ma"}, False),
     ("$A =~ $P", {"A": "main", "P": "xxmainxx"}, True),
     ("$A =~ $P", {"A": "main"}, False),
+    ("$A =~ true", {"A": "true"}, False),
+    ("$A !~ !$A", {"A": "main"}, True),
     ("$A !~ $P", {"A": "main"}, True),
     ("$A =~ $P", {"A": "a", "P": "/(/"}, False),
     # and, or, not, parentheses
