@@ -102,7 +102,7 @@ def save_lock(path: Path, lock: ImageLock) -> None:
 
 
 class ImageUse(Struct, frozen=True, kw_only=True):
-    """One image of a plan and its users: job ids, and `job/service` for services."""
+    """One image of a plan and its users: job ids, and `job/service` or `job/action`."""
 
     image: Image
     used_by: tuple[str, ...]
@@ -114,6 +114,9 @@ def images_of(plan: Plan) -> tuple[ImageUse, ...]:
     for job in plan.jobs:
         wanted = [(job.id, job.image)] if job.image is not None else []
         wanted += [(f"{job.id}/{service.name}", service.image) for service in job.services]
+        for action in (step.late.action for step in job.steps if step.late is not None):
+            if action is not None and action.image.startswith("docker://"):
+                wanted.append((f"{job.id}/{action.uses}", Image(name=action.image.removeprefix("docker://"))))
         for user, image in wanted:
             _, users = uses.setdefault(identity(image), (image, []))
             users.append(user)

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from loom.errors import ImageError, RequestError
 from loom.images.reference import normal_platform, parse_reference
@@ -15,7 +16,8 @@ from loom.plan.image_lock import (
     save_lock,
     shown,
 )
-from loom.plan.model import Build, Image, Job, Plan, Service
+from loom.plan.late import Action, LateStep
+from loom.plan.model import Build, Image, Job, Plan, Service, Step
 
 A = "sha256:" + "a" * 64
 B = "sha256:" + "b" * 64
@@ -139,6 +141,11 @@ def job(job_id: str, image: Image | None, *services: Service) -> Job:
     return Job(id=job_id, name=job_id, stage="test", steps=(), provider="docker", image=image, services=services)
 
 
+def step(uses: str, image: str) -> Step:
+    action = Action(uses=uses, using="docker", image=image)
+    return Step(phase="script", number=1, script=uses, late=LateStep(kind="docker", action=action))
+
+
 def test_images_of_a_plan_once_each_with_their_users() -> None:
     db = Service(name="db", aliases=("db",), image=Image(name="postgres:17"))
     plan = Plan(
@@ -151,9 +158,19 @@ def test_images_of_a_plan_once_each_with_their_users() -> None:
             job("d", Image(build=Build(args={"X": "1"}))),
             job("e", Image(build=Build(args={"X": "2"}))),
             job("f", None),
+            replace(
+                job("g", None), steps=(step("docker://alpine:3", "docker://alpine:3"), step("o/r@v1", "Dockerfile"))
+            ),
         ),
     )
-    assert [use.used_by for use in images_of(plan)] == [("a", "b"), ("a/db", "b/db"), ("c",), ("d",), ("e",)]
+    assert [use.used_by for use in images_of(plan)] == [
+        ("a", "b"),
+        ("a/db", "b/db"),
+        ("c",),
+        ("d",),
+        ("e",),
+        ("g/docker://alpine:3",),
+    ]
 
 
 def test_a_lock_file_that_leads_out_or_can_not_be_used(tmp_path: Path) -> None:
