@@ -1,13 +1,9 @@
-"""Find what GitLab refuses in values whose shapes are right: keywords that exclude or require each other, numbers, lengths.
-
-Each row of LIMITS has a keyword's path, and what is wrong with its value; `""` is the job itself. A list on the way, or at the
-end, stands for each of its items, except where a row counts them.
-"""
+"""Find what GitLab refuses in values whose shapes are right: keywords that exclude or require each other, numbers, lengths."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -213,73 +209,64 @@ def _text(node: Node, key: str) -> str:
     return child.text if child is not None else ""
 
 
-LIMITS: tuple[tuple[str, Check], ...] = (
-    ("", _apart("rules", "only", "except", "start_in")),
-    ("", _apart("script", "trigger", "run")),
-    ("", _delayed_job),
-    ("", _of_trigger),
-    ("", _mirrors),
-    ("start_in", _at_most(WEEK)),
-    ("timeout", _at_most(MONTH)),
-    ("artifacts", _apart("access", "public")),
-    ("artifacts", _exposed),
-    ("cache[]", _count(0, 4, "caches")),
-    ("cache:key", _requires("files", "files_commits", one_of=True)),
-    ("cache:key", _apart("files", "files_commits")),
-    ("cache:key", _key),
-    ("cache:key:prefix", _key),
-    ("cache:key:files[]", _count(1, 2, "paths")),
-    ("cache:key:files_commits[]", _count(1, 2, "paths")),
-    ("cache:fallback_keys[]", _count(0, 5, "keys")),
-    ("coverage", _pattern),
-    ("environment", _environment),
-    ("environment:name", _environment),
-    ("environment:name", _length(255)),
-    ("environment:url", _length(255)),
-    ("environment:auto_stop_in", _stops_in),
-    ("except", _ref),
-    ("except:refs", _ref),
-    ("needs", _requires("job", "pipeline", one_of=True)),
-    ("name", _length(255)),  # of `workflow`
-    ("needs", _requires("project", when="ref")),
-    ("needs", _of_other_project),
-    ("only", _ref),
-    ("only:refs", _ref),
-    ("parallel", _copies),
-    ("parallel:matrix[]", _combined),
-    ("release:released_at", _moment),
-    ("retry", _between(0, 2)),
-    ("retry:max", _between(0, 2)),
-    ("rules", _delayed),
-    ("rules:start_in", _at_most(WEEK)),
-    *(
-        (f"rules:{key}{below}[]", _count(0, 50, "patterns"))
-        for key in ("changes", "exists")
-        for below in ("", ":paths")
-    ),
-    ("rules:changes", _requires("paths", "regexp", one_of=True)),
-    ("rules:exists", _requires("paths", "regexp", one_of=True)),
-    ("secrets:*", _requires(*_STORES, one_of=True)),
-    ("tags[]", _count(0, 49, "tags")),
-    ("trigger", _filled),
-    ("trigger:project", _filled),
-    ("trigger:include", _filled),
-    ("trigger", _apart("include", "project", "branch")),
-    ("trigger", _requires("include", "project", one_of=True)),
-    ("trigger:include[]", _count(1, 3, "files")),
-    ("trigger:include", _requires("job", when="artifact")),
-    ("trigger:include", _requires("file", when="project")),
+OF_JOB: tuple[Check, ...] = (
+    _apart("rules", "only", "except", "start_in"),
+    _apart("script", "trigger", "run"),
+    _delayed_job,
+    _of_trigger,
+    _mirrors,
 )
-
-
-def check(name: str, job: Node, problems: Problems) -> None:
-    """Report values that GitLab refuses in a job, in `default` or in `workflow`; their shapes are already checked."""
-    for path, wrong in LIMITS:
-        keyword, whole = path.removesuffix("[]"), path.endswith("[]")
-        parts = keyword.split(":") if keyword else []
-        for node in _at(job, parts, whole=whole):
-            if (why := wrong(node)) is not None:
-                problems.say(node, f"{keyword.removesuffix(':*') or name}: {why}")
+_PATTERNS = (_count(0, 50, "patterns"),)
+LIMITS: Mapping[str, tuple[Check, ...]] = {
+    "start_in": (_at_most(WEEK),),
+    "timeout": (_at_most(MONTH),),
+    "artifacts": (_apart("access", "public"), _exposed),
+    "cache[]": (_count(0, 4, "caches"),),
+    "cache:key": (_requires("files", "files_commits", one_of=True), _apart("files", "files_commits"), _key),
+    "cache:key:prefix": (_key,),
+    "cache:key:files[]": (_count(1, 2, "paths"),),
+    "cache:key:files_commits[]": (_count(1, 2, "paths"),),
+    "cache:fallback_keys[]": (_count(0, 5, "keys"),),
+    "coverage": (_pattern,),
+    "environment": (_environment,),
+    "environment:name": (_environment, _length(255)),
+    "environment:url": (_length(255),),
+    "environment:auto_stop_in": (_stops_in,),
+    "except": (_ref,),
+    "except:refs": (_ref,),
+    "needs": (
+        _requires("job", "pipeline", one_of=True),
+        _requires("project", when="ref"),
+        _of_other_project,
+    ),
+    "only": (_ref,),
+    "only:refs": (_ref,),
+    "parallel": (_copies,),
+    "parallel:matrix[]": (_combined,),
+    "release:released_at": (_moment,),
+    "retry": (_between(0, 2),),
+    "retry:max": (_between(0, 2),),
+    "rules": (_delayed,),
+    "rules:start_in": (_at_most(WEEK),),
+    "rules:changes": (_requires("paths", "regexp", one_of=True),),
+    "rules:changes[]": _PATTERNS,
+    "rules:changes:paths[]": _PATTERNS,
+    "rules:exists": (_requires("paths", "regexp", one_of=True),),
+    "rules:exists[]": _PATTERNS,
+    "rules:exists:paths[]": _PATTERNS,
+    "secrets:NAME": (_requires(*_STORES, one_of=True),),
+    "tags[]": (_count(0, 49, "tags"),),
+    "trigger": (
+        _filled,
+        _apart("include", "project", "branch"),
+        _requires("include", "project", one_of=True),
+    ),
+    "trigger:project": (_filled,),
+    "trigger:include": (_filled, _requires("job", when="artifact"), _requires("file", when="project")),
+    "trigger:include[]": (_count(1, 3, "files"),),
+    "workflow:name": (_length(255),),
+}
+"""By the keyword, of which a list has each of its items checked; with `[]`, the list as a whole, or the value in place of one."""
 
 
 def check_stops(jobs: Mapping[str, Node], problems: Problems) -> None:
@@ -303,14 +290,3 @@ def check_stops(jobs: Mapping[str, Node], problems: Problems) -> None:
 
 def _name(environment: Node) -> str:
     return (environment.get("name") or environment).text
-
-
-def _at(node: Node, parts: Sequence[str], *, whole: bool) -> Iterator[Node]:
-    if not parts:
-        yield from [node] if whole else one_or_more(node)
-        return
-    for owner in one_or_more(node):
-        fields = fields_of(owner)
-        for child in fields.values() if parts[0] == "*" else [fields[parts[0]]] if parts[0] in fields else []:
-            if child.value is not None:
-                yield from _at(child, parts[1:], whole=whole)

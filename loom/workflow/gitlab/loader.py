@@ -18,7 +18,7 @@ from loom.workflow.gitlab.pipeline import Entry, Pipeline
 from loom.workflow.gitlab.references import Resolver
 from loom.workflow.gitlab.shapes import JOB_TABLE, GitLabShapes
 from loom.workflow.loaded import Examined, content_of
-from loom.workflow.merge import extended, without
+from loom.workflow.merge import extended
 from loom.workflow.messages import in_order
 
 STAGES = ("build", "test", "deploy")
@@ -63,14 +63,11 @@ class _Assembly:
         defaults = _defaults_of(root)
         if (default := root.get("default")) is not None:
             self._filled(default)
-            limits.check("default", default, self.problems)
             for key in (key for key in GLOBALS if key in default.value and root.get(key) is not None):
                 why = f"{key} is at the root and in `default`; remove one"
                 self.problems.say(default.keys[key], why)
-        if (workflow := root.get("workflow")) is not None:
+        if root.get("workflow") is not None:
             self._filled(whole.value["workflow"])  # as written: without its wrong parts it may be empty
-            limits.check("workflow", workflow, self.problems)
-        limits.check("/", without(root, [name for name in root.value if name not in GLOBALS]), self.problems)
         entries: dict[str, Entry] = {}
         for name in _entry_names(root):
             entry = self._entry(name, root, content, defaults, stages)
@@ -115,7 +112,8 @@ class _Assembly:
                 self.problems.say(key, f"{why}; a name that is no job begins with a dot")
             return None
         checked = self.problems.fields(node, "", JOB_TABLE)
-        limits.check(name, checked, self.problems)
+        for why in filter(None, (limit(checked) for limit in limits.OF_JOB)):
+            self.problems.say(checked, f"{name}: {why}")
         entry = Entry(name=name, key=key, node=own, merged=_with_defaults(checked, defaults))
         self._sound(entry, stages)
         self._filled(node)

@@ -6,12 +6,12 @@ import re
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from loom.util.yaml_file import Node, mapping
+from loom.util.yaml_file import Kind, Node, mapping
 from loom.workflow import shapes
-from loom.workflow.gitlab import yaml
+from loom.workflow.gitlab import limits, yaml
 from loom.workflow.gitlab.durations import seconds
 from loom.workflow.gitlab.keywords import DEFAULTS, GLOBALS, JOB, ROOT_KEYWORDS, runner_variable
-from loom.workflow.keywords import Keyword, tabled
+from loom.workflow.keywords import Keyword, Shape, tabled
 from loom.workflow.words import NotA
 
 UNSUPPORTED = "GL_UNSUPPORTED"
@@ -46,6 +46,15 @@ class GitLabShapes(shapes.Shapes, kw_only=True):
 
     def nests(self, keyword: Keyword) -> bool:
         return _NESTS.fullmatch(keyword.name) is not None
+
+    def formed(self, value: Node, node: Node, shape: Shape, keyword: Keyword) -> Node:
+        """Report what GitLab refuses in a value whose shape is right."""
+        name = keyword.name.replace("workflow:rules", "rules")
+        each = limits.LIMITS.get(name, ()) if node.kind is not Kind.LIST else ()
+        whole = limits.LIMITS.get(f"{name}[]", ()) if shape.items is not None else ()
+        for why in filter(None, (check(value) for check in (*each, *whole))):
+            self.say(value, f"{name.removesuffix(':NAME').removeprefix('workflow:')}: {why}")
+        return value
 
     def root(self, root: Node) -> Node:
         """Check all but the jobs; return the root without its invalid parts."""

@@ -185,7 +185,7 @@ def test_a_job_without_a_checkout_starts_in_an_empty_directory(project: Project,
     [run] = project.runs()
     assert run["failing_job_id"] == "none"
     code, _, err = project.loom("pull", "last", "none")
-    assert (code, "none ran in an empty directory (by GIT_STRATEGY" in err) == (2, True)
+    assert (code, "none has none of your files: it began empty, by GIT_STRATEGY" in err) == (2, True)
 
 
 def test_a_debug_trace_prints_the_commands_of_the_shared_shell(project: Project) -> None:

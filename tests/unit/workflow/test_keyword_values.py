@@ -102,4 +102,4 @@ def fits(shapes: type[Shapes], keyword: Keyword, table: Table, text: str) -> boo
     assert node is not None
     made = shapes()
     made.value(node, keyword, table)
-    return not any(" expected " in f" {problem.message}" for problem in made.found)
+    return not any(problem.message.startswith("expected ") for problem in made.found)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from loom.workflow import instances as of_jobs
-from loom.workflow.gitlab import limits, needs
+from loom.workflow.gitlab import needs
+from loom.workflow.gitlab.shapes import JOB_TABLE, GitLabShapes
 from loom.workflow.instances import Instance
 from loom.workflow.job_ids import MOST
 from loom.workflow.messages import Problems
@@ -88,8 +89,8 @@ def test_an_instance_knows_its_position() -> None:
     ],
 )
 def test_a_number_of_instances_has_limits(text: str, wrong: bool) -> None:
-    problems = Problems()
-    limits.check("job", node(text), problems)
+    problems = GitLabShapes()
+    problems.fields(node(text), "", JOB_TABLE)
     assert bool(problems.found) is wrong
 
 
