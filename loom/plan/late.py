@@ -145,4 +145,4 @@ class LateStep(Struct, frozen=True, kw_only=True):
         """Return whether it makes the whole workspace a checkout of the project, as far as its texts say."""
         given = {name.lower(): text.strip() for name, text in self.inputs.items()}
         path = posixpath.normpath(given.get("path") or ".")
-        return self.kind == "checkout" and path == "." and not given.get("repository")
+        return self.kind == "checkout" and path == "." and not (given.get("repository") or given.get("sparse-checkout"))

@@ -116,7 +116,7 @@ def _source(here: Here, names: list[str]) -> _Source:
         return _Source(run=run, files=run.workspace, manifest=sharing.manifest, left_out={})  # all jobs share it
     if not job.has_snapshot:
         raise RequestError(
-            f"{job.job.id} has none of your files: it began empty, by GIT_STRATEGY or before an actions/checkout without `path`",
+            f"{job.job.id} has none of your files: it began empty, by GIT_STRATEGY or before an actions/checkout of all files",
             hint=f"`loom workspace {job.run.run_id} {job.job.id}` prints where they are",
             code="NO_CHECKOUT",
         )

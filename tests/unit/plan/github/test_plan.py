@@ -1125,6 +1125,7 @@ def test_a_job_without_a_matrix_is_the_only_one(planned: Planned) -> None:
         ("{run: ls}, {uses: actions/checkout@v4}", True),
         ("{uses: actions/checkout@v4, if: github.ref_name == 'x'}", True),
         ("{uses: actions/checkout@v4, with: {path: a}}", True),
+        ("{uses: actions/checkout@v4, with: {sparse-checkout: a}}", True),
         ("{uses: actions/checkout@v4, with: {repository: '${{ vars.X }}'}}", True),
         ("{uses: actions/checkout@v4}, {uses: actions/checkout@v4, with: {path: a}}", True),
     ],
