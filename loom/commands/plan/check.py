@@ -50,7 +50,7 @@ for file in "$1"/*[0-9]; do
   "$2" ${3:+-O "$3"} -n "$file" 2>"$file.err"
 done
 """
-_EXPRESSION = re.compile(r"\$\{\{.*?\}\}", re.DOTALL)
+_EXPRESSION = re.compile(r"\$\{\{(?:'[^']*'|[^'])*?\}\}")
 
 
 def check(workflow: Path | None, form: str, *, inputs: list[str] | None, strict: bool) -> int:

@@ -458,7 +458,7 @@ class GitHubCandidates:
         fits = {"boolean": bool, "number": float}.get(kind)
         if fits is None:
             return expressions.text_of(value)
-        if not isinstance(value, fits) and not self._everything:
+        if not isinstance(value, fits) and not (self._everything and "${{" in text_of(node)):
             self.problems.say(node, f"with: {name} is a {kind}, not {expressions.text_of(value)!r}")
         return value
 
