@@ -22,7 +22,15 @@ _TOKEN = re.compile(
     r"\\(?P<escaped>.)|(?P<deep>\*\*/)|(?P<all>\*\*)|(?P<star>\*)|(?P<set>\[[^]]+\])|(?P<other>.)", re.DOTALL
 )
 """The parts of a filter of branches, tags or paths."""
-_CRON = re.compile(r"\s*[\w*,/-]+(?:\s+[\w*,/?#-]+){4}\s*")
+_CRON = (
+    ("a minute", 0, 59, ""),
+    ("an hour", 0, 23, ""),
+    ("a day", 1, 31, ""),
+    ("a month", 1, 12, "jan feb mar apr may jun jul aug sep oct nov dec"),
+    ("a weekday", 0, 7, "sun mon tue wed thu fri sat"),
+)
+"""The fields of a schedule: the lowest and the highest value, and the names of values from the lowest on."""
+_TIMES = re.compile(r"(?:\*|(\w+)(?:-(?P<last>\w+))?)(?:/(0*[1-9]\d*))?", re.ASCII)
 _TYPES: Mapping[str, tuple[str, ...]] = {
     "pull_request": ("opened", "synchronize", "reopened"),
     "pull_request_target": ("opened", "synchronize", "reopened"),
@@ -146,9 +154,8 @@ def check(file: WorkflowFile, problems: Problems) -> None:
                 problems.say(other, why)
     for node in items_of(file.events.get("schedule")):
         cron = node.get("cron")
-        if cron is not None and not _CRON.fullmatch(text_of(cron)):
-            why = f"cron: expected minute, hour, day, month and weekday, found {text_of(cron)}"
-            problems.say(cron, why)
+        if cron is not None and (wrong := _wrong_in(text_of(cron))):
+            problems.say(cron, f"cron: expected {wrong}, found {text_of(cron)}")
     for event in (DISPATCH, CALL):
         for name, node in file.inputs(event).items():
             default = node.get("default")
@@ -159,6 +166,20 @@ def check(file: WorkflowFile, problems: Problems) -> None:
                     problems.say(default, f"default: {error}")
             if text_of(node.get("type")) == "choice" and not items_of(node.get("options")):
                 problems.say(node, f"{name}: a choice needs `options`")
+
+
+def _wrong_in(cron: str) -> str:
+    """Return what was expected of a schedule instead; empty for a valid one."""
+    if len(fields := cron.lower().split()) != len(_CRON):
+        return "minute, hour, day, month and weekday"
+    for field, (name, low, high, words) in zip(fields, _CRON, strict=True):
+        named = {word: str(number) for number, word in enumerate(words.split(), low)}
+        for times in map(_TIMES.fullmatch, field.split(",")):
+            written = [named.get(one, one) for one in times.groups() if one is not None] if times else ["none"]
+            fits = all(one.isdecimal() and low <= int(one) <= high for one in written)
+            if not fits or (times and times["last"] and int(written[0]) > int(written[1])):
+                return f"{name} from {low} to {high}"
+    return ""
 
 
 def value_of(name: str, node: Node, text: str) -> Any:

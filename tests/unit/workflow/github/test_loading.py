@@ -575,3 +575,26 @@ def test_keys_that_a_job_with_uses_may_have(tmp_path: Path, key: str, allowed: b
     name = key.partition(":")[0]
     said = f"2:50 /jobs/x/{name} `{name}` can't stand in a job with `uses`"
     assert (said in messages(examined(tmp_path, text))) is not allowed
+
+
+@pytest.mark.parametrize(
+    ("cron", "wrong"),
+    [
+        *(
+            (cron, "")
+            for cron in ("0 000 001 * *", "28 5,*/4,6-8 * JAN-dec *", "20/15 4-4 2-4/5 * SUN-2", " 59 23 31 12 7 ")
+        ),
+        ("0 0 * * * *", "minute, hour, day, month and weekday"),
+        *((f"{cron} * * * *", "a minute from 0 to 59") for cron in ("60", "-1", "1-", "/1", "1/", ",1", "12-4", "*/0")),
+        *(
+            (f"0 {cron} * * *", "an hour from 0 to 23")
+            for cron in ("24", "2/4-5", "2-4-6", "*/*", "**", "*-4", "1/30", "?")
+        ),
+        *((f"0 0 {cron} * *", "a day from 1 to 31") for cron in ("0", "32", "L")),
+        *((f"0 0 * {cron} *", "a month from 1 to 12") for cron in ("0", "13", "SUN")),
+        *((f"0 0 * * {cron}", "a weekday from 0 to 7") for cron in ("8", "BUN", "FRI-TUE", "5#3", "*/TUE")),
+    ],
+)
+def test_times_of_a_schedule(tmp_path: Path, cron: str, wrong: str) -> None:
+    found = messages(examined(tmp_path, SOUND.replace("push", f"{{schedule: [{{cron: '{cron}'}}]}}")))
+    assert found == ([f"1:24 /on/schedule/0/cron cron: expected {wrong}, found {cron}"] if wrong else [])
