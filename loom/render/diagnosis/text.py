@@ -112,7 +112,7 @@ def changed_since_text(changed_since: ChangedSince) -> str:
         more = changed_since.files_total - len(changed_since.files)
         files = ", ".join(map(visible, changed_since.files)) + (f" and {more} more" if more else "")
         what.append(f"{files} changed")
-    return f"the checkout has moved on since this run: {'; '.join(what)}"
+    return f"the checkout has changed since this run: {'; '.join(what)}"
 
 
 def excerpt_lines(excerpt: Excerpt) -> list[str]:

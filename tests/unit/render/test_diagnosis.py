@@ -102,7 +102,7 @@ def test_the_source_around_the_first_position_is_shown_with_its_line_marked() ->
 
 def test_what_changed_in_the_checkout_since_is_named() -> None:
     found = replace(diagnosis(), changed_since=ChangedSince(head_sha="f" * 40, files=["a.py", "b.py"], files_total=9))
-    said = "the checkout has moved on since this run: HEAD is ffffffffffff; a.py, b.py and 7 more changed"
+    said = "the checkout has changed since this run: HEAD is ffffffffffff; a.py, b.py and 7 more changed"
     assert said in shown("text", found)
     assert said in shown("agent", found)
 
