@@ -79,7 +79,7 @@ def bisect(
     job: str = argument("JOB", "The job: a name, id or glob.", "workflow-job", default=...),
     good: str = argument("GOOD", "A commit in which the job passes.", default=...),
     bad: str = argument("BAD", "A later commit in which it fails.", default="HEAD"),
-    container: bool | None = option("--container/--no-container", "As for `loom run`."),
+    container: bool | None = options.CONTAINER,
     on: str | None = options.ON,
     workflow: str | None = option("--workflow -f PATH", "Workflow file, from the root of the checkout."),
     needs: bool | None = option("--needs/--no-needs", "Also run the jobs that it needs (default)."),
@@ -135,7 +135,7 @@ def bundle(
 @done_by("again.replay")
 def replay(
     file: Path = argument("FILE", "A bundle.", default=...),
-    repeat: int | None = option("--repeat N", "Run it N times, and tell how often it fails, and how.", min=2, max=1000),
+    repeat: int | None = options.REPEAT,
     keep: str | None = options.KEEP,
     jobs: int | None = options.AT_ONCE,
     pull: str | None = options.PULL,

@@ -23,6 +23,10 @@ ON = option(
     "Where jobs in containers run: PROVIDER[:CONTEXT] or a pool of your configuration (default: docker).",
     "pool",
 )
+CONTAINER = option(
+    "--container/--no-container",
+    "Run jobs without an image in a container of the default image, or on this machine without isolation.",
+)
 VARIABLES = option("--var NAME=value", "Set a variable.")
 INPUTS = option(
     "--input NAME=value", "Set an input that a .gitlab-ci.yml (`spec:inputs`) or GitHub's `workflow_dispatch` declares."
@@ -56,6 +60,7 @@ STOP_AT = option(
 )
 PULL = option("--pull WHEN", "always, missing or never.", "setting:pull")
 NO_CACHE = option("--no-cache", "Neither restore nor save caches.")
+REPEAT = option("--repeat N", "Run it N times on one snapshot, and tell how often it fails, and how.", min=2, max=1000)
 AT_ONCE = option("--jobs -j N", "At most N jobs at once.", min=1)
 
 
@@ -63,10 +68,7 @@ class PlanOptions:
     """Parameters of the commands that make a plan."""
 
     names: list[str] | None = argument("JOB...", "Only these jobs: names, ids or globs.", "workflow-job")
-    container: bool | None = option(
-        "--container/--no-container",
-        "Run jobs without an image in a container of the default image, or on this machine without isolation.",
-    )
+    container: bool | None = CONTAINER
     deploy: bool | None = option(
         "--deploy/--no-deploy", "Run also the jobs that deploy or release, of GitHub's and GitLab's files."
     )

@@ -21,9 +21,7 @@ def run(
     detach: bool = option(
         "--detach", "Leave when the first jobs run in a cluster; they go on there until `loom attach`."
     ),
-    repeat: int | None = option(
-        "--repeat N", "Run it N times on one snapshot, and tell how often it fails, and how.", min=2, max=1000
-    ),
+    repeat: int | None = options.REPEAT,
     no_delay: bool = option("--no-delay", "Start delayed jobs at once."),
 ) -> None:
     """Run the workflow's jobs on a snapshot of the repository.
