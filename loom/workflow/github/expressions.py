@@ -316,24 +316,22 @@ def evaluate(node: Node, contexts: Mapping[str, Value], functions: Mapping[str, 
     `contexts`: by name in lower case; a name that is not there raises InvalidExpression. `functions`: `hashfiles` and the status
     functions, where they exist, by name in lower case.
     """
-    match node:
-        case Literal():
-            return node.value
-        case Context():
-            if node.name not in contexts:
-                raise InvalidExpression(f"there is no context {node.name} here", node.position)
-            return contexts[node.name]
-        case Call():
-            return _called(node, contexts, functions or {})
-        case Operation():
-            if node.operator in _OPERATORS:
-                return _OPERATORS[node.operator](*[evaluate(one, contexts, functions) for one in node.operands])
-            value: Value = None
-            for one in node.operands:
-                value = evaluate(one, contexts, functions)
-                if truth(value) is (node.operator == "||"):
-                    break
-            return value
+    if isinstance(node, Literal):
+        return node.value
+    if isinstance(node, Operation):
+        if (function := _OPERATORS.get(node.operator)) is not None:
+            return function(*[evaluate(one, contexts, functions) for one in node.operands])
+        value: Value = None
+        for one in node.operands:
+            value = evaluate(one, contexts, functions)
+            if truth(value) is (node.operator == "||"):
+                break
+        return value
+    if isinstance(node, Call):
+        return _called(node, contexts, functions or {})
+    if node.name not in contexts:
+        raise InvalidExpression(f"there is no context {node.name} here", node.position)
+    return contexts[node.name]
 
 
 def _called(call: Call, contexts: Mapping[str, Value], functions: Mapping[str, Function]) -> Value:

@@ -7,6 +7,8 @@ import re
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from loom.workflow.github.expressions import (
     MAX_LENGTH,
@@ -26,6 +28,7 @@ from loom.workflow.github.expressions import (
     truth,
 )
 from loom.workflow.parser import InvalidExpression
+from tests.support.effort import fuzzed
 
 GITHUB = {
     "ref": "refs/heads/main",
@@ -325,6 +328,40 @@ def test_a_condition_holds_after_success_unless_it_asks_for_a_status(text: str, 
         "cancelled": lambda: False,
     }
     assert truth(evaluate(condition(text), {"github": GITHUB}, functions)) is runs
+
+
+PIECES = (
+    *("github", "env", ".a", ".*", "[0]", "[*]", "[", "]", ".", "*", "(", ")", ",", "!", "!!", "&&", "||", "==", "!="),
+    *(
+        "<",
+        "<=",
+        ">=",
+        "'x'",
+        "'",
+        "1",
+        "-.5",
+        "0x",
+        "null",
+        "true",
+        "contains(",
+        "format(",
+        "case(",
+        "toJSON(",
+        " ",
+        "=",
+    ),
+)
+
+
+@fuzzed(300)
+@given(st.lists(st.sampled_from(PIECES), max_size=12).map("".join) | st.text(max_size=40))
+def test_any_text_is_an_expression_or_is_refused(text: str) -> None:
+    try:
+        tree = parse(text)
+        evaluate(tree, {"github": GITHUB, "env": Exact(a="1")})
+    except InvalidExpression:
+        return
+    assert contexts_in(tree) <= {"github", "env"}
 
 
 def test_what_a_tree_asks_for() -> None:
