@@ -285,6 +285,8 @@ class Job(Struct, frozen=True, kw_only=True):
     """The names among `variables` whose value the job gets as a file; the variable is its path."""
     given_variables: tuple[str, ...] = ()
     """The names among `variables` that the user gave: no job before this one can replace them."""
+    referring: Mapping[str, str] = field(default_factory=dict)
+    """Those of `variables` that jobs before this one may change, since they refer to others; `$$` is a dollar sign."""
     needs: tuple[Need, ...] | None = None
     """None: waits for all earlier stages; a tuple (also empty): waits only for these."""
     artifacts_from: tuple[str, ...] | None = None

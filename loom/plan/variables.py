@@ -333,6 +333,8 @@ def with_reported(job: Job, reported: Mapping[str, str]) -> Job:
     if refused:
         job = replace(job, refused=(*job.refused, _refusal(job, refused)))
     found = {name: value for name, value in reported.items() if name not in (*job.given_variables, *refused)}
+    referring = {name: text for name, text in job.referring.items() if name not in found}
+    fixed = {name: value for name, value in job.variables.items() if name not in (*referring, *job.file_variables)}
 
     def expanded(text: str) -> str:
         return _replaced(text, found)
@@ -354,7 +356,11 @@ def with_reported(job: Job, reported: Mapping[str, str]) -> Job:
         artifacts = replace(artifacts, paths=tuple(expanded(path) for path in artifacts.paths))
     return replace(
         job,
-        variables={**{name: expanded(value) for name, value in job.variables.items()}, **found},
+        variables={
+            **{name: expanded(value) for name, value in job.variables.items()},
+            **interpolation.expand_all(referring, {**fixed, **found}),
+            **found,
+        },
         image=None if job.image is None else image(job.image),
         services=tuple(map(service, job.services)),
         artifacts=artifacts,

@@ -101,6 +101,7 @@ HARMLESS: dict[type, frozenset[str]] = {
                 "shared_shell",
                 "file_variables",
                 "given_variables",
+                "referring",
                 "artifacts_above",
                 "ends_at_timeout",
                 "after_script_timeout_s",

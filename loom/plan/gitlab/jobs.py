@@ -125,6 +125,7 @@ class GitLabJobBuilder(builder.Refusals):
             ),
             secrets=(*self.secrets(merged, texts), *texts.secrets),
             given_variables=(*self.candidates.own_in(texts.known), *self.candidates.selection.variables),
+            referring=texts.referring(),
             matrix=candidate.matrix,
             pool=builder.settled(pool),
             sources=builder.sources(merged, config),
@@ -369,6 +370,24 @@ class _Texts:
         hidden = {name: one for name, one in layered.items() if name in given and not one.ref}
         own = {name: text for name, text in self.variables.items() if name not in given}
         return own | {name: self(one.value) if one.expand else one.value for name, one in hidden.items()}
+
+    def referring(self) -> dict[str, str]:
+        """Return the variables that refer to what a job before may report, with these references; `$$` is a dollar sign."""
+        if not self._reported:
+            return {}
+
+        def text(variable: Variable) -> str:
+            if not variable.expand:
+                return variable.value.replace("$", "$$")
+            kept = variable.value.replace("$$", "$$$$")
+            return expand(kept, self.known, late=lambda name: name in self._layered or self._late(name))
+
+        return {
+            name: text(variable)
+            for name, variable in self._layered.items()
+            if "$" in variable.value and "%" not in variable.value
+            if name not in (*names(variable.value), *self._of_session)
+        }
 
     def _own(self) -> dict[str, str]:
         """Return the predefined variables that no other job of the run has, and that the plan's job does not say itself."""

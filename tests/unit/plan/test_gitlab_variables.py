@@ -12,7 +12,16 @@ from loom.config.pools import Pool
 from loom.errors import LoomError
 from loom.plan.model import Image, Job, JobSelection, Plan, ResolveContext, Secret
 from loom.plan.resolve import resolve
-from loom.plan.variables import HeadCommit, Message, for_run, job_environment, of_attempt, of_session, of_status
+from loom.plan.variables import (
+    HeadCommit,
+    Message,
+    for_run,
+    job_environment,
+    of_attempt,
+    of_session,
+    of_status,
+    with_reported,
+)
 from loom.status import Status
 from loom.workflow import dialects
 from loom.workflow.gitlab import variables
@@ -177,6 +186,26 @@ alone: {stage: test, needs: [], script: x, variables: {A: $DYNAMIC/x}}
         "/x",
     ]
     assert found.job("job").variables["CI_ENVIRONMENT_URL"] == "$DYNAMIC/here/$CI_JOB_URL"
+
+
+def test_what_refers_to_a_variable_that_a_job_before_replaces_has_its_value(tmp_path: Path) -> None:
+    text = """
+stages: [build, test]
+variables: {VERSION: "0", TAG: "app:$VERSION", NAME: "$TAG/$CI_COMMIT_BRANCH", RAW: {value: $VERSION, expand: false}}
+build: {stage: build, script: x, artifacts: {reports: {dotenv: a.env}}}
+"costs $$5 $VERSION": {stage: test, script: x, variables: {COST: "$$VERSION", SAID: $CI_JOB_NAME, GIVEN: $OTHER, OTHER: $VERSION}}
+alone: {stage: test, needs: [], script: x}
+"""
+    found = plan(tmp_path, text, given={"OTHER": "given"})
+    assert found.job("alone").referring == {}
+    job = next(one for one in found.jobs if "SAID" in one.variables)
+    made = with_reported(job, {"VERSION": "1", "OTHER": "reported"}).variables
+    expected = {"VERSION": "1", "TAG": "app:1", "NAME": "app:1/main", "SAID": "costs $5 1"}
+    literal = {"RAW": "$VERSION", "COST": "$VERSION", "GIVEN": "given", "OTHER": "given"}
+    assert {name: made[name] for name in (*expected, *literal)} == {**expected, **literal}
+    before = {"VERSION": "0", "TAG": "app:0", "NAME": "app:0/main", "SAID": "costs $5 0"}
+    assert {name: job.variables[name] for name in (*before, *literal)} == {**before, **literal}
+    assert with_reported(job, {"NEW": "1"}).variables == {**job.variables, "NEW": "1"}
 
 
 def test_an_instance_has_the_name_that_gitlab_prints(tmp_path: Path) -> None:
