@@ -109,10 +109,10 @@ class Texts:
             return None
         try:
             tree = expressions.condition(text_of(node.value))
-            asked = tree.operands[1] if isinstance(tree, expressions.Operation) and _implied(tree) else tree
-            if not is_ready(asked, self.contexts):
-                return None
-            return truth(expressions.evaluate(asked, self.contexts))
+            success = expressions.Call("success", (), 0)
+            if isinstance(tree, expressions.Operation) and (tree.operator, tree.operands[0]) == ("&&", success):
+                tree = expressions.Operation("&&", tree.operands[1:])  # the run decides that one
+            return truth(expressions.evaluate(tree, self.contexts)) if is_ready(tree, self.contexts) else None
         except InvalidExpression as error:
             self._say(node, error)
             return None
@@ -121,11 +121,6 @@ class Texts:
         found = node.file.problem(node, str(error), code=self.problems.code, offset=error.position)
         if found not in self.problems.found:
             self.problems.found.append(found)
-
-
-def _implied(tree: expressions.Operation) -> bool:
-    """Return whether a condition begins with the `success()` that stands before one without a status function."""
-    return tree.operator == "&&" and tree.operands[0] == expressions.Call("success", (), 0)
 
 
 def literal(value: Value) -> Value:

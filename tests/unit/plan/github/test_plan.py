@@ -222,11 +222,13 @@ jobs:
   main: {{if: "startsWith(github.ref, 'refs/heads/')", {JOB}}}
   failed: {{if: failure(), {JOB}}}
   first: {{if: github.run_attempt == 1, {JOB}}}
+  said: {{if: success() && github.ref && github.event_name == 'pull_request', {JOB}}}
+  late: {{if: success() && github.ref && github.run_attempt == 1, {JOB}}}
   after: {{needs: [pr, main], if: always(), {JOB}}}
 """
     plan = planned(text)
-    assert ids(plan) == ["main", "failed", "first", "after"]
-    assert reasons(plan) == {"pr": "its `if` is false", "dead": "its `if` is false"}
+    assert ids(plan) == ["main", "failed", "first", "late", "after"]
+    assert reasons(plan) == dict.fromkeys(("pr", "dead", "said"), "its `if` is false")
     assert [(need.name, need.jobs, need.result) for need in late(plan.jobs[-1]).needs] == [
         ("pr", (), "skipped"),
         ("main", ("main",), "success"),
