@@ -16,7 +16,8 @@ from msgspec import Meta, Struct, field
 
 from loom.errors import ImageError, RequestError
 from loom.images.reference import DIGEST, normal_platform, parse_reference
-from loom.plan.model import Image, Plan
+from loom.plan.late import Action
+from loom.plan.model import Build, Image, Plan
 from loom.util import atomic, jsons, typed
 from loom.util.untrusted_files import open_inside
 
@@ -105,22 +106,32 @@ class ImageUse(Struct, frozen=True, kw_only=True):
     """One image of a plan and its users: job ids, and `job/service` or `job/action`."""
 
     image: Image
+    root: str
+    """The directory of its build's inputs; empty: the checkout."""
     used_by: tuple[str, ...]
 
 
 def images_of(plan: Plan) -> tuple[ImageUse, ...]:
     """Return every distinct image of the plan, in plan order. Pull policy, entrypoint and user do not distinguish images."""
-    uses: dict[tuple[object, ...], tuple[Image, list[str]]] = {}
+    uses: dict[tuple[object, ...], tuple[Image, str, list[str]]] = {}
     for job in plan.jobs:
-        wanted = [(job.id, job.image)] if job.image is not None else []
-        wanted += [(f"{job.id}/{service.name}", service.image) for service in job.services]
+        wanted = [(job.id, job.image, "")] if job.image is not None else []
+        wanted += [(f"{job.id}/{service.name}", service.image, "") for service in job.services]
         for action in (step.late.action for step in job.steps if step.late is not None):
-            if action is not None and action.image.startswith("docker://"):
-                wanted.append((f"{job.id}/{action.uses}", Image(name=action.image.removeprefix("docker://"))))
-        for user, image in wanted:
-            _, users = uses.setdefault(identity(image), (image, []))
+            if action is not None and action.image:
+                wanted.append((f"{job.id}/{action.uses}", image_of(action), action.directory))
+        for user, image, root in wanted:
+            *_, users = uses.setdefault((*identity(image), root), (image, root, []))
             users.append(user)
-    return tuple(ImageUse(image=image, used_by=tuple(users)) for image, users in uses.values())
+    return tuple(ImageUse(image=image, root=root, used_by=tuple(users)) for image, root, users in uses.values())
+
+
+def image_of(action: Action) -> Image:
+    """Return the image of an action: a name, or what its Dockerfile builds."""
+    if action.image.startswith("docker://"):
+        return Image(name=action.image.removeprefix("docker://"))
+    file = posixpath.normpath(posixpath.join(action.path, action.image))
+    return Image(build=Build(context=posixpath.dirname(file) or ".", dockerfile=file))
 
 
 def identity(image: Image) -> tuple[object, ...]:

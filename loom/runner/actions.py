@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import posixpath
 import shlex
 import sysconfig
 from collections.abc import Callable, Mapping, Sequence
@@ -13,8 +12,9 @@ from pathlib import Path
 from msgspec import Struct
 
 from loom.cancel import Cancel
+from loom.plan.image_lock import image_of
 from loom.plan.late import Action, LateStep
-from loom.plan.model import Build, Image, Job
+from loom.plan.model import Job
 from loom.providers.base import Beside
 from loom.status import Exit, OnOutput
 from loom.util.extras import install_command
@@ -108,11 +108,7 @@ def container_of(
     """
     action = step.action
     assert action is not None
-    image, root = Image(name=action.image.removeprefix("docker://")), None
-    if not action.image.startswith("docker://"):
-        root = Path(action.directory) if action.directory else workspace
-        file = posixpath.normpath(posixpath.join(action.path, action.image))
-        image = Image(build=Build(context=posixpath.dirname(file) or ".", dockerfile=file))
+    image = image_of(action)
     arguments = [own(one) for one in action.args]
     if (written := step.inputs.get("args")) is not None:  # one text for all
         arguments = shlex.split(given(written))
@@ -123,7 +119,7 @@ def container_of(
     return Beside(
         name=uses,
         image=image,
-        build_root=root,
+        build_root=None if image.build is None else Path(action.directory) if action.directory else workspace,
         entrypoint=tuple(shlex.split(entrypoint)),
         arguments=tuple(arguments),
         environment={

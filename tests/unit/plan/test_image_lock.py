@@ -170,6 +170,7 @@ def test_images_of_a_plan_once_each_with_their_users() -> None:
         ("d",),
         ("e",),
         ("g/docker://alpine:3",),
+        ("g/o/r@v1",),
     ]
 
 

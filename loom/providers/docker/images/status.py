@@ -34,7 +34,7 @@ class Named(Struct, frozen=True, kw_only=True):
 
 
 class Inventory:
-    """The images of one plan. `root` holds the inputs of builds: the checkout."""
+    """The images of one plan. `root` holds the inputs of builds that have no other: the checkout."""
 
     def __init__(self, images: NamedImages, uses: Sequence[ImageUse], *, root: Path, lock: ImageLock | None) -> None:
         self._images = images
@@ -61,7 +61,7 @@ class Inventory:
                 reference = parse_reference(use.image.name or "")
                 add(Named(reference=reference, platform=platform, used_by=use.used_by, pull=use.image.pull))
                 continue
-            for name, platform in bases_for(self._images, use.image, self._root):
+            for name, platform in bases_for(self._images, use.image, Path(use.root) if use.root else self._root):
                 users = tuple(f"build of {user}" for user in use.used_by)
                 add(Named(reference=parse_reference(name), platform=platform, used_by=users, pull=use.image.pull))
         return list(found.values())
