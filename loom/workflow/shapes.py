@@ -137,8 +137,8 @@ class Shapes(Problems, kw_only=True):
     def _open(self, node: Node, keyword: Keyword, table: Table) -> Any:
         below, found, sound = table[keyword.name], {}, True
         for name, child in node.value.items():
-            own, at = below.get(name), node.keys.get(name, child)
-            if own is None:  # `include` of a matrix is a keyword; all others are names
+            own, at = below.get(name) if name != "NAME" else None, node.keys.get(name, child)
+            if own is None:  # `include` of a matrix is a keyword; all others are names, also NAME
                 sound &= self.named(keyword, name, at)
             if own is None and self._is_nothing(child, below["NAME"]):
                 found[name] = child  # an empty variable

@@ -349,7 +349,7 @@ class GitHubCandidates:
         value = texts.deep((runs_on and runs_on.get("labels")) or runs_on)
         if value is LATE:
             return None
-        return tuple(str(one).lower() for one in (value if isinstance(value, list) else [value]) if one)
+        return tuple(expressions.text_of(one).lower() for one in (value if isinstance(value, list) else [value]) if one)
 
     def _held(self, node: Node, texts: Texts) -> Withheld | None:
         config = self.context.config

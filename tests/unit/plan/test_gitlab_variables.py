@@ -71,6 +71,11 @@ def test_the_users_file_is_above_the_file_and_below_the_command_line(tmp_path: P
     assert set(found.given_variables) == {"REGION", "RAW", "TOKEN", "KEY", "CONF"}
 
 
+def test_a_variable_without_a_value_is_empty_also_one_called_name(tmp_path: Path) -> None:
+    found = job(tmp_path, 'variables: {NAME: , A: }\njob: {script: x, variables: {B: "<$NAME$A>"}}')
+    assert [found.variables[name] for name in ("NAME", "A", "B")] == ["", "", "<>"]
+
+
 def test_secrets_and_files_of_the_users_file_reach_only_the_job(tmp_path: Path) -> None:
     text = 'job: {script: x, variables: {AUTH: "Bearer $TOKEN", WHERE: $CONF}}'
     found = job(tmp_path, text, own=OWN)

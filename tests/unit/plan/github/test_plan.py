@@ -537,6 +537,7 @@ def test_the_github_context(
         ("namespace-profile-macos-15", None, "macOS"),
         ("ubuntu-24.04-arm", None, "arm64"),
         ("quantum", None, "no known runner"),
+        ("[8]", None, "its label 8 is of no known runner"),
         ("ubuntu-20.04", None, "a retired runner"),
         ("ubuntu-26.04", "debian:trixie-slim", ""),
         ("{group: fast, labels: [ubuntu-22.04]}", "mine:22", ""),
