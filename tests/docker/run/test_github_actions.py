@@ -238,6 +238,24 @@ def test_a_job_without_a_checkout_begins_in_an_empty_directory(own: Project) -> 
     assert lines(done, "a") == ["0"]
 
 
+def test_files_that_come_at_the_checkout_belong_to_the_user_of_the_job(own: Project) -> None:
+    done = ran(
+        own,
+        """\
+        on: push
+        jobs:
+          a:
+            runs-on: ubuntu-latest
+            container: {image: "debian:trixie-slim", options: --user 1234}
+            steps:
+              - run: ls -A; touch mine
+              - uses: actions/checkout@v4
+              - run: echo more >>README && touch made && cat README && ls
+        """,
+    )
+    assert lines(done, "a") == ["hello", "more", "README", "made"]
+
+
 CHECKOUT = """\
 on: push
 jobs:
