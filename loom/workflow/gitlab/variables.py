@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 _SERVER = re.compile(r"\$\$|%%|\$([A-Za-z_]\w*)|\$\{([A-Za-z_]\w*)\}|%([A-Za-z_]\w*)%", re.ASCII)
 _EXISTING = re.compile(r"\$([A-Za-z_]\w*)|\$\{([A-Za-z_]\w*)\}|%([A-Za-z_]\w*)%", re.ASCII)
+_BEFORE_ANOTHER = re.compile(r"(?<!\$)\$([A-Za-z_]\w*)(?=\$)", re.ASCII)
 _RUNNER = re.compile(r"\$(?:\{([^}]*)\}|([*#$@!?\-0-9])|(\w+)|\{())", re.ASCII)
 
 
@@ -196,6 +197,8 @@ def expand(text: str, values: Mapping[str, str], *, late: Callable[[str], bool] 
 
     References to `late` names, whose values are only known when the job runs, stay.
     """
+    if late is not never:  # the value of the next one must not become a part of its name
+        text = _BEFORE_ANOTHER.sub(r"${\1}", text)
     return interpolation.expand(text, values, _RUNNER, lambda name, written: written if name and late(name) else "")
 
 

@@ -181,6 +181,7 @@ job:
   script: x
   variables: {A: $DYNAMIC/$CI_COMMIT_BRANCH}
   environment: {name: here, url: "$DYNAMIC/$CI_ENVIRONMENT_SLUG/$CI_JOB_URL", action: verify}
+  cache: {paths: [x], key: $DYNAMIC$CI_COMMIT_BRANCH}
 with-needs: {stage: test, needs: [build], script: x, variables: {A: $DYNAMIC}}
 alone: {stage: test, needs: [], script: x, variables: {A: $DYNAMIC/x}}
 """
@@ -191,12 +192,13 @@ alone: {stage: test, needs: [], script: x, variables: {A: $DYNAMIC/x}}
         "/x",
     ]
     assert found.job("job").variables["CI_ENVIRONMENT_URL"] == "$DYNAMIC/here/$CI_JOB_URL"
+    assert with_reported(found.job("job"), {"DYNAMIC": "1"}).cache[0].key == "1main"
 
 
 def test_what_refers_to_a_variable_that_a_job_before_replaces_has_its_value(tmp_path: Path) -> None:
     text = """
 stages: [build, test]
-variables: {VERSION: "0", TAG: "app:$VERSION", NAME: "$TAG/$CI_COMMIT_BRANCH", RAW: {value: $VERSION, expand: false}}
+variables: {VERSION: "0", TAG: "app:$VERSION", NAME: "$TAG/$CI_COMMIT_BRANCH", SUFFIX: $VERSION$CI_COMMIT_BRANCH, RAW: {value: $VERSION, expand: false}}
 build: {stage: build, script: x, artifacts: {reports: {dotenv: a.env}}}
 "costs $$5 $VERSION": {stage: test, script: x, variables: {COST: "$$VERSION", SAID: $CI_JOB_NAME, GIVEN: $OTHER, OTHER: $VERSION}}
 alone: {stage: test, needs: [], script: x}
@@ -205,10 +207,10 @@ alone: {stage: test, needs: [], script: x}
     assert found.job("alone").referring == {}
     job = next(one for one in found.jobs if "SAID" in one.variables)
     made = with_reported(job, {"VERSION": "1", "OTHER": "reported"}).variables
-    expected = {"VERSION": "1", "TAG": "app:1", "NAME": "app:1/main", "SAID": "costs $5 1"}
+    expected = {"VERSION": "1", "TAG": "app:1", "NAME": "app:1/main", "SUFFIX": "1main", "SAID": "costs $5 1"}
     literal = {"RAW": "$VERSION", "COST": "$VERSION", "GIVEN": "given", "OTHER": "given"}
     assert {name: made[name] for name in (*expected, *literal)} == {**expected, **literal}
-    before = {"VERSION": "0", "TAG": "app:0", "NAME": "app:0/main", "SAID": "costs $5 0"}
+    before = {"VERSION": "0", "TAG": "app:0", "NAME": "app:0/main", "SUFFIX": "0main", "SAID": "costs $5 0"}
     assert {name: job.variables[name] for name in (*before, *literal)} == {**before, **literal}
     assert with_reported(job, {"NEW": "1"}).variables == {**job.variables, "NEW": "1"}
 
