@@ -70,7 +70,7 @@ class Shapes(Problems, kw_only=True):
                 self.say(node.keys.get(one) or key or node, f"the key {one} is missing{advice}")
                 sound = False
         found = {written: value for written, value in found.items() if value is not None}
-        return self.mapped(node, found, name, sound=sound and len(found) == len(node.value))
+        return self.made(node, found, name, sound=sound and len(found) == len(node.value))
 
     def _is_nothing(self, node: Node, keyword: Keyword) -> bool:
         return node.kind is Kind.SCALAR and node.value is None and self.may_lack(keyword)
@@ -132,7 +132,7 @@ class Shapes(Problems, kw_only=True):
             return None
         values = [self._fitting(item, items, keyword, table) for item in (flat(node.value) if nests else node.value)]
         found = [one for one in values if one is not None]
-        return self.listed(node, found, sound=len(found) == len(values))
+        return self.made(node, found, sound=len(found) == len(values))
 
     def _open(self, node: Node, keyword: Keyword, table: Table) -> Any:
         below, found, sound = table[keyword.name], {}, True
@@ -144,16 +144,16 @@ class Shapes(Problems, kw_only=True):
                 found[name] = child  # an empty variable
             elif (value := self.value(child, own or below["NAME"], table, at)) is not None:
                 found[name] = value
-        return self.mapped(node, found, keyword.name, sound=sound and len(found) == len(node.value))
+        return self.made(node, found, keyword.name, sound=sound and len(found) == len(node.value))
 
     def single(self, node: Node, shape: Shape, keyword: Keyword) -> Any:
         """Return a value that the table doesn't lead into."""
         value, types = [item.value for item in node.value] if node.kind is Kind.LIST else node.value, []
         if node.kind is Kind.SCALAR and value in shape.words:
-            return self.parsed(node, value)
+            return self.made(node, value)
         for parse in [self.parsers[kind] for kind in shape.kinds if kind in self.parsers and value is not None]:
             try:
-                return self.parsed(node, parse(value))
+                return self.made(node, parse(value))
             except NotA as error:
                 types.append(str(error))
             except ValueError as error:
@@ -173,15 +173,12 @@ class Shapes(Problems, kw_only=True):
         """Return whether lists inside of lists become flat."""
         return False
 
-    def mapped(self, node: Node, found: dict[str, Any], name: str, *, sound: bool) -> Any:
-        """Return what a mapping's values become; not `sound`: some are wrong."""
-        return mapping(node, found)
-
-    def listed(self, node: Node, found: list[Any], *, sound: bool) -> Any:
-        return Node(node.file, Kind.LIST, found, node.line, node.column, node.length)
-
-    def parsed(self, node: Node, value: Any) -> Any:
-        return node
+    def made(self, node: Node, value: Any, name: str = "", *, sound: bool = True) -> Any:
+        """Return what a value becomes, of a mapping with its name in the table; not `sound`: parts of it are wrong."""
+        if node.kind is Kind.MAPPING:
+            return mapping(node, value)
+        is_list = node.kind is Kind.LIST
+        return Node(node.file, Kind.LIST, value, node.line, node.column, node.length) if is_list else node
 
     def formed(self, value: Any, node: Node, shape: Shape, keyword: Keyword) -> Any:
         """Return a sound value in the one form that later passes read."""

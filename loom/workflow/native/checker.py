@@ -23,17 +23,11 @@ class Checker(shapes.Shapes):
     def may_lack(self, keyword: Keyword) -> bool:
         return False
 
-    def mapped(self, node: Node, found: dict[str, Any], name: str, *, sound: bool) -> Any:
-        wrong = self.checks[name](found, self.partial) if sound and name in self.checks else None
+    def made(self, node: Node, value: Any, name: str = "", *, sound: bool = True) -> Any:
+        wrong = self.checks[name](value, self.partial) if sound and name in self.checks else None
         if wrong is not None:
             self.say(node, wording.refused(wrong, node))
-        return found if sound and wrong is None else None
-
-    def listed(self, node: Node, found: list[Any], *, sound: bool) -> Any:
-        return found if sound else None
-
-    def parsed(self, node: Node, value: Any) -> Any:
-        return value
+        return value if sound and wrong is None else None
 
     def named(self, keyword: Keyword, name: str, node: Node) -> bool:
         try:

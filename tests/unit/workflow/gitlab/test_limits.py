@@ -85,6 +85,8 @@ REFUSED = {
     ): "rules:changes:paths: there are 51 patterns; GitLab allows at most 50",
     of_job(f"rules: [{{exists: {MANY}}}]"): "rules:exists: there are 51 patterns; GitLab allows at most 50",
     of_job("rules: [{changes: {compare_to: x}}]"): "rules:changes: paths or regexp is missing; add it",
+    "workflow: {rules: [{changes: {compare_to: x}}]}\n"
+    + of_job("tags: [a]"): "1:30: rules:changes: paths or regexp is missing; add it",
     of_job("rules: [{exists: {project: y}}]"): "rules:exists: paths or regexp is missing; add it",
     of_job("start_in: 1h"): "job: `start_in` counts only with `when: delayed`",
     of_job("when: delayed"): "job: `when: delayed` has no `start_in`; add it",
@@ -114,6 +116,7 @@ REFUSED = {
     of_job("environment: {name: a, on_stop: b}")
     + "\nb: {script: x, environment: a}": "on_stop: b has no `action: stop`",
     of_job("image: {entrypoint: [sh]}"): "the key name is missing; add it",
+    of_job("image: {name: , entrypoint: [sh]}"): "1:26: the key name is missing; add it",
     of_job("services: [{alias: a}]"): "the key name is missing; add it",
     of_job("id_tokens: {T: {}}"): "the key aud is missing; add it",
     of_job("secrets: {S: {file: true}}"): "secrets: vault or gcp_secret_manager or",
