@@ -109,7 +109,6 @@ def test_the_kinds_are_told_apart(line: str, finds: bool, tmp_path: Path, monkey
 # What pauses by itself, and why it is neither `wait_until` nor one of the policies of a retry (providers/retrying.py).
 PAUSES = {
     "commands/agents/mcp.py": "tells a client from time to time that its call goes on",
-    "commands/servers/gitlab.py": "asks a busy server again when it says, a number of times, each after a minute at most",
     "commands/record/logs.py": "follows a record for as long as its run goes on",
     "providers/docker/session/attach.py": "gathers output that comes line by line",
     "providers/host.py": "kills until nothing is left, a number of rounds",
