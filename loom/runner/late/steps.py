@@ -475,11 +475,15 @@ class LateSteps(Steps):
                 del env[name]
             outputs = {**result.outputs, **values_of(reported.get("output", ()))}
             saved = {**result.saved, **values_of(reported.get("saved", ()))}
-            summary = summary_of(reported.get("summary", ()))
             path = (*result.path, *paths_of(reported.get("path", ())))
         except InvalidFile as error:
             self._failed_by = str(error)
             return
+        try:
+            summary = summary_of(reported.get("summary", ()))
+        except InvalidFile as error:  # as on GitHub, the step succeeds
+            self._attempt.warn(f"{step.id}: {error}", CODE)
+            summary = ""
         self._result = replace(result, outputs=outputs, env=env, saved=saved, path=path, summary=summary)
 
     def _do_command(self, step: Step, found: WorkflowCommand) -> None:
