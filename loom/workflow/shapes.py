@@ -108,10 +108,11 @@ class Shapes(Problems, kw_only=True):
             self.say(node, f"the file has more than {MAX_NODES} values, with those that aliases repeat")
         if self._left <= 0 or "any" in shape.kinds:
             return node if self._left > 0 else None
+        fits = shape.items is not None if node.kind is Kind.LIST else not {"map", "open"}.isdisjoint(shape.kinds)
         match node.kind:
             case Kind.REFUSED:
                 return None
-            case Kind.MAPPING | Kind.LIST if keyword.filled and not node.value:
+            case Kind.MAPPING | Kind.LIST if fits and keyword.filled and not node.value:
                 advice = "" if keyword.required else " or remove the key"
                 self.say(node, f"expected at least one entry, found none; add one{advice}")
                 return None

@@ -289,10 +289,10 @@ def write_bounded(pieces: Iterable[bytes], file: BinaryIO, most: int, what: str)
 def unavailable(what: str, code: object, headers: Mapping[str, str] | None = None, hint: str = "") -> ServerUnavailable:
     """Return the error of a server that answered with this code: ServerBusy if it may answer later."""
     pause, limited = (headers or {}).get("retry-after", ""), bool(hint) or code == 429
-    kind = ServerBusy if code in BUSY or pause.isdigit() else ServerUnavailable
+    kind = ServerBusy if code in BUSY or pause.isdecimal() else ServerUnavailable
     advice = "wait as long as it asks for, and try again" if limited else "the server's own error; ask again"
     found = kind(f"{what}: {'too many requests' if limited else code}", hint=hint or advice)
-    if isinstance(found, ServerBusy) and pause.isdigit():
+    if isinstance(found, ServerBusy) and pause.isdecimal():
         found.pause_s = float(pause)
     return found
 

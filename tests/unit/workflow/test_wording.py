@@ -7,6 +7,7 @@ import pytest
 from loom.util.yaml_file import parse
 from loom.workflow import wording
 from loom.workflow.keywords import shape_of
+from loom.workflow.native.shapes import Shapes
 
 
 @pytest.mark.parametrize(
@@ -58,3 +59,20 @@ def test_how_a_value_becomes_text(text: str, said: str) -> None:
     node = parse(f"a: {text}\n".encode(), "f").root
     assert node is not None
     assert wording.unfit(node.value["a"], shape_of("line"), ["text"]) == said
+
+
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        ("[]", "expected at least one entry, found none; add one or remove the key"),
+        ("{}", "expected text or a list, found a mapping"),
+        ("[[]]", "expected text, found a list"),
+        ("[{}]", "expected text, found a mapping"),
+    ],
+)
+def test_an_empty_value_of_another_type_is_no_list_without_entries(script: str, said: str) -> None:
+    node = parse(f"stage: test\nscript: {script}\n".encode(), "f").root
+    assert node is not None
+    shapes = Shapes()
+    assert shapes.validated("job", node) is None
+    assert [one.message for one in shapes.found] == [said]
