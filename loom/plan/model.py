@@ -301,7 +301,7 @@ class Job(Struct, frozen=True, kw_only=True):
     """At most one job of a group runs at a time, over all runs on this machine."""
     trigger: Trigger | None = None
     no_checkout: bool = False
-    """It starts in an empty directory, without the project's files; caches and artifacts are restored into it."""
+    """It starts in an empty directory; caches and artifacts are restored into it, and a step may bring the project's files."""
     trace: bool = False
     """Whether the shell that its steps share prints each command before it runs it (`set -x`)."""
     refused: tuple[str, ...] = ()

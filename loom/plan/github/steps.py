@@ -108,7 +108,9 @@ class StepList:
                 self._refused(node, f"uses: {written}: repository: {error}")
                 return
             self._main.append(_Draft(late=late, script=written, node=node))
-            if (path := posixpath.normpath(given.get("path", ""))) != ".":
+            if (path := posixpath.normpath(given.get("path", ""))) == ".":
+                self._checkouts.clear()  # as it removes what they have made
+            if path != "." or late.action is not None:
                 self._checkouts[path] = late.action
             return
         if _RETIRED.match(written):
@@ -145,12 +147,13 @@ class StepList:
     def _found(self, written: str) -> ActionFile:
         """Read an action, also one below the path of a checkout, whose files are the project's or another repository's."""
         path = written.removeprefix("./")
-        for checkout, other in self._checkouts.items():
-            if path != written and f"{path}/".startswith(f"{checkout}/"):
+        for checkout, other in reversed(self._checkouts.items()):
+            if path != written and (checkout == "." or f"{path}/".startswith(f"{checkout}/")):
                 if other is not None and not other.directory:  # nothing is fetched to check a file
                     return ActionFile(action=Action(uses=written, using="composite"))
                 directory = other.directory if other is not None else ""
-                found = self._read(f"./{path.removeprefix(checkout).strip('/')}", directory)
+                below = path if checkout == "." else path.removeprefix(checkout).strip("/")
+                found = self._read(f"./{below}", directory)
                 return replace(found, action=replace(found.action, uses=written, path=path))
         return self._read(written, "")
 

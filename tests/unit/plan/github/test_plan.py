@@ -832,6 +832,12 @@ jobs:
       - {uses: ./self/js}
       - {uses: ./far/deep}
       - {uses: ./js}
+      - {uses: actions/checkout@v4, with: {repository: o/r, ref: v1}}
+      - {uses: actions/checkout@v4, with: {path: self}}
+      - {uses: ./deep}
+      - {uses: ./self/js}
+      - {uses: actions/checkout@v4}
+      - {uses: ./js}
   y: {runs-on: ubuntu-latest, steps: [{uses: ./self/js}]}
 """,
             "./action.yml": JS,
@@ -845,6 +851,10 @@ jobs:
         ("./self", "self", "node20", ""),
         ("./self/js", "self/js", "node20", ""),
         ("./far/deep", "far/deep", "docker", ""),
+        ("./js", "js", "node20", ""),
+        ("o/r@v1", "", "", str(tmp_path / "server/o/r/v1")),
+        ("./deep", "deep", "docker", ""),
+        ("./self/js", "self/js", "node20", ""),
         ("./js", "js", "node20", ""),
     ]
     assert "uses: ./self/js: the project has no self/js/action.yml" in plan.job("y").refused[0]
