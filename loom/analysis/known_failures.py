@@ -260,6 +260,7 @@ def _values(known: Known, groups: Mapping[str, str], failed: Failed) -> dict[str
     name = next(iter(groups.values()), "it")
     values = {"name": name, "where": "" if failed.image else " (on this machine)"}
     values["checkout"] = ", nothing before `actions/checkout`" if failed.of_github else ""
+    values["depth"] = "`fetch-depth: 0` brings all that your checkout has; else: " if failed.of_github else ""
     if "{install}" in known.advice:
         values["install"] = how_to_install(name, failed.image)
     if "{more}" in known.advice:

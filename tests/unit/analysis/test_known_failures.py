@@ -394,3 +394,18 @@ def test_a_job_of_githubs_is_told_of_another_image(command: str) -> None:
         ended="failure", error=None, error_code=None, exit_code=127, lines=lines, in_step=True, image="debian"
     )
     assert ["runs_on" in causes(replace(failed, of_github=of))[0].advice for of in (True, False)] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "told"),
+    [
+        (MISSING_FILE, 1, "actions/checkout"),
+        ("fatal: No names found, cannot describe anything.", 128, "fetch-depth: 0"),
+        ("fatal: ambiguous argument 'origin/main': unknown revision", 128, "fetch-depth: 0"),
+        ("fatal: bad revision 'HEAD~3'", 128, "fetch-depth: 0"),
+    ],
+)
+def test_a_job_of_githubs_is_told_of_its_checkout(line: str, code: int, told: str) -> None:
+    failed = Failed(ended="failure", error=None, error_code=None, exit_code=code, lines=[line], in_step=True)
+    advice = [causes(replace(failed, of_github=of))[0].advice for of in (True, False)]
+    assert [(told in one, "{" in one) for one in advice] == [(True, False), (False, False)]
