@@ -151,10 +151,10 @@ class Shapes(Problems, kw_only=True):
         """Return a value that the table doesn't lead into."""
         value, types = [item.value for item in node.value] if node.kind is Kind.LIST else node.value, []
         if node.kind is Kind.SCALAR and value in shape.words:
-            return self.made(node, value)
+            return self.made(node, value, sound=True)
         for parse in [self.parsers[kind] for kind in shape.kinds if kind in self.parsers and value is not None]:
             try:
-                return self.made(node, parse(value))
+                return self.made(node, parse(value), sound=True)
             except NotA as error:
                 types.append(str(error))
             except ValueError as error:
@@ -174,7 +174,7 @@ class Shapes(Problems, kw_only=True):
         """Return whether lists inside of lists become flat."""
         return False
 
-    def made(self, node: Node, value: Any, name: str = "", *, sound: bool = True) -> Any:
+    def made(self, node: Node, value: Any, name: str = "", *, sound: bool) -> Any:
         """Return what a value becomes, of a mapping with its name in the table; not `sound`: parts of it are wrong."""
         if node.kind is Kind.MAPPING:
             return mapping(node, value)

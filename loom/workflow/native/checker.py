@@ -23,7 +23,7 @@ class Checker(shapes.Shapes):
     def may_lack(self, keyword: Keyword) -> bool:
         return False
 
-    def made(self, node: Node, value: Any, name: str = "", *, sound: bool = True) -> Any:
+    def made(self, node: Node, value: Any, name: str = "", *, sound: bool) -> Any:
         wrong = self.checks[name](value, self.partial) if sound and name in self.checks else None
         if wrong is not None:
             self.say(node, wording.refused(wrong, node))
