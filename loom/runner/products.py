@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from msgspec.structs import asdict
+from msgspec.structs import asdict, replace
 
 from loom.cancel import Cancel
 from loom.errors import InfrastructureError
@@ -28,6 +28,7 @@ from loom.util.masking import Masker
 from loom.util.paths import Tracked
 from loom.util.refusals import refusals
 from loom.util.units import counted
+from loom.workflow.interpolation import ExpansionTooLong
 
 if TYPE_CHECKING:
     from loom.storage import findings, junit
@@ -113,7 +114,11 @@ class Handover:
     def with_reported(self, job: Job) -> Job:
         """Return the job with the variables that the jobs before it reported; of the same name, the last job's counts."""
         found = self._once(self._merged, job, self._reported_by)
-        return variables.with_reported(job, found) if found else job
+        try:
+            return variables.with_reported(job, found) if found else job
+        except ExpansionTooLong as error:
+            why = f"{error.message}, with what the jobs before {job.id} report"
+            return replace(job, refused=(*job.refused, why))
 
     def _reported_by(self, jobs: Sequence[str]) -> dict[str, str]:
         found: dict[str, str] = {}

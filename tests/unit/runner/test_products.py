@@ -255,6 +255,18 @@ without: {job("b", "echo ${VERSION-none}", "needs: [{job: one, artifacts: false}
     assert '"VERSION"' in kept.read_text()
 
 
+def test_a_job_whose_variables_are_too_long_with_a_reported_one_is_refused_alone(make: Make) -> None:
+    """Once the whole run ended."""
+    many = "${A}" * 600
+    ran = make(f"""stages: [a, b]
+one: {job("a", "echo A=$(printf %02000d 1) >a.env", "artifacts: {reports: {dotenv: a.env}}")}
+use: {job("b", "true", f"variables: {{X: '{many}'}}")}
+other: {job("b", "true")}
+""").run(code=3)
+    assert ran.statuses == {"one": "success", "use": "error", "other": "success"}
+    assert "the expanded value exceeds 1024 KiB, with what the jobs before use report" in ran.error("use")
+
+
 def test_a_reported_variable_with_a_secret_is_not_in_the_record(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TOKEN", "correct horse battery")
     spec = 'secrets: {KEY: {ref: "env://TOKEN", file: false}}, artifacts: {reports: {dotenv: build.env}}'
