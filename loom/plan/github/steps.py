@@ -108,7 +108,7 @@ class StepList:
                 self._refused(node, f"uses: {written}: repository: {error}")
                 return
             self._main.append(_Draft(late=late, script=written, node=node))
-            if (path := posixpath.normpath(given.get("path", ""))) == ".":
+            if (path := posixpath.normpath(given.get("path", ""))) == "." and given.get("clean") != "false":
                 self._checkouts.clear()  # as it removes what they have made
             if path != "." or late.action is not None:
                 self._checkouts[path] = late.action
