@@ -139,8 +139,6 @@ PASSED_BY_NOBODY: dict[str, object] = {
     "attempt.Attempt.fact.code": "pipeline.execute",
     "job.JobRunner.skip.status": "skipped",
     "steps.LateSteps._invalid.kind": "Error",
-    "checker.Checker.made.sound": True,
-    "shapes.Shapes.made.sound": True,
     "git.Running.result.check": True,
     "model.path_fields.name": "path",
     "model.Snapshot.document.changes": 100,
