@@ -107,4 +107,5 @@ def _name_of(values: Mapping[str, str]) -> str:
         return f"the tag {tag}"
     branch = values.get("CI_COMMIT_BRANCH")
     source = values.get("CI_PIPELINE_SOURCE", "push").removesuffix("_event").replace("_", " ")
-    return f"a {source} of {branch}" if branch else f"a {source}"
+    none = ": HEAD is on no branch" if source == "push" else ""
+    return f"a {source} of {branch}" if branch else f"a {source}{none}"

@@ -203,7 +203,7 @@ def test_the_reason_why_a_job_is_left_out(text: str, reason: str) -> None:
         (TAG, "only: nothing: not the tag v1.2"),
         (SCHEDULE, "only: nothing: not a schedule of main"),
         (MERGE_REQUEST, "only: nothing: not a merge request"),
-        ({}, "only: nothing: not a push"),
+        ({}, "only: nothing: not a push: HEAD is on no branch"),
     ],
 )
 def test_the_pipeline_that_a_ref_does_not_fit_is_named(predefined: Mapping[str, str], reason: str) -> None:
