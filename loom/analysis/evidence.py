@@ -43,7 +43,9 @@ def diagnosis_of(reading: Reading, job: str | None = None, *, workspace: Path | 
 
     `workspace`: the run ends just now with these files. Else contents of files come from the recorded diagnosis alone."""
     if (earlier := _earlier(reading, job)) is not None:
-        return diagnosis_of(*earlier)
+        found, failed = diagnosis_of(*earlier), reading.fold.failed_earlier  # not those that passed since
+        others = [other for other in found.others if other.job_id in failed]
+        return replace(found, others=others, same_failure=[one for one in found.same_failure if one in failed])
     unfinished = reading.state in UNFINISHED
     pipeline = reading.pipeline_manifest()
     units = reading.running_units() if unfinished else []

@@ -38,12 +38,14 @@ def test_a_job_that_failed_earlier_and_does_not_run_again_still_counts(make: Mak
     resumed = project.loom("resume", "--from", "a", "--sync", code=1)
     assert f"b does not run again: it failed in run {first}" in resumed
     assert "✓ a" in resumed
+    assert "jobs failed" not in resumed
     receipt = project.last().receipt
     assert receipt is not None
     assert (receipt["status"], receipt["error"]) == ("failure", f"b: failed in run {first}, and did not run again")
     for arguments in ((), ("last", "b")):
         found = json.loads(project.loom("diagnose", *arguments, "--json"))
         assert (found["run_id"], found["job_id"], found["lines"]) == (first, "b", ["why b failed"])
+        assert (found["others"], found["same_failure"]) == ([], [])
     assert project.loom("exec", "--", "sh", "-c", "echo $LOOM_JOB_NAME") == "b\n"
     (project.root / "fix-b").touch()
     healed = project.loom("resume", "--sync")
