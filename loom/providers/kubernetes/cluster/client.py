@@ -13,6 +13,7 @@ import tempfile
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from textwrap import shorten
 from typing import Any, TypeVar, cast
@@ -30,6 +31,7 @@ from yaml import YAMLError
 from loom.cancel import Cancel
 from loom.errors import EngineUnavailable, LoomError, ProviderError
 from loom.providers.retrying import Policy, retrying
+from loom.util.within import within
 
 config: Any = untyped_config
 ws_client: Any = untyped_websockets
@@ -308,8 +310,11 @@ class Cluster:
         api_client.update_params_for_auth(headers, query, ["BearerToken"], "", "GET", None)
         base = api_client.configuration.host.replace("http", "ws", 1)
         url = f"{base}/api/v1/namespaces/{self.namespace}/pods/{pod}/exec?{urlencode(query, errors='surrogateescape')}"
+        connect = partial(
+            ws_client.create_websocket, api_client.configuration, url, headers
+        )  # has no time limit itself
         with self.translated(f"starting a command in the pod {pod}"):
-            return cast("WebSocket", ws_client.create_websocket(api_client.configuration, url, headers))
+            return cast("WebSocket", within(CALL_S[1], connect))
 
     def close(self) -> None:
         self._connection.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import tempfile
 import threading
 from base64 import b64encode
@@ -13,6 +14,7 @@ import pytest
 
 pytest.importorskip("kubernetes", reason="the extra `kubernetes` is not installed")
 from loom.errors import EngineUnavailable
+from loom.providers.kubernetes.cluster import client
 from loom.providers.kubernetes.cluster.client import Cluster
 
 
@@ -80,3 +82,21 @@ def test_no_certificate_and_no_key_of_a_kubeconfig_stays_behind(
         assert Path(known.key_file).read_text() == f"key of {tmp_path}"
         assert known.get_api_key_with_prefix("BearerToken") == "Bearer t"  # as each request does
     assert changed == []  # other threads read the paths meanwhile
+
+
+def test_a_connection_that_is_accepted_and_never_answered_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "CALL_S", (0.1, 0.1))
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        kubeconfig = {
+            "current-context": "c",
+            "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+            "clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{silent.getsockname()[1]}"}}],
+            "users": [{"name": "u", "user": {}}],
+        }
+        (tmp_path / "config").write_text(json.dumps(kubeconfig))
+        cluster = Cluster.of(None, {"KUBECONFIG": str(tmp_path / "config")})
+        with pytest.raises(EngineUnavailable, match="does not answer"):
+            cluster.websocket("pod", "job", ["true"], stdin=False, tty=False)
+        cluster.close()
