@@ -15,13 +15,15 @@ from loom.analysis import formats, patterns
 from loom.analysis.diagnosis import ChangedSince, Diagnosis, Evidence, Excerpt, diagnose
 from loom.analysis.formats import Reader
 from loom.analysis.history import history
-from loom.analysis.named_files import look_below
+from loom.analysis.known_failures import InSource
+from loom.analysis.named_files import look_below, makers
 from loom.analysis.output import LINES_READ, output_of, texts
 from loom.errors import LoomError, RecordError, RequestError
 from loom.record.documents import Highlights
 from loom.record.event_files import last_output
 from loom.record.highlights import form_of, of_file
 from loom.record.reader import Reading, Unit
+from loom.record.saved_plan import load_planned
 from loom.record.store import UNFINISHED, entry_at, read_document
 from loom.util import typed
 from loom.util.controls import cleaned
@@ -81,7 +83,7 @@ def diagnosis_of(reading: Reading, job: str | None = None, *, workspace: Path | 
             formats=formats.readers(own),
             unit=(unit.step, unit.section) if unit else (None, None),
             root=workspace or root,
-            in_source=lambda paths: look_below(root, paths) if root else {},
+            in_source=lambda paths: _look(reading, root, job_id, paths),
             of_github=bool(planned.get("commands")),
         )
     )
@@ -140,6 +142,20 @@ def recorded_diagnosis(reading: Reading, *jobs: str | None) -> Diagnosis | None:
         if found is not None and (not jobs or found["job_id"] in jobs):
             return typed.convert(found, Diagnosis)
     return None
+
+
+def _look(reading: Reading, root: Path | None, job_id: str | None, paths: Sequence[str]) -> dict[str, InSource]:
+    """Look at files that the output names: in the checkout, and among the artifacts that the job did not get."""
+    found = look_below(root, paths) if root else {}
+    if not paths or job_id is None:
+        return found
+    with suppress(RecordError, KeyError):
+        plan = load_planned(reading.paths.plan).plan
+        for path, (maker, why) in makers(plan, plan.job(job_id), paths).items():
+            seen = found.get(path, InSource(path=path))
+            if why and (seen.ignored or path not in found):
+                found[path] = replace(seen, maker=f"{maker}, which {why}")
+    return found
 
 
 def _end(reading: Reading, unit: Unit | None) -> Mapping[str, Any]:

@@ -115,6 +115,8 @@ class InSource(Struct, frozen=True, kw_only=True):
     interpreter: str | None = None
     executable: bool = True
     empty_submodule: bool = False
+    maker: str = ""
+    """The job of which it is an artifact that this one does not get, and why."""
 
 
 class Failed(Struct, frozen=True, kw_only=True):
@@ -137,7 +139,7 @@ class Failed(Struct, frozen=True, kw_only=True):
     """None: on this machine."""
     of_github: bool = False
     in_source: Mapping[str, InSource] = field(default_factory=dict)
-    """Files of the checkout, by the line of output that names them."""
+    """Files of the checkout and of other jobs, by the line of output that names them."""
 
 
 _OF_GITHUB = (
@@ -294,7 +296,9 @@ def how_to_install(command: str, image: str | None) -> str:
 
 def _of_source(seen: InSource) -> tuple[Known, dict[str, str]]:
     """Return the cause that the checkout shows and no words can."""
-    if seen.ignored:
+    if seen.maker:
+        code = "artifact_not_taken"
+    elif seen.ignored:
         code = "ignored_file"
     elif seen.empty_submodule:
         code = "submodule_missing"
@@ -307,6 +311,7 @@ def _of_source(seen: InSource) -> tuple[Known, dict[str, str]]:
         "quoted": shlex.quote(seen.path),
         "rule": f" ({seen.rule})" if seen.rule else "",
         "interpreter": seen.interpreter or "",
+        "maker": seen.maker,
     }
     return next(known for known in table().causes if known.code == code), values
 

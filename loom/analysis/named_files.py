@@ -7,10 +7,14 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from loom import snapshot
 from loom.analysis.known_failures import InSource
 from loom.analysis.locations import from_root
 from loom.errors import LoomError
+from loom.plan.model import Job, Plan
+from loom.storage.selection import PathSelection, pattern_problem
 from loom.util.untrusted_files import open_regular
 
 Look = Callable[[Sequence[str]], Mapping[str, InSource]]
@@ -54,7 +58,9 @@ def _explaining(line: str, seen: InSource, exit_code: int | None) -> InSource | 
     """Return only what has to do with what the line says."""
     if _NOT_RUN.search(line):
         return InSource(path=seen.path, executable=False) if exit_code == 126 and not seen.executable else None
-    if seen.ignored or seen.empty_submodule:
+    if seen.maker and seen.path not in line:  # a guess, such as that of a module
+        seen = replace(seen, maker="")
+    if seen.ignored or seen.empty_submodule or seen.maker:
         return seen
     if seen.crlf and (_BY_SCRIPT.search(line) or seen.script):
         return InSource(path=seen.path, crlf=True)
@@ -92,6 +98,46 @@ def _paths_in(line: str) -> list[str]:
         return [f"{node[1]}{end}" for end in ("", ".js", ".json", ".ts", "/index.js")]
     patterns = (*_MISSING, _NOT_RUN, _BY_SCRIPT)
     return [match["path"] for pattern in patterns for match in [pattern.search(line)] if match]
+
+
+# -- of other jobs --------------------------------------------------------------------------------------------------------
+
+
+def makers(plan: Plan, job: Job, paths: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """Return the other job of which each path is an artifact, and why this job does not get it; empty if it takes it.
+
+    A pattern for everything says nothing of one path.
+    """
+    if job.artifacts_from is not None:
+        taken = set(job.artifacts_from)
+    elif job.needs is not None:
+        taken = {need.job for need in job.needs if need.artifacts}
+    else:
+        before = plan.stages[: plan.stages.index(job.stage)] if job.stage in plan.stages else ()
+        taken = {each.id for each in plan.jobs if each.stage in before}
+    not_taken = f"{job.id} does not take (needs, dependencies)"
+    made = [
+        *(
+            (each.id, each.artifacts.paths, each.artifacts.exclude, "" if each.id in taken else not_taken)
+            for each in plan.jobs
+            if each.artifacts is not None and each.id != job.id
+        ),
+        *((left.id, left.artifacts, (), f"this run left out ({left.reason})") for left in plan.left_out),
+    ]
+    made.sort(key=lambda each: bool(each[3]))
+    return {
+        path: (maker, why)
+        for maker, patterns, exclude, why in reversed(
+            made
+        )  # the first one counts, those that it takes before the others
+        for selection in (PathSelection([each for each in patterns if _tells(each)], exclude),)
+        for path in paths
+        if selection.takes(path)
+    }
+
+
+def _tells(pattern: str) -> bool:
+    return pattern_problem(pattern) is None and pattern.strip("*./") != ""
 
 
 # -- in the checkout ------------------------------------------------------------------------------------------------------

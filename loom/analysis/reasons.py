@@ -12,10 +12,9 @@ from msgspec import Struct
 
 from loom.analysis.diagnosis import Diagnosis
 from loom.analysis.diff import Pair
-from loom.analysis.named_files import missing_paths
+from loom.analysis.named_files import makers, missing_paths
 from loom.analysis.verdict import LogParting, Reason, ReasonKind
 from loom.plan.model import Job, Plan
-from loom.storage.selection import PathSelection
 from loom.util.units import counted
 
 
@@ -171,37 +170,17 @@ def _files(sides: Sequence[Diagnosis], known: Circumstances) -> Iterator[tuple[R
         if cause.code == "ignored_file":
             yield "ignored-file", cause.summary
     paths = [path for side in sides for path in missing_paths(side.lines, side.command)]
-    makers = _makers(known, paths)
+    made = _makers(known, paths)
     for path in paths:
-        if path in makers:
-            job, taken = makers[path]
-            how = "which was not available" if taken else f"which {known.job.id} does not take (needs, dependencies)"
-            yield "artifact", f"{path} is an artifact of {job}, {how}"
+        if path in made:
+            job, why = made[path]
+            yield "artifact", f"{path} is an artifact of {job}, which {why or 'was not available'}"
         elif os.path.lexists(known.checkout / path) and not os.path.lexists(known.tree / path):
             yield "ignored-file", f"{path} is in your checkout, but not in the commit: the clone there lacks it"
 
 
-def _makers(known: Circumstances, paths: Sequence[str]) -> dict[str, tuple[str, bool]]:
-    """Return the job of which each path is an artifact, and whether the job at hand takes it."""
-    if not paths or (plan := known.plan()) is None:
-        return {}
-    return {
-        path: (job.id, job.id in _taken(known.job, plan))
-        for path in paths
-        for job in plan.jobs
-        if job.id != known.job.id and job.artifacts is not None
-        if PathSelection(job.artifacts.paths, job.artifacts.exclude).takes(path)
-    }
-
-
-def _taken(job: Job, plan: Plan) -> set[str]:
-    """Return the jobs of which the job takes artifacts."""
-    if job.artifacts_from is not None:
-        return set(job.artifacts_from)
-    if job.needs is not None:
-        return {need.job for need in job.needs if need.artifacts}
-    before = plan.stages[: plan.stages.index(job.stage)] if job.stage in plan.stages else ()
-    return {each.id for each in plan.jobs if each.stage in before}
+def _makers(known: Circumstances, paths: Sequence[str]) -> dict[str, tuple[str, str]]:
+    return makers(plan, known.job, paths) if paths and (plan := known.plan()) is not None else {}
 
 
 def _variable(
@@ -252,6 +231,6 @@ def _of_differences(
         elif pair.name == "cache":
             yield "cache", "the cache there may hold what the job itself does not make"
     words = [word for text in commands for word in text.split() if "/" in word or "." in word]
-    for path, (job, taken) in _makers(known, words).items():
-        if taken:
+    for path, (job, why) in _makers(known, words).items():
+        if not why:
             yield "artifact", f"{path} is an artifact of {job}, and may differ"

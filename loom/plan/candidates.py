@@ -34,6 +34,8 @@ class Candidate(Struct, kw_only=True):
     wanted: tuple[WantedNeed, ...] | None
     """None: waits for all earlier stages."""
     leaves_artifacts: bool = False
+    artifacts: tuple[str, ...] = ()
+    """The paths of its artifacts, as the workflow has them."""
     base_when: str | None
     """The job's own `when`."""
     title: str = ""

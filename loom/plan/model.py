@@ -355,6 +355,8 @@ class NotSelected(Struct, frozen=True, kw_only=True):
     reason: str
     held: str = ""
     """Why a run leaves it out though CI would run it: said of several jobs."""
+    artifacts: tuple[str, ...] = ()
+    """The paths of its artifacts, as the workflow has them."""
 
 
 class Plan(Struct, frozen=True, kw_only=True, dict=True):

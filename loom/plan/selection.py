@@ -35,6 +35,7 @@ class Choice:
         self.left_out: dict[str, str] = {}
         self.held: dict[str, str] = {}
         self.problems: list[Problem] = []
+        self._artifacts: dict[str, tuple[str, ...]] = {}
         self._makers: dict[str, list[str]] = {}
         """The jobs that leave artifacts for a stage, by stage."""
         self._index: Mapping[str, Sequence[Candidate]] = {}
@@ -49,6 +50,7 @@ class Choice:
         """Return the selected candidates by id; record those that their rules exclude, and those that are held."""
         pool = self.by_matrix(candidates)
         self._index = by_name(pool)
+        self._artifacts = {candidate.id: candidate.artifacts for candidate in candidates}
         exact = self.named(pool)
         chosen = self.asked_for(pool)
         wants_needs = (
@@ -85,7 +87,7 @@ class Choice:
 
     def not_selected(self) -> tuple[p.NotSelected, ...]:
         return tuple(
-            p.NotSelected(id=name, reason=reason, held=self.held.get(name, ""))
+            p.NotSelected(id=name, reason=reason, held=self.held.get(name, ""), artifacts=self._artifacts.get(name, ()))
             for name, reason in self.left_out.items()
         )
 

@@ -26,6 +26,7 @@ MAX_DEPTH = 32
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 LINE_BREAK = re.compile("\r\n|[\n\r\x85\u2028\u2029]")
+_CONFLICT = re.compile("^<{7} ", re.MULTILINE)
 _FORBIDDEN = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _NULL = frozenset({"", "~", "null", "Null", "NULL"})
 _TRUE = frozenset({"true", "True", "TRUE"})
@@ -454,6 +455,10 @@ class NodeBuilder:
         node = None
         if mark is not None:
             node = Node(self.file, Kind.REFUSED, None, *self.position(mark), 1)
+        if marker := _CONFLICT.search(self.file.text):
+            node = Node(self.file, Kind.REFUSED, None, self.file.text.count("\n", 0, marker.start()) + 1, 1, 7)
+            self.say(node, "git left a conflict of a merge here; choose one of the two versions")
+            return
         reason = error.problem or error.context or "the syntax"
         if "quoted scalar" in (error.context or "") and "end of stream" in reason and error.context_mark is not None:
             mark = error.context_mark

@@ -195,6 +195,7 @@ class Candidates:
             decision=_decision(decided, _outside(entry.merged)),
             wanted=None if wanted is None else tuple(wanted),
             leaves_artifacts=_leaves(entry.merged),
+            artifacts=tuple(map(text_of, one_or_more(entry.merged.find("artifacts", "paths")))),
             base_when=when.text if when is not None else None,
             held=self._held(entry.merged),
             entry=entry,

@@ -44,6 +44,7 @@ def job_values(
 
 def candidate_of(entry: Entry, instance: Instance, decided: RuleDecision) -> EntryCandidate:
     fields = entry.fields
+    artifacts = tuple(fields.get("artifacts", {}).get("paths", ()))
     return EntryCandidate(
         id=instance.id,
         name=entry.name,
@@ -51,7 +52,8 @@ def candidate_of(entry: Entry, instance: Instance, decided: RuleDecision) -> Ent
         matrix=instance.matrix,
         decision=decided,
         wanted=None if "needs" not in fields else tuple(needs_of(entry.merged)),
-        leaves_artifacts=bool(fields.get("artifacts", {}).get("paths")),
+        leaves_artifacts=bool(artifacts),
+        artifacts=artifacts,
         base_when=fields.get("when"),
         entry=entry,
         instance=instance,

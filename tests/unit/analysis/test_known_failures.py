@@ -366,6 +366,7 @@ def test_packages_are_well_formed() -> None:
         (InSource(path="run.sh", executable=False), "no_executable_bit"),
         (InSource(path="run.sh", script=True, interpreter="/usr/bin/python9"), "missing_interpreter"),
         (InSource(path="lib", empty_submodule=True), "submodule_missing"),
+        (InSource(path="run.sh", ignored=True, maker="build, which this run left out"), "artifact_not_taken"),
     ],
 )
 def test_what_the_checkout_shows_is_surer_than_the_line(seen: InSource, code: str) -> None:

@@ -1,12 +1,14 @@
 """Files that the output names, as the checkout has them: a real repository."""
 
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from loom.analysis.known_failures import InSource
-from loom.analysis.named_files import look_at, look_below, missing_paths
+from loom.analysis.named_files import look_at, look_below, makers, missing_paths
+from loom.plan.model import Artifacts, Job, Need, NotSelected, Plan
 
 
 @pytest.fixture
@@ -70,6 +72,36 @@ def what(seen: InSource) -> str:
     if seen.ignored or seen.empty_submodule or seen.crlf:
         return "ignored" if seen.ignored else "submodule" if seen.empty_submodule else "crlf"
     return f"needs {seen.interpreter}" if seen.executable else "no bit"
+
+
+@pytest.mark.parametrize(
+    ("path", "needs", "made"),
+    [
+        ("dist/app", None, {"dist/app": ("build", "")}),
+        ("dist/app", (), {"dist/app": ("build", "unit does not take (needs, dependencies)")}),
+        ("docs/a.html", None, {"docs/a.html": ("docs", "this run left out (not selected)")}),
+        ("out/unit.xml", None, {}),  # its own
+        ("other", None, {}),  # `all` says nothing of it
+    ],
+)
+def test_the_job_that_makes_a_file(path: str, needs: tuple[Need, ...] | None, made: object) -> None:
+    def job(name: str, stage: str, *paths: str, needs: tuple[Need, ...] | None = None) -> Job:
+        artifacts = Artifacts(paths=paths)
+        return Job(id=name, name=name, stage=stage, steps=(), provider="host", artifacts=artifacts, needs=needs)
+
+    unit = job("unit", "test", "out/", needs=needs)
+    left = NotSelected(id="docs", reason="not selected", artifacts=("docs/*.html", "../never", "dist/"))
+    jobs = (job("build", "build", "dist/"), job("all", "build", "**/*"), unit, job("later", "later", "dist/"))
+    plan = Plan(workflow_path="w", stages=("build", "test", "later"), jobs=jobs, left_out=(left,))
+    assert makers(plan, unit, [path]) == made
+
+
+def test_a_name_that_the_line_does_not_have_is_no_artifact() -> None:
+    def look(paths: Sequence[str]) -> dict[str, InSource]:
+        return {path: InSource(path=path, maker="build, which is not there") for path in paths}
+
+    assert look_at(["No module named 'requests'"], None, look, exit_code=1) == {}
+    assert look_at(["cat: dist/app: No such file or directory"], None, look, exit_code=1) != {}
 
 
 def test_the_rule_is_named(checkout: Path) -> None:

@@ -57,6 +57,12 @@ def test_what_deploys_and_what_needs_it_is_left_out_and_said_in_one_line(tmp_pat
     assert [need.job for need in found.job("maybe").needs or ()] == ["build"]
 
 
+def test_a_job_that_is_left_out_tells_its_artifacts(tmp_path: Path) -> None:
+    text = "a: {stage: build, script: x, artifacts: {paths: [dist/, x.log]}}\nb: {stage: test, script: x}\n"
+    found = plan(tmp_path, text=text, from_job="b")
+    assert [(one.id, one.artifacts) for one in found.left_out] == [("a", ("dist/", "x.log"))]
+
+
 def test_images_are_those_of_the_jobs_that_can_run_here(tmp_path: Path) -> None:
     text = "a: {script: x}\nwin: {script: x, tags: [windows]}\nafter: {script: x, needs: [win]}\n"
     assert names(plan(tmp_path, text=text, jobs=("a", "win", "after"), if_possible=True)) == ["a"]

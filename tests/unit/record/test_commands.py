@@ -122,6 +122,28 @@ def test_diagnose_follows_the_pointers(failed: Ran) -> None:
     assert "failed: job test, step script/02 (.loom/workflow.yml:11), exit code 1" in text
 
 
+@pytest.mark.parametrize(
+    ("needs", "options"), [("", ["--from", "test"]), ("", ["--no-needs", "test"]), ("needs: [], ", [])]
+)
+@pytest.mark.parametrize("in_checkout", [True, False])
+def test_the_artifact_of_a_job_that_gave_none_is_not_told_as_ignored(
+    make: Make, needs: str, options: list[str], in_checkout: bool
+) -> None:
+    project = make(
+        "version: v1\nstages: [build, test]\n"
+        "build: {stage: build, script: ['mkdir dist', 'echo 1 >dist/app'], artifacts: {paths: [dist/]}}\n"
+        f"test: {{stage: test, {needs}script: [cat dist/app]}}\n"
+    )
+    (project.root / ".gitignore").write_text("dist/\n")
+    if in_checkout:
+        (project.root / "dist").mkdir()
+        (project.root / "dist/app").write_text("1\n")
+    project.loom("run", "--local", *options, code=1)
+    (cause,) = json.loads(project.loom("diagnose", "--json"))["causes"]
+    why = "this run left out (not selected)" if options else "test does not take (needs, dependencies)"
+    assert cause["summary"] == f"dist/app is an artifact of build, which {why}"
+
+
 def test_diagnose_for_an_agent_is_short(failed: Ran) -> None:
     text = failed.project.loom("diagnose", "--format", "agent")
     assert len(text.encode()) <= 2048
