@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 from msgspec import field
+from msgspec.structs import replace
 
 from loom.errors import Problem
 from loom.util.yaml_file import Kind, Node, depth, flat, mapping
@@ -80,7 +81,7 @@ class Shapes(Problems, kw_only=True):
         return True
 
     def unknown(self, node: Node, name: str, known: Mapping[str, Keyword]) -> None:
-        advice = self.meant(name, known, f"; the keys are {', '.join(known) or 'none'}")
+        advice = self.meant(name, known, f"; the keys are {', '.join(known)}" if known else "; there are none here")
         self.say(node, f"unknown key {name}{advice}")
 
     def value(self, node: Node, keyword: Keyword, table: Table, key: Node | None = None) -> Any:
@@ -90,10 +91,19 @@ class Shapes(Problems, kw_only=True):
         if (known := self._checked.get((node, keyword.name, self.partial))) is not None:
             return known
         self.supported(key or node, keyword)
+        before = len(self.found)
         value = self._fitting(node, shape_of(keyword.shape), keyword, table, key)
+        self._name_elsewhere(keyword.name, before)
         if value is not None:
             self._checked[node, keyword.name, self.partial] = value
         return value
+
+    def _name_elsewhere(self, name: str, before: int) -> None:
+        """Begin problems with the keyword where they point to a value that an alias or a reference has brought there."""
+        last = name.rpartition(":")[2]
+        for at, problem in enumerate(self.found[before:] if last != "NAME" else (), before):
+            if last.lower() not in problem.pointer.lower().split("/") and not problem.message.startswith(name):
+                self.found[at] = replace(problem, message=f"{name}: {problem.message}")
 
     def supported(self, node: Node, keyword: Keyword) -> None:
         if keyword.support is Support.REFUSED:

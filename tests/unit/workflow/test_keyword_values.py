@@ -98,8 +98,9 @@ def lines(shapes: type[Shapes], keywords: tuple[Keyword, ...]) -> Iterator[str]:
 
 
 def fits(shapes: type[Shapes], keyword: Keyword, table: Table, text: str) -> bool:
-    node = parse(text.encode(), "f").root
-    assert node is not None
+    root = parse(f"{keyword.name.rpartition(':')[2]}: {text}".encode(), "f").root
+    assert root is not None
+    (node,) = root.value.values()
     made = shapes()
     made.value(node, keyword, table)
     return not any(problem.message.startswith("expected ") for problem in made.found)

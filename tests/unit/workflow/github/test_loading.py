@@ -222,6 +222,7 @@ MORE_MISTAKES = [
         "ubuntu-latest", "{labels: '', group: }"
     ),
     "on: &a [push]\njobs: *b\nother: *a\n",
+    "on: push\nenv: &e {A: b}\njobs: {x: {runs-on: ubuntu-latest, steps: [{run: x, timeout-minutes: *e, shell: *e}]}}\n",
 ]
 """Files of which all problems are kept."""
 

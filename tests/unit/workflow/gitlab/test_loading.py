@@ -341,6 +341,9 @@ MISTAKES = [
     ("include: /no.txt\njob: {script: x}", "include:local: /no.txt is no YAML file"),
     ("include: {locl: /a.yml}\njob: {script: x}", "1:11: unknown key locl; did you mean local?"),
     ("include: {ref: x}\njob: {script: x}", "include: expected one of local, project, remote, template, component"),
+    (".w: &w [a]\njob: {script: x, stage: *w}", "1:5: stage: expected text, found a list"),
+    (".w: {variables: &w {foo: a}}\njob: {script: x, retry: *w}", "1:21: retry: unknown key foo; the keys are max, "),
+    (".w: {tags: [x]}\njob: {script: x, image: !reference [.w, tags]}", "image: expected text or a mapping, found a list"),
 ]  # fmt: skip
 
 
