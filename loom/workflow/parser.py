@@ -42,7 +42,7 @@ class Parser(ABC, Generic[Made]):
         found = self.TOKEN.match(self.text, self.end)
         if found is None:
             rest = self.text[self.end :].lstrip()
-            why = self.UNREADABLE.get(rest[0], f"{rest[0]!r} is not part of this {self.CALLED}")
+            why = self.UNREADABLE.get(rest[0], f"{rest[0]!r} can't stand here")
             raise InvalidExpression(why, len(self.text) - len(rest))
         self.kind = str(found.lastgroup)
         self.token, self.start, self.end = found[self.kind], found.start(self.kind), found.end()

@@ -49,7 +49,7 @@ class ServerBusy(ServerUnavailable):
 _BUSY = Policy(
     when=lambda error: isinstance(error, ServerBusy),
     attempts=4,
-    limit_s=60.0,
+    limit_s=90.0,  # servers ask for up to a minute
     first_wait_s=1.0,
     asked_s=lambda error: getattr(error, "pause_s", None),
 )

@@ -30,7 +30,9 @@ _VALIDATORS: dict[str, jsonschema.Draft202012Validator] = {}
 
 def validate(name: str, value: Any) -> None:
     """Hold a document to its published schema; one without a schema has at least a version and a kind."""
-    name = "output" if name in PRINTED else name
+    if name in PRINTED:
+        assert value["kind"].removeprefix("loom-") == name
+        name = "output"
     if name not in schemas.NAMES:
         assert value["schema_version"].startswith("loom.")
         assert value["kind"]

@@ -192,3 +192,4 @@ def test_one_ref_is_fetched(
     assert refs(snapshot / path) == there
     assert git(snapshot / path, "branch", "--show-current") == branch
     assert git(snapshot / path, "log", "-1", "--format=%s") == ("old" if given.get("ref") == "old" else "newest")
+    assert not path or git(snapshot, "log", "-1", "--format=%s") == "newest", "above it, nothing has changed"

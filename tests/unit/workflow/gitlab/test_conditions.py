@@ -112,7 +112,7 @@ def test_a_condition_holds_as_in_gitlab(text: str, variables: dict[str, str], ex
     ("position", "text", "message"),
     [
         (0, "", "ends where"),
-        (0, "${A}", "is not part of this condition"),
+        (0, "${A}", "can't stand here"),
         (3, "$A = 1", "compare with =="),
         (3, "$A & $B", "write &&"),
         (6, "$A == yes", 'a text "yes"'),
@@ -128,7 +128,7 @@ def test_a_condition_holds_as_in_gitlab(text: str, variables: dict[str, str], ex
         (6, r"$A =~ /(a)\1/", "no back-references"),
         (6, "$A =~ /a++/", "no possessive repeats"),
         (6, "$A =~ /x(/", "not a pattern"),
-        (6, "$A == 1", "is not part of this condition"),
+        (6, "$A == 1", "can't stand here"),
         (0, "/x/", "needs =~"),
         (0, "$" + "A" * 5000, "more than 4096"),
         (0, "(" * 50 + "$A" + ")" * 50, "the condition has more than 99 names"),

@@ -192,7 +192,7 @@ REFUSED = {
     "job: {trigger: {include: [{job: a}]}}": "1:27: trigger:include: expected local, or artifact with job",
     of_job("image: $NO"): "1:25: image: '' is not a valid image name. $NO has no value here: give it with --var",
     of_job("image: A B"): "1:25: image: 'A B' is not a valid image name. Write it as [REGISTRY/]NAME[:TAG]",
-    "spec: {inputs: {a: {rules: [{if: '$[[ inputs.b'}]}, b: {default: y}}}\n---\nj: {script: x}": "1:17: input a of .gitlab-ci.yml: rules:if: '$' is not part of this condition",
+    "spec: {inputs: {a: {rules: [{if: '$[[ inputs.b'}]}, b: {default: y}}}\n---\nj: {script: x}": "1:17: input a of .gitlab-ci.yml: rules:if: '$' can't stand here",
     "spec: {inputs: {a: {default: x}}}\n---\nj: {script: '$[[ inputs.nope ]]'}": "3:14: $[[ inputs.nope ]] is unknown here; known are: inputs.a (declare inputs under spec: inputs)",
     "t: {stage: build, trigger: {include: [{artifact: a.yml, job: g}]}}\ng: {script: x}": "1:39: trigger:include:job: g is in a later stage",
     of_job("needs: [{pipeline: g/p}]"): "job: job is missing beside `pipeline` in `needs`; add it",
