@@ -76,6 +76,16 @@ SHELLS: Mapping[str, tuple[str, ...]] = {
     ),
 }
 """GitHub's command for each shell's name; the script's file replaces `{0}`."""
+_ENTER = """\
+top=$(pwd -P)
+mkdir -p ./{0}
+cd ./{0}
+case $(pwd -P)/ in
+  "$top"/*) ;;
+  *) echo "loom: checkout: $PWD is not in the workspace: a link leads to $(pwd -P)" >&2; exit 1 ;;
+esac
+"""
+"""Begins a program in the directory of a checkout. What it removes there must not be what a step's link leads to."""
 _POWERSHELL = (
     "$ErrorActionPreference = 'stop'",
     "if ((Test-Path -LiteralPath variable:\\LASTEXITCODE)) { exit $LASTEXITCODE }",
@@ -395,7 +405,7 @@ class LateSteps(Steps):
         """Put a checkout's files into a directory of the workspace; what was there goes first, as on GitHub."""
         session, at = self._open_job.session, "" if made.target == "." else shlex.quote(made.target)
         removed = "rm -rf ./* ./.[!.]* ./..?*" if made.clean or made.target not in self.state.checkouts else ""
-        words = ("sh", "-ec", f"mkdir -p ./{at}\ncd ./{at}\n{removed}")
+        words = ("sh", "-ec", f"{_ENTER.format(at)}{removed}")
         exit_ = session.inside({}).exec(words, on_output, cancel, timeout_s=None, stdin=False)
         if exit_.status is not Status.SUCCESS:
             return exit_

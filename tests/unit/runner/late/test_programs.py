@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from loom.cancel import Cancel
 from loom.plan.late import Action, LateStep
-from loom.plan.model import Build, Image
+from loom.plan.model import Build, Image, Job
 from loom.providers.base import Beside
 from loom.runner import actions
 from loom.status import Exit, OnOutput
@@ -239,3 +239,38 @@ def test_files_come_at_the_checkout_and_replace_what_is_there(make: Make, tmp_pa
         15: ["./theirs"],
     }
     assert "up' is not under '" in ran.lines("one", "script/16")[0]
+
+
+@pytest.mark.parametrize("mode", ["auto", "bind_mount", "copy"])
+def test_a_checkout_reaches_no_files_but_those_of_its_job(make: Make, tmp_path: Path, mode: str) -> None:
+    """Two jobs are at their checkouts at once, beside one that has the run's workspace itself, if they may share it."""
+    checkout = step("actions/checkout@v4", kind="checkout")
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside/theirs").write_text("")
+
+    def all_at(number: int) -> tuple[str, LateStep]:
+        wait = f'for job in early a b; do until test -e "{tmp_path}/$job.{number}"; do sleep 0.01; done; done'
+        return step(f'touch "{tmp_path}/$GITHUB_JOB.{number}"; {wait}')
+
+    def late(name: str) -> Job:
+        steps = (
+            step(f"echo {name} >mine; ln -s {tmp_path}/outside out"),
+            all_at(1),
+            checkout,
+            all_at(2),
+            step("ls -A"),
+        )
+        link = step("actions/checkout@v4", kind="checkout", inputs={"path": "out"}, continue_on_error="true")
+        more = (step(f"ln -s {tmp_path}/outside out"), link, step("ls -A out"))
+        return job(name, *steps, *more, no_checkout=True, contexts={"github": {"job": name}})
+
+    early = job("early", step("echo >mine"), all_at(1), all_at(2), step("ls -A"), contexts={"github": {"job": "early"}})
+    ran = run(make, early, late("a"), late("b"), files={"file": "f\n"}, mount_mode=mode, jobs=3)
+    files = sorted([".git", ".loom", "file"])
+    assert ran.lines("early", "script/04") == sorted([*files, "mine"])
+    for name in ("a", "b"):
+        there = sorted([*files, "mine"]) if mode == "bind_mount" else files  # its checkout is of what the jobs share
+        assert ran.lines(name, "script/05") == there
+        assert "a link leads to" in ran.lines(name, "script/07")[0]
+        assert ran.lines(name, "script/08") == ["theirs"]
+    assert (ran.workspace / "file").exists()
