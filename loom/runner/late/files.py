@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 FILES: Mapping[str, str] = {
     "GITHUB_ENV": "env",
@@ -20,9 +20,11 @@ class InvalidFile(ValueError):
     """A file that a step wrote in no known form."""
 
 
-def values_of(lines: Sequence[bytes]) -> dict[str, str]:
-    """Return the pairs of a file: `NAME=value`, or `NAME<<END`, lines, `END`; a CR is part of it. InvalidFile for other lines."""
-    values: dict[str, str] = {}
+def values_of(lines: Sequence[bytes]) -> Iterator[tuple[str, str]]:
+    """Yield the pairs of a file: `NAME=value`, or `NAME<<END`, lines, `END`; a CR is part of it. InvalidFile at another line.
+
+    Only with `=` may a name be empty, as on GitHub.
+    """
     texts = [line.decode("utf-8", "surrogateescape") for line in lines]
     at = 0
     while at < len(texts):
@@ -38,13 +40,12 @@ def values_of(lines: Sequence[bytes]) -> dict[str, str]:
             stop = next((number for number in range(at, len(texts)) if texts[number] == end), None)
             if stop is None:
                 raise InvalidFile(f"Invalid value. Matching delimiter not found '{end}'")
-            values[name] = "\n".join(texts[at:stop])
+            yield name, "\n".join(texts[at:stop])
             at = stop + 1
-        elif equals > 0:
-            values[line[:equals]] = line[equals + 1 :]
+        elif equals >= 0:
+            yield line[:equals], line[equals + 1 :]
         else:
             raise InvalidFile(f"Invalid format '{line}'")
-    return values
 
 
 def paths_of(lines: Sequence[bytes]) -> list[str]:

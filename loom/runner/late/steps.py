@@ -477,18 +477,20 @@ class LateSteps(Steps):
 
     def _read_files(self, step: Step, reported: Mapping[str, Sequence[bytes]]) -> None:
         result = self._result
-        try:
-            env = {**result.env, **values_of(reported.get("env", ()))}
-            for name in [name for name in env if name.upper() == "NODE_OPTIONS"]:  # as on GitHub, the step continues
-                text = f"{step.id}: Can't store {name} output parameter using '$GITHUB_ENV' command."
-                self._attempt.warn(text, CODE)
-                del env[name]
-            outputs = {**result.outputs, **values_of(reported.get("output", ()))}
-            saved = {**result.saved, **values_of(reported.get("saved", ()))}
-            path = (*result.path, *paths_of(reported.get("path", ())))
-        except InvalidFile as error:
-            self._failed_by = str(error)
-            return
+        env, saved, outputs = dict(result.env), dict(result.saved), dict(result.outputs)
+        for name, values in (("env", env), ("saved", saved), ("output", outputs)):
+            try:
+                for key, value in values_of(reported.get(name, ())):
+                    if name == "output" and not key:  # as on GitHub, where a variable or state may have no name
+                        raise InvalidFile(f"Invalid format '={value}'")
+                    values[key] = value
+            except InvalidFile as error:  # what stands above, and in the other files, counts
+                self._failed_by = str(error)
+        for key in [key for key in env if key.upper() == "NODE_OPTIONS"]:  # as on GitHub, the step continues
+            self._attempt.warn(f"{step.id}: Can't store {key} output parameter using '$GITHUB_ENV' command.", CODE)
+            del env[key]
+        env.pop("", None)
+        path = (*result.path, *paths_of(reported.get("path", ())))
         try:
             summary = summary_of(reported.get("summary", ()))
         except InvalidFile as error:  # as on GitHub, the step succeeds

@@ -11,6 +11,7 @@ from loom.runner.late.files import MOST_SUMMARY, InvalidFile, paths_of, summary_
     ("lines", "values"),
     [
         ([], {}),
+        ([b"=x"], {"": "x"}),
         ([b"", b"a=1", b"b==2=", b"c=", b"a=3\r"], {"a": "3\r", "b": "=2=", "c": ""}),
         ([b"a<<E", b"E"], {"a": ""}),
         ([b"a<<E F\r", b"one\r", b"", b"x=y", b" E F", b"E F\r", b"b=2"], {"a": "one\r\n\nx=y\n E F", "b": "2"}),
@@ -20,14 +21,13 @@ from loom.runner.late.files import MOST_SUMMARY, InvalidFile, paths_of, summary_
     ],
 )
 def test_values(lines: list[bytes], values: dict[str, str]) -> None:
-    assert values_of(lines) == values
+    assert dict(values_of(lines)) == values
 
 
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
         ([b"none"], "Invalid format 'none'"),
-        ([b"=x"], "Invalid format '=x'"),
         ([b"<<E", b"E"], "Invalid format '<<E'. Name must not be empty and delimiter must not be empty"),
         ([b"a<<", b""], "Invalid format 'a<<'. Name must not be empty and delimiter must not be empty"),
         ([b"a<<E", b"e", b"E "], "Invalid value. Matching delimiter not found 'E'"),
@@ -35,7 +35,7 @@ def test_values(lines: list[bytes], values: dict[str, str]) -> None:
 )
 def test_what_is_no_value(lines: list[bytes], message: str) -> None:
     with pytest.raises(InvalidFile) as caught:
-        values_of(lines)
+        list(values_of(lines))
     assert str(caught.value) == message
 
 

@@ -166,17 +166,21 @@ def test_disabled_commands_and_invalid_files_fail_the_step(make: Make) -> None:
         job(
             "one",
             step("echo '::set-env name=A::b'", continue_on_error="true"),
-            step('echo nonsense >>"$GITHUB_ENV"', continue_on_error="${{ true }}"),
+            step(
+                "printf '%s\\n' K=1 =x nonsense L=2 >>$GITHUB_ENV; echo o=1 >>$GITHUB_OUTPUT",
+                id="part",
+                continue_on_error="${{ true }}",
+            ),
             step('echo "x<<E" >>"$GITHUB_OUTPUT"', continue_on_error="true"),
             step("echo '::set-output name=a::b'", id="old"),
-            step("echo ${{ steps.old.outputs.a }}"),
+            step("echo ${{ steps.old.outputs.a }} [$K] [$L] ${{ steps.part.outputs.o }}"),
         ),
     )
     assert list(states(ran).values()) == ["failure/success"] * 3 + ["success"] * 2
     assert "disabled" in ran.lines("one")[-1]
     assert ran.lines("one", "script/02") == ["Error: Invalid format 'nonsense'"]
     assert "delimiter not found" in ran.lines("one", "script/03")[0]
-    assert ran.lines("one", "script/05") == ["b"]
+    assert ran.lines("one", "script/05") == ["b [1] [] 1"]
 
 
 def test_old_commands_can_be_allowed(make: Make) -> None:
