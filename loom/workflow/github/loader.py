@@ -176,8 +176,10 @@ class WorkflowReader:
             self._check_call(job, node, uses)
         else:
             for wanted in ("runs-on", "steps"):
-                if not ((found := node.get(wanted)) and found.value):
-                    self.problems.say(key, f"{name}: `{wanted}` is {'missing' if found is None else 'empty'}")
+                if (found := node.get(wanted)) is None:
+                    self.problems.say(key, f"{name}: `{wanted}` is missing")
+                elif not found.value and job.get(wanted) is not None:  # else its form is refused
+                    self.problems.say(key, f"{name}: `{wanted}` is empty")
             for extra in ("with", "secrets"):
                 if extra in node.value:
                     self.problems.say(node.keys[extra], f"`{extra}` is for a job with `uses`; this one has steps")

@@ -103,3 +103,6 @@ def faults(text: str, allowed: frozenset[str], *, is_condition: bool = False) ->
             & expressions.LATE_FUNCTIONS - {one[:-2] for one in allowed if one[-2:] == "()"}
         ):
             yield f"{name}() can't be used here", start
+        calls = (one for one in expressions.nodes_in(node) if isinstance(one, expressions.Call) and one.arguments)
+        for name in sorted({one.name for one in calls} & expressions.STATUS_FUNCTIONS if "steps" in allowed else ()):
+            yield f"{name} takes 0 arguments in a step, not more", start  # in a job's, names of others

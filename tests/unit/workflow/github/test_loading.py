@@ -107,6 +107,9 @@ MISTAKES = [
     ),
     (job(), "3:3 /jobs/x x: `steps` is missing"),
     ("on: push\njobs: {x: {runs-on: a, steps: []}}", "2:8 /jobs/x x: `steps` is empty"),
+    ("on: push\njobs: {x: {runs-on: '', steps: [run: a]}}", "2:21 /jobs/x/runs-on expected "),
+    ("on: push\njobs: {x: {runs-on: [], steps: [run: a]}}", "2:8 /jobs/x x: `runs-on` is empty"),
+    ("on: push\njobs: {x: {runs-on: {}, steps: [run: a]}}", "2:8 /jobs/x x: `runs-on` is empty"),
     (
         "on: push\njobs: {x: {uses: ./.github/workflows/a.yml@main}}",
         "2:18 /jobs/x/uses uses: expected ./.github/workflows/FILE.yml or owner/",
@@ -165,6 +168,11 @@ MISTAKES = [
     (job(STEPS, "if: steps.a.outcome"), "/jobs/x/if there is no context steps here"),
     (job(STEPS, "env: {A: \"${{ hashFiles('x') }}\"}"), "/jobs/x/env/A hashfiles() can't be used here"),
     (job("steps: [{run: x, env: {A: '${{ success() }}'}}]"), "/jobs/x/steps/0/env/A success() can't be used here"),
+    (
+        job("steps: [{run: x, if: success('a') && !failure()}]"),
+        "/jobs/x/steps/0/if success takes 0 arguments in a step",
+    ),
+    (job(STEPS, "if: success(1) || cancelled(1)"), "/jobs/x/if invalid expression: cancelled takes 0 arguments, not 1"),
     (job(STEPS, "needs: ['${{ x }}']"), "/jobs/x/needs/0 there are no expressions here; write the value itself"),
     (
         f"{SOUND}env: {{A: '${{{{ env.B }}}}'}}",
