@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import posixpath
+import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -14,6 +15,7 @@ from msgspec import Struct, field
 
 MINUTE_S = 60.0
 """The unit of `timeout-minutes`."""
+_WORKSPACE = re.compile(r"\$\{\{\s*github\.workspace\s*\}\}", re.IGNORECASE)
 
 
 def limit_of(minutes: object) -> float | None:
@@ -141,8 +143,15 @@ class LateStep(Struct, frozen=True, kw_only=True):
     """Of a pre or post step: `Step.id` of its main step, with which it shares its state."""
 
     @property
+    def checkout_path(self) -> str:
+        """Return the directory of a checkout, from the workspace, as far as its texts say."""
+        return posixpath.normpath(_WORKSPACE.sub(".", self._given("path")))
+
+    @property
     def is_whole_checkout(self) -> bool:
         """Return whether it makes the whole workspace a checkout of the project, as far as its texts say."""
-        given = {name.lower(): text.strip() for name, text in self.inputs.items()}
-        path = posixpath.normpath(given.get("path") or ".")
-        return self.kind == "checkout" and path == "." and not (given.get("repository") or given.get("sparse-checkout"))
+        others = self._given("repository") or self._given("sparse-checkout")
+        return self.kind == "checkout" and self.checkout_path == "." and not others
+
+    def _given(self, name: str) -> str:
+        return next((text.strip() for one, text in self.inputs.items() if one.lower() == name), "")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import posixpath
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -108,7 +107,7 @@ class StepList:
                 self._refused(node, f"uses: {written}: repository: {error}")
                 return
             self._main.append(_Draft(late=late, script=written, node=node))
-            if (path := posixpath.normpath(given.get("path", ""))) == "." and given.get("clean") != "false":
+            if (path := late.checkout_path) == "." and given.get("clean") != "false":
                 self._checkouts.clear()  # as it removes what they have made
             if path != "." or late.action is not None:
                 self._checkouts[path] = late.action

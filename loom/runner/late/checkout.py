@@ -52,8 +52,13 @@ _ONE = """\
 _NO_OTHERS = """\
     rm -rf .git/refs
     mkdir -p .git/refs/heads .git/refs/tags
-    for loom_ref in {refs}; do echo "$loom_sha $loom_ref"; done >.git/packed-refs
+    {{
+      for loom_ref in {refs}; do echo "$loom_sha $loom_ref"; done
+      {tags}
+    }} >.git/packed-refs.new
+    mv .git/packed-refs.new .git/packed-refs
 """
+_TAGS = "sed -n '/ refs.tags./p' .git/packed-refs"
 _BRANCH = """\
     mkdir -p .git/refs/heads/{above}
     echo "$loom_sha" >.git/refs/heads/{branch}
@@ -107,7 +112,7 @@ def checkout_of(
     elif ref and ref in (sha, head_ref):
         full = f"refs/heads/{ref}" if ref == head_ref else ""
     if history:
-        lines += _of_git(full, given.get("fetch-depth", ""))
+        lines += _of_git(full, given.get("fetch-depth", ""), tags=given.get("fetch-tags", "").lower() == "true")
     if patterns := [line.strip() for line in given.get("sparse-checkout", "").splitlines() if line.strip()]:
         cone = given.get("sparse-checkout-cone-mode", "").lower() != "false"
         lines += _SPARSE.format(shlex.join(["--cone" if cone else "--no-cone", *patterns]))
@@ -116,14 +121,15 @@ def checkout_of(
     return Checkout(script=lines, outputs=outputs, target=target, clean=clean)
 
 
-def _of_git(ref: str, fetch_depth: str) -> str:
-    """Return the lines that make `.git` that of a fetch of this ref alone, by this depth; empty: 1, 0: everything."""
+def _of_git(ref: str, fetch_depth: str, *, tags: bool) -> str:
+    """Return the lines that make `.git` that of a fetch of this ref (and all tags), by this depth; empty: 1, 0: everything."""
     depth = int(fetch_depth) if fetch_depth.isdecimal() else 0 if fetch_depth else 1
     lines = {0: "", 1: _ONE}.get(depth, _FETCHED.format(depth=depth))
     branch = ref.removeprefix("refs/heads/") if ref.startswith("refs/heads/") else ""
     there = [ref.replace("refs/pull/", "refs/remotes/pull/"), *([f"refs/remotes/origin/{branch}"] if branch else [])]
     if depth:
-        lines += _NO_OTHERS.format(refs=shlex.join(there if ref else []))
+        known = tags and ref.startswith("refs/tags/")
+        lines += _NO_OTHERS.format(refs=shlex.join(there if ref and not known else []), tags=_TAGS if tags else ":")
     if branch:
         lines += _BRANCH.format(branch=shlex.quote(branch), above=shlex.quote(posixpath.dirname(branch)))
     return _GIT.format(lines)

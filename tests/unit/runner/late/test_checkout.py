@@ -75,6 +75,15 @@ def test_most_inputs_change_nothing(inputs: dict[str, str]) -> None:
     assert script(**inputs) == ""
 
 
+@pytest.mark.parametrize(
+    ("path", "found"),
+    [("", "."), ("./", "."), ("a/../b", "b"), ("${{ github.workspace }}", "."), ("${{GitHub.workspace}}/a/", "a")],
+)
+def test_the_path_of_a_checkout_is_known_before_it_runs(path: str, found: str) -> None:
+    step = LateStep(kind="checkout", inputs={"Path": path})
+    assert (step.checkout_path, step.is_whole_checkout) == (found, found == ".")
+
+
 def test_outputs() -> None:
     step = LateStep(kind="checkout", inputs={"ref": "main"})
     made = checkout_of(step, lambda text: text, GITHUB, submodules=False, history=False)
@@ -182,14 +191,15 @@ def test_history_is_as_deep_as_the_step_says(snapshot: Path, depth: str, commits
     ],
 )
 @pytest.mark.parametrize("path", ["", "deep/sub"])
+@pytest.mark.parametrize("tags", [False, True])
 def test_one_ref_is_fetched(
-    snapshot: Path, ref: str, given: dict[str, str], branch: str, there: list[str], path: str
+    snapshot: Path, ref: str, given: dict[str, str], branch: str, there: list[str], path: str, tags: bool
 ) -> None:
-    step = LateStep(kind="checkout", inputs={**given, "path": path})
+    step = LateStep(kind="checkout", inputs={**given, "path": path, "fetch-tags": str(tags)})
     github = {**GITHUB, "ref": ref, "ref_name": ref.split("/", 2)[2], "head_ref": "topic" if "pull" in ref else ""}
     shutil.copytree(snapshot, snapshot / path) if path else None
     ran(checkout_of(step, str, github, submodules=False, history=True).script, snapshot)
-    assert refs(snapshot / path) == there
+    assert refs(snapshot / path) == sorted({*there, *(["refs/tags/v1"] if tags else [])})
     assert git(snapshot / path, "branch", "--show-current") == branch
     assert git(snapshot / path, "log", "-1", "--format=%s") == ("old" if given.get("ref") == "old" else "newest")
     assert not path or git(snapshot, "log", "-1", "--format=%s") == "newest", "above it, nothing has changed"
