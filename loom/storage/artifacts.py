@@ -94,17 +94,17 @@ def collect(
         hashed = Hashed(file)
         with gzip.GzipFile(filename="", mode="wb", compresslevel=_GZIP_LEVEL, fileobj=hashed, mtime=0) as packed:
             packed.writelines(tar.packed(chosen()))
-    result = Collected(
-        files=held.files,
-        bytes=held.bytes,
-        archive_bytes=hashed.size,
-        sha256=hashed.digest.hexdigest(),
-        missing=selection.missing,
-        skipped=tuple(skipped),
-        links_out=tuple(links_out),
-    )
-    for line in _summary_lines(result):
-        on_output("stdout", line.encode("utf-8", "surrogateescape") + b"\n")
+        result = Collected(
+            files=held.files,
+            bytes=held.bytes,
+            archive_bytes=hashed.size,
+            sha256=hashed.digest.hexdigest(),
+            missing=selection.missing,
+            skipped=tuple(skipped),
+            links_out=tuple(links_out),
+        )
+        for line in _summary_lines(result):
+            on_output("stdout", line.encode("utf-8", "surrogateescape") + b"\n")
     return result
 
 

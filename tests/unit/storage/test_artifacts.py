@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from loom.errors import ArtifactError
+from loom.errors import ArtifactError, InfrastructureError
 from loom.plan.model import Artifacts, wanted
 from loom.status import Status, Stream
 from loom.storage import artifacts, junit, unpacking
@@ -298,6 +298,18 @@ def test_a_second_attempt_replaces_the_first(workspace: Path, kept: Kept) -> Non
     kept.collect(DirectoryView(workspace), "src")
     assert sorted(kept.names) == ["src", "src/main.py"]
     assert [path.name for path in kept.archive.parent.iterdir()] == ["artifacts.tar.gz"]
+
+
+def test_nothing_is_kept_where_the_record_can_take_no_more(
+    workspace: Path, kept: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(stream: Stream, data: bytes) -> None:
+        raise InfrastructureError("the record can't be written")
+
+    monkeypatch.setattr(kept, "on_output", full)
+    with pytest.raises(InfrastructureError):
+        kept.collect(DirectoryView(workspace), "dist")
+    assert list(kept.archive.parent.iterdir()) == []
 
 
 def test_restoring_replaces_files_and_leaves_the_rest(workspace: Path, kept: Kept, tmp_path: Path) -> None:
