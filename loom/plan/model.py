@@ -265,6 +265,20 @@ class Trigger(Struct, frozen=True, kw_only=True):
     """Forwarded to the child, above its file's own."""
 
 
+class Referring(Struct, frozen=True, kw_only=True):
+    """Those texts of a job that variables of jobs before it may change, with their references; `$$` is a dollar sign.
+
+    The job has them as they are if nothing is reported.
+    """
+
+    variables: Mapping[str, str]
+    image: Image | None
+    services: tuple[Service, ...]
+    """Each with the variables that it alone has."""
+    artifacts: Artifacts | None
+    cache: tuple[Cache, ...]
+
+
 class Job(Struct, frozen=True, kw_only=True):
     """One job, ready to run. `id` names it everywhere (record, `needs`, command line); `name` is the workflow's."""
 
@@ -285,8 +299,8 @@ class Job(Struct, frozen=True, kw_only=True):
     """The names among `variables` whose value the job gets as a file; the variable is its path."""
     given_variables: tuple[str, ...] = ()
     """The names among `variables` that the user gave: no job before this one can replace them."""
-    referring: Mapping[str, str] = field(default_factory=dict)
-    """Those of `variables` that jobs before this one may change, since they refer to others; `$$` is a dollar sign."""
+    referring: Referring | None = None
+    """None for a job that gets no variables from jobs before it, and in a language that has only one text of each."""
     needs: tuple[Need, ...] | None = None
     """None: waits for all earlier stages; a tuple (also empty): waits only for these."""
     artifacts_from: tuple[str, ...] | None = None

@@ -5,7 +5,7 @@ Pure. The plan expands `$NAME` with `for_run`; a job gets `for_job` below the pl
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import PurePath
 from types import MappingProxyType
@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from loom.errors import RequestError
 from loom.images.reference import service_aliases
-from loom.plan.model import Image, Job, Service
+from loom.plan.model import PROJECT_DIR, Artifacts, Cache, Image, Job, Referring, Service
 from loom.plan.origin import origin_of, variables_of
 from loom.plan.reported import is_looms, is_refused_here
 from loom.status import Status
@@ -23,6 +23,7 @@ from loom.util import jsons
 from loom.util.slugs import slug
 from loom.util.units import machine
 from loom.workflow import interpolation
+from loom.workflow.gitlab.paths import is_outside, of_runner
 from loom.workflow.predefined import KNOWN_AT_START
 
 _DIRECTORIES = frozenset({"CI_PROJECT_DIR", "LOOM_PROJECT_DIR", "CI_BUILDS_DIR"})
@@ -333,41 +334,114 @@ def with_reported(job: Job, reported: Mapping[str, str]) -> Job:
     if refused:
         job = replace(job, refused=(*job.refused, _refusal(job, refused)))
     found = {name: value for name, value in reported.items() if name not in (*job.given_variables, *refused)}
-    referring = {name: text for name, text in job.referring.items() if name not in found}
-    fixed = {name: value for name, value in job.variables.items() if name not in (*referring, *job.file_variables)}
+    if job.referring is None:
+        variables = {name: _replaced(value, found) for name, value in job.variables.items()}
+        made = _with_texts(job, job, lambda text: text, lambda text: _replaced(text, found))
+        return replace(made, variables={**variables, **found})
+    return _with_referring(job, job.referring, found)
 
-    def expanded(text: str) -> str:
-        return _replaced(text, found)
 
-    def image(one: Image) -> Image:
-        return one if one.name is None else replace(one, name=expanded(one.name))
+def _with_referring(job: Job, referring: Referring, found: Mapping[str, str]) -> Job:
+    """Return a job of GitLab's with reported variables, and with all that refers to them."""
+    kept = {*job.file_variables, *(secret.name for secret in job.secrets)}
+    before = {name: value for name, value in job.variables.items() if name not in kept}
+    texts = {name: text for name, text in referring.variables.items() if name not in found}
+    fixed = {**{name: value for name, value in before.items() if name not in texts}, **found}
 
-    def service(one: Service) -> Service:
-        got = replace(one, image=image(one.image))
-        if not any("$" in alias for alias in one.aliases):
+    def unknown(name: str, written: str) -> str:
+        return written if name in kept or is_known_at_start(name) else ""
+
+    def with_values(values: Mapping[str, str]) -> Callable[[str], str]:
+        return lambda text: interpolation.expand(text, values, unknown=unknown)
+
+    own = interpolation.expand_all(
+        {name: text for name, text in texts.items() if name not in kept}, fixed, unknown=unknown
+    )
+    expanded = with_values({**fixed, **own})
+    own |= {name: expanded(text) for name, text in texts.items() if name in kept}
+    trigger = job.trigger
+    if trigger is not None:
+        trigger = replace(trigger, variables={name: own.get(name, text) for name, text in trigger.variables.items()})
+    made = _with_texts(job, referring, with_values(before), expanded, {**own, **found})
+    return replace(made, variables={**job.variables, **own, **found}, trigger=trigger)
+
+
+def _with_texts(
+    job: Job,
+    late: Job | Referring,
+    before: Callable[[str], str],
+    after: Callable[[str], str],
+    of_services: Mapping[str, str] = MappingProxyType({}),
+) -> Job:
+    """Return the job with the texts of `late`, expanded; an image whose name stays is the job's, perhaps with a digest.
+
+    `of_services`: variables that its services get beside their own.
+    """
+
+    def maybe(text: str | None) -> str | None:
+        return None if text is None else after(text)
+
+    def paths(written: Iterable[str]) -> tuple[str, ...]:
+        found = tuple(after(path).removeprefix(f"{PROJECT_DIR}/") for path in written)
+        return found if late is job else tuple(of_runner(path) for path in found if not is_outside(path))
+
+    def image(one: Image, late: Image) -> Image:
+        name = maybe(late.name)
+        stays = one.name is None or late.name is None or name == before(late.name)
+        return replace(one, name=one.name if stays else name, user=maybe(late.user), platform=maybe(late.platform))
+
+    def service(one: Service, late: Service) -> Service:
+        got = replace(
+            one,
+            image=image(one.image, late.image),
+            user=maybe(late.user),
+            variables={
+                **one.variables,
+                **of_services,
+                **{name: after(value) for name, value in late.variables.items()},
+            },
+        )
+        if not any("$" in alias for alias in late.aliases):
             return got
-        derived = service_aliases(one.image.name or "")
-        given = [expanded(alias) for alias in one.aliases if alias not in derived]
-        aliases = tuple(dict.fromkeys((*given, *service_aliases(got.image.name or ""))))
+        derived = service_aliases(late.image.name or "")
+        given = [
+            part for alias in late.aliases if alias not in derived for part in after(alias).replace(",", " ").split()
+        ]
+        aliases = tuple(dict.fromkeys((*given, *service_aliases(after(late.image.name or "")))))
         return replace(got, name=aliases[0], aliases=aliases)
 
-    artifacts = job.artifacts
-    if artifacts is not None:
-        artifacts = replace(artifacts, paths=tuple(expanded(path) for path in artifacts.paths))
+    def artifacts(one: Artifacts, late: Artifacts) -> Artifacts:
+        return replace(
+            one,
+            paths=paths(late.paths),
+            exclude=paths(late.exclude),
+            name=maybe(late.name),
+            reports={kind: paths(each) for kind, each in late.reports.items()},
+        )
+
+    def cache(one: Cache, late: Cache) -> Cache:
+        key = late.key
+        return replace(
+            one,
+            paths=paths(late.paths),
+            key=after(key) or "default"
+            if isinstance(key, str)
+            else replace(key, files=paths(key.files), prefix=after(key.prefix)),
+            fallback_keys=tuple(map(after, late.fallback_keys)),
+        )
+
     return replace(
         job,
-        variables={
-            **{name: expanded(value) for name, value in job.variables.items()},
-            **interpolation.expand_all(referring, {**fixed, **found}),
-            **found,
-        },
-        image=None if job.image is None else image(job.image),
-        services=tuple(map(service, job.services)),
-        artifacts=artifacts,
-        cache=tuple(
-            replace(cache, key=expanded(cache.key)) if isinstance(cache.key, str) else cache for cache in job.cache
-        ),
+        image=job.image and late.image and image(job.image, late.image),
+        services=tuple(map(service, job.services, late.services)),
+        artifacts=job.artifacts and late.artifacts and artifacts(job.artifacts, late.artifacts),
+        cache=tuple(map(cache, job.cache, late.cache)),
     )
+
+
+def is_known_at_start(name: str) -> bool:
+    """Return whether only the start of a job gives a variable its value."""
+    return name.startswith("LOOM_SERVICE_") or name in _DIRECTORIES or name in KNOWN_AT_START
 
 
 def _refusal(job: Job, names: Sequence[str]) -> str:

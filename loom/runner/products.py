@@ -27,6 +27,7 @@ from loom.util.bounded import bounded
 from loom.util.masking import Masker
 from loom.util.paths import Tracked
 from loom.util.refusals import refusals
+from loom.util.toposort import CycleError
 from loom.util.units import counted
 from loom.workflow.interpolation import ExpansionTooLong
 
@@ -116,8 +117,8 @@ class Handover:
         found = self._once(self._merged, job, self._reported_by)
         try:
             return variables.with_reported(job, found) if found else job
-        except ExpansionTooLong as error:
-            why = f"{error.message}, with what the jobs before {job.id} report"
+        except (CycleError, ExpansionTooLong) as error:
+            why = f"{error}, with what the jobs before {job.id} report"
             return replace(job, refused=(*job.refused, why))
 
     def _reported_by(self, jobs: Sequence[str]) -> dict[str, str]:

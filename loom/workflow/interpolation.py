@@ -30,11 +30,15 @@ def names(text: str, pattern: re.Pattern[str] = _REFERENCE) -> Iterator[str]:
                 yield name
 
 
+def as_written(_name: str, written: str) -> str:
+    return written
+
+
 def expand(
     text: str,
     values: Mapping[str, str],
     pattern: re.Pattern[str] = _REFERENCE,
-    unknown: Callable[[str, str], str] = lambda _name, written: written,
+    unknown: Callable[[str, str], str] = as_written,
 ) -> str:
     """Expand a text once; the inserted values are not expanded again. `unknown` makes the text of a name without a value.
 
@@ -59,7 +63,11 @@ def expand(
 
 
 def expand_all(
-    variables: Mapping[str, str], known: Mapping[str, str], *, literal: Collection[str] = ()
+    variables: Mapping[str, str],
+    known: Mapping[str, str],
+    *,
+    literal: Collection[str] = (),
+    unknown: Callable[[str, str], str] = as_written,
 ) -> dict[str, str]:
     """Expand variables that may refer to each other, in any order, and to known values. `literal` ones are copied.
 
@@ -70,5 +78,5 @@ def expand_all(
     needs = {name: names(text) for name, text in variables.items() if name not in literal}
     values = {**known}
     for name in order(variables, needs):
-        values[name] = expand(variables[name], values) if name in needs else variables[name]
+        values[name] = expand(variables[name], values, unknown=unknown) if name in needs else variables[name]
     return {name: values[name] for name in variables}

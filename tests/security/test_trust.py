@@ -113,6 +113,8 @@ HARMLESS: dict[type, frozenset[str]] = {
             *("no_checkout", "trace", "refused", "coverage", "late", "services_at_localhost"),
         }
     ),
+    # Texts of what the job has anyway.
+    model.Referring: frozenset({"variables", "image", "services", "artifacts", "cache"}),
     model.Step: frozenset({"phase", "number", "script", "file", "line", "literal", "late"}),
     # What is evaluated later can't add to what the plan has: expressions give texts for the job's own container.
     late.LateJob: frozenset(late.LateJob.__struct_fields__),

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Iterator, Mapping
+from copy import copy
 from typing import Any, Literal
 
 from msgspec.structs import replace
@@ -17,6 +17,7 @@ from loom.plan import model as p
 from loom.plan.candidates import by_name
 from loom.plan.gitlab.candidates import Candidates, JobCandidate, system_of
 from loom.plan.placement import pool_for
+from loom.plan.variables import is_known_at_start
 from loom.util import globs
 from loom.util.toposort import CycleError
 from loom.util.yaml_file import Kind, Node, fields_of, one_or_more, text_of, truth
@@ -24,12 +25,11 @@ from loom.workflow.facts import Variable
 from loom.workflow.gitlab import needs, yaml
 from loom.workflow.gitlab.durations import seconds
 from loom.workflow.gitlab.keywords import JOB
-from loom.workflow.gitlab.paths import of_runner
+from loom.workflow.gitlab.paths import is_outside, of_runner
 from loom.workflow.gitlab.shapes import UNSUPPORTED
-from loom.workflow.gitlab.variables import GIVE, expand, expand_all, names, read
+from loom.workflow.gitlab.variables import GIVE, expand, expand_all, names, never, read, referring
 from loom.workflow.interpolation import ExpansionTooLong
 from loom.workflow.messages import NO_EFFECT
-from loom.workflow.predefined import KNOWN_AT_START
 from loom.workflow.words import shell_words
 
 _PULL: Mapping[str, p.PullPolicy] = {"always": "always", "never": "never", "if-not-present": "missing"}
@@ -52,7 +52,7 @@ _RETRY: Mapping[str, p.RetryWhen] = {
 }
 """GitLab's reasons that can occur here."""
 _PROJECT = {"CI_PROJECT_DIR": ".", "LOOM_PROJECT_DIR": "."}
-_LATE = {*_PROJECT, "CI_BUILDS_DIR", *KNOWN_AT_START}
+_URL = "CI_ENVIRONMENT_URL"
 _SERVICE_WAIT_S = 30.0
 """The time that GitLab's runner waits for a service by default, before the job continues without it."""
 
@@ -83,9 +83,11 @@ class GitLabJobBuilder(builder.Refusals):
         self.refuse_keywords(candidate, merged)
         self._refuse_tags(candidate)
         pool = self.pool(merged)
-        image = self.image(merged.get("image"), texts) if pool.in_container else None
-        if image is not None and image.name:
-            texts.values["CI_JOB_IMAGE"] = image.name  # for the texts below, such as a cache's key
+        for_runner, referring = self._for_runner(merged, texts, pool), None
+        if texts.reported:
+            later, said = texts.referring(), len(self._said)
+            referring = p.Referring(variables=later.variables, **self._for_runner(merged, later, pool))
+            del self._said[said:]  # it is said of the texts already, or is for the run to say
         timeout_s, ends_at_timeout = self.timeout(candidate, texts)
         job = p.Job(
             id=candidate.id,
@@ -93,7 +95,6 @@ class GitLabJobBuilder(builder.Refusals):
             stage=candidate.stage,
             steps=tuple(builder.steps(merged)),
             provider=pool.target,
-            image=image,
             shell=tuple(shell_words(config.default_shell)),
             shared_shell=True,
             variables=texts.variables,
@@ -116,22 +117,32 @@ class GitLabJobBuilder(builder.Refusals):
             step_timeout_s=config.step_timeout,
             resources=builder.limits(config),
             network=p.Network(mode=config.network),
-            services=tuple(self.service(node, texts) for node in one_or_more(merged.get("services"))),
-            artifacts=self.artifacts(merged, texts),
-            cache=tuple(
-                self.cache(number, node, texts)
-                for number, node in enumerate(one_or_more(merged.get("cache")))
-                if _keeps(node)
-            ),
+            **for_runner,
             secrets=(*self.secrets(merged, texts), *texts.secrets),
             given_variables=(*self.candidates.own_in(texts.known), *self.candidates.selection.variables),
-            referring=texts.referring(),
+            referring=referring,
             matrix=candidate.matrix,
             pool=builder.settled(pool),
             sources=builder.sources(merged, config),
             rule=decided.rule,
         )
         return builder.finished(self.without_demands(job), config, lambda _, why: self.say(candidate.entry.key, why))
+
+    def _for_runner(self, merged: Node, texts: _Texts, pool: Pool) -> dict[str, Any]:
+        """Return the fields of a job, or of its `referring`, whose texts GitLab's runner expands."""
+        image = self.image(merged.get("image"), texts) if pool.in_container else None
+        if image is not None and image.name:
+            texts.values["CI_JOB_IMAGE"] = image.name  # for the texts below, such as a cache's key
+        return {
+            "image": image,
+            "services": tuple(self.service(node, texts) for node in one_or_more(merged.get("services"))),
+            "artifacts": self.artifacts(merged, texts),
+            "cache": tuple(
+                self.cache(number, node, texts)
+                for number, node in enumerate(one_or_more(merged.get("cache")))
+                if _keeps(node)
+            ),
+        }
 
     def say(self, node: Node, message: str, severity: str = "error", code: str = yaml.CODE) -> None:
         self._said.append(node.file.problem(node, message, code=code, severity=severity))
@@ -171,7 +182,7 @@ class GitLabJobBuilder(builder.Refusals):
     def service(self, node: Node, texts: _Texts) -> p.Service:
         name = texts.image_name(node, "services")
         alias = texts.maybe(node.get("alias"))
-        aliases = tuple(re.split(r"[\s,]+", alias.strip())) if alias else service_aliases(name)
+        aliases = tuple((alias or "").replace(",", " ").split()) or service_aliases(name)
         own = read(node.get("variables"))
         values = texts.service_values(own)
         pull, others = self.pull(node)
@@ -226,7 +237,10 @@ class GitLabJobBuilder(builder.Refusals):
         if artifacts_of is None:
             return
         for item in needs.above(candidate.entry, candidate.decision.needs):
-            pipeline, job = texts.maybe(item.get("pipeline")) or "", texts.maybe(item.get("job")) or ""
+            pipeline, job = (
+                texts.maybe(item.get("pipeline")) or text_of(item.get("pipeline")),
+                texts.maybe(item.get("job")) or "",
+            )
             try:
                 found = artifacts_of(pipeline, job)
             except RequestError as error:
@@ -349,7 +363,8 @@ class _Texts:
         scope = candidate.scope
         if rule or has_environment:
             scope = candidates.scope(candidate.entry, candidate.instance, rule)
-        self._reported = candidates.gets_reported(candidate)
+        self.reported = candidates.gets_reported(candidate)
+        self._refers = False
         self.known = {**scope.known, **candidates.text_values(candidate.entry, candidate.instance)}
         self._layered = layered = scope.layered
         self.secrets = tuple(
@@ -371,23 +386,26 @@ class _Texts:
         own = {name: text for name, text in self.variables.items() if name not in given}
         return own | {name: self(one.value) if one.expand else one.value for name, one in hidden.items()}
 
-    def referring(self) -> dict[str, str]:
-        """Return the variables that refer to what a job before may report, with these references; `$$` is a dollar sign."""
-        if not self._reported:
-            return {}
-
-        def text(variable: Variable) -> str:
-            if not variable.expand:
-                return variable.value.replace("$", "$$")
-            kept = variable.value.replace("$$", "$$$$")
-            return expand(kept, self.known, late=lambda name: name in self._layered or self._late(name))
-
-        return {
-            name: text(variable)
+    def referring(self) -> _Texts:
+        """Return these texts for `p.Referring`, with the variables there: what a job before may report is a reference."""
+        later = copy(self)
+        later._refers = True
+        own = {*self._layered, _URL} if _URL in self.known else {*self._layered}
+        later.values = {name: text.replace("$", "$$") for name, text in self.known.items() if name not in own}
+        later.variables = {name: later(text) for name, text in self._url().items()}
+        values = {**self.known, **{name: f"${{{name}}}" for name in own}}
+        later.variables |= {
+            name: referring(variable, {**values, name: self.known.get(name, variable.value.replace("$", "$$"))})
             for name, variable in self._layered.items()
-            if "$" in variable.value and "%" not in variable.value
-            if name not in (*names(variable.value), *self._of_session)
+            if ("$" in variable.value or "%" in variable.value) and not variable.ref
+            if name not in self.builder.candidates.selection.variables
         }
+        return later
+
+    def _url(self) -> dict[str, str]:
+        """Return the predefined variable that refers to others, as it is in the file: the runner expands it."""
+        url = self.candidate.entry.merged.find("environment", "url")
+        return {} if url is None or _URL not in self.known else {_URL: text_of(url)}
 
     def _own(self) -> dict[str, str]:
         """Return the predefined variables that no other job of the run has, and that the plan's job does not say itself."""
@@ -395,16 +413,15 @@ class _Texts:
         if self.candidate.instance.index is not None:
             own |= {"CI_JOB_NAME", "CI_JOB_NAME_SLUG", "CI_NODE_INDEX"}
         found = {name: text for name, text in self.known.items() if name in own or name.startswith("CI_ENVIRONMENT_")}
-        if "CI_ENVIRONMENT_URL" in found:  # it may have what only jobs before this one, or its start, can say
-            found["CI_ENVIRONMENT_URL"] = self(text_of(self.candidate.entry.merged.find("environment", "url")))
+        found |= {
+            name: self(text) for name, text in self._url().items()
+        }  # it may have what only the job's start can say
         tags = [self(text_of(tag)) for tag in one_or_more(self.candidate.entry.merged.get("tags"))]
         return {**found, "CI_JOB_TAGS": json.dumps(tags, ensure_ascii=False)} if tags else found
 
     def _late(self, name: str) -> bool:
         """Return whether a name gets its value when the job runs."""
-        if name.startswith("LOOM_SERVICE_") or name in _LATE or name in self._of_session:
-            return True
-        return self._reported and name not in self.known
+        return self._refers or name in self._of_session or is_known_at_start(name)
 
     def _expanded(self, layered: Mapping[str, Variable]) -> dict[str, str]:
         entry = self.candidate.entry
@@ -419,7 +436,14 @@ class _Texts:
         return {name: variable.value for name, variable in layered.items()}
 
     def __call__(self, text: str) -> str:
-        return expand(text, self.values, late=self._late)
+        return expand(self._kept(text), self.values, late=self._late)
+
+    def _kept(self, text: str) -> str:
+        return text.replace("$$", "$$$$") if self._refers else text
+
+    def _may_change(self, text: str) -> bool:
+        """Return whether a job before may report a variable that a text refers to."""
+        return self.reported and any(name not in self.known for name in names(text))
 
     def maybe(self, node: Node | None) -> str | None:
         return None if node is None else self(text_of(node))
@@ -430,11 +454,11 @@ class _Texts:
         if written.kind is not Kind.SCALAR:
             return ""  # its shape is reported
         name = self(text_of(written))
-        if "$" in name and self._reported:
-            return name  # a job before it may report the value
         try:
             parse_reference(name)
         except RequestError as error:
+            if self._may_change(text_of(written)):
+                return name if self._refers else text_of(written)
             unset = [f"${one}" for one in self._unset(text_of(written))]
             if unset:
                 lacks = f"{' and '.join(unset)} {'has' if len(unset) == 1 else 'have'} no value here"
@@ -461,10 +485,13 @@ class _Texts:
         """Return paths below the project; one outside is left out, as GitLab's runner does, with a notice."""
         found = []
         values = {**self.values, **_PROJECT}
+        late = self._late if self._refers else never
         there = f"/builds/{self.values.get('CI_PROJECT_PATH', '')}/"  # where GitLab's runner has the project
         for item in one_or_more(node):
-            path = of_runner(expand(text_of(item), values).removeprefix(there))
-            if path.startswith(("/", "~")) or ".." in path.split("/"):
+            path = of_runner(expand(self._kept(text_of(item)), values, late=late).removeprefix(there))
+            if is_outside(path) and self._may_change(text_of(item)):
+                continue
+            if is_outside(path):
                 message = f"{path} is outside the project, and left out; GitLab's runner leaves it out too"
                 self.builder.say(item, message, severity="notice", code=NO_EFFECT)
             elif (wrong := globs.problem(path)) is not None:
@@ -475,7 +502,8 @@ class _Texts:
 
     def service_values(self, own: Mapping[str, Variable]) -> dict[str, str]:
         """Return the variables of a service: those of the file and the job, and its own, which see them."""
-        return {**self.variables, **{name: self(one.value) for name, one in own.items()}}
+        of_job = {} if self._refers else self.variables
+        return {**of_job, **{name: self(one.value) for name, one in own.items()}}
 
 
 def _words(node: Node | None) -> tuple[str, ...] | None:

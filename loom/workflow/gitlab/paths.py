@@ -16,6 +16,11 @@ def of_runner(path: str) -> str:
     return _LIKE_ONE_STAR.sub("*", path.removeprefix("./")) or "."
 
 
+def is_outside(path: str) -> bool:
+    """Return whether GitLab's runner leaves a path of `artifacts` or `cache` out."""
+    return path.startswith(("/", "~")) or ".." in path.split("/")
+
+
 def any_of(wanted: Iterable[str], files: Iterable[str]) -> bool:
     return globs.any_of(filter(None, map(translated, wanted)), files)
 

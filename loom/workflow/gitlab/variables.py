@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 _SERVER = re.compile(r"\$\$|%%|\$([A-Za-z_]\w*)|\$\{([A-Za-z_]\w*)\}|%([A-Za-z_]\w*)%", re.ASCII)
 _EXISTING = re.compile(r"\$([A-Za-z_]\w*)|\$\{([A-Za-z_]\w*)\}|%([A-Za-z_]\w*)%", re.ASCII)
-_BEFORE_ANOTHER = re.compile(r"(?<!\$)\$([A-Za-z_]\w*)(?=\$)", re.ASCII)
 _RUNNER = re.compile(r"\$(?:\{([^}]*)\}|([*#$@!?\-0-9])|(\w+)|\{())", re.ASCII)
 
 
@@ -195,11 +194,25 @@ def never(_name: str) -> bool:
 def expand(text: str, values: Mapping[str, str], *, late: Callable[[str], bool] = never) -> str:
     """Expand one text as the runner does: `$$` is a dollar sign, a name without a value is empty.
 
-    References to `late` names, whose values are only known when the job runs, stay.
+    References to `late` names, whose values are only known when the job runs, stay, as `${NAME}`: the value of a next one
+    would become a part of a name without braces.
     """
-    if late is not never:  # the value of the next one must not become a part of its name
-        text = _BEFORE_ANOTHER.sub(r"${\1}", text)
-    return interpolation.expand(text, values, _RUNNER, lambda name, written: written if name and late(name) else "")
+
+    def unknown(name: str, _written: str) -> str:
+        return f"${{{name}}}" if _NAME.fullmatch(name) and late(name) else ""
+
+    return interpolation.expand(text, values, _RUNNER, unknown)
+
+
+def referring(variable: Variable, values: Mapping[str, str]) -> str:
+    """Return the text that the runner expands to a variable's value; `values` are texts of the same kind.
+
+    A `$` that stands for itself is `$$` there.
+    """
+    if not variable.expand:
+        return variable.value.replace("$", "$$")
+    text = expand(variable.value.replace("$$", "$$$$"), {}, late=lambda _name: True)
+    return interpolation.expand(text, values, _SERVER)
 
 
 def expand_existing(text: str, values: Mapping[str, str]) -> str:

@@ -6,11 +6,12 @@ import re
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from loom.config import Config, GitLabSettings
 from loom.config.pools import Pool
 from loom.errors import LoomError
-from loom.plan.model import Image, Job, JobSelection, Plan, ResolveContext, Secret
+from loom.plan.model import CacheKeyFiles, Image, Job, JobSelection, Plan, ResolveContext, Secret
 from loom.plan.resolve import resolve
 from loom.plan.variables import (
     HeadCommit,
@@ -85,7 +86,7 @@ def test_secrets_and_files_of_the_users_file_reach_only_the_job(tmp_path: Path) 
     ]
     assert found.file_variables == ("CONF",)
     assert found.variables["CONF"] == "region de"
-    assert (found.variables["AUTH"], found.variables["WHERE"]) == ("Bearer $TOKEN", "$CONF")
+    assert (found.variables["AUTH"], found.variables["WHERE"]) == ("Bearer ${TOKEN}", "${CONF}")
     assert "TOKEN" not in found.variables
 
 
@@ -172,27 +173,116 @@ def test_the_slug_of_an_environment(name: str, slug: str) -> None:
     assert environment_slug(name) == slug
 
 
-def test_names_that_a_job_before_may_report_stay_and_others_are_empty(tmp_path: Path) -> None:
+def test_a_name_that_no_job_before_reports_is_empty(tmp_path: Path) -> None:
     text = """
 stages: [build, test]
 build: {stage: build, script: x, artifacts: {reports: {dotenv: a.env}}}
 job:
   stage: test
   script: x
-  variables: {A: $DYNAMIC/$CI_COMMIT_BRANCH}
+  variables: {A: $DYNAMIC/$CI_COMMIT_BRANCH, COST: "$$$DYNAMIC$CI_COMMIT_BRANCH", GONE: "$NONE$5${NONE:-x}"}
   environment: {name: here, url: "$DYNAMIC/$CI_ENVIRONMENT_SLUG/$CI_JOB_URL", action: verify}
   cache: {paths: [x], key: $DYNAMIC$CI_COMMIT_BRANCH}
 with-needs: {stage: test, needs: [build], script: x, variables: {A: $DYNAMIC}}
 alone: {stage: test, needs: [], script: x, variables: {A: $DYNAMIC/x}}
 """
     found = plan(tmp_path, text)
-    assert [found.job(name).variables["A"] for name in ("job", "with-needs", "alone")] == [
-        "$DYNAMIC/main",
-        "$DYNAMIC",
-        "/x",
+    assert [found.job(name).variables["A"] for name in ("job", "with-needs", "alone")] == ["/main", "", "/x"]
+    for reported, value in (({"OTHER": "1"}, ""), ({"DYNAMIC": "1"}, "1")):
+        made = with_reported(found.job("job"), reported)
+        assert made.variables["A"] == f"{value}/main"
+        assert made.variables["COST"] == f"${value}main"
+        assert made.variables["CI_ENVIRONMENT_URL"] == f"{value}/here/${{CI_JOB_URL}}"
+        assert made.variables["GONE"] == ""
+        assert made.cache[0].key == f"{value}main"
+
+
+FIELDS = """
+stages: [build, test]
+variables: {V: "0", DIR: out/$V}
+build: {stage: build, script: x, artifacts: {reports: {dotenv: a.env}}}
+job:
+  stage: test
+  script: x
+  image: {name: "app:$V", entrypoint: [$V], docker: {user: u$V}}
+  services:
+    - {name: "db:$V", alias: "a$V,b $MORE", command: [$V], variables: {OWN: $V, COST: $$V}}
+    - a/c$V
+    - d
+  artifacts: {name: n$V, paths: [$DIR, $GONE/x, $CI_PROJECT_DIR/$V], exclude: [x$V], reports: {junit: $V.xml}}
+  cache:
+    - {paths: [c$V], key: $CI_JOB_IMAGE-$V, fallback_keys: [f$V]}
+    - {paths: [c], key: {files: [l$V], prefix: p$V}}
+    - {paths: [c], key: $GONE, policy: $POLICY}
+  variables: {POLICY: pull, TEST: $CI_ENVIRONMENT_URL/x}
+  environment: {name: e$V, url: "https://$V", action: verify}
+  resource_group: r$V$GONE
+  tags: [t$V]
+"""
+
+
+@pytest.mark.parametrize("v", ["0", "1"])
+def test_each_text_that_gitlabs_runner_expands_has_the_reported_value(tmp_path: Path, v: str) -> None:
+    planned = plan(tmp_path, FIELDS).job("job")
+    made = planned if v == "0" else with_reported(planned, {"V": v, "MORE": "m"})
+    more = () if v == "0" else ("m",)
+    assert made.image is not None
+    assert (made.image.name, made.image.entrypoint, made.image.user) == (f"app:{v}", ("$V",), f"u{v}")
+    assert [(one.name, one.aliases, one.image.name) for one in made.services] == [
+        (f"a{v}", (f"a{v}", "b", *more, "db"), f"db:{v}"),
+        (f"a-c{v}", (f"a-c{v}", f"a__c{v}"), f"a/c{v}"),
+        ("d", ("d",), "d"),
     ]
-    assert found.job("job").variables["CI_ENVIRONMENT_URL"] == "$DYNAMIC/here/$CI_JOB_URL"
-    assert with_reported(found.job("job"), {"DYNAMIC": "1"}).cache[0].key == "1main"
+    assert made.services[0].command == ("$V",)
+    values = [(one.variables["V"], one.variables["DIR"]) for one in made.services]
+    assert values == [(v, f"out/{v}")] * 3
+    assert (made.services[0].variables["OWN"], made.services[0].variables["COST"]) == (v, "$V")
+    assert made.artifacts is not None
+    assert (made.artifacts.name, made.artifacts.paths) == (f"n{v}", (f"out/{v}", v))
+    assert (made.artifacts.exclude, made.artifacts.reports) == ((f"x{v}",), {"junit": (f"{v}.xml",)})
+    assert made.cache[0].key == f"app:{v}-{v}"
+    assert (made.cache[0].paths, made.cache[0].fallback_keys) == ((f"c{v}",), (f"f{v}",))
+    assert made.cache[1].key == CacheKeyFiles(files=(f"l{v}",), prefix=f"p{v}")
+    assert (made.cache[2].key, made.cache[2].policy) == ("default", "pull")
+    assert made.variables["TEST"] == f"https://{v}/x"
+    # GitLab's server expands these, before any job has run.
+    assert (made.variables["CI_ENVIRONMENT_NAME"], made.resource_group) == ("e0", "r0")
+    assert made.variables["CI_JOB_TAGS"] == '["t0"]'
+
+
+def test_only_a_name_that_a_report_changes_replaces_an_image_with_a_digest(tmp_path: Path) -> None:
+    planned = plan(tmp_path, FIELDS).job("job")
+    exact = Image(name=f"app@sha256:{'0' * 64}")
+    assert with_reported(replace(planned, image=exact), {"OTHER": "1"}).image == replace(exact, user="u0")
+    made = with_reported(replace(planned, image=exact), {"V": "1"})
+    assert made.image is not None
+    assert made.image.name == "app:1"
+
+
+def test_an_image_that_only_a_job_before_can_name_is_asked_for_when_the_job_runs(tmp_path: Path) -> None:
+    text = """
+build: {stage: build, script: x, artifacts: {reports: {dotenv: a.env}}}
+job: {script: x, image: "app:$VERSION", artifacts: {paths: [$OUT]}, variables: {OUT: ""}}
+"""
+    found = plan(tmp_path, text).job("job")
+    assert found.image is not None
+    assert found.image.name == "app:$VERSION"
+    made = with_reported(found, {"VERSION": "2", "OUT": "/workspace/o"})
+    assert (made.image and made.image.name, made.artifacts and made.artifacts.paths) == ("app:2", ("o",))
+    made = with_reported(found, {"VERSION": "2", "OUT": "../o"})
+    assert made.artifacts is not None
+    assert made.artifacts.paths == ()
+
+
+def test_a_child_pipeline_gets_what_refers_to_a_reported_variable(tmp_path: Path) -> None:
+    text = """
+variables: {V: "0"}
+build: {stage: build, script: x, artifacts: {reports: {dotenv: a.env}}}
+job: {trigger: {include: child.yml}, variables: {PASSED: v$V}}
+"""
+    made = with_reported(plan(tmp_path, text).job("job"), {"V": "1"})
+    assert made.trigger is not None
+    assert (made.trigger.variables["PASSED"], made.trigger.variables["V"]) == ("v1", "0")
 
 
 def test_what_refers_to_a_variable_that_a_job_before_replaces_has_its_value(tmp_path: Path) -> None:
@@ -204,7 +294,7 @@ build: {stage: build, script: x, artifacts: {reports: {dotenv: a.env}}}
 alone: {stage: test, needs: [], script: x}
 """
     found = plan(tmp_path, text, given={"OTHER": "given"})
-    assert found.job("alone").referring == {}
+    assert found.job("alone").referring is None
     job = next(one for one in found.jobs if "SAID" in one.variables)
     made = with_reported(job, {"VERSION": "1", "OTHER": "reported"}).variables
     expected = {"VERSION": "1", "TAG": "app:1", "NAME": "app:1/main", "SUFFIX": "1main", "SAID": "costs $5 1"}
@@ -368,7 +458,7 @@ job:
 
 def test_variables_that_a_job_gets_when_it_starts_wait_for_it(tmp_path: Path) -> None:
     found = job(tmp_path, START)
-    assert found.variables["A"] == "job / $CI_JOB_IMAGE $CI_JOB_TIMEOUT"
+    assert found.variables["A"] == "job / ${CI_JOB_IMAGE} ${CI_JOB_TIMEOUT}"
     assert (found.artifacts is not None and found.artifacts.name, found.variables["CI_JOB_TAGS"]) == (
         "job",
         '["big", "main"]',
@@ -377,7 +467,7 @@ def test_variables_that_a_job_gets_when_it_starts_wait_for_it(tmp_path: Path) ->
     environment = job_environment(
         found, {"CI_PROJECT_URL": "https://x/p"}, project_dir="/workspace", image_name="base:1"
     )
-    assert (environment["A"], environment["B"]) == ("job / base:1 3600", "$CI_JOB_STARTED_AT base:1")
+    assert (environment["A"], environment["B"]) == ("job / base:1 3600", "${CI_JOB_STARTED_AT} base:1")
     assert environment["CI_JOB_URL"] == "https://x/p/-/jobs/job"
     own = of_session(found, environment, {}, {}, {}, of_attempt(2, 1_700_000_000 * 10**9))
     assert own == {
@@ -469,7 +559,7 @@ def test_hardened_jobs_may_ask_for_less(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["CI_JOB_IMAGE", "CI_JOB_TIMEOUT", "CI_JOB_STARTED_AT", "LOOM_JOB_IMAGE"])
 def test_what_the_start_of_a_job_decides_is_not_expanded_before(tmp_path: Path, name: str) -> None:
     found = job(tmp_path, f"job: {{script: x, variables: {{A: 'at ${name}'}}}}").variables["A"]
-    assert found == f"at ${name}"
+    assert found == f"at ${{{name}}}"
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,7 @@ def test_a_variable_that_is_not_expanded_reaches_others_as_it_is() -> None:
 def test_references_to_what_only_the_job_knows_stay() -> None:
     layered = {**of(A="$DYNAMIC/$BRANCH", B="$FILE", C="$GONE"), "FILE": Variable(value="text", file=True)}
     found = expand_all(layered, KNOWN, late=lambda name: name == "DYNAMIC")
-    assert found == {"A": "$DYNAMIC/main", "B": "$FILE", "C": "", "FILE": "text"}
+    assert found == {"A": "${DYNAMIC}/main", "B": "${FILE}", "C": "", "FILE": "text"}
 
 
 def test_variables_in_a_cycle_are_named() -> None:
@@ -94,7 +94,8 @@ def test_variables_that_double_each_other_end() -> None:
 
 def test_one_text() -> None:
     assert expand("registry/$BRANCH:${TAG}-$$x", KNOWN) == "registry/main:-$x"
-    assert expand("$LATER", KNOWN, late=lambda _: True) == "$LATER"
+    assert expand("$LATER", KNOWN, late=lambda _: True) == "${LATER}"
+    assert expand("$$$LATER$BRANCH", KNOWN, late=lambda name: name == "LATER") == "$${LATER}main"
     assert expand_existing("$BRANCH/**/%CI%/${NOWHERE}", KNOWN) == "main/**/true/${NOWHERE}"
 
 
@@ -211,8 +212,8 @@ def test_a_variable_that_is_not_expanded_hides_the_predefined_one_of_its_name() 
     layered = {"A": Variable(value="$Z", expand=False), "B": Variable(value="$A-$Z")}
     assert expand_all(layered, {"A": "hidden", "Z": "z"}) == {"A": "$Z", "B": "$Z-z"}
     of_session = {"A": Variable(value="text", file=True), "B": Variable(value="$A")}
-    assert expand_all(of_session, {"A": "hidden"}) == {"A": "text", "B": "$A"}
+    assert expand_all(of_session, {"A": "hidden"}) == {"A": "text", "B": "${A}"}
 
 
 def test_a_reference_without_a_name_is_empty_whatever_comes_late() -> None:
-    assert expand("${}|${|$LATE|$$", {}, late=lambda _name: True) == "||$LATE|$"
+    assert expand("${}|${|$LATE|$$", {}, late=lambda _name: True) == "||${LATE}|$"
