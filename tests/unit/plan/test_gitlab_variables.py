@@ -274,6 +274,17 @@ job: {script: x, image: "app:$VERSION", artifacts: {paths: [$OUT]}, variables: {
     assert made.artifacts.paths == ()
 
 
+def test_secrets_and_files_still_wait_for_the_job_after_a_report(tmp_path: Path) -> None:
+    text = """
+build: {stage: build, script: x, artifacts: {reports: {dotenv: a.env}}}
+job: {script: x, variables: {AUTH: "Bearer $TOKEN $V", WHERE: "$CONF $CI_JOB_URL"}}
+"""
+    own = 'TOKEN: {ref: "env://TOKEN"}\nCONF: {value: "version $V", file: true}'
+    made = with_reported(plan(tmp_path, text, own=own).job("job"), {"V": "1", "TOKEN": "no"}).variables
+    assert (made["AUTH"], made["WHERE"]) == ("Bearer ${TOKEN} 1", "${CONF} ${CI_JOB_URL}")
+    assert made["CONF"] == "version 1"
+
+
 def test_a_child_pipeline_gets_what_refers_to_a_reported_variable(tmp_path: Path) -> None:
     text = """
 variables: {V: "0"}
