@@ -15,7 +15,7 @@ from loom.analysis import formats, patterns
 from loom.analysis.diagnosis import ChangedSince, Diagnosis, Evidence, Excerpt, diagnose
 from loom.analysis.formats import Reader
 from loom.analysis.history import history
-from loom.analysis.known_failures import InSource
+from loom.analysis.known_failures import InSource, in_conflict
 from loom.analysis.named_files import look_below, makers
 from loom.analysis.output import LINES_READ, output_of, texts
 from loom.errors import LoomError, RecordError, RequestError
@@ -99,7 +99,7 @@ def diagnosis_of(reading: Reading, job: str | None = None, *, workspace: Path | 
     )
     if same is not None:
         kept = ("excerpt", "others", "same_failure", "locations", "since_green", "same_input")
-        return replace(found, **{name: getattr(same, name) for name in kept})
+        return _in_conflict(replace(found, **{name: getattr(same, name) for name in kept}))
     # A run that an engine or a person ended proves nothing about its input.
     if manifest is None or manifest["status"] not in ("failure", "timed_out"):
         return found
@@ -116,7 +116,13 @@ def diagnoses_at_end(reading: Reading, workspace: Path) -> Iterator[Diagnosis]:
         named = [replace(other, telling_line=told.get(other.job_id)) for other in found.others]
         form = form_of(found.telling_line or "")
         same = [other.job_id for other in named if form and form_of(other.telling_line or "") == form]
-        yield replace(found, others=named, same_failure=same, excerpt=excerpt_of(found, workspace))
+        yield _in_conflict(replace(found, others=named, same_failure=same, excerpt=excerpt_of(found, workspace)))
+
+
+def _in_conflict(found: Diagnosis) -> Diagnosis:
+    """Let a conflict in the lines that the failure leads to be its cause: what a tool says of the markers misleads."""
+    causes = in_conflict(found.excerpt.file, found.excerpt.text) if found.excerpt is not None else []
+    return replace(found, causes=causes) if causes else found
 
 
 def _earlier(reading: Reading, job: str | None) -> tuple[Reading, str] | None:

@@ -316,6 +316,12 @@ def _of_source(seen: InSource) -> tuple[Known, dict[str, str]]:
     return next(known for known in table().causes if known.code == code), values
 
 
+def in_conflict(path: str, text: str) -> list[Cause]:
+    """Return the cause that source lines of a file show; empty without a conflict marker of git."""
+    marked = re.search(r"^(?:<{7}|>{7}) ", text, re.MULTILINE)
+    return [_cause(known, path=path) for known in table().causes if known.code == "merge_conflict" and marked]
+
+
 def _cause(known: Known, *, line: str | None = None, **values: str) -> Cause:
     """Fill the placeholders of the entry with these values."""
     texts = [known.summary, known.advice]

@@ -144,6 +144,14 @@ def test_the_artifact_of_a_job_that_gave_none_is_not_told_as_ignored(
     assert cause["summary"] == f"dist/app is an artifact of build, which {why}"
 
 
+def test_a_file_with_conflict_markers_is_told_as_that(make: Make) -> None:
+    project = make("version: v1\nstages: [test]\ntest: {stage: test, script: [sh run.sh]}\n")
+    (project.root / "run.sh").write_text("<<<<<<< HEAD\necho 1\n=======\necho 2\n>>>>>>> other\n")
+    assert "run.sh has the markers of a conflict" in project.loom("run", "--local", code=1)
+    causes = json.loads(project.loom("diagnose", "--json"))["causes"]
+    assert [cause["code"] for cause in causes] == ["merge_conflict"]
+
+
 def test_diagnose_for_an_agent_is_short(failed: Ran) -> None:
     text = failed.project.loom("diagnose", "--format", "agent")
     assert len(text.encode()) <= 2048
