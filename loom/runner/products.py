@@ -118,7 +118,7 @@ class Handover:
         try:
             return variables.with_reported(job, found) if found else job
         except (CycleError, ExpansionTooLong) as error:
-            why = f"{error}, with what the jobs before {job.id} report"
+            why = f"variables: {error}, with what the jobs before {job.id} report"
             return replace(job, refused=(*job.refused, why))
 
     def _reported_by(self, jobs: Sequence[str]) -> dict[str, str]:

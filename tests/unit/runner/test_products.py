@@ -267,6 +267,16 @@ other: {job("b", "true")}
     assert "the expanded value exceeds 1024 KiB, with what the jobs before use report" in ran.error("use")
 
 
+def test_a_job_whose_variables_refer_to_each_other_once_one_is_reported_is_refused(make: Make) -> None:
+    script = """
+one: {stage: build, script: ["echo B=1 > a.env"], artifacts: {reports: {dotenv: a.env}}}
+use: {script: [ls], variables: {A: $CI_ENVIRONMENT_URL}, environment: {name: e, url: "https://$A", action: verify}}
+"""
+    ran = make("", **{".gitlab-ci.yml": script}).run(code=3)
+    wrong = "variables: CI_ENVIRONMENT_URL -> A -> CI_ENVIRONMENT_URL, with what the jobs before use report"
+    assert wrong in ran.error("use")
+
+
 def test_a_reported_variable_with_a_secret_is_not_in_the_record(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TOKEN", "correct horse battery")
     spec = 'secrets: {KEY: {ref: "env://TOKEN", file: false}}, artifacts: {reports: {dotenv: build.env}}'
