@@ -19,7 +19,7 @@ from loom.plan.model import PROJECT_DIR, Artifacts, Cache, Image, Job, Referring
 from loom.plan.origin import origin_of, variables_of
 from loom.plan.reported import is_looms, is_refused_here
 from loom.status import Status
-from loom.util import jsons
+from loom.util import controls, jsons
 from loom.util.slugs import slug
 from loom.util.units import machine
 from loom.workflow import interpolation
@@ -391,16 +391,11 @@ def _with_texts(
         return replace(one, name=one.name if stays else name, user=maybe(late.user), platform=maybe(late.platform))
 
     def service(one: Service, late: Service) -> Service:
-        got = replace(
-            one,
-            image=image(one.image, late.image),
-            user=maybe(late.user),
-            variables={
-                **one.variables,
-                **of_services,
-                **{name: after(value) for name, value in late.variables.items()},
-            },
-        )
+        new = {**of_services, **{name: after(value) for name, value in late.variables.items()}}
+        # The engine has the variables of a service among its settings, where no secret may be.
+        harmless = {name: value for name, value in new.items() if controls.hide(value) == value}
+        variables = {**one.variables, **harmless}
+        got = replace(one, image=image(one.image, late.image), user=maybe(late.user), variables=variables)
         if not any("$" in alias for alias in late.aliases):
             return got
         derived = service_aliases(late.image.name or "")

@@ -24,6 +24,7 @@ from loom.plan.variables import (
     with_reported,
 )
 from loom.status import Status
+from loom.util import controls
 from loom.workflow import dialects
 from loom.workflow.gitlab import variables
 from loom.workflow.gitlab.pipeline import Pipeline
@@ -248,6 +249,19 @@ def test_each_text_that_gitlabs_runner_expands_has_the_reported_value(tmp_path: 
     # GitLab's server expands these, before any job has run.
     assert (made.variables["CI_ENVIRONMENT_NAME"], made.resource_group) == ("e0", "r0")
     assert made.variables["CI_JOB_TAGS"] == '["t0"]'
+
+
+def test_services_get_no_reported_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(controls, "hide", lambda text: text.replace("hush", "***"))
+    made = with_reported(plan(tmp_path, FIELDS).job("job"), {"V": "hush", "NEW": "1"})
+    values = made.services[0].variables
+    assert {name: values[name] for name in ("V", "DIR", "OWN", "NEW")} == {
+        "V": "0",
+        "DIR": "out/0",
+        "OWN": "0",
+        "NEW": "1",
+    }
+    assert made.variables["DIR"] == "out/hush"
 
 
 def test_only_a_name_that_a_report_changes_replaces_an_image_with_a_digest(tmp_path: Path) -> None:
