@@ -125,11 +125,10 @@ def makers(plan: Plan, job: Job, paths: Sequence[str]) -> dict[str, tuple[str, s
         *((left.id, left.artifacts, (), f"this run left out ({left.reason})") for left in plan.left_out),
     ]
     made.sort(key=lambda each: bool(each[3]))
+    # Of several, the first that it takes counts, else the first.
     return {
         path: (maker, why)
-        for maker, patterns, exclude, why in reversed(
-            made
-        )  # the first one counts, those that it takes before the others
+        for maker, patterns, exclude, why in reversed(made)
         for selection in (PathSelection([each for each in patterns if _tells(each)], exclude),)
         for path in paths
         if selection.takes(path)

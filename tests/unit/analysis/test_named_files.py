@@ -79,6 +79,7 @@ def what(seen: InSource) -> str:
     [
         ("dist/app", None, {"dist/app": ("build", "")}),
         ("dist/app", (), {"dist/app": ("build", "unit does not take (needs, dependencies)")}),
+        ("dist/app", (Need(job="again"),), {"dist/app": ("again", "")}),
         ("docs/a.html", None, {"docs/a.html": ("docs", "this run left out (not selected)")}),
         ("out/unit.xml", None, {}),  # its own
         ("other", None, {}),  # `all` says nothing of it
@@ -91,7 +92,13 @@ def test_the_job_that_makes_a_file(path: str, needs: tuple[Need, ...] | None, ma
 
     unit = job("unit", "test", "out/", needs=needs)
     left = NotSelected(id="docs", reason="not selected", artifacts=("docs/*.html", "../never", "dist/"))
-    jobs = (job("build", "build", "dist/"), job("all", "build", "**/*"), unit, job("later", "later", "dist/"))
+    jobs = (
+        job("build", "build", "dist/"),
+        job("again", "build", "dist/"),
+        job("all", "build", "**/*"),
+        unit,
+        job("later", "later", "dist/"),
+    )
     plan = Plan(workflow_path="w", stages=("build", "test", "later"), jobs=jobs, left_out=(left,))
     assert makers(plan, unit, [path]) == made
 
