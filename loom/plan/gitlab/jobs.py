@@ -457,8 +457,10 @@ class _Texts:
         try:
             parse_reference(name)
         except RequestError as error:
+            if self._refers:
+                return name  # has references still
             if self._may_change(text_of(written)):
-                return name if self._refers else text_of(written)
+                return text_of(written)
             unset = [f"${one}" for one in self._unset(text_of(written))]
             if unset:
                 lacks = f"{' and '.join(unset)} {'has' if len(unset) == 1 else 'have'} no value here"

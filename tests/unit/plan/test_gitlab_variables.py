@@ -288,6 +288,23 @@ job: {script: x, image: "app:$VERSION", artifacts: {paths: [$OUT]}, variables: {
     assert made.artifacts.paths == ()
 
 
+@pytest.mark.parametrize(
+    ("top", "name"),
+    [("variables: {CI_DEFAULT_BRANCH: hub.here}", "$CI_DEFAULT_BRANCH/app:1"), ("", "$CI_ENVIRONMENT_URL")],
+)
+def test_an_image_of_a_predefined_name_with_a_value_of_the_file_is_no_fault(
+    tmp_path: Path, top: str, name: str
+) -> None:
+    text = f"""
+{top}
+build: {{stage: build, script: x, artifacts: {{reports: {{dotenv: a.env}}}}}}
+job: {{script: x, image: {name}, environment: {{name: e, url: "hub.here/app:1", action: verify}}}}
+"""
+    found = plan(tmp_path, text).job("job")
+    for made in (found, with_reported(found, {"OTHER": "1"})):
+        assert (made.refused, made.image and made.image.name) == ((), "hub.here/app:1")
+
+
 def test_secrets_and_files_still_wait_for_the_job_after_a_report(tmp_path: Path) -> None:
     text = """
 build: {stage: build, script: x, artifacts: {reports: {dotenv: a.env}}}
