@@ -106,8 +106,9 @@ def _paths_in(line: str) -> list[str]:
 def makers(plan: Plan, job: Job, paths: Sequence[str]) -> dict[str, tuple[str, str]]:
     """Return the other job of which each path is an artifact, and why this job does not get it; empty if it takes it.
 
-    A pattern for everything says nothing of one path.
+    A pattern for everything says nothing of one path, a job that is not taken nothing of one that this job makes itself.
     """
+    own = PathSelection(filter(_tells, job.artifacts.paths if job.artifacts is not None else ()))
     if job.artifacts_from is not None:
         taken = set(job.artifacts_from)
     elif job.needs is not None:
@@ -129,9 +130,9 @@ def makers(plan: Plan, job: Job, paths: Sequence[str]) -> dict[str, tuple[str, s
     return {
         path: (maker, why)
         for maker, patterns, exclude, why in reversed(made)
-        for selection in (PathSelection([each for each in patterns if _tells(each)], exclude),)
+        for selection in (PathSelection(filter(_tells, patterns), exclude),)
         for path in paths
-        if selection.takes(path)
+        if selection.takes(path) and not (why and own.takes(path))
     }
 
 

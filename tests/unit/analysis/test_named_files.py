@@ -81,7 +81,7 @@ def what(seen: InSource) -> str:
         ("dist/app", (), {"dist/app": ("build", "unit does not take (needs, dependencies)")}),
         ("dist/app", (Need(job="again"),), {"dist/app": ("again", "")}),
         ("docs/a.html", None, {"docs/a.html": ("docs", "this run left out (not selected)")}),
-        ("out/unit.xml", None, {}),  # its own
+        ("out/unit.xml", None, {}),  # its own, also where another job has one of that name
         ("other", None, {}),  # `all` says nothing of it
     ],
 )
@@ -97,7 +97,7 @@ def test_the_job_that_makes_a_file(path: str, needs: tuple[Need, ...] | None, ma
         job("again", "build", "dist/"),
         job("all", "build", "**/*"),
         unit,
-        job("later", "later", "dist/"),
+        job("later", "later", "dist/", "out/unit.xml"),
     )
     plan = Plan(workflow_path="w", stages=("build", "test", "later"), jobs=jobs, left_out=(left,))
     assert makers(plan, unit, [path]) == made
