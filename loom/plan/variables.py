@@ -388,7 +388,8 @@ def _with_texts(
     def image(one: Image, late: Image) -> Image:
         name = maybe(late.name)
         stays = one.name is None or late.name is None or name == before(late.name)
-        return replace(one, name=one.name if stays else name, user=maybe(late.user), platform=maybe(late.platform))
+        platform = maybe(late.platform) or one.platform
+        return replace(one, name=one.name if stays else name, user=maybe(late.user), platform=platform)
 
     def service(one: Service, late: Service) -> Service:
         new = {**of_services, **{name: after(value) for name, value in late.variables.items()}}

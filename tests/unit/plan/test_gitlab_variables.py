@@ -266,7 +266,7 @@ def test_services_get_no_reported_secret(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_only_a_name_that_a_report_changes_replaces_an_image_with_a_digest(tmp_path: Path) -> None:
     planned = plan(tmp_path, FIELDS).job("job")
-    exact = Image(name=f"app@sha256:{'0' * 64}")
+    exact = Image(name=f"app@sha256:{'0' * 64}", platform="linux/arm64")
     assert with_reported(replace(planned, image=exact), {"OTHER": "1"}).image == replace(exact, user="u0")
     made = with_reported(replace(planned, image=exact), {"V": "1"})
     assert made.image is not None
