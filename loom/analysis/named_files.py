@@ -130,7 +130,7 @@ def makers(plan: Plan, job: Job, paths: Sequence[str]) -> dict[str, tuple[str, s
     return {
         path: (maker, why)
         for maker, patterns, exclude, why in reversed(made)
-        for selection in (PathSelection(filter(_tells, patterns), exclude),)
+        for selection in (PathSelection(filter(_tells, patterns), filter(_tells, exclude)),)
         for path in paths
         if selection.takes(path) and not (why and own.takes(path))
     }

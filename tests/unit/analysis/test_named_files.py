@@ -87,7 +87,7 @@ def what(seen: InSource) -> str:
 )
 def test_the_job_that_makes_a_file(path: str, needs: tuple[Need, ...] | None, made: object) -> None:
     def job(name: str, stage: str, *paths: str, needs: tuple[Need, ...] | None = None) -> Job:
-        artifacts = Artifacts(paths=paths)
+        artifacts = Artifacts(paths=paths, exclude=("/no/path", "*.log"))
         return Job(id=name, name=name, stage=stage, steps=(), provider="host", artifacts=artifacts, needs=needs)
 
     unit = job("unit", "test", "out/", needs=needs)
