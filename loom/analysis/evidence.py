@@ -120,8 +120,11 @@ def diagnoses_at_end(reading: Reading, workspace: Path) -> Iterator[Diagnosis]:
 
 
 def _in_conflict(found: Diagnosis) -> Diagnosis:
-    """Let a conflict in the lines that the failure leads to be its cause: what a tool says of the markers misleads."""
-    causes = in_conflict(found.excerpt.file, found.excerpt.text) if found.excerpt is not None else []
+    """Let a conflict at the line that the failure leads to be its cause: what a tool says of the markers misleads."""
+    if (shown := found.excerpt) is None:
+        return found
+    at = shown.line - shown.first_line
+    causes = in_conflict(shown.file, "\n".join(shown.text.split("\n")[max(0, at - 1) : at + 1]))
     return replace(found, causes=causes) if causes else found
 
 

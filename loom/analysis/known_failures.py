@@ -317,8 +317,11 @@ def _of_source(seen: InSource) -> tuple[Known, dict[str, str]]:
 
 
 def in_conflict(path: str, text: str) -> list[Cause]:
-    """Return the cause that source lines of a file show; empty without a conflict marker of git."""
-    marked = re.search(r"^(?:<{7}|>{7}) ", text, re.MULTILINE)
+    """Return the cause that the line with the fault, and the one before, show; empty without a conflict marker of git.
+
+    Programs stop at the first marker, or after it. Near other faults, a text may have markers as an example.
+    """
+    marked = re.search(r"^<{7} |^>{7} .*\Z", text, re.MULTILINE)
     return [_cause(known, path=path) for known in table().causes if known.code == "merge_conflict" and marked]
 
 

@@ -144,12 +144,17 @@ def test_the_artifact_of_a_job_that_gave_none_is_not_told_as_ignored(
     assert cause["summary"] == f"dist/app is an artifact of build, which {why}"
 
 
-def test_a_file_with_conflict_markers_is_told_as_that(make: Make) -> None:
-    project = make("version: v1\nstages: [test]\ntest: {stage: test, script: [sh run.sh]}\n")
-    (project.root / "run.sh").write_text("<<<<<<< HEAD\necho 1\n=======\necho 2\n>>>>>>> other\n")
-    assert "run.sh has the markers of a conflict" in project.loom("run", "--local", code=1)
+@pytest.mark.parametrize(
+    ("script", "told"),
+    [("sh run.sh", ["merge_conflict"]), ("echo 'run.sh:3:1: error: above an example of markers'; exit 1", [])],
+)
+def test_a_failure_at_conflict_markers_is_told_as_that(make: Make, script: str, told: list[str]) -> None:
+    project = make(f'version: v1\nstages: [test]\ntest: {{stage: test, script: ["{script}"]}}\n')
+    lines = ["<<<<<<< HEAD", "echo 1", "=======", "echo 2", ">>>>>>> other"]
+    (project.root / "run.sh").write_text("\n".join(lines) + "\n")
+    assert ("run.sh has the markers of a conflict" in project.loom("run", "--local", code=1)) == bool(told)
     causes = json.loads(project.loom("diagnose", "--json"))["causes"]
-    assert [cause["code"] for cause in causes] == ["merge_conflict"]
+    assert [cause["code"] for cause in causes] == told
 
 
 def test_diagnose_for_an_agent_is_short(failed: Ran) -> None:
