@@ -360,8 +360,8 @@ def _with_referring(job: Job, referring: Referring, found: Mapping[str, str]) ->
     expanded = with_values({**fixed, **own})
     own |= {name: expanded(text) for name, text in texts.items() if name in kept}
     trigger = job.trigger
-    if trigger is not None:
-        trigger = replace(trigger, variables={name: own.get(name, text) for name, text in trigger.variables.items()})
+    if trigger is not None:  # a child's plan is in its record, where no secret may be
+        trigger = replace(trigger, variables={**trigger.variables, **_harmless(own, trigger.variables)})
     made = _with_texts(job, referring, with_values(before), expanded, {**own, **found})
     return replace(made, variables={**job.variables, **own, **found}, trigger=trigger)
 
@@ -394,8 +394,7 @@ def _with_texts(
     def service(one: Service, late: Service) -> Service:
         new = {**of_services, **{name: after(value) for name, value in late.variables.items()}}
         # The engine has the variables of a service among its settings, where no secret may be.
-        harmless = {name: value for name, value in new.items() if controls.hide(value) == value}
-        variables = {**one.variables, **harmless}
+        variables = {**one.variables, **_harmless(new, new)}
         got = replace(one, image=image(one.image, late.image), user=maybe(late.user), variables=variables)
         if not any("$" in alias for alias in late.aliases):
             return got
@@ -433,6 +432,11 @@ def _with_texts(
         artifacts=job.artifacts and late.artifacts and artifacts(job.artifacts, late.artifacts),
         cache=tuple(map(cache, job.cache, late.cache)),
     )
+
+
+def _harmless(values: Mapping[str, str], wanted: Collection[str]) -> dict[str, str]:
+    """Return the wanted values that hold no known secret."""
+    return {name: value for name, value in values.items() if name in wanted and controls.hide(value) == value}
 
 
 def is_known_at_start(name: str) -> bool:

@@ -316,7 +316,9 @@ job: {script: x, variables: {AUTH: "Bearer $TOKEN $V", WHERE: "$CONF $CI_JOB_URL
     assert made["CONF"] == "version 1"
 
 
-def test_a_child_pipeline_gets_what_refers_to_a_reported_variable(tmp_path: Path) -> None:
+def test_a_child_pipeline_gets_what_refers_to_a_reported_variable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     text = """
 variables: {V: "0"}
 build: {stage: build, script: x, artifacts: {reports: {dotenv: a.env}}}
@@ -325,6 +327,10 @@ job: {trigger: {include: child.yml}, variables: {PASSED: v$V}}
     made = with_reported(plan(tmp_path, text).job("job"), {"V": "1"})
     assert made.trigger is not None
     assert (made.trigger.variables["PASSED"], made.trigger.variables["V"]) == ("v1", "0")
+    monkeypatch.setattr(controls, "hide", lambda text: text.replace("1", "***"))
+    made = with_reported(plan(tmp_path, text).job("job"), {"V": "1"})
+    assert made.trigger is not None
+    assert made.trigger.variables["PASSED"] == "v0", "its plan is in its record"
 
 
 def test_what_refers_to_a_variable_that_a_job_before_replaces_has_its_value(tmp_path: Path) -> None:
