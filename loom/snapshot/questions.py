@@ -92,7 +92,9 @@ class Questions:
                 keep_config=True,
                 repository=source.repository,
                 index=self._git_dir / "index",
-                objects=self._git_dir / "objects",
+                # It has none: git would read those of the workspace while they are copied, and pass over an ignore file that
+                # is only half there.
+                objects=self._git_dir,
                 alternates=(source.objects_dir,),
                 config=tuple(config),
             ),

@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from loom.errors import SnapshotError
-from loom.snapshot import discover, explain, verify
+from loom.snapshot import contents as snapshot_contents
+from loom.snapshot import discover, explain, git_dir, verify
+from loom.snapshot.model import Source
 
 from .conftest import ENVIRONMENT, NewRepo, Repo, Snap, clone, contents
 
@@ -188,6 +190,31 @@ def test_ignore_rules_that_only_the_index_has(work: Repo, snap: Snap) -> None:
         assert answer.included == any(path == answer.path or path.startswith(f"{answer.path}/") for path in there), (
             answer
         )
+
+
+def test_an_object_that_is_half_copied_is_not_read(work: Repo, snap: Snap, monkeypatch: pytest.MonkeyPatch) -> None:
+    work.write(".gitignore", "*.tmp\n")
+    work.commit()
+    work.git("sparse-checkout", "set", "--no-cone", "/src/")
+    work.write("x.tmp")
+    blob = work.git("rev-parse", ":.gitignore").strip()
+    name = f"objects/{blob[:2]}/{blob[2:]}"
+    half: list[Path] = []
+    copy_index, new_files = git_dir.copy_index, snapshot_contents.new_files
+
+    def before(source: Source, git_dir: Path) -> bytes:
+        half.append(git_dir / name)
+        half[0].parent.mkdir(parents=True)
+        half[0].touch()
+        return copy_index(source, git_dir)
+
+    def after(source: Source, listed: bytes, *, outermost: bool) -> snapshot_contents.New:
+        half[0].write_bytes((work.root / ".git" / name).read_bytes())
+        return new_files(source, listed, outermost=outermost)
+
+    monkeypatch.setattr(git_dir, "copy_index", before)
+    monkeypatch.setattr(snapshot_contents, "new_files", after)
+    assert "x.tmp" not in contents(snap(work).path)
 
 
 @pytest.mark.parametrize("mark", ["--skip-worktree", "--assume-unchanged"])
