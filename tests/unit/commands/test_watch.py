@@ -113,7 +113,7 @@ def test_a_rebase_that_stops_at_a_conflict_is_repaired_while_watching(tmp_path: 
             repo.git("rebase", "-q", "main")
         # The marks of the conflict. A watcher that is quick runs main's commit first, before git writes them.
         # One in the midst of it shows them again, when git has moved HEAD.
-        terminal.expect("workflow.yml:7")
+        terminal.expect("workflow.yml:6")
         terminal.expect(WAITING)
         repo.write(".loom/workflow.yml", ONE)  # git knows of the conflict still
         terminal.expect("passed in")
