@@ -131,8 +131,10 @@ class CopyPool:
         if not program.is_file():
             return  # loom runs from an archive: copy in this thread only
         for _ in range(wanted):
-            helper = subprocess.Popen(
-                [sys.executable, "-I", "-S", "-c", _HELPER, str(program.parent)],
+            helper = processes.start_python(
+                _HELPER,
+                str(program.parent),
+                flags=("-S",),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 # In its own session, so that Ctrl-C reaches only this process.

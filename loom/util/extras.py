@@ -28,7 +28,7 @@ def install_command(extra: str) -> str:
         return shlex.join(["uv", "pip", "install", "--python", sys.executable, *needs])
     managed = sys.prefix == sys.base_prefix and Path(sysconfig.get_path("stdlib"), "EXTERNALLY-MANAGED").exists()
     against = ["--break-system-packages"] if managed else []
-    return shlex.join([sys.executable, "-m", "pip", "install", *against, *needs])
+    return shlex.join([sys.executable, "-I", "-m", "pip", "install", *against, *needs])
 
 
 def _needs(extra: str) -> list[str] | None:

@@ -1,4 +1,4 @@
-"""Identify processes, wait for their locks, and end them.
+"""Start Python processes of loom's own, identify processes, wait for their locks, and end them.
 
 A process id is unique only together with its boot and start time.
 """
@@ -10,9 +10,11 @@ import fcntl
 import os
 import signal
 import subprocess
+import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from loom.util.within import wait_until
 
@@ -32,6 +34,24 @@ def lock(file: int | IO[bytes], kind: int, limit_s: float = LOCK_S) -> None:
 
     if not wait_until(locked, limit_s=limit_s, every_s=0.02):
         raise TimeoutError(f"another process has held its lock for {limit_s:.0f} s")
+
+
+def start_python(program: str, *arguments: str, flags: Sequence[str] = (), **settings: Any) -> subprocess.Popen[Any]:
+    """Start this Python with the text of a program. Neither a file of its directory nor a variable decides what it imports."""
+    return subprocess.Popen([sys.executable, "-I", *flags, "-c", program, *arguments], cwd="/", **settings)
+
+
+def start_loom(
+    arguments: Sequence[str], directory: Path, environ: Mapping[str, str], **settings: Any
+) -> subprocess.Popen[Any]:
+    """Start a loom command in a directory, with the modules of this process, as `start_python`."""
+    # The first entry is a directory that the start of this process chose: of `python -m loom`, the user's.
+    places = [path for path in sys.path[not sys.flags.safe_path :] if path.startswith("/")]
+    places.append(str(Path(__file__).parents[2]))
+    program = (
+        f"import os, sys; sys.path[:] = {places!r}; os.chdir({str(directory)!r}); import loom.cli; loom.cli.main()"
+    )
+    return start_python(program, *arguments, env=dict(environ), **settings)
 
 
 def end(*children: subprocess.Popen[bytes], grace_s: float = 0.0, group: bool = False) -> None:

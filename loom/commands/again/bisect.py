@@ -32,7 +32,7 @@ from loom.render.look import Look
 from loom.render.output import print_json
 from loom.snapshot import Source, git
 from loom.status import ExitCode
-from loom.util import atomic, typed
+from loom.util import atomic, processes, typed
 from loom.util.controls import shown
 from loom.util.private import make_private
 from loom.util.units import counted
@@ -193,10 +193,10 @@ class _Bisect:
 
     def _run(self, root: Path) -> tuple[int, str]:
         """Return the exit code of `loom run` there, and the first line that it says on standard error."""
-        process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "loom", *self._words, "--quiet"],
-            cwd=root,
-            env={
+        process = processes.start_loom(
+            [*self._words, "--quiet"],
+            root,
+            {
                 **{name: value for name, value in self._here.environ.items() if name not in git.LOCAL_VARIABLES},
                 "LOOM_KEEP": "never",
                 "LOOM_AUTO_CLEAN": "false",

@@ -7,10 +7,10 @@ with `--json`: one implementation, and nothing that a command does can disturb t
 from __future__ import annotations
 
 import json
+import os
 import secrets
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections import OrderedDict
@@ -36,6 +36,7 @@ from loom.render.diagnosis import agent
 from loom.render.live import doing
 from loom.render.look import Look
 from loom.status import ExitCode
+from loom.util import processes
 from loom.util.controls import cleaned
 from loom.util.globs import match_name
 from loom.util.units import rough_duration
@@ -246,17 +247,16 @@ class AgentTools:
         """Run loom with these arguments; a cancel interrupts it."""
         if any("\0" in each for each in arguments):
             raise RequestError("an argument holds a NUL character, which no program can get")
-        command = [sys.executable, "-m", "loom", *arguments]
-        pipe, nothing = subprocess.PIPE, subprocess.DEVNULL
-        with subprocess.Popen(
-            command, stdin=nothing, stdout=pipe, stderr=pipe, text=True, errors="backslashreplace"
+        pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        with processes.start_loom(
+            arguments, Path.cwd(), os.environ, text=True, errors="backslashreplace", **pipes
         ) as process:
             unregister = cancel.on_request(lambda: process.send_signal(signal.SIGINT))
             try:
                 out, err = process.communicate()  # no limit: a cancel ends it
             finally:
                 unregister()
-        return subprocess.CompletedProcess(command, process.returncode, out, err)
+        return subprocess.CompletedProcess(arguments, process.returncode, out, err)
 
 
 def given(name: str | None) -> list[str]:

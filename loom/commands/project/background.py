@@ -8,7 +8,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -16,7 +15,7 @@ from pathlib import Path
 from loom.commands.project import Here
 from loom.config import Config
 from loom.record.store import Store
-from loom.util import atomic
+from loom.util import atomic, processes
 from loom.util.private import make_private
 
 BACKGROUND_S = 600
@@ -72,11 +71,10 @@ def clean_later(here: Here) -> None:
     if not (here.config.auto_clean and is_due(here.store, here.config, here.root)):
         return
     with suppress(OSError):  # the next run's end retries
-        subprocess.Popen(
-            # -P: do not run a folder `loom` of the repository.
-            [sys.executable, "-P", "-m", "loom", "clean", "--in-background"],
-            cwd=here.root,
-            env=dict(here.environ),
+        processes.start_loom(
+            ["clean", "--in-background"],
+            here.root,
+            here.environ,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

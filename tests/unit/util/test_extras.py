@@ -34,7 +34,14 @@ def prefix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize("extra", ["kubernetes", "s3", "mcp"])
 def test_pip_in_an_environment(prefix: Path, extra: str) -> None:
-    assert shlex.split(extras.install_command(extra)) == [sys.executable, "-m", "pip", "install", *DECLARED[extra]]
+    assert shlex.split(extras.install_command(extra)) == [
+        sys.executable,
+        "-I",
+        "-m",
+        "pip",
+        "install",
+        *DECLARED[extra],
+    ]
 
 
 def test_pipx(prefix: Path) -> None:
