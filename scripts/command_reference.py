@@ -19,7 +19,7 @@ DOCS = Path(__file__).parents[1] / "docs"
 HEAD = """# Commands
 
 `loom COMMAND --help` prints the options of a command, `man loom` those of all; the
-[documentation's site](../contributing/README.md#daily-commands) has them below this table. All of these texts are made
+[documentation's site](../../CONTRIBUTING.md#daily-commands) has them below this table. All of these texts are made
 from `loom/cli` by `scripts/docs commands`. [How it works](../explanation/how-it-works.md#exit-codes) lists the exit codes,
 [environment variables](environment.md) the variables that loom reads.
 """

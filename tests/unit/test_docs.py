@@ -16,7 +16,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 LINK = re.compile(r"\]\((?!https?:|mailto:|#)([^)#\s]+)")
-PAGES = [ROOT / "README.md", ROOT / "images" / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), ROOT / "images" / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 FETCHED = re.compile(r"""<(?:link|script|img|iframe)\b[^>]*(?:href|src)=["']?(?:https?:)?//|url\(["']?(?:https?:)?//""")
 
 

@@ -20,6 +20,8 @@ TOP = {
     "docs",
     "Dockerfile",
     "README.md",
+    "CONTRIBUTING.md",
+    "SECURITY.md",
     "LICENSE",
     "scripts",
     ".ci",
