@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from loom.snapshot.identity import identity_of
     from loom.snapshot.lock import alone_in, is_occupied, occupied
     from loom.snapshot.manifest import manifest_bytes, read_manifest
-    from loom.snapshot.merge import Applied, Content, Merge, content_at
+    from loom.snapshot.merge import Applied, Content, Merge, content_at, displaced
     from loom.snapshot.objects import facts_of_commit, first_hunks
     from loom.snapshot.removal import Removal, is_workspace, remains, remove
     from loom.snapshot.renewal import KnownFiles
@@ -34,7 +34,7 @@ else:
         __name__,
         {
             "copy_workers": "duplicate",
-            "merge": "Applied Content Merge content_at",
+            "merge": "Applied Content Merge content_at displaced",
             "sync": "Patch SavedFiles bring compare patch_of apply_patch=apply",
             "explanation": "Explanation Rule explain ignore_rule",
             "identity": "identity_of",

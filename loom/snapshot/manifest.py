@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +30,12 @@ def write_manifest(git_dir: Path, manifest: Manifest) -> None:
     (git_dir / FILLING).unlink()
 
 
-def manifest_bytes(workspace: Path) -> bytes:
-    """Return a workspace's manifest, to keep outside the reach of jobs."""
-    return read_regular(workspace / ".git" / NAME)
+def manifest_bytes(workspace: Path, kept: Iterable[str] = ()) -> bytes:
+    """Return a workspace's manifest, to keep outside the reach of jobs; with `kept` as files that were synced with it have it."""
+    data = read_regular(workspace / ".git" / NAME)
+    if paths := [os.fsencode(path).decode("latin-1") for path in sorted(kept)]:
+        data = json.dumps(json.loads(data) | {"kept": paths}).encode()
+    return data
 
 
 def read_manifest(workspace: Path, file: Path | None = None) -> Manifest:

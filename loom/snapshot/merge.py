@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 import stat
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -95,9 +95,12 @@ def _obstacle(target: Path, path: str, goes: Collection[str]) -> str | None:
         return None
     if not stat.S_ISDIR(status.st_mode):
         return "it is not a file there"
-    names = (os.path.relpath(entry.path, target) for _, _, files in walk(target / path) for entry in files)
-    stays = next((name for name in names if name not in goes), None)
+    stays = next((name for name in _names_below(target, path) if name not in goes), None)
     return None if stays is None else f"it is a directory there, with {stays}"
+
+
+def _names_below(target: Path, path: str) -> Iterator[str]:
+    return (os.path.relpath(entry.path, target) for _, _, files in walk(target / path) for entry in files)
 
 
 class Applied(Struct):
@@ -109,19 +112,40 @@ class Applied(Struct):
     """path -> why it is as it was."""
 
 
+def displaced(target: Path, paths: Iterable[str]) -> Iterator[tuple[str, Content]]:
+    """Yield the files and links of `target` that give way where these paths get other content by force."""
+    for path in paths:
+        found = [
+            (name, content) for name in (*ancestors(path), path) if (content := content_at(target, name)) is not None
+        ]
+        yield from found
+        if not found and (status := lstat(target / path)) is not None and stat.S_ISDIR(status.st_mode):
+            for name in _names_below(target, path):
+                if (content := content_at(target, name)) is not None:
+                    yield name, content
+
+
 def apply_to(
-    target: Path, changes: Iterable[Change], content_of: Callable[[str], Content | None], *, force: Collection[str] = ()
+    target: Path,
+    changes: Iterable[Change],
+    content_of: Callable[[str], Content | None],
+    *,
+    force: Collection[str] = (),
+    before: Mapping[str, Content] | None = None,
 ) -> Applied:
     """Give these paths their content in `target`, each whole or not at all. Links are replaced, never followed.
 
     What is written belongs to the owner of `target`, if this process is root; else to its user.
-    `force`: paths that get it whatever stands in their way.
+    `force`: paths that get it whatever stands in their way. `before`: what is replaced; a path that has something else now fails.
     """
     applied = Applied()
     for change in sorted(changes, key=lambda change: change.kind != "deleted"):  # a file may give way to a directory
         path = change.path
         try:
             content = None if change.kind == "deleted" else content_of(path)
+            if before is not None and content_at(target, path) != before.get(path):
+                applied.failed[path] = "changed in the checkout just now"
+                continue
             if path in force:
                 _clear(target, path, applied)
             if content is None:
@@ -130,6 +154,8 @@ def apply_to(
                 _put(target, path, content, applied)
         except OSError as error:
             applied.failed[path] = error.strerror or str(error)
+        except SnapshotError as error:
+            applied.failed[path] = error.message
     return applied
 
 

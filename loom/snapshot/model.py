@@ -91,6 +91,8 @@ class Manifest(ProvedTree, frozen=True, kw_only=True):
     stores: tuple[Text, ...]
     submodules: tuple[Submodule, ...]
     left_out: tuple[LeftOut, ...]
+    kept: tuple[_Inside, ...] = ()
+    """The paths at which the job's files kept their own content in a sync, against that of the checkout."""
 
 
 class Change(Struct, frozen=True, kw_only=True):

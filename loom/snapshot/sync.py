@@ -85,20 +85,21 @@ def patch_of(
     `not_there`: paths that the copy `workspace` lacks, which do not count as deleted. `saved`: its changes, when
     the workspace is gone.
     """
-    kept = {} if saved is None else {change.path: (change, content) for change, content in saved.files}
-    content_of = partial(content_at, workspace) if saved is None else lambda path: kept[path][1]
+    left = {} if saved is None else {change.path: (change, content) for change, content in saved.files}
+    content_of = partial(content_at, workspace) if saved is None else lambda path: left[path][1]
     here = verify(workspace, environ=environ, manifest_file=manifest_file) if saved is None else None
     there = verify(checkout, environ=environ, manifest_file=manifest_file)
     wanted: list[Change] = []
     left_out: list[Change] = []
     special, unreadable = (here.special, here.unreadable) if here is not None else ((), ())
     passed_over = {path for path, _ in (*special, *unreadable)}
-    for change in here.changes if here is not None else (change for change, _ in kept.values()):
+    for change in here.changes if here is not None else (change for change, _ in left.values()):
         if change.path in passed_over or change.path in not_there:
             continue
         (left_out if change.mode == GITLINK or leave_out(change) else wanted).append(change)
     changed = dict.fromkeys((change.path for change in there.changes), "changed in the checkout since the run")
-    merged = merge(content_of, wanted, checkout, changed | dict(there.unreadable))
+    kept = dict.fromkeys(read_manifest(workspace, manifest_file).kept, "changed in the checkout before --sync=ours")
+    merged = merge(content_of, wanted, checkout, kept | changed | dict(there.unreadable))
     before = _contents(partial(content_at, checkout), merged.changes)
     after = _contents(content_of, [change for change in merged.changes if change.kind != "deleted"])
     return Patch(
@@ -127,7 +128,4 @@ def _text(before: Mapping[str, Content], after: Mapping[str, Content]) -> bytes:
 
 def apply(patch: Patch, checkout: Path) -> Applied:
     """Change the checkout's files, each whole or not at all; its index stays as it is. Edits made since are not overwritten."""
-    since = [change for change in patch.changes if content_at(checkout, change.path) != patch.before.get(change.path)]
-    applied = apply_to(checkout, [change for change in patch.changes if change not in since], patch.after.get)
-    applied.failed.update(dict.fromkeys((change.path for change in since), "changed in the checkout just now"))
-    return applied
+    return apply_to(checkout, patch.changes, patch.after.get, before=patch.before)

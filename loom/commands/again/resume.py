@@ -136,8 +136,8 @@ class _Resuming:
         manifest = before.read_bytes() if before.exists() else None
         if taken is not None:
             targets = self._sync_targets([job for job, _ in jobs], resumed, workspace)
-            brought = syncing.sync(taken, targets, self._sync or "", environ=self._here.environ, say=self._said.append)
-            manifest = snapshot.manifest_bytes(taken.path)
+            say = self._said.append
+            brought, manifest = syncing.sync(taken, targets, self._sync or "", environ=self._here.environ, say=say)
         return plan, Reuse(
             parent_run_id=past.run_id,
             workspace=workspace,

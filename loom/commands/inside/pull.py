@@ -13,6 +13,7 @@ from msgspec import Struct
 from loom import snapshot
 from loom.commands import project
 from loom.commands.inside import saved, session
+from loom.commands.inside.copies import command_for, keep_copies
 from loom.commands.project import Here
 from loom.errors import RequestError
 from loom.record.lines import text_fields
@@ -41,6 +42,7 @@ def pull(run: str | None, job: str | None, *, apply: bool, as_json: bool) -> Non
         not_there=left_out,
         saved=source.saved,
     )
+    copies = keep_copies(past.repo_root, os.environ, patch.before.items()) if apply else {}
     failed = dict(snapshot.apply_patch(patch, past.repo_root).failed) if apply else {}
     special = {path: f"a {kind}, not a file" for path, kind in patch.special}
     generated = {change.path: "made by the job" for change in patch.left_out}
@@ -49,7 +51,10 @@ def pull(run: str | None, job: str | None, *, apply: bool, as_json: bool) -> Non
         changes = [change for change in patch.changes if change.path not in failed]
         values = {
             "run_id": past.run_id,
-            "changes": [{"path": readable(change.path), "kind": change.kind} for change in changes],
+            "changes": [
+                {"path": readable(change.path), "kind": change.kind, "replaced": copies.get(change.path)}
+                for change in changes
+            ],
             **text_fields("patch", patch.text),
             "applied": apply,
             "left_out": _reasons(without),
@@ -57,12 +62,12 @@ def pull(run: str | None, job: str | None, *, apply: bool, as_json: bool) -> Non
         }
         print_kind("pull", values)
     else:
-        _print(patch, without, failed, applied=apply)
+        _print(patch, without, failed, copies, applied=apply)
     if apply and (not_applied := sorted({*patch.conflicts, *failed})):
         raise RequestError(
             f"not applied: {', '.join(listed(map(readable, not_applied), 10))}",
-            hint="all other changes are applied; commit or undo your edits of these files, then pull again,"
-            " or copy them by hand: `loom workspace` prints where they are",
+            hint="all other changes are applied; undo your edits of these files and pull again, or copy what you want by hand:"
+            " `loom workspace` prints where the job's files are",
             code="CHECKOUT_CHANGED",
         )
 
@@ -71,7 +76,9 @@ def _reasons(paths: Mapping[str, str]) -> list[dict[str, str]]:
     return [{"path": readable(path), "reason": reason} for path, reason in paths.items()]
 
 
-def _print(patch: Patch, left_out: Mapping[str, str], failed: Mapping[str, str], *, applied: bool) -> None:
+def _print(
+    patch: Patch, left_out: Mapping[str, str], failed: Mapping[str, str], copies: Mapping[str, str], *, applied: bool
+) -> None:
     for path, reason in left_out.items():
         print(f"left out: {readable(path)} ({reason})", file=sys.stderr)
     for path, reason in patch.conflicts.items():
@@ -80,7 +87,9 @@ def _print(patch: Patch, left_out: Mapping[str, str], failed: Mapping[str, str],
     if applied:
         for change in patch.changes:
             if change.path not in failed:
-                print(f"{change.kind.replace('_', ' ')}: {readable(change.path)}")
+                copy = copies.get(change.path)
+                before = f", before: {command_for(copy)}" if copy else ""
+                print(f"{change.kind.replace('_', ' ')}: {readable(change.path)}{before}")
         for path, reason in failed.items():
             print(f"not applied: {readable(path)}: {reason}", file=sys.stderr)
         if nothing:
@@ -129,7 +138,8 @@ def _source(here: Here, names: list[str]) -> _Source:
         if found is None:
             raise
         gone = job.run.workspace
-        return _Source(run=job.run, files=gone, manifest=job.manifest, saved=found, left_out=dict(found.left_out))
+        manifest = saved.manifest_of(job)
+        return _Source(run=job.run, files=gone, manifest=manifest, saved=found, left_out=dict(found.left_out))
 
 
 def _generated(run: PastRun) -> Callable[[Change], bool]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 
 import msgspec
 import zstandard
@@ -92,9 +93,21 @@ def _write(job: PastJob, found: Verification, without: dict[str, str]) -> None:
     target = job.run.entry.paths.saved(job.job.id)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        if job.manifest.exists():  # the next sync replaces it
+            atomic.write(_manifest_beside(target), read_regular(job.manifest), mode=0o600)
         atomic.write(target, data, mode=0o600)
     except OSError as error:
         raise RecordError(f"the changes could not be saved in {target}: {error.strerror or error}") from error
+
+
+def _manifest_beside(saved: Path) -> Path:
+    return saved.with_suffix(".manifest.json")
+
+
+def manifest_of(job: PastJob) -> Path:
+    """Return the manifest of the snapshot that a job's saved changes differ from."""
+    own = _manifest_beside(job.run.entry.paths.saved(job.job.id))
+    return own if own.exists() else job.manifest
 
 
 def read(job: PastJob) -> SavedFiles | None:

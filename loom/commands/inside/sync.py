@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from msgspec import Struct
 
 from loom import snapshot
 from loom.cancel import Cancel, signals
+from loom.commands.inside.copies import command_for, keep_copies
 from loom.commands.project import Here
 from loom.commands.project.trusting import discover
 from loom.errors import RequestError
@@ -53,10 +55,11 @@ def sync(
     *,
     environ: Mapping[str, str],
     say: Callable[[str], None],
-) -> list[str]:
-    """Bring into each target what changed in the checkout since it was last synced; return the paths.
+) -> tuple[list[str], bytes]:
+    """Bring into each target what changed in the checkout since it was last synced; return the paths, and the new manifest.
 
-    RequestError for files that both sides changed, unless `prefer` decides; nothing is changed then.
+    RequestError for files that both sides changed, unless `prefer` decides; nothing is changed then. What of a job gives way
+    is kept as objects of the checkout's repository.
     """
     compared = [
         (
@@ -69,13 +72,26 @@ def sync(
     ]
     if prefer == ASK:
         _refuse_conflicts(compared)
+    copies: list[str] = []
+    for target, found in compared if prefer == THEIRS else ():
+        gives_way = snapshot.displaced(target.files, [change.path for change in found.both])
+        for path, copy in keep_copies(Path(taken.source_root), environ, gives_way).items():
+            copies.append(f"{target.job_id}'s {readable(path)} before: {command_for(copy)}")
+    held = set[str]()
     for target, found in compared:
+        before = snapshot.read_manifest(target.files, target.manifest).kept
         applied = snapshot.bring(taken.path, target.files, found, theirs=prefer == THEIRS)
         if target.bring is not None:
             target.bring(target.files, list(dict.fromkeys([*applied.removed, *applied.written])))
+        sides = [partial(snapshot.content_at, side) for side in (taken.path, target.files)]
+        kept = {path for path in (*before, *(change.path for change in found.both)) if sides[0](path) != sides[1](path)}
         make_own(target.brought.parent)
-        atomic.write(target.brought, snapshot.manifest_bytes(taken.path), mode=0o600)
-    return _report([found for _, found in compared], prefer, say)
+        atomic.write(target.brought, snapshot.manifest_bytes(taken.path, kept), mode=0o600)
+        held |= kept
+    brought = _report([found for _, found in compared], prefer, say)
+    for line in copies:
+        say(line)
+    return brought, snapshot.manifest_bytes(taken.path, held)
 
 
 def _refuse_conflicts(compared: Sequence[tuple[SyncTarget, Merge]]) -> None:

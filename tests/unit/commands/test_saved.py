@@ -24,7 +24,8 @@ def changed(path: str, kind: str = "added", mode: str = "100644") -> Change:
 @pytest.fixture
 def job(tmp_path: Path) -> Any:
     paths = SimpleNamespace(saved=lambda job_id: tmp_path / "record" / f"{job_id}.zst")
-    return SimpleNamespace(job=SimpleNamespace(id="unit"), run=SimpleNamespace(entry=SimpleNamespace(paths=paths)))
+    run = SimpleNamespace(entry=SimpleNamespace(paths=paths))
+    return SimpleNamespace(job=SimpleNamespace(id="unit"), run=run, manifest=tmp_path / "none")
 
 
 def save(job: Any, root: Path, *changes: Change) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -164,7 +165,10 @@ def test_a_refused_sync_leaves_nothing_behind(make: Make) -> None:
     assert sorted((project.home / "workspaces").iterdir()) == before
     assert "kept the job's made.txt" in project.loom("resume", "--sync=ours", code=1)
     assert "nothing to sync" in project.loom("resume", "--sync", code=1)
-    assert "-of the checkout\n+made\n" in project.loom("pull")
+    pulled = run_loom(("pull", "--apply"), cwd=project.root, environ=project.environ)
+    assert (pulled.returncode, pulled.stdout) == (2, "")
+    assert "conflict: made.txt: changed in the checkout before --sync=ours" in pulled.stderr
+    assert (project.root / "made.txt").read_text() == "of the checkout\n"
 
 
 def test_the_present_workflow_needs_your_consent(make: Make) -> None:
@@ -212,12 +216,15 @@ def test_what_a_job_changed_as_documents(make: Make) -> None:
     assert directory["job_id"] == "a"
     shown = json.loads(project.loom("pull", "--json"))
     validate("pull", shown)
-    assert shown["changes"] == [{"path": "file", "kind": "modified"}]
+    assert shown["changes"] == [{"path": "file", "kind": "modified", "replaced": None}]
     assert "-of the checkout\n+made\n" in shown["patch"]
     assert [each["path"] for each in shown["conflicts"]] == ["new"]
     assert [each["path"] for each in shown["left_out"]] == ["pipe"]
     applied = json.loads(project.loom("pull", "--apply", "--json", code=2))
-    assert (applied["applied"], applied["changes"]) == (True, shown["changes"])
+    validate("pull", applied)
+    [changed] = applied["changes"]
+    copy = ("git", "cat-file", "blob", changed["replaced"])
+    assert subprocess.run(copy, cwd=project.root, check=True, capture_output=True).stdout == b"of the checkout\n"
     assert (project.root / "file").read_text() == "made\n"
     validate("version", json.loads(project.loom("version", "--json")))
 
