@@ -24,6 +24,7 @@ from loom.util.slugs import slug
 from loom.util.units import machine
 from loom.workflow import interpolation
 from loom.workflow.gitlab.paths import is_outside, of_runner
+from loom.workflow.gitlab.variables import names, references
 from loom.workflow.predefined import KNOWN_AT_START
 
 _DIRECTORIES = frozenset({"CI_PROJECT_DIR", "LOOM_PROJECT_DIR", "CI_BUILDS_DIR"})
@@ -303,6 +304,28 @@ def job_environment(
     return {**_of_language(job, {**run, **own}), **services, **given}
 
 
+def with_predefined(job: Job, run: Mapping[str, str]) -> Job:
+    """Return a job of GitLab's whose services have the predefined variables too, below their own, as its runner gives them."""
+    if not job.services or "GITLAB_CI" not in job.variables:
+        return job
+    image = (job.image and job.image.name) or ""
+    known = {
+        **run,
+        **for_job(job, project_dir=PROJECT_DIR, image_name=image, project_url=run.get("CI_PROJECT_URL", "")),
+    }
+    # The engine has them among its settings, where no secret may be, and which are text.
+    public = {
+        name: value.encode(errors="replace").decode()
+        for name, value in _harmless(known, known).items()
+        if name.startswith(("CI", "GITLAB_"))
+    }
+
+    def given(service: Service) -> Service:
+        return replace(service, variables={**public, **{n: _replaced(v, public) for n, v in service.variables.items()}})
+
+    return replace(job, services=tuple(map(given, job.services)))
+
+
 def _of_language(job: Job, values: Mapping[str, str]) -> Mapping[str, str]:
     """Return loom's variables for a job: one of GitHub's has none of GitLab's, by which tools tell one from the other."""
     if job.late is None:
@@ -323,11 +346,11 @@ def remote_sha(sha: str | None, origin_url: str | None) -> str | None:
     return sha or ("0" * 40 if origin_url else None)
 
 
-def with_reported(job: Job, reported: Mapping[str, str]) -> Job:
-    """Return the job with variables that jobs before it reported: above its own, below the user's.
+def with_reported(job: Job, reported: Mapping[str, str], run: Mapping[str, str] = MappingProxyType({})) -> Job:
+    """Return the job with variables that jobs before it reported: above its own, below the user's. `run`: the run's own.
 
-    What the plan left unexpanded in its other values, because only those jobs could know it, is expanded. A job on this
-    machine that would get a variable by which programs are loaded is refused.
+    What the plan left unexpanded in its other values, because only those jobs could know it, is expanded; for GitLab's
+    jobs, reported values too. A job on this machine that would get a variable by which programs are loaded is refused.
     """
     barred = is_refused_here if job.image is None and job.trigger is None else is_looms
     refused = sorted(name for name in reported if name not in job.given_variables and barred(name))
@@ -338,15 +361,16 @@ def with_reported(job: Job, reported: Mapping[str, str]) -> Job:
         variables = {name: _replaced(value, found) for name, value in job.variables.items()}
         made = _with_texts(job, job, lambda text: text, lambda text: _replaced(text, found))
         return replace(made, variables={**variables, **found})
-    return _with_referring(job, job.referring, found)
+    return _with_referring(job, job.referring, found, run)
 
 
-def _with_referring(job: Job, referring: Referring, found: Mapping[str, str]) -> Job:
+def _with_referring(job: Job, referring: Referring, found: Mapping[str, str], run: Mapping[str, str]) -> Job:
     """Return a job of GitLab's with reported variables, and with all that refers to them."""
     kept = {*job.file_variables, *(secret.name for secret in job.secrets)}
     before = {name: value for name, value in job.variables.items() if name not in kept}
-    texts = {name: text for name, text in referring.variables.items() if name not in found}
-    fixed = {**{name: value for name, value in before.items() if name not in texts}, **found}
+    # GitLab keeps a reported value as one to expand (`raw: false` in ci/parse_dotenv_artifact_service.rb).
+    texts = {**referring.variables, **{name: _reported(name, value) for name, value in found.items()}}
+    fixed = {name: value for name, value in {**run, **before}.items() if name not in texts}
 
     def unknown(name: str, written: str) -> str:
         return written if name in kept or is_known_at_start(name) else ""
@@ -361,9 +385,15 @@ def _with_referring(job: Job, referring: Referring, found: Mapping[str, str]) ->
     own |= {name: expanded(text) for name, text in texts.items() if name in kept}
     trigger = job.trigger
     if trigger is not None:  # a child's plan is in its record, where no secret may be
-        trigger = replace(trigger, variables={**trigger.variables, **_harmless(own, trigger.variables)})
-    made = _with_texts(job, referring, with_values(before), expanded, {**own, **found})
-    return replace(made, variables={**job.variables, **own, **found}, trigger=trigger)
+        passed = _harmless(own, trigger.variables.keys() - found.keys())
+        trigger = replace(trigger, variables={**trigger.variables, **passed})
+    made = _with_texts(job, referring, with_values(before), expanded, own)
+    return replace(made, variables={**job.variables, **own}, trigger=trigger)
+
+
+def _reported(name: str, value: str) -> str:
+    """Return a reported value as a text of `Referring`; one that names itself has no value to expand to."""
+    return value.replace("$", "$$") if name in names(value) else references(value)
 
 
 def _with_texts(
@@ -422,7 +452,7 @@ def _with_texts(
             key=after(key) or "default"
             if isinstance(key, str)
             else replace(key, files=paths(key.files), prefix=after(key.prefix)),
-            fallback_keys=tuple(map(after, late.fallback_keys)),
+            fallback_keys=tuple(filter(None, map(after, late.fallback_keys))),
         )
 
     return replace(

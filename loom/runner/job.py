@@ -61,7 +61,7 @@ class JobRunner(Struct, kw_only=True, eq=False):
             job = start.job
             if start.status is not Status.SUCCESS:
                 return self.skip(job, Skip(job_id=job.id, reason=start.reason), start.status)
-        job = self.products.with_reported(job)
+        job = self.products.with_reported(job, self.opener.settings.variables)
         resumed = self.opener.resumed(job)
         number = resumed.number if resumed is not None else 1
         while True:

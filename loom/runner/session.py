@@ -239,7 +239,12 @@ class SessionOpener:
         self, job: Job, on_output: OnOutput, cancel: Cancel, on_died: Callable[[str, str], None], secrets: SecretValues
     ) -> AbstractContextManager[OpenedServices]:
         return self.provider(job).services(
-            job, workspace=self.settings.workspace, on_output=on_output, cancel=cancel, on_died=on_died, secrets=secrets
+            environment.with_predefined(job, self.settings.variables),
+            workspace=self.settings.workspace,
+            on_output=on_output,
+            cancel=cancel,
+            on_died=on_died,
+            secrets=secrets,
         )
 
     def resolve(self, job: Job, on_output: OnOutput, secrets: SecretValues = NO_SECRETS) -> Resolved | None:

@@ -18,7 +18,7 @@ from loom.plan.github.candidates import IF_FALSE, TOKEN, GitHubCandidate, GitHub
 from loom.plan.github.containers import BadOption, ContainerOptions, add_volume, options_of
 from loom.plan.github.steps import StepList, texts_of
 from loom.plan.github.texts import LATE, Texts
-from loom.plan.late import Action, LateCaller, LateJob, LateNeed, LateStep, limit_of
+from loom.plan.late import MINUTE_S, Action, LateCaller, LateJob, LateNeed, LateStep, limit_of
 from loom.plan.placement import pool_for
 from loom.util.yaml_file import Kind, Node, fields_of, items_of, one_or_more, scalars_of, text_of
 from loom.workflow.github import expressions
@@ -30,6 +30,8 @@ from loom.workflow.words import shell_words
 _OF_SERVICES = {"cpus", "memory", "pids", "shm_size", "tmpfs", "ulimits", "volumes"}
 """The fields of `Resources` that a service may have."""
 _PORTS = re.compile(r"(?:[0-9.]+:)??(?:(?P<host>[0-9]+):)?(?P<port>[0-9]{1,5})(?:/(?:tcp|udp))?")
+_TIMEOUT_S = 360 * MINUTE_S
+"""The default of `timeout-minutes` (docs.github.com: workflow syntax), where the user's configuration has no other."""
 _NAMED = {"image": "container", "timeout": "timeout-minutes"}
 _LABELED = {**_NAMED, "default_image": "github.runs_on"}
 
@@ -85,7 +87,7 @@ class GitHubJobBuilder(builder.Refusals):
             no_checkout=not _begins_with_checkout(written),
             resource_group=self._group(candidate),
             allow_failure=p.AllowFailure(always=texts.value(node.get("continue-on-error")) is True),
-            timeout_s=seconds or config.job_timeout,
+            timeout_s=seconds or (config.job_timeout if "job_timeout" in config.origins else _TIMEOUT_S),
             step_timeout_s=config.step_timeout,
             resources=builder.limits(config, **options.resources),
             network=p.Network(mode=config.network, extra_hosts=options.extra_hosts, hostname=options.hostname),

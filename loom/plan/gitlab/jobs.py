@@ -286,11 +286,20 @@ class GitLabJobBuilder(builder.Refusals):
             paths=texts.paths(fields.get("paths")),
             key=_cache_key(fields.get("key"), number, texts),
             by_key=True,
-            fallback_keys=tuple(texts(text_of(key)) for key in one_or_more(fields.get("fallback_keys"))),
+            fallback_keys=(
+                *(texts(text_of(key)) for key in one_or_more(fields.get("fallback_keys"))),
+                *self._fallback_key(texts),
+            ),
             policy=_POLICIES.get(policy, "pull-push"),
             when=_KEPT.get(text_of(fields.get("when")), "on_success"),
             untracked=truth(fields.get("untracked")),
         )
+
+    def _fallback_key(self, texts: _Texts) -> Iterator[str]:
+        """Yield the key of `CACHE_FALLBACK_KEY`, the last one that the runner tries; it takes none that ends in `-protected`."""
+        key = texts("$CACHE_FALLBACK_KEY")
+        if key and not key.endswith("-protected"):
+            yield key
 
     def secrets(self, job: Node, texts: _Texts) -> tuple[p.Secret, ...]:
         """Return the job's `secrets` and `id_tokens`, with values that the user configured; refuse a job without one."""
@@ -555,7 +564,7 @@ def _retry(node: Node | None) -> p.Retry:
     reasons = [text_of(reason) for reason in one_or_more(node.get("when"))]
     codes = [] if "always" in reasons else one_or_more(node.get("exit_codes"))
     return p.Retry(
-        max=int(most.value) if most is not None else 2,
+        max=int(most.value) if most is not None else 0,  # nil in GitLab (lib/gitlab/ci/build/auto_retry.rb): none
         when=frozenset(_RETRY[reason] for reason in reasons or ["always"] if reason in _RETRY),
         exit_codes=frozenset(int(code.value) for code in codes),
     )

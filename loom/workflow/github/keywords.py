@@ -207,7 +207,7 @@ JOB = (
     Keyword("steps:timeout-minutes", "number"),
     Keyword("steps:parallel", "[any]", "Its steps run one after the other.", _DIFFERS),
     *(Keyword(f"steps:{one}", "any", _ONE_STEP, _NO_JOB) for one in ("background", "wait", "wait-all", "cancel")),
-    Keyword("timeout-minutes", "number", "Without it, `job_timeout` of your configuration.", _DIFFERS),
+    Keyword("timeout-minutes", "number", "Without it 360, or `job_timeout` of your configuration.", _DIFFERS),
     Keyword("cancel-timeout-minutes", "number", "A job that is canceled has the same time on each machine.", _NONE),
     Keyword("strategy", "map | expression"),
     Keyword("strategy:matrix", "open | expression"),

@@ -89,7 +89,10 @@ class GitLabFiles:
         """Merge the files that a file includes, in their order; None without any."""
         merged: Node | None = None
         include = root.get("include")
-        for item in flat(one_or_more(include)):
+        written = (
+            [] if include is None or include.value is None else one_or_more(include)
+        )  # null: nothing, as in GitLab
+        for item in flat(written):
             for content in self._item(item, where):
                 merged = content if merged is None else merge(merged, content)
         return merged

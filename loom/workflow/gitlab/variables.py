@@ -211,8 +211,12 @@ def referring(variable: Variable, values: Mapping[str, str]) -> str:
     """
     if not variable.expand:
         return variable.value.replace("$", "$$")
-    text = expand(variable.value.replace("$$", "$$$$"), {}, late=lambda _name: True)
-    return interpolation.expand(text, values, _SERVER)
+    return interpolation.expand(references(variable.value), values, _SERVER)
+
+
+def references(text: str) -> str:
+    """Return a text as the runner reads it, in the syntax of `interpolation`."""
+    return expand(text.replace("$$", "$$$$"), {}, late=lambda _name: True)
 
 
 def expand_existing(text: str, values: Mapping[str, str]) -> str:

@@ -30,7 +30,9 @@ def job(tmp_path: Path, keywords: str, root: str = "") -> Job:
     [
         ("1", Retry(max=1)),
         ("{max: 1}", Retry(max=1)),
-        ("{when: script_failure}", Retry(max=2, when=frozenset({"script_failure"}))),
+        # Without `max`: none, also for a reason that GitLab lists.
+        ("{when: script_failure}", Retry(max=0, when=frozenset({"script_failure"}))),
+        ("{exit_codes: 3}", Retry(max=0, exit_codes=frozenset({3}))),
         # `always` means nothing beside codes: only a code is tried again.
         ("{max: 1, exit_codes: [137]}", Retry(max=1, exit_codes=frozenset({137}))),
         ("{max: 1, exit_codes: 3, when: runner_system_failure}", Retry(max=1, when=frozenset({"provider_failure"}), exit_codes=frozenset({3}))),

@@ -459,6 +459,39 @@ def test_caches_and_exclusions_of_artifacts_are_gitlabs(tmp_path: Path) -> None:
     assert [key.prefix for cache in found.cache if not isinstance(key := cache.key, str)] == ["0", "1", "p"]
 
 
+def test_the_fallback_key_of_all_caches_comes_last_and_is_no_protected_one(tmp_path: Path) -> None:
+    text = """
+build: {stage: build, script: x, artifacts: {reports: {dotenv: a.env}}}
+job: {script: x, variables: {CACHE_FALLBACK_KEY: '@'}, cache: {paths: [a], fallback_keys: [f]}}
+other: {script: x, cache: {paths: [a]}}
+"""
+    for key, keys in (("main", ("f", "main")), ("main-protected", ("f",)), ("$V", ("f",))):
+        found = plan(tmp_path, text.replace("@", key))
+        assert [found.job(name).cache[0].fallback_keys for name in ("job", "other")] == [keys, ()]
+    assert with_reported(found.job("job"), {"V": "v"}).cache[0].fallback_keys == ("f", "v")
+    assert with_reported(found.job("other"), {"V": "v"}).cache[0].fallback_keys == ()
+
+
+def test_a_reported_value_is_expanded_as_gitlab_expands_it(tmp_path: Path) -> None:
+    text = """
+build: {stage: build, script: x, artifacts: {reports: {dotenv: a.env}}}
+job: {script: x, variables: {OWN: "own $R", TEXT: a}, cache: {paths: [a], key: $R}}
+"""
+    own = 'TOKEN: {ref: "env://TOKEN"}'
+    reported = {
+        "R": "$OTHER-$CI_COMMIT_BRANCH-$TEXT-$NONE-$TOKEN-$$HOME-%x%",
+        "OTHER": "${TEXT}o",
+        "SELF": "$SELF:x",
+        "AT": "$CI_JOB_URL",
+    }
+    made = with_reported(plan(tmp_path, text, own=own).job("job"), reported, {"CI_COMMIT_BRANCH": "main"})
+    value = "ao-main-a--${TOKEN}-$HOME-%x%"
+    assert {name: made.variables[name] for name in (*reported, "OWN")} == {
+        "R": value, "OTHER": "ao", "SELF": "$SELF:x", "AT": "${CI_JOB_URL}", "OWN": f"own {value}",
+    }  # fmt: skip
+    assert made.cache[0].key == value
+
+
 def test_a_path_below_the_runners_directory_of_the_project_is_a_path_of_the_project(tmp_path: Path) -> None:
     found = job(tmp_path, "job: {script: x, artifacts: {paths: [/builds/group/project/out/log, /builds/other/x, ./a]}}")
     assert found.artifacts is not None

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from loom.config import Config
 from loom.config.settings import ValueOrigin
@@ -323,10 +324,8 @@ def test_jobs_are_found_where_they_are_written(tmp_path: Path) -> None:
 def test_a_jobs_own_combination_and_the_origin_of_its_image_are_told(tmp_path: Path) -> None:
     job = "runs-on: '${{ matrix.os }}', steps: [{run: echo}], strategy: {matrix: {os: [big, ubuntu-latest], v: [1]}}"
     write(tmp_path, f"on: push\njobs:\n  a: {{{job}}}\n  b: {{container: alpine, timeout-minutes: 3, {JOB}}}")
-    settings = Config(
-        github=GitHubSettings(runs_on={"big": "big:1"}),
-        origins={"github": ValueOrigin(layer="user", source="c.yml:1:1")},
-    )
+    user = ValueOrigin(layer="user", source="c.yml:1:1")
+    settings = Config(github=GitHubSettings(runs_on={"big": "big:1"}), job_timeout=60.0, origins={"github": user})
     facts = ResolveContext(predefined=PUSH, config=settings)
     workflows = load(tmp_path / ".github/workflows", tmp_path, lambda: facts)
     plan = resolve(workflows, JobSelection(container=True), facts)
@@ -341,6 +340,10 @@ def test_a_jobs_own_combination_and_the_origin_of_its_image_are_told(tmp_path: P
         "`job_timeout`, built-in",
     )
     assert other.sources["image"] == "`default_image`, built-in"
+    assert [one.timeout_s for one in plan.jobs] == [6 * 3600.0, 6 * 3600.0, 180.0]
+    facts = replace(facts, config=replace(settings, origins={"job_timeout": user}))
+    found = resolve(workflows, JobSelection(container=True), facts)
+    assert [one.timeout_s for one in found.jobs] == [60.0, 60.0, 180.0]
     assert (boxed.sources["image"], boxed.sources["timeout"]) == (".github/workflows/ci.yml:4",) * 2
 
 

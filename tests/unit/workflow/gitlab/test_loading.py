@@ -185,7 +185,7 @@ empty: {script: x, image: null}
 
 
 def test_a_default_without_a_value_is_none(tmp_path: Path) -> None:
-    assert jobs(tmp_path, "image:\ndefault: {tags: , retry: 1}\njob: {script: x}\n")["job"] == {
+    assert jobs(tmp_path, "include:\nimage:\ndefault: {tags: , retry: 1}\njob: {script: x}\n")["job"] == {
         "script": "x",
         "retry": 1,
     }
