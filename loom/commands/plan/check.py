@@ -173,9 +173,11 @@ def _errors_by(name: str, scripts: Sequence[str]) -> list[str]:
 
 
 def _scripts(entry: Entry, job: Job) -> Iterator[tuple[Node, Sequence[str]]]:
-    """Yield the scripts of a job's own file, each with its shell."""
+    """Yield the scripts of a job's own file that are a step, each with its shell."""
+    whole = {step.script for step in job.steps}
     for _, node in lint.scripts_of([entry]):
-        yield node, job.shell
+        if node.text in whole:
+            yield node, job.shell
     runs = [
         step.late for step in job.steps if step.late is not None and step.late.kind == "run" and not step.late.scope
     ]

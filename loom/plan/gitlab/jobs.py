@@ -16,6 +16,7 @@ from loom.plan import builder
 from loom.plan import model as p
 from loom.plan.candidates import by_name
 from loom.plan.gitlab.candidates import Candidates, JobCandidate, system_of
+from loom.plan.gitlab.scripts import joined
 from loom.plan.placement import pool_for
 from loom.plan.variables import is_known_at_start
 from loom.util import globs
@@ -93,7 +94,7 @@ class GitLabJobBuilder(builder.Refusals):
             id=candidate.id,
             name=candidate.name,
             stage=candidate.stage,
-            steps=tuple(builder.steps(merged)),
+            steps=tuple(joined(builder.steps(merged))),
             provider=pool.target,
             shell=tuple(shell_words(config.default_shell)),
             shared_shell=True,

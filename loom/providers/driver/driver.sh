@@ -64,7 +64,7 @@ loom_greeting() {
   loom_write_surroundings
   loom_count_refusals
   loom_word=-
-  if command -v bash >/dev/null 2>&1; then
+  if [ -z "${loom_no_bash-}" ] && command -v bash >/dev/null 2>&1; then
     loom_word=bash
   elif (set -o pipefail) 2>/dev/null; then
     loom_word=pipefail

@@ -7,10 +7,12 @@ a mark. `Cutter` removes marks from a stream, at any chunk boundaries.
 from __future__ import annotations
 
 import os
+import re
 import secrets
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from msgspec import Struct
 
@@ -118,6 +120,21 @@ def boot(limit_s: int = NOBODY_CAME_S) -> tuple[str, ...]:
 
 
 BOOT = boot()
+
+
+def behind(entrypoint: Sequence[str] | None, command: Sequence[str]) -> list[str]:
+    """Return a container's command, a `boot`, behind an entrypoint of the workflow.
+
+    A shell with `-c` reads one word of it as its script, which is all of it here. GitLab's runner gives it `sh -c SCRIPT`,
+    and so `sh` then reads its steps, never bash.
+    """
+    if not entrypoint or not _TAKES_SCRIPT.fullmatch(f"{PurePosixPath(entrypoint[0]).name} {entrypoint[-1]}"):
+        return [*(entrypoint or ()), *command]
+    name, option, script, *rest = command
+    return [*entrypoint, f"exec {shlex.join([name, option, f'loom_no_bash=1; {script}', *rest])}"]
+
+
+_TAKES_SCRIPT = re.compile(r"(?:ba|da|a|k|mk|z)?sh -\w*c")
 
 
 @cache

@@ -50,7 +50,7 @@ def create(
     config = api.create_container_config(
         image=image,
         command=None,
-        entrypoint=[*(request.image.entrypoint or ()), *driver.BOOT],
+        entrypoint=driver.behind(request.image.entrypoint, driver.BOOT),
         environment=driver.environment(request.environment)[0],
         working_dir=request.project_dir,
         hostname=request.network.hostname,

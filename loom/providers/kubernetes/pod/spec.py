@@ -259,7 +259,7 @@ def _job(request: SessionRequest, environment: Mapping[str, str], image: str, co
         "name": JOB,
         "image": image,
         "imagePullPolicy": _PULL[request.image.pull],
-        "command": ["sh", "-c", JOINS, "loom", *(request.image.entrypoint or ()), *driver.boot(int(LEASE_S))],
+        "command": ["sh", "-c", JOINS, "loom", *driver.behind(request.image.entrypoint, driver.boot(int(LEASE_S)))],
         "workingDir": request.project_dir,
         "env": _environment(environment),
         "securityContext": {

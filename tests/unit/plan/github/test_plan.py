@@ -6,7 +6,6 @@ from typing import Any
 
 import msgspec
 import pytest
-from msgspec.structs import replace
 
 from loom.config import Config
 from loom.config.settings import ValueOrigin
@@ -341,7 +340,8 @@ def test_a_jobs_own_combination_and_the_origin_of_its_image_are_told(tmp_path: P
     )
     assert other.sources["image"] == "`default_image`, built-in"
     assert [one.timeout_s for one in plan.jobs] == [6 * 3600.0, 6 * 3600.0, 180.0]
-    facts = replace(facts, config=replace(settings, origins={"job_timeout": user}))
+    settings = Config(github=settings.github, job_timeout=60.0, origins={"job_timeout": user})
+    facts = ResolveContext(predefined=PUSH, config=settings)
     found = resolve(workflows, JobSelection(container=True), facts)
     assert [one.timeout_s for one in found.jobs] == [60.0, 60.0, 180.0]
     assert (boxed.sources["image"], boxed.sources["timeout"]) == (".github/workflows/ci.yml:4",) * 2
