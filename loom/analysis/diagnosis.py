@@ -11,14 +11,23 @@ from typing import Any, Literal
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from loom.analysis import formats, known_failures, patterns
+from loom.analysis import formats, patterns
+from loom.analysis.ending import Ending, by_shell, ending_of, locations_in_step
 from loom.analysis.formats import Reader
 from loom.analysis.history import SameInput, SinceGreen
-from loom.analysis.known_failures import Cause, Failed
-from loom.analysis.locations import MOST_LOCATIONS, Location, WorkingDirectories, from_root, is_foreign
+from loom.analysis.locations import MOST_LOCATIONS, Location, WorkingDirectories, is_foreign
 from loom.analysis.named_files import Look, look_at
-from loom.analysis.output import ReadLine, ReadOutput, earlier_error, lines_that_matter, telling_line, texts
+from loom.analysis.output import (
+    ReadLine,
+    ReadOutput,
+    earlier_error,
+    known_at_end,
+    lines_that_matter,
+    telling_line,
+    texts,
+)
 from loom.analysis.patterns import FailureGroup
+from loom.analysis.readings import LineReading, Place, reading_by_source, reading_of
 from loom.analysis.reproduction import reproduce_command
 from loom.record.documents import DIAGNOSIS_SCHEMA, Document, Invocation, Milliseconds, Moment, Sha
 from loom.record.events import Section, epoch_ns
@@ -43,30 +52,6 @@ class ChangedSince(Document, frozen=True, kw_only=True):
     """The present HEAD, if it is another one."""
     files: list[str]
     files_total: Count
-
-
-class EndingCommand(Document, frozen=True, kw_only=True):
-    """The command that ended the step, as the step's shell reported it."""
-
-    command: str
-    exit_code: Code
-    file: str | None = None
-    line: Code | None = None
-    calls: list[str] = field(default_factory=list)
-    """The calls of functions and sourced files around it, the innermost first: `name at file:line`."""
-    parts: list[Code] = field(default_factory=list)
-    """The exit code of each command of a pipeline of several."""
-
-    @property
-    def text(self) -> str:
-        at = f" at {self.file}:{self.line}" if self.file and self.line else ""
-        called = f", called from {', '.join(self.calls)}" if self.calls else ""
-        parts = f" ({', '.join(map(str, self.parts))})" if self.parts else ""
-        return f"`{self.command}`{at} gave {self.exit_code}{parts}{called}"
-
-    def is_all_of(self, script: str | None) -> bool:
-        """Return whether the script has no other command; the shell tells one of several lines as one line."""
-        return self.command.split() == (script or "").split()
 
 
 class OtherFailure(Document, frozen=True, kw_only=True):
@@ -115,8 +100,11 @@ class Diagnosis(Document, frozen=True, kw_only=True):
     """The step's position in the workflow: `file:line`."""
     step_name: str | None = None
     """As its workflow names it, with the actions around it."""
-    ended_by: EndingCommand | None = None
-    """None where the shell does not report it, and for a step of one command."""
+    ended_by: Ending | None = None
+    """None where nobody who knows it says it."""
+    beside: list[str] = field(default_factory=list)
+    """Facts of the same time of which it is not known that they ended the step: a service that ended, a process that was killed
+    or not started, background processes that printed."""
     section: str | None
     steps_total: Count | None = None
     command: str | None
@@ -126,7 +114,7 @@ class Diagnosis(Document, frozen=True, kw_only=True):
     lines: list[str]
     lines_total: Count | None = None
     telling_line: str | None = None
-    """The line to look at first: the evidence of a cause, else an error of the command that ended the step, else its last
+    """The line to look at first: one whose meaning is known, else an error of the command that ended the step, else its last
     line. Of a silent command: the command, and what it gave; of `exit`: of the last one before it that printed something. Of a
     job whose time was over, that could not run, or whose child pipeline failed: loom's message."""
     earlier_error: str | None = None
@@ -141,13 +129,14 @@ class Diagnosis(Document, frozen=True, kw_only=True):
     """The first failures in the output, by known formats of tools, and in reports of linters."""
     failures_total: Count
     groups: list[FailureGroup]
-    """Failures and failing tests by cause, the most frequent first."""
+    """Failures and failing tests by kind, the most frequent first."""
     groups_total: Count
     unread_reports: list[str] = field(default_factory=list)
     """Reports of tests and linters that could not be read, each with the reason."""
     output_read: Literal["all", "highlights", "part"] = "all"
     """All lines; the last lines and all earlier ones that tell; or the last lines and some earlier ones that tell."""
-    causes: list[Cause]
+    readings: list[LineReading]
+    """The meaning of the telling line, which claims no more; empty where the line is not known to be of what ended the step."""
     since_green: SinceGreen | None = None
     """None where no earlier run is known in which the job passed."""
     same_input: SameInput | None = None
@@ -161,12 +150,6 @@ class Diagnosis(Document, frozen=True, kw_only=True):
     receipt_path: str | None = None
     job_manifest_path: str | None = None
     events_path: str | None = None
-
-    @property
-    def shown_causes(self) -> list[Cause]:
-        """All but loom's own error, which stands beside them with its next move."""
-        own = (self.error_code or "").lower()
-        return [cause for cause in self.causes if cause.code != own]
 
 
 class Evidence(Struct, frozen=True, kw_only=True):
@@ -210,9 +193,9 @@ def diagnose(evidence: Evidence) -> Diagnosis:
     error = str(ending.get("error") or "") if not step or ending.get("status") == "error" else ""
     of_loom = [line for line in error.splitlines() if line not in printed]
     own = output.of("own")
-    causes = _causes(evidence, ending, output, of_loom, command) if failed else []
-    ended = ending_command(evidence.ended_by, of_step)
-    silent = output.marked and not own and ended is not None and not ended.command.startswith(("exit", "return"))
+    ended = by_shell(evidence.ended_by, of_step, texts(own))
+    quiet = ended is not None and not (ended.command or "").startswith(("exit", "return"))
+    silent = output.marked and not own and quiet
     told_by = [] if silent else output.reason
     directory = (evidence.ended_by or {}).get("directory")
     at = WorkingDirectories(evidence.root, printed, directory=directory, command=ended.command if ended else command)
@@ -223,8 +206,14 @@ def diagnose(evidence: Evidence) -> Diagnosis:
     failures = [*of_output, *(each for each in found if (each.file, each.line) not in told)]
     unnamed = (job.get("finding_reports") or {}).get("findings", 0) - len(found) if found else 0
     groups = patterns.groups(failures, tests)
-    telling = None if silent else _telling_line(causes, of_output, output, at, of_loom)
-    if (ending.get("status") == "timed_out" or section == Section.CHILD) and not any(cause.line for cause in causes):
+    place = Place(
+        ended=status or evidence.state, image=(job.get("image") or {}).get("name"), of_github=evidence.of_github
+    )
+    readings = _Readings(evidence, place, command, ending.get("exit_code"))
+    known = None if silent else known_at_end(output.reason, lambda line: bool(readings.of(line)))
+    telling = None if silent else known or _telling_line(of_output, output, at, of_loom)
+    read_line = readings.of(known) if known and failed and _is_read(output, known, command) else []
+    if (ending.get("status") == "timed_out" or section == Section.CHILD) and not read_line:
         telling = ending.get("error") or telling  # what was printed did not end it, or is a child's screen
     return Diagnosis(
         run_id=evidence.run_id,
@@ -242,7 +231,8 @@ def diagnose(evidence: Evidence) -> Diagnosis:
         step=step,
         step_location=f"{of_step['file']}:{of_step['line']}" if of_step.get("file") else None,
         step_name=of_step.get("name"),
-        ended_by=None if ended is None or ended.is_all_of(command) else ended,
+        ended_by=ending_of(status or evidence.state, ending, ended) if failed else None,
+        beside=_beside(job, step) if failed else [],
         section=section,
         command=command,
         exit_code=ending.get("exit_code"),
@@ -268,7 +258,7 @@ def diagnose(evidence: Evidence) -> Diagnosis:
             for text in ((job.get(kind) or {}).get("problems", ()) if failed else ())
             if not text.endswith(": no such file")
         ],
-        causes=causes,
+        readings=read_line,
         others=[
             OtherFailure(job_id=other["job_id"], status=other["status"], manifest_path=other["manifest_path"])
             for other in evidence.pipeline["jobs"]
@@ -297,51 +287,52 @@ def diagnose_refusal(unrecorded: Unrecorded, previous_run_id: str | None) -> Dia
     )
     again = shlex.join(unrecorded.command)
     return replace(
-        found, unrecorded=unrecorded, previous_run_id=previous_run_id, locations=[], causes=[], reproduce=again
+        found, unrecorded=unrecorded, previous_run_id=previous_run_id, locations=[], readings=[], reproduce=again
     )
 
 
-def _causes(
-    evidence: Evidence, ending: Mapping[str, Any], output: ReadOutput, of_loom: Sequence[str], command: str | None
-) -> list[Cause]:
-    job = evidence.job or {}
-    exit_code = ending.get("exit_code")
-    lines = [*texts(output.of("own")), *of_loom]
-    failed = Failed(
-        ended=job.get("status") or evidence.state,
-        error=ending.get("error"),
-        error_code=ending.get("error_code"),
-        exit_code=exit_code,
-        lines=lines,
-        own=output.marked,
-        before=texts(output.of("before", "said")),
-        in_step=bool(job.get("failing_step") or evidence.unit[0]),
-        command=command,
-        image=(job.get("image") or {}).get("name"),
-        in_source=look_at(lines, command, evidence.in_source, exit_code=exit_code),
-        of_github=evidence.of_github,
-    )
-    found = known_failures.causes(failed)
-    died = next((text for text in job.get("warnings", ()) if text.startswith("service ")), None)
-    if died is not None and found and found[0].code in ("name_resolution", "connection_refused"):
-        of_service = known_failures.causes(replace(failed, error=died, error_code=None))
-        return [replace(of_service[0], line=found[0].line)]
-    return found
+class _Readings:
+    """The readings of lines of a job's output, each asked for once."""
+
+    def __init__(self, evidence: Evidence, place: Place, command: str | None, exit_code: int | None) -> None:
+        lines = texts(evidence.output.of("own"))
+        self._seen = look_at(lines, command, evidence.in_source, exit_code=exit_code)
+        self._place = place
+
+    def of(self, line: str) -> list[LineReading]:
+        """Return what the line means: what the checkout shows of the file that it names, else what its words say."""
+        if self._place.ended in ("failure", "error") and (seen := self._seen.get(line)) is not None:
+            return [reading_by_source(line, seen)]
+        found = reading_of(line, self._place)
+        return [] if found is None else [found]
+
+
+_SEVERAL = re.compile(r"[;|\n]|(?<!&)&(?!&)|^!\s|\$\(|`")
+"""In a script with one of these, a command may fail and the script go on."""
+
+
+def _is_read(output: ReadOutput, line: str, script: str | None) -> bool:
+    """Return whether the line is one of the command that ended the step, not of one that the script survived."""
+    if output.marked:
+        return any(each.text == line for each in output.of("own"))
+    return not _SEVERAL.search((script or "").strip())
+
+
+def _beside(job: Mapping[str, Any], step: str | None) -> list[str]:
+    """Return the job's warnings of this step and of its services."""
+    return [text for text in job.get("warnings", ()) if text.startswith(("service ", f"{step}: "))]
 
 
 # -- lines and locations ---------------------------------------------------------------------------------------------
 
 
 def _telling_line(
-    causes: Sequence[Cause],
     failures: Sequence[Failure],
     output: ReadOutput,
     at: WorkingDirectories,
     of_loom: Sequence[str],
 ) -> str | None:
     """Choose the line as `Diagnosis.telling_line`; the first of `of_loom`, if any, rather than one that names no error."""
-    if evidence := next((cause.line for cause in causes if cause.line), None):
-        return evidence
     message = next((each.message for each in failures if each.message), None)
     last = (line.text for line in reversed(output.lines) if not line.blank)
     found = telling_line(output.reason, at, message)
@@ -356,7 +347,7 @@ def _locations(
     step: Mapping[str, Any],
     tests: Sequence[FailingTest],
     failures: Sequence[Failure],
-    ended: EndingCommand | None,
+    ended: Ending | None,
     at: WorkingDirectories,
     *,
     silent: bool,
@@ -380,44 +371,3 @@ def _locations(
     for each in (*told, *locations_in_step(texts(lines), step), *of_tests, *surest, *mentions) or by_command:
         found.setdefault((each.file, each.line), each)
     return list(found.values())[:MOST_LOCATIONS]
-
-
-def ending_command(ended: Mapping[str, Any] | None, step: Mapping[str, Any]) -> EndingCommand | None:
-    """Map the lines of a step's script to those of the workflow. `ended`: an `EndedBy`, as the record has it."""
-    if ended is None:
-        return None
-    calls = [_at(call.get("file"), call.get("line"), step) for call in ended.get("stack", ())]
-    names = [call.get("function") for call in ended.get("stack", ())]
-    file, line = calls[0] if calls else _at(None, ended.get("line"), step)
-    if line is None:
-        file, line = _at(None, ended.get("line"), step)
-    around = [f"{name or 'script'} at {at}:{number}" for name, (at, number) in zip(names[1:], calls[1:], strict=True)]
-    return EndingCommand(
-        command=ended["command"],
-        exit_code=ended["code"],
-        parts=ended.get("parts", []),
-        file=file,
-        line=line,
-        calls=[call.removeprefix("source at ").removeprefix("main at ") for call in around],
-    )
-
-
-def _at(file: str | None, line: int | None, step: Mapping[str, Any]) -> tuple[str | None, int | None]:
-    if file is not None or line is None or not step.get("file"):
-        return (None if file is None else from_root(file)), line if file is not None else None
-    return str(step["file"]), int(step["line"]) + (line - 1 if step.get("literal") else 0)
-
-
-_BY_SHELL = re.compile(r"(?:^|\s)\S*/step\.\d+: (?:line )?(?P<line>\d+): ")
-
-
-def locations_in_step(lines: Sequence[str], step: Mapping[str, Any]) -> list[Location]:
-    """Map script line numbers in shell messages to workflow lines, last one first."""
-    if not step.get("file"):
-        return []
-    found: dict[int, Location] = {}
-    for line in reversed(lines):
-        if match := _BY_SHELL.search(line):
-            number = int(step["line"]) + (int(match["line"]) - 1 if step.get("literal") else 0)
-            found.setdefault(number, Location(file=step["file"], line=number, column=None))
-    return list(found.values())

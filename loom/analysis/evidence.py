@@ -15,9 +15,9 @@ from loom.analysis import formats, patterns
 from loom.analysis.diagnosis import ChangedSince, Diagnosis, Evidence, Excerpt, diagnose
 from loom.analysis.formats import Reader
 from loom.analysis.history import history
-from loom.analysis.known_failures import InSource, in_conflict
 from loom.analysis.named_files import look_below, makers
 from loom.analysis.output import LINES_READ, output_of, texts
+from loom.analysis.readings import InSource, reading_in_conflict
 from loom.errors import LoomError, RecordError, RequestError
 from loom.record.documents import Highlights
 from loom.record.event_files import last_output
@@ -120,12 +120,13 @@ def diagnoses_at_end(reading: Reading, workspace: Path) -> Iterator[Diagnosis]:
 
 
 def _in_conflict(found: Diagnosis) -> Diagnosis:
-    """Let a conflict at the line that the failure leads to be its cause: what a tool says of the markers misleads."""
-    if (shown := found.excerpt) is None:
+    """Read a conflict's marker at the line that the telling line leads to: what a tool says of the markers misleads."""
+    if (shown := found.excerpt) is None or found.telling_line is None:
         return found
     at = shown.line - shown.first_line
-    causes = in_conflict(shown.file, "\n".join(shown.text.split("\n")[max(0, at - 1) : at + 1]))
-    return replace(found, causes=causes) if causes else found
+    text = "\n".join(shown.text.split("\n")[max(0, at - 1) : at + 1])
+    reading = reading_in_conflict(found.telling_line, f"{shown.file}:{shown.line}", text)
+    return found if reading is None else replace(found, readings=[reading])
 
 
 def _earlier(reading: Reading, job: str | None) -> tuple[Reading, str] | None:

@@ -10,8 +10,8 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from loom import snapshot
-from loom.analysis.known_failures import InSource
 from loom.analysis.locations import from_root
+from loom.analysis.readings import InSource
 from loom.errors import LoomError
 from loom.plan.model import Job, Plan
 from loom.storage.selection import PathSelection, pattern_problem

@@ -28,6 +28,8 @@ LINES_READ = 400
 LINES_SHOWN = 14
 MOST_REASON = 5
 """Lines of a reason that a script prints before `exit` in words that speak of no error."""
+MOST_AFTER = 200
+"""Lines from the end among which one whose meaning is known is looked for."""
 MOST_ALIKE = 3
 """The number of shown lines that may differ in numbers alone."""
 
@@ -42,6 +44,10 @@ _PASSES_ON = re.compile(
     r"[\s|]*(?:raise|throw)\s|(?!.*Error\b)[^:]{0,60}:$|[\s|]*Traceback |[✗✘] Build failed in "
     r"|\s*Uncaught exception in |.*\*\*\* .*Error \d+|ninja: build stopped|npm (?:ERR!|error) (?:code|errno|A complete log)\b"
     r"|[\s|+]*Exception ?Group\b|Aborted with \d+ warnings?\b|={3,} (?:FAILURES|ERRORS) =|Finished in "
+    r"|npm (?:ERR!|error)\s*$|tar: (?:Child returned|Error is not recoverable|Exiting with)|collect2: error: ld returned"
+    r"|clang\S*: error: linker command failed|fatal: Could not read from remote|BEGIN failed--|Compilation failed in require"
+    r"|Node\.js v\d|FAILED \((?:errors|failures)=|\d+ errors? (?:generated\.$|in )|ERROR \S+\.py\b|[!=]{3,} "
+    r"|subprocess\.CalledProcessError: "
     r"|rake aborted!|-- Configuring incomplete|Execution of \S+ aborted|FAILED: "
 )
 """The source of an error whose message follows, a title, or a program that reports the end of another."""
@@ -205,6 +211,28 @@ def telling_line(lines: Sequence[ReadLine], at: WorkingDirectories, message: str
         (line.text for each in (both, fatal, of_checkout, plain, errors, inside, own[::-1], told) for line in each),
         None,
     )
+
+
+def known_at_end(lines: Sequence[ReadLine], is_known: Callable[[str], bool]) -> str | None:
+    """Return the last line that is known, unless a line after it is an error in the words of another tool, or the line is an
+    exception after which its program went on."""
+    others: set[str] = set()
+    went_on = False
+    for line in reversed(lines[-MOST_AFTER:]):
+        if line.text.endswith("(ignored)"):
+            return None
+        if not line.blank and is_known(line.text):
+            caught = line in _caught(lines) or (went_on and _EXCEPTION.match(line.text))
+            return line.text if others <= {_tool(line)} and not caught else None
+        went_on = went_on or not (line.blank or line.passes_on or line.text[:1].isspace())
+        if line.tells and not (line.passes_on or line.text[:1].isspace()):
+            others.add(_tool(line))
+    return None
+
+
+def _tool(line: ReadLine) -> str:
+    """Return the first word, which names the tool in most messages."""
+    return re.split(r"[\s:]", line.text.strip(), maxsplit=1)[0]
 
 
 def _caught(lines: Sequence[ReadLine]) -> list[ReadLine]:

@@ -22,7 +22,7 @@ _NO_FAILURES = ("warn", "info", "note", "notice", "hint", "suggestion")
 
 
 class FailureGroup(Document, frozen=True, kw_only=True):
-    """Failures of one cause: the same message but for numbers, names in quotes and paths."""
+    """Failures of one kind: the same message but for numbers, names in quotes and paths."""
 
     message: str
     count: Count

@@ -38,7 +38,7 @@ class Circumstances(Struct, frozen=True, kw_only=True):
 
 OF_TAG = "image of the tag "
 """The name of a difference: this machine's image of a tag is not the one that ran there, which then ran here, too."""
-_CAUSES: Mapping[str, ReasonKind] = {
+_READINGS: Mapping[str, ReasonKind] = {
     "unset_variable": "variable",
     "git_no_tags": "history",
     "git_no_remote_branch": "history",
@@ -49,7 +49,6 @@ _CAUSES: Mapping[str, ReasonKind] = {
     "certificate": "network",
     "out_of_memory": "machine",
     "out_of_processes": "machine",
-    "killed": "machine",
     "wrong_architecture": "machine",
 }
 """The reasons that a known failure stands for."""
@@ -124,11 +123,11 @@ def _found(
     ran = command or (failed[0].command if failed else None) or ""
     for line in [*telling, one, other]:
         yield from _variable(line, ran, differs, known)
-    causes = [cause for side in failed for cause in side.causes]
+    readings = [reading for side in failed for reading in side.readings]
     texts = _texts(known)
-    for cause in causes:
-        if (name := _CAUSES.get(cause.code)) is not None:
-            yield name, f"{cause.summary}; {texts[name]}" if name in texts else cause.summary
+    for reading in readings:
+        if (name := _READINGS.get(reading.code)) is not None:
+            yield name, f"{reading.text}; {texts[name]}" if name in texts else reading.text
     for line in [*telling, one, other]:
         yield from ((name, texts[name]) for name, words in _WORDS if words.search(line))
         if "git" in ran and known.depth.strip("0") and re.search(rf"\b{re.escape(known.depth)}\b", line):
@@ -166,9 +165,9 @@ def _texts(known: Circumstances) -> dict[ReasonKind, str]:
 
 def _files(sides: Sequence[Diagnosis], known: Circumstances) -> Iterator[tuple[ReasonKind, str]]:
     """Explain a missing file: by the user's checkout, or by the job that makes it."""
-    for cause in (cause for side in sides for cause in side.causes):
-        if cause.code == "ignored_file":
-            yield "ignored-file", cause.summary
+    for reading in (reading for side in sides for reading in side.readings):
+        if reading.code == "ignored_file":
+            yield "ignored-file", reading.text
     paths = [path for side in sides for path in missing_paths(side.lines, side.command)]
     made = _makers(known, paths)
     for path in paths:

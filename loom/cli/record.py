@@ -64,7 +64,7 @@ def diagnose(
     as_json: bool = options.AS_JSON,
     color: str | None = options.COLOR,
 ) -> None:
-    """Show what failed, the likely cause, and what to do next.
+    """Show what failed, what ended it, the lines that tell and what they mean.
 
     Of a run, or of the log of a job on GitLab or GitHub, without a run here.
 

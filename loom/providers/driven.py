@@ -371,7 +371,7 @@ class DrivenSession:
             )
         killed, self._ooms = ooms - self._ooms, ooms
         refused, self._refused_forks = refused_forks - self._refused_forks, refused_forks
-        if ended is Ended.EXITED and code != 0 and killed > 0:
+        if ended is Ended.EXITED and code == 137 and killed > 0:  # else another process was killed
             ended = Ended.OOM_KILLED
         return Exit(code=code, ended=ended, oom_kills=killed, refused_forks=refused)
 

@@ -259,7 +259,7 @@ class Screen:
 
     def _failure(self, event: PhaseEvent) -> Iterator[str]:
         """Show the failing job's step, command, exit code, last lines, and where to find the rest."""
-        from loom.analysis.diagnosis import ending_command, locations_in_step  # only a failed job needs it
+        from loom.analysis.ending import by_shell, locations_in_step  # only a failed job needs it
 
         job_id, job = event.job_id or "", self._job(event.job_id)
         by = None
@@ -277,7 +277,7 @@ class Screen:
                 yield f"    {'$' if number == 0 else ' '} {shown(line)}"
             if len(lines) > 6:
                 yield f"      {self._look.marks['dots']} {len(lines) - 6} more lines"
-            by = ending_command(data.get("ended_by"), data)
+            by = by_shell(data.get("ended_by"), data)
             by = None if by is None or by.is_all_of(command) else by
             if by is not None:
                 yield f"    {shown(by.text)}"
@@ -340,12 +340,15 @@ def diagnosis_lines(diagnosis: Diagnosis | None, look: Look) -> Iterator[str]:
     """Yield the parts of the diagnosis of a failed run that the failing job's lines do not show."""
     if diagnosis is None or diagnosis.state == "canceled":
         return
-    for cause in diagnosis.shown_causes[:1]:
-        yield f"{look.styled('likely:', 'bold')}  {cause.summary}"
-        yield f"         {cause.advice}"
     telling = diagnosis.telling_line
-    if telling in diagnosis.lines and "…" in diagnosis.lines[diagnosis.lines.index(telling) :]:  # not among the last
+    hidden = (
+        telling in diagnosis.lines and "…" in diagnosis.lines[diagnosis.lines.index(telling) :]
+    )  # not among the last
+    if hidden or diagnosis.readings:
         yield f"{look.styled('line:', 'bold')}    {telling}"
+    for reading in diagnosis.readings:
+        yield f"{look.styled('means:', 'bold')}   {reading.text}"
+        yield f"         {reading.advice}"
     if diagnosis.locations:
         yield "look at: " + ", ".join(f"{each.file}:{each.line}" for each in diagnosis.locations[:3])
     from loom.render.diagnosis.text import earlier_text, failed_jobs, unread_lines  # only a failed run needs it

@@ -354,7 +354,7 @@ def _how_often(exit_: Exit) -> str:
 
 def _unnoticed(step: Step, exit_: Exit) -> Iterator[str]:
     """Explain a lack of memory or processes, if the step's end does not show it."""
-    went_on = "the step passed all the same" if exit_.status is Status.SUCCESS else "the step did not end by that"
+    went_on = "the step passed all the same" if exit_.status is Status.SUCCESS else "the step's end does not show it"
     if exit_.oom_kills and exit_.ended is not Ended.OOM_KILLED:
         how_many = "a process was" if exit_.oom_kills == 1 else f"{exit_.oom_kills} processes were"
         yield f"{step.id}: {how_many} killed because the job's container ran out of memory; {went_on}"

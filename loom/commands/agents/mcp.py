@@ -165,7 +165,7 @@ def _looking(server: MCPServer[Any], serving: _Serving) -> None:
 
     @server.tool(annotations=_LOOK)
     async def diagnose(run: RunName = "last", job: JobName = None) -> Answer:
-        """Explain why a run failed: job, step, location, likely cause, the lines that tell, what to do."""
+        """Explain why a run failed: job, step, location, what ended it, the lines that tell and what they mean."""
         return await said("diagnose", "--format", "agent", "--", run, *given(job))
 
     @server.tool(annotations=_LOOK)

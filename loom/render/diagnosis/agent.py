@@ -1,4 +1,4 @@
-"""Render a diagnosis as plain text for a coding agent: failure, location, likely cause, how to reproduce; at most 2 KB."""
+"""Render a diagnosis as plain text for a coding agent: failure, location, what ended it, how to reproduce; at most 2 KB."""
 
 from __future__ import annotations
 
@@ -76,14 +76,13 @@ def _head(diagnosis: Diagnosis, now_ns: int) -> list[str]:
         lines.append(f"{verdict}: job {diagnosis.job_id or 'of the log'}{unit}{code}{image}")
     if diagnosis.command:
         lines.append(f"command: {shortened(' ⏎ '.join(diagnosis.command.strip().splitlines()), 300)}")
-    if diagnosis.ended_by is not None:
-        lines.append(f"ended by: {shortened(visible(diagnosis.ended_by.text), 300)}")
     if diagnosis.error and diagnosis.failed and (not diagnosis.step or diagnosis.job_status == "error"):
         code = f" {diagnosis.error_code}" if diagnosis.error_code else ""
         first, *more = diagnosis.error.splitlines()[:3]
         lines += [f"error{code}: {shortened(first, 300)}", *(f"  {shortened(line, 300)}" for line in more)]
-    for cause in diagnosis.shown_causes:
-        lines += [f"likely: {cause.summary}", f"  do: {cause.advice}"]
+    lines += [shortened(line, 300) for line in text.ended_lines(diagnosis)]
+    for reading in diagnosis.readings:
+        lines += [f"line: {_whole(visible(reading.line))}", f"  means: {reading.text}", f"  do: {reading.advice}"]
     if diagnosis.earlier_error:
         lines.append(text.earlier_text(diagnosis.earlier_error))
     lines += _history(diagnosis, now_ns)

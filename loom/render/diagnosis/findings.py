@@ -52,7 +52,7 @@ def grouped(diagnoses: Iterable[Diagnosis]) -> Iterator[tuple[Diagnosis, str]]:
 
 def reasons(diagnosis: Diagnosis) -> list[str]:
     """Return the texts that explain the failure as a whole, the surest last."""
-    by = "" if diagnosis.ended_by is None else diagnosis.ended_by.text
+    by = "" if (by_whom := diagnosis.ended_by) is None or by_whom.is_all_of(diagnosis.command) else by_whom.text
     single = diagnosis.failures[0].message if len(diagnosis.failures) == 1 else None
     return [*filter(None, dict.fromkeys((by, diagnosis.telling_line, single)))]
 

@@ -26,7 +26,7 @@ def lines_of_all(diagnoses: Sequence[Diagnosis]) -> Iterator[str]:
 
 def _message(diagnosis: Diagnosis, total: int) -> str:
     told = [diagnosis.error or "", *reasons(diagnosis)]
-    told += [line for cause in diagnosis.shown_causes for line in (f"likely: {cause.summary}", f"  {cause.advice}")]
+    told += [line for each in diagnosis.readings for line in (f"  means: {each.text}", f"  {each.advice}")]
     if total > MOST - 1:
         told.append(f"{total} failures, {MOST - 1} of them have annotations")
     told.append(f"again: {diagnosis.reproduce}" if diagnosis.reproduce else "")

@@ -24,7 +24,7 @@ def _findings(diagnosis: Diagnosis, title: str) -> Iterator[dict[str, Any]]:
         if found.file is not None:
             yield _finding(job, "failure", f"{found.title}: {found.message}", severity, found.file, found.line or 1)
     file, line, _ = of_step(diagnosis)
-    why = [title, *reasons(diagnosis), *(cause.summary for cause in diagnosis.shown_causes)]
+    why = [title, *reasons(diagnosis), *(f"means: {reading.text}" for reading in diagnosis.readings)]
     if file is not None and line is not None:
         yield _finding(job, "step", "; ".join(dict.fromkeys(filter(None, why))), severity, file, line)
 

@@ -1,4 +1,4 @@
-"""A diagnosis for a person: what failed, the lines that matter, the likely cause, the next command."""
+"""A diagnosis for a person: what failed, what ended it, the lines that matter and what they mean, the next command."""
 
 from __future__ import annotations
 
@@ -32,25 +32,25 @@ def lines(diagnosis: Diagnosis, look: Look, *, now_ns: int) -> Iterator[str]:
     if diagnosis.command and diagnosis.step:
         for number, line in enumerate(diagnosis.command.strip().splitlines()[:8]):
             yield f"  {'$' if number == 0 else ' '} {line}"
-    if diagnosis.ended_by is not None:
-        yield f"  {visible(diagnosis.ended_by.text)}"
     if diagnosis.error and (not diagnosis.step or diagnosis.job_status == "error"):
         for line in diagnosis.error.splitlines():
             yield f"  {line}"
+    for line in ended_lines(diagnosis):
+        yield f"  {line}"
     if diagnosis.lines:
         yield ""
         bar = look.styled(look.marks["bar"], "dim")
+        read = {reading.line: reading for reading in diagnosis.readings}
         for line in diagnosis.lines:
             yield f"  {bar} {look.marks['dots'] if line == '…' else line}"
+            if (reading := read.pop(line.strip()[:200], None)) is not None:
+                yield f"    {look.styled('means:', 'bold')} {reading.text}"
+                yield f"           {reading.advice}"
         if diagnosis.lines_total and diagnosis.lines_total > len(diagnosis.lines):
             yield look.styled(f"    of {diagnosis.lines_total:,} lines{read_text(diagnosis)}", "dim")
     yield from _tests(diagnosis, look)
     yield from _groups(diagnosis, look)
     yield from unread_lines(diagnosis)
-    for cause in diagnosis.shown_causes:
-        yield ""
-        yield f"{look.styled('likely:', 'bold')} {cause.summary}"
-        yield f"        {cause.advice}"
     if diagnosis.earlier_error:
         yield look.styled(earlier_text(diagnosis.earlier_error), "dim")
     yield from _history(diagnosis, look, now_ns=now_ns)
@@ -95,6 +95,26 @@ def failed_jobs(diagnosis: Diagnosis, most: int = 20) -> list[str]:
         names = f"{', '.join(jobs[:8])}{more}"
         lines.append(f"  {visible(f'{names}: {line.strip()[:160]}' if line else names)}")
     return lines
+
+
+def ended_lines(diagnosis: Diagnosis) -> Iterator[str]:
+    """Yield what ended the step, without what the script and the error say already, and the facts beside it."""
+    if (ended := diagnosis.ended_by) is not None:
+        if ended.command is not None and not ended.is_all_of(diagnosis.command):
+            yield f"ended by: {visible(ended.text)}"
+        if (
+            ended.says
+            and ended.says not in (diagnosis.error or "")
+            and not any(ended.says in x for x in diagnosis.lines)
+        ):
+            yield (
+                f"the {ended.by} says: {visible(ended.says)}"
+                if ended.by != "loom"
+                else f"ended by: {visible(ended.says)}"
+            )
+        if ended.advice and ended.advice not in (diagnosis.error or ""):
+            yield f"          {visible(ended.advice)}"
+    yield from (f"beside it: {visible(fact)}" for fact in diagnosis.beside)
 
 
 def unread_lines(diagnosis: Diagnosis) -> list[str]:
@@ -188,16 +208,16 @@ def read_text(diagnosis: Diagnosis) -> str:
 
 
 def groups_text(diagnosis: Diagnosis) -> str:
-    """Return `40 failures, 3 causes`; empty where the causes add nothing to what is shown."""
+    """Return `40 failures of 3 kinds`; empty where the kinds add nothing to what is shown."""
     total = max(diagnosis.failures_total, diagnosis.failing_tests_total)
     if not diagnosis.groups or (diagnosis.failing_tests and diagnosis.groups_total >= total):
         return ""
     least = "at least " if diagnosis.output_read == "part" else ""
-    return f"{least}{counted(total, 'failure')}, {counted(diagnosis.groups_total, 'cause')}"
+    return f"{least}{counted(total, 'failure')} of {counted(diagnosis.groups_total, 'kind')}"
 
 
 def group_text(group: FailureGroup) -> str:
-    """Return the cause with its count, and the first test and location that show it."""
+    """Return the message with its count, and the first test and location that show it."""
     first = group.first
     where = f"{first.file}:{first.line}" if first.file and first.line else first.file
     names = ", ".join(name for name in (first.test, where) if name and name != group.message)

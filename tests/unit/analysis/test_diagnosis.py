@@ -9,10 +9,10 @@ from loom.analysis.diagnosis import (
     Evidence,
     diagnose,
 )
-from loom.analysis.known_failures import InSource
 from loom.analysis.locations import locations_in
 from loom.analysis.named_files import missing_paths
 from loom.analysis.output import ReadLine, ReadOutput, lines_that_matter
+from loom.analysis.readings import InSource
 from loom.render.diagnosis import lines
 from loom.render.diagnosis.agent import MOST_BYTES
 from loom.render.look import Look
@@ -77,7 +77,7 @@ def test_a_file_that_git_ignores_is_named_first() -> None:
         )
     )
     assert asked == [".env", "app/.env"]
-    assert [cause.code for cause in found.causes] == ["ignored_file"]
+    assert [cause.code for cause in found.readings] == ["ignored_file"]
 
 
 @pytest.mark.parametrize(
@@ -163,14 +163,13 @@ def test_the_telling_line_of_a_child_pipeline_names_its_job() -> None:
     assert found.telling_line == "child pipeline: run 2 ended with failure: bad"
 
 
-def test_a_service_that_ended_is_the_cause_of_a_name_without_an_address() -> None:
-    printed = "socket.gaierror: [Errno -2] Name or service not known"
-    job = {"warnings": ["service db ended while the job ran: exit code 3"]}
-    (cause,) = diagnose(evidence(lines=[printed], job=job)).causes
-    assert (cause.code, cause.summary, cause.line) == ("service_died", "service db ended while the job ran", printed)
-    (cause,) = diagnose(evidence(lines=[printed])).causes
-    assert cause.code == "name_resolution"
-    assert diagnose(evidence(lines=["assert 1 == 2"], job=job)).causes == []
+def test_what_happened_beside_the_step_is_told_beside_it() -> None:
+    of_service, of_step = "service db ended while the job ran: exit code 3", "script/01: a process was killed"
+    job = {"warnings": [of_service, of_step, "script/02: other", "no cache"]}
+    found = diagnose(evidence(lines=["assert 1 == 2"], job=job))
+    assert (found.beside, found.readings, found.ended_by) == ([of_service, of_step], [], None)
+    for form in ("text", "agent"):
+        assert f"beside it: {of_service}" in "\n".join(lines(form, found, Look(), now_ns=0))
 
 
 def test_the_telling_line_is_the_message_and_no_title() -> None:
@@ -187,10 +186,10 @@ def test_the_telling_line_is_the_message_and_no_title() -> None:
 
 def test_the_command_that_is_all_of_the_step_is_told_once() -> None:
     ended = {"command": "python3 - <<'P' print(1) P", "line": 1, "code": 1}
-    step = {"failing_command": "python3 - <<'P'\n  print(1)\nP\n"}
-    assert diagnose(evidence(ended_by=ended, job=step)).ended_by is None
-    step = {"failing_command": "true\n" + step["failing_command"]}
-    assert diagnose(evidence(ended_by=ended, job=step)).ended_by is not None
+    step = "python3 - <<'P'\n  print(1)\nP\n"
+    told = [diagnose(evidence(ended_by=ended, job={"failing_command": text})) for text in (step, f"true\n{step}")]
+    assert [each.ended_by and each.ended_by.exit_code for each in told] == [1, 1]
+    assert ["ended by" in "\n".join(lines("text", each, Look(), now_ns=0)) for each in told] == [False, True]
 
 
 def test_an_error_that_the_script_survived_is_one_line_of_its_own() -> None:
@@ -200,7 +199,7 @@ def test_an_error_that_the_script_survived_is_one_line_of_its_own() -> None:
         evidence(lines=[*before, "12 MB, maximum is 10 MB"], own=["12 MB, maximum is 10 MB"], ended_by=ended)
     )
     assert (found.telling_line, found.earlier_error) == ("12 MB, maximum is 10 MB", "fatal: No names found")
-    assert (found.causes, found.failures) == ([], [])
+    assert (found.readings, found.failures) == ([], [])
     for form in ("text", "agent"):
         shown = "\n".join(lines(form, found, Look(), now_ns=0))
         assert "before that: fatal: No names found" in shown

@@ -210,7 +210,6 @@ def test_a_job_that_failed_earlier_and_did_not_run_again_is_the_headline() -> No
 
 
 NOT_IN_THE_PAGE = {
-    "causes",  # by `shown_causes`
     "schema_version", "kind", "unrecorded", "previous_run_id", "failed", "last_event_at", "duration_ms", "head_sha", "tree_sha",
     "attempt", "steps_total", "image", "changed_since",
     "same_failure",  # the list at the top has it
@@ -251,7 +250,7 @@ def test_what_changed_since_the_job_passed_is_escaped_and_counted() -> None:
         "4 changed files in all",
         "image: nothing → python:3",
         "passed 3 of 5 times on this input",
-        "40 failures, 1 cause<",
+        "40 failures of 1 kind<",
         "no &lt;b&gt; ×40 <code>a.ts:4</code>",
         "2 failures of 40",
     ):

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from loom.analysis.known_failures import InSource
 from loom.analysis.named_files import look_at, look_below, makers, missing_paths
+from loom.analysis.readings import InSource
 from loom.plan.model import Artifacts, Job, Need, NotSelected, Plan
 
 

@@ -303,7 +303,7 @@ def test_noise_is_no_failure() -> None:
     assert read(usual) == []
 
 
-def test_forty_failures_with_three_causes() -> None:
+def test_forty_failures_of_three_kinds() -> None:
     reasons = ["AssertionError: assert %d == 2", "KeyError: 'name%d'", "sqlite3.OperationalError: no such table: users"]
     lines = [
         f"FAILED tests/test_{number % 5}.py::test_{number} - {reasons[number % 3].replace('%d', str(number))}"

@@ -100,7 +100,7 @@ def told(
         ("order", "another order", "$ mvn test\nRunning BTest\n[ERROR] x\nRunning ATest", "$ mvn test\nRunning ATest\nRunning BTest", []),
         ("network", "different hosts", "$ go test\ndial tcp: lookup db on 10.0.0.10:53: no such host", "$ go test\nok", []),
         ("network", "different hosts", "$ pip install x\nWARNING: Retrying: Temporary failure in name resolution\nERROR: no version of x", "$ pip install x\nok", []),
-        ("network", "could not be resolved: db.internal", "$ curl -f http://db.internal/\ncurl: (6) Could not resolve host: db.internal", "$ curl -f http://db.internal/\nok", []),
+        ("network", "db.internal was not resolved", "$ curl -f http://db.internal/\ncurl: (6) Could not resolve host: db.internal", "$ curl -f http://db.internal/\nok", []),
     ],
 )  # fmt: skip
 def test_reason(tmp_path: Path, kind: str, says: str, there: str, here: str | None, differs: list[Pair]) -> None:

@@ -179,7 +179,7 @@ def test_silent_command_is_its_own_telling_line() -> None:
 
 def test_known_failure_is_named() -> None:
     found = told(gitlab("$ jqq .\n/usr/bin/bash: line 154: jqq: command not found", "exit code 127"))
-    assert [cause.code for cause in found.causes] == ["command_not_found"]
+    assert [cause.code for cause in found.readings] == ["command_not_found"]
 
 
 def test_earlier_line_that_tells_is_kept_from_a_long_log() -> None:

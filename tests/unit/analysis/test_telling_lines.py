@@ -196,7 +196,7 @@ def test_real_outputs(name: str, tmp_path: Path) -> None:
     assert found.telling_line is not None
     assert telling in found.telling_line
     assert [f"{place.file}:{place.line}" for place in found.locations[:1]] == [place] * bool(place)
-    assert found.causes == []
+    assert found.readings == []
 
 
 def test_what_the_other_stream_printed_in_the_middle_of_a_traceback_comes_after_it() -> None:
@@ -210,7 +210,7 @@ def test_what_the_other_stream_printed_in_the_middle_of_a_traceback_comes_after_
     events = [OutputEvent(number, "", stream, text) for number, (stream, text) in enumerate(printed, 1)]
     output = output_of(events, Highlights(), {"stdout_lines": 2, "stderr_lines": 3}, None)
     assert texts(output.lines) == [printed[at][1] for at in (0, 2, 4, 1, 3)]
-    assert diagnose(replace(evidence(), output=output)).causes == []
+    assert diagnose(replace(evidence(), output=output)).readings == []
 
 
 def test_workflow_commands_are_read_as_people_see_them() -> None:

@@ -40,7 +40,7 @@ def test_show_a_run_that_never_began(make: Make) -> None:
     assert project.loom("show") == output
     diagnosis = json.loads(project.loom("diagnose", "--json"))
     assert diagnosis["state"] == "error"
-    assert diagnosis["causes"][0]["code"] == "engine_unavailable"
+    assert (diagnosis["error_code"], diagnosis["ended_by"]["by"]) == ("ENGINE_UNAVAILABLE", "loom")
     assert "could not run" in project.loom("diagnose")
 
 
@@ -113,8 +113,8 @@ def test_logs_say_what_there_is(failed: Ran) -> None:
 def test_diagnose_follows_the_pointers(failed: Ran) -> None:
     found = json.loads(failed.project.loom("diagnose", "--json"))
     assert (found["job_id"], found["step"], found["exit_code"]) == ("test", "script/02", 1)
-    assert found["causes"][0]["code"] == "ignored_file"
-    assert ".gitignore:1" in found["causes"][0]["summary"]
+    assert found["readings"][0]["code"] == "ignored_file"
+    assert ".gitignore:1" in found["readings"][0]["text"]
     assert found["locations"] == [{"file": "tests/test_x.py", "line": 12, "column": None}]
     assert found["reproduce"] == "LOOM_CONTAINER=false loom run --local test"
     assert Path(found["events_path"]).exists()
@@ -139,9 +139,9 @@ def test_the_artifact_of_a_job_that_gave_none_is_not_told_as_ignored(
         (project.root / "dist").mkdir()
         (project.root / "dist/app").write_text("1\n")
     project.loom("run", "--local", *options, code=1)
-    (cause,) = json.loads(project.loom("diagnose", "--json"))["causes"]
+    (reading,) = json.loads(project.loom("diagnose", "--json"))["readings"]
     why = "this run left out (not selected)" if options else "test does not take (needs, dependencies)"
-    assert cause["summary"] == f"dist/app is an artifact of build, which {why}"
+    assert reading["text"] == f"dist/app is an artifact of build, which {why}"
 
 
 @pytest.mark.parametrize(
@@ -152,9 +152,9 @@ def test_a_failure_at_conflict_markers_is_told_as_that(make: Make, script: str, 
     project = make(f'version: v1\nstages: [test]\ntest: {{stage: test, script: ["{script}"]}}\n')
     lines = ["<<<<<<< HEAD", "echo 1", "=======", "echo 2", ">>>>>>> other"]
     (project.root / "run.sh").write_text("\n".join(lines) + "\n")
-    assert ("run.sh has the markers of a conflict" in project.loom("run", "--local", code=1)) == bool(told)
-    causes = json.loads(project.loom("diagnose", "--json"))["causes"]
-    assert [cause["code"] for cause in causes] == told
+    assert ("run.sh:1 has a marker of a conflict" in project.loom("run", "--local", code=1)) == bool(told)
+    readings = json.loads(project.loom("diagnose", "--json"))["readings"]
+    assert [reading["code"] for reading in readings] == told
 
 
 def test_diagnose_for_an_agent_is_short(failed: Ran) -> None:
@@ -227,7 +227,7 @@ def test_a_killed_run_is_readable(killed: Project) -> None:
     found = json.loads(killed.loom("diagnose", "--json"))
     assert (found["state"], found["job_id"], found["step"]) == ("interrupted", "slow", "script/01")
     assert found["lines"] == ["started", "more"]
-    assert found["causes"][0]["code"] == "loom_killed"
+    assert found["ended_by"]["says"].startswith("nobody recorded the end")
     assert json.loads(killed.loom("show", "--json"))["receipt"] is None
 
 

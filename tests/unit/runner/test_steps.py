@@ -129,7 +129,7 @@ EXITS = [
     (
         Exit(code=1, oom_kills=1),
         "failed with exit code 1",
-        ["a process was killed because the job's container ran out of memory; the step did not end by that"],
+        ["a process was killed because the job's container ran out of memory; the step's end does not show it"],
     ),
     (
         Exit(code=0, oom_kills=3),
@@ -152,7 +152,7 @@ EXITS = [
         [
             (
                 "the job's container had as many processes as `pids` allows, and 2 further ones could not be started;"
-                " the step did not end by that"
+                " the step's end does not show it"
             )
         ],
     ),

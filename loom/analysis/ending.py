@@ -1,0 +1,174 @@
+"""Tell what ended a step, from those who know it: its shell, the kernel, loom. Nothing is concluded from what programs print."""
+
+from __future__ import annotations
+
+import re
+import signal
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any, Literal
+
+from msgspec import field
+from msgspec.structs import replace
+
+from loom.analysis.locations import Location, from_root
+from loom.record.documents import Document
+from loom.status import Code
+
+
+class Ending(Document, frozen=True, kw_only=True):
+    """What ended the step or the run, as its shell, the kernel or loom itself says."""
+
+    by: Literal["shell", "kernel", "loom"]
+    """Who says it."""
+    says: str | None = None
+    """Its words; None where a shell has nothing to say but the command and its exit code."""
+    advice: str | None = None
+    command: str | None = None
+    exit_code: Code | None = None
+    file: str | None = None
+    line: Code | None = None
+    calls: list[str] = field(default_factory=list)
+    """The calls of functions, sourced files and scripts around it, the innermost first: `name at file:line`."""
+    parts: list[Code] = field(default_factory=list)
+    """The exit code of each command of a pipeline of several."""
+
+    @property
+    def text(self) -> str:
+        """Return the command with its place and exit code, else the words."""
+        if self.command is None:
+            return self.says or ""
+        at = f" at {self.file}:{self.line}" if self.file and self.line else f" in {self.file}" if self.file else ""
+        called = f", called from {', '.join(self.calls)}" if self.calls else ""
+        parts = f" ({', '.join(map(str, self.parts))})" if self.parts else ""
+        return f"`{self.command}`{at} gave {self.exit_code}{_of_signal(self.exit_code)}{parts}{called}"
+
+    def is_all_of(self, script: str | None) -> bool:
+        """Return whether the script has no other command; the shell tells one of several lines as one line."""
+        return (self.command or "").split() == (script or "").split()
+
+
+def _of_signal(code: int | None) -> str:
+    """Return how shells give a signal as an exit code; empty for another code."""
+    with suppress(ValueError):
+        return f" (128 + {signal.Signals((code or 0) - 128).name})" if 128 < (code or 0) < 160 else ""
+    return ""
+
+
+_FACTS: Sequence[tuple[str, Literal["kernel", "loom"], str, str]] = (
+    (
+        "ran out of memory",
+        "kernel",
+        "the container's memory ran out, and the kernel ended a process",
+        "raise `resources: {memory: ...}`, or let the step use less (fewer parallel workers)",
+    ),
+    (
+        r"the engine was lost while|connection to the (?:running )?container of job \S+ (?:was|is) lost",
+        "loom",
+        "the container engine, or the connection to it, went away while the job ran",
+        "look at the engine (`loom doctor`, `systemctl status docker`), then run again",
+    ),
+    (
+        "ran out of time",
+        "loom",
+        "",
+        "look for what it waits for (a service, the network, a question), or raise the limit",
+    ),
+)
+"""Errors of loom's without a code: who says it, the words (empty: those of the error), a next move."""
+_STOPPED: Mapping[str, tuple[str, str]] = {
+    "canceled": (
+        "the job was stopped from outside: ^C, a signal to loom, or `fail_fast` after another job failed",
+        "nothing in this job failed; see the other jobs, or run it again",
+    ),
+    "interrupted": (
+        "nobody recorded the end: loom was killed, or the machine went down, or its disk was full",
+        "run it again; `loom logs RUN` shows the output until then",
+    ),
+}
+
+
+def ending_of(status: str, ending: Mapping[str, Any], shell: Ending | None) -> Ending | None:
+    """Return what ended a job or run with this status, as far as it is known. `ending`: its error, with code and exit code;
+    `shell`: the command that the shell reported."""
+    if status in _STOPPED:
+        says, advice = _STOPPED[status]
+        return Ending(by="loom", says=says, advice=advice)
+    error = str(ending.get("error") or "")
+    if error and ending.get("error_code"):
+        says, _, advice = error.partition("\n")
+        return Ending(by="loom", says=says, advice=advice or None)
+    for pattern, by, words, advice in _FACTS:
+        if re.search(pattern, error):
+            told = shell or Ending(by=by, exit_code=ending.get("exit_code"))
+            return replace(told, by=by, says=words or error, advice=advice)
+    return shell
+
+
+# -- the shell ------------------------------------------------------------------------------------------------------------
+
+_BY_SHELL = re.compile(r"(?:^|\s)(?P<file>[\w./+-]+): (?:line )?(?P<line>\d+): *(?P<words>.+)")
+_OF_STEP = re.compile(r"(?:^|/)step\.\d+\Z")
+_ABOUT = re.compile(
+    r"\d+ (?:[A-Z][a-z]+ )+ *(?P<killed>.+)|(?:(?:exec|cd|\.): |can't cd to |cannot (?:open|create) )*(?P<name>[^:]+?)(?::|$)"
+)
+"""What a shell's message is about: a command that a signal ended, or a name."""
+
+
+def by_shell(ended: Mapping[str, Any] | None, step: Mapping[str, Any], own: Sequence[str] = ()) -> Ending | None:
+    """Return the command that ended a step, with the lines of its script mapped to those of the workflow. `ended`: an
+    `EndedBy`, as the record has it; `own`: the lines that the command printed, in which the shell may say more."""
+    if ended is None:
+        return None
+    calls = [_at(call.get("file"), call.get("line"), step) for call in ended.get("stack", ())]
+    names = [call.get("function") for call in ended.get("stack", ())]
+    file, line = calls[0] if calls else _at(None, ended.get("line"), step)
+    if file is None:
+        file, line = _at(None, ended.get("line"), step)
+    around = [f"{name or 'script'} at {at}:{number}" for name, (at, number) in zip(names[1:], calls[1:], strict=True)]
+    return Ending(
+        by="shell",
+        says=_words(ended, own),
+        command=ended["command"],
+        exit_code=ended["code"],
+        parts=ended.get("parts", []),
+        file=file,
+        line=line,
+        calls=[call.removeprefix("source at ").removeprefix("main at ") for call in around],
+    )
+
+
+def _words(ended: Mapping[str, Any], own: Sequence[str]) -> str | None:
+    """Return the shell's own message about the command: it has the command's place, and a word of it."""
+    inner: Mapping[str, Any] = next(iter(ended.get("stack", ())), ended)
+    place = (from_root(inner["file"]) if inner.get("file") else None, inner.get("line"))
+    for line in reversed(own):
+        if (match := _BY_SHELL.search(line)) is None:
+            continue
+        file = None if _OF_STEP.search(match["file"]) else from_root(match["file"])
+        about = _ABOUT.match(match["words"])
+        name = about and (about["killed"] or about["name"]).strip()
+        if name and name in ended["command"] and (file, int(match["line"])) == place:
+            return match["words"].strip()
+    return None
+
+
+def _at(file: str | None, line: int | None, step: Mapping[str, Any]) -> tuple[str | None, int | None]:
+    if file is not None or line is None or not step.get("file"):
+        return (None if file is None else from_root(file)), line if file is not None else None
+    return str(step["file"]), int(step["line"]) + (line - 1 if step.get("literal") else 0)
+
+
+_IN_STEP = re.compile(r"(?:^|\s)\S*/step\.\d+: (?:line )?(?P<line>\d+): ")
+
+
+def locations_in_step(lines: Sequence[str], step: Mapping[str, Any]) -> list[Location]:
+    """Map script line numbers in shell messages to workflow lines, last one first."""
+    if not step.get("file"):
+        return []
+    found: dict[int, Location] = {}
+    for line in reversed(lines):
+        if match := _IN_STEP.search(line):
+            number = int(step["line"]) + (int(match["line"]) - 1 if step.get("literal") else 0)
+            found.setdefault(number, Location(file=step["file"], line=number, column=None))
+    return list(found.values())
