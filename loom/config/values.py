@@ -33,6 +33,8 @@ class GitLabSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """References to the secrets that it asks a store of its own for, by their names."""
     variables: Path | None = None
     """A file with the variables that the project has on the server."""
+    git_depth: int = 20
+    """The depth of a job's clone where no `GIT_DEPTH` says it, as in the project's settings there; 0: everything."""
 
 
 class GitHubSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -15,6 +15,7 @@ from msgspec import Struct, field
 
 from loom.config import AUTO_SHELL
 from loom.config.pools import Pool
+from loom.plan.clone import Clone
 from loom.plan.late import LateJob, LateStep
 from loom.secrets.base import Secret as Secret
 from loom.status import Status
@@ -316,6 +317,8 @@ class Job(Struct, frozen=True, kw_only=True):
     trigger: Trigger | None = None
     no_checkout: bool = False
     """It starts in an empty directory; caches and artifacts are restored into it, and a step may bring the project's files."""
+    clone: Clone | None = None
+    """The part of the repository that its `.git` has; None: what the checkout has, or what a step takes of it."""
     trace: bool = False
     """Whether the shell that its steps share prints each command before it runs it (`set -x`)."""
     refused: tuple[str, ...] = ()

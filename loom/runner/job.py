@@ -22,7 +22,7 @@ from loom.record.run_record import write_document
 from loom.runner.attempt import NOT_KEPT, Attempt
 from loom.runner.children import Children
 from loom.runner.hooks import keeps
-from loom.runner.preparation import Preparation
+from loom.runner.preparation import CODE, Preparation
 from loom.runner.products import Handover
 from loom.runner.results import Results
 from loom.runner.session import OpenJob, SessionOpener
@@ -143,6 +143,7 @@ class JobRunner(Struct, kw_only=True, eq=False):
             stack.callback(cancel.detach)
             with attempt.phase(PhaseCode.JOB_PROVIDER_PREPARE):
                 open_job = Preparation(attempt, self.opener, stack, cancel).open_job()
+                self._reduce(attempt, open_job, cancel)
             if open_job is not None:
                 self.products.restore(attempt, open_job)
             with attempt.phase(PhaseCode.JOB_EXECUTION) as outcome:
@@ -181,6 +182,22 @@ class JobRunner(Struct, kw_only=True, eq=False):
         self._going.discard(attempt.job.id)
         if attempt.job.id in self._starting:
             self._started(attempt.job)
+
+    def _reduce(self, attempt: Attempt, open_job: OpenJob, cancel: Cancel) -> None:
+        """Leave the job what its clone has in CI, where the run's workspace has more for another job."""
+        job, settings, request = attempt.job, self.opener.settings, open_job.request
+        if job.clone is None or job.no_checkout or open_job.resumed is not None:
+            return
+        if not (script := settings.reduction(job.clone)):
+            return
+        if request.directory is None and not settings.alone:
+            attempt.warn("it has more of git than its clone in CI: all jobs share their files (mount_mode)", CODE)
+            return
+        inside, printed = open_job.session.inside(open_job.environment), list[bytes]()
+        ran = inside.exec(("sh", "-c", script), lambda _, data: printed.append(data), cancel, stdin=False)
+        if ran.code != 0:
+            text = b"".join(printed).decode("utf-8", "replace").strip()
+            raise ProviderError(f"{job.id}: the job's clone could not be made: {text}", code="CLONE_NOT_MADE")
 
     def _steps(self, attempt: Attempt, open_job: OpenJob, start: Start | None, cancel: Cancel) -> Steps:
         gate = self.opener.tools.gate

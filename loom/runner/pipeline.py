@@ -195,13 +195,14 @@ class Run:
             self._journal.fact(RUN, PhaseCode.RUN_BOOTSTRAP, "engine_answered", {"engine": engine})
 
     def _take_snapshot(self) -> Snapshot:
-        source, prepared = self._request.source, self._start.prepared
-        if prepared is not None:
-            return prepared.renewed(source, self._cancel)
+        prepared = self._start.prepared
         if (taking := self._start.taking) is not None:
             taken = taking.result(snapshot.SnapshotCanceled("interrupted while the workspace was being filled"))
             self._start.taking = None
             return taken
+        source = self._request.cloned(self._request.clone)
+        if prepared is not None:
+            return prepared.renewed(source, self._cancel)
         return snapshot.take(source, self._workspace, cancel=self._cancel)
 
     def _keep_build_inputs(self) -> None:

@@ -42,7 +42,9 @@ class NextRun:
         self.sessions = opener.prewarmed
         for job in first_jobs(request.plan, request.jobs_at_once):
             opener.prewarm(job)
-        _, self._known_files = snapshot.take_to_renew(request.source, self.workspace, cancel=request.cancel)
+        _, self._known_files = snapshot.take_to_renew(
+            request.cloned(request.clone), self.workspace, cancel=request.cancel
+        )
 
     def ready(self) -> bool:
         """Return whether a run can begin with it: it was prepared, and no run began since (ids are in order)."""

@@ -13,10 +13,12 @@ from loom.cancel import Cancel
 from loom.config import Config
 from loom.config.pools import HERE
 from loom.errors import EngineUnavailable
+from loom.plan.clone import Clone, refs_of_head, widest
 from loom.plan.model import Job, MountMode, Plan
 from loom.record.documents import Invocation
 from loom.record.store import Store
 from loom.runner import JobTools, Resumption, RunSettings
+from loom.snapshot import as_cloned, reduction
 from loom.status import JobResult
 
 if TYPE_CHECKING:
@@ -74,6 +76,17 @@ class RunRequest(Struct, frozen=True, kw_only=True):
     @property
     def so_far(self) -> Sequence[PhaseEvent]:
         return self.reuse.so_far if self.reuse is not None else ()
+
+    @property
+    def clone(self) -> Clone | None:
+        """Return what the workspace has of the repository: what each of the jobs gets, or more."""
+        return widest(
+            job.clone for job in self.plan.jobs if job.trigger is None and not (job.clone and job.no_checkout)
+        )
+
+    def cloned(self, clone: Clone | None) -> Source:
+        """Return the source as a clone of this run has it."""
+        return as_cloned(self.source, clone, refs_of_head(self.variables))
 
     @property
     def jobs_at_once(self) -> int:
@@ -183,5 +196,6 @@ def settings_of(request: RunRequest, workspace: Path) -> RunSettings:
         alone=untouched and len([job for job in request.plan.jobs if job.id not in request.done]) == 1,
         read_only_mounts=source.read_only_mounts,
         detached=request.detached,
+        reduction=lambda clone: reduction(request.cloned(clone), workspace, request.clone),
         resumed=reuse.resumed if reuse else {},
     )

@@ -20,6 +20,7 @@ from loom.cancel import AT_ONCE_S, Cancel
 from loom.config import Config
 from loom.errors import ImageError, LoomError, ProviderError
 from loom.plan import variables as environment
+from loom.plan.clone import Clone
 from loom.plan.model import Image, Job, WorkspaceMode
 from loom.providers.base import (
     NO_SECRETS,
@@ -68,6 +69,8 @@ class RunSettings(Struct, frozen=True, kw_only=True):
     """Only one job runs, so it may use the run's workspace itself."""
     read_only_mounts: tuple[Path, ...] = ()
     detached: bool = False
+    reduction: Callable[[Clone], str] = lambda _: ""
+    """Return a script that leaves, of the files of a job, what its clone has; empty: they have no more."""
     resumed: Mapping[str, Resumption] = field(default_factory=dict)
     """Jobs that resume from a step of an earlier run, by id."""
 

@@ -16,6 +16,7 @@ from loom.errors import SnapshotError
 from loom.snapshot import contents, copy_files, filters, git, line_endings, tree
 from loom.snapshot import git_dir as layout
 from loom.snapshot.copy_workers import CopyPool
+from loom.snapshot.history import as_cloned
 from loom.snapshot.index import Index, directories, lstat, modes_count, pin_name, same_content
 from loom.snapshot.inside import directory_in, remove_empty
 from loom.snapshot.lock import occupied
@@ -432,6 +433,8 @@ class _Filling:
         """Capture submodules with their own work; other nested repositories become the empty directories of a CI checkout."""
         for path, tracked in [*((path, True) for path in index.gitlinks), *((path, False) for path in repositories)]:
             nested = contents.decide(self._source, path, index, lambda: self._submodule_names, tracked=tracked)
+            if (clone := self._source.clone) is not None and tracked:
+                nested = contents.cloned(nested, path, clone, self._submodule_names)
             if nested.directory:
                 with directory_in(self._target, path, make=True):
                     pass  # a link that the index hides can't be in its way
@@ -453,6 +456,8 @@ class _Filling:
         prefix = f"{self._done.prefix}{path}/"
         git_dir = self._git_dir / "modules" / contents.module_directory(name, self._module_directories)
         target, outermost, may_borrow = self._target / path, self._outermost, self._may_borrow
+        if (clone := self._source.clone) is not None:
+            inner = as_cloned(inner, clone.of_submodule(), ())
         filled = _Filling(inner, target, git_dir, prefix, outermost, self._cancel, self._on_progress, may_borrow).run()
         self._done.submodules.append(
             Submodule(

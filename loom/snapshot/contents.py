@@ -8,8 +8,10 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from msgspec import Struct, field
+from msgspec.structs import replace
 
 from loom.errors import RequestError, SnapshotError
+from loom.plan.clone import Clone
 from loom.snapshot import git, tree
 from loom.snapshot.index import Index, directories, is_directory, is_runtime, pin_name
 from loom.snapshot.model import Source, object_format
@@ -106,6 +108,16 @@ def decide(source: Source, path: str, index: Index, names: Callable[[], Mapping[
         return Nested(commit=inner.head_sha, inner=inner, name=name)
     what = "a repository that .gitmodules does not name" if tracked else "a repository of its own, and no submodule"
     return Nested(commit=inner.head_sha, reason=f"{what}: CI has an empty directory there")
+
+
+def cloned(nested: Nested, path: str, clone: Clone, names: Mapping[str, str]) -> Nested:
+    """Return the treatment of a submodule in a workspace that is `clone`."""
+    if not clone.takes(path):
+        return replace(nested, inner=None, name=None, reason=None)
+    if nested.inner is None and nested.reason is None and path in names:
+        why = f"a submodule that CI gives the job, and that is not checked out: git submodule update --init {path}"
+        return replace(nested, reason=why)
+    return nested
 
 
 def _not_checked_out(source: Source, path: str, *, in_conflict: bool) -> str | None:

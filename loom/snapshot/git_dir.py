@@ -13,9 +13,12 @@ from pathlib import Path
 
 from loom.cancel import Cancel
 from loom.errors import SnapshotError
+from loom.plan.clone import Clone
 from loom.snapshot import copy_files
 from loom.snapshot.copy_workers import CopyPool
 from loom.snapshot.git import quoted_store
+from loom.snapshot.history import boundary_of
+from loom.snapshot.manifest import read_manifest
 from loom.snapshot.model import Rules, Source, object_format
 from loom.snapshot.names import is_refused
 from loom.snapshot.repository import config_text
@@ -46,6 +49,7 @@ AS_LAID_OUT = (
 )
 """The settings of a workspace's git beyond the source's."""
 
+_FETCH = "+refs/heads/*:refs/remotes/origin/*"
 # Settings of the source by which git reads the same bytes differently.
 _CARRIED = ("core.ignorecase", "core.precomposeunicode", "core.quotepath", "diff.ignoresubmodules")
 
@@ -60,16 +64,46 @@ def lay_out(source: Source, git_dir: Path, *, work_tree: str | None, rules: Rule
     below = f"{way}/{ATTRIBUTES_BELOW}" if rules.attributes else None
     (git_dir / "config").write_bytes(os.fsencode(config_text(_config(source, work_tree=work_tree, attributes=below))))
     _write_refs(source, git_dir)
-    if source.shallow:
-        try:
-            (git_dir / "shallow").write_bytes(read_regular(source.common_dir / "shallow"))
-        except FileNotFoundError:
-            pass  # unshallowed a moment ago
+    if boundary := boundary_of(source) if source.boundary is None else source.boundary:
+        (git_dir / "shallow").write_text("".join(f"{sha}\n" for sha in sorted(boundary)))
     (git_dir / "info" / "exclude").write_bytes(rules.excludes + RUNTIME_RULE)
     if rules.attributes:
         (git_dir / ATTRIBUTES_BELOW).write_bytes(rules.attributes)
     if rules.own_attributes:
         (git_dir / "info" / "attributes").write_bytes(rules.own_attributes)
+
+
+def reduction(source: Source, workspace: Path, clone: Clone | None) -> str:
+    """Return a script for a copy of `workspace`, which has `clone`, that makes it the source as it is cloned.
+
+    It runs where there may be no git. Empty: nothing is to do.
+    """
+    wanted, manifest = source.clone, read_manifest(workspace)
+    if wanted is None or wanted == clone:
+        return ""
+    below_git = f".git/{ATTRIBUTES_BELOW}" if manifest.rules.attributes else None
+    files = {"config": config_text(_config(source, work_tree=None, attributes=below_git))}
+    lines = []
+    if clone is None or wanted.depth != clone.depth:
+        files["packed-refs"] = _packed(source.refs)
+        files["shallow"] = "".join(f"{sha}\n" for sha in sorted(source.boundary or ()))
+        lines += ["rm -rf .git/refs", "mkdir -p .git/refs/heads .git/refs/tags"]
+    lines += [f"printf %b '{_escaped(text)}' >.git/{name}" for name, text in files.items()]
+    lines += ["[ -s .git/shallow ] || rm -f .git/shallow"]
+    for path in wanted.without(module.path for module in manifest.submodules):
+        lines.append(f'path=$(printf %b. \'{_escaped(path)}\'); path=${{path%.}}; rm -rf "./$path"; mkdir -p "./$path"')
+    if wanted.submodules == "none":
+        lines.append("rm -rf .git/modules")
+    if not wanted.files:
+        lines += ["rm -f .git/index", "echo ref: refs/heads/none >.git/HEAD"]
+        lines.append('for path in * .[!.]* ..?*; do case $path in .git | .loom) ;; *) rm -rf "./$path" ;; esac; done')
+    return "".join(f"{line}\n" for line in ("set -e", *lines))
+
+
+def _escaped(text: str) -> str:
+    """Return a text for `printf %b` between single quotes."""
+    plain = frozenset(b"%s/._-+*:= " % bytes(range(97, 123))) | frozenset(range(48, 58)) | frozenset(range(65, 91))
+    return "".join(chr(byte) if byte in plain else f"\\0{byte:03o}" for byte in os.fsencode(text))
 
 
 def _config(source: Source, *, work_tree: str | None, attributes: str | None) -> Iterator[tuple[str, str]]:
@@ -94,27 +128,31 @@ def _config(source: Source, *, work_tree: str | None, attributes: str | None) ->
         section, _, rest = key.partition(".")
         name, _, variable = rest.rpartition(".")
         if section == "remote" and name and (name == "origin" or name in partial):
-            if variable in ("url", "pushurl", "fetch", "promisor", "partialclonefilter"):
+            if variable == "fetch" and source.clone is not None:
+                yield key, _FETCH
+            elif variable in ("url", "pushurl", "fetch", "promisor", "partialclonefilter"):
                 yield from ((key, value) for value in values)
         elif section == "submodule" and name and variable in ("url", "active", "update", "branch", "ignore"):
-            yield key, values[-1]
+            # Its name is its path, but for moved ones.
+            yield from [(key, values[-1])] if source.clone is None or source.clone.takes(name) else ()
     # A disposable repository: packing it in the background is work for nobody.
     yield "gc.auto", "0"
     yield "maintenance.auto", "false"
 
 
 def _write_refs(source: Source, git_dir: Path) -> None:
-    packed = ["# pack-refs with: sorted \n"]
-    for name, sha, target in sorted(source.refs):
-        if is_refused(name):
-            continue  # git ignores it as well
-        if target:
+    for name, _, target in source.refs:
+        if target and not is_refused(name):
             path = git_dir / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(os.fsencode(f"ref: {target}\n"))
-        else:
-            packed.append(f"{sha} {name}\n")
-    (git_dir / "packed-refs").write_bytes(os.fsencode("".join(packed)))
+    (git_dir / "packed-refs").write_bytes(os.fsencode(_packed(source.refs)))
+
+
+def _packed(refs: Iterable[tuple[str, str, str]]) -> str:
+    # Git ignores the names that are refused.
+    lines = (f"{sha} {name}\n" for name, sha, target in sorted(refs) if not target and not is_refused(name))
+    return "".join(("# pack-refs with: sorted \n", *lines))
 
 
 def rules_of(source: Source, config: Iterable[tuple[str, str]]) -> Rules:

@@ -12,6 +12,7 @@ from typing import Annotated, Any, ClassVar
 from msgspec import Meta, Struct
 
 from loom.errors import SnapshotError
+from loom.plan.clone import Clone
 from loom.snapshot.repository import RepositoryView
 from loom.status import ExitCode
 
@@ -150,6 +151,10 @@ class Source:
     read_only_mounts: tuple[Path, ...]
     """Object stores that a workspace borrows from; containers mount them read-only at the same path."""
     shallow: bool = False
+    clone: Clone | None = None
+    """What a workspace has of it (`history.as_cloned`); None: everything."""
+    boundary: frozenset[str] | None = None
+    """The commits whose parents a workspace lacks; None: those of a `shallow` repository."""
     refs: tuple[tuple[str, str, str], ...] = field(default=(), repr=False)
     """(name, id, target of a symbolic ref or "") of branches, remote branches and tags."""
     config: Mapping[str, tuple[str, ...]] = field(default_factory=dict, repr=False, hash=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from copy import copy
 from typing import Any, Literal
@@ -15,6 +16,7 @@ from loom.images.reference import parse_reference, service_aliases
 from loom.plan import builder
 from loom.plan import model as p
 from loom.plan.candidates import by_name
+from loom.plan.clone import Clone
 from loom.plan.gitlab.candidates import Candidates, JobCandidate, system_of
 from loom.plan.gitlab.scripts import joined
 from loom.plan.placement import pool_for
@@ -108,6 +110,7 @@ class GitLabJobBuilder(builder.Refusals):
             resource_group=texts.maybe(merged.get("resource_group")),
             trigger=self.trigger(merged.get("trigger"), texts),
             no_checkout=texts.values.get("GIT_STRATEGY") in ("none", "empty"),
+            clone=_clone(texts.values, self.context.config.gitlab.git_depth),
             trace=texts.values.get("CI_DEBUG_TRACE", "").lower() in ("true", "1", "yes", "on"),
             coverage=_coverage(merged.get("coverage")),
             allow_failure=builder.allow_failure(decided.allow_failure),
@@ -549,6 +552,25 @@ def _cache_key(node: Node | None, number: int, texts: _Texts) -> str | p.CacheKe
     files = texts.paths(node.get("files") or node.get("files_commits"))
     prefix = texts.maybe(node.get("prefix")) or ""
     return p.CacheKeyFiles(files=files, prefix=prefix or str(number)) if files else prefix or "default"
+
+
+def _clone(values: Mapping[str, str], depth: int) -> Clone:
+    """Return what GitLab's runner fetches, by the variables of a job and its project's `depth`."""
+    strategy = values.get("GIT_SUBMODULE_STRATEGY")
+    depth = _number(values.get("GIT_DEPTH", str(depth)))
+    return Clone(
+        depth=depth,
+        submodules="recursive" if strategy == "recursive" else "normal" if strategy == "normal" else "none",
+        submodule_depth=_number(values.get("GIT_SUBMODULE_DEPTH", str(depth))),
+        submodule_paths=tuple(values.get("GIT_SUBMODULE_PATHS", "").split()),
+        files=values.get("GIT_CHECKOUT", "").lower() not in ("false", "0", "f"),
+    )
+
+
+def _number(text: str) -> int:
+    """Return the number that a text begins with, as Ruby's `to_i`."""
+    found = re.match(r"\s*\+?(\d+)", text)
+    return int(found[1]) if found else 0
 
 
 def _coverage(node: Node | None) -> str | None:

@@ -13,6 +13,7 @@ from loom.errors import Problem, RequestError
 from loom.images.reference import parse_reference, service_aliases
 from loom.plan import builder
 from loom.plan import model as p
+from loom.plan.clone import Clone
 from loom.plan.native.candidates import EntryCandidate, job_values
 from loom.plan.placement import pool_for, unknown_pool
 from loom.util.toposort import CycleError
@@ -70,6 +71,7 @@ class JobBuilder:
             shell=shell,
             shared_shell=self.shared_shell(entry, shell),
             merge_output=fields.get("merge_output", False),
+            clone=Clone(depth=fields["git_depth"]) if fields.get("git_depth") else None,
             variables=variables,
             given_variables=tuple(self.selection.variables),
             needs=None if candidate.needs is None else tuple(candidate.needs),

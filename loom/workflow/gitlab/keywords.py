@@ -309,8 +309,8 @@ ROOT = frozenset({"default", "include", "spec", "stages", "types", "variables", 
 """The root keys that are no jobs."""
 
 
-_HISTORY = "The workspace has the whole history of your checkout."
-_SUBMODULES = "Submodules are in the snapshot as they are in your checkout."
+_HISTORY = "Of the commits that your checkout has; an older one is there by its id alone, which no ref leads to."
+_SUBMODULES = "Submodules are as in your checkout, at the commits that it has."
 _FETCH = "Nothing is fetched: the files are those of the snapshot."
 _RUNNER = "It belongs to GitLab's runner."
 
@@ -329,9 +329,12 @@ RUNNER_VARIABLES = (
     Keyword(
         "CI_DEBUG_TRACE", "boolean", "Commands are printed; a job with secrets is refused: they could show.", _DIFFERS
     ),
-    Keyword("GIT_DEPTH", "integer", _HISTORY, _NONE),
-    Keyword("GIT_CHECKOUT", "boolean", _FETCH, _NONE),
-    Keyword("GIT_SUBMODULE_*", "text", _SUBMODULES, _NONE),
+    Keyword("GIT_DEPTH", "integer", _HISTORY),
+    Keyword("GIT_CHECKOUT", "boolean", "`false`: the directory has a `.git` and no files."),
+    Keyword("GIT_SUBMODULE_STRATEGY", "(none normal recursive)", _SUBMODULES),
+    Keyword("GIT_SUBMODULE_DEPTH", "integer"),
+    Keyword("GIT_SUBMODULE_PATHS", "text"),
+    *(Keyword(f"GIT_SUBMODULE_{name}", "text", _SUBMODULES, _NONE) for name in ("UPDATE_FLAGS", "FORCE_HTTPS")),
     *(
         Keyword(name, "text", _FETCH, _NONE)
         for name in ("GIT_CLEAN_FLAGS", "GIT_FETCH_EXTRA_FLAGS", "GIT_CLONE_EXTRA_FLAGS", "GET_SOURCES_ATTEMPTS")

@@ -154,6 +154,7 @@ COMMON = (
     Keyword("shell", "shell", "The shell that runs each step: auto, a name, or its command line."),
     Keyword("shared_shell", "boolean", "One shell for all steps before `after_script`, and another for those of it."),
     Keyword("merge_output", "boolean", "Record stdout and stderr of each step as one stream, in exact order."),
+    Keyword("git_depth", "count", "How many commits the job's git has, with its branch alone; all if not given."),
     Keyword("variables", "open", "Environment variables; values are text."),
     Keyword("variables:NAME", "text"),
     Keyword("secrets", "open", "Secrets, by the variable that hands them over."),

@@ -437,12 +437,12 @@ def test_a_keyword_without_effect_is_noticed_once(tmp_path: Path) -> None:
 
 
 def test_a_variable_for_the_runner_without_effect_is_noticed_once(tmp_path: Path) -> None:
-    text = "variables: {FF_A: 1, GIT_STRATEGY: none}\na: {script: x, variables: {GIT_DEPTH: 1, FF_B: 1, DEPTH: 1}}\n"
-    found = loaded(tmp_path, f"{text}b: {{script: x, variables: {{GIT_DEPTH: 2}}}}\n").workflow
+    text = "variables: {FF_A: 1, GIT_STRATEGY: none}\na: {script: x, variables: {GIT_CLEAN_FLAGS: -x, FF_B: 1, GIT_DEPTH: 1}}\n"
+    found = loaded(tmp_path, f"{text}b: {{script: x, variables: {{GIT_CLEAN_FLAGS: none}}}}\n").workflow
     assert found is not None
     assert [(one.line, one.message.partition(":")[0]) for one in found.notices] == [
         (1, "FF_* has no effect here"),
-        (2, "GIT_DEPTH has no effect here"),
+        (2, "GIT_CLEAN_FLAGS has no effect here"),
     ]
 
 
