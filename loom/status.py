@@ -177,6 +177,8 @@ class Skip(Struct, frozen=True, kw_only=True):
     job_id: str
     reason: str
     blocked_by: str | None = None
+    held: str = ""
+    """Of a job that can't run here, though CI runs it: what such jobs are."""
 
 
 _WORST_FIRST = (Status.ERROR, Status.FAILURE, Status.TIMED_OUT, Status.CANCELED, Status.SUCCESS, Status.SKIPPED)

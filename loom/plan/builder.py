@@ -13,7 +13,6 @@ from loom.errors import Problem
 from loom.plan import model as p
 from loom.plan.candidates import Candidate
 from loom.plan.selection import Choice
-from loom.util.bounded import listed
 from loom.util.yaml_file import Node, line_in_file, one_or_more, text_of
 from loom.workflow.keywords import Keyword, Support
 
@@ -141,7 +140,7 @@ class Refusals:
         """Yield a warning for each refusal, with the jobs that a run refuses for it; jobs that it leaves out have none."""
         for refusal, names in self._refusing.values():
             turn = "its turn comes" if len(names) == 1 else "their turn comes"
-            message = f"{refusal.message} (a run refuses {', '.join(listed(list(names), 3))} when {turn})"
+            message = f"{refusal.message} (a run refuses {', '.join(names)} when {turn})"
             yield replace(refusal, message=message, severity="warning")
 
 
@@ -150,8 +149,8 @@ def held(found: Iterable[Candidate], *, code: str) -> Iterator[Problem]:
     by_reason: dict[str, dict[str, Any]] = {}
     for one in found:
         if one.held is not None:
-            by_reason.setdefault(one.held.of_several, {})[one.name] = one.entry
+            by_reason.setdefault(one.held.kind, {})[one.name] = one.entry
     for reason, entries in by_reason.items():
         key = next(iter(entries.values())).key
-        message = f"a run leaves out {', '.join(listed(list(entries), 5))}: {reason}"
+        message = f"a run leaves out {', '.join(entries)} ({reason})"
         yield key.file.problem(key, message, code=code, severity="notice")

@@ -13,12 +13,16 @@ from loom.workflow.loaded import Entry
 from loom.workflow.needs import WantedNeed
 from loom.workflow.rules import RuleDecision
 
+DEPLOYMENTS = "deployments without --deploy"
+"""The kind of the jobs that deploy."""
+
 
 class Withheld(Struct, frozen=True):
     """The reason to leave a job out, unless it is named, though its rules let it run."""
 
     reason: str
-    of_several: str
+    kind: str
+    """What such jobs are or want, in a word or two."""
     even_if_named: bool = False
 
 

@@ -371,7 +371,7 @@ class NotSelected(Struct, frozen=True, kw_only=True):
     id: str
     reason: str
     held: str = ""
-    """Why a run leaves it out though CI would run it: said of several jobs."""
+    """Of a job that a run leaves out though CI would run it: what such jobs are."""
     artifacts: tuple[str, ...] = ()
     """The paths of its artifacts, as the workflow has them."""
 

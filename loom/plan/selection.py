@@ -70,9 +70,11 @@ class Choice:
                 self.left_out[candidate.id] = p.NOT_SELECTED
             elif not candidate.decision.runs:
                 self.left_out[candidate.id] = candidate.decision.reason
+            elif candidate.decision.when == "manual":
+                result[candidate.id] = candidate  # CI would not run it by itself either
             elif candidate.held and (candidate.id not in exact or candidate.held.even_if_named):
                 self.left_out[candidate.id] = candidate.held.reason
-                self.held[candidate.id] = candidate.held.of_several
+                self.held[candidate.id] = candidate.held.kind
             else:
                 result[candidate.id] = candidate
         return result
@@ -218,7 +220,7 @@ class Choice:
                     f"{candidate.id} {blocked}", hint=_ADDED if held else "Name that job too, or add --no-needs."
                 )
             if held:
-                self.held[candidate.id] = "they need those"
+                self.held[candidate.id] = "what needs them"
             self.left_out[candidate.id] = blocked
         return jobs
 

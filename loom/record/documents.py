@@ -270,15 +270,23 @@ class Assistance(Document, frozen=True, kw_only=True):
 Kind = Literal["whole", "partial", "resumed", "assisted"]
 
 
+class HeldJob(Document, frozen=True, kw_only=True):
+    """A job that CI would run, and this run left out. `kind`: what such jobs are, such as `Windows`."""
+
+    job_id: str
+    kind: str
+
+
 class Extent(Document, frozen=True, kw_only=True):
     """The extent of a run. Only a whole run that nobody assisted is a proof of the result for its tree."""
 
     kinds: list[Kind]
-    """`whole`: each job that the rules select ran, from its first step. Else `partial` or `resumed`, or both."""
+    """`whole`: each job that CI would run ran, from its first step. Else `partial` or `resumed`, or both."""
     proof: bool
     parent_run_id: RunId | None
     ran: list[RelativePath]
     not_selected: list[RelativePath]
+    held: list[HeldJob] = field(default_factory=list)
     reused: list[Reused]
     reused_steps: Count
     saved_ms: Milliseconds

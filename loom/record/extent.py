@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from loom.plan.model import NOT_SELECTED
-from loom.record.documents import Assistance, Extent, Kind, Reused, plain
+from loom.record.documents import Assistance, Extent, HeldJob, Kind, Reused, plain
 from loom.record.fold import RunFold
 from loom.record.run_paths import RunPaths
 from loom.status import Status
@@ -24,6 +24,8 @@ def extent_of(fold: RunFold) -> Extent:
     """Derive the extent from the events so far."""
     plan, reuse = fold.facts.get("plan_resolved", {}), fold.facts.get("steps_reused", {})
     not_selected = [left["id"] for left in plan.get("left_out", ()) if left["reason"] == NOT_SELECTED]
+    held = [HeldJob(job_id=left["id"], kind=left["held"]) for left in plan.get("left_out", ()) if left.get("held")]
+    held += [HeldJob(job_id=job.id, kind=kind) for job in fold.jobs.values() if (kind := job.outcome.get("held"))]
     reused = [
         Reused(
             job_id=job["job_id"],
@@ -36,7 +38,7 @@ def extent_of(fold: RunFold) -> Extent:
     assisted = typed.convert(fold.assisted, list[Assistance])
     by_hand = any(one.how in ("shell", "exec", "edit") for one in assisted)
     kinds: list[Kind] = []
-    if not_selected or fold.facts.get("results_reused", {}).get("jobs"):
+    if not_selected or held or fold.facts.get("results_reused", {}).get("jobs"):
         kinds.append("partial")
     if reuse.get("resumed"):
         kinds.append("resumed")
@@ -49,6 +51,7 @@ def extent_of(fold: RunFold) -> Extent:
         parent_run_id=fold.started.get("parent_run_id"),
         ran=[job.id for job in fold.jobs.values() if job.status is not Status.SKIPPED],
         not_selected=not_selected,
+        held=held,
         reused=reused,
         reused_steps=sum(one.steps for one in reused),
         saved_ms=round(sum(one.saved_ms for one in reused), 3),
@@ -73,13 +76,21 @@ def extent_text(stated: Mapping[str, Any]) -> str:
         "edit": f"{counted(files['edit'], 'file')} edited",
         "sync": f"{counted(files['sync'], 'file')} brought by --sync",
     }
+    ran = [f"ran {', '.join(extent.ran) or 'no job'}{of}"] if extent.not_selected or taken or not extent.held else []
     parts = {
         "whole": "whole",
-        "partial": f"partial (ran {', '.join(extent.ran) or 'no job'}{of})",
+        "partial": f"partial ({'; '.join([*ran, *held_text(stated)])})",
         "resumed": f"resumed from run {extent.parent_run_id} ({saved})",
         "assisted": f"assisted ({', '.join(text for kind, text in texts.items() if kind in how)})",
     }
     return ", ".join(parts[kind] for kind in extent.kinds)
+
+
+def held_text(stated: Mapping[str, Any]) -> list[str]:
+    """Return the words about the jobs that CI would run and the run left out, if a recorded extent has any."""
+    held = stated.get("held", ())
+    kinds = ", ".join(dict.fromkeys(one["kind"] for one in held))
+    return [f"{counted(len(held), 'job')} left out ({kinds})"] if held else []
 
 
 def note_assistance(paths: RunPaths, entry: Assistance) -> None:

@@ -41,7 +41,7 @@ _PLANNED = _data(
     commands=bool,
     debug=bool,
 )
-_LEFT_OUT_JOB = _data("id reason", id=str, reason=str)
+_LEFT_OUT_JOB = _data("id reason", id=str, reason=str, held=str)
 _LEFT_OUT_PATH = _data("path reason", path=str, reason=str)
 _REUSED_JOB = _data(
     "status allowed_failure exit_code archive",
@@ -113,6 +113,7 @@ _FACTS: Mapping[str, type[Struct]] = {
     "job_finished": _data(
         allowed_failure=bool,
         blocked_by=str | None,
+        held=str,
         failing_step=RelativePath | None,
         failing_section=RelativePath | None,
         outputs=_TEXTS,

@@ -306,13 +306,17 @@ class Screen:
         status = Status(event.data["status"])
         _, style, verdict = _VERDICTS[status]
         why = "" if status.ok or status is Status.CANCELED else f" (why: loom diagnose {event.run_id})"
-        yield self._look.styled(f"{verdict} in {rough_duration(event.data['duration_ms'])}{why}", style)
-        if (stated := event.data.get("extent")) is not None and not stated["proof"]:
-            from loom.record.extent import extent_text
+        ended = [f"{verdict} in {rough_duration(event.data['duration_ms'])}"]
+        if (stated := event.data.get("extent")) is None or stated["proof"]:
+            yield self._look.styled(f"{ended[0]}{why}", style)
+            return
+        from loom.record.extent import extent_text, held_text
 
+        ended += held_text(stated)
+        yield self._look.styled(f"{'; '.join(ended)}{why}", style)
+        if stated["kinds"] != ["partial"] or stated["not_selected"] or stated["reused"] or len(ended) == 1:
             no_proof = "no proof that the workflow passes: " if status.ok else ""
-            text = f"{self._look.marks['warn']} {no_proof}{shown(extent_text(stated))}"
-            yield self._look.styled(text, "warn")
+            yield self._look.styled(f"{self._look.marks['warn']} {no_proof}{shown(extent_text(stated))}", "warn")
 
 
 def closing_lines(

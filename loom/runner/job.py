@@ -60,7 +60,7 @@ class JobRunner(Struct, kw_only=True, eq=False):
             start = self.late.begin(job)
             job = start.job
             if start.status is not Status.SUCCESS:
-                return self.skip(job, Skip(job_id=job.id, reason=start.reason), start.status)
+                return self.skip(job, Skip(job_id=job.id, reason=start.reason, held=start.held), start.status)
         job = self.products.with_reported(job, self.opener.settings.variables)
         resumed = self.opener.resumed(job)
         number = resumed.number if resumed is not None else 1
@@ -91,7 +91,7 @@ class JobRunner(Struct, kw_only=True, eq=False):
             with attempt.phase(code) as outcome:
                 outcome.status = Status.SKIPPED
         attempt.status, attempt.error = status, skip.reason
-        return self._finish(attempt, begun, blocked_by=skip.blocked_by)
+        return self._finish(attempt, begun, blocked_by=skip.blocked_by, held=skip.held)
 
     def leave_behind(self, job: Job) -> JobResult:
         """Record a job whose thread does not return."""
@@ -103,7 +103,7 @@ class JobRunner(Struct, kw_only=True, eq=False):
         return self._finish(attempt, self._begun[job.id])
 
     def _finish(
-        self, attempt: Attempt, begun: int, *, allowed: bool = False, blocked_by: str | None = None
+        self, attempt: Attempt, begun: int, *, allowed: bool = False, blocked_by: str | None = None, held: str = ""
     ) -> JobResult:
         data: dict[str, Any] = {"allowed_failure": allowed}
         for name in ("failing_step", "failing_section", "error_code"):
@@ -111,6 +111,8 @@ class JobRunner(Struct, kw_only=True, eq=False):
                 data[name] = getattr(attempt, name)
         if blocked_by is not None:
             data["blocked_by"] = blocked_by
+        if held:
+            data["held"] = held
         if attempt.outputs:
             data["outputs"] = dict(attempt.outputs)
         attempt.fact(

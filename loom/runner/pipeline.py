@@ -360,7 +360,7 @@ class Run:
         assert self._late is not None
         start, jobs = self._late.several(job)
         if start.status is not Status.SUCCESS:
-            return runner.skip(job, Skip(job_id=job.id, reason=start.reason), start.status)
+            return runner.skip(job, Skip(job_id=job.id, reason=start.reason, held=start.held), start.status)
         results = run_all(Plan(workflow_path=self._request.plan.workflow_path, stages=(job.stage,), jobs=jobs), {})
         outputs: dict[str, str] = {}
         for result in results.values():
@@ -499,7 +499,10 @@ def plan_shape(plan: Plan, *, without: Container[str] = ()) -> dict[str, Any]:
         "workflow_path": plan.workflow_path,
         "stages": list(plan.stages),
         "jobs": [_job_shape(job) for job in plan.jobs if job.id not in without],
-        "left_out": [{"id": left.id, "reason": left.reason} for left in plan.left_out],
+        "left_out": [
+            {"id": left.id, "reason": left.reason, **({"held": left.held} if left.held else {})}
+            for left in plan.left_out
+        ],
     }
 
 

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Container, Iterable, Mapping
 from typing import Any
 
 from msgspec import Struct, field
 
+from loom.util.bounded import listed
+from loom.util.units import counted
 from loom.util.yaml_file import Node
 
 NO_MATCH = "none of its rules matches"
 NO_PIPELINE = "no rule of `workflow: rules` matches"
+_NAMES = re.compile(r"\$(\w+)|\$\{(\w+)\}")
+_SHOWN = 3
+_LONGEST = 60
 _REASONS = {"manual": "manual: name it to run it", "never": "when: never"}
 
 
@@ -41,3 +47,29 @@ def decision(when: str, rule: int | None = None, reason: str = "", **more: Any) 
         reason=reason or by_rule or _REASONS.get(when, ""),
         **more,
     )
+
+
+def no_match(reasons: Iterable[str], of: str = NO_MATCH) -> str:
+    """Return the reason where no rule matches. `reasons`: why each of them does not, as far as it is known."""
+    found = listed(dict.fromkeys(filter(None, reasons)), _SHOWN)
+    return f"{of}: {'; '.join(found)}" if found else of
+
+
+def values_of(condition: str, values: Mapping[str, str], hidden: Container[str]) -> str:
+    """Return the values of the variables that a condition reads; of a `hidden` one, only whether it is set."""
+    names = dict.fromkeys(one or other for one, other in _NAMES.findall(condition))
+    return (
+        ", ".join(f"${name} is {_value(values.get(name), name in hidden)}" for name in names)
+        or f"`{condition}` is false"
+    )
+
+
+def _value(value: str | None, is_hidden: bool) -> str:
+    if value is None:
+        return "not set"
+    return "set" if is_hidden else repr(value[:_LONGEST]) if value else "empty"
+
+
+def unchanged(changed: Iterable[str] | None, globs: Iterable[str]) -> str:
+    """Return why a rule's `changes` does not hold."""
+    return f"{counted(len(set(changed or ())), 'changed file')}, none matches {', '.join(listed(list(globs), _SHOWN))}"

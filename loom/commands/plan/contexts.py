@@ -51,7 +51,7 @@ def resolve_context(
         changed=cache(partial(checkout.changed_since, root, environ, base)),
         changes_base=base,
         files=cache(partial(checkout.files_of, root, environ)),
-        own_variables=partial(_own_variables, here, predefined),
+        own_variables=cache(partial(_own_variables, here, predefined)),
         given=pairs(given, "--var"),
         inputs=pairs(inputs, "--input"),
         event_payload={} if event_file is None else _payload(event_file),

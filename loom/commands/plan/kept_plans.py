@@ -93,7 +93,8 @@ class Planner:
     def _resolved(self, context: ResolveContext) -> tuple[Plan, tuple[str, ...]]:
         loaded = self.workflow
         plan = self._fresh.resolve(loaded, self.selection, context)
-        return plan, self._fresh.notices_of(loaded, plan, self.selection)
+        is_default = self._path == self._here.workflow(None)
+        return plan, self._fresh.notices_of(loaded, plan, self.selection, is_default=is_default)
 
     def with_changed(self, changed: Callable[[str | None], Iterable[str] | None]) -> Plan:
         """Return the plan as it would be with other answers to `changes`. WorkflowError as in `resolve`."""

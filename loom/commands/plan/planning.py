@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
 from pathlib import Path
@@ -33,8 +34,12 @@ def load(here: Here, path: Path, context: Callable[[], ResolveContext] | None = 
     return dialects.load(path, here.root, context or partial(contexts.resolve_context, here, path))
 
 
-def notices_of(loaded: Loaded, plan: Plan, selection: JobSelection) -> tuple[str, ...]:
-    """Return the warnings of `loom check` about keys that have no effect, or another one, on the plan's jobs; bounded."""
+def notices_of(loaded: Loaded, plan: Plan, selection: JobSelection, *, is_default: bool) -> tuple[str, ...]:
+    """Return the warnings of `loom check` about keys that have no effect, or another one, on the plan's jobs; bounded.
+
+    `is_default`: `loom check` checks this workflow if it is not told which.
+    """
+    check = "loom check" if is_default else shlex.join(("loom", "check", "--workflow", loaded.path))
     found: Sequence[Problem] = loaded.notices
     if loaded.language == NATIVE.name:
         from loom.workflow.native.lint import of_run  # of that language, and imported with it
@@ -46,11 +51,11 @@ def notices_of(loaded: Loaded, plan: Plan, selection: JobSelection) -> tuple[str
         *held_back(plan),
         *refused,
         *(f"{problem.file}:{problem.line}: {problem.message}" for problem in found if problem.code not in _IDLE),
-        *([f"{counted(idle, 'keyword')} of {loaded.path} without effect here: loom check"] if idle else []),
+        *([f"{counted(idle, 'keyword')} of {loaded.path} without effect here: {check}"] if idle else []),
     ]
     shown = told[:MAX_NOTICES]
     more = len(told) - len(shown)
-    return (*shown, f"and {more} more: loom check") if more else tuple(shown)
+    return (*shown, f"and {more} more: {check}") if more else tuple(shown)
 
 
 def mentioned(loaded: Loaded, names: Collection[str], others: Iterable[str]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ from msgspec import Struct, field
 
 from loom.errors import Problem, RequestError
 from loom.plan import model as p
-from loom.plan.candidates import Candidate, Withheld
+from loom.plan.candidates import DEPLOYMENTS, Candidate, Withheld
 from loom.plan.github import matrix
 from loom.plan.github.events import event_of
 from loom.plan.github.labels import refused
@@ -32,8 +33,10 @@ from loom.workflow.sources import NotFetched
 
 MOST_LEVELS = 10
 """Workflows that call each other, as on GitHub."""
-_DEPLOYS = Withheld("it deploys; --deploy or its name runs it", "they deploy; --deploy runs them")
+_DEPLOYS = Withheld("it deploys; --deploy or its name runs it", DEPLOYMENTS)
 IF_FALSE = "its `if` is false"
+_LONGEST = 60
+_READ = re.compile(r"\b((?:github|inputs|matrix)\.(?!token\b)[\w.-]+)(?![\w.(])")
 TOKEN = "GITHUB_TOKEN"
 """The secret that GitHub gives each job; here, the user gives it."""
 
@@ -241,7 +244,7 @@ class GitHubCandidates:
         here = {one.name for one in above if one.held is None and one.decision.runs}
         here &= {one.name for one in above if one.held is not None or not one.decision.runs}
         for one in {one.name: one for one in above}.values():
-            optional = one.decision.reason == IF_FALSE or one.name in here
+            optional = one.decision.reason.startswith(IF_FALSE) or one.name in here
             yield WantedNeed(job=one.name, node=node.get("needs") or node, optional=optional)
 
     def _instances(self, scope: WorkflowScope, key: str, node: Node, entry: Entry) -> Iterator[GitHubCandidate]:
@@ -340,7 +343,7 @@ class GitHubCandidates:
         """Decide an `if` that asks for nothing but the event."""
         if self._everything or texts.condition(node.get("if")) is not False:
             return decision("on_success")
-        return decision("never", reason=IF_FALSE)
+        return decision("never", reason=f"{IF_FALSE}{_values_read(text_of(node.get('if')), texts.contexts)}")
 
     def _labels(self, node: Node, texts: Texts) -> tuple[str, ...] | None:
         runs_on = node.get("runs-on")
@@ -495,6 +498,20 @@ class GitHubCandidates:
             elif value:  # else nobody has given it
                 literals[name] = value
         return found, literals
+
+
+def _values_read(condition: str, contexts: Mapping[str, Any]) -> str:
+    """Return the values of the event, the inputs and the matrix that a condition reads, in parentheses."""
+    told = []
+    for path in dict.fromkeys(_READ.findall(condition)):
+        value: Any = contexts
+        for name in path.split("."):
+            value = value.get(name) if isinstance(value, Mapping) else None
+        if not isinstance(value, Mapping | list):
+            told.append(
+                f"{path} is {expressions.text_of(value)[:_LONGEST]!r}" if value is not None else f"{path} is not set"
+            )
+    return f" ({', '.join(told)})" if told else ""
 
 
 def secret_in(text: str) -> str | None:

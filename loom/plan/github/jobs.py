@@ -183,7 +183,7 @@ class GitHubJobBuilder(builder.Refusals):
     def _need(self, scope: WorkflowScope, name: str) -> LateNeed:
         candidates = scope.jobs.get(name, [])
         called = scope.calls.get(name)
-        skipped = bool(candidates) and all(one.decision.reason == IF_FALSE for one in candidates)
+        skipped = bool(candidates) and all(one.decision.reason.startswith(IF_FALSE) for one in candidates)
         need = LateNeed(
             name=name,
             jobs=tuple(one.id for one in candidates if one.id in self.there),

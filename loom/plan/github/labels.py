@@ -16,7 +16,7 @@ _RETIRED = re.compile(r"ubuntu-(?:1\d|20)\.\d\d")
 
 
 def refused(labels: Collection[str], known: Collection[str]) -> tuple[str, str, bool] | None:
-    """Return why a job with these labels does not run here, also in words for several jobs; None if it does.
+    """Return why a job with these labels does not run here, also the kind of such jobs in a word or two; None if it does.
 
     The third value: it does not run even if it is named, since its result would say nothing. `known`: the labels that the
     user's configuration has an image or a pool for, in lower case.
@@ -26,18 +26,16 @@ def refused(labels: Collection[str], known: Collection[str]) -> tuple[str, str, 
     for label in labels:
         if found := _SYSTEM.search(label):
             system = found.lastgroup
-            return f"its label {label} is of {system}; jobs run on Linux here", f"they want {system}", True
+            return f"its label {label} is of {system}; jobs run on Linux here", str(system), True
         if _ARM.search(label) and not (here := machine()).endswith("/arm64"):
-            return f"its label {label} is of arm64; this machine is {here}", "they want arm64", True
+            return f"its label {label} is of arm64; this machine is {here}", "arm64", True
     for label in labels:
         retired = _RETIRED.fullmatch(label)
         if "self-hosted" in label:
             own = "runners of your own"
-            return f"its label {label} is of {own}; jobs run on Linux here", f"they want {own}", False
+            return f"its label {label} is of {own}; jobs run on Linux here", own, False
         if retired or not _LINUX.search(label):
             advice = f"`github: {{runs_on: {{{label}: IMAGE}}}}` of your configuration gives it an image"
-            one, several = (
-                ("a retired runner", "retired runners") if retired else ("no known runner", "no known runners")
-            )
-            return f"its label {label} is of {one}; {advice}", f"their labels are of {several}", False
+            one, kind = ("a retired runner", "retired runners") if retired else ("no known runner", "unknown runners")
+            return f"its label {label} is of {one}; {advice}", kind, False
     return None

@@ -9,7 +9,7 @@ from functools import partial
 from msgspec.structs import replace
 
 from loom.plan import model as p
-from loom.plan.candidates import Candidate, Withheld, by_name, in_plan_order
+from loom.plan.candidates import DEPLOYMENTS, Candidate, Withheld, by_name, in_plan_order
 from loom.plan.variables import of_job, of_plan
 from loom.util.yaml_file import Node, fields_of, one_or_more, text_of
 from loom.workflow.facts import Variable
@@ -21,13 +21,17 @@ from loom.workflow.instances import Instance, instances
 from loom.workflow.messages import Problems
 from loom.workflow.rules import RuleDecision
 
-_DEPLOYS = Withheld("it deploys; --deploy or its name runs it", "they deploy; --deploy runs them")
+_DEPLOYS = Withheld("it deploys; --deploy or its name runs it", DEPLOYMENTS)
 _OTHER_SYSTEM = re.compile(
     r"(?:^|[^a-z])(?:(?P<Windows>windows|win(?:32|64|10|11)?)|(?P<macOS>mac|macos|osx|darwin|ios)|(?P<FreeBSD>freebsd))(?:[^a-z]|$)"
 )
 """In the tags of runners with another system than Linux."""
 _NO_STAGE = "GitLab makes no pipeline of jobs in .pre and .post alone"
-_OUTSIDE = "it would start a pipeline of another project, which is not done here"
+_OUTSIDE = Withheld(
+    "it would start a pipeline of another project, which is not done here",
+    "pipelines of other projects",
+    even_if_named=True,
+)
 
 
 class JobCandidate(Candidate, kw_only=True):
@@ -167,11 +171,13 @@ class Candidates:
         return "; ".join(f"[{values}]" for values in found) or "none"
 
     def _held(self, job: Node) -> Withheld | None:
+        if _is_outside(job):
+            return _OUTSIDE
         config = self.context.config
         if (found := system_of(job, config.pools)) is not None:
             tag, system = found
             one = f"its tag {text_of(tag)} is of runners with {system}; jobs run on Linux here"
-            return Withheld(one, f"they want runners with {system}", even_if_named=self.selection.if_possible)
+            return Withheld(one, system, even_if_named=self.selection.if_possible)
         environment = job.get("environment")
         action = text_of(environment.get("action")) if environment is not None else ""
         deploys = environment is not None and action in ("", "start", "stop")
@@ -192,7 +198,7 @@ class Candidates:
             title=instance.title,
             stage=entry.stage,
             matrix=instance.matrix,
-            decision=_decision(decided, _outside(entry.merged)),
+            decision=replace(decided, runs=True, reason="") if decided.when == "manual" else decided,
             wanted=None if wanted is None else tuple(wanted),
             leaves_artifacts=_leaves(entry.merged),
             artifacts=tuple(map(text_of, one_or_more(entry.merged.find("artifacts", "paths")))),
@@ -215,17 +221,9 @@ def system_of(job: Node, pools: Container[str]) -> tuple[Node, str] | None:
     return None
 
 
-def _decision(decided: RuleDecision, outside: str) -> RuleDecision:
-    """Decide on a job; a manual one is part of the plan, and skipped unless it is named."""
-    if outside:
-        return replace(decided, runs=False, when="never", reason=outside)
-    return replace(decided, runs=True, reason="") if decided.when == "manual" else decided
-
-
-def _outside(job: Node) -> str:
+def _is_outside(job: Node) -> bool:
     trigger = job.get("trigger")
-    outside = trigger is not None and (trigger.get("project") is not None or isinstance(trigger.value, str))
-    return _OUTSIDE if outside else ""
+    return trigger is not None and (trigger.get("project") is not None or isinstance(trigger.value, str))
 
 
 def _leaves(job: Node) -> bool:

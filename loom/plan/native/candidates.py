@@ -19,7 +19,7 @@ from loom.workflow.native.loader import Workflow
 from loom.workflow.native.references import needs_of
 from loom.workflow.native.shapes import Fields
 from loom.workflow.patterns import SearchError
-from loom.workflow.rules import NO_MATCH, NO_PIPELINE, RuleDecision, decision
+from loom.workflow.rules import NO_PIPELINE, RuleDecision, decision, no_match, unchanged, values_of
 
 
 class EntryCandidate(Candidate, kw_only=True):
@@ -92,13 +92,16 @@ class RuleEvaluator:
         if self.workflow.rules is None:
             return None
         values = self.rule_values({}, {}, {})
+        passed: list[str] = []
         for number, rule in enumerate(self.workflow.rules):
-            if self.applies(rule, values, self.workflow.rules_node, number):
-                if rule.get("when") == "never":
-                    return decision("never", number, f"workflow: rules[{number}] says never")
-                self.workflow_variables = rule.get("variables", {})
-                return None
-        return decision("never", reason=NO_PIPELINE)
+            if (why := self.why_not(rule, values, self.workflow.rules_node, number)) is not None:
+                passed.append(why)
+                continue
+            if rule.get("when") == "never":
+                return decision("never", number, f"workflow: rules[{number}] says never{self.of_values(rule, values)}")
+            self.workflow_variables = rule.get("variables", {})
+            return None
+        return decision("never", reason=no_match(passed, NO_PIPELINE))
 
     def decide(self, entry: Entry, instance: Instance) -> RuleDecision:
         fields = entry.fields
@@ -107,11 +110,15 @@ class RuleEvaluator:
             return decision(base)
         known = job_values(self.workflow, self.selection, self.context, entry, instance.id)
         values = self.rule_values(fields.get("variables", {}), instance.matrix, known)
+        passed: list[str] = []
         for number, rule in enumerate(fields["rules"]):
-            if self.applies(rule, values, entry.merged.get("rules"), number):
-                when, may_fail = rule.get("when", base), rule.get("allow_failure")
-                return decision(when, number, variables=rule.get("variables", {}), allow_failure=may_fail)
-        return decision("never", reason=NO_MATCH)
+            if (why := self.why_not(rule, values, entry.merged.get("rules"), number)) is not None:
+                passed.append(why)
+                continue
+            when, may_fail = rule.get("when", base), rule.get("allow_failure")
+            reason = f"rules[{number}] says never{self.of_values(rule, values)}" if when == "never" else ""
+            return decision(when, number, reason, variables=rule.get("variables", {}), allow_failure=may_fail)
+        return decision("never", reason=no_match(passed))
 
     def rule_values(self, own: Mapping[str, str], matrix: Mapping[str, str], job: Mapping[str, str]) -> dict[str, str]:
         """Return the variables that conditions see: all that have a value before the rule itself."""
@@ -122,23 +129,34 @@ class RuleEvaluator:
         except (CycleError, interpolation.ExpansionTooLong):
             return {**known, **layered}  # reported when the job is built
 
-    def applies(self, rule: Fields, values: Mapping[str, str], rules: Node | None, number: int) -> bool:
-        """Evaluate the rule with this number in the list. WorkflowError for a condition that takes too long."""
+    def of_values(self, rule: Fields, values: Mapping[str, str]) -> str:
+        """Return the values that the condition of a rule reads, in parentheses."""
+        return f" ({values_of(rule['if'], values, self.selection.variables)})" if "if" in rule else ""
+
+    def why_not(self, rule: Fields, values: Mapping[str, str], rules: Node | None, number: int) -> str | None:
+        """Return why the rule with this number in the list does not apply; None if it does.
+
+        WorkflowError for a condition that takes too long.
+        """
         try:
             if "if" in rule and not expressions.holds(rule["if"], values):
-                return False
+                return values_of(rule["if"], values, self.selection.variables)
         except SearchError as error:
             node = (rules.find(number, "if") if rules is not None else None) or rules
             assert node is not None  # a rule was read from somewhere
             raise WorkflowError([node.file.problem(node, str(error))]) from error
-        if "changes" in rule and not self.any_changed(rule["changes"], values):
-            return False
-        wanted = (interpolation.expand(glob, values) for glob in rule.get("exists", ()))
-        return "exists" not in rule or globs.any_of(wanted, self.context.files())
+        if "changes" in rule and (why := self.unchanged(rule["changes"], values)) is not None:
+            return why
+        wanted = [interpolation.expand(glob, values) for glob in rule.get("exists", ())]
+        if "exists" not in rule or globs.any_of(wanted, self.context.files()):
+            return None
+        return f"no file matches {', '.join(wanted)}"
 
-    def any_changed(self, changes: Fields, values: Mapping[str, str]) -> bool:
+    def unchanged(self, changes: Fields, values: Mapping[str, str]) -> str | None:
+        """Return why `changes` does not hold; None if it does."""
         base = interpolation.expand(changes["compare_to"], values) if "compare_to" in changes else None
         changed = self.context.changed(base)
         if changed is None:
-            return True  # unknown: rather run one job too many
-        return globs.any_of((interpolation.expand(glob, values) for glob in changes["paths"]), changed)
+            return None  # unknown: rather run one job too many
+        changed, wanted = set(changed), [interpolation.expand(glob, values) for glob in changes["paths"]]
+        return None if globs.any_of(wanted, changed) else unchanged(changed, wanted)

@@ -45,6 +45,8 @@ class Start(Struct, frozen=True, kw_only=True):
     status: Status = Status.SUCCESS
     """Another one: it does not run, for this `reason`."""
     reason: str = ""
+    held: str = ""
+    """Of a job that can't run here, though CI runs it: what such jobs are."""
 
 
 class LateJobs:
@@ -115,7 +117,7 @@ class LateJobs:
             value = filled(late.runs_on, contexts)
             labels = [text_of(one).lower() for one in (value if isinstance(value, list) else [value])]
             if (found := refused(labels, self._images)) is not None:
-                return Start(job=job, needs=needs, status=Status.SKIPPED, reason=found[0])
+                return Start(job=job, needs=needs, status=Status.SKIPPED, reason=found[0], held=found[1])
             image = next((self._images[label] for label in labels if label in self._images), job.image.name)
             job = replace(job, image=replace(job.image, name=image))
         if late.image:

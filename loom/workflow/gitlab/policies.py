@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from loom.util.globs import GlobError
@@ -14,6 +14,7 @@ from loom.workflow.gitlab.pipeline import Entry
 from loom.workflow.gitlab.variables import Scope
 from loom.workflow.parser import InvalidExpression
 from loom.workflow.patterns import PatternError, SearchError
+from loom.workflow.rules import unchanged, values_of
 
 if TYPE_CHECKING:
     from loom.workflow.messages import Problems
@@ -30,15 +31,15 @@ def excluded(entry: Entry, scope: Scope, facts: Facts, problems: Problems, *, de
         refs, implied = list(DEFAULT), " (the default)"
     if refs is not None and not any(_matches(ref, facts.predefined) for ref in refs):
         return f"only: {', '.join(refs)}{implied}: not {_name_of(facts.predefined)}"
-    for keyword, clause in _clauses(only, "only", scope, facts, problems):
+    for keyword, clause, why in _clauses(only, "only", scope, facts, problems):
         if not clause:
-            return f"only:{keyword} does not hold"
+            return f"only:{keyword} does not hold: {why}"
     excepted = _refs(unless) or []
     if any(_matches(ref, facts.predefined) for ref in excepted):
         return f"except: {', '.join(excepted)}: this is {_name_of(facts.predefined)}"
-    for keyword, clause in _clauses(unless, "except", scope, facts, problems):
+    for keyword, clause, why in _clauses(unless, "except", scope, facts, problems):
         if clause:
-            return f"except:{keyword} holds"
+            return f"except:{keyword} holds: {why}"
     return ""
 
 
@@ -53,8 +54,10 @@ def _refs(node: Node | None) -> list[str] | None:
     return None if written is None else [text_of(ref) for ref in one_or_more(written)]
 
 
-def _clauses(node: Node | None, key: str, scope: Scope, facts: Facts, problems: Problems) -> list[tuple[str, bool]]:
-    """Evaluate `variables`, `changes` and `kubernetes`, as far as they are given."""
+def _clauses(
+    node: Node | None, key: str, scope: Scope, facts: Facts, problems: Problems
+) -> list[tuple[str, bool, str]]:
+    """Evaluate `variables`, `changes` and `kubernetes`, as far as they are given; the texts tell the values."""
     if node is None or node.kind is not Kind.MAPPING:
         return []
     found = []
@@ -62,16 +65,25 @@ def _clauses(node: Node | None, key: str, scope: Scope, facts: Facts, problems: 
         message = f"{key}:kubernetes: a local run has no cluster of GitLab's; remove it, or use `rules`"
         problems.say(kubernetes, message, code="GL_UNSUPPORTED")
     if (variables := node.get("variables")) is not None:
-        several = [holds(written, f"{key}:variables", scope, problems) for written in one_or_more(variables)]
-        found.append(("variables", any(several)))
+        conditions = one_or_more(variables)
+        several = [holds(written, f"{key}:variables", scope, problems) for written in conditions]
+        found.append(("variables", any(several), values_read(conditions, scope, facts)))
     if (changes := node.get("changes")) is not None:
         try:
-            found.append(
-                ("changes", paths.any_changed(of_event(facts), [text_of(glob) for glob in one_or_more(changes)]))
-            )
+            globs = [text_of(glob) for glob in one_or_more(changes)]
+            changed = None if (files := of_event(facts)) is None else set(files)
+            matches = paths.any_changed(changed, globs)
+            told = f"a changed file matches {', '.join(globs)}" if matches else unchanged(changed, globs)
+            found.append(("changes", matches, told))
         except GlobError as error:
             problems.say(changes, f"{key}:changes: {error}")
     return found
+
+
+def values_read(conditions: Sequence[Node], scope: Scope, facts: Facts) -> str:
+    """Return the values that conditions read. Those of the project's variables and of `--var` may be secrets."""
+    hidden = {*facts.own_variables(), *facts.given}
+    return values_of(" ".join(map(text_of, conditions)), scope.written, hidden)
 
 
 def holds(node: Node, keyword: str, scope: Scope, problems: Problems) -> bool:

@@ -20,7 +20,7 @@ from loom.workflow.gitlab.pipeline import Entry, Pipeline
 from loom.workflow.gitlab.variables import GIVE, Scope, expand_existing, read
 from loom.workflow.parser import InvalidExpression
 from loom.workflow.predefined import NOT_SET
-from loom.workflow.rules import NO_MATCH, NO_PIPELINE, RuleDecision, decision
+from loom.workflow.rules import NO_PIPELINE, RuleDecision, decision, no_match, unchanged
 
 if TYPE_CHECKING:
     from loom.workflow.messages import Problems
@@ -37,9 +37,12 @@ def decide(entry: Entry, scope: Scope, facts: Facts, problems: Problems, *, glob
     if rules is None or rules.value is None:
         reason = policies.excluded(entry, scope, facts, problems, default=not global_rules)
         return _decision(entry, None, "never" if reason else base, problems, reason=reason)
-    for number, rule in _matching(rules, scope, facts, problems):
-        return _decision(entry, rule, text_of(rule.get("when")) or base, problems, number=number)
-    return _decision(entry, None, "never", problems, reason=NO_MATCH)
+    passed: list[str] = []
+    for number, rule in _matching(rules, scope, facts, problems, passed):
+        when = text_of(rule.get("when")) or base
+        reason = f"rules[{number}] says never{_of_values(rule, scope, facts)}" if when == "never" else ""
+        return _decision(entry, rule, when, problems, reason=reason, number=number)
+    return _decision(entry, None, "never", problems, reason=no_match(passed))
 
 
 def workflow(pipeline: Pipeline, scope: Scope, facts: Facts, problems: Problems) -> RuleDecision:
@@ -47,11 +50,13 @@ def workflow(pipeline: Pipeline, scope: Scope, facts: Facts, problems: Problems)
     rules = pipeline.root.find("workflow", "rules")
     if rules is None or rules.value is None:
         return decision("always")
-    for number, rule in _matching(rules, scope, facts, problems):
+    passed: list[str] = []
+    for number, rule in _matching(rules, scope, facts, problems, passed):
         if text_of(rule.get("when")) == "never":
-            return decision("never", number, f"workflow: rules[{number}] says never")
+            reason = f"workflow: rules[{number}] says never{_of_values(rule, scope, facts)}"
+            return decision("never", number, reason)
         return decision("always", number, variables=read(rule.get("variables")))
-    return decision("never", reason=NO_PIPELINE)
+    return decision("never", reason=no_match(passed, NO_PIPELINE))
 
 
 def ends_at_failure(pipeline: Pipeline, decided: RuleDecision) -> bool:
@@ -161,11 +166,22 @@ def _allow_failure(entry: Entry, rule: Node | None) -> bool | frozenset[int]:
     return frozenset(int(code.value) for code in codes) if codes else given.value is True
 
 
-def _matching(rules: Node, scope: Scope, facts: Facts, problems: Problems) -> Iterator[tuple[int, Node]]:
-    """Yield the rules that apply, with their numbers."""
+def _matching(
+    rules: Node, scope: Scope, facts: Facts, problems: Problems, passed: list[str] | None = None
+) -> Iterator[tuple[int, Node]]:
+    """Yield the rules that apply, with their numbers; `passed` gets why each of the others does not."""
     for number, rule in list(_parsed(rules, problems)):
-        if _applies(rule, scope, facts, problems):
+        why = _why_not(rule, scope, facts, problems, told=passed is not None)
+        if why is None:
             yield number, rule
+        elif passed is not None:
+            passed.append(why)
+
+
+def _of_values(rule: Node, scope: Scope, facts: Facts) -> str:
+    """Return the values that the condition of a rule reads, in parentheses."""
+    node = rule.get("if")
+    return f" ({policies.values_read([node], scope, facts)})" if node is not None and node.value is not None else ""
 
 
 def _parsed(rules: Node | None, problems: Problems) -> Iterator[tuple[int, Node]]:
@@ -180,33 +196,37 @@ def _parsed(rules: Node | None, problems: Problems) -> Iterator[tuple[int, Node]
             problems.say(node or rule, f"rules:if: {error}", code="GL_INVALID", offset=error.position)
 
 
-def _applies(rule: Node, scope: Scope, facts: Facts, problems: Problems) -> bool:
+def _why_not(rule: Node, scope: Scope, facts: Facts, problems: Problems, *, told: bool) -> str | None:
+    """Return why a rule does not apply, empty for a mistake in it; None if it does. `told`: the reason is for people."""
     node = rule.get("if")
     if node is not None and node.value is not None and not policies.holds(node, "rules:if", scope, problems):
-        return False
+        return policies.values_read([node], scope, facts) if told else ""
     changes, exists = rule.get("changes"), rule.get("exists")
     try:
-        if changes is not None and not _changed(changes, scope, facts, problems):
-            return False
-        return exists is None or _exists(exists, scope, facts, problems)
+        if changes is not None and (why := _unchanged(changes, scope, facts, problems)) is not None:
+            return why
+        return None if exists is None else _missing(exists, scope, facts, problems)
     except GlobError as error:
         problems.say(rule, f"rules: {error}")
-        return False
+        return ""
 
 
-def _changed(node: Node, scope: Scope, facts: Facts, problems: Problems) -> bool:
+def _unchanged(node: Node, scope: Scope, facts: Facts, problems: Problems) -> str | None:
+    """Return why `changes` does not hold; None if it does."""
     compare_to = node.get("compare_to")
     if compare_to is None:
         changed = of_event(facts)
     elif (changed := since(facts, ref := expand_existing(text_of(compare_to), scope.expanded))) is None:
         why = f"git can't compare with {ref} here, and GitLab starts no pipeline with an unknown ref; fetch it"
         problems.say(compare_to, f"rules:changes:compare_to: {why}")
-        return False
+        return ""
+    changed = None if changed is None else set(changed)
     globs = [expand_existing(text_of(glob), scope.expanded) for glob in one_or_more(node.get("paths") or node)]
-    return paths.any_changed(changed, globs)
+    return None if paths.any_changed(changed, globs) else unchanged(changed, globs)
 
 
-def _exists(node: Node, scope: Scope, facts: Facts, problems: Problems) -> bool:
+def _missing(node: Node, scope: Scope, facts: Facts, problems: Problems) -> str | None:
+    """Return why `exists` does not hold; None if it does."""
     project = node.get("project")
     if project is not None and expand_existing(text_of(project), scope.written) != facts.predefined.get(
         "CI_PROJECT_PATH"
@@ -215,7 +235,7 @@ def _exists(node: Node, scope: Scope, facts: Facts, problems: Problems) -> bool:
             "rules:exists:project: loom sees only the files of this project; leave `project` out, or test with `if`"
         )
         problems.say(project, message, code="GL_UNSUPPORTED")
-        return False
+        return ""
     wanted = (node.get("paths") or node) if node.kind is Kind.MAPPING else node
     globs = [expand_existing(text_of(glob), scope.written) for glob in one_or_more(wanted)]
-    return paths.any_of(globs, facts.files())
+    return None if paths.any_of(globs, facts.files()) else f"no file matches {', '.join(globs)}"

@@ -224,7 +224,9 @@ def test_the_plan_is_the_same_in_every_format(project: Path, loom: Loom) -> None
     as_json = json.loads(loom("compile", "--format", "json")[1])
     ids = ["build", "test.3.11", "test.3.12"]
     assert [job["id"] for job in as_yaml["jobs"]] == [job["id"] for job in as_json["jobs"]] == ids
-    assert as_json["left_out"] == [{"id": "docs", "reason": "none of its rules matches"}]
+    assert as_json["left_out"] == [
+        {"id": "docs", "reason": "none of its rules matches: 0 changed files, none matches docs/**"}
+    ]
     assert as_json["jobs"][1]["image"]["name"] == "python:3.11"
     assert as_json["jobs"][1]["needs"] == [{"job": "build", "optional": False, "artifacts": True}]
 
@@ -254,7 +256,10 @@ def test_selection_and_explanation(project: Path, loom: Loom) -> None:
     assert rows["variables.LEVEL"] == ["2", "--var"]
     assert rows["variables.PYTHON"] == ["3.12", "matrix", "(.loom/workflow.yml:8:41)"]
     code, _, err = loom("compile", "--explain", "docs")
-    assert (code, err.splitlines()[0]) == (2, "loom: docs is not in the plan: none of its rules matches")
+    assert (code, err.splitlines()[0]) == (
+        2,
+        "loom: docs is not in the plan: none of its rules matches: 0 changed files, none matches docs/**",
+    )
     code, _, err = loom("compile", "--var", "oops")
     assert (code, err) == (2, "loom: --var oops: expected NAME=value\n")
     code, _, err = loom("compile", "tset")

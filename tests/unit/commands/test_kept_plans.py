@@ -132,6 +132,7 @@ def test_another_selection_another_setting_or_another_loom_has_a_plan_of_its_own
 
 
 def test_a_kept_plan_that_others_could_have_written_or_that_is_damaged_does_not_count(project: Project) -> None:
+    elsewhere = project.write("elsewhere.json", "{}")
     plan, _ = project.planned()
     [file] = project.kept
     file.parent.chmod(0o777)
@@ -141,7 +142,7 @@ def test_a_kept_plan_that_others_could_have_written_or_that_is_damaged_does_not_
     file.write_bytes(file.read_bytes().replace(b"echo hi", b"echo no")[:-1])
     assert project.planned() == (plan, False)
     file.unlink()
-    file.symlink_to(project.write("elsewhere.json", "{}"))
+    file.symlink_to(elsewhere)
     assert project.planned() == (plan, False)
     assert (project.root / "elsewhere.json").read_text() == "{}"
 

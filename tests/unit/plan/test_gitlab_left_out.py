@@ -46,13 +46,13 @@ def names(found: Plan) -> list[str]:
 
 def test_what_deploys_and_what_needs_it_is_left_out_and_said_in_one_line(tmp_path: Path) -> None:
     found = plan(tmp_path)
-    assert names(found) == ["build", "look", "maybe", "late"]
+    assert names(found) == ["build", "on call", "look", "maybe", "late"]
     (line,) = held_back(found)
     assert line == (
         "left out: win (its tag shared-windows is of runners with Windows; jobs run on Linux here); "
-        "deploy, on-call, stop, tag (they deploy; --deploy runs them); after, after-that (they need those)"
+        "deploy, stop, tag (deployments without --deploy); after, after-that (what needs them)"
     )
-    assert {one.id: one.reason for one in found.left_out}["other"] == "none of its rules matches"
+    assert {one.id: one.reason for one in found.left_out}["other"] == "none of its rules matches: $NOT is not set"
     assert found.job("maybe").needs is not None
     assert [need.job for need in found.job("maybe").needs or ()] == ["build"]
 
@@ -81,7 +81,7 @@ def test_a_name_runs_the_job_and_no_other(tmp_path: Path) -> None:
         plan(tmp_path, jobs=("after",))
     assert refused.value.hint == "Name that job too, or add --deploy or --no-needs."
     assert names(plan(tmp_path, jobs=("after",), with_needs=False)) == ["after"]
-    assert names(plan(tmp_path, stages=("deploy",), with_needs=False)) == ["look"]
+    assert names(plan(tmp_path, stages=("deploy",), with_needs=False)) == ["on call", "look"]
 
 
 @pytest.mark.parametrize(
@@ -103,8 +103,8 @@ def test_check_says_it_once_for_each_reason(tmp_path: Path) -> None:
     (tmp_path / ".gitlab-ci.yml").write_text(FILE)
     problems, _ = rehearse(load(tmp_path / ".gitlab-ci.yml", tmp_path, ResolveContext))
     assert [(one.line, one.message) for one in problems] == [
-        (3, "a run leaves out deploy, on call, stop, tag, other: they deploy; --deploy runs them"),
-        (9, "a run leaves out win: they want runners with Windows"),
+        (3, "a run leaves out deploy, on call, stop, tag, other (deployments without --deploy)"),
+        (9, "a run leaves out win (Windows)"),
     ]
 
 

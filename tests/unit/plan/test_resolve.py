@@ -216,15 +216,27 @@ def test_ids_that_look_the_same_are_told_apart(plan: MakePlan, tmp_path: Path) -
         (
             "[{if: '$CI_COMMIT_BRANCH == \"main\"'}]",
             {"predefined": {"CI_COMMIT_BRANCH": "x"}},
-            "none of its rules matches",
+            "none of its rules matches: $CI_COMMIT_BRANCH is 'x'",
         ),
         ("[{if: $CI_COMMIT_TAG == null}]", {"predefined": {"CI_COMMIT_TAG": ""}}, "runs"),
         ("[{changes: [docs/**]}]", {"changed": ["docs/a/b.md"]}, "runs"),
-        ("[{changes: docs/*}]", {"changed": ["docs/a/b.md"]}, "none of its rules matches"),
+        (
+            "[{changes: docs/*}]",
+            {"changed": ["docs/a/b.md"]},
+            "none of its rules matches: 1 changed file, none matches docs/*",
+        ),
         ("[{changes: docs/*}]", {"changed": None}, "runs"),
         ("[{exists: ['**/Cargo.toml']}]", {"files": ["x/Cargo.toml"]}, "runs"),
-        ("[{exists: [Cargo.toml]}]", {"files": ["x/Cargo.toml"]}, "none of its rules matches"),
-        ("[{if: $SKIP, when: never}, {when: on_success}]", {"variables": {"SKIP": "1"}}, "rules[0] says never"),
+        (
+            "[{exists: [Cargo.toml]}]",
+            {"files": ["x/Cargo.toml"]},
+            "none of its rules matches: no file matches Cargo.toml",
+        ),
+        (
+            "[{if: $SKIP, when: never}, {when: on_success}]",
+            {"variables": {"SKIP": "secret"}},
+            "rules[0] says never ($SKIP is set)",
+        ),
         ("[{if: $SKIP, when: never}, {when: on_success}]", {}, "runs"),
         ("[{when: manual}]", {}, "manual: name it to run it"),
     ],
@@ -277,8 +289,11 @@ def test_a_job_s_texts_and_rules_have_loom_s_variables(plan: MakePlan, tmp_path:
 
 def test_workflow_rules_hold_for_all(plan: MakePlan, tmp_path: Path) -> None:
     text = "workflow: {rules: [{if: $CI_COMMIT_TAG, when: never}, {if: $GO, variables: {MODE: fast}}]}\na: {stage: test, script: x}"
-    assert reasons(plan(tmp_path, text)) == {"a": "no rule of `workflow: rules` matches"}
-    assert reasons(plan(tmp_path, text, predefined={"CI_COMMIT_TAG": "v1"})) == {"a": "workflow: rules[0] says never"}
+    assert reasons(plan(tmp_path, text)) == {
+        "a": "no rule of `workflow: rules` matches: $CI_COMMIT_TAG is not set; $GO is not set"
+    }
+    tagged = plan(tmp_path, text, predefined={"CI_COMMIT_TAG": "v1"})
+    assert reasons(tagged) == {"a": "workflow: rules[0] says never ($CI_COMMIT_TAG is 'v1')"}
     (job,) = plan(tmp_path, text, variables={"GO": "1"}).jobs
     assert job.variables == {"MODE": "fast", "GO": "1"}
 
@@ -320,7 +335,7 @@ def test_workflow_rules_hold_for_all(plan: MakePlan, tmp_path: Path) -> None:
         ),
         (
             "a: {stage: build, script: x, rules: [{if: $NO}]}\nb: {stage: test, script: x, needs: [a]}",
-            ".loom/workflow.yml:4:37: WF_SCHEMA_V1 /b/needs/0: a is not part of this run (none of its rules matches); add `optional: true` to the need of a if it may be missing",
+            ".loom/workflow.yml:4:37: WF_SCHEMA_V1 /b/needs/0: a is not part of this run (none of its rules matches: $NO is not set); add `optional: true` to the need of a if it may be missing",
         ),
         (
             f"a: {{stage: test, script: x, variables: {{A: {'x' * 2000}}}, rules: [{{if: '$A =~ /(x+x+)+y/'}}]}}",

@@ -111,3 +111,25 @@ def test_a_sync_is_an_assistance_with_the_tree_of_the_checkout(make: Make) -> No
     synced = extent(project)
     assert [(one["how"], one["changes"]) for one in synced["assisted"]] == [("sync", ["fixed"])]
     assert synced["tree_sha"] == tree_with(project, {"fixed": "synced\n"})
+
+
+def test_what_ci_would_run_and_the_run_left_out_is_told_with_its_end(make: Make) -> None:
+    project = make(WORKFLOW)
+    file = project.root / ".gitlab-ci.yml"
+    ends = "build: {script: echo x}\nhand: {script: x, when: manual, environment: live}\nrule: {script: x, rules: [{if: $NOT}]}\n"
+    file.write_text(
+        f"{ends}win: {{script: x, tags: [windows]}}\nsame: {{script: x, tags: [windows-2022]}}\nafter: {{script: x, needs: [win]}}\n"
+        "other: {trigger: {project: a/b}}\n"
+    )
+    told = "; 4 jobs left out (Windows, pipelines of other projects, what needs them)"
+    for output in (project.loom("run", "--local", "--workflow", file.name), project.loom("show", "last")):
+        (line,) = (line for line in output.splitlines() if line.startswith("passed in "))
+        assert line.endswith(told)
+        assert NO_PROOF not in output
+    stated = extent(project)
+    assert (stated["kinds"], stated["proof"]) == (["partial"], False)
+    assert [one["job_id"] for one in stated["held"]] == ["win", "same", "other", "after"]
+
+    file.write_text(ends)  # what its rules leave out, and what waits for a person, CI would not run
+    assert "left out" not in project.loom("run", "--local", "--workflow", file.name)
+    assert extent(project)["proof"] is True

@@ -228,7 +228,12 @@ jobs:
 """
     plan = planned(text)
     assert ids(plan) == ["main", "failed", "first", "late", "after"]
-    assert reasons(plan) == dict.fromkeys(("pr", "dead", "said"), "its `if` is false")
+    event = "github.event_name is 'push'"
+    assert reasons(plan) == {
+        "pr": f"its `if` is false ({event})",
+        "dead": "its `if` is false",
+        "said": f"its `if` is false (github.ref is 'refs/heads/main', {event})",
+    }
     assert [(need.name, need.jobs, need.result) for need in late(plan.jobs[-1]).needs] == [
         ("pr", (), "skipped"),
         ("main", ("main",), "success"),
@@ -1108,11 +1113,11 @@ def test_a_named_job_of_a_file_that_the_event_does_not_start_says_what_it_needs(
     assert ids(planned(files, "x", "y")) == ["a.y", "a.x"]
 
 
-def test_only_the_first_of_many_jobs_are_named(planned: Planned, tmp_path: Path) -> None:
+def test_a_check_names_all_jobs_and_a_refusal_the_first_of_many(planned: Planned, tmp_path: Path) -> None:
     several = lambda count, keys: ", ".join(f"j{number}: {{{keys}, {JOB}}}" for number in range(1, count + 1))  # noqa: E731
     write(tmp_path, f"on: push\njobs: {{{several(6, 'environment: prod')}}}")
     (found,), _ = rehearse(load(tmp_path / ".github/workflows", tmp_path, lambda: ResolveContext(predefined=PUSH)))
-    assert found.message == "a run leaves out j1, j2, j3, j4, j5, and 1 more: they deploy; --deploy runs them"
+    assert found.message == "a run leaves out j1, j2, j3, j4, j5, j6 (deployments without --deploy)"
     (tmp_path / ".github/workflows/ci.yml").unlink()
     files = {f"{number}.yml": f"on: {{push: {{branches: [b{number}]}}}}\njobs: {{j: {{{JOB}}}}}" for number in range(6)}
     with pytest.raises(RequestError) as caught:
@@ -1168,7 +1173,7 @@ def test_a_check_counts_every_job_as_one_that_runs(tmp_path: Path) -> None:
     write(tmp_path, f"on: push\njobs:\n  a: {{environment: '${{{{ vars.WHERE }}}}', {JOB}}}\n  b: {{{JOB}}}\n")
     context = ResolveContext(predefined=PUSH)
     problems, jobs = rehearse(load(tmp_path / ".github/workflows", tmp_path, lambda: context))
-    assert [problem.message for problem in problems] == ["a run leaves out a: they deploy; --deploy runs them"]
+    assert [problem.message for problem in problems] == ["a run leaves out a (deployments without --deploy)"]
     assert [job.id for _, job in jobs] == ["a", "b"]
 
 

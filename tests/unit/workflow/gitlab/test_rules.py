@@ -183,12 +183,13 @@ def test_workflow_rules_lift_the_default_of_only() -> None:
     [
         ("{only: [develop]}", "only: develop: not a push of main"),
         ("{except: [main]}", "except: main: this is a push of main"),
-        ("{except: {variables: [$CI]}}", "except:variables holds"),
-        ("{except: {changes: ['docs/**/*']}}", "except:changes holds"),
-        ("{only: {changes: ['lib/*']}}", "only:changes does not hold"),
+        ("{except: {variables: [$CI]}}", "except:variables holds: $CI is 'true'"),
+        ("{except: {changes: ['docs/**/*']}}", "except:changes holds: a changed file matches docs/**/*"),
+        ("{only: {changes: ['lib/*']}}", "only:changes does not hold: 2 changed files, none matches lib/*"),
         ("{only: {refs: [develop, tags]}}", "only: develop, tags: not a push of main"),
-        ("{only: {variables: [$NOWHERE]}}", "only:variables does not hold"),
-        ("{rules: [{if: $NOWHERE}]}", "none of its rules matches"),
+        ("{only: {variables: [$NOWHERE]}}", "only:variables does not hold: $NOWHERE is not set"),
+        ("{rules: [{if: $NOWHERE}]}", "none of its rules matches: $NOWHERE is not set"),
+        ("{rules: [{if: $CI, when: never}]}", "rules[0] says never ($CI is 'true')"),
         ("{rules: [{when: never}]}", "rules[0] says never"),
         ("{when: manual}", "manual: name it to run it"),
     ],
@@ -239,11 +240,11 @@ def test_workflow_rules() -> None:
 
     assert of("{job: {script: x}}").runs
     assert of("{workflow: {rules: [{if: $CI, variables: {A: 1}}]}}").variables["A"].value == "1"
-    assert of("{workflow: {rules: [{if: $CI, when: never}]}}").reason == "workflow: rules[0] says never"
+    assert of("{workflow: {rules: [{if: $CI, when: never}]}}").reason == "workflow: rules[0] says never ($CI is 'true')"
     assert of("{workflow: {rules: [{if: $CI, when: never}]}}").when == "never"
     assert of("{workflow: {rules: ~}}").when == "always"
     none = of("{workflow: {rules: [{if: $NOWHERE}]}}")
-    assert (none.when, none.reason) == ("never", "no rule of `workflow: rules` matches")
+    assert (none.when, none.reason) == ("never", "no rule of `workflow: rules` matches: $NOWHERE is not set")
 
 
 @pytest.mark.parametrize(
@@ -294,9 +295,9 @@ def test_a_ref_that_git_does_not_know_is_an_error_of_the_rule_that_compares_with
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("{only: {variables: ['$A =']}}", "only:variables does not hold"),
+        ("{only: {variables: ['$A =']}}", "only:variables does not hold: $A is not set"),
         ("{except: {variables: ['$A =']}}", ""),
-        ("{except: {variables: ['$A =', $CI]}}", "except:variables holds"),
+        ("{except: {variables: ['$A =', $CI]}}", "except:variables holds: $A is not set, $CI is 'true'"),
         (f"{{except: {{changes: ['{BRACES}']}}}}", ""),
         (f"{{rules: [{{changes: ['{BRACES}']}}]}}", "none of its rules matches"),
         ("{rules: [{exists: {paths: [a], project: other/one}}]}", "none of its rules matches"),
