@@ -110,6 +110,7 @@ class RunOptions:
     keep: str | None = KEEP
     stop_at: list[str] | None = STOP_AT
     trust: bool = TRUST
+    allow_unmerged: bool = option("--allow-unmerged", "Run files in conflict as they are on disk.")
 
 
 # -- an earlier run -----------------------------------------------------------------------------------------------

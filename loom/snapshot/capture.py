@@ -367,6 +367,8 @@ class _Filling:
             done.leave_out(path, f"a {special_kind(mode)}: git keeps only files and links")
         for path in sorted(self._vanished - {special for special, _ in found.special}):
             done.leave_out(path, "vanished while the workspace was being filled")
+        for path in sorted(path for path, mode in self._index.unmerged.items() if mode != "160000"):
+            done.leave_out(path, "in conflict: git commits no such file; it is as on disk")
         for path in self._index.runtime:
             done.leave_out(path, "tracked where the record of runs is shown: never part of a snapshot")
 

@@ -424,6 +424,11 @@ def nul_list(data: bytes) -> list[bytes]:
     return items
 
 
+def unmerged(listed: bytes) -> tuple[str, ...]:
+    """Return the paths of the entries that `source.UNMERGED` lists."""
+    return tuple(dict.fromkeys(os.fsdecode(item.partition(b"\t")[2]) for item in nul_list(listed)))
+
+
 EMPTY_BLOBS = (
     "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391",
     "473a0f4c3be8a93681a267e3b1e9a7dcda1185436fe141f7749120a303721813",

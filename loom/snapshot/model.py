@@ -142,6 +142,8 @@ class Source:
     head_tree_sha: str
     commit: bytes
     """git's answer to `source.COMMIT`; empty where it has none, or was not asked."""
+    unmerged: tuple[str, ...]
+    """Files in conflict, which git would not commit; none where it was not asked."""
     branch: str | None
     """The checked-out branch; None with a detached HEAD."""
     tags: tuple[str, ...]

@@ -35,6 +35,8 @@ _WHY = ("rev-parse", "--is-bare-repository", "--is-inside-work-tree", "--git-dir
 
 COMMIT = ("log", "-1", "--no-show-signature", "--format=%an <%ae>%x00%cI%x00%P%x00%B", "HEAD")
 """The question for a commit's author, time, parents and message, with NUL between them."""
+UNMERGED = ("ls-files", "-z", "--unmerged", "--full-name")
+"""The question for files in conflict; `git.unmerged` reads the answer."""
 _REF_FIELDS = ("objectname", "*objectname", "HEAD", "refname", "symref")
 
 
@@ -67,6 +69,8 @@ def _ask(start: Path, inherited: Mapping[str, str], *, commit: bool, modules: Se
             _explain_refusal(start, inherited)
     here = git.in_repository(repository, inherited)
     questions = (_ABOUT, ("config", "-z", "--list"), _refs_with(_REF_FIELDS), *([COMMIT] if commit else []))
+    if commit and not any(repository.git_dir.glob("sharedindex.*")):  # to read that touches its time
+        questions = (*questions, UNMERGED)
     return repository, [git.Running(question, here, cwd=repository.root) for question in questions]
 
 
@@ -139,6 +143,7 @@ def discover(
         head_sha=head,
         head_tree_sha=tree,
         commit=of_commit[0].result(check=False)[1] if of_commit else b"",
+        unmerged=git.unmerged(of_commit[1].result(check=False)[1]) if of_commit[1:] else (),
         branch=branch.removeprefix("refs/heads/") or None,
         tags=tuple(
             name.removeprefix("refs/tags/")

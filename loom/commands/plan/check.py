@@ -19,7 +19,7 @@ from msgspec.structs import replace
 from loom.analysis import project_patterns
 from loom.commands import project
 from loom.commands.plan.contexts import resolve_context
-from loom.commands.project import Here, find_root, trusting, workflow_path
+from loom.commands.project import Here, checkout, find_root, trusting, workflow_path
 from loom.config import AUTO_SHELL, CODE
 from loom.errors import Problem, WorkflowError
 from loom.plan.model import Job, ResolveContext, Secret
@@ -82,6 +82,7 @@ def check(workflow: Path | None, form: str, *, inputs: list[str] | None, strict:
                 from loom.plan.github.resolve import problems_of_inputs  # of one language
 
                 problems += problems_of_inputs(cast("Workflows", loaded), facts().inputs)
+    problems += _unmerged(root)
     if here is not None:
         problems += _notices(loaded, [job for _, job in jobs], here)
     problems = examined.in_order(problems)
@@ -91,6 +92,19 @@ def check(workflow: Path | None, form: str, *, inputs: list[str] | None, strict:
         return ExitCode.REQUEST
     doubts = any(problem.severity == "warning" for problem in problems)
     return ExitCode.JOB_FAILED if strict and doubts else ExitCode.OK
+
+
+def _unmerged(root: Path) -> Iterator[Problem]:
+    """List the files in conflict, with which a run is refused."""
+    from loom.snapshot import readable  # late, for the start of loom
+    from loom.snapshot.git import unmerged
+    from loom.snapshot.source import UNMERGED
+
+    for path in unmerged(checkout.git(root, os.environ, *UNMERGED) or b"")[:MAX_SHOWN]:
+        why = "in conflict, which git would not commit: `loom run` refuses it without --allow-unmerged"
+        yield Problem(
+            file=readable(path), line=1, column=1, pointer="/", message=why, code="UNMERGED", severity="warning"
+        )
 
 
 def _notices(loaded: Loaded | None, jobs: Sequence[Job], here: Here) -> Iterator[Problem]:

@@ -20,10 +20,11 @@ from loom.commands.plan import contexts
 from loom.commands.plan.kept_plans import Planner
 from loom.commands.project import Here, checkout, trusting
 from loom.config import KEYS
-from loom.errors import WorkflowError
+from loom.errors import RequestError, WorkflowError
 from loom.plan.model import JobSelection, Plan
 from loom.record.documents import Invocation
-from loom.snapshot import Source
+from loom.snapshot import Source, readable
+from loom.util.bounded import listed
 from loom.util.paths import name_from
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 FAILURE, PAUSE = "failure", "pause"
 """Words of `--stop-at`."""
+MOST_NAMED = 10
+"""Files in conflict that a message names."""
 
 
 class Options(Struct, frozen=True, kw_only=True):
@@ -48,6 +51,8 @@ class Options(Struct, frozen=True, kw_only=True):
     changes_base: str | None = None
     event: str = "push"
     event_file: Path | None = None
+    allow_unmerged: bool = False
+    """Whether files in conflict are no reason to refuse."""
     dry_run: bool = False
     quiet: bool = False
     verbose: bool = False
@@ -155,6 +160,8 @@ def prepare(
     variables = checkout.run_variables(run_id, source, name_from(source.root, path), here.environ, options.event)
     planner = planner_of(options, here, variables, keeping=not options.dry_run)
     plan, notices = planner.made()
+    if source.unmerged and not (options.dry_run or options.allow_unmerged):
+        raise _in_conflict(source)
     plan = undelayed(plan) if options.no_delay else plan
     if not options.dry_run:
         can_ask = ask and options.form == "screen"
@@ -172,6 +179,15 @@ def prepare(
         variables=variables,
         concerned=_concerned(planner, plan, touched) if touched is not None and planner.asks_for_changes else None,
         notices=notices if expected else (f"the workflow is {plan.workflow_path}", *notices),
+    )
+
+
+def _in_conflict(source: Source) -> RequestError:
+    named = ", ".join(listed(map(readable, source.unmerged), MOST_NAMED))
+    return RequestError(
+        f"{source.root}: in conflict, which git would not commit: {named}",
+        hint="resolve it, then `git add`; or run it as it is on disk: --allow-unmerged",
+        code="UNMERGED",
     )
 
 

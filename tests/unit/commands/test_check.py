@@ -422,3 +422,31 @@ def test_inputs_of_githubs_workflows_are_checked(project: Path, loom: Loom, give
     code, out, err = loom("check", "--workflow", str(file), *(f"--input={one}" for one in given))
     assert code == (2 if said else 0), out + err
     assert [text for text in said if text not in out + err] == []
+
+
+def test_files_in_conflict(project: Path, loom: Loom, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOOM_AUTO_CLEAN", "no")
+
+    def git(*words: str, code: int = 0) -> None:
+        author = ("-c", "user.name=t", "-c", "user.email=t@example.invalid")
+        assert subprocess.run(["git", *author, *words], cwd=project, capture_output=True, check=False).returncode == code
+
+    (project / ".loom/workflow.yml").write_text("version: v1\nstages: [a]\na: {stage: a, script: cat a.txt}\n")
+    for branch in ("one", "two"):
+        git("checkout", "-q", "-b", branch, "main")
+        (project / "a.txt").write_text(f"{branch}\n")
+        git("add", "-A")
+        git("commit", "-q", "-m", branch)
+    git("merge", "-q", "one", code=1)
+    code, _, err = loom("run", "--no-container")
+    assert (code, "in conflict, which git would not commit: a.txt\n" in err) == (2, True)
+    assert not list((project.parent / "home").rglob("receipts"))
+    assert "a.txt" in loom("snapshot")[1]
+    code, out, _ = loom("check", "--json")
+    assert [(one["file"], one["code"], one["severity"]) for one in json.loads(out)["problems"]] == [
+        ("a.txt", "UNMERGED", "warning")
+    ]
+    assert (code, loom("run", "--dry-run")[0]) == (0, 0)
+    assert loom("run", "--no-container", "--allow-unmerged")[0] == 0
+    git("add", "-A")
+    assert loom("run", "--no-container")[0] == 0

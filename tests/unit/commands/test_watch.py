@@ -116,7 +116,7 @@ def test_a_rebase_that_stops_at_a_conflict_is_repaired_while_watching(tmp_path: 
         terminal.expect("workflow.yml:6")
         terminal.expect(WAITING)
         repo.write(".loom/workflow.yml", ONE)  # git knows of the conflict still
-        terminal.expect("passed in")
+        terminal.expect("in conflict, which git would not commit: .loom/workflow.yml")
         terminal.expect(WAITING)
         repo.git("add", "-A")
         repo.git("-c", "core.editor=true", "rebase", "--continue")
