@@ -104,6 +104,7 @@ def reproduce(
     url: str | None = argument("URL", "The address of a job, pipeline or run on GitLab or GitHub.", show_default=False),
     last: bool = option("--last", "The first failed job of this branch's newest red pipeline at origin."),
     with_cache: bool = option("--with-cache", "Restore caches (default: they are left cold)."),
+    deploy: bool = option("--deploy", "Run it also if it deploys or releases."),
     var: list[str] | None = options.VARIABLES,
     inputs: list[str] | None = options.INPUTS,
     keep: str | None = options.KEEP,

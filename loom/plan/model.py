@@ -315,6 +315,8 @@ class Job(Struct, frozen=True, kw_only=True):
     resource_group: str | None = None
     """At most one job of a group runs at a time, over all runs on this machine."""
     trigger: Trigger | None = None
+    deploys: bool = False
+    """Whether it changes an environment or publishes a release, as its file says."""
     no_checkout: bool = False
     """It starts in an empty directory; caches and artifacts are restored into it, and a step may bring the project's files."""
     clone: Clone | None = None

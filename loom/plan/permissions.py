@@ -46,6 +46,7 @@ class PermissionRequest(Struct, frozen=True, kw_only=True):
             "include": "the workflow",
             "filter": "git's configuration here",
             "objects": "this copy of the repository",
+            "token": "the address of a job",
         }
         return f"job {self.job}" if self.job else others[self.kind]
 

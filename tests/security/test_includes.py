@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-from urllib.request import Request
 
 import pytest
+import requests
 
 from loom import config
 from loom.commands.plan import gitlab_sources
 from loom.commands.project import Here
+from loom.commands.servers import ServerRefused
+from loom.commands.servers.web import Door
 from loom.workflow.sources import NotFound
 
 from .conftest import Listener, Victim
@@ -93,11 +95,11 @@ def test_only_the_very_server_of_origin_is_asked_without_a_question(
     victim.git("remote", "set-url", "origin", origin)
     asked: list[str] = []
 
-    def opened(request: Request, timeout: float) -> None:
-        asked.append(request.full_url)
-        raise OSError
+    def sent(door: Door, request: requests.PreparedRequest, **_: object) -> None:
+        asked.append(str(request.url))
+        raise requests.ConnectionError
 
-    monkeypatch.setattr(gitlab_sources._OPENER, "open", opened)
+    monkeypatch.setattr(Door, "send", sent)
     environ = {"PATH": os.environ["PATH"], "HOME": str(victim.home)}
     here = Here(
         environ=environ,
@@ -111,12 +113,11 @@ def test_only_the_very_server_of_origin_is_asked_without_a_question(
 
 
 def test_a_redirection_leads_to_no_other_port_and_drops_no_encryption() -> None:
-    before = Request("https://git.example/f.yml")
     for url in ("http://git.example/f.yml", "https://git.example:8443/f.yml", "https://other.example/f.yml"):
-        with pytest.raises(NotFound, match="leads to another server"):
-            gitlab_sources._SameHost().redirect_request(before, None, 302, "", {}, url)
-    for old in (before, Request("http://git.example/f.yml")):
-        assert gitlab_sources._SameHost().redirect_request(old, None, 302, "", {}, "https://git.example/g.yml")
+        with pytest.raises(ServerRefused, match="leads to another server"):
+            Door("https://git.example/f.yml").check(url)
+    for old in ("https://git.example/f.yml", "http://git.example/f.yml"):
+        Door(old).check("https://git.example/g.yml")
 
 
 def test_a_workflow_that_is_a_link_out_of_the_repository_is_shown_by_no_command(victim: Victim) -> None:

@@ -110,7 +110,7 @@ HARMLESS: dict[type, frozenset[str]] = {
                 "resource_group",
                 "trigger",
             ),
-            *("no_checkout", "trace", "refused", "coverage", "late", "services_at_localhost"),
+            *("deploys", "no_checkout", "trace", "refused", "coverage", "late", "services_at_localhost"),
         }
     ),
     # Texts of what the job has anyway.

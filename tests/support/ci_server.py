@@ -117,6 +117,7 @@ def gitlab_project(stub: Stub, jobs: list[dict[str, Any]], **more: Any) -> None:
             "default_branch": "main",
             "http_url_to_repo": f"{stub.url}/group/project.git",
             "path_with_namespace": "group/project",
+            "namespace": {"id": 2, "kind": "group", "full_path": "group"},
             **more,
         }
     )
@@ -124,5 +125,6 @@ def gitlab_project(stub: Stub, jobs: list[dict[str, Any]], **more: Any) -> None:
         {"id": 7, "source": "push", "web_url": f"{stub.url}/p/7", "status": "failed"}
     )
     stub.pages(f"{at}/pipelines/7/jobs", jobs)
+    stub.routes["/api/v4/groups/group/variables"] = Reply([])
     for job in jobs:
         stub.routes[f"{at}/jobs/{job['id']}"] = Reply(job)

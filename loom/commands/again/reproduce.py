@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import glob
+import json
 import os
 import re
+import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext, redirect_stdout
@@ -32,6 +34,7 @@ from loom.commands.project import Here
 from loom.commands.project.checkout import git, origin_of
 from loom.commands.record import remote
 from loom.commands.run import run as running
+from loom.commands.run.children import child_file
 from loom.commands.screen import progress_line
 from loom.commands.servers import (
     RemoteJob,
@@ -41,7 +44,7 @@ from loom.commands.servers import (
     is_address,
     tokens,
 )
-from loom.errors import LoomError, RequestError
+from loom.errors import LoomError, RequestError, SnapshotError
 from loom.plan.github.labels import refused
 from loom.plan.growth import grown
 from loom.plan.model import Job, Plan
@@ -50,6 +53,7 @@ from loom.record.run_paths import artifacts_beside
 from loom.runner.late.jobs import LateJobs
 from loom.runner.request import Brought
 from loom.status import JobResult, Status
+from loom.util import atomic
 from loom.util.globs import match_name
 from loom.util.units import machine, machine_size
 from loom.workflow.languages import GITHUB, GITLAB
@@ -63,7 +67,10 @@ _EVENTS = {
     "workflow_dispatch": "workflow_dispatch",
     "pull_request": "pull_request",
 }
-_MERGE_REQUEST = re.compile(r"refs/merge-requests/(?P<number>\d+)/\w+")
+_MERGED = re.compile(rb"\+(?P<sha>[0-9a-f]{40,64}):refs/remotes/(?P<ref>pull/\d{1,18}/merge)\b")
+"""The commit of a pull request's merge, in the command by which `actions/checkout` fetches it."""
+_BEGINNING = 4 << 20
+"""The part of a log that is searched for it."""
 
 
 def reproduce(
@@ -71,6 +78,7 @@ def reproduce(
     *,
     last: bool,
     with_cache: bool,
+    deploy: bool,
     var: list[str] | None,
     as_json: bool,
     color: str | None,
@@ -85,7 +93,7 @@ def reproduce(
     with remote.downloaded(server, job) as file:
         log = remote.read(file)
         there = diagnosis_of_log(log, job.url, job=job.name, root=here.root)
-        reproducing = _Reproducing(here, server, job, log, there, file)
+        reproducing = _Reproducing(here, server, job, log, there, file, may_deploy=deploy)
         return reproducing.run(given, var or [], with_cache=with_cache, as_json=as_json)
 
 
@@ -102,20 +110,12 @@ def _last_failed(here: Here) -> tuple[Server, RemoteJob]:
     )
     page = "actions/runs/1" if is_github else "-/pipelines/1"
     address = replace(address_of(f"{origin.protocol}://{origin.server}/{origin.path}/{page}"), pipeline=None)
-    server = remote.connected(here, address)
-    return server, server.last_failed(branch)
+    return remote.reached(here, address, lambda server: server.last_failed(branch))
 
 
-_OF_MATRIX = re.compile(r": \[.*\]$| \d+/\d+$")
-"""The suffix that GitLab adds to the name of a job of a matrix."""
-
-
-def _names_there(job: Job) -> tuple[str, ...]:
-    """Return the names that servers may have for a job."""
-    if job.late is not None:
-        return (job.late.shown,)
-    values = ", ".join(job.matrix.values())
-    return (job.name, job.id) if not values else (f"{job.name} ({values})", f"{job.name}: [{values}]", job.name, job.id)
+def _name_there(job: Job) -> str:
+    """Return the name that the server has for a job: with GitLab's `3/5` or `: [a, b]`, or as GitHub shows it."""
+    return job.late.shown if job.late is not None else job.variables.get("CI_JOB_NAME", job.name)
 
 
 def _may_become(job: Job, name: str) -> bool:
@@ -133,7 +133,15 @@ _OUTPUT = re.compile(r"needs\.([\w-]+)\.outputs\.([\w-]+)=(.*)", re.DOTALL)
 
 class _Reproducing:
     def __init__(
-        self, here: Here, server: Server, job: RemoteJob, log: ServerLog, there: Diagnosis, file: BinaryIO
+        self,
+        here: Here,
+        server: Server,
+        job: RemoteJob,
+        log: ServerLog,
+        there: Diagnosis,
+        file: BinaryIO,
+        *,
+        may_deploy: bool,
     ) -> None:
         self._here = here
         self._server = server
@@ -142,6 +150,7 @@ class _Reproducing:
         self._log = log
         self._there = there
         self._file = file
+        self._may_deploy = may_deploy
         self._notes: list[str] = []
         self._differs: list[Pair] = []
         name = re.sub(r"[^\w.-]+", "-", f"{self._address.host}-{self._address.project}-{job.id}")
@@ -155,7 +164,7 @@ class _Reproducing:
 
     def run(self, given_here: Mapping[str, Any], var: Sequence[str], *, with_cache: bool, as_json: bool) -> int:
         pipeline = self._server.pipeline(self._job)
-        self._notes += [f"not read: {what}" for what in pipeline.unread]
+        self._notes += [f"unknown: {what}" for what in pipeline.unread]
         given_outputs = [(text, _OUTPUT.fullmatch(text)) for text in var]
         self._given_outputs = {(one[1], one[2]): one[3] for _, one in given_outputs if one is not None}
         var = [text for text, one in given_outputs if one is None]
@@ -163,22 +172,28 @@ class _Reproducing:
         hold(self._directory)
         self._fetch(pipeline)
         os.chdir(self._directory / "tree")
-        name = self._job.name if self._address.kind == "github" else _OF_MATRIX.sub("", self._job.name)
         given = Options.of(
             {
                 **given_here,
-                "names": [glob.escape(name)],
-                "var": [*(f"{name}={value}" for name, value in self._given(pipeline).items()), *var],
+                "names": [glob.escape(self._job.name)],
+                "var": [*self._given(pipeline), *var],
                 "event": "tag" if self._job.is_tag else _EVENTS.get(pipeline.source, "push"),
-                "workflow": Path(pipeline.workflow) if pipeline.workflow else None,
                 "no_cache": not with_cache,
-                "deploy": True,
+                "deploy": True,  # also the jobs before it, whose results are there
                 "keep": given_here["keep"] or "on-failure",
                 "quiet": given_here["quiet"] or as_json,
-                self._address.kind: self._variables.settings(),
             }
         )
-        prepared = prepare(self._of_late_matrix(given))
+        if pipeline.payload is not None:
+            event_file = self._directory / "event.json"
+            atomic.write(event_file, json.dumps(pipeline.payload).encode(), mode=0o600)
+            given = replace(given, event_file=event_file)
+        given = self._of_late_matrix(self._with_file(given, pipeline))
+        if (first := _planned(given)) is not None:
+            self._check_deploys(first)  # before the server's variables are here
+        given = replace(given, flags={**given.flags, self._address.kind: self._variables.settings()})
+        prepared = prepare(given)
+        self._check_deploys(prepared.plan)
         plan, target = self._target(prepared.plan)
         file = self._directory / "tree" / prepared.plan.workflow_path
         if not given.inputs and file.is_file() and _INPUTS.match(file.read_bytes()):
@@ -195,14 +210,36 @@ class _Reproducing:
         return code
 
     def _fetch(self, pipeline: RemotePipeline) -> None:
+        facts, sha, ref = self._log.facts, self._job.sha, self._job.ref
+        self._file.seek(0)
+        merged = _MERGED.search(self._file.read(_BEGINNING)) if pipeline.source == "pull_request" else None
+        if merged is not None:
+            sha, ref = merged["sha"].decode(), f"refs/{merged['ref'].decode()}"
+        try:
+            self._fetch_commit(pipeline, sha, ref)
+        except SnapshotError:
+            if merged is None:
+                raise
+            sha = self._job.sha
+            self._fetch_commit(pipeline, sha, self._job.ref)
+        there = merged["sha"].decode() if merged is not None else facts.commit
+        unnamed = pipeline.source == "pull_request" and merged is None
+        if unnamed or (there and (merged is not None or facts.format == "gitlab") and not sha.startswith(there)):
+            there = "a merge of the pull request, which its log does not name" if unnamed else there
+            self._notes.append(f"not the same commit: the job there ran on {there}, this one on {sha[:12]}")
+            self._differs.append(Pair(name="commit", a=there, b=sha))
+
+    def _fetch_commit(self, pipeline: RemotePipeline, sha: str, ref: str) -> None:
         depth = self._log.facts.depth
+        of_request = ref.startswith(("refs/merge-requests/", "refs/pull/"))
         with progress_line(at_once=True) as show:
-            show(f"fetching commit {self._job.sha[:12]}")
+            show(f"fetching commit {sha[:12]}")
             fetch_checkout(
                 self._directory / "tree",
                 url=self._clone_url(),
-                sha=self._job.sha,
-                ref=self._job.ref if _MERGE_REQUEST.fullmatch(self._job.ref) is None else "merge-request",
+                sha=sha,
+                ref=ref,
+                branch=pipeline.branch or "merge-request" if of_request else ref,
                 is_tag=self._job.is_tag,
                 default_branch=pipeline.default_branch,
                 depth=int(depth) if depth.isdigit() and int(depth) else None,
@@ -220,29 +257,89 @@ class _Reproducing:
 
     # -- what the job gets ------------------------------------------------------------------------------------------
 
-    def _given(self, pipeline: RemotePipeline) -> dict[str, str]:
-        """Return the variables that were given to the pipeline, and those that only the server can know."""
-        found = dict(pipeline.variables)
-        if self._address.kind == "gitlab" and pipeline.source not in _EVENTS:
-            found["CI_PIPELINE_SOURCE"] = pipeline.source
-        if (request := _MERGE_REQUEST.fullmatch(self._job.ref)) is not None:
-            found["CI_MERGE_REQUEST_IID"] = request["number"]
-        return found
+    def _given(self, pipeline: RemotePipeline) -> Iterator[str]:
+        """Yield the variables that were given to the pipeline, and those that only the server can know, as `NAME=value`."""
+        of_gitlab = self._address.kind == "gitlab" and pipeline.source not in _EVENTS
+        source = {"CI_PIPELINE_SOURCE": pipeline.source} if of_gitlab else {}
+        for name, value in {**pipeline.variables, **source, **pipeline.known}.items():
+            yield f"{name}={value}"
+
+    def _with_file(self, given: Options, pipeline: RemotePipeline) -> Options:
+        """Return the options with the pipeline's file, where the project or the job that started it names another one."""
+        if pipeline.above is not None:
+            return self._of_child(given, *pipeline.above)
+        if pipeline.source == "parent_pipeline":
+            raise RequestError(
+                f"{self._job.url} is of a child pipeline, and the server does not give the one that started it",
+                hint="name a job of that one: its trigger runs the child pipeline here",
+                code="JOB_UNKNOWN",
+            )
+        file = pipeline.workflow
+        if "@" in file or "://" in file:
+            raise RequestError(
+                f"the CI file of {self._address.project} is elsewhere: {file}",
+                hint="a file of the commit that includes it (`include`) runs by `loom run --workflow FILE`",
+                code="JOB_UNKNOWN",
+            )
+        return replace(given, workflow=Path(file)) if file else given
+
+    def _of_child(self, given: Options, number: int, name: str) -> Options:
+        """Return the options with the file, inputs and variables that job `name` of pipeline `number` gave its child."""
+        job = replace(self._job, pipeline=number)
+        above = self._server.pipeline(job)
+        of_above = replace(
+            given,
+            names=(glob.escape(name),),
+            var=tuple(self._given(above)),
+            event=_EVENTS.get(above.source, "push"),
+        )
+        plan = prepare(replace(self._with_file(of_above, above), dry_run=True), ask=False).plan
+        trigger = next((each for each in plan.jobs if _name_there(each) == name and each.trigger is not None), None)
+        if trigger is None or trigger.trigger is None or len(trigger.trigger.files) != 1:
+            raise RequestError(
+                f"{name} of pipeline {number} starts the child pipeline by several files, or not at all here",
+                hint="reproduce its trigger instead: loom run JOB",
+                code="JOB_UNKNOWN",
+            )
+        artifacts = ServerArtifacts(self._server, job, self._directory / "above", self._notes, self._differs)
+        there = {each.name: each for each in self._server.jobs_before(job)}
+        (file,) = trigger.trigger.files
+        if file.job is not None and (producer := there.get(_name_there(plan.job(file.job)))) is not None:
+            artifacts.bring(plan.job(file.job), producer)
+        folder = self._directory / "above" / "files"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        path = child_file(file, trigger.id, self._directory / "tree", artifacts.archive_of, folder)
+        inputs = (f"{key}={one if isinstance(one, str) else json.dumps(one)}" for key, one in file.inputs.items())
+        forwarded = (f"{key}={one}" for key, one in trigger.trigger.variables.items())
+        return replace(given, workflow=path, inputs=(*inputs, *given.inputs), var=(*forwarded, *given.var))
+
+    def _check_deploys(self, plan: Plan) -> None:
+        """Raise RequestError for a job that deploys, unless the user wants it to."""
+        if not self._may_deploy and any(job.deploys and self._is_meant(job) for job in plan.jobs):
+            raise RequestError(
+                f"{self._job.name} deploys: it changes an environment, or publishes a release, also from here",
+                hint=f"to run it all the same: loom reproduce --deploy {self._job.url}",
+                code="JOB_DEPLOYS",
+            )
+
+    def _is_meant(self, job: Job) -> bool:
+        return self._job.name == _name_there(job) or _may_become(job, self._job.name)
 
     def _of_late_matrix(self, given: Options) -> Options:
         """Select the job of a matrix that only a result of another job tells, if the server's name can be one of its."""
         plan = _whole(given) if self._address.kind == "github" else None
         jobs = plan.jobs if plan is not None else ()
-        if any(self._job.name in _names_there(job) for job in jobs):
+        if any(self._job.name == _name_there(job) for job in jobs):
             return given
         return replace(given, names=tuple(job.id for job in jobs if _may_become(job, self._job.name)) or given.names)
 
     def _target(self, plan: Plan) -> tuple[Plan, Job]:
         """Return the job, and the plan in which it stands by itself."""
-        if not any(self._job.name in _names_there(job) for job in plan.jobs):
+        if not any(self._job.name == _name_there(job) for job in plan.jobs):
             for job in plan.jobs:
                 plan = self._grown(plan, job) if _may_become(job, self._job.name) else plan
-        named = [job for job in plan.jobs if self._job.name in _names_there(job)]
+        named = [job for job in plan.jobs if self._job.name == _name_there(job)]
         if len(named) != 1:
             found = "more than one" if named else "no"
             raise RequestError(
@@ -264,11 +361,11 @@ class _Reproducing:
                 hint=f"--var 'needs.{needed[0]}.outputs.{needed[1]}=JSON' gives it",
                 code="JOB_UNKNOWN",
             )
-        return grown(plan, job.id, tuple(one for one in jobs if self._job.name in _names_there(one)))
+        return grown(plan, job.id, tuple(one for one in jobs if self._job.name == _name_there(one)))
 
     def _brought(self, plan: Plan, target: Job) -> Brought:
         """Return the results of the jobs before the target, and download what they left."""
-        there = {job.name: job for job in self._server.jobs(self._job.pipeline)}
+        there = {job.name: job for job in self._server.jobs_before(self._job)}
         needed = {*(target.artifacts_from or ()), *(need.job for need in target.needs or () if need.artifacts)}
         outputs = self._outputs(target)
         results = {}
@@ -277,7 +374,7 @@ class _Reproducing:
                 continue
             given = outputs.get(job.id, {})
             results[job.id] = JobResult(status=Status.SUCCESS, outputs=given)  # the target ran, so they did not stop it
-            of_server = next((there[name] for name in _names_there(job) if name in there), None)
+            of_server = there.get(_name_there(job))
             if of_server is not None and (job.id in needed or (target.needs is None and target.artifacts_from is None)):
                 self._artifacts.bring(job, of_server)
         if results and any(
@@ -342,12 +439,16 @@ class _Reproducing:
         tell(found, prepared.here.config.color, as_json=as_json)
 
 
-def _whole(given: Options) -> Plan | None:
-    """Return the plan of all jobs, of which the run has a part."""
+def _planned(given: Options) -> Plan | None:
     try:
-        return prepare(replace(given, names=(), dry_run=True), ask=False).plan
+        return prepare(replace(given, dry_run=True), ask=False).plan
     except LoomError:
         return None
+
+
+def _whole(given: Options) -> Plan | None:
+    """Return the plan of all jobs, of which the run has a part."""
+    return _planned(replace(given, names=()))
 
 
 def _differences(facts: LogFacts, job: RemoteJob, manifest: Mapping[str, Any], *, with_cache: bool) -> Iterator[Pair]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from loom.analysis.diff import Pair
 from loom.commands.servers import RemoteJob, Server, ServerRefused
-from loom.errors import LoomError
+from loom.errors import ArtifactError, LoomError
 from loom.plan.model import Job
 from loom.storage import dotenv, zips
 from loom.storage.results.artifacts import file_of
@@ -70,12 +70,14 @@ class ServerArtifacts:
         """Keep the variables of a dotenv report, which the server's API gives only where it is an artifact, too."""
         patterns = job.artifacts.reports.get("dotenv", ()) if job.artifacts is not None else ()
         values: dict[str, str] = {}
-        with archive.open("rb") as file:
-            for entry, content in zips.items(file):
-                if entry.path in patterns and content is not None:
-                    values |= dotenv.parsed(content.read(dotenv.MAX_BYTES + 1), entry.path)
+        why = "the API does not give them"
+        try:
+            with archive.open("rb") as file:
+                for entry, content in zips.items(file):
+                    if entry.path in patterns and content is not None:
+                        values |= dotenv.parsed(content.read(dotenv.MAX_BYTES + 1), entry.path)
+        except ArtifactError as error:
+            why = error.message
         dotenv.keep(values, kept)
         if patterns and not values:
-            self._notes.append(
-                f"the API does not give the variables that {job.name} reported (dotenv): --var gives them"
-            )
+            self._notes.append(f"unknown: the variables that {job.name} reported (dotenv): {why}; --var gives them")

@@ -36,7 +36,7 @@ class ServerVariables:
     def settings(self) -> dict[str, Any]:
         """Return the settings of the workflow's language, with the server's variables."""
         found, unread = self._server.variables(self._job)
-        self._notes += [f"not read: {what}" for what in unread]
+        self._notes += [f"unknown: {what}" for what in unread]
         if self._address.kind == "gitlab":
             return self._of_gitlab(found)
         settings = self._here.config.github
@@ -52,10 +52,17 @@ class ServerVariables:
 
         Values of masked ones stay in this process's environment: loom masks them, and writes them nowhere.
         """
-        if any(one.protected for one in found) and not self._server.is_protected(self._job):
+        protected = [one.name for one in found if one.protected]
+        of_protected = self._server.is_protected(self._job) if protected else True
+        if not of_protected:
             # The server keeps them from this job: anybody may have pushed its commit.
-            self.withheld = [one.name for one in found if one.protected]
-            self._notes.append(f"protected variables, which {self._job.ref} does not get: {', '.join(self.withheld)}")
+            self.withheld = protected
+            names, ref = ", ".join(protected), self._job.ref
+            self._notes.append(
+                f"unknown: whether {ref} is protected; without its protected variables: {names}"
+                if of_protected is None
+                else f"protected variables, which {ref} does not get: {names}"
+            )
             found = [one for one in found if not one.protected]
         settings = self._here.config.gitlab
         path = settings.variables

@@ -12,6 +12,7 @@ from msgspec.structs import asdict
 from loom.commands import project
 from loom.commands.plan import contexts, planning
 from loom.commands.project import Here, say_not_counted
+from loom.commands.project.trust_store import ServerTrust
 from loom.commands.project.trusting import CODE, decisions_of, request_lines, requests_of
 from loom.commands.terminal import attended
 from loom.errors import RequestError, WorkflowError
@@ -54,7 +55,7 @@ def trust(workflow: Path | None, *, yes: bool, revoke: bool, as_json: bool) -> i
     here = project.here()
     decisions = decisions_of(here)
     if revoke:
-        forgotten = decisions.revoke()
+        forgotten = decisions.revoke() + ServerTrust(here.config.state_dir).revoke()
         print(f"forgotten: {forgotten}" if forgotten else "there was nothing to forget")
         return ExitCode.OK
     requests = everything_asked(here, workflow)

@@ -147,15 +147,17 @@ def fetch_checkout(
     url: Address,
     sha: str,
     ref: str,
+    branch: str,
     is_tag: bool,
     default_branch: str,
     depth: int | None,
     near: Path,
     environ: Mapping[str, str],
 ) -> None:
-    """Make `directory` a checkout of the commit, on its branch or tag. SnapshotError if it can't be had.
+    """Make `directory` a checkout of the commit, on a branch or its tag. SnapshotError if it can't be had.
 
-    `near`: a checkout that may have the commit; `depth`: how much history the server's job had (None: all).
+    `ref`: the server's, of which the commit is a part; `near`: a checkout that may have the commit; `depth`: how much
+    history the server's job had (None: all).
     """
     shutil.rmtree(directory, ignore_errors=True)
     make_private(directory.parent)
@@ -167,7 +169,7 @@ def fetch_checkout(
         git.run(arguments, environment, cwd=directory)
 
     run("init", "--quiet")
-    branch = ref.removeprefix("refs/heads/") or "HEAD"
+    branch = branch.removeprefix("refs/heads/") or "HEAD"
     shallow = (f"--depth={depth}",) if depth else ()
     name = f"refs/tags/{ref}" if is_tag else f"refs/remotes/origin/{branch}"
     sources: list[Address | str] = [f"file://{near}", url] if servers.has(near, sha) else [url, str(near)]

@@ -13,23 +13,20 @@ import re
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
-from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
-from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from loom.addresses import Address
 from loom.commands.plan.git_server import GitError, GitServer, succeeded
 from loom.commands.project import Here, trusts_all
 from loom.commands.project.checkout import origin_of
 from loom.commands.project.trusting import decisions_of
+from loom.commands.servers import ServerRefused, ServerUnavailable, place_of
 from loom.plan.permissions import PermissionRequest
 from loom.util import atomic
 from loom.util.private import make_private
 from loom.util.yaml_file import MAX_BYTES
 from loom.workflow.sources import Component, NotFound, Tree
 
-TIMEOUT_S = 30.0
 _REMOTE = re.compile(
     r"(?P<before>(?:[a-z+]+://)?(?:[^@/\s]+@)?(?P<host>[^:/\s]+)(?::[0-9]+)?[:/])(?P<path>.+?)(?P<git>\.git)?/?"
 )
@@ -80,17 +77,18 @@ class Elsewhere:
             raise NotFound(
                 f"{address} was written with a user or a password, which `include` does not send; leave it out"
             )
+        from loom.commands.servers import web  # its library takes 50 ms
+
         kept = self._kept("remote", url)
         try:
-            with _OPENER.open(Request(url, headers={"User-Agent": "loom"}), timeout=TIMEOUT_S) as answer:
-                data: bytes = answer.read(MAX_BYTES + 1)
-        except HTTPError as error:
-            raise NotFound(f"{address} can't be fetched: {error}") from error
-        except (URLError, OSError, ValueError) as error:
+            with web.errors(str(address)):
+                data = web.session_of(web.Door(url, largest=MAX_BYTES)).get(url).content
+        except ServerRefused as error:
+            advice = "" if error.status else "; include that address instead"
+            raise NotFound(f"{error.message}{advice}") from error
+        except ServerUnavailable as error:
             if not kept.is_file():
-                raise NotFound(
-                    f"{address} can't be fetched: {error}; with a connection, loom keeps a copy for later"
-                ) from error
+                raise NotFound(f"{error.message}; with a connection, loom keeps a copy for later") from error
             return kept.read_bytes()
         self._keep(kept, data)
         return data
@@ -133,7 +131,7 @@ class Elsewhere:
         """Return the server of `origin` as `_server_of` does; over SSH, the one that answers HTTPS there."""
         if self._origin.startswith(("https://", "http://")):
             return _server_of(self._origin)
-        return ("https", self._host.lower(), _PORTS["https"]) if self._host else None
+        return ("https", self._host.lower(), 443) if self._host else None
 
     def url_of(self, path: str) -> Address:
         """Return the URL of a project for git: on the server of `origin`."""
@@ -196,31 +194,12 @@ class Elsewhere:
         return self.cache / kind / hashlib.sha256(url.encode()).hexdigest()
 
 
-_PORTS = {"https": 443, "http": 80}
-
-
 def _server_of(url: str) -> tuple[str, str, int | None]:
     """Return scheme, host and port. Raises NotFound for an invalid port."""
     try:
-        parts = urlsplit(url)
-        return parts.scheme, (parts.hostname or "").lower(), parts.port or _PORTS.get(parts.scheme)
-    except ValueError as error:
-        raise NotFound(f"{Address(url)}: {error}") from error
-
-
-class _SameHost(HTTPRedirectHandler):
-    """Whoever was allowed to answer for an address does not choose another server."""
-
-    def redirect_request(self, req: Request, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Request | None:
-        before, after = _server_of(req.full_url), _server_of(newurl)
-        if after not in (before, ("https", before[1], _PORTS["https"])):
-            raise NotFound(
-                f"{Address(req.full_url)} leads to another server, {Address(newurl)}; include that address instead"
-            )
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
-
-
-_OPENER = build_opener(_SameHost)
+        return place_of(url)
+    except ServerRefused as error:
+        raise NotFound(error.message) from error
 
 
 class _Commit:

@@ -55,8 +55,11 @@ class Trust:
     def __init__(self, state_dir: Path, root: Path, environ: Mapping[str, str]) -> None:
         self.root = _checkout_of(root, state_dir)
         self.origin = _origin_of(self.root, environ)
+        self._open(state_dir, hashlib.sha256(os.fsencode(self.root)).hexdigest()[:40])
+
+    def _open(self, state_dir: Path, key: str) -> None:
         self.path = own_state(state_dir) / "trust.json"
-        self._key = hashlib.sha256(os.fsencode(self.root)).hexdigest()[:40]
+        self._key = key
         self._allowed = self._of(self._read())
 
     def allows(self, request: PermissionRequest) -> bool:
@@ -112,6 +115,14 @@ class Trust:
         except (OSError, ValueError, RecursionError):
             return {}
         return found.checkouts if found.schema_version == _SCHEMA else {}
+
+
+class ServerTrust(Trust):
+    """The servers that the user's tokens may go to, whatever the checkout."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self.root, self.origin = Path("every checkout"), None
+        self._open(state_dir, "servers")
 
 
 def _checkout_of(root: Path, state_dir: Path) -> Path:

@@ -3,32 +3,74 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import BinaryIO
+
+import typer
 
 from loom.analysis.diagnosis import Diagnosis
 from loom.analysis.server_log import ServerLog, diagnosis_of_log, read_log
-from loom.commands.project import Here, checkout
+from loom.commands.project import Here, checkout, trusting
+from loom.commands.project.trust_store import ServerTrust
 from loom.commands.servers import JobAddress, RemoteJob, Server, ServerRefused, address_of, server_of
-from loom.commands.servers.tokens import token_for
+from loom.commands.servers.tokens import NAMED, token_for
+from loom.commands.terminal import attended
+from loom.errors import RequestError
 from loom.plan.origin import ProjectOrigin, origin_of
+from loom.plan.permissions import PermissionRequest
 
 
 def remote_job(project: Here, url: str) -> tuple[Server, RemoteJob]:
     """Return the job that an address means; of a pipeline or run the first that failed."""
     address = address_of(url)
-    server = connected(project, address)
-    job = server.job(address)
+    server, job = reached(project, address, lambda server: server.job(address))
     if not job.ended:
         raise ServerRefused(f"{job.url}: the job has not ended: {job.status}", hint="try again when it has")
     return server, job
 
 
+def reached(project: Here, address: JobAddress, ask: Callable[[Server], RemoteJob]) -> tuple[Server, RemoteJob]:
+    """Return the server and the job that it is asked for; it may be below a path, as which the project's first groups count."""
+    refused: ServerRefused | None = None
+    for one in (address, *address.below_paths()):
+        server = connected(project, one)
+        try:
+            return server, ask(server)
+        except ServerRefused as error:
+            refused = refused or error
+            if error.status != 404:
+                break
+    assert refused is not None
+    raise refused
+
+
 def connected(project: Here, address: JobAddress) -> Server:
-    home = home_of(project)
-    token = token_for(address, project.environ, project.config, project.root, origin=home.server if home else "")
+    may_send = partial(_may_send, project, address)
+    token = token_for(address, project.environ, project.config, project.root, may_send=may_send)
     return server_of(address, token)
+
+
+def _may_send(project: Here, address: JobAddress, name: str) -> bool:
+    """Return whether the user allows a token of the environment for this server. RequestError without a terminal."""
+    request = PermissionRequest(
+        kind="token", subject=f"{name} to {address.host}", gives="loom reads jobs and variables there with it"
+    )
+    trust = ServerTrust(project.config.state_dir)
+    if trust.allows(request):
+        return True
+    if not attended():
+        raise RequestError(
+            f"{trusting.CODE}: {name} is not sent to {address.host} before you allow it",
+            hint=f"answer on a terminal, once; or name the server beside it ({NAMED[address.kind][0]}={address.host}), "
+            f"or give it a token of its own: `keyring set loom {address.host}`",
+            code=trusting.CODE,
+        )
+    if not typer.confirm(f"send {name} to {address.host}?"):
+        return False
+    trust.allow([request])
+    return True
 
 
 def home_of(project: Here) -> ProjectOrigin | None:

@@ -163,7 +163,7 @@ def _file_of(child: Child) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="loom-child-") as folder:
         only = trigger.files[0]
         if len(trigger.files) == 1:
-            yield _path_of(only, child, Path(folder))
+            yield child_file(only, child.job.id, child.workspace, child.archive_of, Path(folder))
             return
         if any(file.job is not None for file in trigger.files):
             raise RequestError(
@@ -178,13 +178,14 @@ def _file_of(child: Child) -> Iterator[Path]:
         yield whole
 
 
-def _path_of(file: ChildFile, child: Child, folder: Path) -> Path:
+def child_file(file: ChildFile, trigger: str, workspace: Path, archive_of: Callable[[str], Path], folder: Path) -> Path:
+    """Return the path of a child's file: in the workspace, or in `folder`, into which its job's artifacts are unpacked."""
     if file.job is None:
-        return child.workspace / file.path
-    archive = child.archive_of(file.job)
+        return workspace / file.path
+    archive = archive_of(file.job)
     if not archive.exists():
         raise RequestError(
-            f"{child.job.id}: {file.job} left no artifacts, so {file.path} does not exist", code="WF_NOT_FOUND"
+            f"{trigger}: {file.job} left no artifacts, so {file.path} does not exist", code="WF_NOT_FOUND"
         )
     artifacts.fetch(archive, folder)
     return folder / file.path

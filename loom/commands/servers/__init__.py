@@ -7,31 +7,27 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
-from typing import BinaryIO, Literal, TypeVar, cast
+from typing import Any, BinaryIO, Literal, cast
 from urllib.parse import unquote, urlsplit
 
 from msgspec import Struct
+from msgspec.structs import replace
 
-from loom.commands.screen import progress_line
+from loom.addresses import Address
 from loom.errors import InfrastructureError, RequestError
-from loom.providers.retrying import Policy, retrying
 from loom.util.extras import install_command
-from loom.util.units import rough_size
 
 MOST_JOBS = 5_000
-LARGEST_LOG = 1 << 30
-LARGEST_ARCHIVE = 16 << 30
-BUSY = (429, 502, 503, 504)
-T = TypeVar("T")
 
 
 class ServerRefused(RequestError):
     """The server does not give this to this token."""
 
     default_code = "SERVER_REFUSED"
+    status = 0
+    """The code of its answer."""
 
 
 class ServerUnavailable(InfrastructureError):
@@ -46,28 +42,28 @@ class ServerBusy(ServerUnavailable):
     pause_s: float | None = None
 
 
-_BUSY = Policy(
-    when=lambda error: isinstance(error, ServerBusy),
-    attempts=4,
-    limit_s=90.0,  # servers ask for up to a minute
-    first_wait_s=1.0,
-    asked_s=lambda error: getattr(error, "pause_s", None),
-)
-
-
 class JobAddress(Struct, frozen=True, kw_only=True):
     """The address of a job or a pipeline's page, divided."""
 
     kind: Literal["gitlab", "github"]
     server: str
-    """Scheme and host."""
+    """Scheme and host, and the path of a server that is below one."""
     project: str
     pipeline: int | None = None
+    attempt: int | None = None
+    """Of a run; None: the last one."""
     job: int | None = None
 
     @property
     def host(self) -> str:
         return urlsplit(self.server).netloc
+
+    def below_paths(self) -> Iterator[JobAddress]:
+        """Yield the addresses that the page has if its server is below a path, of one part, of two ..."""
+        parts = self.project.split("/")
+        for size in range(1, len(parts) - 1):
+            server = "/".join((self.server, *parts[:size]))
+            yield replace(self, server=server, project="/".join(parts[size:]))
 
 
 _OPEN = (
@@ -94,6 +90,8 @@ class RemoteJob(Struct, frozen=True, kw_only=True):
     expired: bool = False
     allow_failure: bool = False
     started_at: str = ""
+    finished_at: str = ""
+    attempt: int | None = None
 
     @property
     def ended(self) -> bool:
@@ -122,6 +120,14 @@ class RemotePipeline(Struct, frozen=True, kw_only=True):
     """The facts that the server does not give to this token, in words."""
     workflow: str = ""
     """The path of its file, where it has one of its own."""
+    known: Mapping[str, str] = {}
+    """The predefined variables that only the server can tell."""
+    payload: Mapping[str, Any] | None = None
+    """The parts of the event's payload that the server gives."""
+    branch: str = ""
+    """The branch that a merge or pull request comes from."""
+    above: tuple[int, str] | None = None
+    """The pipeline that started this one, and its job that did."""
 
 
 class RemoteVariable(Struct, frozen=True, kw_only=True):
@@ -144,16 +150,15 @@ class Server(ABC):
     whole = "pipeline"
     """The server's word for a run of all jobs."""
 
-    def __init__(self, address: JobAddress, token: str | None) -> None:
+    def __init__(self, address: JobAddress) -> None:
         self.address = address
-        self._has_token = token is not None
 
     def job(self, address: JobAddress) -> RemoteJob:
         """Return the job, or the first that failed of a pipeline or run. ServerRefused if none did."""
         if address.job is not None:
             return self._one(address.job)
         assert address.pipeline is not None
-        return self._first_failed(address.pipeline)
+        return self._first_failed(address.pipeline, address.attempt)
 
     def last_failed(self, ref: str) -> RemoteJob:
         """Return the first failed job of the newest red pipeline of a branch."""
@@ -166,11 +171,11 @@ class Server(ABC):
 
     @abstractmethod
     def variables(self, job: RemoteJob) -> tuple[Sequence[RemoteVariable], Sequence[str]]:
-        """Return the variables of project and groups, and what the token may not read."""
+        """Return the variables, those that win last, and what the token may not read."""
 
-    def is_protected(self, job: RemoteJob) -> bool:
-        """Return whether the job's branch is protected; False if unknown."""
-        return False
+    def is_protected(self, job: RemoteJob) -> bool | None:
+        """Return whether the job's branch or tag is protected; None if unknown."""
+        return None
 
     @abstractmethod
     def log(self, job: RemoteJob, file: BinaryIO) -> None: ...
@@ -190,43 +195,45 @@ class Server(ABC):
     def _newest_failed(self, ref: str) -> int | None: ...
 
     @abstractmethod
-    def jobs(self, pipeline: int) -> list[RemoteJob]:
-        """Return the jobs of a pipeline, as they ended last."""
+    def jobs(self, pipeline: int, attempt: int | None = None) -> list[RemoteJob]:
+        """Return the jobs of a pipeline, as they ended last, or in an attempt."""
 
     @abstractmethod
-    def _errors(self, what: str) -> AbstractContextManager[None]:
-        """Raise ServerRefused and ServerUnavailable for the errors of the library."""
+    def jobs_before(self, job: RemoteJob) -> list[RemoteJob]:
+        """Return the jobs of the job's pipeline as they were when it began."""
 
-    def _first_failed(self, pipeline: int) -> RemoteJob:
-        failed = [job for job in self.jobs(pipeline) if job.failed]
+    def failed_below(self, pipeline: int) -> int | None:
+        """Return the pipeline in which a red one's failed job is, if it started that."""
+        return None
+
+    def _first_failed(self, pipeline: int, attempt: int | None = None) -> RemoteJob:
+        failed = [job for job in self.jobs(pipeline, attempt) if job.failed]
+        if all(job.allow_failure for job in failed) and (below := self.failed_below(pipeline)) is not None:
+            return self._first_failed(below)
         if not failed:
             raise ServerRefused(f"no job of {self.whole} {pipeline} failed", hint="name the address of one of its jobs")
         return min(failed, key=lambda job: (job.allow_failure, job.id))
 
-    def _asked(self, what: str, ask: Callable[[], T]) -> T:
-        def once() -> T:
-            with self._errors(what):
-                return ask()
-
-        with progress_line(at_once=True) as show:
-            return retrying(once, _BUSY, tell=lambda why: show(f"{why}; loom asks again"))
-
-    def _refused(self, what: str, code: int, where: str) -> ServerRefused:
-        who = "this token" if self._has_token else "anybody without a token"
-        says = {
-            401: "the token is not valid, or has expired",
-            403: f"{who} may not read it",
-            410: "it has expired",
-        }.get(code, f"not there, or {who} may not read it")
-        hint = "run the job there again, or the present one here: loom run JOB" if code == 410 else where
-        return ServerRefused(f"{self.address.host}: {what}: {says} ({code})", hint=hint)
-
 
 _GITLAB = re.compile(r"/(?P<project>[^/].*?)/-/(?P<what>jobs|pipelines)/(?P<id>\d{1,18})(?:/.*)?")
 _GITHUB = re.compile(
-    r"/(?P<project>[\w.-]+/[\w.-]+)/actions/runs/(?P<run>\d{1,18})(?:/attempts/\d+)?(?:/jobs?/(?P<job>\d{1,18}))?/?"
+    r"/(?P<project>[\w.-]+/[\w.-]+)/actions/runs/(?P<run>\d{1,18})(?:/attempts/(?P<attempt>\d{1,9}))?(?:/jobs?/(?P<job>\d{1,18}))?/?"
 )
 _HERE = ("127.0.0.1", "localhost", "[::1]", "::1")
+
+
+def is_here(host: str) -> bool:
+    """Return whether a host is this machine, which needs no encryption."""
+    return host in _HERE
+
+
+def place_of(url: str) -> tuple[str, str, int | None]:
+    """Return scheme, host and port. ServerRefused for an invalid address."""
+    try:
+        parts = urlsplit(url)
+        return parts.scheme, (parts.hostname or "").lower(), parts.port or {"https": 443, "http": 80}.get(parts.scheme)
+    except ValueError as error:
+        raise ServerRefused(f"{Address(url)}: {error}") from error
 
 
 def is_address(text: str) -> bool:
@@ -237,7 +244,7 @@ def address_of(url: str) -> JobAddress:
     """Divide the address of a page. RequestError for another one."""
     parts = urlsplit(url)
     path, server = unquote(parts.path), f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
-    if parts.scheme == "http" and parts.hostname not in _HERE:
+    if parts.scheme == "http" and not is_here(parts.hostname or ""):
         raise RequestError(f"{server}: a token is sent over https alone", hint="write https://", code="SERVER_REFUSED")
     if found := _GITLAB.fullmatch(path):
         number = int(found["id"])
@@ -250,8 +257,11 @@ def address_of(url: str) -> JobAddress:
             pipeline=None if of_job else number,
         )
     if found := _GITHUB.fullmatch(path):
-        job = int(found["job"]) if found["job"] else None
-        return JobAddress(kind="github", server=server, project=found["project"], pipeline=int(found["run"]), job=job)
+        attempt, job = (int(found[name]) if found[name] else None for name in ("attempt", "job"))
+        run = int(found["run"])
+        return JobAddress(
+            kind="github", server=server, project=found["project"], pipeline=run, attempt=attempt, job=job
+        )
     raise RequestError(
         f"{server}{parts.path}: not the address of a job",
         hint="GitLab: https://HOST/GROUP/PROJECT/-/jobs/ID or .../-/pipelines/ID\n"
@@ -272,34 +282,3 @@ def server_of(address: JobAddress, token: str | None) -> Server:
             code="EXTRA_MISSING",
         ) from error
     return cast("Server", module.server(address, token))
-
-
-def write_bounded(pieces: Iterable[bytes], file: BinaryIO, most: int, what: str) -> None:
-    """Write a server's answer to a file, with progress on a terminal. ServerUnavailable beyond the size limit."""
-    size = 0
-    with progress_line() as show:
-        for piece in pieces:
-            size += len(piece)
-            if size > most:
-                raise ServerUnavailable(f"{what} has more than {most >> 20} MiB", hint="download it, and name the file")
-            file.write(piece)
-            show(f"{what}: {rough_size(size)}")
-
-
-def unavailable(what: str, code: object, headers: Mapping[str, str] | None = None, hint: str = "") -> ServerUnavailable:
-    """Return the error of a server that answered with this code: ServerBusy if it may answer later."""
-    pause, limited = (headers or {}).get("retry-after", ""), bool(hint) or code == 429
-    kind = ServerBusy if code in BUSY or pause.isdecimal() else ServerUnavailable
-    advice = "wait as long as it asks for, and try again" if limited else "the server's own error; ask again"
-    found = kind(f"{what}: {'too many requests' if limited else code}", hint=hint or advice)
-    if isinstance(found, ServerBusy) and pause.isdecimal():
-        found.pause_s = float(pause)
-    return found
-
-
-def unanswered(what: str, error: Exception) -> ServerUnavailable:
-    """Return the error of a server that could not be asked."""
-    kinds = (("SSL", "its certificate is not trusted"), ("Proxy", "the proxy"), ("Timeout", "no answer in time"))
-    name = type(error).__name__
-    why = next((words for kind, words in kinds if kind in name), "no connection" if "Connection" in name else name)
-    return ServerUnavailable(f"{what}: {why}", hint="check the address and the connection (proxy, certificates)")

@@ -50,11 +50,35 @@ class GitLabJob(ServerAnswer):
     tag_list: list[str] = []
     artifacts_file: Mapping[str, Any] | None = None
     artifacts_expire_at: str | None = None
+    started_at: str | None = None
+    finished_at: str | None = None
 
 
 class GitLabPipeline(ServerAnswer):
     id: int
     source: str = "push"
+
+
+class StartedPipeline(ServerAnswer):
+    id: int
+    project_id: int | None = None
+    web_url: str = ""
+
+
+class GitLabBridge(ServerAnswer):
+    """A job that starts another pipeline."""
+
+    name: str = Field(max_length=_SHORT)
+    status: str
+    downstream_pipeline: StartedPipeline | None = None
+
+
+class GitLabMergeRequest(ServerAnswer):
+    id: int
+    title: str = ""
+    source_branch: str = Field(max_length=_SHORT)
+    target_branch: str = Field(max_length=_SHORT)
+    labels: list[str] = []
 
 
 class GitLabVariable(ServerAnswer):
@@ -68,13 +92,26 @@ class GitLabVariable(ServerAnswer):
     environment_scope: str = "*"
 
 
-class GitLabBranch(ServerAnswer):
-    protected: bool = False
+class GitLabRef(ServerAnswer):
+    """A branch or a tag."""
+
+    protected: bool | None = None
+
+
+class GitLabNamespace(ServerAnswer):
+    kind: str = "group"
 
 
 class GitLabProject(ServerAnswer):
     id: int
     default_branch: str | None = None
+    ci_config_path: str | None = None
+    namespace: GitLabNamespace = GitLabNamespace()
+
+    @property
+    def is_in_group(self) -> bool:
+        """Return whether the project is a group's, not a user's own."""
+        return self.namespace.kind == "group"
 
 
 class GitHubJob(ServerAnswer):
@@ -88,3 +125,29 @@ class GitHubJob(ServerAnswer):
     head_branch: str | None = None
     labels: list[str] = []
     started_at: str | None = None
+    completed_at: str | None = None
+    run_attempt: int | None = None
+
+
+class GitHubVariable(ServerAnswer):
+    name: str = Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,254}$")
+    value: str
+
+
+class GitHubArtifact(ServerAnswer):
+    id: int
+    name: str = Field(max_length=_SHORT)
+    expired: bool = False
+    created_at: str = ""
+
+
+class GitHubEnd(ServerAnswer):
+    """One side of a pull request."""
+
+    ref: str = Field(max_length=_SHORT)
+
+
+class GitHubPullRequest(ServerAnswer):
+    number: int
+    base: GitHubEnd
+    head: GitHubEnd

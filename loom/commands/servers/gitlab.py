@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import cached_property
 from itertools import islice
 from typing import Any, BinaryIO
 
 import gitlab
-import requests
-from gitlab.exceptions import GitlabAuthenticationError, GitlabError
+from gitlab.exceptions import GitlabError
 
 from loom.commands.servers import (
-    BUSY,
-    LARGEST_ARCHIVE,
-    LARGEST_LOG,
     MOST_JOBS,
     JobAddress,
     RemoteArtifact,
@@ -26,20 +22,24 @@ from loom.commands.servers import (
     Server,
     ServerRefused,
     tokens,
-    unanswered,
-    unavailable,
-    write_bounded,
 )
 from loom.commands.servers.answers import (
-    GitLabBranch,
+    GitLabBridge,
     GitLabJob,
+    GitLabMergeRequest,
     GitLabPipeline,
     GitLabProject,
+    GitLabRef,
     GitLabVariable,
     checked,
 )
+from loom.commands.servers.web import LARGEST_ARCHIVE, LARGEST_LOG, Web
 
-TIMEOUT_S = 60.0
+MOST_PIPELINES = 20
+"""Those of one commit among which the one is searched that started another."""
+MERGE_REQUEST = re.compile(r"refs/merge-requests/(?P<number>\d{1,18})/(?P<kind>head|merge|train)")
+_EVENTS = {"head": "detached", "merge": "merged_result", "train": "merge_train"}
+_OF_CHILD = "parent_pipeline"
 _HOSTED = re.compile(r"saas-linux-(small|medium|large|xlarge|2xlarge)-(?:amd64|arm64)")
 _SIZES = {
     "small": "2 CPUs, 8 GB",
@@ -51,81 +51,138 @@ _SIZES = {
 """The documented sizes of gitlab.com's runners."""
 
 
-def _unless_busy(answer: requests.Response, **_: object) -> None:
-    """Raise HTTPError for a busy server: the library would wait as long as it says."""
-    if answer.status_code in BUSY:
-        answer.close()
-        raise requests.HTTPError(response=answer)
-
-
 class GitLabServer(Server):
     """One project of a GitLab server."""
 
     def __init__(self, address: JobAddress, token: str | None) -> None:
-        super().__init__(address, token)
-        session = requests.Session()
-        session.hooks["response"].append(_unless_busy)
-        # As `Authorization`, which the HTTP library takes away where the server redirects to another host.
+        super().__init__(address)
+        self._web = Web(address.server, token, advice=tokens.where(address), odd=(GitlabError,))
+        # Without the token, which the session's door adds.
         self._gitlab = gitlab.Gitlab(
             address.server,
-            oauth_token=token,
-            timeout=TIMEOUT_S,
             per_page=100,
             user_agent="loom",
-            session=session,
-            keep_base_url=True,  # never follow an address of another host in a list's `next`
+            session=self._web.session,
+            keep_base_url=True,  # of the pages of a list, also of a server behind a proxy
         )
         self._project = self._gitlab.projects.get(address.project, lazy=True)
+        self._jobs_url = f"{self._gitlab.api_url}/projects/{self._project.encoded_id}/jobs"
 
     def _one(self, number: int) -> RemoteJob:
-        return self._job(self._asked(f"job {number}", lambda: self._project.jobs.get(number)))
+        return self._job(self._web.asked(f"job {number}", lambda: self._project.jobs.get(number)))
 
     def _newest_failed(self, ref: str) -> int | None:
-        newest = self._asked(
+        newest = self._web.asked(
             f"the pipelines of {ref}",
             lambda: self._project.pipelines.list(ref=ref, status="failed", per_page=1, page=1, get_all=False),
         )
         return checked(GitLabPipeline, newest[0].attributes, "a pipeline").id if newest else None
 
-    def jobs(self, pipeline: int) -> list[RemoteJob]:
+    def jobs(self, pipeline: int, attempt: int | None = None) -> list[RemoteJob]:
+        return self._jobs(pipeline)
+
+    def _jobs(self, pipeline: int, **which: Any) -> list[RemoteJob]:
         jobs = self._project.pipelines.get(pipeline, lazy=True).jobs
-        listed = self._asked(
-            f"the jobs of pipeline {pipeline}", lambda: [*islice(jobs.list(iterator=True, per_page=100), MOST_JOBS)]
-        )
-        return [self._job(one) for one in listed]
+        return [self._job(one) for one in self._listed(f"the jobs of pipeline {pipeline}", jobs.list, **which)]
+
+    def jobs_before(self, job: RemoteJob) -> list[RemoteJob]:
+        found: dict[str, RemoteJob] = {}
+        for one in sorted(self._jobs(job.pipeline, include_retried=True), key=lambda one: one.id):
+            if one.name not in found or _moment(one.finished_at) <= _moment(job.started_at):
+                found[one.name] = one
+        return list(found.values())
+
+    def failed_below(self, pipeline: int) -> int | None:
+        for one in self._bridges(pipeline):
+            below = one.downstream_pipeline
+            if one.status == "failed" and below is not None:
+                if below.project_id not in (None, self._about.id):
+                    raise ServerRefused(
+                        f"the failed job of pipeline {pipeline} is in another project", hint=f"name it: {below.web_url}"
+                    )
+                return below.id
+        return None
+
+    def _bridges(self, pipeline: int) -> list[GitLabBridge]:
+        what = f"the triggers of pipeline {pipeline}"
+        bridges = self._project.pipelines.get(pipeline, lazy=True).bridges
+        return [checked(GitLabBridge, one.attributes, what) for one in self._listed(what, bridges.list)]
+
+    def _above(self, pipeline: int, sha: str) -> tuple[int, str] | None:
+        """Return the pipeline that started a child, and its job that did: the API names them from above alone."""
+        pipelines = self._project.pipelines
+        listed = self._listed("the pipelines of the commit", pipelines.list, most=MOST_PIPELINES, sha=sha)
+        asked = [checked(GitLabPipeline, one.attributes, "a pipeline").id for one in listed]
+        for above in asked:
+            for bridge in self._bridges(above):
+                if (below := bridge.downstream_pipeline) is not None and below.id not in asked:
+                    if below.id == pipeline:
+                        return above, bridge.name
+                    if len(asked) < MOST_PIPELINES and below.project_id in (None, self._about.id):
+                        asked.append(below.id)
+        return None
+
+    @cached_property
+    def _about(self) -> GitLabProject:
+        project = self._web.asked("the project", lambda: self._gitlab.projects.get(self.address.project))
+        return checked(GitLabProject, project.attributes, "the project")
 
     def pipeline(self, job: RemoteJob) -> RemotePipeline:
-        project = self._asked("the project", lambda: self._gitlab.projects.get(self.address.project))
-        about = checked(GitLabProject, project.attributes, "the project")
-        got = self._asked(f"pipeline {job.pipeline}", lambda: self._project.pipelines.get(job.pipeline))
+        got = self._web.asked(f"pipeline {job.pipeline}", lambda: self._project.pipelines.get(job.pipeline))
         found = checked(GitLabPipeline, got.attributes, f"pipeline {job.pipeline}")
-        given, unread = self._variables(
-            "the variables given to the pipeline", lambda: got.variables.list(iterator=True, per_page=100)
-        )
+        given, unread = self._variables("the variables given to the pipeline", got.variables.list)
+        request, unread_request = self._request(job)
         return RemotePipeline(
             source=found.source,
-            default_branch=about.default_branch or "",
+            default_branch=self._about.default_branch or "",
+            workflow=self._about.ci_config_path or "",
             variables={one.name: one.value for one in given if one.value is not None},
-            unread=unread,
+            known=request,
+            branch=request.get("CI_MERGE_REQUEST_SOURCE_BRANCH_NAME", ""),
+            above=self._above(job.pipeline, job.sha) if found.source == _OF_CHILD else None,
+            unread=[*unread, *unread_request],
         )
+
+    def _request(self, job: RemoteJob) -> tuple[Mapping[str, str], Sequence[str]]:
+        """Return the variables of the merge request that a job is of, and what of it can't be read."""
+        if (ref := MERGE_REQUEST.fullmatch(job.ref)) is None:
+            return {}, ()
+        known = {
+            "CI_MERGE_REQUEST_IID": ref["number"],
+            "CI_MERGE_REQUEST_REF_PATH": job.ref,
+            "CI_MERGE_REQUEST_EVENT_TYPE": _EVENTS[ref["kind"]],
+        }
+        what = f"merge request {ref['number']}"
+        try:
+            got = self._web.asked(what, lambda: self._project.mergerequests.get(int(ref["number"])))
+        except ServerRefused:
+            return known, [f"{what}: its branches and its title"]
+        found = checked(GitLabMergeRequest, got.attributes, what)
+        known |= {
+            "CI_MERGE_REQUEST_ID": str(found.id),
+            "CI_MERGE_REQUEST_TITLE": found.title,
+            "CI_MERGE_REQUEST_LABELS": ",".join(found.labels),
+            "CI_MERGE_REQUEST_SOURCE_BRANCH_NAME": found.source_branch,
+            "CI_MERGE_REQUEST_TARGET_BRANCH_NAME": found.target_branch,
+        }
+        return known, ()
 
     def variables(self, job: RemoteJob) -> tuple[Sequence[RemoteVariable], Sequence[str]]:
-        parents = self.address.project.split("/")[:-1]
-        groups = ["/".join(parents[: depth + 1]) for depth in range(len(parents))]
-        found: list[RemoteVariable] = []
-        unread: list[str] = []
-        for group in groups:
-            manager = self._gitlab.groups.get(group, lazy=True).variables
-            listed, _ = self._variables(f"the variables of group {group}", lambda m=manager: m.list(iterator=True))  # type: ignore[misc]
-            found += listed  # a user's own namespace is no group
-        listed, missing = self._variables(
-            "the variables of the project", lambda: self._project.variables.list(iterator=True, per_page=100)
-        )
-        return [*found, *listed], [*unread, *missing]
+        parents = self.address.project.split("/")[:-1] if self._about.is_in_group else []
+        lists: dict[str, Any] = {
+            f"the variables of group {group}": self._gitlab.groups.get(group, lazy=True).variables.list
+            for group in ("/".join(parents[: depth + 1]) for depth in range(len(parents)))
+        }
+        lists["the variables of the project"] = self._project.variables.list
+        read = [self._variables(what, ask) for what, ask in lists.items()]
+        return [one for found, _ in read for one in found], [what for _, unread in read for what in unread]
 
-    def _variables(self, what: str, ask: Callable[[], Iterable[Any]]) -> tuple[list[RemoteVariable], list[str]]:
+    def _listed(self, what: str, ask: Callable[..., Iterable[Any]], most: int = MOST_JOBS, **which: Any) -> list[Any]:
+        return self._web.asked(what, lambda: [*islice(ask(iterator=True, per_page=100, **which), most)])
+
+    def _variables(self, what: str, ask: Callable[..., Iterable[Any]]) -> tuple[list[RemoteVariable], list[str]]:
         try:
-            listed = self._asked(what, lambda: [*islice(ask(), MOST_JOBS)])
+            listed = self._listed(what, ask)
         except ServerRefused:
             return [], [what]
         answers = [checked(GitLabVariable, one.attributes, what) for one in listed]
@@ -142,31 +199,23 @@ class GitLabServer(Server):
             for one in answers
         ], []
 
-    def is_protected(self, job: RemoteJob) -> bool:
-        if job.is_tag:
-            return False
+    def is_protected(self, job: RemoteJob) -> bool | None:
+        refs: Any = self._project.tags if job.is_tag else self._project.branches
         try:
-            got = self._asked(f"branch {job.ref}", lambda: self._project.branches.get(job.ref))
+            got = self._web.asked(job.ref, lambda: refs.get(job.ref))
         except ServerRefused:
-            return False
-        return checked(GitLabBranch, got.attributes, f"branch {job.ref}").protected
+            return None
+        return checked(GitLabRef, got.attributes, job.ref).protected
 
     def log(self, job: RemoteJob, file: BinaryIO) -> None:
-        one = self._project.jobs.get(job.id, lazy=True)
-        self._download(f"the log of job {job.id}", one.trace, file, LARGEST_LOG)
+        self._web.download(f"the log of job {job.id}", f"{self._jobs_url}/{job.id}/trace", file, LARGEST_LOG)
 
     def artifacts(self, job: RemoteJob | RemoteArtifact, file: BinaryIO) -> None:
-        one = self._project.jobs.get(job.id, lazy=True)
-        self._download(f"the artifacts of {job.name}", one.artifacts, file, LARGEST_ARCHIVE)
-
-    def _download(self, what: str, ask: Callable[..., Any], file: BinaryIO, most: int) -> None:
-        pieces = self._asked(what, lambda: ask(iterator=True, chunk_size=1 << 18))
-        with self._errors(what):
-            write_bounded(pieces, file, most, what)
+        address = f"{self._jobs_url}/{job.id}/artifacts"
+        self._web.download(f"the artifacts of {job.name}", address, file, LARGEST_ARCHIVE)
 
     def _job(self, answer: Any) -> RemoteJob:
         found = checked(GitLabJob, answer.attributes, "a job")
-        expires = found.artifacts_expire_at
         return RemoteJob(
             id=found.id,
             name=found.name,
@@ -179,31 +228,19 @@ class GitLabServer(Server):
             tags=found.tag_list,
             size=next((_SIZES[size[1]] for tag in found.tag_list if (size := _HOSTED.match(tag))), ""),
             has_artifacts=found.artifacts_file is not None,
-            expired=bool(expires) and _past(expires or ""),
+            expired=_moment(found.artifacts_expire_at or "") < datetime.now(UTC),
             allow_failure=found.allow_failure,
+            started_at=found.started_at or "",
+            finished_at=found.finished_at or "",
         )
 
-    @contextmanager
-    def _errors(self, what: str) -> Iterator[None]:
-        host = self.address.host
-        try:
-            yield
-        except GitlabError as error:
-            code = error.response_code or 0
-            if isinstance(error, GitlabAuthenticationError) or code in (401, 403, 404):
-                raise self._refused(what, code, tokens.where(self.address)) from None
-            raise unavailable(f"{host}: {what}", code or error) from None
-        except requests.HTTPError as error:
-            raise unavailable(f"{host}: {what}", error.response.status_code, error.response.headers) from None
-        except requests.RequestException as error:
-            raise unanswered(f"{host}: {what}", error) from None
 
-
-def _past(moment: str) -> bool:
+def _moment(text: str) -> datetime:
+    """Return a moment of the API; the last one for none."""
     try:
-        return datetime.fromisoformat(moment) < datetime.now(UTC)
-    except (ValueError, TypeError):
-        return False
+        return datetime.fromisoformat(text).astimezone(UTC)
+    except ValueError:
+        return datetime.max.replace(tzinfo=UTC)
 
 
 server = GitLabServer

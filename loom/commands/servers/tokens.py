@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import netrc
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
@@ -17,7 +17,7 @@ from loom.util import yaml_file
 from loom.util.yaml_file import Kind, Node, fields_of
 
 _VARIABLES = {"gitlab": ("GITLAB_TOKEN",), "github": ("GH_TOKEN", "GITHUB_TOKEN")}
-_NAMED = {"gitlab": ("GITLAB_HOST", "CI_SERVER_URL"), "github": ("GH_HOST", "GITHUB_SERVER_URL")}
+NAMED = {"gitlab": ("GITLAB_HOST", "CI_SERVER_URL"), "github": ("GH_HOST", "GITHUB_SERVER_URL")}
 _DEFAULT = {"gitlab": "gitlab.com", "github": "github.com"}
 _CONFIGURED = {"gitlab": ("glab-cli", "config.yml"), "github": ("gh", "hosts.yml")}
 SCOPE = {
@@ -37,17 +37,23 @@ def where(address: JobAddress) -> str:
 
 
 def token_for(
-    address: JobAddress, environ: Mapping[str, str], config: Config, root: Path, *, origin: str = ""
+    address: JobAddress,
+    environ: Mapping[str, str],
+    config: Config,
+    root: Path,
+    *,
+    may_send: Callable[[str], bool] = lambda name: False,
 ) -> str | None:
     """Return the token for this server: from the keyring, `glab`'s or `gh`'s configuration, netrc, the environment.
 
-    One of the environment counts only for the server that the environment names, or for `origin`, the checkout's own host.
+    One of the environment is for the server that is named beside it, else the public one; `may_send`, called with its name,
+    decides for any other server.
     """
     return (
         _stored(address.host, environ, config, root)
         or _configured(address, environ)
         or _of_netrc(address, environ)
-        or _of_environment(address, environ, origin)
+        or _of_environment(address, environ, may_send)
     )
 
 
@@ -93,9 +99,9 @@ def _of_netrc(address: JobAddress, environ: Mapping[str, str]) -> str | None:
     return found[2] or None if found else None
 
 
-def _of_environment(address: JobAddress, environ: Mapping[str, str], origin: str) -> str | None:
-    """Return one for the server that is named beside it, or for `origin`'s."""
-    named = next((environ[name] for name in _NAMED[address.kind] if environ.get(name)), _DEFAULT[address.kind])
-    if address.host not in (urlsplit(named).netloc or named, origin):
+def _of_environment(address: JobAddress, environ: Mapping[str, str], may_send: Callable[[str], bool]) -> str | None:
+    name = next((name for name in _VARIABLES[address.kind] if environ.get(name)), None)
+    named = next((environ[name] for name in NAMED[address.kind] if environ.get(name)), _DEFAULT[address.kind])
+    if name is None or not (address.host == (urlsplit(named).netloc or named.partition("/")[0]) or may_send(name)):
         return None
-    return next((environ[name] for name in _VARIABLES[address.kind] if environ.get(name)), None)
+    return environ[name]

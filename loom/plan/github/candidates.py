@@ -359,10 +359,13 @@ class GitHubCandidates:
         found = refused(self._labels(node, texts) or (), self.known_labels)
         if found is not None:
             return Withheld(*found)
+        return _DEPLOYS if self.deploys(node, texts) and not config.deploy else None
+
+    def deploys(self, node: Node, texts: Texts) -> bool:
+        """Return whether a job is of an environment, also of one that only a later value names."""
         environment = node.get("environment")
         name = environment and (environment.get("name") or environment)
-        named = name is not None and (text_of(name) if self._everything else texts.text(name)) != ""
-        return _DEPLOYS if named and not config.deploy else None
+        return name is not None and (text_of(name) if self._everything else texts.text(name)) != ""
 
     # -- calls --------------------------------------------------------------------------------------------------------
 

@@ -84,6 +84,7 @@ class GitHubJobBuilder(builder.Refusals):
             shell=tuple(shell_words(config.default_shell)),
             needs=tuple(candidate.needs or ()),
             artifacts_from=(),
+            deploys=self.candidates.deploys(node, texts),
             no_checkout=not _begins_with_checkout(written),
             resource_group=self._group(candidate),
             allow_failure=p.AllowFailure(always=texts.value(node.get("continue-on-error")) is True),

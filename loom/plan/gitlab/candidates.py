@@ -178,10 +178,7 @@ class Candidates:
             tag, system = found
             one = f"its tag {text_of(tag)} is of runners with {system}; jobs run on Linux here"
             return Withheld(one, system, even_if_named=self.selection.if_possible)
-        environment = job.get("environment")
-        action = text_of(environment.get("action")) if environment is not None else ""
-        deploys = environment is not None and action in ("", "start", "stop")
-        return _DEPLOYS if (deploys or job.get("release") is not None) and not config.deploy else None
+        return _DEPLOYS if deploys(job) and not config.deploy else None
 
     def candidate(self, entry: Entry, instance: Instance, decided: RuleDecision | None = None) -> JobCandidate:
         """`decided`: instead of what the rules say."""
@@ -208,6 +205,13 @@ class Candidates:
             instance=instance,
             scope=scope,
         )
+
+
+def deploys(job: Node) -> bool:
+    """Return whether a job starts or stops an environment, or makes a release."""
+    environment = job.get("environment")
+    action = text_of(environment.get("action")) if environment is not None else ""
+    return (environment is not None and action in ("", "start", "stop")) or job.get("release") is not None
 
 
 def system_of(job: Node, pools: Container[str]) -> tuple[Node, str] | None:

@@ -17,7 +17,7 @@ from loom.plan import builder
 from loom.plan import model as p
 from loom.plan.candidates import by_name
 from loom.plan.clone import Clone
-from loom.plan.gitlab.candidates import Candidates, JobCandidate, system_of
+from loom.plan.gitlab.candidates import Candidates, JobCandidate, deploys, system_of
 from loom.plan.gitlab.scripts import joined
 from loom.plan.placement import pool_for
 from loom.plan.variables import is_known_at_start
@@ -109,6 +109,7 @@ class GitLabJobBuilder(builder.Refusals):
             delay_s=decided.start_in if candidate.decision.when == "delayed" else None,
             resource_group=texts.maybe(merged.get("resource_group")),
             trigger=self.trigger(merged.get("trigger"), texts),
+            deploys=deploys(merged),
             no_checkout=texts.values.get("GIT_STRATEGY") in ("none", "empty"),
             clone=_clone(texts.values, self.context.config.gitlab.git_depth),
             trace=texts.values.get("CI_DEBUG_TRACE", "").lower() in ("true", "1", "yes", "on"),

@@ -76,7 +76,9 @@ class Case:
         return found
 
     def log(self, text: str, end: str = "exit code 1") -> None:
-        trace = gitlab(text, end).replace("python:3.12", "other:1")
+        trace = (
+            gitlab(text, end).replace("python:3.12", "other:1").replace("1ecfd275", self.git("rev-parse", "HEAD")[:8])
+        )
         self.stub.routes[f"{AT}/jobs/12/trace"] = Reply(trace.encode())
 
 

@@ -17,7 +17,6 @@ from loom.commands.servers import (
     address_of,
     server_of,
     tokens,
-    write_bounded,
 )
 from loom.config import load
 from loom.errors import LoomError, RequestError
@@ -173,11 +172,6 @@ def test_sizes_of_the_servers_own_runners(stub: Stub) -> None:
     assert of_gitlab(stub)[1].size == "8 CPUs, 32 GB"
 
 
-def test_download_is_bounded() -> None:
-    with pytest.raises(ServerUnavailable, match="more than 1 MiB"):
-        write_bounded((b"x" * 4096 for _ in iter(int, 1)), io.BytesIO(), 1 << 20, "the log")
-
-
 def _github_job(**more: object) -> dict[str, object]:
     return {
         "id": 2,
@@ -256,18 +250,18 @@ def test_a_busy_github_is_asked_again(stub: Stub) -> None:
 # -- tokens ---------------------------------------------------------------------------------------------------------
 
 
-def _token(tmp_path: Path, host: str, environ: dict[str, str], origin: str = "", kind: str = "gitlab") -> str | None:
+def _token(tmp_path: Path, host: str, environ: dict[str, str], allowed: str = "", kind: str = "gitlab") -> str | None:
     path = "group/project/-/jobs/1" if kind == "gitlab" else "o/r/actions/runs/1"
     environ = {"HOME": str(tmp_path), "PYTHON_KEYRING_BACKEND": "keyring.backends.null.Keyring", **environ}
     config = load(root=tmp_path, environ=environ, flags={})
-    return tokens.token_for(address_of(f"https://{host}/{path}"), environ, config, tmp_path, origin=origin)
+    return tokens.token_for(address_of(f"https://{host}/{path}"), environ, config, tmp_path, may_send=allowed.__eq__)
 
 
 def test_token_of_the_environment_is_for_the_server_that_it_is_of(tmp_path: Path) -> None:
     given = {"GITLAB_TOKEN": "t"}
     assert _token(tmp_path, "gitlab.com", given) == "t"
     assert _token(tmp_path, "evil.example", given) is None
-    assert _token(tmp_path, "git.example", given, origin="git.example") == "t"
+    assert _token(tmp_path, "git.example", given, allowed="GITLAB_TOKEN") == "t"
     assert _token(tmp_path, "git.example", {**given, "GITLAB_HOST": "https://git.example"}) == "t"
     assert _token(tmp_path, "gitlab.com", {**given, "GITLAB_HOST": "git.example"}) is None
     assert _token(tmp_path, "github.com", {"GITHUB_TOKEN": "h", "GH_TOKEN": "g"}, kind="github") == "g"

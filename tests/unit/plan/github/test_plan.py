@@ -568,7 +568,9 @@ def test_jobs_with_an_environment_wait_for_deploy(planned: Planned) -> None:
     plan = planned(text)
     assert ids(plan) == ["z"]
     assert reasons(plan)["x"] == "it deploys; --deploy or its name runs it"
-    assert ids(planned(text, config={"deploy": True})) == ["x", "y", "z"]
+    with_all = planned(text, config={"deploy": True})
+    assert ids(with_all) == ["x", "y", "z"]
+    assert [job.deploys for job in with_all.jobs] == [True, False, False]
 
 
 @pytest.mark.parametrize(
