@@ -429,7 +429,9 @@ def test_files_in_conflict(project: Path, loom: Loom, monkeypatch: pytest.Monkey
 
     def git(*words: str, code: int = 0) -> None:
         author = ("-c", "user.name=t", "-c", "user.email=t@example.invalid")
-        assert subprocess.run(["git", *author, *words], cwd=project, capture_output=True, check=False).returncode == code
+        assert (
+            subprocess.run(["git", *author, *words], cwd=project, capture_output=True, check=False).returncode == code
+        )
 
     (project / ".loom/workflow.yml").write_text("version: v1\nstages: [a]\na: {stage: a, script: cat a.txt}\n")
     for branch in ("one", "two"):
