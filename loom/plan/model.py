@@ -321,6 +321,8 @@ class Job(Struct, frozen=True, kw_only=True):
     """It starts in an empty directory; caches and artifacts are restored into it, and a step may bring the project's files."""
     clone: Clone | None = None
     """The part of the repository that its `.git` has; None: what the checkout has, or what a step takes of it."""
+    open_files: bool = False
+    """CI lays out the project's files so that every user may write them."""
     trace: bool = False
     """Whether the shell that its steps share prints each command before it runs it (`set -x`)."""
     refused: tuple[str, ...] = ()
@@ -356,6 +358,11 @@ class Job(Struct, frozen=True, kw_only=True):
     rule: int | None = None
     """Index of the matching rule; None without rules or when the job was named."""
     late: LateJob | None = None
+
+    @property
+    def umask(self) -> int:
+        """Return the umask with which CI lays out the project's files."""
+        return 0 if self.open_files else 0o022
 
     @property
     def all_secrets(self) -> tuple[Secret, ...]:
@@ -395,6 +402,11 @@ class Plan(Struct, frozen=True, kw_only=True, dict=True):
 
     def has(self, job_id: str) -> bool:
         return job_id in self._by_id
+
+    @property
+    def umask(self) -> int:
+        """Return the umask of the files that all jobs get: the one that leaves most."""
+        return min((job.umask for job in self.jobs), default=0o022)
 
     @cached_property
     def _by_id(self) -> Mapping[str, Job]:

@@ -84,6 +84,10 @@ class SessionRequest(Struct, frozen=True, kw_only=True):
     run_id: str
     job_id: str
     workspace: Path
+    umask: int = 0o022
+    """The umask of the project's files: that of the directory itself where the session makes one."""
+    chmod: str = ""
+    """How the modes of all files in it change for this job (`go-w`), because other jobs of the run have other ones."""
     project_dir: str
     """The workspace path in the job (`Provider.project_dir`)."""
     environment: Mapping[str, str] = field(default_factory=dict)

@@ -200,10 +200,10 @@ class Run:
             taken = taking.result(snapshot.SnapshotCanceled("interrupted while the workspace was being filled"))
             self._start.taking = None
             return taken
-        source = self._request.cloned(self._request.clone)
+        source, umask = self._request.cloned(self._request.clone), self._request.plan.umask
         if prepared is not None:
-            return prepared.renewed(source, self._cancel)
-        return snapshot.take(source, self._workspace, cancel=self._cancel)
+            return prepared.renewed(source, self._cancel, umask)
+        return snapshot.take(source, self._workspace, cancel=self._cancel, umask=umask)
 
     def _keep_build_inputs(self) -> None:
         request = self._request

@@ -43,7 +43,7 @@ class NextRun:
         for job in first_jobs(request.plan, request.jobs_at_once):
             opener.prewarm(job)
         _, self._known_files = snapshot.take_to_renew(
-            request.cloned(request.clone), self.workspace, cancel=request.cancel
+            request.cloned(request.clone), self.workspace, cancel=request.cancel, umask=request.plan.umask
         )
 
     def ready(self) -> bool:
@@ -51,10 +51,10 @@ class NextRun:
         newest = next(iter(self._request.store.run_ids()), "0")
         return self._known_files is not None and int(newest) < int(self.run_id)
 
-    def renewed(self, source: Source, cancel: Cancel) -> Snapshot:
+    def renewed(self, source: Source, cancel: Cancel, umask: int) -> Snapshot:
         """Bring the workspace up to date, once. Raises the errors of `snapshot.take`."""
         assert self._known_files is not None, "ready comes first"
-        return snapshot.renew(source, self.workspace, self._known_files, cancel=cancel)
+        return snapshot.renew(source, self.workspace, self._known_files, cancel=cancel, umask=umask)
 
     @property
     def providers(self) -> Sequence[Provider]:

@@ -193,6 +193,7 @@ def settings_of(request: RunRequest, workspace: Path) -> RunSettings:
         workspace=workspace,
         variables=request.variables,
         config=request.config,
+        umask=request.plan.umask,
         alone=untouched and len([job for job in request.plan.jobs if job.id not in request.done]) == 1,
         read_only_mounts=source.read_only_mounts,
         detached=request.detached,

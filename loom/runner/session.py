@@ -65,6 +65,8 @@ class RunSettings(Struct, frozen=True, kw_only=True):
     workspace: Path
     variables: Mapping[str, str]
     config: Config
+    umask: int = 0o022
+    """The umask of the files in the workspace."""
     alone: bool = False
     """Only one job runs, so it may use the run's workspace itself."""
     read_only_mounts: tuple[Path, ...] = ()
@@ -202,6 +204,8 @@ class SessionOpener:
             run_id=settings.run_id,
             job_id=job.id,
             workspace=view.workspace,
+            umask=job.umask,
+            chmod="go-w" if job.umask & ~settings.umask and self.resumed(job) is None else "",
             directory=view.directory,
             project_dir=project_dir,
             environment={name: value for name, value in variables.items() if name not in concealed},

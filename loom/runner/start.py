@@ -100,7 +100,7 @@ def start(request: RunRequest, watch: Watch, prepared: NextRun | None = None) ->
                 request.store.workspaces.make(workspace, run_id=request.run_id, repo_root=request.source.root)
                 # One job alone needs the engine first, since its container starts without the files.
                 if not settings.alone and any(one.capabilities.isolated for one in request.tools.providers.values()):
-                    take = partial(snapshot.take, workspace=workspace)
+                    take = partial(snapshot.take, workspace=workspace, umask=request.plan.umask)
                     source = partial(request.cloned, request.clone)
                     started.taking = Work(lambda cancel: take(source(), cancel=cancel), request.cancel, name="snapshot")
             preflight(request.plan, request.tools, request.config)

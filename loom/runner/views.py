@@ -138,7 +138,7 @@ class Views:
             workspace = directory / ("workspace" if kind is WorkspaceMode.COPY else "empty")
             # The parent directory is closed to other users. A step that becomes another user can enter, as in CI.
             workspace.mkdir()
-            workspace.chmod(0o755)
+            workspace.chmod(0o777 & ~job.umask)
         copied = kind is WorkspaceMode.COPY and not job.no_checkout
         return View(mode=_MOUNTS[kind], workspace=workspace, directory=directory, copied=copied)
 

@@ -43,9 +43,16 @@ _INDEX_ENTRY = 120
 _TICK_NS = 20_000_000
 
 
-def take(source: Source, workspace: Path, *, cancel: Cancel, on_progress: OnProgress | None = None) -> Snapshot:
+def take(
+    source: Source,
+    workspace: Path,
+    *,
+    cancel: Cancel,
+    on_progress: OnProgress | None = None,
+    umask: int = copy_files.GITS_UMASK,
+) -> Snapshot:
     """Fill the empty directory `workspace` with the checkout that CI would have if the source's present work were
-    committed.
+    committed. It and its files get the modes that `umask` leaves, so the directory above keeps it private.
 
     Only reads the source. SnapshotError when a file can't be read or written, SnapshotCanceled when the flag was set;
     either leaves `workspace` empty.
@@ -53,32 +60,41 @@ def take(source: Source, workspace: Path, *, cancel: Cancel, on_progress: OnProg
     if workspace.exists() and any(workspace.iterdir()):
         raise SnapshotError(f"{workspace}: not empty", hint="a workspace is filled once, in a new directory")
     with occupied(workspace), git.ended_by(cancel):
-        return _take(source, workspace, cancel, on_progress)
+        return _take(source, workspace, cancel, on_progress, umask)
 
 
-def take_to_renew(source: Source, workspace: Path, *, cancel: Cancel) -> tuple[Snapshot, KnownFiles]:
+def take_to_renew(
+    source: Source, workspace: Path, *, cancel: Cancel, umask: int = copy_files.GITS_UMASK
+) -> tuple[Snapshot, KnownFiles]:
     """Take as `take`, for a workspace that `renew` brings up to date before anybody uses it."""
     since_ns = time.time_ns() - _TICK_NS
-    taken = take(source, workspace, cancel=cancel)
-    return taken, known_files(source, workspace, since_ns)
+    taken = take(source, workspace, cancel=cancel, umask=umask)
+    return taken, known_files(source, workspace, since_ns, umask)
 
 
-def renew(source: Source, workspace: Path, files: KnownFiles, *, cancel: Cancel) -> Snapshot:
+def renew(
+    source: Source, workspace: Path, files: KnownFiles, *, cancel: Cancel, umask: int = copy_files.GITS_UMASK
+) -> Snapshot:
     """Take as `take`, of `source` as it is now, in the workspace that `take_to_renew` filled."""
     with occupied(workspace), git.ended_by(cancel):
         try:
-            if files.plain and line_endings.by_default(source.config):
-                return _take(source, workspace, cancel, None, files)
+            if files.plain and files.umask == umask and line_endings.by_default(source.config):
+                return _take(source, workspace, cancel, None, umask, files)
         except SnapshotCanceled:
             raise
         except SnapshotError:
             pass  # not to be renewed, or a true failure, which occurs again
         empty(workspace)
-        return _take(source, workspace, cancel, None)
+        return _take(source, workspace, cancel, None, umask)
 
 
 def _take(
-    source: Source, workspace: Path, cancel: Cancel, on_progress: OnProgress | None, files: KnownFiles | None = None
+    source: Source,
+    workspace: Path,
+    cancel: Cancel,
+    on_progress: OnProgress | None,
+    umask: int,
+    files: KnownFiles | None = None,
 ) -> Snapshot:
     started = time.perf_counter()
     git_dir = workspace / ".git"
@@ -86,9 +102,10 @@ def _take(
         if files is not None:
             _strip(git_dir)
         git_dir.mkdir(exist_ok=files is not None)
+        workspace.chmod(0o777 & ~umask)
         (git_dir / FILLING).touch()
         filled = _Filling(
-            source, workspace, git_dir, None, workspace, cancel, on_progress, source.read_only_mounts, files
+            source, workspace, git_dir, None, workspace, cancel, on_progress, source.read_only_mounts, umask, files
         ).run()
         manifest = Manifest(
             source_root=str(source.root),
@@ -168,6 +185,7 @@ class _Filling:
         cancel: Cancel,
         on_progress: OnProgress | None,
         may_borrow: tuple[Path, ...],
+        umask: int,
         files: KnownFiles | None = None,
     ) -> None:
         self._source = source
@@ -180,6 +198,7 @@ class _Filling:
         self._on_progress = on_progress
         self._may_borrow = may_borrow
         """The outermost source's object stores, as containers will see them."""
+        self._umask = umask
         self._files = files
         """The files that the target already has."""
         self._renewer: Renewer | None = None
@@ -234,7 +253,9 @@ class _Filling:
         root, target = source.root, self._target
         if self._files is not None:
             self._renewer = Renewer(root, target, self._files, since_ns=since_ns)
-        with CopyPool(root, target, since_ns=since_ns, cancel=self._cancel, own=self._renewer) as pool:
+        with CopyPool(
+            root, target, since_ns=since_ns, cancel=self._cancel, own=self._renewer, umask=self._umask
+        ) as pool:
             pool.prepare(len(data) // _INDEX_ENTRY)
             self._lay_out(data)
             index = self._index = Index(questions.index())
@@ -418,11 +439,11 @@ class _Filling:
         )
         paths = [path for path, _ in index.pinned]
         try:
-            contents.lay_out_hidden(paths, there, self._target, source)
+            contents.lay_out_hidden(paths, there, self._target, source, umask=self._umask)
         except git.GitFailed as error:
             self._proof.give_up_filters(error)
             there = git.with_config(there, filters.without(source.config))
-            contents.lay_out_hidden(paths, there, self._target, source)
+            contents.lay_out_hidden(paths, there, self._target, source, umask=self._umask)
         for path, tag in index.pinned:
             status = lstat(self._target / path)
             self._done.files += 1
@@ -438,7 +459,7 @@ class _Filling:
             if (clone := self._source.clone) is not None and tracked:
                 nested = contents.cloned(nested, path, clone, self._submodule_names)
             if nested.directory:
-                with directory_in(self._target, path, make=True):
+                with directory_in(self._target, path, umask=self._umask):
                     pass  # a link that the index hides can't be in its way
             elif tracked:
                 edits.removed.append(path)
@@ -460,7 +481,9 @@ class _Filling:
         target, outermost, may_borrow = self._target / path, self._outermost, self._may_borrow
         if (clone := self._source.clone) is not None:
             inner = as_cloned(inner, clone.of_submodule(), ())
-        filled = _Filling(inner, target, git_dir, prefix, outermost, self._cancel, self._on_progress, may_borrow).run()
+        filled = _Filling(
+            inner, target, git_dir, prefix, outermost, self._cancel, self._on_progress, may_borrow, self._umask
+        ).run()
         self._done.submodules.append(
             Submodule(
                 path=prefix[:-1],

@@ -192,7 +192,9 @@ def drop_intended(
     return dropped
 
 
-def lay_out_hidden(paths: list[str], environment: Mapping[str, str], workspace: Path, source: Source) -> None:
+def lay_out_hidden(
+    paths: list[str], environment: Mapping[str, str], workspace: Path, source: Source, *, umask: int
+) -> None:
     """Write these files' content from the index into the workspace, so that git can examine them.
 
     `environment` names the workspace's index, with the user's configuration.
@@ -201,7 +203,8 @@ def lay_out_hidden(paths: list[str], environment: Mapping[str, str], workspace: 
     for switch in ("--no-skip-worktree", "--no-assume-unchanged"):
         git.run(("update-index", switch, "-z", "--stdin"), environment, cwd=workspace, given=given)
     try:
-        git.run(("checkout-index", "--force", "-u", "-z", "--stdin"), environment, cwd=workspace, given=given)
+        checkout = ("checkout-index", "--force", "-u", "-z", "--stdin")
+        git.Running(checkout, environment, cwd=workspace, given=given, umask=umask).result()
     except git.GitFailed as error:
         if not source.repository.partial:
             raise

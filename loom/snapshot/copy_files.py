@@ -19,9 +19,11 @@ if TYPE_CHECKING:  # `typing` alone would double a helper's start time
     from collections.abc import Callable, Iterable, Iterator
     from typing import IO, Any
 
-ANY, REGULAR, EXECUTABLE, LINK, LINK_FROM_FILE, OBJECT = range(6)
-"""What a file is to become: as it is on disk (most likely a file), 0644, 0755, as it is (most likely a link), a link also
-where a plain file stands for one, or a read-only file."""
+ANY, REGULAR, EXECUTABLE, LINK, LINK_FROM_FILE, OBJECT, SAME = range(7)
+"""What a file is to become: as git sees it on disk (most likely a file), a plain file, an executable one, as it is (most
+likely a link), a link also where a plain file stands for one, a read-only file, or one with the same mode."""
+GITS_UMASK = 0o022
+"""The umask of a usual checkout: files are 0644 or 0755."""
 _LINKS = (LINK, LINK_FROM_FILE)
 
 ATTEMPTS = 3
@@ -76,9 +78,10 @@ class WriteFailed(Exception):
 class Directories:
     """Open descriptors of one directory and its ancestors, cached for neighbouring files; never of one outside of `root`."""
 
-    def __init__(self, root: int, *, create: bool, since_ns: int) -> None:
+    def __init__(self, root: int, *, umask: int | None, since_ns: int) -> None:
+        """`umask`: create missing directories, with its modes."""
         self._stack: list[tuple[str, int, bool]] = [("", root, False)]
-        self._create = create
+        self._umask = umask
         self._since = since_ns
 
     def enter(self, path: str) -> tuple[int, bool]:
@@ -91,14 +94,18 @@ class Directories:
         for name in rest.split("/") if rest else ():
             if name in _NO_NAMES:
                 raise WriteFailed(path, errno.EINVAL)
-            if self._create:
+            made = False
+            if self._umask is not None:
                 try:
-                    os.mkdir(name, 0o755, dir_fd=descriptor)
+                    os.mkdir(name, 0o700, dir_fd=descriptor)
+                    made = True
                 except FileExistsError:
                     pass
             descriptor = os.open(name, _OPEN_DIRECTORY, dir_fd=descriptor)
-            if not self._create:
+            if self._umask is None:
                 recent = recent or os.fstat(descriptor).st_ctime_ns >= self._since
+            elif made:
+                os.fchmod(descriptor, 0o777 & ~self._umask)
             here = f"{here}/{name}" if here else name
             self._stack.append((here, descriptor, recent))
         return descriptor, recent
@@ -111,14 +118,23 @@ class Directories:
 class Copier:
     """Copies groups of files, each of one directory, from one root to another."""
 
-    def __init__(self, source: str, target: str, *, since_ns: int, stop: Callable[[], bool] | None = None) -> None:
+    def __init__(
+        self,
+        source: str,
+        target: str,
+        *,
+        since_ns: int,
+        stop: Callable[[], bool] | None = None,
+        umask: int = GITS_UMASK,
+    ) -> None:
         self.stop = stop
+        self.umask = umask
         self._source_root = os.open(source, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._target_root = os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._since = since_ns
-        self._source = Directories(self._source_root, create=False, since_ns=since_ns)
-        self._target = Directories(self._target_root, create=True, since_ns=since_ns)
-        self._exact_modes = _umask() & 0o755 == 0
+        self._source = Directories(self._source_root, umask=None, since_ns=since_ns)
+        self._target = Directories(self._target_root, umask=umask, since_ns=since_ns)
+        self._exact_modes = umask_here() & ~umask == 0
         self._move = _in_kernel
         self.findings = Findings()
 
@@ -204,7 +220,7 @@ class Copier:
                     self._link(target, name, os.fsdecode(where), before)
                     found.recent.append(prefix + name)
                     return
-                size = self._file(reading, target, name, mode_of(become, before), before, attempt)
+                size = self._file(reading, target, name, mode_of(become, before, self.umask), before, attempt)
                 after = os.fstat(reading)
             finally:
                 os.close(reading)
@@ -294,11 +310,13 @@ class Copier:
         return size
 
 
-def mode_of(become: int, status: os.stat_result) -> int:
+def mode_of(become: int, status: os.stat_result, umask: int) -> int:
     if become == OBJECT:
         return 0o444
+    if become == SAME:
+        return status.st_mode & 0o777
     executable = become == EXECUTABLE or (become != REGULAR and status.st_mode & 0o100)
-    return 0o755 if executable else 0o644
+    return (0o777 if executable else 0o666) & ~umask
 
 
 class _InTheWay(Exception):
@@ -347,7 +365,8 @@ def _read_write(copier: Copier, reading: int, writing: int, size: int) -> int:
     return moved
 
 
-def _umask() -> int:
+def umask_here() -> int:
+    """Return the umask of this process."""
     # os.umask() would briefly change it for all threads.
     try:
         with open("/proc/self/status", "rb") as file:  # noqa: PTH123
@@ -404,8 +423,9 @@ def main() -> None:
     first = receive(sys.stdin.buffer)
     if first is None:
         return
-    source, target, since = first
-    copier = Copier(source, target, since_ns=since)
+    source, target, since, umask = first
+    os.umask(umask)  # so that no file needs another call for its mode
+    copier = Copier(source, target, since_ns=since, umask=umask)
     while (portion := receive(sys.stdin.buffer)) is not None:
         copier.findings = Findings()
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -31,14 +32,21 @@ class CopyPool:
     """Copies files from `source` to `target`. Exiting ends the helpers. `own` copies alone, without helpers."""
 
     def __init__(
-        self, source: Path, target: Path, *, since_ns: int, cancel: Cancel, own: copy_files.Copier | None = None
+        self,
+        source: Path,
+        target: Path,
+        *,
+        since_ns: int,
+        cancel: Cancel,
+        own: copy_files.Copier | None = None,
+        umask: int = copy_files.GITS_UMASK,
     ) -> None:
         self._source, self._target = str(source), str(target)
         self._since = since_ns
         self._cancel = cancel
         self._failed = threading.Event()
         self._alone = own is not None
-        self._own = own or copy_files.Copier(self._source, self._target, since_ns=since_ns)
+        self._own = own or copy_files.Copier(self._source, self._target, since_ns=since_ns, umask=umask)
         self._own.stop = self._stopped
         self._helpers: list[subprocess.Popen[bytes]] = []
         self._lock = threading.Lock()
@@ -142,7 +150,7 @@ class CopyPool:
             )
             self._helpers.append(helper)
             assert helper.stdin is not None
-            copy_files.send(helper.stdin, (self._source, self._target, self._since))
+            copy_files.send(helper.stdin, (self._source, self._target, self._since, self._own.umask))
 
 
 def could_not_write(target: Path, failure: copy_files.WriteFailed) -> SnapshotError:
@@ -158,18 +166,17 @@ def could_not_write(target: Path, failure: copy_files.WriteFailed) -> SnapshotEr
 _FULL = (28, 122)  # ENOSPC, EDQUOT
 
 
-_OBJECTS = ".git/objects"
 _NOTHING_IS_RECENT = 1 << 62
 
 
 def duplicate(workspace: Path, target: Path, *, cancel: Cancel) -> None:
     """Fill the empty directory `target` with the content of the complete snapshot `workspace`.
 
-    Files, links and directories with their times, without the link to the record. SnapshotError when a file can't be
+    Files, links and directories with their times and modes, without the link to the record. SnapshotError when a file can't be
     read or written, SnapshotCanceled when the flag was set.
     """
     files = list(_lay_out(workspace, target))
-    with CopyPool(workspace, target, since_ns=_NOTHING_IS_RECENT, cancel=cancel) as pool:
+    with CopyPool(workspace, target, since_ns=_NOTHING_IS_RECENT, cancel=cancel, umask=0) as pool:
         found = pool.copy(files, about=len(files))
     special = {path for path, _ in found.special}  # a job's files replace a snapshot that is gone
     missing = [path for path in (*found.absent, *(path for path, _ in found.denied)) if path not in special]
@@ -185,6 +192,7 @@ def _lay_out(workspace: Path, target: Path) -> Iterator[tuple[str, int]]:
     pending = [""]
     while pending:
         directory = pending.pop()
+        shutil.copymode(workspace / directory, target / directory)
         with os.scandir(workspace / directory) as scanned:
             entries = list(scanned)
         for entry in entries:
@@ -197,4 +205,4 @@ def _lay_out(workspace: Path, target: Path) -> Iterator[tuple[str, int]]:
             elif entry.is_symlink():
                 yield path, copy_files.LINK
             else:
-                yield path, copy_files.OBJECT if path.startswith(_OBJECTS) else copy_files.ANY
+                yield path, copy_files.SAME

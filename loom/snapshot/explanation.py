@@ -24,6 +24,7 @@ from loom.snapshot.merge import GITLINK
 from loom.snapshot.model import Snapshot, Source, path_fields, readable
 from loom.snapshot.removal import remove
 from loom.util.paths import ancestors, new_workspace
+from loom.util.private import make_in_shared
 from loom.util.units import counted
 
 
@@ -66,7 +67,7 @@ def explain(
     """
     names = [_relative(source, path, start) for path in paths]
     workspace = new_workspace(tmp_dir or Path(tempfile.gettempdir()), str(time.time_ns()))
-    workspace.mkdir(mode=0o700)
+    make_in_shared(workspace)
     try:
         explaining = _Explaining(source, take(source, workspace, cancel=Cancel()))
         return tuple(map(explaining.one, names))

@@ -227,13 +227,20 @@ def started(
     streams: tuple[int | BinaryIO, int | BinaryIO, int | BinaryIO],
     cwd: Path | None = None,
     searching: bool = False,
+    umask: int = -1,
 ) -> subprocess.Popen[bytes]:
     """Start git with standard input, output and error. `environment` leads it to a repository, unless it is `searching`."""
     if "GIT_DIR" not in environment and not searching:
         raise AssertionError(f"git {arguments[0]} is led to no repository, and would search for one")
     stdin, stdout, stderr = streams
     return subprocess.Popen(
-        ["git", *_ALWAYS, *arguments], stdin=stdin, stdout=stdout, stderr=stderr, cwd=cwd, env=dict(environment)
+        ["git", *_ALWAYS, *arguments],
+        stdin=stdin,
+        stdout=stdout,
+        stderr=stderr,
+        cwd=cwd,
+        env=dict(environment),
+        umask=umask,
     )
 
 
@@ -249,6 +256,7 @@ class Running:
         given: bytes | None = None,
         stdin: BinaryIO | None = None,
         searching: bool = False,
+        umask: int = -1,
     ) -> None:
         """Start it. `searching`: git itself looks for the repository, to explain why it refuses it."""
         self._result: tuple[int, bytes, str] | None = (0, b"", "")
@@ -264,6 +272,7 @@ class Running:
                     cwd=cwd,
                     streams=(subprocess.DEVNULL if stdin is None else stdin, self._out, self._err),
                     searching=searching,
+                    umask=umask,
                 )
             except FileNotFoundError as error:
                 self._close()

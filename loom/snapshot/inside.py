@@ -12,13 +12,13 @@ from loom.snapshot.copy_files import Directories, WriteFailed
 
 
 @contextmanager
-def directory_in(root: Path, path: str, *, make: bool = False) -> Iterator[Path]:
-    """Yield a path that reaches the directory `path` below `root` during the block; `make` creates it.
+def directory_in(root: Path, path: str, *, umask: int | None = None) -> Iterator[Path]:
+    """Yield a path that reaches the directory `path` below `root` during the block; with an `umask`, create it.
 
     OSError for a link or a file on the way, and for a path that leads out of `root`.
     """
     descriptor = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    directories = Directories(descriptor, create=make, since_ns=0)
+    directories = Directories(descriptor, umask=umask, since_ns=0)
     try:
         yield Path(f"/proc/self/fd/{directories.enter(path)[0]}")
     except WriteFailed as error:
@@ -29,12 +29,12 @@ def directory_in(root: Path, path: str, *, make: bool = False) -> Iterator[Path]
 
 
 @contextmanager
-def parent_in(root: Path, path: str, *, make: bool = False) -> Iterator[Path]:
+def parent_in(root: Path, path: str, *, umask: int | None = None) -> Iterator[Path]:
     """Yield a path that reaches `path` itself, by way of the directory above it, as in `directory_in`."""
     above, _, name = path.rpartition("/")
     if name in ("", ".", ".."):
         raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), str(root / path))
-    with directory_in(root, above, make=make) as directory:
+    with directory_in(root, above, umask=umask) as directory:
         yield directory / name
 
 

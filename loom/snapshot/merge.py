@@ -17,6 +17,7 @@ from pathlib import Path
 from msgspec import Struct, field
 
 from loom.errors import SnapshotError
+from loom.snapshot.copy_files import umask_here
 from loom.snapshot.index import lstat, walk
 from loom.snapshot.inside import parent_in, remove_empty
 from loom.snapshot.model import Change
@@ -186,7 +187,7 @@ def _take_away(target: Path, path: str, applied: Applied) -> None:
 
 def _put(target: Path, path: str, content: Content, applied: Applied) -> None:
     made = next((above for above in ancestors(path) if lstat(target / above) is None), path)
-    with parent_in(target, path, make=True) as opened:
+    with parent_in(target, path, umask=umask_here()) as opened:
         if opened.is_dir() and not opened.is_symlink():
             for here, _, _ in reversed(list(walk(opened))):  # empty ones alone: a file in one would be in the way
                 Path(here).rmdir()

@@ -30,11 +30,13 @@ class KnownFiles(Struct):
 
     files: dict[str, tuple[Facts, Facts] | None]
     """None: copied while it may have been changing, so that it is copied again."""
+    umask: int
+    """The umask with which they were copied."""
     plain: bool = True
     """Nothing else stands there, no directory of a nested repository, and no file is another than in the source."""
 
 
-def known_files(source: Source, workspace: Path, since_ns: int) -> KnownFiles:
+def known_files(source: Source, workspace: Path, since_ns: int, umask: int) -> KnownFiles:
     """Record the files that `take` wrote there; it began after `since_ns`."""
     files: dict[str, tuple[Facts, Facts] | None] = {}
     plain = True
@@ -52,7 +54,7 @@ def known_files(source: Source, workspace: Path, since_ns: int) -> KnownFiles:
                 plain = plain and theirs.st_size == entry.stat(follow_symlinks=False).st_size
                 if theirs.st_ctime_ns < since_ns:
                     files[path] = _facts(theirs), _facts(entry.stat(follow_symlinks=False))
-    return KnownFiles(files=files, plain=plain)
+    return KnownFiles(files=files, umask=umask, plain=plain)
 
 
 def _facts(status: os.stat_result) -> Facts:
@@ -63,7 +65,7 @@ class Renewer(copy_files.Copier):
     """Copies into a workspace that already has files. `files`: those that the copy has not reached yet."""
 
     def __init__(self, source: Path, target: Path, known: KnownFiles, *, since_ns: int) -> None:
-        super().__init__(str(source), str(target), since_ns=since_ns)
+        super().__init__(str(source), str(target), since_ns=since_ns, umask=known.umask)
         self._workspace = target
         self.files = dict(known.files)
 
@@ -117,7 +119,9 @@ class Renewer(copy_files.Copier):
             return False
         if (_facts(theirs), _facts(ours)) != noted or become == copy_files.LINK_FROM_FILE:
             return False
-        if stat.S_ISREG(theirs.st_mode) and stat.S_IMODE(ours.st_mode) != copy_files.mode_of(become, theirs):
+        if stat.S_ISREG(theirs.st_mode) and stat.S_IMODE(ours.st_mode) != copy_files.mode_of(
+            become, theirs, self.umask
+        ):
             return False
         self.findings.files += 1
         self.findings.bytes += theirs.st_size

@@ -195,8 +195,10 @@ class TreeWriter:
             return os.open(name, _DIRECTORY, dir_fd=above)
         except FileNotFoundError:
             with suppress(FileExistsError):
-                os.mkdir(name, 0o755, dir_fd=above)
-            return os.open(name, _DIRECTORY, dir_fd=above)
+                os.mkdir(name, 0o700, dir_fd=above)
+            made = os.open(name, _DIRECTORY, dir_fd=above)
+            os.fchmod(made, os.fstat(above).st_mode & 0o777 | 0o700)  # the mode that the job's directories have
+            return made
         except OSError as error:
             if error.errno in (errno.ENOTDIR, errno.ELOOP):
                 raise UnsafeArchive(

@@ -37,8 +37,10 @@ def name_from(root: Path, path: Path) -> str:
 
 
 def new_workspace(tmp_dir: Path, run_id: str) -> Path:
-    """Return a workspace path; does not create it."""
-    return tmp_dir / f"{RUN_PREFIX}{run_id}-{secrets.randbelow(10**6):06d}"
+    """Return a workspace path; does not create it. The directory above is the user's, and closed to others: a workspace has
+    the mode that CI's has.
+    """
+    return tmp_dir / f"loom-{os.geteuid()}" / f"{RUN_PREFIX}{run_id}-{secrets.randbelow(10**6):06d}"
 
 
 def jobs_of(workspace: Path) -> Path:

@@ -22,11 +22,12 @@ def make_private(directory: Path) -> None:
 
 
 def make_in_shared(directory: Path) -> None:
-    """Create a directory with mode 0700 in a temporary one, which is created if missing.
+    """Create a directory in one that is closed to others, in a temporary one; these are created if missing.
 
     OSError if somebody else could replace it there: only the sticky bit keeps others from that.
     """
-    above = directory.parent
+    own = directory.parent
+    above = own.parent
     _make_all(above)
     status = above.stat()
     if not status.st_mode & stat.S_ISVTX:
@@ -35,6 +36,7 @@ def make_in_shared(directory: Path) -> None:
         if _others_may_write(status):
             why = f"others may replace what is in {above} (mode {status.st_mode & 0o777:o}, without the sticky bit)"
             raise PermissionError(errno.EPERM, why, str(above))
+    make_own(own)
     directory.mkdir(mode=0o700)
 
 
@@ -55,6 +57,8 @@ def make_own(directory: Path) -> None:
         status = directory.lstat()
         if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
             raise _refused(directory, "is a link, a file or another user's directory") from None
+        if status.st_mode & 0o077:
+            directory.chmod(0o700)
 
 
 def check_private(directory: Path) -> None:

@@ -66,7 +66,7 @@ def loom(directory: Path, places: Path, mode: str, jobs: int) -> int:
     }
     command = [sys.executable, "-m", "loom", "run", "--local", "--mount-mode", mode, "-j", str(jobs)]
     subprocess.run(command, cwd=directory, env=environment, check=True, stdout=subprocess.DEVNULL)
-    return sum(blocks(path) for path in places.glob("*.jobs"))
+    return sum(blocks(path) for path in places.glob("*/*.jobs"))
 
 
 def blocks(directory: Path) -> int:

@@ -53,7 +53,7 @@ def run(root: Path, base: Path, pool: str, jobs: int) -> tuple[float, str]:
     newest = max((home / ".local/state/loom/runs").iterdir())
     record = "".join(path.read_text() for path in newest.rglob("*.jsonl"))
     sent = re.findall(r"the snapshot is \S+ \(([^)]+) sent\)", record)
-    workspace = min(base.glob(f"loom-run-local-{newest.name}-*"), key=lambda path: len(path.name))
+    workspace = min(base.glob(f"*/loom-run-local-{newest.name}-*"), key=lambda path: len(path.name))
     size = sum(path.lstat().st_size + 1024 for path in workspace.rglob("*") if path.is_file())
     return took, sent[0] if sent else f"{size * jobs / 1e6:.0f} MB"
 

@@ -415,7 +415,7 @@ def change_checkout(trial: Trial) -> None:
 
 
 def remove_workspace(trial: Trial) -> None:
-    _remove_at_a_moment(trial, "work", "loom-run-local-*")
+    _remove_at_a_moment(trial, "work", "*/loom-run-local-*")
 
 
 def remove_record(trial: Trial) -> None:

@@ -134,7 +134,7 @@ def _record(trial: Trial, run: Mapping[str, Any]) -> None:
 
 def _known(trial: Trial, run_ids: set[str]) -> None:
     """A run whose workspace or container exists is in `loom runs`."""
-    for path in (trial.directory / "work").glob("loom-run-local-*"):
+    for path in (trial.directory / "work").glob("*/loom-run-local-*"):
         run_id = path.name.removeprefix("loom-run-local-").partition("-")[0]
         if run_id not in run_ids and not trial.record_was_removed:
             trial.found(f"{path.name} is there, and its run is not in `loom runs`")
@@ -154,8 +154,8 @@ def _left(trial: Trial) -> None:
     left += world.content()
     if not eventually(lambda: not _in_containers(trial), BOOT_S):
         left.append(f"processes in containers: {commands_of(_in_containers(trial))}")
-    for name in ("work", "scratch", "run"):
-        left += [str(path) for path in (trial.directory / name).rglob("*")]
+    for pattern in ("work/*/*", "scratch/*", "run/*"):  # the user's own directory of workspaces stays
+        left += [str(path) for path in trial.directory.glob(pattern)]
     state = trial.directory / "state"
     left += [str(path) for folder in ("runs", "snapshots", "container-locks") for path in (state / folder).glob("*")]
     left += [str(path) for path in (state / "workspaces").glob("*.json")]

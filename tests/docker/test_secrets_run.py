@@ -136,7 +136,7 @@ def site(tmp_path: Path) -> Site:
 def test_nothing_that_a_run_leaves_holds_a_secret(site: Site) -> None:
     running = site.start(WORKFLOW, "--mount-mode", "bind_mount")  # to see in the workspace how far the job is
     # Until the job has come to the step that waits.
-    workspace = until(lambda: list(site.tmp.glob("loom-run-local-*/started")), while_runs=running)[0].parent
+    workspace = until(lambda: list(site.tmp.glob("*/loom-run-local-*/started")), while_runs=running)[0].parent
 
     engine = docker.from_env()
     try:

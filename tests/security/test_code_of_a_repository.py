@@ -43,7 +43,7 @@ def test_a_package_named_like_loom_is_not_what_cleans_up_after_a_run(victim: Vic
     for _ in range(2):
         subprocess.run([PROGRAM, "run"], cwd=victim.root, env=environ, check=True, capture_output=True, timeout=120)
     # Until what cleans has done so.
-    until(lambda: marker.exists() or len(list((victim.home / "tmp").glob("loom-run-local-*"))) <= 1, limit_s=120)
+    until(lambda: marker.exists() or len(list((victim.home / "tmp").glob("*/loom-run-local-*"))) <= 1, limit_s=120)
     assert not marker.exists()
 
 

@@ -63,11 +63,11 @@ def test_a_workspace_is_made_where_nobody_else_can_replace_it(tmp_path: Path, mo
     shared.chmod(mode)
     if mode in (0o777, 0o757):
         with pytest.raises(PermissionError, match="without the sticky bit"):
-            make_in_shared(shared / "workspace")
+            make_in_shared(shared / "own/workspace")
         assert list(shared.iterdir()) == []
     else:
-        make_in_shared(shared / "workspace")
-        assert (shared / "workspace").stat().st_mode & 0o777 == 0o700
+        make_in_shared(shared / "own/workspace")
+        assert (shared / "own").stat().st_mode & 0o777 == 0o700
 
 
 @needs_root

@@ -19,6 +19,7 @@ import pytest
 from loom.commands.project.trust_store import Trust
 from loom.config.pools import Pool
 from loom.plan import late, model, permissions
+from loom.plan.clone import Clone
 from loom.plan.permissions import Around, PermissionRequest
 from loom.workflow.native.keywords import TABLES
 
@@ -110,9 +111,11 @@ HARMLESS: dict[type, frozenset[str]] = {
                 "resource_group",
                 "trigger",
             ),
-            *("deploys", "no_checkout", "trace", "refused", "coverage", "late", "services_at_localhost"),
+            *("deploys", "no_checkout", "clone", "open_files", "trace", "refused", "coverage", "late", "services_at_localhost"),
         }
     ),
+    # A part of what the checkout has.
+    Clone: frozenset(Clone.__struct_fields__),
     # Texts of what the job has anyway.
     model.Referring: frozenset({"variables", "image", "services", "artifacts", "cache"}),
     model.Step: frozenset({"phase", "number", "script", "file", "line", "literal", "late"}),

@@ -15,6 +15,7 @@ from loom.commands.project import Here
 from loom.commands.project.trusting import discover
 from loom.errors import LoomError, RequestError, SnapshotError
 from loom.snapshot import git, repository
+from loom.snapshot.copy_files import GITS_UMASK
 from loom.util.paths import new_workspace, run_of_workspace
 
 
@@ -32,6 +33,7 @@ def taken_again(
     cancel: Cancel,
     *,
     hint: str | None = None,
+    umask: int = GITS_UMASK,
 ) -> Mapping[str, object]:
     """Fill the new directory `workspace` with the snapshot of a run, whose facts are `wanted`; return the new one's facts.
 
@@ -45,7 +47,7 @@ def taken_again(
             continue
         here.store.workspaces.make(workspace, run_id=run_of_workspace(workspace.name) or "", repo_root=checkout)
         try:
-            taken = snapshot.take(discover(directory, here.environ), workspace, cancel=cancel)
+            taken = snapshot.take(discover(directory, here.environ), workspace, cancel=cancel, umask=umask)
         except LoomError as error:
             workspace.rmdir()
             if cancel.requested:

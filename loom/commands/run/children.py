@@ -114,7 +114,8 @@ class ChildRuns:
         workspace = new_workspace(here.config.tmp_dir, prepared.run_id)
         trees = (prepared.source.root, child.workspace)
         with _PREPARING:
-            document = taken_again(here, child.run_id, child.snapshot, trees, workspace, cancel)
+            umask = prepared.plan.umask
+            document = taken_again(here, child.run_id, child.snapshot, trees, workspace, cancel, umask=umask)
         options = replace(prepared.options, names=(), stage=(), from_job=None, matrix=())
         prepared = replace(prepared, options=options, brought=None, notices=held_back(prepared.plan))
         reuse = Reuse(

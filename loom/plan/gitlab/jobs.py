@@ -56,6 +56,7 @@ _RETRY: Mapping[str, p.RetryWhen] = {
 """GitLab's reasons that can occur here."""
 _PROJECT = {"CI_PROJECT_DIR": ".", "LOOM_PROJECT_DIR": "."}
 _URL = "CI_ENVIRONMENT_URL"
+_NO_UMASK = "FF_DISABLE_UMASK_FOR_DOCKER_EXECUTOR"
 _SERVICE_WAIT_S = 30.0
 """The time that GitLab's runner waits for a service by default, before the job continues without it."""
 
@@ -112,6 +113,8 @@ class GitLabJobBuilder(builder.Refusals):
             deploys=deploys(merged),
             no_checkout=texts.values.get("GIT_STRATEGY") in ("none", "empty"),
             clone=_clone(texts.values, self.context.config.gitlab.git_depth),
+            # `umask 0000` of the runner's helper image: gitlab-org/gitlab-runner, docs/configuration/feature-flags.md
+            open_files=texts.values.get(_NO_UMASK, "").lower() not in ("1", "t", "true"),
             trace=texts.values.get("CI_DEBUG_TRACE", "").lower() in ("true", "1", "yes", "on"),
             coverage=_coverage(merged.get("coverage")),
             allow_failure=builder.allow_failure(decided.allow_failure),

@@ -341,6 +341,7 @@ RUNNER_VARIABLES = (
     ),
     Keyword("GIT_CLONE_PATH", "text", "`$CI_PROJECT_DIR` has the directory.", _NONE),
     Keyword("CI_DEBUG_SERVICES", "boolean", "`loom logs JOB --system` prints what services print.", _NONE),
+    Keyword("FF_DISABLE_UMASK_FOR_DOCKER_EXECUTOR", "boolean"),
     Keyword("FF_*", "boolean", "A feature flag of GitLab's runner.", _NONE),
     *(Keyword(name, "text", _RUNNER, _NONE) for name in _OF_RUNNER.split()),
     Keyword("RUNNER_SCRIPT_TIMEOUT", "duration", "`after_script` runs when this time is over."),

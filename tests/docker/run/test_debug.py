@@ -204,7 +204,7 @@ def test_a_repair_by_hand_is_pulled_after_the_resume_that_passed(failing: Projec
     # The places are gone, and the workspace: the record of the run that failed has the repair as well.
     failing.git("checkout", "-q", ".")
     failing.git("clean", "-qfd")
-    for path in failing.tmp.glob("loom-run-local-*"):
+    for path in failing.tmp.glob("*/loom-run-local-*"):
         shutil.rmtree(path)
     pulled = loom(failing, "pull", ran.receipt["run_id"], "unit", "--apply")
     assert pulled.code == 0, pulled.out + pulled.err
@@ -220,7 +220,7 @@ def test_a_kept_container_whose_files_somebody_removed_is_not_taken_for_a_job_th
     failing: Project, mode: str
 ) -> None:
     ran = run(failing, "--mount-mode", mode)
-    for workspace in failing.tmp.glob("loom-run-local-*[0-9]"):
+    for workspace in failing.tmp.glob("*/loom-run-local-*[0-9]"):
         shutil.rmtree(workspace)
     for command in (["pull", "unit", "--apply"], ["exec", "unit", "--", "true"], ["resume"]):
         refused = loom(failing, *command)
@@ -432,7 +432,7 @@ def test_an_expired_container_goes_when_nobody_is_in_it_and_its_changes_stay(fai
     (gone,) = json.loads(cleaned.out)["items"]
     assert (gone["name"], gone["removed"], gone["problems"]) == (name, True, [])
     assert failing.leftovers() == []
-    for path in failing.tmp.glob("loom-run-local-*"):
+    for path in failing.tmp.glob("*/loom-run-local-*"):
         shutil.rmtree(path)
     assert "+fixed" in failing.loom("pull", run_id, "unit").out
 
@@ -947,7 +947,7 @@ def test_rerun_proves_that_its_snapshot_is_the_same(failing: Project) -> None:
     failing.write("README", "something else\n")
     # The checkout has changed, the run's workspace is the snapshot still.
     assert loom(failing, "rerun").receipt["snapshot_tree_sha"] == first.receipt["snapshot_tree_sha"]
-    for workspace in failing.tmp.glob("loom-run-local-*"):
+    for workspace in failing.tmp.glob("*/loom-run-local-*"):
         shutil.rmtree(workspace)
     gone = loom(failing, "rerun")
     assert gone.code == 2
@@ -1064,7 +1064,7 @@ def test_special_files_are_left_out_and_named_everywhere(debugged: Project, mode
     assert loom(debugged, "exec", "unit", "--", "touch", "fixed").code == 0
     healed = loom(debugged, "resume")
     assert healed.code == 0, healed.out + healed.err
-    for path in debugged.tmp.glob("loom-run-local-*"):
+    for path in debugged.tmp.glob("*/loom-run-local-*"):
         shutil.rmtree(path)
     saved = loom(debugged, "pull", ran.receipt["run_id"], "unit")
     assert saved.code == 0, saved.err

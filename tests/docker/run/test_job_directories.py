@@ -166,7 +166,7 @@ def test_a_job_that_is_alone_runs_in_the_runs_workspace(project: Project) -> Non
     assert opened(ran, "x") == ("bind_mount", str(ran.workspace))
     assert place_of(project, "x") == ran.workspace
     assert (ran.workspace / "made").exists()
-    assert not list(project.tmp.glob("*.jobs"))
+    assert not list(project.tmp.glob("*/*.jobs"))
 
 
 def test_jobs_share_one_directory_for_those_who_ask_for_it(project: Project) -> None:
@@ -281,9 +281,9 @@ def test_a_workspace_stays_its_owners_whatever_a_job_does(project: Project, mode
     )
     ran = project.run("--mount-mode", mode)
     assert ran.code == 0, ran.out + ran.err
-    for directory in (ran.workspace, *project.tmp.glob("*.jobs")):
-        status = directory.stat()
-        assert (status.st_uid, status.st_mode & 0o777) == (0, 0o700), directory
+    for directory in (ran.workspace.parent, *ran.workspace.parent.glob("*.jobs")):
+        assert directory.stat().st_mode & 0o777 == 0o700, directory
+        assert {path.stat().st_uid for path in (directory, ran.workspace)} == {0}
 
 
 def test_two_runs_of_one_tree_end_the_same(project: Project) -> None:

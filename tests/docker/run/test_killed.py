@@ -216,7 +216,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Kille
         ran = following.run()
         assert ran.code == 0, ran.out + ran.err
         assert "could not be" not in ran.out + ran.err
-        (workspace,) = bystander.tmp.glob("loom-run-local-*")
+        (workspace,) = bystander.tmp.glob("*/loom-run-local-*")
         (workspace / "over").touch()
         out, err = living.communicate(timeout=60)
         assert living.returncode == 0, out + err

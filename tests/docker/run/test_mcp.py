@@ -58,7 +58,7 @@ def served(project: Project) -> Iterator[Project]:
     project.workflow(WORKFLOW)
     yield project
     engine = docker.from_env()
-    for place in project.tmp.glob("loom-run-local-*"):
+    for place in project.tmp.glob("*/loom-run-local-*"):
         for container in engine.containers.list(all=True, filters={"label": f"loom.workspace={place}"}):
             container.remove(force=True, v=True)
     engine.close()

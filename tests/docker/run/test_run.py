@@ -110,13 +110,13 @@ two: {stage: test, user: "1002:1002", script: ["id -u; sleep 1; ls -l . && cat .
     ran = project.run("-j", "2")
     assert ran.code == 0, ran.out
     status = ran.workspace.stat()
-    assert (status.st_mode & 0o777, status.st_uid) == (0o700, os.geteuid())
+    assert (status.st_mode & 0o777, status.st_uid) == (0o755, os.geteuid())
 
 
 def test_the_record_is_reached_from_the_workspace_and_is_not_part_of_it(project: Project) -> None:
     project.workflow(WORKFLOW)
     ran = project.run()
-    assert ran.workspace.stat().st_mode & 0o777 == 0o700  # what is not committed yet is nobody else's to read
+    assert ran.workspace.parent.stat().st_mode & 0o777 == 0o700  # what is not committed yet is nobody else's to read
     link = ran.workspace / ".loom" / ".runtime"
     assert link.is_symlink()
     assert (link / "receipts" / ran.receipt_path.name).samefile(ran.receipt_path)
@@ -573,7 +573,7 @@ def test_an_interrupt_ends_the_snapshot_and_leaves_no_workspace(project: Project
         out, err = process.communicate(timeout=120)
     ran = Ran(process.returncode, out, err)
     assert (ran.code, ran.receipt["status"]) == (130, "canceled")
-    assert list(project.tmp.glob("loom-run-local-*")) == []
+    assert list(project.tmp.glob("*/loom-run-local-*")) == []
 
 
 @pytest.mark.parametrize("mode", ["bind_mount", "ephemeral_volume"])
@@ -613,7 +613,7 @@ def test_no_engine_is_said_once_with_a_receipt_and_without_a_workspace(project: 
     assert ran.receipt["snapshot_path"] is None
     assert {job["status"] for job in load(Path(ran.receipt["pipeline_manifest_path"]))["jobs"]} == {"skipped"}
     assert load(Path(ran.receipt["phase_report_path"]))["complete"]
-    assert list(project.tmp.glob("loom-run-local-*")) == []
+    assert list(project.tmp.glob("*/loom-run-local-*")) == []
 
 
 BAD = {
@@ -636,7 +636,7 @@ def test_a_bad_workflow_is_one_clear_message(project: Project, name: str) -> Non
     assert ran.code == 2
     assert said in ran.err
     assert "Traceback" not in ran.err
-    assert list(project.tmp.glob("loom-run-local-*")) == []
+    assert list(project.tmp.glob("*/loom-run-local-*")) == []
 
 
 def test_no_workflow_no_repository_no_commit(project: Project, tmp_path: Path) -> None:

@@ -94,7 +94,7 @@ def kept(project: Project) -> Iterator[Project]:
 
 
 def remove_all(engine: docker.DockerClient, project: Project) -> None:
-    for place in project.tmp.glob("loom-run-local-*"):
+    for place in project.tmp.glob("*/loom-run-local-*"):
         labels = {"label": f"loom.workspace={place}"}
         for container in engine.containers.list(all=True, filters=labels):
             container.remove(force=True, v=True)

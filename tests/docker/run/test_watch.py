@@ -84,7 +84,7 @@ def nothing_is_left(client: docker.DockerClient, repo: Watched) -> Iterator[None
     yield
     assert containers(client, repo) == []
     recorded = {receipt["snapshot_path"] for receipt in repo.receipts()}
-    assert {str(path) for path in (repo.base / "tmp").glob("loom-run-local-*-*[0-9]")} <= recorded
+    assert {str(path) for path in (repo.base / "tmp").glob("*/loom-run-local-*-*[0-9]")} <= recorded
     registered = [json.loads(path.read_text()) for path in (repo.state / "workspaces").glob("*.json")]
     assert len(registered) == len(recorded)
 

@@ -37,7 +37,7 @@ a:
 
 def workspaces(project: Project) -> list[Path]:
     """Oldest first."""
-    return sorted((project.home / "workspaces").glob("loom-run-local-*[0-9]"))
+    return sorted((project.home / "workspaces").glob("*/loom-run-local-*[0-9]"))
 
 
 def run(project: Project, *, fails: bool = False) -> Path:

@@ -348,7 +348,7 @@ def recorded(ran: Ran, project: Project, more: str = "") -> str:
         kept.append(f"result: {ran.result.diagnosis and ran.result.diagnosis.telling_line!r} {ran.result.kept}")
     lines = [*(line for job in sorted(jobs) for line in jobs[job]), *kept, *past_of(ran)]
     text = "\n".join(lines) + f"\n{more}"
-    text = re.sub(rf"{re.escape(str(project.home))}/workspaces/[^/'\"]+", "WORKSPACE", text)
+    text = re.sub(rf"{re.escape(str(project.home))}/workspaces/loom-[0-9]+/[^/'\"]+", "WORKSPACE", text)
     text = re.sub(r"\b[0-9]{19}\b", "RUN", text)
     text = re.sub(r"(\bRUN\.[\w.]+)\.[a-z0-9_]{8}\b", r"\1.ID", text)
     text = re.sub(r"\b[0-9-]{10}T[0-9:.]+Z", "TIME", text)

@@ -98,8 +98,12 @@ def test_what_was_asked_for_by_name_is_had_or_nothing(tmp_path: Path) -> None:
         ("overlay", "host", False, "bind copied"),
     ],
 )
-def test_the_kind_of_a_view(tmp_path: Path, mode: str, provider: str, no_checkout: bool, expected: str) -> None:
-    view = views(tmp_path, WorkspaceMode[mode.upper()]).of(replace(job(provider=provider), no_checkout=no_checkout))
+@pytest.mark.parametrize("is_open", [True, False])
+def test_the_kind_of_a_view(
+    tmp_path: Path, mode: str, provider: str, no_checkout: bool, expected: str, is_open: bool
+) -> None:
+    asked = replace(job(provider=provider), no_checkout=no_checkout, open_files=is_open)
+    view = views(tmp_path, WorkspaceMode[mode.upper()]).of(asked)
     run = tmp_path / "run"
     own = view.directory and view.directory / "workspace"
     found = {(run, False): "run", (own, True): "copied", (own, False): "empty-or-own"}
@@ -109,7 +113,7 @@ def test_the_kind_of_a_view(tmp_path: Path, mode: str, provider: str, no_checkou
         assert view.brought == view.directory / ".brought.json"
     assert f"{view.mode.name.lower()} {found[view.workspace, view.copied]}" == expected
     if view.workspace != run:
-        assert view.workspace.stat().st_mode & 0o777 == 0o755
+        assert view.workspace.stat().st_mode & 0o777 == (0o777 if is_open else 0o755)
         assert list(view.workspace.iterdir()) == []
 
 
@@ -137,11 +141,16 @@ def test_a_second_layout_is_the_first_ones_twin(tmp_path: Path) -> None:
     (source / "sub" / "tool").chmod(0o755)
     (source / "link").symlink_to("sub/tool")
     os.utime(source / "sub" / "tool", ns=(1, 1))
+    modes = {"": 0o777, "sub": 0o711, "sub/open": 0o666, "sub/tool": 0o755}
+    (source / "sub/open").touch()
+    for path, mode in modes.items():
+        (source / path).chmod(mode)
     target.mkdir()
     duplicate(source, target, cancel=Cancel())
     assert (target / "sub" / "empty").is_dir()
     assert (target / "link").readlink() == Path("sub/tool")
+    assert {path: (target / path).stat().st_mode & 0o777 for path in modes} == modes
     tool = (target / "sub" / "tool").stat()
-    assert (tool.st_mode & 0o777, tool.st_mtime_ns) == (0o755, 1)
+    assert tool.st_mtime_ns == 1
     assert tool.st_ino != (source / "sub" / "tool").stat().st_ino
     assert not (target / ".loom" / ".runtime").is_symlink()

@@ -19,7 +19,7 @@ import pytest
 from loom.cancel import Cancel
 from loom.errors import SnapshotError
 from loom.snapshot import SnapshotCanceled, copy_files, copy_workers
-from loom.snapshot.copy_files import ANY, ATTEMPTS, EXECUTABLE, LINK, LINK_FROM_FILE, OBJECT, REGULAR, Copier
+from loom.snapshot.copy_files import ANY, ATTEMPTS, EXECUTABLE, LINK, LINK_FROM_FILE, OBJECT, REGULAR, SAME, Copier
 from tests.support.descriptors import open_below
 
 LATER = time.time_ns() + (1 << 60)
@@ -44,8 +44,9 @@ def copied(
     directory: str = "",
     since_ns: int = LATER,
     change: Callable[[Copier], None] = lambda _: None,
+    umask: int = 0o022,
 ) -> copy_files.Findings:
-    copier = Copier(str(source), str(source.with_name("target")), since_ns=since_ns)
+    copier = Copier(str(source), str(source.with_name("target")), since_ns=since_ns, umask=umask)
     change(copier)
     try:
         copier.copy(directory, files)
@@ -70,20 +71,25 @@ def exceptions(found: copy_files.Findings) -> dict[str, object]:
         (REGULAR, 0o755, 0o644),
         (EXECUTABLE, 0o600, 0o755),
         (OBJECT, 0o755, 0o444),
+        (SAME, 0o604, 0o604),
     ],
 )
 @pytest.mark.parametrize("umask", [0o022, 0o077, 0o000, 0o777])
-def test_modes_are_those_of_git_whatever_the_umask(
-    source: Path, target: Path, become: int, before: int, after: int, umask: int
+@pytest.mark.parametrize("wanted", [0o022, 0])
+def test_modes_are_those_of_the_wanted_umask_whatever_the_process_has(
+    source: Path, target: Path, become: int, before: int, after: int, umask: int, wanted: int
 ) -> None:
-    (source / "file").write_text("x")
-    (source / "file").chmod(before)
+    (source / "a").mkdir()
+    (source / "a/file").write_text("x")
+    (source / "a/file").chmod(before)
     mask = os.umask(umask)
     try:
-        found = copied(source, ("file", become))
+        found = copied(source, ("file", become), directory="a", umask=wanted)
     finally:
         os.umask(mask)
-    assert stat.S_IMODE((target / "file").stat().st_mode) == after
+    expected = after if wanted or become in (OBJECT, SAME) else {0o644: 0o666, 0o755: 0o777}[after]
+    assert stat.S_IMODE((target / "a/file").stat().st_mode) == expected
+    assert stat.S_IMODE((target / "a").stat().st_mode) == (0o777 & ~wanted)
     assert (found.files, found.bytes, exceptions(found)) == (1, 1, {})
 
 
@@ -501,11 +507,11 @@ def test_the_umask_is_read_and_unknown_where_nobody_tells_it(
 
     mask = os.umask(0o027)
     try:
-        assert copy_files._umask() == 0o027
+        assert copy_files.umask_here() == 0o027
     finally:
         os.umask(mask)
     monkeypatch.setattr(copy_files, "open", opened, raising=False)
-    assert copy_files._umask() == 0o777
+    assert copy_files.umask_here() == 0o777
 
 
 # -- ways to move bytes -----------------------------------------------------------------------------------------------
@@ -630,7 +636,7 @@ def test_a_helper_copies_what_it_is_sent_and_ends_with_its_input(source: Path, t
     ) as helper:
         assert helper.stdin is not None
         assert helper.stdout is not None
-        copy_files.send(helper.stdin, (str(source), str(target), LATER))
+        copy_files.send(helper.stdin, (str(source), str(target), LATER, 0o022))
         answers = []
         for portion in ([("a", [("1", ANY), ("2", ANY)])], [("", [("b", ANY), ("c", ANY)])]):
             copy_files.send(helper.stdin, portion)
@@ -648,7 +654,7 @@ def test_a_helper_tells_what_it_could_not_write_and_goes_on(
     (source / "file").write_text("x")
     told, heard = io.BytesIO(), io.BytesIO()
     portion = [("", [("file", ANY), ("gone", ANY)])]
-    for value in ((str(source), str(target), 0), [("..", [("a", ANY)])], portion):
+    for value in ((str(source), str(target), 0, 0o022), [("..", [("a", ANY)])], portion):
         copy_files.send(told, value)
     told.seek(0)
     for closed in (told, io.BytesIO()):

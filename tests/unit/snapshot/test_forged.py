@@ -358,11 +358,11 @@ def test_configuration_of_another_user_beside_the_workspace(place: Place, tmp_pa
     (theirs / f"snapshots/{place.workspace.name}.json").write_text(json.dumps(document))
     for path in (place.tmp / ".loom", *place.tmp.glob(".loom/*"), theirs, *theirs.rglob("*")):
         os.chown(path, 65534, 65534)
-    done = place.loom("verify", "--json", place.workspace.name, cwd=place.tmp)
+    done = place.loom("verify", "--json", str(place.workspace.relative_to(place.tmp)), cwd=place.tmp)
     assert done.returncode == 0, done.stderr
     (kept,) = (place.state / "snapshots").iterdir()
     kept.unlink()
-    done = place.loom("verify", "--json", place.workspace.name, cwd=place.tmp)
+    done = place.loom("verify", "--json", str(place.workspace.relative_to(place.tmp)), cwd=place.tmp)
     assert not json.loads(done.stdout)["believed"]
     assert place.loom("clean", "--all", cwd=place.tmp).returncode == 0
     assert (theirs / "snapshots/package.json").exists()
@@ -434,7 +434,7 @@ def test_records_of_any_shape(place: Place, tmp_path: Path, identity: str) -> No
 
 
 def test_links_to_what_can_not_be_copied_are_pulled(place: Place, ran: Path) -> None:
-    (workspace,) = (path for path in place.tmp.glob("loom-run-local-*") if path != place.workspace)
+    (workspace,) = (path for path in place.tmp.glob("*/loom-run-local-*") if path != place.workspace)
     os.mkfifo(workspace / "fifo")
     (workspace / "link").symlink_to("fifo")
     done = place.loom("pull")

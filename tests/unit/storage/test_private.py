@@ -101,10 +101,13 @@ def test_a_directory_in_one_that_others_write_to_needs_the_sticky_bit(tmp_path: 
     (tmp_path / "shared").mkdir()
     (tmp_path / "shared").chmod(mode)
     if safe:
-        private.make_in_shared(tmp_path / "shared" / "own")
-        assert (tmp_path / "shared" / "own").stat().st_mode & 0o777 == 0o700
+        private.make_in_shared(tmp_path / "shared" / "own" / "one")
+        for made in (tmp_path / "shared/own", tmp_path / "shared/own/one"):
+            assert made.stat().st_mode & 0o777 == 0o700
+        (tmp_path / "shared/own").chmod(0o755)
         with pytest.raises(FileExistsError):
-            private.make_in_shared(tmp_path / "shared" / "own")
+            private.make_in_shared(tmp_path / "shared" / "own" / "one")
+        assert (tmp_path / "shared/own").stat().st_mode & 0o777 == 0o700, "somebody opened it"
     else:
         with pytest.raises(PermissionError, match="without the sticky bit"):
-            private.make_in_shared(tmp_path / "shared" / "own")
+            private.make_in_shared(tmp_path / "shared" / "own" / "one")

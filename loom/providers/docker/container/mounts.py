@@ -11,6 +11,7 @@ import secrets
 import shlex
 import shutil
 import stat
+import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +27,7 @@ from loom.providers.docker.engine.client import Traits
 from loom.providers.docker.engine.errors import engine_errors, translated
 from loom.providers.docker.engine.retries import retrying
 from loom.providers.files import below, members_in, members_of, unless_canceled
-from loom.storage.tar import Item, packed
+from loom.storage.tar import Item, TarEntry, packed
 from loom.util.file_systems import file_system_of
 from loom.util.paths import climbs_out, jobs_of
 
@@ -94,11 +95,6 @@ class BindMount(Mount):
         self._workspace = request.workspace
         self._workspaces = workspaces
         self._user: Owner | None = None
-        self._mode = 0o700
-
-    def make(self) -> None:
-        if (status := lstat(self._workspace)) is not None:  # otherwise the engine reports the reason
-            self._mode = stat.S_IMODE(status.st_mode)
 
     def spec(self) -> list[dict[str, Any]]:
         return [_bind(self._workspace, self._request.project_dir), *_read_only(self._request)]
@@ -125,11 +121,11 @@ class BindMount(Mount):
                     hint="its image has no `chown`; remove the workspace with: sudo rm -r " + str(self._workspace),
                 )
         if alone and (status := lstat(self._workspace)) is not None:
-            # A run's workspace belongs to its owner and is closed to others, even after changes by jobs.
+            # A run's workspace belongs to its owner, who may enter it, even after changes by jobs.
             if me.uid == 0 and (status.st_uid, status.st_gid) != (me.uid, me.gid):
                 os.chown(self._workspace, me.uid, me.gid, follow_symlinks=False)
-            if stat.S_IMODE(status.st_mode) != self._mode:
-                self._workspace.chmod(self._mode)
+            if status.st_mode & 0o700 != 0o700:
+                self._workspace.chmod(stat.S_IMODE(status.st_mode) | 0o700)
 
     def files(self) -> Path:
         return self._workspace
@@ -255,7 +251,7 @@ class OverlayMount(_EngineVolume):
             self._layers.mkdir(parents=True, mode=0o700, exist_ok=True)
             work.mkdir(exist_ok=True)
             self._upper.mkdir(exist_ok=True)
-            self._upper.chmod(0o755)
+            self._upper.chmod(0o777 & ~self._request.umask)
             if os.geteuid() == 0:
                 os.chown(self._upper, of_lower.st_uid, of_lower.st_gid)
         except OSError as error:
@@ -324,6 +320,9 @@ class VolumeMount(_EngineVolume):
     def fill(self, container_id: str, cancel: Cancel) -> None:
         super().fill(container_id, cancel)
         self._unpack(members_of(self._request.workspace, ["."]), cancel=cancel)
+        # Not by an entry `.`, which the engine passes over; a new volume has 0755.
+        root = TarEntry(self._request.project_dir.strip("/"), "directory", 0o777 & ~self._request.umask, time.time_ns())
+        self._upload("/", [(root, None)], (0, 0), cancel)
         for borrowed in self._request.read_only_mounts:
             # git looks for borrowed object stores at their original path.
             # By its real path, since links on the way are not followed.

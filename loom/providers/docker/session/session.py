@@ -173,6 +173,8 @@ class DockerSession(DrivenSession):
     # Steps
 
     def before_step(self) -> None:
+        if self._request.chmod and not self._chowned:
+            self._as_root(f"chmod -R {self._request.chmod} '{self._request.project_dir}'")
         if not self._chowned or self._settled:
             self._chowned, self._settled = True, False
             self._chown_to_job()

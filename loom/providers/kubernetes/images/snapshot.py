@@ -11,6 +11,7 @@ import gzip
 import hashlib
 import io
 import json
+import stat
 import tempfile
 import threading
 from collections.abc import Iterable, Iterator, Mapping
@@ -49,7 +50,9 @@ class Pushed(Struct, frozen=True, kw_only=True):
     sent: int
     """The bytes that left this machine for it."""
     paths: tuple[str, ...]
-    """The paths in the pod of the image's folders."""
+    """The paths in the pod of the image's folders; the last is the workspace."""
+    mode: str
+    """The mode of the workspace."""
 
 
 def members_below(source: Path, folder: str, digests: list[bytes] | None = None) -> Iterator[Item]:
@@ -111,6 +114,7 @@ class SnapshotImages:
             files=len(digests),
             sent=self._repository.sent - before,
             paths=(*map(str, stores), request.project_dir),
+            mode=f"{stat.S_IMODE(request.workspace.stat().st_mode):o}",
         )
 
     def _layer(self, members: Iterable[Item]) -> tuple[dict[str, Any], str]:
@@ -180,6 +184,7 @@ def copying(pushed: Pushed, mounts: Mapping[str, str]) -> dict[str, Any]:
         for number, path in enumerate(pushed.paths)
         if path in mounts
     ]
+    lines.append(f"chmod {pushed.mode} /loom-volumes/{mounts[pushed.paths[-1]]}")
     return {
         "name": COPY,
         "image": pushed.reference,

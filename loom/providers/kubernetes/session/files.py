@@ -47,7 +47,8 @@ _TRIES = Policy(when=is_transient, limit_s=300.0, first_wait_s=0.2, most_wait_s=
 """The repetition of a transfer whose connection breaks."""
 # $1: the number of bytes, which follow when it has printed its process group; $2: the folder. The input of a command in a pod
 # can't be closed. $3, $4: a directory, and the mode that it gets if the helper owns it. $5: the process group of an earlier try
-# whose connection broke: what arrived of it would be unpacked over the files of this one, so it is ended first.
+# whose connection broke: what arrived of it would be unpacked over the files of this one, so it is ended first. $6: the umask,
+# for directories that the stream has files of, but not themselves.
 _UNPACK = """ended() {
   for stat in /proc/[0-9]*/stat; do
     { IFS= read -r line <"$stat"; } 2>/dev/null || continue
@@ -60,6 +61,7 @@ if [ -n "$5" ]; then
   until ended "$5"; do sleep 0.1 || sleep 1; done
 fi
 echo "$$"
+umask "$6"
 head -c "$1" | tar -x -p -f - -C "$2" && { [ -z "$3" ] || chmod "$4" "$3" 2>/dev/null || :; }
 """
 # $1: the folder, then paths; those that are not there are left out.
@@ -187,13 +189,13 @@ class PodFiles:
             )
         return f"sha256 of {files} files"
 
-    def give_to(self, uid: int, gid: int) -> None:
-        """Give the files to the job's user."""
-        command = ["chown", "-Rh", f"{uid}:{gid}", self._root]
-        code, _, err = self._run(command, None, doing="giving the workspace to the job's user")
+    def change(self, program: str, to: str) -> None:
+        """Change the owner (`chown`) or the mode (`chmod`) of all files, but not what links lead to."""
+        command = [program, "-R", *(("-h",) if program == "chown" else ()), to, self._root]
+        code, _, err = self._run(command, None, doing="giving the workspace to the job")
         if code:
             raise ProviderError(
-                f"the workspace of job {self._request.job_id} can't be given to its user {uid}:{gid}: "
+                f"the workspace of job {self._request.job_id} can't be given to it ({program} {to}): "
                 + err.decode("utf-8", "replace").strip()
             )
 
@@ -240,8 +242,8 @@ class PodFiles:
     ) -> None:
         """Unpack a stream of this many bytes, which `content` begins again for each try."""
         words = ["sh", "-c", _UNPACK, "loom", str(size), folder, self._root if mode else "", mode]
-        groups = [""]
-        self._repeated(lambda: self._unpack([*words, groups[-1]], content(), doing, groups.append))
+        groups, umask = [""], f"{self._request.umask:o}"
+        self._repeated(lambda: self._unpack([*words, groups[-1], umask], content(), doing, groups.append))
 
     def _unpack(self, words: Sequence[str], content: Iterator[bytes], doing: str, began: Callable[[str], None]) -> None:
         """Run `_UNPACK`. It gets no byte before `began` has its process group, so that a try without one has no effect."""

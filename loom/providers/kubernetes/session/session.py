@@ -190,7 +190,9 @@ class PodSession(DrivenSession):
             proved = self._files.fill(self._snapshots.of(self._request), cancel)
         # A confined helper is the job's user already.
         if self._owner is not None and self._owner[0] != 0 and not is_confined(self._request.pool):
-            self._files.give_to(*self._owner)
+            self._files.change("chown", f"{self._owner[0]}:{self._owner[1]}")
+        if self._request.chmod:
+            self._files.change("chmod", self._request.chmod)
         self._filled = True
         self.facts = replace(self.facts, details={**self.facts.details, "files_proved": proved})
 
