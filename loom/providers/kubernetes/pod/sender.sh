@@ -5,6 +5,8 @@
 # $4, $5: the first segment of each stream to send from its beginning; 0: those that are written now
 loom_spool=$1 loom_in=$2 loom_token=$3 loom_n_out=$4 loom_n_err=$5
 umask 077
+# The helper makes it last. Opened before, it would become a file that nobody reads.
+until [ -p "$loom_in" ]; do sleep 0.05 || sleep 1; done 2>/dev/null
 { read -r loom_old <"$loom_spool/sender" && kill -KILL $loom_old; } 2>/dev/null
 # What a shell says itself is no output.
 exec 5<&0 6<>"$loom_spool/wake" 7>&2 2>/dev/null 9<>"$loom_in"

@@ -150,6 +150,31 @@ def streams(helper: Helper) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
 Streams = tuple[IO[bytes], IO[bytes]]
 
 
+@pytest.mark.parametrize("shell", [["sh"], ["bash"], ["busybox", "sh"]], ids=" ".join)
+def test_a_connection_that_is_there_before_the_helper_loses_no_command(shell: list[str], tmp_path: Path) -> None:
+    if shutil.which(shell[0]) is None:
+        pytest.skip(f"{shell[0]} is not installed")
+    helper = Helper.__new__(Helper)
+    helper.shell, helper.io, helper.spool = shell, tmp_path / "io", tmp_path / "spool"
+    for folder in (helper.io, helper.spool):
+        folder.mkdir()
+    os.mkfifo(helper.spool / "wake")
+    (helper.spool / "received").write_text("0\n")
+    sender = Sender(helper)
+    try:
+        assert sender.process.stdin is not None
+        os.write(sender.process.stdin.fileno(), b"c 1 hello\n")
+        until(lambda: any(parent == sender.process.pid for _, parent, _ in _processes()), while_runs=sender.process)
+        assert list(helper.io.iterdir()) == []
+        os.mkfifo(helper.io / "new")  # as the helper does it, last of all
+        reading = os.open(helper.io / "new", os.O_RDWR)
+        (helper.io / "new").rename(helper.io / "in")
+        assert os.read(reading, 100) == b"hello\n"
+        os.close(reading)
+    finally:
+        sender.close()
+
+
 def test_a_silent_job_costs_nothing_and_is_heard_at_once(helper: Helper, sender: Sender, streams: Streams) -> None:
     out, err = streams
     for number in range(3):
