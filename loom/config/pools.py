@@ -20,6 +20,54 @@ HERE = {"docker": True, "host": False}
 """The providers of this machine, and whether their jobs run in containers. They have no context, and no other settings."""
 
 
+_Object = Mapping[str, Any] | None
+_Texts = Mapping[str, str] | None
+_Amounts = Mapping[str, str | int | float] | None
+
+
+class _Named(Struct):
+    name: str
+
+
+class _Resources(Struct):
+    limits: _Amounts = None
+    requests: _Amounts = None
+
+
+class _Container(_Named, kw_only=True):
+    image: str | None = None
+    command: list[str] | None = None
+    args: list[str] | None = None
+    env: list[_Named] | None = None
+    resources: _Resources | None = None
+    securityContext: _Object = None
+    volumeMounts: list[_Named] | None = None
+
+
+class _Metadata(Struct):
+    labels: _Texts = None
+    annotations: _Texts = None
+
+
+class _Spec(Struct, kw_only=True):
+    containers: list[_Container] | None = None
+    initContainers: list[_Container] | None = None
+    volumes: list[_Named] | None = None
+    imagePullSecrets: list[_Named] | None = None
+    tolerations: list[Mapping[str, Any]] | None = None
+    hostAliases: list[Mapping[str, Any]] | None = None
+    nodeSelector: _Texts = None
+    securityContext: _Object = None
+    affinity: _Object = None
+
+
+class _PodTemplate(Struct):
+    """The parts of a pod that loom's own are merged with; the cluster knows the others."""
+
+    metadata: _Metadata | None = None
+    spec: _Spec | None = None
+
+
 class Pool(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The provider of jobs, with its settings. None and empty values leave the choice to the provider."""
 
@@ -77,8 +125,9 @@ def converted(value: Any, kind: Any, *keys: str, hook: Callable[[type, Any], Any
         return typed.convert(value, kind, dec_hook=hook)
     except msgspec.ValidationError as error:
         text, _, path_in_value = str(error).partition(" - at ")
-        path = [*keys, *re.findall(r"\w+", path_in_value)]
-        raise Misplaced(": ".join(filter(None, [".".join(path), text[0].lower() + text[1:]])), *path) from error
+        path = [*keys, *(int(key) if key.isdigit() else key for key in re.findall(r"\w+", path_in_value))]
+        place = ".".join(map(str, path))
+        raise Misplaced(": ".join(filter(None, [place, text[0].lower() + text[1:]])), *path) from error
 
 
 _FIELDS = tuple(name for name in Pool.__struct_fields__ if name != "name")
@@ -111,6 +160,7 @@ def _pool(name: str, settings: Any) -> Pool:
     for key in pool.pod_template.keys() - {"metadata", "spec"}:
         text = f"{name}.pod_template: unknown key {key}; a template has metadata and spec"
         raise Misplaced(text, name, "pod_template", key)
+    converted(pool.pod_template, _PodTemplate, name, "pod_template")
     return pool
 
 

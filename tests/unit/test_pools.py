@@ -95,6 +95,21 @@ def test_a_pool_has_every_value(tmp_path: Path) -> None:
             4,
             "unknown key kind; a template has metadata and spec",
         ),
+        (
+            "\n  big:\n    provider: kubernetes\n    pod_template: {spec: {containers: [{name: job, resources: {limits: [1]}}]}}",
+            4,
+            "big.pod_template.spec.containers.0.resources.limits: expected `object | null`, got `array`",
+        ),
+        (
+            "\n  big:\n    provider: kubernetes\n    pod_template:\n      metadata:\n        labels: {team: 5}",
+            6,
+            "big.pod_template.metadata.labels: expected `str`, got `int`",
+        ),
+        (
+            "\n  big:\n    provider: kubernetes\n    pod_template:\n      spec:\n      - hostUsers: false",
+            6,
+            "big.pod_template.spec: expected `object | null`, got `array`",
+        ),
         ("\n  a b: {provider: docker}", 2, "'a b' can't name a pool"),
         ("[big]", 1, "expected a mapping"),
     ],
