@@ -111,7 +111,17 @@ HARMLESS: dict[type, frozenset[str]] = {
                 "resource_group",
                 "trigger",
             ),
-            *("deploys", "no_checkout", "clone", "open_files", "trace", "refused", "coverage", "late", "services_at_localhost"),
+            *(
+                "deploys",
+                "no_checkout",
+                "clone",
+                "open_files",
+                "trace",
+                "refused",
+                "coverage",
+                "late",
+                "services_at_localhost",
+            ),
         }
     ),
     # A part of what the checkout has.
