@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import re
+from collections.abc import Container, Iterable, Iterator, Mapping
 from typing import TypeVar
 
 from msgspec import Struct
 
 from loom.plan import model as p
 from loom.util.toposort import CycleError, order
+from loom.util.yaml_file import Node, one_or_more, text_of
 from loom.workflow.loaded import Entry
 from loom.workflow.needs import WantedNeed
 from loom.workflow.rules import RuleDecision
@@ -65,6 +67,29 @@ def by_name(candidates: Iterable[C]) -> dict[str, list[C]]:
         for name in dict.fromkeys((candidate.name, candidate.title or candidate.name)):
             found.setdefault(name, []).append(candidate)
     return found
+
+
+_UNKNOWN = ("CI_DEFAULT_BRANCH",)
+"""Variables that every pipeline of CI has, and a checkout may not tell."""
+
+
+def undecided(
+    candidates: Iterable[Candidate], of_workflow: Node | None, known: Container[str]
+) -> dict[str, tuple[str, ...]]:
+    """Return the variables without a value (`known` are those with one) that rules of these candidates ask for."""
+    named = {one.id: _conditions(one.entry.merged.get("rules"), one.decision.rule) for one in candidates}
+    shared = _conditions(of_workflow, None)
+    unknown = [name for name in _UNKNOWN if name not in known]
+    found = {
+        name: tuple(i for i, text in named.items() if re.search(rf"\b{name}\b", shared + text)) for name in unknown
+    }
+    return {name: jobs for name, jobs in found.items() if jobs}
+
+
+def _conditions(rules: Node | None, matched: int | None) -> str:
+    """Return the conditions up to the rule that matched (None: all)."""
+    asked = one_or_more(rules)[: None if matched is None else matched + 1]
+    return "\n".join(text_of(rule.get("if")) for rule in asked)
 
 
 def in_plan_order(

@@ -395,6 +395,8 @@ class Plan(Struct, frozen=True, kw_only=True, dict=True):
     left_out: tuple[NotSelected, ...] = ()
     ends_at_failure: bool = False
     """The first failed job stops the run, as the workflow says."""
+    undecided: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """The variables whose value is not known here, with the ids of the jobs whose rules ask for it."""
 
     def job(self, job_id: str) -> Job:
         """Return the job with this id. KeyError if the plan does not contain it."""

@@ -333,12 +333,21 @@ def _of_language(job: Job, values: Mapping[str, str]) -> Mapping[str, str]:
     return {name: value for name, value in values.items() if not name.startswith(("CI_", "GITLAB_"))}
 
 
-def default_branch(remote_head: str, refs: Collection[str]) -> str | None:
-    """Return the branch that `origin/HEAD` leads to (a ref's name, or empty); else `main` or `master`, if one is there."""
+def default_branch(remote_head: str, refs: Collection[str], configured: str = "") -> str | None:
+    """Return the branch that `origin/HEAD` leads to (a ref's name, or empty); else a usual name, or the only branch.
+
+    `configured`: git's `init.defaultBranch`, where several branches are there.
+    """
+    remote, local = (
+        {name.removeprefix(above) for name in refs if name.startswith(above)}
+        for above in ("refs/remotes/origin/", "refs/heads/")
+    )
     if remote_head:
         return remote_head.removeprefix("refs/remotes/origin/")
-    usual = [name for name in ("main", "master") if {f"refs/remotes/origin/{name}", f"refs/heads/{name}"} & set(refs)]
-    return usual[0] if len(usual) == 1 else None
+    for found in ({"main", "master"} & (remote | local), {configured} & (remote or local), remote or local):
+        if len(found) == 1:
+            return found.pop()
+    return None
 
 
 def remote_sha(sha: str | None, origin_url: str | None) -> str | None:

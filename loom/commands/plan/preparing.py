@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -178,8 +178,17 @@ def prepare(
         plan=plan,
         variables=variables,
         concerned=_concerned(planner, plan, touched) if touched is not None and planner.asks_for_changes else None,
-        notices=notices if expected else (f"the workflow is {plan.workflow_path}", *notices),
+        notices=(*(() if expected else (f"the workflow is {plan.workflow_path}",)), *notices, *_undecided(plan)),
     )
+
+
+def _undecided(plan: Plan) -> Iterator[str]:
+    """Say which jobs were decided by a value that is not known."""
+    for name, jobs in plan.undecided.items():
+        rules = ", ".join(listed(jobs, MOST_NAMED))
+        yield (
+            f"{name} is not known, and decides on {rules}: git remote set-head origin --auto (or BRANCH), or --var {name}=BRANCH"
+        )
 
 
 def _in_conflict(source: Source) -> RequestError:

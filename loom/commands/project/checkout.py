@@ -100,7 +100,7 @@ def head_of(source: Source) -> HeadCommit:
         sha=source.head_sha,
         branch=source.branch,
         tags=source.tags,
-        default_branch=variables.default_branch(default, refs),
+        default_branch=variables.default_branch(default, refs, source.config.get("init.defaultbranch", ("",))[-1]),
         remote_sha=variables.remote_sha(sha, source.origin_url),
     )
 

@@ -6,6 +6,7 @@ from loom.config import Config
 from loom.errors import Problem, WorkflowError
 from loom.plan import model as p
 from loom.plan.builder import held
+from loom.plan.candidates import undecided
 from loom.plan.gitlab.candidates import Candidates
 from loom.plan.gitlab.jobs import GitLabJobBuilder
 from loom.plan.selection import Choice
@@ -39,6 +40,7 @@ def resolve(pipeline: Pipeline, selection: p.JobSelection, context: p.ResolveCon
         jobs=built,
         left_out=choice.not_selected(),
         ends_at_failure=candidates.ends_at_failure,
+        undecided=undecided(found, pipeline.root.find("workflow", "rules"), candidates.scope().expanded),
     )
 
 

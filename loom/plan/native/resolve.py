@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from loom.config import Config
 from loom.errors import Problem, WorkflowError
 from loom.plan import model as p
+from loom.plan.candidates import undecided
 from loom.plan.native.candidates import RuleEvaluator, candidate_of, instances_of
 from loom.plan.native.jobs import JobBuilder
 from loom.plan.selection import Choice
@@ -27,7 +28,13 @@ def resolve(workflow: Workflow, selection: p.JobSelection, context: p.ResolveCon
     problems = choice.problems + builder.problems
     if problems:
         raise WorkflowError(list(dict.fromkeys(problems)))
-    return p.Plan(workflow_path=workflow.path, stages=workflow.stages, jobs=built, left_out=choice.not_selected())
+    return p.Plan(
+        workflow_path=workflow.path,
+        stages=workflow.stages,
+        jobs=built,
+        left_out=choice.not_selected(),
+        undecided=undecided(candidates, workflow.rules_node, rules.rule_values({}, {}, {})),
+    )
 
 
 def rehearse(workflow: Workflow, config: Config | None = None) -> tuple[list[Problem], Sequence[tuple[Entry, p.Job]]]:

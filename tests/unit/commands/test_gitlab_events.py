@@ -11,7 +11,7 @@ import pytest
 from loom import config
 from loom.commands.plan import contexts, planning
 from loom.commands.project import Here, checkout
-from loom.plan.model import JobSelection
+from loom.plan.model import JobSelection, Plan
 
 pytestmark = pytest.mark.slow
 
@@ -56,11 +56,14 @@ class Project:
         return checkout.commit_variables(self.here(), ".gitlab-ci.yml", event)
 
     def jobs(self, event: str = "push", *, base: str | None = None) -> set[str]:
+        return {job.id for job in self.plan(event, base=base).jobs}
+
+    def plan(self, event: str = "push", *, base: str | None = None, **given: str) -> Plan:
         here = self.here()
         path = self.root / ".gitlab-ci.yml"
         context = contexts.resolve_context(here, path, event=event, base=base)
         loaded = planning.load(here, path, lambda: context)
-        return {job.id for job in planning.resolve(loaded, JobSelection(container=True), context).jobs}
+        return planning.resolve(loaded, JobSelection(container=True, variables=given), context)
 
 
 @pytest.fixture
@@ -104,6 +107,20 @@ def test_git_is_asked_once_for_each_fact_of_a_plan(project: Project) -> None:
     context = contexts.resolve_context(project.here(), project.root / ".gitlab-ci.yml")
     assert context.changed("HEAD") is context.changed("HEAD")
     assert context.files() is context.files()
+
+
+def test_a_plan_names_the_jobs_that_an_unknown_default_branch_decides(project: Project) -> None:
+    project.commit(".gitlab-ci.yml", WORKFLOW.replace(", compare_to: refs/heads/main", ""))
+    assert project.plan().undecided == {}
+    for branch in ("one", "two"):
+        project.git("push", "-q", "origin", f"HEAD:{branch}")
+    project.git("checkout", "-q", "-b", "three")
+    for ref in ("refs/heads/main", "refs/remotes/origin/main"):
+        project.git("update-ref", "-d", ref)
+    assert project.plan().undecided == {"CI_DEFAULT_BRANCH": ("on-main",)}
+    assert project.plan(CI_DEFAULT_BRANCH="three").undecided == {}
+    project.git("remote", "set-head", "origin", "one")
+    assert project.plan().undecided == {}
 
 
 def test_a_branch_knows_where_it_left_the_default_branch(project: Project) -> None:

@@ -69,13 +69,25 @@ def test_all_variables_of_each_event() -> None:
     assert found == yaml.safe_load(BESIDE.read_text())
 
 
-def test_the_default_branch_is_what_origin_says_or_a_usual_name() -> None:
-    assert default_branch("refs/remotes/origin/trunk", {}) == "trunk"
-    for name in ("main", "master"):
-        for ref in (f"refs/heads/{name}", f"refs/remotes/origin/{name}"):
-            assert default_branch("", {ref, "refs/heads/other"}) == name
-    assert default_branch("", {"refs/heads/main", "refs/remotes/origin/master"}) is None
-    assert default_branch("", {"refs/heads/other"}) is None
+@pytest.mark.parametrize(
+    ("refs", "configured", "expected"),
+    [
+        ("heads/main heads/other", "", "main"),
+        ("remotes/origin/master heads/other", "", "master"),
+        ("heads/main remotes/origin/master remotes/origin/next", "", None),
+        ("heads/main heads/master", "master", "master"),
+        ("heads/trunk heads/other", "trunk", "trunk"),
+        ("heads/trunk heads/other", "main", None),
+        ("heads/trunk", "main", "trunk"),
+        ("remotes/origin/trunk heads/trunk heads/mine", "mine", "trunk"),
+        ("remotes/origin/trunk remotes/origin/next heads/mine", "mine", None),
+        ("tags/trunk", "trunk", None),
+    ],
+)
+def test_the_default_branch(refs: str, configured: str, expected: str | None) -> None:
+    there = {f"refs/{name}" for name in refs.split()}
+    assert default_branch("", there, configured) == expected
+    assert default_branch("refs/remotes/origin/other", there, configured) == "other"
 
 
 def test_a_project_has_the_name_of_its_directory() -> None:
