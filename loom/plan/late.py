@@ -133,6 +133,8 @@ class LateStep(Struct, frozen=True, kw_only=True):
     """`with`, completed by the defaults of the action."""
     outputs: Mapping[str, str] = field(default_factory=dict)
     """Of a composite action."""
+    unexpected: str = ""
+    """GitHub's warning of inputs that the action does not have."""
     shell: str = ""
     working_directory: str = ""
     continue_on_error: str = ""

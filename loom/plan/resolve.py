@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Protocol, cast
 
@@ -10,7 +10,9 @@ from loom.config import Config
 from loom.errors import Problem
 from loom.plan import model as p
 from loom.workflow.loaded import Entry, Loaded
+from loom.workflow.sources import Repositories
 
+Elsewhere = Callable[[], Repositories | None]
 Rehearsed = tuple[list[Problem], Sequence[tuple[Entry, p.Job]]]
 
 
@@ -19,7 +21,7 @@ class Planning(Protocol):
 
     def resolve(self, workflow: Loaded, selection: p.JobSelection, context: p.ResolveContext) -> p.Plan: ...
 
-    def rehearse(self, workflow: Loaded, config: Config | None) -> Rehearsed: ...
+    def rehearse(self, workflow: Loaded, config: Config | None, repositories: Elsewhere) -> Rehearsed: ...
 
 
 def _of(workflow: Loaded) -> Planning:
@@ -35,6 +37,9 @@ def resolve(workflow: Loaded, selection: p.JobSelection, context: p.ResolveConte
     return _of(workflow).resolve(workflow, selection, context)
 
 
-def rehearse(workflow: Loaded, config: Config | None = None) -> Rehearsed:
-    """Build every job regardless of its rules; return the problems that any plan of this workflow would have."""
-    return _of(workflow).rehearse(workflow, config)
+def rehearse(workflow: Loaded, config: Config | None = None, repositories: Elsewhere = lambda: None) -> Rehearsed:
+    """Build every job regardless of its rules; return the problems that any plan of this workflow would have.
+
+    Without `repositories`, what comes from other repositories is not read.
+    """
+    return _of(workflow).rehearse(workflow, config, repositories)

@@ -24,7 +24,6 @@ from loom.util.slugs import slug
 from loom.util.units import machine
 from loom.workflow import interpolation
 from loom.workflow.gitlab.paths import is_outside, of_runner
-from loom.workflow.gitlab.variables import names, references
 from loom.workflow.predefined import KNOWN_AT_START
 
 _DIRECTORIES = frozenset({"CI_PROJECT_DIR", "LOOM_PROJECT_DIR", "CI_BUILDS_DIR"})
@@ -402,6 +401,8 @@ def _with_referring(job: Job, referring: Referring, found: Mapping[str, str], ru
 
 def _reported(name: str, value: str) -> str:
     """Return a reported value as a text of `Referring`; one that names itself has no value to expand to."""
+    from loom.workflow.gitlab.variables import names, references  # with the reader of YAML, for one language
+
     return value.replace("$", "$$") if name in names(value) else references(value)
 
 

@@ -312,6 +312,8 @@ class OpenedServices(Struct, kw_only=True):
     images: Sequence[Resolved]
     variables: Mapping[str, str]
     """The services' addresses, for the job's steps."""
+    container_ids: Mapping[str, str] = field(default_factory=dict)
+    """The ids of their containers, by name."""
     keep: Callable[[], None] = lambda: None
     """Keep them and their network running after the block."""
     blamed_for: Callable[[ProviderError], ServiceError | None] = lambda _: None

@@ -40,6 +40,7 @@ _PLANNED = _data(
     steps=list[_STEP],  # type: ignore[valid-type]
     commands=bool,
     debug=bool,
+    title=str,
 )
 _LEFT_OUT_JOB = _data("id reason", id=str, reason=str, held=str)
 _LEFT_OUT_PATH = _data("path reason", path=str, reason=str)

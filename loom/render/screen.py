@@ -126,6 +126,7 @@ class Screen:
         self._tails: dict[tuple[str, str], deque[OutputEvent]] = {}
         self._sections = Sections(look.marks, self._reader_of)
         self._job_width = 8
+        self._summaries = 0
 
     def phase(self, event: PhaseEvent) -> None:
         if self._look.detail is not Detail.QUIET:
@@ -203,13 +204,15 @@ class Screen:
                 facts = [f"{key}={value}" for key, value in data.items() if value not in ("", None)]
                 more = f" ({', '.join(facts)})" if facts and self._look.detail is Detail.VERBOSE else ""
                 if not self._look.calm:
-                    text = f"started {f'in {image}' if image else 'on the host'}{more}"
+                    text = self._titled(event.job_id, f"started {f'in {image}' if image else 'on the host'}{more}")
                     yield self._row("start", "dim", event.job_id or "", text)
             case "interrupted":
                 again = "a second ^C ends them" if data["by"] == "interrupted" else "a second signal ends them"
                 soon = f"interrupted: steps have {data['grace_s']:g} s, then after_script; {again} at once"
                 at_once = "interrupted again: everything is ended at once"
                 yield self._look.styled(at_once if data["at_once"] else soon, "warn")
+            case "step_state":
+                self._summaries += bool(data.get("summary"))
             case "warning":
                 yield self._row("warn", "warn", event.job_id or "", shown(data["text"]))
             case "attempt_failed":
@@ -220,6 +223,12 @@ class Screen:
                 yield from self._run_finished(event)
             case _:
                 pass
+
+    def _titled(self, job_id: str | None, text: str) -> str:
+        """Return the text behind the job's name on GitHub's pages, where the id does not say it."""
+        title = str(self._job(job_id).planned.get("title", ""))
+        known = not title or f".{job_id}".endswith(f".{title}")
+        return text if known else f"{shown(title)}: {text}"
 
     def _snapshot(self, data: Mapping[str, Any]) -> Iterator[str]:
         if not self._look.calm:
@@ -248,7 +257,7 @@ class Screen:
         if event.status is Status.SKIPPED:
             yield self._row(mark, style, job_id, f"skipped: {event.error}")
             return
-        text = f"{verdict} in {rough_duration(event.duration_ms)}"
+        text = self._titled(job_id, f"{verdict} in {rough_duration(event.duration_ms)}")
         if data.get("allowed_failure"):
             mark, style, text = "warn", "warn", f"{text} (allowed to fail)"
         yield self._row(mark, style, job_id, text)
@@ -306,6 +315,8 @@ class Screen:
         status = Status(event.data["status"])
         _, style, verdict = _VERDICTS[status]
         why = "" if status.ok or status is Status.CANCELED else f" (why: loom diagnose {event.run_id})"
+        if self._summaries:
+            yield f"{counted(self._summaries, 'step summary', 'step summaries')}: loom report {event.run_id}"
         ended = [f"{verdict} in {rough_duration(event.data['duration_ms'])}"]
         if (stated := event.data.get("extent")) is None or stated["proof"]:
             yield self._look.styled(f"{ended[0]}{why}", style)

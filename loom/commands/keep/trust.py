@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
 
 import typer
 from msgspec.structs import asdict
@@ -17,13 +16,10 @@ from loom.commands.project.trusting import CODE, decisions_of, request_lines, re
 from loom.commands.terminal import attended
 from loom.errors import RequestError, WorkflowError
 from loom.plan.permissions import PermissionRequest
+from loom.plan.resolve import rehearse
 from loom.render.output import print_kind
 from loom.status import ExitCode
 from loom.util.units import counted
-from loom.workflow.languages import GITHUB
-
-if TYPE_CHECKING:
-    from loom.workflow.github.workflows import Workflows
 
 
 def everything_asked(here: Here, named: Path | None) -> tuple[PermissionRequest, ...]:
@@ -41,13 +37,8 @@ def everything_asked(here: Here, named: Path | None) -> tuple[PermissionRequest,
         if all(trust.allows(request) for request in here.includes):
             raise
         return (*here.includes, *requests_of((), here))
-    if loaded.language == GITHUB.name:  # a run asks for what the actions and workflows of other repositories want
-        from loom.plan.github.resolve import rehearse  # of one language
-
-        facts = contexts.resolve_context(here, path)
-        jobs = [job for _, job in rehearse(cast("Workflows", loaded), here.config, facts.repositories)[1]]
-    else:
-        jobs = [job for _, job in planning.rehearse(loaded, here.config)[1]]
+    # A run asks for what the actions and workflows of other repositories want.
+    jobs = [job for _, job in rehearse(loaded, here.config, contexts.resolve_context(here, path).repositories)[1]]
     return (*here.includes, *requests_of(jobs, here, lambda: loaded))
 
 

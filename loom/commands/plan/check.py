@@ -9,7 +9,7 @@ import subprocess
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -70,7 +70,8 @@ def check(workflow: Path | None, form: str, *, inputs: list[str] | None, strict:
     problems += examined.problems
     problems += project_patterns.read(root)[0]
     if loaded is not None:
-        planned, jobs = rehearse(loaded, here.config if here is not None else None)
+        repositories = cache(lambda: facts().repositories())
+        planned, jobs = rehearse(loaded, here.config if here is not None else None, repositories)
         problems += planned
         problems += _secrets(loaded, jobs)
         problems += _syntax(jobs, "error" if isinstance(loaded, Workflow) else "warning")

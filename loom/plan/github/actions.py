@@ -64,6 +64,8 @@ class ActionFile(Struct, frozen=True, kw_only=True):
     pre_if: str = "always()"
     post_if: str = "always()"
     args: tuple[str, ...] = ()
+    is_described: bool = False
+    """Whether it has been read from its `action.yml`."""
 
 
 def read(uses: str, root: Path, context: ResolveContext) -> ActionFile:
@@ -202,4 +204,4 @@ def described(file: YamlFile, action: Action) -> ActionFile:
             raise BadAction(
                 f"{action.uses}: runs.using is {using or 'missing'}; known are composite, docker, {', '.join(NODES)}"
             )
-    return ActionFile(action=Action(**more), **shared)  # type: ignore[arg-type]
+    return ActionFile(action=Action(**more), is_described=True, **shared)  # type: ignore[arg-type]

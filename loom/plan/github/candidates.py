@@ -104,6 +104,8 @@ class GitHubCandidates:
         """The labels of the user's configuration, in lower case."""
         self._everything = everything
         """Whether all files count as triggered."""
+        self.decides = not everything
+        """Whether the event is the one of a run."""
         self._taken: set[str] = set()
         self._fetched: dict[str, WorkflowFile | str] = {}
         """Workflows of other repositories, or why one can't be had."""
@@ -164,7 +166,7 @@ class GitHubCandidates:
             "workflow_ref": f"{self.event.github['repository']}/{file.path}@{self.event.github['ref']}",
             "workflow_sha": self.event.github["sha"],
         }
-        contexts: dict[str, Any] = {"github": github, "vars": dict(self.context.config.github.vars)}
+        contexts: dict[str, Any] = {"github": github, "vars": {**self.context.config.github.vars, **self.context.given}}
         inputs = contexts["inputs"] = self._inputs(file, contexts)
         name, event = self.event.happened.name, self.event.github["event"]
         if name == events.DISPATCH:

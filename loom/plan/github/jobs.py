@@ -9,13 +9,14 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from loom.config.pools import Pool
-from loom.errors import RequestError
+from loom.errors import Problem, RequestError
 from loom.images.reference import parse_reference
 from loom.plan import builder
 from loom.plan import model as p
 from loom.plan.github import actions
 from loom.plan.github.candidates import IF_FALSE, TOKEN, GitHubCandidate, GitHubCandidates, WorkflowScope, secret_in
 from loom.plan.github.containers import BadOption, ContainerOptions, add_volume, options_of
+from loom.plan.github.labels import system_of
 from loom.plan.github.steps import StepList, texts_of
 from loom.plan.github.texts import LATE, Texts
 from loom.plan.late import MINUTE_S, Action, LateCaller, LateJob, LateNeed, LateStep, limit_of
@@ -25,6 +26,7 @@ from loom.workflow.github import expressions
 from loom.workflow.github.keywords import JOB
 from loom.workflow.github.shapes import UNSUPPORTED
 from loom.workflow.github.workflows import CALL
+from loom.workflow.parser import InvalidExpression
 from loom.workflow.words import shell_words
 
 _OF_SERVICES = {"cpus", "memory", "pids", "shm_size", "tmpfs", "ulimits", "volumes"}
@@ -44,6 +46,8 @@ class GitHubJobBuilder(builder.Refusals):
         self.selection = selection
         self._actions: dict[tuple[str, str], actions.ActionFile | actions.BadAction] = {}
         self.there: frozenset[str] = frozenset()
+        self.unexpected: dict[Problem, None] = {}
+        """The warnings of inputs that actions do not have."""
         self._volumes: dict[tuple[str, str], str] = {}
         """The container that has a volume, by job and name."""
 
@@ -63,10 +67,15 @@ class GitHubJobBuilder(builder.Refusals):
         if in_container:
             image, options, late = self._container(candidate, late)
         steps = StepList(
-            self._read, self._fetch, self._defaults(candidate), lambda at, why: self.refuse_at(candidate, at, why)
+            self._read,
+            self._fetch,
+            self._defaults(candidate),
+            lambda at, why: self.refuse_at(candidate, at, why),
+            lambda step: self.candidates.decides and texts.condition(step.get("if")) is False,
         )
         for step in items_of(node.get("steps")):
             steps.add(step)
+        self.unexpected |= steps.unexpected
         written = steps.steps() or (p.Step(phase="script", number=1, script=":", late=LateStep(kind="run")),)
         services = tuple(self._services(candidate))
         self._check_ports(candidate, services)
@@ -204,6 +213,8 @@ class GitHubJobBuilder(builder.Refusals):
     def _defaults(self, candidate: GitHubCandidate) -> dict[str, str]:
         """Return the defaults of `run`; in a container, GitHub's shell is sh, also where the image has bash."""
         found = {} if self._container_of(candidate) is None else {"shell": "sh"}
+        if system_of(candidate.labels or ()) == "Windows":
+            found = {"shell": "pwsh"}
         for owner in (candidate.scope.file.root, candidate.node):
             found |= texts_of(owner.find("defaults", "run"))
         return found
@@ -433,9 +444,11 @@ def _secrets_in(texts: Iterable[str]) -> set[str] | None:
     """Return the names of the secrets that texts read, in upper case; None if they may read any."""
     found: set[str] = set()
     for text in texts:
-        if "${{" not in text:
-            continue
-        for part in expressions.parts_of(text):
+        try:
+            parts = expressions.parts_of(text)
+        except InvalidExpression:
+            continue  # which the check of the file reports
+        for part in parts:
             if isinstance(part, str):
                 continue
             nodes = list(expressions.nodes_in(part.node))

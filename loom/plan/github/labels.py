@@ -15,6 +15,11 @@ _RETIRED = re.compile(r"ubuntu-(?:1\d|20)\.\d\d")
 """Labels whose jobs wait at GitHub for ever."""
 
 
+def system_of(labels: Collection[str]) -> str | None:
+    """Return the system of the machine that labels mean, if it is not Linux."""
+    return next((found.lastgroup for label in labels if (found := _SYSTEM.search(label))), None)
+
+
 def refused(labels: Collection[str], known: Collection[str]) -> tuple[str, str, bool] | None:
     """Return why a job with these labels does not run here, also the kind of such jobs in a word or two; None if it does.
 

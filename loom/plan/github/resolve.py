@@ -112,7 +112,13 @@ def rehearse(
     jobs = [(candidate.entry, made.job(candidate)) for candidate in found]
     built = list(zip(found, (job for _, job in jobs), strict=True))
     differs = [*_replaced(built), *_as_root(found)]
-    problems = [*candidates.problems.found, *made.warnings(), *differs, *builder.held(found, code=HELD)]
+    problems = [
+        *candidates.problems.found,
+        *made.warnings(),
+        *made.unexpected,
+        *differs,
+        *builder.held(found, code=HELD),
+    ]
     return list(dict.fromkeys(problems)), jobs
 
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from msgspec import Struct
 from msgspec.structs import replace
 
+from loom.errors import Problem
 from loom.plan import model as p
 from loom.plan.github.actions import ActionFile, BadAction
 from loom.plan.late import Action, LateStep
 from loom.util.yaml_file import Node, fields_of, line_in_file, text_of
-from loom.workflow.github import expressions
+from loom.workflow.github import expressions, yaml
 from loom.workflow.github.expressions import of_json
 from loom.workflow.job_ids import unique_id
 
@@ -26,6 +27,14 @@ _RETIRED = re.compile(
 _CHECKOUT = re.compile(r"actions/checkout@\S+", re.IGNORECASE)
 
 
+_OF_CHECKOUT = (
+    "repository", "ref", "token", "ssh-key", "ssh-known-hosts", "ssh-strict", "ssh-user", "persist-credentials", "path",
+    "clean", "filter", "sparse-checkout", "sparse-checkout-cone-mode", "fetch-depth", "fetch-tags", "show-progress", "lfs",
+    "submodules", "set-safe-directory", "github-server-url",
+)  # fmt: skip
+"""The inputs of actions/checkout, which is not fetched."""
+
+
 class _Draft(Struct, kw_only=True):
     late: LateStep
     script: str
@@ -34,7 +43,7 @@ class _Draft(Struct, kw_only=True):
 
 
 class StepList:
-    """Collects the steps of one job. `refused`: a step that can't run here, with the reason."""
+    """Collects the steps of one job. `refused`: a step that can't run here, with the reason; `skips`: whether one never runs."""
 
     def __init__(
         self,
@@ -42,12 +51,15 @@ class StepList:
         fetch: Callable[[Mapping[str, str]], Action | None],
         defaults: Mapping[str, str],
         refused: Callable[[Node, str], None],
+        skips: Callable[[Node], bool],
     ) -> None:
         """`fetch`: return the other repository that the inputs of a checkout name."""
         self._read = read
         self._fetch = fetch
         self._defaults = defaults
         self._refused = refused
+        self._skips = skips
+        self.unexpected: dict[Problem, None] = {}
         self._pre: list[_Draft] = []
         self._main: list[_Draft] = []
         self._post: list[_Draft] = []
@@ -94,13 +106,16 @@ class StepList:
             late = LateStep(kind="run", shell=shell, working_directory=directory, **common)
             self._main.append(_Draft(late=late, script=text_of(run), node=run))
         elif (uses := step.get("uses")) is not None:
-            self._use(text_of(uses), uses, texts_of(step.get("with")), common)
+            self._use(text_of(uses), uses, texts_of(step.get("with")), common, never=not scope and self._skips(step))
 
-    def _use(self, written: str, node: Node, given: Mapping[str, str], common: Mapping[str, Any]) -> None:
-        """Add what an action becomes; `common`: the fields that all its steps have."""
+    def _use(
+        self, written: str, node: Node, given: Mapping[str, str], common: Mapping[str, Any], *, never: bool
+    ) -> None:
+        """Add what an action becomes; `common`: the fields that all its steps have; `never`: they do not run."""
         if _CHECKOUT.fullmatch(written):
             if re.search(r"@v1\b", written):
                 given = {"fetch-depth": "0", **given}  # its default
+            common = {**common, "unexpected": self._unexpected(written, node, given, _OF_CHECKOUT, common["scope"])}
             try:
                 late = LateStep(kind="checkout", inputs=given, action=self._fetch(given), **common)
             except BadAction as error:
@@ -118,9 +133,14 @@ class StepList:
         try:
             found = self._found(written)
         except BadAction as error:
-            self._refused(node, f"uses: {error}")
-            return
+            if not never:
+                self._refused(node, f"uses: {error}")
+                return
+            found = ActionFile(action=Action(uses=written, using="composite"))
         inputs = _inputs(found, given)
+        valid = (*found.inputs, "entryPoint", "args") if found.action.using == "docker" else tuple(found.inputs)
+        if found.is_described:
+            common = {**common, "unexpected": self._unexpected(written, node, given, valid, common["scope"])}
         if found.action.using == "composite":
             if len(common["scope"]) >= MOST_LEVELS:
                 self._refused(node, f"uses: {written}: more than {MOST_LEVELS} composite actions use each other")
@@ -131,7 +151,7 @@ class StepList:
         values = {**common, "inputs": inputs, "kind": kind}
         main = _Draft(late=LateStep(action=_at_stage(found, found.main, inputs), **values), script=written, node=node)
         self._main.append(main)
-        values |= {"id": "", "continue_on_error": ""}
+        values |= {"id": "", "continue_on_error": "", "unexpected": ""}
         for stage, entry, condition, drafts in (
             ("pre", found.pre, found.pre_if, self._pre),
             ("post", found.post, found.post_if, self._post),
@@ -142,6 +162,19 @@ class StepList:
                 values |= {"stage": stage, "condition": condition}
                 late = LateStep(action=_at_stage(found, entry, {}), **values)
                 drafts.append(_Draft(late=late, script=written, node=node, main=main))
+
+    def _unexpected(
+        self, written: str, node: Node, given: Iterable[str], valid: Sequence[str], scope: Sequence[str]
+    ) -> str:
+        """Return GitHub's warning of inputs that an action does not have; keep it for the check of the job's own steps."""
+        known = {name.lower() for name in valid}
+        if not (unknown := [name for name in given if name.lower() not in known]):
+            return ""
+        found = f"Unexpected input(s) {_quoted(unknown)}, valid inputs are [{_quoted(valid)}]"
+        if not scope:
+            problem = node.file.problem(node, f"uses: {written}: {found}", code=yaml.CODE, severity="warning")
+            self.unexpected[problem] = None
+        return found
 
     def _found(self, written: str) -> ActionFile:
         """Read an action, also one below the path of a checkout, whose files are the project's or another repository's."""
@@ -165,7 +198,7 @@ class StepList:
         self._main.append(_Draft(late=enter, script=written, node=node))
         for step in found.steps:
             self.add(step, (*common["scope"], own))
-        leave = replace(enter, kind="leave", outputs=found.outputs)
+        leave = replace(enter, kind="leave", outputs=found.outputs, unexpected="")
         self._main.append(_Draft(late=leave, script=written, node=node))
 
 
@@ -182,6 +215,10 @@ def _inputs(found: ActionFile, given: Mapping[str, str]) -> dict[str, str]:
     declared = {name.lower(): name for name in found.inputs}
     named = {declared.get(name.lower(), name): text for name, text in given.items()}
     return {**{name: text for name, text in found.inputs.items() if text is not None}, **named}
+
+
+def _quoted(names: Iterable[str]) -> str:
+    return ", ".join(f"'{name}'" for name in names)
 
 
 def texts_of(node: Node | None) -> dict[str, str]:

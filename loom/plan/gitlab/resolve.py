@@ -44,7 +44,9 @@ def resolve(pipeline: Pipeline, selection: p.JobSelection, context: p.ResolveCon
     )
 
 
-def rehearse(pipeline: Pipeline, config: Config | None = None) -> tuple[list[Problem], list[tuple[Entry, p.Job]]]:
+def rehearse(
+    pipeline: Pipeline, config: Config | None = None, _repositories: object = None
+) -> tuple[list[Problem], list[tuple[Entry, p.Job]]]:
     """Build every job regardless of its rules; return the problems that any plan of this pipeline would have."""
     placeholders = dict.fromkeys(KNOWN_TO_PLANS, "x")
     context = p.ResolveContext(config=config or Config(), predefined=placeholders, host_project_dir="/x")

@@ -37,7 +37,9 @@ def resolve(workflow: Workflow, selection: p.JobSelection, context: p.ResolveCon
     )
 
 
-def rehearse(workflow: Workflow, config: Config | None = None) -> tuple[list[Problem], Sequence[tuple[Entry, p.Job]]]:
+def rehearse(
+    workflow: Workflow, config: Config | None = None, _repositories: object = None
+) -> tuple[list[Problem], Sequence[tuple[Entry, p.Job]]]:
     """Implement `plan.resolve.rehearse`."""
     placeholders = dict.fromkeys(KNOWN_TO_PLANS, "x")
     context = p.ResolveContext(config=config or Config(), predefined=placeholders, host_project_dir="/x")

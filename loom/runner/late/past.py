@@ -23,7 +23,13 @@ def variables_at(
     opened = job.state.facts.get("session_opened", {})
     state = LateState(
         start.job,
-        runtime(project_dir, event_path, str(opened.get("shell", "")).split(), str(opened.get("path", ""))),
+        runtime(
+            project_dir,
+            event_path,
+            str(opened.get("shell", "")).split(),
+            str(opened.get("path", "")),
+            {"id": str(opened.get("container_id", ""))},
+        ),
         needs=start.needs,
         secrets=secrets,
         run_id=job.run.run_id,

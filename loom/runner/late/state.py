@@ -10,6 +10,7 @@ import posixpath
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from msgspec import Struct, field
@@ -65,9 +66,19 @@ class JobRuntime(Struct, frozen=True, kw_only=True):
     event_path: str
     files: Mapping[str, str]
     """The paths of the files that steps report in, by their variables, where they are known."""
+    container: Mapping[str, str] = field(default_factory=dict)
+    """What `job.container` has of it."""
+    services: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
 
-def runtime(workspace: str, event_path: str, shell: Sequence[str], path: str) -> JobRuntime:
+def runtime(
+    workspace: str,
+    event_path: str,
+    shell: Sequence[str],
+    path: str,
+    container: Mapping[str, str] = MappingProxyType({}),
+    services: Mapping[str, str] = MappingProxyType({}),
+) -> JobRuntime:
     """Return the workspace, the files and the program path of a job's steps, from facts of its session."""
     directory = event_path.rpartition("/")[0]
     known = {name: f"{directory}/{file}" for name, file in FILES.items()} if directory == protocol.DIRECTORY else {}
@@ -77,6 +88,8 @@ def runtime(workspace: str, event_path: str, shell: Sequence[str], path: str) ->
         bash=list(shell[:1]) == ["bash"],
         event_path=event_path,
         files=known,
+        container=container,
+        services={name: {**container, "id": one} for name, one in services.items()},
     )
 
 
@@ -193,10 +206,13 @@ class LateState:
             "github": {**github, **around},
             "needs": of_json(needs),
             "job": {
-                **(given.get("job") or {}),
+                **({"container": dict(self.runtime.container)} if "job" in given else {}),
                 "services": {
                     # Each port is the same at the service and where the job finds it.
-                    service.name: {"ports": {str(port): str(port) for port in service.ports}}
+                    service.name: {
+                        **self.runtime.services.get(service.name, {}),
+                        "ports": {str(port): str(port) for port in service.ports},
+                    }
                     for service in self._job.services
                 },
             },

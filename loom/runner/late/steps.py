@@ -133,7 +133,14 @@ class LateSteps(Steps):
         facts, event_path = open_job.session.facts, open_job.environment.get("GITHUB_EVENT_PATH", "")
         self.state = LateState(
             attempt.job,
-            runtime(open_job.request.project_dir, event_path, facts.auto_shell, facts.path),
+            runtime(
+                open_job.request.project_dir,
+                event_path,
+                facts.auto_shell,
+                facts.path,
+                {"id": facts.container_id, "network": open_job.request.network_id or attempt.job.network.mode or ""},
+                open_job.services.container_ids if open_job.services is not None else {},
+            ),
             needs=needs,
             secrets=open_job.secrets,
             run_id=open_job.request.run_id,
@@ -198,6 +205,8 @@ class LateSteps(Steps):
                 self._leave(step, late)
                 return True
             self._env, began = self.state.with_env(late), True
+            if late.unexpected:
+                self._attempt.warn(f"{step.id}: {late.unexpected}", CODE)
             with self._clock.stopped():
                 self._stop_before(step)
             if self._cancel.requested and not self.state.cancelled:

@@ -184,7 +184,7 @@ class WorkflowReader:
                 if extra in node.value:
                     self.problems.say(node.keys[extra], f"`{extra}` is for a job with `uses`; this one has steps")
         self._check_steps(job)
-        self._check_matrix(job.find("strategy", "matrix"))
+        self._check_matrix(node.find("strategy", "matrix"))
         return job
 
     def _check_call(self, job: Node, node: Node, uses: Node) -> None:
@@ -224,6 +224,8 @@ class WorkflowReader:
             self.problems.say(node, f"uses: {why}, found {written}")
 
     def _check_matrix(self, matrix: Node | None) -> None:
+        if matrix is not None and matrix.kind is Kind.MAPPING and not matrix.value:
+            self.problems.say(matrix, "matrix: it is empty, which GitHub refuses; give it a name with a list of values")
         for name, node in fields_of(matrix).items():
             if name not in ("include", "exclude") and node.kind is not Kind.LIST and "${{" not in text_of(node):
                 self.problems.say(node, f"matrix: {name}: expected a list of values")

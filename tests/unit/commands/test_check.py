@@ -365,6 +365,43 @@ jobs:
     assert ".github/workflows/ci.yml:3:2: warning: GH_ACTIONLINT /: m [k]" in loom("check")[1]
 
 
+def test_what_is_wrong_is_told_also_where_the_user_gives_secrets(
+    project: Path, loom: Loom, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (project / ".loom/workflow.yml").unlink()
+    (project / ".github/workflows").mkdir(parents=True)
+    (project / ".github/workflows/ci.yml").write_text("""\
+on: push
+jobs:
+  a:
+    runs-on: ubuntu-latest
+    steps:
+      - {name: "${{ x( }}", run: "echo ${{ secrets.A", env: {A: "${{ 1 + }}"}}
+      - {uses: ./none, with: {a: "${{ secrets.A"}}
+      - {uses: o/r@v1}
+""")
+    config = project / "config/loom/config.yml"
+    config.parent.mkdir(parents=True)
+    config.write_text(f"github: {{secrets: {{A: 'env://A'}}, server: 'file://{project}/no'}}\n")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(config.parents[1]))
+    code, out, _ = loom("check")
+    told = [
+        line.split(" /")[1].split(":")[0] for line in out.splitlines() if line.startswith(".github/workflows/ci.yml:")
+    ]
+    steps = "jobs/a/steps"
+    assert (code, told) == (
+        2,
+        [
+            f"{steps}/0/name",
+            f"{steps}/0/run",
+            f"{steps}/0/env/A",
+            f"{steps}/1/uses",
+            f"{steps}/1/with/a",
+            f"{steps}/2/uses",
+        ],
+    )
+
+
 def test_githubs_workflows_are_checked_where_there_is_no_other(project: Path, loom: Loom) -> None:
     (project / ".github/workflows").mkdir(parents=True)
     (project / ".github/workflows/ci.yml").write_text("on: push\njobs: {test: {runs-on: ubuntu-latest}}\n")

@@ -236,7 +236,12 @@ class Serving(Engine):
             on_died("db", self.dies)
         keep, blamed_for = partial(self.over.append, "kept"), lambda _: self.ended
         yield SimpleNamespace(
-            images=(IMAGE,), network_id="net", variables={"DB": "here"}, keep=keep, blamed_for=blamed_for
+            images=(IMAGE,),
+            network_id="net",
+            variables={"DB": "here"},
+            container_ids={},
+            keep=keep,
+            blamed_for=blamed_for,
         )
         on_output("stdout", b"stopped\n")
         self.over.append("over")

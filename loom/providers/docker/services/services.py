@@ -103,7 +103,7 @@ class ServiceContainer(any_services.StartedService):
         self._made: list[str] = []
         self._outputs: list[EngineSocket] = []
         self._follower = threading.Thread()
-        self._id, self._why = "", ""
+        self.container_id, self._why = "", ""
         self._is_ready: Callable[[], None] = lambda: None
         """Raises NotReady."""
 
@@ -129,7 +129,10 @@ class ServiceContainer(any_services.StartedService):
             self._group.leader = container_id
             self._group.led.set()
         addressed = self._group.leader or container_id
-        self._id, target = container_id, ProbeTarget(self._group.client, container_id, self._group.network, addressed)
+        self.container_id, target = (
+            container_id,
+            ProbeTarget(self._group.client, container_id, self._group.network, addressed),
+        )
         self._is_ready = lambda: probe.check(target)
         self.wait(begun=time.monotonic(), by=lambda: f" ({probe.what})")
         self.variables = any_services.addresses(service.name, next(iter(service.aliases), service.name), ports)
@@ -307,7 +310,7 @@ class ServiceContainer(any_services.StartedService):
         return self._why
 
     def ended(self) -> str:
-        if ended := self._how_it_ended(self._id):
+        if ended := self._how_it_ended(self.container_id):
             self.join(2.0)
         return ended
 
@@ -354,6 +357,7 @@ def services(
                 network_id=f"container:{group.leader}" if group.leader else network_id,
                 images=[one.image for one in containers],
                 variables={name: value for one in containers for name, value in one.variables.items()},
+                container_ids={one.service.name: one.container_id for one in containers},
                 keep=kept.set,
                 blamed_for=blamed_for,
             )

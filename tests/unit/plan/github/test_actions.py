@@ -49,7 +49,7 @@ def test_an_image_is_an_action(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("uses", "file"), [("./a/b/", "a/b/action.yml"), ("$/a/b", "a/b/action.yaml")])
 def test_an_action_of_the_project(tmp_path: Path, uses: str, file: str) -> None:
     one = found(tmp_path, uses, {f"project/{file}": NODE % "node24"})
-    assert one == ActionFile(action=action(uses=uses, path="a/b", using="node24"), main="m.js")
+    assert one == ActionFile(action=action(uses=uses, path="a/b", using="node24"), main="m.js", is_described=True)
     with pytest.raises(BadAction, match=r"^\./c: the project has no c/action\.yml$"):
         found(tmp_path, "./c")
     with pytest.raises(BadAction, match=r"^\./: the project has no action\.yml$"):
@@ -114,7 +114,7 @@ def test_every_key_of_the_file_is_read(tmp_path: Path) -> None:
         "project/d/action.yml": f"{common}runs: {docker}",
         "project/c/action.yml": common + composite,
     }
-    parts: dict[str, Any] = {"name": "N", "inputs": inputs, "main": "m"}
+    parts: dict[str, Any] = {"name": "N", "inputs": inputs, "main": "m", "is_described": True}
     assert found(tmp_path, "./n", files) == ActionFile(
         action=action(uses="./n", path="n", using="node20"),
         **parts | {"pre": "p.js", "main": "m.js", "post": "q.js", "pre_if": "failure()", "post_if": "success()"},

@@ -397,6 +397,79 @@ jobs:
         assert reason in plan.job(job).refused[0]
 
 
+def test_a_step_whose_condition_is_false_for_the_event_needs_no_action(planned: Planned, tmp_path: Path) -> None:
+    text = """
+on: [push, pull_request]
+jobs:
+  a:
+    runs-on: ubuntu-latest
+    steps:
+      - {uses: o/none@v1, if: github.event_name == 'pull_request'}
+      - {run: echo, if: always()}
+"""
+    server = {"repositories": lambda: Server(tmp_path / "server")}
+    plan = planned(text, **server)
+    job = plan.job("a")
+    assert (job.refused, [step.script for step in job.steps]) == ((), ["o/none@v1", "o/none@v1", "echo"])
+    assert of(job.steps[0]).condition == "github.event_name == 'pull_request'"
+    for changed in (text.replace("== 'pull", "!= 'pull"), text.replace("github.event_name", "env.X")):
+        with pytest.raises(WorkflowError, match="o/none has no v1"):
+            planned(changed, **server)
+    # `loom check` knows no event.
+    workflows = load(tmp_path / ".github/workflows", tmp_path, ResolveContext)
+    (told,) = rehearse(workflows, Config(), server["repositories"])[0]
+    assert "o/none has no v1 (a run refuses a when its turn comes)" in told.message
+    assert rehearse(workflows)[0] == []
+
+
+def test_inputs_that_an_action_does_not_have_are_a_warning(planned: Planned, tmp_path: Path) -> None:
+    files = {
+        "ci.yml": """
+on: push
+jobs:
+  a:
+    runs-on: ubuntu-latest
+    steps:
+      - {uses: actions/checkout@v4, with: {Path: x, fetch_depth: 0}}
+      - {uses: ./act, with: {WHO: x}}
+      - {uses: ./act, with: {whom: x, args: y}}
+      - {uses: ./box, with: {args: x, entrypoint: y, other: z}}
+      - {uses: "docker://alpine", with: {any: x}}
+      - {uses: o/unread@v1, with: {any: x}}
+""",
+        "act/action.yml": "inputs: {who: {}}\nruns: {using: composite, steps: [{uses: ./box, with: {deep: 1}}]}",
+        "box/action.yml": "runs: {using: docker, image: docker://alpine}",
+    }
+    steps = map(of, planned(files).job("a").steps)
+    said = [step.unexpected for step in steps if step.unexpected]
+    assert said[0].startswith("Unexpected input(s) 'fetch_depth', valid inputs are ['repository', 'ref', ")
+    deep = "Unexpected input(s) 'deep', valid inputs are ['entryPoint', 'args']"
+    assert said[1:] == [
+        deep,
+        "Unexpected input(s) 'whom', 'args', valid inputs are ['who']",
+        deep,
+        deep.replace("deep", "other"),
+    ]
+    told = rehearse(load(tmp_path / ".github/workflows", tmp_path, ResolveContext))[0]
+    assert [(one.line, one.severity, one.message.split(":")[1].strip()) for one in told] == [
+        (7, "warning", "actions/checkout@v4"), (9, "warning", "./act"), (10, "warning", "./box"),
+    ]  # fmt: skip
+
+
+def test_the_variables_of_the_command_line_are_those_of_the_context_vars(planned: Planned) -> None:
+    text = f"on: push\njobs: {{a: {{if: vars.A == 'given', {JOB}}}, b: {{if: vars.B == 'own', {JOB}}}}}"
+    plan = planned(text, github={"vars": {"A": "own", "B": "own"}}, given={"A": "given"})
+    assert ids(plan) == ["a", "b"]
+    assert late(plan.job("a")).contexts["vars"] == {"A": "given", "B": "own"}
+
+
+def test_a_script_of_windows_is_one_of_its_shell(planned: Planned, tmp_path: Path) -> None:
+    job = "steps: [{run: x}, {run: x, shell: bash}]"
+    write(tmp_path, f"on: push\njobs: {{w: {{runs-on: windows-latest, {job}}}, m: {{runs-on: macos-latest, {job}}}}}")
+    jobs = rehearse(load(tmp_path / ".github/workflows", tmp_path, ResolveContext))[1]
+    assert [[step.shell for step in map(of, job.steps)] for _, job in jobs] == [["pwsh", "bash"], ["", "bash"]]
+
+
 @pytest.mark.parametrize(
     ("written", "given"),
     [

@@ -27,6 +27,7 @@ def test_commands_are_shown_as_on_github_and_summaries_are_in_the_report(make: M
         sinks=[Screen(Look(stream=True, unicode=False), lines.append)],
     )
     text = "\n".join(lines)
+    assert f"\n1 step summary: loom report {ran.reading.run_id}\nfailed in " in text
     assert "one      | v Inner\none      | text\none      Second: $ echo" in text
     assert "First of success: $ echo" in text
     assert "step script/02 (Second), exit code 1 (ci.yml:2)" in text

@@ -438,9 +438,13 @@ def test_ports_of_services_are_in_the_context_of_the_job() -> None:
     assert state.text(text, LateStep(kind="run")) == "6379 6379 "
     assert one.late is not None
     boxed = replace(one, late=replace(one.late, contexts={"job": {"container": {}}}))
-    state = LateState(boxed, runtime("/w", "", ("bash",), ""), needs={}, secrets={}, run_id="1")
-    text = "${{ job.container && 1 }} ${{ job.services.redis.ports[6379] }}"
-    assert state.text(text, LateStep(kind="run")) == "1 6379"
+    at = runtime("/w", "", ("bash",), "", {"id": "c1", "network": "n1"}, {"redis": "r1"})
+    ids = "${{ job.container.id }} ${{ job.container.network }} ${{ job.services.redis.id }} ${{ job.services.redis.network }}"
+    text = f"${{{{ job.container && 1 }}}} ${{{{ job.services.redis.ports[6379] }}}} {ids}"
+    said = [
+        LateState(each, at, needs={}, secrets={}, run_id="1").text(text, LateStep(kind="run")) for each in (boxed, one)
+    ]
+    assert said == ["1 6379 c1 n1 r1 n1", " 6379   r1 n1"]
 
 
 def test_a_missing_file_of_problem_matchers_is_named(make: Make) -> None:

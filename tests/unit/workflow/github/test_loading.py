@@ -148,6 +148,10 @@ MISTAKES = [
     ),
     (job(STEPS, "strategy: {matrix: {v: []}}"), "matrix: v: the list is empty; give it a value"),
     (
+        job(STEPS, "strategy: {matrix: {}}"),
+        "matrix: it is empty, which GitHub refuses; give it a name with a list of values",
+    ),
+    (
         "on: push\njobs: {x: {uses: ./a.yml}}",
         "2:18 /jobs/x/uses uses: expected ./.github/workflows/FILE.yml or owner/",
     ),
