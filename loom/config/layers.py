@@ -23,6 +23,7 @@ from loom.config.settings import (
 from loom.config.values import ValueContext
 from loom.errors import Problem, RequestError, WorkflowError
 from loom.util.file_systems import in_memory
+from loom.util.private import check_own
 from loom.util.units import meant
 
 if TYPE_CHECKING:
@@ -33,7 +34,8 @@ def load(*, root: Path | None, environ: Mapping[str, str], flags: Mapping[str, o
     """Load the configuration of the repository at `root` (None: outside a repository).
 
     `flags` uses the keys' names; None means "not given". WorkflowError lists every problem of the files; RequestError
-    reports a variable or flag. Both name the position and the nearest key.
+    reports a variable or flag. Both name the position and the nearest key. InfrastructureError where somebody else may
+    have filled the state or cache directory.
     """
     home = Path(environ["HOME"]) if environ.get("HOME") else None
     layers = _Layers(*_built_in(environ, home))
@@ -53,6 +55,11 @@ def load(*, root: Path | None, environ: Mapping[str, str], flags: Mapping[str, o
     for name, value, origin in given:
         layers.set(name, value, origin)
     layers.agree()
+    if layers.origins["tmp_dir"].source == "TMPDIR" and not (tmp := layers.values["tmp_dir"]).is_dir():
+        # Made by its name, it would take the workspaces of whoever has a wrong letter there.
+        raise RequestError(f"TMPDIR: there is no directory {tmp}", hint="make it, or name another one", code=CODE)
+    check_own(layers.values["state_dir"], "state")
+    check_own(layers.values["cache_dir"], "cache")
     return Config(**layers.values, origins=layers.origins, overruled=tuple(layers.overruled.values()))
 
 
@@ -128,7 +135,6 @@ def _built_in(environ: Mapping[str, str], home: Path | None) -> tuple[dict[str, 
     values: dict[str, Any] = {name: getattr(Config(), name) for name in KEYS}
     origins = {name: ValueOrigin(layer="built-in") for name in KEYS}
     tmp = environ.get("TMPDIR") or ("/var/tmp" if _tmp_is_memory() else "/tmp")
-    # Create it if missing; failure is an error, never a reason to try another directory.
     values["tmp_dir"] = Path(tmp).absolute()
     if environ.get("TMPDIR") == tmp:
         origins["tmp_dir"] = ValueOrigin(layer="environment", source="TMPDIR")

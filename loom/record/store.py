@@ -30,7 +30,7 @@ from loom.record.run_record import RUNTIME_LINK, TAG, RunRecord, write_document
 from loom.record.workspace_registry import WorkspaceRegistry
 from loom.util import jsons, processes, typed
 from loom.util.paths import half_removed, run_of_workspace
-from loom.util.private import make_private, own_state
+from loom.util.private import make_private
 from loom.util.untrusted_files import read_regular
 
 RUNNING = "running"
@@ -83,7 +83,7 @@ class Store:
     """All records of a user. Reads change nothing."""
 
     def __init__(self, state_dir: Path) -> None:
-        self._state_dir = own_state(state_dir)
+        self._state_dir = state_dir
         self.runs_dir = state_dir / "runs"
         self.snapshots_dir = state_dir / "snapshots"
         self.container_locks_dir = state_dir / "container-locks"

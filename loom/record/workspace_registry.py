@@ -14,7 +14,6 @@ from typing import Literal
 import msgspec
 from msgspec import Struct
 
-from loom.errors import SnapshotError
 from loom.util import atomic, processes, typed
 from loom.util.paths import half_removed
 from loom.util.private import make_in_shared, make_private
@@ -54,13 +53,7 @@ class WorkspaceRegistry:
 
     def make(self, workspace: Path, *, run_id: str, repo_root: Path, kind: Literal["run", "snapshot"] = "run") -> None:
         """Create the directory, private to the user, and register it. SnapshotError when it can't be created."""
-        try:
-            make_in_shared(workspace)
-        except OSError as error:
-            raise SnapshotError(
-                f"the isolated workspace can't be made at {workspace}: {error.strerror or error}",
-                hint="name another directory with LOOM_TMP_DIR or TMPDIR",
-            ) from error
+        make_in_shared(workspace)
         self.register(workspace, run_id=run_id, repo_root=repo_root, kind=kind)
 
     def register(

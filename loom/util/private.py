@@ -7,14 +7,15 @@ import os
 import stat
 from pathlib import Path
 
-from loom.errors import InfrastructureError
+from loom.errors import InfrastructureError, SnapshotError
 
 
 def make_private(directory: Path) -> None:
     """Create a directory and those above it with mode 0700, if missing, and take the others' rights to one that is there.
 
-    OSError on failure, or when it is not private.
+    OSError on failure, or when it is not private; nothing is made in a directory of somebody else's.
     """
+    check_private(directory)
     _make_all(directory)
     check_private(directory)
     if directory.stat().st_mode & 0o077:
@@ -24,20 +25,27 @@ def make_private(directory: Path) -> None:
 def make_in_shared(directory: Path) -> None:
     """Create a directory in one that is closed to others, in a temporary one; these are created if missing.
 
-    OSError if somebody else could replace it there: only the sticky bit keeps others from that.
+    SnapshotError on failure, or if somebody else could replace it there: only the sticky bit keeps others from that.
     """
-    own = directory.parent
+    own, why = directory.parent, None
     above = own.parent
-    _make_all(above)
-    status = above.stat()
-    if not status.st_mode & stat.S_ISVTX:
-        if status.st_uid not in (os.geteuid(), 0):
-            raise PermissionError(errno.EPERM, f"{above} belongs to another user (uid {status.st_uid})", str(above))
-        if _others_may_write(status):
-            why = f"others may replace what is in {above} (mode {status.st_mode & 0o777:o}, without the sticky bit)"
+    try:
+        _make_all(above)
+        status = above.stat()
+        if not status.st_mode & stat.S_ISVTX:
+            if status.st_uid not in (os.geteuid(), 0):
+                why = f"{above} belongs to another user (uid {status.st_uid})"
+            elif _others_may_write(status):
+                why = f"others may replace what is in {above} (mode {status.st_mode & 0o777:o}, without the sticky bit)"
+        if why is not None:
             raise PermissionError(errno.EPERM, why, str(above))
-    make_own(own)
-    directory.mkdir(mode=0o700)
+        make_own(own)
+        directory.mkdir(mode=0o700)
+    except OSError as error:
+        raise SnapshotError(
+            f"the isolated workspace can't be made at {directory}: {error.strerror or error}",
+            hint="name another directory with LOOM_TMP_DIR or TMPDIR",
+        ) from error
 
 
 def _make_all(directory: Path) -> None:
@@ -64,19 +72,18 @@ def make_own(directory: Path) -> None:
 def check_private(directory: Path) -> None:
     """Check that no other user created or can write to the directory or one above it; OSError otherwise.
 
-    A link counts by its owner: the user (or root).
+    A link counts by its owner: the user (or root). Of a missing directory, the one counts in which it would be made.
     """
     me = os.geteuid()
-    try:
+    if not os.path.lexists(directory):
+        _check_above(directory, next(path for path in directory.parents if os.path.lexists(path)).stat())
+        return
+    status = directory.lstat()
+    if stat.S_ISLNK(status.st_mode):
+        if status.st_uid not in (me, 0):
+            raise _refused(directory, "is a link that another user made")
+        directory = directory.resolve()
         status = directory.lstat()
-        if stat.S_ISLNK(status.st_mode):
-            if status.st_uid not in (me, 0):
-                raise _refused(directory, "is a link that another user made")
-            directory = directory.resolve()
-            status = directory.lstat()
-        above = directory.parent.lstat()
-    except (FileNotFoundError, NotADirectoryError):
-        return  # a missing directory holds nothing; its creation will report the cause
     if not stat.S_ISDIR(status.st_mode):
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(directory))
     if status.st_uid != me:
@@ -85,21 +92,26 @@ def check_private(directory: Path) -> None:
         raise _refused(
             directory, f"may be written by others (mode {status.st_mode & 0o777:o}; remove it, or chmod 700)"
         )
-    if above.st_uid not in (me, 0):
+    _check_above(directory, directory.parent.lstat())
+
+
+def _check_above(directory: Path, above: os.stat_result) -> None:
+    if above.st_uid not in (os.geteuid(), 0):
         raise _refused(directory, f"lies in a directory of another user (uid {above.st_uid})")
 
 
-def own_state(directory: Path) -> Path:
-    """Return the state directory if it is the user's own. InfrastructureError if somebody else may have filled it."""
+def check_own(directory: Path, what: str) -> None:
+    """Check the `state` or `cache` directory, if it is there. InfrastructureError if somebody else may have filled it."""
     try:
         check_private(directory)
+    except (FileNotFoundError, NotADirectoryError):
+        pass  # it holds nothing; its creation will report the cause
     except OSError as error:
         raise InfrastructureError(
-            f"the state directory {directory} can't be used: {error.strerror or error}",
-            hint="remove it if you do not know it, or name another directory with LOOM_STATE_DIR",
-            code="STATE_DIR_NOT_PRIVATE",
+            f"the {what} directory {directory} can't be used: {error.strerror or error}",
+            hint=f"remove it if you do not know it, or name another directory with LOOM_{what.upper()}_DIR",
+            code="STATE_DIR_NOT_PRIVATE" if what == "state" else "CACHE_DIR_NOT_PRIVATE",
         ) from error
-    return directory
 
 
 def make_in_cache(directory: Path) -> None:

@@ -23,6 +23,7 @@ STARTED = {
     "util/processes.py": "this Python, isolated",
     "snapshot/git.py": "git",
     "snapshot/removal.py": "rm",
+    "plan/gitlab/scripts.py": "bash, which reads scripts and runs nothing",
     "commands/plan/check.py": "sh and actionlint",
     "providers/docker/engine/ssh.py": "ssh",
     "providers/docker/images/buildx.py": "buildx",

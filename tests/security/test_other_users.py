@@ -62,7 +62,7 @@ def test_a_workspace_is_made_where_nobody_else_can_replace_it(tmp_path: Path, mo
     shared.mkdir()
     shared.chmod(mode)
     if mode in (0o777, 0o757):
-        with pytest.raises(PermissionError, match="without the sticky bit"):
+        with pytest.raises(SnapshotError, match="without the sticky bit"):
             make_in_shared(shared / "own/workspace")
         assert list(shared.iterdir()) == []
     else:
@@ -83,3 +83,20 @@ def test_the_temporary_directory_of_somebody_else_holds_no_workspace(victim: Vic
         assert list(theirs.iterdir()) == []
     theirs.chmod(0o1777)
     assert victim.loom("snapshot", TMPDIR=str(theirs)).returncode == 0
+
+
+@needs_root
+@pytest.mark.slow
+def test_no_command_uses_or_fills_a_state_or_cache_directory_of_another_user(victim: Victim) -> None:
+    theirs = victim.home.parent / "theirs"
+    (theirs / "loom").mkdir(parents=True)
+    for place in (theirs, theirs / "loom"):
+        os.chown(place, 1500, 1500)
+        place.chmod(0o1777)
+    for variable, code in (("XDG_STATE_HOME", "STATE"), ("XDG_CACHE_HOME", "CACHE")):
+        for command in (("run",), ("snapshot",), ("trust",), ("runs",), ("check",), ("clean",), ("resume",)):
+            for named in (theirs, theirs / "new"):
+                done = victim.loom(*command, **{variable: str(named)})
+                assert done.returncode == 3, (command, done)
+                assert f"the {code.lower()} directory {named}/loom can't be used" in done.stderr, (command, done.stderr)
+    assert [str(path.relative_to(theirs)) for path in theirs.rglob("*")] == ["loom"]

@@ -131,3 +131,10 @@ def test_relative_paths_outside_of_files_are_seen_from_where_loom_was_started(
     monkeypatch.chdir(tmp_path)
     for environ in ({"TMPDIR": "tmp"}, {"LOOM_TMP_DIR": "tmp"}):
         assert load(tmp_path, environ=environ).tmp_dir == tmp_path / "tmp"
+
+
+def test_a_temporary_directory_with_a_wrong_letter_is_an_error_and_is_not_made(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match=f"TMPDIR: there is no directory {tmp_path}/tpm"):
+        load(tmp_path, environ={"TMPDIR": str(tmp_path / "tpm")})
+    assert not (tmp_path / "tpm").exists()
+    assert load(tmp_path, environ={"TMPDIR": "/nowhere", "LOOM_TMP_DIR": "/x"}).tmp_dir == Path("/x")

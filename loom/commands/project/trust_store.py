@@ -25,7 +25,7 @@ from loom.snapshot import git
 from loom.snapshot.manifest import read_manifest
 from loom.util import atomic, processes, typed
 from loom.util.paths import is_of_job, run_of_workspace, workspace_beside
-from loom.util.private import make_private, own_state
+from loom.util.private import make_private
 from loom.util.untrusted_files import open_regular
 
 _MAX_BYTES = 16 << 20
@@ -58,7 +58,7 @@ class Trust:
         self._open(state_dir, hashlib.sha256(os.fsencode(self.root)).hexdigest()[:40])
 
     def _open(self, state_dir: Path, key: str) -> None:
-        self.path = own_state(state_dir) / "trust.json"
+        self.path = state_dir / "trust.json"
         self._key = key
         self._allowed = self._of(self._read())
 

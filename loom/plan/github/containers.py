@@ -96,6 +96,19 @@ def _resource(name: str, parse: Callable[[str], Any]) -> Callable[[ContainerOpti
     return take
 
 
+_FLAG_VALUES = {
+    **dict.fromkeys(("1", "t", "T", "true", "True", "TRUE"), True),
+    **dict.fromkeys(("0", "f", "F", "false", "False", "FALSE"), False),
+}
+"""The values that Docker takes for a flag."""
+
+
+def _flag(value: str) -> bool:
+    if value not in _FLAG_VALUES:
+        raise ValueError(f"expected true or false, found {value!r}")
+    return _FLAG_VALUES[value]
+
+
 def _add(name: str) -> Callable[[ContainerOptions, str], None]:
     def take(found: ContainerOptions, value: str) -> None:
         found.resources[name] = (*found.resources.get(name, ()), value)
@@ -131,7 +144,7 @@ _TAKEN: Mapping[str, Callable[[ContainerOptions, str], None]] = {
     "--hostname": lambda found, value: setattr(found, "hostname", value),
     "--entrypoint": lambda found, value: setattr(found, "entrypoint", (value,) if value else ()),
     "--platform": lambda found, value: setattr(found, "platform", value),
-    "--privileged": lambda found, value: setattr(found, "privileged", value == "true"),
+    "--privileged": lambda found, value: setattr(found, "privileged", _flag(value)),
     "--health-cmd": lambda found, value: setattr(found, "health_command", value),
     "--health-interval": lambda found, value: setattr(found, "health_interval_s", duration(value)),
     "--network-alias": lambda found, value: found.aliases.append(value),
@@ -142,7 +155,7 @@ _TAKEN: Mapping[str, Callable[[ContainerOptions, str], None]] = {
     "--shm-size": _resource("shm_size", memory),
     "--pids-limit": _resource("pids", int),
     "--gpus": _resource("gpus", str),
-    "--read-only": _resource("read_only", lambda value: value == "true"),
+    "--read-only": _resource("read_only", _flag),
     "--tmpfs": _add("tmpfs"),
     "--volume": add_volume,
     "--device": _add("devices"),

@@ -99,7 +99,7 @@ def checkout_of(
         outputs = {"commit": step.action.commit, "ref": ref}
         return Checkout(script="", outputs=outputs, target=target, other=step.action.directory)
     lines = f"cd {shlex.quote(target)}\n" if target != "." else ""
-    if submodules and given.get("submodules", "false").lower() in ("false", ""):
+    if submodules and given.get("submodules", "").lower() not in ("true", "recursive"):
         lines += _NO_SUBMODULES
     sha, full, head_ref = (str(github.get(name) or "") for name in ("sha", "ref", "head_ref"))
     if ref and ref not in {sha, full, head_ref, str(github.get("ref_name") or "")}:
@@ -114,11 +114,16 @@ def checkout_of(
     if history:
         lines += _of_git(full, given.get("fetch-depth", ""), tags=given.get("fetch-tags", "").lower() == "true")
     if patterns := [line.strip() for line in given.get("sparse-checkout", "").splitlines() if line.strip()]:
-        cone = given.get("sparse-checkout-cone-mode", "").lower() != "false"
+        cone = _is_on(given.get("sparse-checkout-cone-mode"))
         lines += _SPARSE.format(shlex.join(["--cone" if cone else "--no-cone", *patterns]))
     outputs = {"commit": sha, "ref": ref or str(github.get("ref") or "")}
-    clean = given.get("clean", "").lower() != "false"
+    clean = _is_on(given.get("clean"))
     return Checkout(script=lines, outputs=outputs, target=target, clean=clean)
+
+
+def _is_on(given: str | None) -> bool:
+    """Return whether an input of the action whose default is true is so, as the action reads it."""
+    return (given or "true").lower() == "true"
 
 
 def _of_git(ref: str, fetch_depth: str, *, tags: bool) -> str:

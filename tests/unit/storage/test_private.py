@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from loom.errors import InfrastructureError
+from loom.errors import InfrastructureError, SnapshotError
 from loom.util import private
 
 
@@ -38,12 +38,12 @@ def test_others_may_not_write(tmp_path: Path, mode: int, private_: bool) -> None
     (tmp_path / "a").chmod(mode)
     if private_:
         private.check_private(tmp_path / "a")
-        assert private.own_state(tmp_path / "a") == tmp_path / "a"
+        private.check_own(tmp_path / "a", "state")
         return
     with pytest.raises(PermissionError, match=f"may be written by others \\(mode {mode:o}"):
         private.check_private(tmp_path / "a")
     with pytest.raises(InfrastructureError) as error:
-        private.own_state(tmp_path / "a")
+        private.check_own(tmp_path / "a", "state")
     assert error.value.code == "STATE_DIR_NOT_PRIVATE"
 
 
@@ -65,6 +65,17 @@ def test_a_directory_of_ones_own_is_closed_or_was_there(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("own")
     with pytest.raises(PermissionError):
         private.make_own(tmp_path / "link")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives a directory to somebody else")
+def test_nothing_is_made_in_a_directory_of_another_user(tmp_path: Path) -> None:
+    (tmp_path / "theirs").mkdir()
+    os.chown(tmp_path / "theirs", 12345, -1)
+    for below in ("loom", "state/loom"):
+        for refuse in (private.make_private, private.check_private):
+            with pytest.raises(PermissionError, match="lies in a directory of another user \\(uid 12345\\)"):
+                refuse(tmp_path / "theirs" / below)
+    assert list((tmp_path / "theirs").iterdir()) == []
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root gives a directory to somebody else")
@@ -105,9 +116,9 @@ def test_a_directory_in_one_that_others_write_to_needs_the_sticky_bit(tmp_path: 
         for made in (tmp_path / "shared/own", tmp_path / "shared/own/one"):
             assert made.stat().st_mode & 0o777 == 0o700
         (tmp_path / "shared/own").chmod(0o755)
-        with pytest.raises(FileExistsError):
+        with pytest.raises(SnapshotError, match="File exists"):
             private.make_in_shared(tmp_path / "shared" / "own" / "one")
         assert (tmp_path / "shared/own").stat().st_mode & 0o777 == 0o700, "somebody opened it"
     else:
-        with pytest.raises(PermissionError, match="without the sticky bit"):
+        with pytest.raises(SnapshotError, match="without the sticky bit"):
             private.make_in_shared(tmp_path / "shared" / "own" / "one")

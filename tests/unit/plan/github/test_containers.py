@@ -25,6 +25,8 @@ NO_DIRECTORY = "a container gets no directory of this machine; name a volume, or
         ("--platform linux/s390x", {"platform": "linux/s390x"}),
         ("--privileged --user x", {"privileged": True, "user": "x"}),
         ("--privileged=false", {}),
+        ("--privileged=1 --read-only=T", {"privileged": True, "resources": {"read_only": True}}),
+        ("--privileged --privileged=F", {}),
         ("--health-cmd 'a b' --health-interval 1m30s", {"health_command": "a b", "health_interval_s": 90.0}),
         ("--network-alias a --network-alias=b", {"aliases": ["a", "b"]}),
         ("-e A=b=c --env D=", {"env": {"A": "b=c", "D": ""}}),
@@ -70,6 +72,7 @@ def test_options(text: str, expected: dict[str, Any]) -> None:
         ("-v a", "options: --volume: a: expected NAME:/PATH or /PATH"),
         ("-v /tmpx:/x", f"options: --volume: /tmpx:/x: {NO_DIRECTORY}"),
         ("-v ./a:/x", f"options: --volume: ./a:/x: {NO_DIRECTORY}"),
+        ("--privileged=yes", "options: --privileged: expected true or false, found 'yes'"),
         ("--ulimit nofile", "options: --ulimit: invalid literal for int() with base 10: ''"),
     ],
 )

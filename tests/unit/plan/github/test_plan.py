@@ -969,6 +969,7 @@ env: {W: "${{ secrets.of_workflow }}"}
 jobs:
   a: {runs-on: ubuntu-latest, steps: [{run: "echo ${{ github.token }} ${{ secrets.MISSING }}"}]}
   b: {runs-on: ubuntu-latest, steps: [{run: "echo ${{ toJSON(secrets) }}"}]}
+  c: {runs-on: ubuntu-latest, steps: [{run: "echo ${{ github.sha }} ${{ toJSON(github) }} ${{ env.token }}"}]}
 """
     given = {"OF_WORKFLOW": "env://A", "GITHUB_TOKEN": "env://B", "other": "env://C"}
     plan = planned(text, github={"secrets": given})
@@ -978,6 +979,8 @@ jobs:
         "GITHUB_TOKEN": "GITHUB_TOKEN",
         "OTHER": "other",
     }
+    assert late(plan.job("c")).secrets == {"OF_WORKFLOW": "OF_WORKFLOW"}
+    assert [secret.ref for secret in plan.job("c").secrets] == ["env://A"]
     assert planned(text).job("a").secrets == ()
 
 
