@@ -125,6 +125,9 @@ def bundle(
     output: Path | None = option("--output -o FILE", "The file to write (default: loom-RUN.bundle here)."),
     full: bool = option("--full", "With the whole history, for somebody without a clone."),
     base: str | None = option("--base REV", "A commit that the other one has (default: what the remotes had)."),
+    without_secret_check: bool = option(
+        "--without-secret-check", "Do not search what goes out for the values of secrets; the bundle says so."
+    ),
 ) -> None:
     """Pack a run into one file that somebody else can look at and run again.
 

@@ -75,6 +75,11 @@ class RunPaths(Struct, frozen=True, kw_only=True):
         """Return the saved differences of a kept job's files from the snapshot."""
         return self.root / "saved" / f"{job_id}.zst"
 
+    @property
+    def seen(self) -> Path:
+        """Return the file of the secrets whose values the run has seen (`util.seen_values`)."""
+        return self.root / "seen.jsonl"
+
     def handed_over(self, job_id: str, attempt: int) -> Path:
         """Return the file on a job whose steps were handed over to its container."""
         return self.job(job_id) / f"handed-over.{attempt}"

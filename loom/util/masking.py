@@ -41,10 +41,46 @@ _REACH = 1 << 14
 """Maximum length of a match: this much of an unfinished line is held back."""
 _MIXED_END = re.compile(rb"[A-Za-z0-9+/_-]?={0,2}")
 
-_Span = tuple[int, int, str]
+Span = tuple[int, int, str]
 
 
-class _Rules(Struct, frozen=True, eq=False):
+class SecretRules(Struct, frozen=True, eq=False):
+    """What is looked for in a text."""
+
+    def found(self, view: bytes) -> Iterator[Span]:
+        """Return the positions of pieces; overlapping ones are merged."""
+        raise NotImplementedError
+
+    def lines_in(self, data: bytes) -> set[int]:
+        """Return the numbers of lines with a match."""
+        numbers = set()
+        for view, _ in views(data):
+            number = at = 0
+            for start, _, _ in self.found(view):
+                number += view.count(b"\n", at, start)
+                numbers.add(number)
+                at = start
+        return numbers
+
+    def spans(self, line: bytes) -> list[Span]:
+        """Return the ranges to hide: ordered, disjoint, overlaps merged."""
+        found: list[Span] = []
+        for view, how in views(line):
+            here = list(self.found(view))
+            if here:
+                starts, ends = origins(line, how)
+                found += [(starts[start], ends[end - 1], name) for start, end, name in here]
+        found.sort(key=lambda span: (span[0], -span[1]))
+        merged: list[Span] = []
+        for start, end, name in found:
+            if merged and (start < merged[-1][1] or (start == merged[-1][1] and name == merged[-1][2])):
+                merged[-1] = (merged[-1][0], max(end, merged[-1][1]), merged[-1][2])
+            else:
+                merged.append((start, end, name))
+        return merged
+
+
+class _Pieces(SecretRules, frozen=True, eq=False):
     """All pieces of all secrets. A new secret replaces the whole object, so readers need no lock."""
 
     pieces: Mapping[bytes, tuple[str, bool]]
@@ -52,8 +88,7 @@ class _Rules(Struct, frozen=True, eq=False):
     """The pieces for each anchor."""
     anchors: BytesAhoCorasick
 
-    def found(self, view: bytes) -> Iterator[_Span]:
-        """Return the positions of pieces; overlapping ones are merged."""
+    def found(self, view: bytes) -> Iterator[Span]:
         first, last, owner = 0, 0, ""
         for anchor, start, _ in self.anchors.find_matches_as_indexes(view, overlapping=True):
             for length in self.lengths[anchor]:
@@ -76,36 +111,8 @@ class _Rules(Struct, frozen=True, eq=False):
         if owner:
             yield first, last, owner
 
-    def lines_in(self, data: bytes) -> set[int]:
-        """Return the numbers of lines with a match."""
-        numbers = set()
-        for view, _ in views(data):
-            number = at = 0
-            for start, _, _ in self.found(view):
-                number += view.count(b"\n", at, start)
-                numbers.add(number)
-                at = start
-        return numbers
 
-    def spans(self, line: bytes) -> list[_Span]:
-        """Return the ranges to hide: ordered, disjoint, overlaps merged."""
-        found: list[_Span] = []
-        for view, how in views(line):
-            here = list(self.found(view))
-            if here:
-                starts, ends = origins(line, how)
-                found += [(starts[start], ends[end - 1], name) for start, end, name in here]
-        found.sort(key=lambda span: (span[0], -span[1]))
-        merged: list[_Span] = []
-        for start, end, name in found:
-            if merged and (start < merged[-1][1] or (start == merged[-1][1] and name == merged[-1][2])):
-                merged[-1] = (merged[-1][0], max(end, merged[-1][1]), merged[-1][2])
-            else:
-                merged.append((start, end, name))
-        return merged
-
-
-def _rules_of(values: Mapping[tuple[str, bytes], None]) -> _Rules:
+def _rules_of(values: Mapping[tuple[str, bytes], None]) -> _Pieces:
     from ahocorasick_rs import BytesAhoCorasick, Implementation
 
     pieces: dict[bytes, tuple[str, bool]] = {}
@@ -120,7 +127,7 @@ def _rules_of(values: Mapping[tuple[str, bytes], None]) -> _Rules:
     for piece in pieces:
         lengths.setdefault(piece[:anchor], set()).add(len(piece))
     kind = Implementation.ContiguousNFA if len(lengths) > 1000 else None  # the library's default needs more memory
-    return _Rules(
+    return _Pieces(
         pieces,
         [shared.setdefault(tuple(some), tuple(some)) for some in lengths.values()],
         BytesAhoCorasick(list(lengths), implementation=kind),
@@ -133,7 +140,7 @@ class Masker:
     def __init__(self, secrets: Mapping[str, str] | Mapping[str, bytes] | None = None) -> None:
         self._lock = threading.Lock()
         self._values: dict[tuple[str, bytes], None] = {}
-        self._built: tuple[int, Mapping[tuple[str, bytes], None], _Rules | None] = (0, {}, None)
+        self._built: tuple[int, Mapping[tuple[str, bytes], None], SecretRules | None] = (0, {}, None)
         for name, value in (secrets or {}).items():
             self.add(name, value)
 
@@ -150,7 +157,7 @@ class Masker:
         return self.rules is not None
 
     @property
-    def rules(self) -> _Rules | None:
+    def rules(self) -> SecretRules | None:
         """Return None when there is nothing to hide."""
         of, before, rules = self._built
         if of != _changes:
@@ -287,7 +294,7 @@ class StreamMasker:
             lines[number] = self._line(lines[number], rules, len(lines[number]))
         return b"\n".join(lines)
 
-    def _line(self, line: bytes, rules: _Rules, until: int) -> bytes:
+    def _line(self, line: bytes, rules: SecretRules, until: int) -> bytes:
         """Mask `line` up to `until` and hold the rest. Text that a previous label covers gets no second one."""
         out: list[bytes] = []
         hidden = at = self._hidden

@@ -26,6 +26,7 @@ from loom.cancel import Cancel
 from loom.commands.inside import session
 from loom.commands.plan.preparing import Options
 from loom.commands.project import Here, here
+from loom.commands.record.outgoing import hiding_masker
 from loom.commands.run.prewarmed import PreparedRuns
 from loom.errors import InfrastructureError, LoomError, RequestError
 from loom.plan.model import Job, Plan
@@ -80,11 +81,13 @@ class ExecAnswer(Answer):
 class Pages:
     """The rests of long answers, for as long as they fit."""
 
-    def __init__(self) -> None:
+    def __init__(self, hide: Callable[[str], str] = str) -> None:
+        self._hide = hide
         self._rests: OrderedDict[str, str] = OrderedDict()
 
     def cut(self, text: str) -> Answer:
-        """Return the beginning of `text`, to a line end if there is one, and keep the rest."""
+        """Return the beginning of `text`, without values of secrets, to a line end if there is one, and keep the rest."""
+        text = self._hide(text)
         beginning = text.encode()[:MOST_BYTES].decode(errors="ignore")
         if len(beginning) == len(text):
             return Answer(text=text)
@@ -148,7 +151,7 @@ class AgentTools:
         self._limits = limits
         self._workflow = workflow
         self.workflow = [] if workflow is None else [f"--workflow={workflow}"]
-        self.pages = Pages()
+        self.pages = Pages(lambda text: hiding_masker(here()).mask(text))
         self._acting = threading.Lock()
         self._prepared_runs = PreparedRuns()
 

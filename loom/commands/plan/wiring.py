@@ -16,12 +16,14 @@ from loom.config import Config
 from loom.plan.image_lock import LOCK_PATH, load_lock
 from loom.plan.model import Job, Plan, Secret
 from loom.providers.base import SecretValues, Setup
+from loom.record.run_paths import RunPaths
 from loom.record.store import Store
 from loom.runner import JobTools
 from loom.runner.request import Reuse, RunRequest
 from loom.storage.bucket import Bucket
 from loom.util import clock
 from loom.util.paths import run_of_workspace
+from loom.util.seen_values import SeenFile
 
 if TYPE_CHECKING:
     from loom.commands.plan.preparing import Prepared
@@ -38,7 +40,14 @@ def tools_for(plan: Plan, here: Here, root: Path, *, run_id: str, isolated: bool
     names = {job.provider for job in plan.jobs}
     return JobTools(
         providers={name: providers.make(name, setup) for name in sorted(names)},
-        secrets=partial(secret_values, config=config, environ=environ, root=root, judged=dict(here.judged)),
+        secrets=partial(
+            secret_values,
+            config=config,
+            environ=environ,
+            root=root,
+            judged=dict(here.judged),
+            seen=SeenFile(RunPaths(root=here.store.runs_dir / run_id, run_id=run_id).seen, config.state_dir),
+        ),
     )
 
 
@@ -83,9 +92,12 @@ def _is_protected(config: Config, source: Source, snapshot: Mapping[str, Any]) -
 
 
 def secret_values(
-    job: Job, *, config: Config, environ: Mapping[str, str], root: Path, judged: Mapping[str, str]
+    job: Job, *, config: Config, environ: Mapping[str, str], root: Path, judged: Mapping[str, str], seen: SeenFile
 ) -> tuple[SecretValues, Sequence[str]]:
-    """Resolve the secrets of a job and its services; report unavailable optional ones. SecretError as in `secrets.resolve`."""
+    """Resolve the secrets of a job and its services, and note that they were seen; report unavailable optional ones.
+
+    SecretError as in `secrets.resolve`.
+    """
     from loom.plan.tracing import check_debug_trace
     from loom.secrets.lookup import resolve as resolve_secrets
 
@@ -94,6 +106,9 @@ def secret_values(
 
     def values_of(wanted: Sequence[Secret], whose: str = "") -> Mapping[str, bytes]:
         found = resolve_secrets(wanted, environ=environ, root=root, config=config, judged=judged)
+        for secret in wanted:
+            if (value := found.values.get(secret.name)) is not None:
+                seen.note(secret.name, secret.ref, value)
         missing.extend(f"{whose}{name} is not set: {why.message} ({why.code})" for name, why in found.missing.items())
         return found.values
 

@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Literal
@@ -41,7 +41,7 @@ MOST_FILES = 50_000
 MOST_TAGS = 1000
 _MOST_MANIFEST = 1 << 20
 _WINDOW = 1 << 27
-_LEFT_OUT = ("artifacts", "artifacts.tar.gz", "saved", "builds", "report.html", "follower.lock")
+_LEFT_OUT = ("artifacts", "artifacts.tar.gz", "saved", "builds", "report.html", "follower.lock", "seen.jsonl")
 """The files that no reader of a record needs, or only the machine that made it."""
 
 _PACK = re.compile(r"(\d+\.)?tree\.pack")
@@ -70,6 +70,8 @@ class BundleManifest(BundledTree, frozen=True, kw_only=True, forbid_unknown_fiel
     machine: _Text = ""
     """CPUs and memory of the machine that made it."""
     submodules: Annotated[dict[str, BundledTree], Meta(max_length=1000)] = {}
+    not_searched: Annotated[tuple[_Text, ...], Meta(max_length=10_000)] = ()
+    """The secrets for whose values it was not searched, as its maker wished."""
 
 
 def pack_name(number: int) -> str:
@@ -84,15 +86,23 @@ class UnpackedBundle(Struct, frozen=True):
 
 
 def write_bundle(
-    target: Path, manifest: BundleManifest, record: Path, packs: Mapping[str, Path], actions: Mapping[str, Path]
+    target: Path,
+    manifest: BundleManifest,
+    record: Path,
+    packs: Mapping[str, Path],
+    actions: Mapping[str, Path],
+    check: Callable[[str, Callable[[int], bytes]], None],
 ) -> None:
-    """Write the file, readable by the user alone; `actions`: directories by their commits. OSError when that can't be done."""
+    """Write the file, readable by the user alone; `actions`: directories by their commits. OSError when that can't be done.
+
+    `check` gets the name and the content of all but the packs.
+    """
     with (
         atomic.replacing(target, mode=0o600) as draft,
         draft.open("wb") as file,
         zstandard.ZstdCompressor(level=3).stream_writer(file, closefd=False) as stream,
     ):
-        for piece in packed(_entries(manifest, packs, record, actions)):
+        for piece in packed(_checked(_entries(manifest, packs, record, actions), check)):
             stream.write(piece)
 
 
@@ -102,7 +112,7 @@ def _entries(
     content = jsons.encode_file(manifest)
     yield TarEntry(MANIFEST, "file", 0o600, 0, len(content)), io.BytesIO(content)
     files = [(name, pack, 0o600) for name, pack in packs.items()]
-    files += [(f"{RECORD}/{path.relative_to(record)}", path, 0o600) for path in _files(record)]
+    files += [(f"{RECORD}/{path.relative_to(record)}", path, 0o600) for path in record_files(record)]
     for commit, directory in actions.items():
         for path in sorted(path for path in directory.rglob("*") if path.is_symlink() or path.is_file()):
             name = f"{ACTIONS}/{commit}/{path.relative_to(directory)}"
@@ -115,7 +125,16 @@ def _entries(
             yield TarEntry(name, "file", mode, 0, os.fstat(file.fileno()).st_size), file
 
 
-def _files(record: Path) -> Iterator[Path]:
+def _checked(items: Iterable[Item], check: Callable[[str, Callable[[int], bytes]], None]) -> Iterator[Item]:
+    for entry, content in items:
+        check("a file's name", io.BytesIO(os.fsencode(f"{entry.path}\n{entry.target}")).read)
+        if isinstance(content, (io.BytesIO, io.BufferedReader)) and not _PACK.fullmatch(entry.path):
+            check(entry.path, content.read)
+            content.seek(0)
+        yield entry, content
+
+
+def record_files(record: Path) -> Iterator[Path]:
     for folder, folders, names in os.walk(record):
         folders[:] = sorted(name for name in folders if name not in _LEFT_OUT)
         for name in sorted(names):

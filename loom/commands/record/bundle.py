@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import os
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +31,7 @@ from loom.commands.project.bundle_file import (
 )
 from loom.commands.project.checkout import git as git_answer
 from loom.commands.project.recreate_tree import checked_out, taken_again, trees_of
+from loom.commands.record import outgoing
 from loom.commands.screen import progress_line
 from loom.errors import LoomError, RequestError, SnapshotError
 from loom.plan.model import Plan
@@ -35,12 +40,11 @@ from loom.record.saved_plan import load_planned
 from loom.record.store import UNFINISHED
 from loom.snapshot import git, repository
 from loom.util.controls import shown
+from loom.util.masking import Masker
 from loom.util.paths import new_workspace
 from loom.util.units import machine_size, rough_size
-from loom.util.untrusted_files import read_regular
 
 _REF = "refs/loom/bundle"
-_SHORTEST_SECRET, _MOST_SECRET = 8, 1 << 20
 _AUTHOR = {
     f"GIT_{role}_{what}": value
     for role in ("AUTHOR", "COMMITTER")
@@ -48,24 +52,35 @@ _AUTHOR = {
 }
 
 
-def bundle(run: str, output: Path | None, *, full: bool, base: str | None) -> None:
+def bundle(run: str, output: Path | None, *, full: bool, base: str | None, without_secret_check: bool) -> None:
     here = project.here()
     reading = here.find(run)
     target = output or Path(f"loom-{reading.run_id}{SUFFIX}")
     if target.suffix != SUFFIX:
         raise RequestError(f"{target}: the name of a bundle ends in {SUFFIX}")
-    print(_made(here, reading, target, full=full, base=base))
+    print(_made(here, reading, target, full=full, base=base, without_secret_check=without_secret_check))
 
 
 def leave_bundle(here: Here, run_id: str) -> None:
     """Leave a bundle of a failed run in the current directory; print the command to type, or the reason for leaving none."""
     try:
-        print(_made(here, here.find(run_id), Path(f"loom-{run_id}{SUFFIX}"), full=False, base=None))
+        print(
+            _made(
+                here,
+                here.find(run_id),
+                Path(f"loom-{run_id}{SUFFIX}"),
+                full=False,
+                base=None,
+                without_secret_check=False,
+            )
+        )
     except LoomError as error:
         print(f"loom: no bundle: {error.message}", file=sys.stderr)
 
 
-def _made(here: Here, reading: Reading, target: Path, *, full: bool, base: str | None) -> str:
+def _made(
+    here: Here, reading: Reading, target: Path, *, full: bool, base: str | None, without_secret_check: bool
+) -> str:
     receipt = reading.receipt()
     taken, root = receipt["snapshot"], receipt["repo_root"]
     if reading.state in UNFINISHED or not taken or not taken["head_sha"] or not root:
@@ -80,6 +95,18 @@ def _made(here: Here, reading: Reading, target: Path, *, full: bool, base: str |
             hint="`loom runs` lists the runs; bundle one that stands alone",
         )
     actions = _actions(plan)
+    masker, not_searched = Masker(), tuple(sorted({one.name for job in plan.jobs for one in job.all_secrets}))
+    if not without_secret_check:
+        masker, unknown = outgoing.masker_for(here, Path(root), reading.entry, plan)
+        if unknown:
+            raise RequestError(
+                "the bundle can't be searched for secrets whose values are not known here: "
+                + "; ".join(f"{name} ({why})" for name, why in unknown.items()),
+                hint="let loom look them up as in the run (variables of this shell, an unlocked store); or hand out the"
+                " bundle as it is: --without-secret-check",
+                code="SECRET_NOT_SEARCHED",
+            )
+        not_searched = ()
     cancel = Cancel()
     with signals(cancel), progress_line(at_once=True) as show, ExitStack() as stack:
         show("collects the files of the run")
@@ -90,10 +117,9 @@ def _made(here: Here, reading: Reading, target: Path, *, full: bool, base: str |
         for number, ((path, tree), head) in enumerate(zip(trees_of(taken).items(), heads, strict=True)):
             repo = _Repository(workspace, path, here)
             tip, tags = repo.tip(head, tree), repo.tags(head)
-            repo.check_secrets(plan, tip)
             known = [] if full else repo.known(None if path else base)
             whole = whole and not known
-            if packed := bool(repo.git("rev-list", "-n1", "--objects", tip, *tags.values(), "--not", *known)):
+            if packed := repo.check_objects(masker, tip, tags.values(), known):
                 packs[pack_name(number)] = repo.packed(tip, tags, known)
             trees[path] = BundledTree(head_sha=head, tree_sha=tree, tip_sha=tip, pack=packed, tags=tags)
         own = trees.pop("")
@@ -103,16 +129,19 @@ def _made(here: Here, reading: Reading, target: Path, *, full: bool, base: str |
             branch=taken.get("branch"),
             machine=machine_size(),
             submodules=trees,
+            not_searched=not_searched,
             **msgspec.structs.asdict(own),
         )
         try:
-            write_bundle(target, manifest, reading.paths.root, packs, actions)
+            check = partial(outgoing.check, masker)
+            write_bundle(target, manifest, reading.paths.root, packs, actions, check)
         except OSError as error:
             raise RequestError(
                 f"the bundle can't be written to {target}: {error.strerror or error}", hint="name another file with -o"
             ) from error
     needs = "" if whole else f", for checkouts with commit {own.head_sha[:12]} or an ancestor of it"
-    return f"bundle: {rough_size(target.stat().st_size)}{needs}; look and run again: loom replay {target}"
+    unsearched = f", not searched for {', '.join(not_searched)}" if not_searched else ""
+    return f"bundle: {rough_size(target.stat().st_size)}{needs}{unsearched}; look and run again: loom replay {target}"
 
 
 @contextmanager
@@ -171,27 +200,27 @@ class _Repository:
             )
         return self.git("commit-tree", tree, "-p", head, "-m", "what was not committed")
 
-    def check_secrets(self, plan: Plan, tip: str) -> None:
-        """Raise RequestError for a file with the value of a secret, as far as the environment and files still have the values."""
-        values = list[bytes]()
-        for scheme, _, rest in (secret.ref.partition("://") for job in plan.jobs for secret in job.all_secrets):
-            with suppress(OSError, RequestError):
-                if scheme == "file":
-                    values.append(read_regular(self._here.root / Path(rest).expanduser(), at_most=_MOST_SECRET))
-                elif scheme == "env":
-                    values.append(os.fsencode(self._here.environ.get(rest, "")))
-        lines = {line + b"\n" for value in values for line in value.splitlines() if len(line) >= _SHORTEST_SECRET}
-        if not lines:
-            return
-        asked = ("grep", "-l", "-a", "-F", "-f", "-", tip)
-        grep = git.Running(asked, self._environment, cwd=self._root, given=b"".join(lines))
-        if found := grep.result(check=False)[1]:
-            name = found.decode(errors="replace").splitlines()[0].partition(":")[2]
-            raise RequestError(
-                shown(f"a file of the run has the value of a secret: {name}"),
-                hint="let git ignore the file, run again, and bundle that run",
-                code="BUNDLE_SECRET",
-            )
+    def check_objects(self, masker: Masker, tip: str, tags: Iterable[str], known: Sequence[str]) -> bool:
+        """Search all that a pack would hold; return whether there is anything. RequestError for the value of a secret."""
+        listed = git.run(("rev-list", "--objects", tip, *tags, "--not", *known), self._environment, cwd=self._root)
+        if not listed or not masker.active:
+            return bool(listed)
+        outgoing.check(masker, "a file's name", io.BytesIO(listed).read)
+        form = "--batch=%(objecttype) %(objectsize) %(rest)"
+        with tempfile.TemporaryFile() as names:
+            names.write(listed)
+            names.seek(0)
+            streams = (names, subprocess.PIPE, subprocess.DEVNULL)
+            with git.started(
+                ("cat-file", "--buffer", form), self._environment, streams=streams, cwd=self._root
+            ) as process:
+                assert isinstance(process.stdout, io.BufferedReader)
+                try:
+                    _search(process.stdout, masker)
+                except BaseException:
+                    process.kill()
+                    raise
+        return True
 
     def known(self, base: str | None) -> Sequence[str]:
         """Return the commits that the other one has: as named, else what the remotes had."""
@@ -224,6 +253,26 @@ class _Repository:
         names = (_REF, *(f"refs/tags/{name}" for name in tags))
         git.run(("bundle", "create", "-q", str(target), *names, "--not", *known), asked, cwd=self._root)
         return target
+
+
+def _search(objects: io.BufferedReader, masker: Masker) -> None:
+    """Search the blobs, commits and tags that `git cat-file --batch` prints."""
+    while header := objects.readline():
+        kind, size, path = header.rstrip(b"\n").split(b" ", 2)
+        left = int(size)
+
+        def read(most: int) -> bytes:
+            nonlocal left
+            data = objects.read(min(most, left))
+            left -= len(data)
+            return data
+
+        if kind == b"tree":
+            objects.read(left)  # its names are those of the list
+        else:
+            what = f"the file {os.fsdecode(path)}" if path else f"the message of a {kind.decode()}"
+            outgoing.check(masker, what, read)
+        objects.read(1)
 
 
 def _actions(plan: Plan) -> dict[str, Path]:

@@ -12,18 +12,22 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from loom.analysis.printed import document_of
-from loom.commands.project import here, is_bundle
+from loom.commands.project import Here, here, is_bundle
+from loom.commands.project.bundle_file import record_files
+from loom.commands.record.outgoing import check, masker_for
 from loom.commands.screen import screen_parts
 from loom.errors import RecordError, RequestError
 from loom.record.documents import RunRow, Runs, RunSummary
 from loom.record.event_files import last_event
 from loom.record.events import timestamp
-from loom.record.reader import replay
+from loom.record.reader import Reading, replay
+from loom.record.saved_plan import load_planned
 from loom.record.store import UNFINISHED, RunEntry, read_document
 from loom.render.output import print_json, print_kind
 from loom.render.records import diff_lines, runs_lines, unfinished_lines
 from loom.render.screen import Screen, closing_lines, diagnosis_lines
 from loom.util import atomic
+from loom.util.untrusted_files import open_regular
 
 
 def runs(*, everywhere: bool, limit: int, as_json: bool, color: str | None) -> None:
@@ -103,11 +107,27 @@ def diff(run_a: str, run_b: str, *, as_json: bool, color: str | None) -> None:
     write(*diff_lines(found, look))
 
 
+def _check(project: Here, record: Reading) -> None:
+    """Search what a page is made of for the values of secrets. RequestError for one that is there."""
+    if not record.paths.plan.exists():
+        return  # it ended before its plan, and so before it saw a value
+    root = Path(record.entry.identity.get("repo_root") or project.root)
+    masker, unknown = masker_for(project, root, record.entry, load_planned(record.paths.plan).plan)
+    for path in record_files(record.paths.root) if masker.active else ():
+        with open_regular(path) as file:
+            check(masker, str(path), file.read)
+    if unknown:
+        print(f"loom: the report is not searched for the values of {', '.join(unknown)}", file=sys.stderr)
+
+
 def report(run: str, output: Path | None) -> None:
     from loom.analysis.html_report.page import page  # as in `show`
 
-    record = here().find(run)
+    project = here()
+    record = project.find(run)
     text = page(record)
+    if not record.foreign:
+        _check(project, record)
     if output is not None and str(output) == "-":
         sys.stdout.write(text)
         return

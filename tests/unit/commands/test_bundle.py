@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import tarfile
+from base64 import b64encode
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +18,8 @@ import msgspec
 import pytest
 import zstandard
 
+from loom.cancel import Cancel
+from loom.commands.agents.tools import AgentTools, Limits
 from loom.commands.project import Here
 from loom.commands.project.bundle_file import MOST_BYTES, UnpackedBundle, unpacked, write_bundle
 from loom.commands.record.bundle import _Repository
@@ -26,6 +29,10 @@ from tests.unit.commands.test_gitlab_runs import Project
 from tests.unit.commands.test_gitlab_runs import project as project
 
 pytestmark = pytest.mark.slow
+
+
+def unsearched(what: str, read: object) -> None:
+    """Search nothing of a bundle."""
 
 
 def opened(path: Path) -> UnpackedBundle:
@@ -171,7 +178,7 @@ def test_no_value_of_a_secret_is_in_a_bundle(project: Project, monkeypatch: pyte
     (project.root / "key").write_text(values["KEY"])
     assert project.run("test", "--trust")[0] == 1
     code, _, err = project.loom("bundle", "-o", str(tmp_path / "x.bundle"))
-    assert (code, "has the value of a secret: key" in err) == (2, True), err
+    assert (code, "the file key has the value of the secret KEY" in err) == (2, True), err
     (project.root / ".gitignore").write_text("key\n")
     assert project.run("test", "--trust")[0] == 1
     assert project.loom("bundle", "-o", str(tmp_path / "x.bundle"))[0] == 0
@@ -191,6 +198,93 @@ def test_no_value_of_a_secret_is_in_a_bundle(project: Project, monkeypatch: pyte
     code, out, err = project.loom("replay", str(tmp_path / "x.bundle"), "--trust")
     assert (code, "reproduced: same failing command" in out) == (1, True), out + err
     assert values["KEY"] not in out
+
+
+ONE_SECRET = """
+version: v1
+stages: [test, after]
+test:
+  stage: test
+  secrets: {TOKEN: {ref: "env://TOKEN", file: false}}
+  script: [exit 3]
+"""
+VALUE = "s3cr3t-value-of-it"
+
+
+@pytest.mark.parametrize(
+    ("where", "content"),
+    [
+        ("file", VALUE),
+        ("file", b64encode(f"user:{VALUE}".encode()).decode()),
+        ("deep/na\nme", f"x{VALUE[:4]}\\x{ord(VALUE[4]):02x}{VALUE[5:]}"),
+        (f"name-{VALUE}", "x"),
+        ("message", VALUE),
+    ],
+)
+def test_a_value_that_a_run_has_seen_is_found_from_a_shell_without_it(
+    project: Project, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, where: str, content: str
+) -> None:
+    monkeypatch.setenv("TOKEN", VALUE)
+    (project.root / ".loom").mkdir()
+    (project.root / ".loom" / "workflow.yml").write_text(ONE_SECRET)
+    project.write(word="w")
+    if where != "message":
+        (project.root / where).parent.mkdir(exist_ok=True)
+        (project.root / where).write_text(content)
+    project.git("add", "-A")
+    project.git("commit", "-q", "--allow-empty", "-m", content if where == "message" else "x")
+    if where not in ("message", "file"):
+        project.git("rm", "-q", where)  # it is in the history alone
+        project.git("commit", "-qm", "gone")
+    assert project.run("test", "--trust")[0] == 1
+    monkeypatch.delenv("TOKEN")
+    target = tmp_path / "x.bundle"
+    code, _, err = project.loom("bundle", "-o", str(target), "--full")
+    assert (code, "has the value of the secret TOKEN" in err, target.exists()) == (2, True, False), err
+    [lines] = (tmp_path / "home").rglob("seen.jsonl")
+    assert "TOKEN" in lines.read_text()
+    assert VALUE not in lines.read_text()
+    if where not in ("message", "file"):  # the other one has that history
+        code, out, err = project.loom("bundle", "-o", str(target), "--base", "HEAD")
+        assert code == 0, err
+        assert not list(opened(target).folder.rglob("seen.jsonl"))
+    code, out, err = project.loom("bundle", "-o", str(target), "--full", "--without-secret-check")
+    assert (code, "not searched for TOKEN" in out) == (0, True), err
+    assert opened(target).manifest.not_searched == ("TOKEN",)
+
+
+def test_a_secret_whose_value_nobody_knows_is_a_refusal(
+    project: Project, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (project.root / ".loom").mkdir()
+    workflow = project.root / ".loom" / "workflow.yml"
+    workflow.write_text(ONE_SECRET)
+    project.write(word="w")
+    assert project.run("test", "--trust")[0] != 0  # before it has a value
+    target = str(tmp_path / "x.bundle")
+    code, _, err = project.loom("bundle", "-o", target)
+    assert (code, "TOKEN (" in err, "--without-secret-check" in err) == (2, True, True), err
+    workflow.write_text(ONE_SECRET.replace("file: false", "file: false, required: false"))
+    assert project.run("test", "--trust")[0] == 1
+    assert project.loom("bundle", "-o", target)[0] == 0, "it has no value"
+
+
+def test_what_was_printed_before_a_secret_was_known_goes_into_no_report_and_no_bundle(
+    project: Project, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TOKEN", "unlike-any-other-1")
+    (project.root / ".loom").mkdir()
+    early = "early: {stage: test, script: ['printf %s unlike-any -other-1']}\n"
+    (project.root / ".loom" / "workflow.yml").write_text(ONE_SECRET.replace("stage: test\n", "stage: after\n") + early)
+    project.write(word="w")
+    assert project.run("early", "test", "--trust")[0] == 1
+    for command in (("report", "-o", str(tmp_path / "x.html")), ("bundle", "-o", str(tmp_path / "x.bundle"))):
+        code, _, err = project.loom(*command)
+        assert (code, "has the value of the secret TOKEN" in err) == (2, True), err
+    assert "unlike-any-other-1" in project.output("early")
+    told = AgentTools(Limits(), None).said(("logs", "last", "early"), Cancel()).text
+    assert "[REDACTED:SECRET_TOKEN]" in told
+    assert "unlike-any" not in told
 
 
 def hostile(path: Path, *entries: tuple[tarfile.TarInfo, bytes], manifest: bytes = b"{}") -> Path:
@@ -290,7 +384,9 @@ def test_a_plan_that_wants_what_is_on_this_machine_is_refused(
     content = json.loads(plan.read_text())
     content["plan"]["jobs"][0] |= change
     plan.write_text(json.dumps(content))
-    write_bundle(made / "x.bundle", found.manifest, plan.parent, {"tree.pack": found.folder / "tree.pack"}, {})
+    write_bundle(
+        made / "x.bundle", found.manifest, plan.parent, {"tree.pack": found.folder / "tree.pack"}, {}, unsearched
+    )
     code, _, err = project.loom("replay", str(made / "x.bundle"), "--trust")
     assert (code, "x.bundle: " in err) == (2, True), err
     assert json.loads(project.loom("runs", "--all", "--json")[1])["runs"] == []
@@ -374,7 +470,9 @@ def test_the_verdict_of_a_replay_names_likely_reasons(
     assert project.loom("bundle", "--full", "-o", str(tmp_path / "x.bundle"))[0] == 0
     found = opened(tmp_path / "x.bundle")
     other = msgspec.structs.replace(found.manifest, machine="1 CPUs, 1 GB")
-    write_bundle(tmp_path / "x.bundle", other, found.folder / "record", {"tree.pack": found.folder / "tree.pack"}, {})
+    write_bundle(
+        tmp_path / "x.bundle", other, found.folder / "record", {"tree.pack": found.folder / "tree.pack"}, {}, unsearched
+    )
     near = tmp_path / "near"
     near.mkdir()
     subprocess.run(["git", "init", "-q", near], check=True)
@@ -439,7 +537,7 @@ def test_a_submodule_where_the_files_have_none_is_refused(project: Project, of_s
         inner = found.manifest.submodules
         packs = {each.name: each for each in found.folder.glob("*tree.pack")}
         bad = msgspec.structs.replace(found.manifest, submodules={**inner, path: inner["lib"]})
-        write_bundle(of_submodules / "bad.bundle", bad, found.folder / "record", packs, {})
+        write_bundle(of_submodules / "bad.bundle", bad, found.folder / "record", packs, {}, unsearched)
         code, _, err = project.loom("replay", str(of_submodules / "bad.bundle"), "--trust")
         assert (code, f"its tree has no submodule '{path}'" in err) == (2, True), err
 
@@ -475,7 +573,7 @@ def test_a_replay_has_the_tags_of_the_commit(project: Project, tmp_path: Path, m
     kept = {name: Path(shutil.copy(path, tmp_path / name)) for name, path in packs.items()}
     for tags, said in (({"../../HEAD": commit}, (2, 3)), ({"a b": commit}, (2, 3)), ({"gone": "0" * 40}, (1,))):
         bad = msgspec.structs.replace(good.manifest, tags=tags)
-        write_bundle(tmp_path / "bad.bundle", bad, record, kept, {})
+        write_bundle(tmp_path / "bad.bundle", bad, record, kept, {}, unsearched)
         monkeypatch.chdir(tmp_path / "theirs")
         code, out, err = project.loom("replay", str(tmp_path / "bad.bundle"), "--trust")
         assert (code in said, "internal error" in err) == (True, False), out + err
