@@ -79,6 +79,8 @@ class EndedBy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The calls of functions and sourced files, the innermost first; empty at the top level of the script."""
     directory: str | None = None
     """The shell's directory at that time."""
+    background: bool = False
+    """Whether processes in the background had the step's output when it ended."""
     stdout_lines: Count | None = None
     """The lines of this stream before the command's own; None where that is not known."""
     stderr_lines: Count | None = None

@@ -193,8 +193,8 @@ def diagnose(evidence: Evidence) -> Diagnosis:
     error = str(ending.get("error") or "") if not step or ending.get("status") == "error" else ""
     of_loom = [line for line in error.splitlines() if line not in printed]
     own = output.of("own")
-    ended = by_shell(evidence.ended_by, of_step, texts(own))
-    quiet = ended is not None and not (ended.command or "").startswith(("exit", "return"))
+    ended = by_shell(evidence.ended_by, of_step, texts(own), evidence.root)
+    quiet = ended is not None and bool(ended.calls or not (ended.command or "").startswith(("exit", "return")))
     silent = output.marked and not own and quiet
     told_by = [] if silent else output.reason
     directory = (evidence.ended_by or {}).get("directory")
@@ -210,9 +210,12 @@ def diagnose(evidence: Evidence) -> Diagnosis:
         ended=status or evidence.state, image=(job.get("image") or {}).get("name"), of_github=evidence.of_github
     )
     readings = _Readings(evidence, place, command, ending.get("exit_code"))
+    background = bool((evidence.ended_by or {}).get("background"))
     known = None if silent else known_at_end(output.reason, lambda line: bool(readings.of(line)))
     telling = None if silent else known or _telling_line(of_output, output, at, of_loom)
-    read_line = readings.of(known) if known and failed and _is_read(output, known, command) else []
+    read_line = (
+        readings.of(known) if known and failed and _is_read(output, known, command, background=background) else []
+    )
     if (ending.get("status") == "timed_out" or section == Section.CHILD) and not read_line:
         telling = ending.get("error") or telling  # what was printed did not end it, or is a child's screen
     return Diagnosis(
@@ -232,7 +235,7 @@ def diagnose(evidence: Evidence) -> Diagnosis:
         step_location=f"{of_step['file']}:{of_step['line']}" if of_step.get("file") else None,
         step_name=of_step.get("name"),
         ended_by=ending_of(status or evidence.state, ending, ended) if failed else None,
-        beside=_beside(job, step) if failed else [],
+        beside=_beside(job, step, background=background) if failed else [],
         section=section,
         command=command,
         exit_code=ending.get("exit_code"),
@@ -311,16 +314,18 @@ _SEVERAL = re.compile(r"[;|\n]|(?<!&)&(?!&)|^!\s|\$\(|`")
 """In a script with one of these, a command may fail and the script go on."""
 
 
-def _is_read(output: ReadOutput, line: str, script: str | None) -> bool:
-    """Return whether the line is one of the command that ended the step, not of one that the script survived."""
+def _is_read(output: ReadOutput, line: str, script: str | None, *, background: bool) -> bool:
+    """Return whether the line is one of the command that ended the step, not of one that the script survived, or in the
+    `background`."""
     if output.marked:
-        return any(each.text == line for each in output.of("own"))
-    return not _SEVERAL.search((script or "").strip())
+        return not background and any(each.text == line for each in output.of("own"))
+    return not background and not _SEVERAL.search((script or "").strip())
 
 
-def _beside(job: Mapping[str, Any], step: str | None) -> list[str]:
-    """Return the job's warnings of this step and of its services."""
-    return [text for text in job.get("warnings", ()) if text.startswith(("service ", f"{step}: "))]
+def _beside(job: Mapping[str, Any], step: str | None, *, background: bool) -> list[str]:
+    """Return the job's warnings of this step and of its services, and whether processes in the background were printing."""
+    told = ["processes in the background had the same output, so a line may be theirs"] if background else []
+    return told + [text for text in job.get("warnings", ()) if text.startswith(("service ", f"{step}: "))]
 
 
 # -- lines and locations ---------------------------------------------------------------------------------------------
@@ -353,7 +358,8 @@ def _locations(
     silent: bool,
 ) -> list[Location]:
     """Return locations, the surest first: of a silent command that ended the step before mere mentions, else if none is named."""
-    by_command = [Location(file=ended.file, line=ended.line)] if ended and ended.file and ended.line else []
+    at_command = [ended.line, *ended.candidates] if ended and ended.file else []
+    by_command = [Location(file=ended.file, line=line) for line in at_command if line and ended and ended.file]
     of_tests = [Location(file=t.file, line=t.line, column=None) for t in tests if t.file and t.line]
     of_tests += [
         Location(file=each.file, line=each.line, column=each.column)

@@ -6,6 +6,7 @@ import re
 import signal
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, Literal
 
 from msgspec import field
@@ -14,6 +15,10 @@ from msgspec.structs import replace
 from loom.analysis.locations import Location, from_root
 from loom.record.documents import Document
 from loom.status import Code
+from loom.util.untrusted_files import read_regular
+
+_LARGEST_SCRIPT = 1 << 20
+_MOST_CANDIDATES = 5
 
 
 class Ending(Document, frozen=True, kw_only=True):
@@ -28,6 +33,8 @@ class Ending(Document, frozen=True, kw_only=True):
     exit_code: Code | None = None
     file: str | None = None
     line: Code | None = None
+    candidates: list[Code] = field(default_factory=list)
+    """The lines of `file` that have the command, where it is not known which of them ended the step."""
     calls: list[str] = field(default_factory=list)
     """The calls of functions, sourced files and scripts around it, the innermost first: `name at file:line`."""
     parts: list[Code] = field(default_factory=list)
@@ -38,7 +45,14 @@ class Ending(Document, frozen=True, kw_only=True):
         """Return the command with its place and exit code, else the words."""
         if self.command is None:
             return self.says or ""
-        at = f" at {self.file}:{self.line}" if self.file and self.line else f" in {self.file}" if self.file else ""
+        several = f" (line {' or '.join(map(str, self.candidates))})" if self.candidates else ""
+        at = (
+            f" at {self.file}:{self.line}"
+            if self.file and self.line
+            else f" in {self.file}{several}"
+            if self.file
+            else ""
+        )
         called = f", called from {', '.join(self.calls)}" if self.calls else ""
         parts = f" ({', '.join(map(str, self.parts))})" if self.parts else ""
         return f"`{self.command}`{at} gave {self.exit_code}{_of_signal(self.exit_code)}{parts}{called}"
@@ -115,9 +129,12 @@ _ABOUT = re.compile(
 """What a shell's message is about: a command that a signal ended, or a name."""
 
 
-def by_shell(ended: Mapping[str, Any] | None, step: Mapping[str, Any], own: Sequence[str] = ()) -> Ending | None:
+def by_shell(
+    ended: Mapping[str, Any] | None, step: Mapping[str, Any], own: Sequence[str] = (), root: Path | None = None
+) -> Ending | None:
     """Return the command that ended a step, with the lines of its script mapped to those of the workflow. `ended`: an
-    `EndedBy`, as the record has it; `own`: the lines that the command printed, in which the shell may say more."""
+    `EndedBy`, as the record has it; `own`: the lines that the command printed, in which the shell may say more; `root`: the
+    job's files, in which a line that the shell did not know is looked for."""
     if ended is None:
         return None
     calls = [_at(call.get("file"), call.get("line"), step) for call in ended.get("stack", ())]
@@ -125,17 +142,41 @@ def by_shell(ended: Mapping[str, Any] | None, step: Mapping[str, Any], own: Sequ
     file, line = calls[0] if calls else _at(None, ended.get("line"), step)
     if file is None:
         file, line = _at(None, ended.get("line"), step)
-    around = [f"{name or 'script'} at {at}:{number}" for name, (at, number) in zip(names[1:], calls[1:], strict=True)]
+    command, candidates = ended["command"], list[int]()
+    if calls and file is not None and root is not None and not file.startswith("/"):
+        candidates = _lines_with(root / file, command, names[0]) if line is None else []
+        line = candidates.pop() if len(candidates) == 1 else line
+    around = [f"{name or 'main'} at {at}:{number}" for name, (at, number) in zip(names[1:], calls[1:], strict=True)]
     return Ending(
         by="shell",
         says=_words(ended, own),
-        command=ended["command"],
+        command=command,
         exit_code=ended["code"],
         parts=ended.get("parts", []),
         file=file,
         line=line,
+        candidates=candidates[:_MOST_CANDIDATES],
         calls=[call.removeprefix("source at ").removeprefix("main at ") for call in around],
     )
+
+
+def _lines_with(path: Path, command: str, function: str | None) -> list[int]:
+    """Return the lines of a script that have the command, in a function those of its body."""
+    try:
+        lines = read_regular(path, at_most=_LARGEST_SCRIPT).decode("utf-8", "replace").splitlines()
+    except (OSError, ValueError):
+        return []
+    first, last = 1, len(lines)
+    if function not in (None, "main", "source"):
+        begins = re.compile(rf"\s*(?:function\s+)?{re.escape(function or '')}\s*(?:\(\)|\{{|$)")
+        first = next((number for number, line in enumerate(lines, 1) if begins.match(line)), 1)
+        last = next((number for number in range(first, last + 1) if lines[number - 1].startswith("}")), last)
+    written = re.compile(re.escape(command) + r"(?!\w)")
+    return [
+        number
+        for number, line in enumerate(lines[first - 1 : last], first)
+        if not line.lstrip().startswith("#") and written.search(" ".join(line.split()))
+    ]
 
 
 def _words(ended: Mapping[str, Any], own: Sequence[str]) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import pytest
@@ -91,12 +92,75 @@ def test_the_line_in_a_function_and_of_its_call(job: Job, shared: bool) -> None:
 
 
 @pytest.mark.parametrize("shared", [True, False], ids=["shared", "own"])
-def test_a_function_of_a_file_that_is_read_has_the_line_of_its_call(job: Job, shared: bool) -> None:
-    """The file may set a trap ERR, which functions must not get, so the trap is not theirs."""
-    script = "printf 'check() { test -f no; }\\n' >lib.sh\n. ./lib.sh\necho a\ncheck"
+def test_the_line_in_a_function_of_a_file_that_is_read(job: Job, shared: bool) -> None:
+    script = "printf 'check() { test -f no; }\\n' >lib.sh\n. ./lib.sh\ntest -f lib.sh\ncheck"
     found, own = ending(job, script, shared=shared)
     assert found is not None
-    assert (found.line, own) == (4, [])
+    assert (found.command, found.line, own) == ("test -f no", 4, [])
+    assert [(call.file, call.line) for call in found.stack] == [("./lib.sh", 1), (None, 4)]
+
+
+INNER = '#!/bin/bash\nneed() {\n  [ -n "$1" ]\n}\n%s\n'
+IN_SCRIPTS = {
+    "a program": ("./in.sh", "[ -f no ]", "[ -f no ]", 5),
+    "an argument": ("bash ./in.sh", "[ -f no ]", "[ -f no ]", 5),
+    "xargs": ("echo a | xargs ./in.sh", "test -f no", "test -f no", 5),
+    "a function": ("./in.sh", "need; exit $?", '[ -n "$1" ]', 5),
+    "exit": ("./in.sh", "test -f no || exit 3", "exit 3", None),
+    "in another": ("./out.sh", "false", "false", 5),
+}
+
+
+@pytest.mark.parametrize("shared", [True, False], ids=["shared", "own"])
+def test_a_silent_end_in_a_script_that_is_run_has_its_command_there(job: Job, shared: bool) -> None:
+    for name, (call, text, command, line) in IN_SCRIPTS.items():
+        files = (
+            f"cat >in.sh <<'E'\n{INNER % text}E\nprintf '#!/bin/bash\\nset -e\\n./in.sh\\n' >out.sh\nchmod +x *.sh\n"
+        )
+        found, own = ending(job, f"{files}{call}", shared=shared)
+        assert found is not None, name
+        assert (name, found.command, found.stack[0].line, own) == (name, command, line, [])
+        files_of = [(call.file or "").rpartition("/")[2] for call in found.stack]
+        assert files_of == ["in.sh", *(["out.sh"] if name == "in another" else []), ""]
+
+
+def test_a_script_that_the_step_survived_ended_nothing(job: Job) -> None:
+    files = "printf '#!/bin/bash\\nfalse\\n' >in.sh\nchmod +x in.sh\n"
+    for script, command in (("./in.sh || true\ntest -f no", "test -f no"), ("./in.sh || exit 1", "exit 1")):
+        found, _ = ending(job, files + script, shared=True)
+        assert found is not None
+        assert found.command == command
+    found, _ = ending(job, f"{files}! ./in.sh\ngrep -q x ./in.sh", shared=True)
+    assert found is not None
+    assert (found.command, found.stack) == ("grep -q x ./in.sh", [])
+
+
+@pytest.mark.parametrize("shell", [BASH, SH], ids=["bash", "sh"])
+def test_processes_in_the_background_that_have_the_output_are_told(job: Job, shell: tuple[str, ...]) -> None:
+    for begun, told in (
+        ("sleep 60 &", True),
+        ("sleep 60 >log 2>&1 & until [ /proc/$!/fd/2 -ef log ]; do :; done", False),
+        ("sleep 0 & wait", False),
+    ):
+        found, _ = ending(job, f"{begun}\nfalse", shared=False, shell=shell)
+        assert found is None or found.background == told, begun
+
+
+def test_a_script_that_is_run_behaves_as_without_traps(job: Job) -> None:
+    """A program that replaces its shell, a signal, its own traps and what it prints."""
+    text = "#!/bin/bash\nset -x\ntrap 'echo own $?' EXIT\nf() { return 3; }\nf || echo $? $_\n( sleep 60 ) &\n"
+    text += "cat /proc/$!/comm; kill $!; wait $! || echo $?; false | true; echo ${PIPESTATUS[*]}; exit 4\n"
+    script = (
+        f"cat >in.sh <<'E'\n{text}E\nbash in.sh || echo $?; bash -c 'sleep 60' & sleep 0.2; cat /proc/$!/comm; exit 9"
+    )
+    outputs = []
+    for observed in (True, False):
+        heard: list[bytes] = []
+        command = Command(script=script, shell=BASH, observed=observed)
+        job.session.run(command, lambda _, data, heard=heard: heard.append(data), Cancel())
+        outputs.append(sorted(re.sub(rb"\d{2,}", b"N", b"".join(heard)).splitlines()))
+    assert outputs[0] == outputs[1]
+    assert b"own 4" in outputs[0]
 
 
 def test_what_a_value_or_a_subshell_survives_ended_nothing(job: Job) -> None:
@@ -159,13 +223,20 @@ def test_a_script_sees_nothing_of_it(site: Site, shared: bool) -> None:
     assert (outputs[0][0], b"bye 3" in outputs[0][1]) == (3, True)
 
 
-def test_a_trap_that_a_file_sets_is_not_inherited(site: Site) -> None:
-    script = "printf \"trap 'echo trapped' ERR\\\\nf() { false; }\\\\n\" >lib.sh\n. ./lib.sh\nf"
+@pytest.mark.parametrize(
+    ("text", "times"),
+    [
+        ("trap 'echo trapped' ERR\nf() { false; }", 0),
+        ("f() { trap 'echo trapped' ERR; g; }\ng() { false; true; }\nset +e", 0),
+    ],
+)
+def test_a_trap_that_a_file_sets_is_not_inherited(site: Site, text: str, times: int) -> None:
     heard: list[bytes] = []
     with site.job() as job:
+        script = f"cat >lib.sh <<'E'\n{text}\nE\n. ./lib.sh\nf\nexit 1"
         command = Command(script=script, shell=BASH, share=Share(first=True, last=True), observed=True)
         assert job.session.run(command, lambda _, data: heard.append(data), Cancel()).code == 1
-    assert b"".join(heard).count(b"trapped") == 0
+    assert b"".join(heard).count(b"trapped") == times
 
 
 def test_a_plain_sh_tells_the_line_if_it_knows_it(job: Job) -> None:
