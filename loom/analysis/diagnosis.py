@@ -31,6 +31,7 @@ from loom.analysis.readings import LineReading, Place, reading_by_source, readin
 from loom.analysis.reproduction import reproduce_command
 from loom.record.documents import DIAGNOSIS_SCHEMA, Document, Invocation, Milliseconds, Moment, Sha
 from loom.record.events import Section, epoch_ns
+from loom.record.highlights import form_of
 from loom.record.unrecorded import Unrecorded
 from loom.status import Code, Count, FailingTest, Failure
 from loom.util import typed
@@ -59,7 +60,16 @@ class OtherFailure(Document, frozen=True, kw_only=True):
     status: str
     manifest_path: str
     telling_line: str | None = None
-    """Its own, of the first jobs that failed, in the diagnosis that the run's end records."""
+    """Its `Diagnosis.told`, of the first jobs that failed, in the diagnosis that the run's end records."""
+    location: Location | None = None
+    """Its first location, likewise."""
+
+    @property
+    def failure(self) -> tuple[object, ...]:
+        """Return what jobs have in common that failed in the same way at the same place."""
+        if self.telling_line is None:
+            return (self.job_id,)
+        return form_of(self.telling_line) if self.location else self.telling_line, self.location
 
 
 class LogSource(Document, frozen=True, kw_only=True):
@@ -117,6 +127,8 @@ class Diagnosis(Document, frozen=True, kw_only=True):
     """The line to look at first: one whose meaning is known, else an error of the command that ended the step, else its last
     line. Of a silent command: the command, and what it gave; of `exit`: of the last one before it that printed something. Of a
     job whose time was over, that could not run, or whose child pipeline failed: loom's message."""
+    survived: bool = False
+    """Whether the telling line was printed before the command that ended the step began."""
     earlier_error: str | None = None
     """The last error before the output of the command that ended the step, which the script survived; no cause."""
     locations: list[Location]
@@ -143,13 +155,31 @@ class Diagnosis(Document, frozen=True, kw_only=True):
     """None where the job never passed on this input."""
     others: list[OtherFailure]
     same_failure: list[str] = field(default_factory=list)
-    """The ids of those whose telling line is the same but for numbers."""
+    """The ids of those that failed in the same way at the same place."""
     skipped: Count
     reproduce: str
     logs_command: str | None
     receipt_path: str | None = None
     job_manifest_path: str | None = None
     events_path: str | None = None
+
+    @property
+    def told(self) -> str | None:
+        """Return the telling line; one that the script survived with the command that ended the step before it."""
+        by = self.ended_by.text if self.survived and self.ended_by is not None else ""
+        return f"{by}; before that: {self.telling_line}" if by and self.telling_line else self.telling_line
+
+    @property
+    def own_failure(self) -> OtherFailure:
+        """Return the job's own, as the diagnosis of another job has it."""
+        first = next(iter(self.locations), None)
+        return OtherFailure(
+            job_id=self.job_id or "",
+            status=self.job_status or "",
+            manifest_path="",
+            telling_line=self.told,
+            location=first,
+        )
 
 
 class Evidence(Struct, frozen=True, kw_only=True):
@@ -243,6 +273,8 @@ def diagnose(evidence: Evidence) -> Diagnosis:
         image=(job.get("image") or {}).get("name"),
         lines=lines_that_matter(output.lines, telling=telling),
         telling_line=telling or (ended.text if ended is not None and failed else None),
+        survived=bool(telling and output.marked and any(each.text == telling for each in output.of("before", "said")))
+        and all(each.text != telling for each in own),
         earlier_error=earlier_error(output, telling or "", command or ""),
         locations=_locations(
             [*told_by, *map(ReadLine, of_loom)], telling or "", of_step, tests, failures, ended, at, silent=silent

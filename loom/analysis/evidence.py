@@ -21,7 +21,7 @@ from loom.analysis.readings import InSource, reading_in_conflict
 from loom.errors import LoomError, RecordError, RequestError
 from loom.record.documents import Highlights
 from loom.record.event_files import last_output
-from loom.record.highlights import form_of, of_file
+from loom.record.highlights import of_file
 from loom.record.reader import Reading, Unit
 from loom.record.saved_plan import load_planned
 from loom.record.store import UNFINISHED, entry_at, read_document
@@ -111,11 +111,14 @@ def diagnoses_at_end(reading: Reading, workspace: Path) -> Iterator[Diagnosis]:
     """Diagnose a run that ends just now by each failed job, the first one first, with excerpts of files that may go later."""
     first = diagnosis_of(reading, workspace=workspace)
     others = [diagnosis_of(reading, other.job_id, workspace=workspace) for other in first.others[: MOST_AT_END - 1]]
-    told = {found.job_id: found.telling_line for found in (first, *others)}
+    told = {found.job_id: found.own_failure for found in (first, *others)}
     for found in (first, *others):
-        named = [replace(other, telling_line=told.get(other.job_id)) for other in found.others]
-        form = form_of(found.telling_line or "")
-        same = [other.job_id for other in named if form and form_of(other.telling_line or "") == form]
+        named = [
+            replace(other, telling_line=own.telling_line, location=own.location)
+            for other in found.others
+            for own in [told.get(other.job_id, other)]
+        ]
+        same = [other.job_id for other in named if other.failure == found.own_failure.failure]
         yield _in_conflict(replace(found, others=named, same_failure=same, excerpt=excerpt_of(found, workspace)))
 
 

@@ -364,10 +364,15 @@ def diagnosis_lines(diagnosis: Diagnosis | None, look: Look) -> Iterator[str]:
     for reading in diagnosis.readings:
         yield f"{look.styled('means:', 'bold')}   {reading.text}"
         yield f"         {reading.advice}"
-    if diagnosis.locations:
-        yield "look at: " + ", ".join(f"{each.file}:{each.line}" for each in diagnosis.locations[:3])
-    from loom.render.diagnosis.text import earlier_text, failed_jobs, unread_lines  # only a failed run needs it
+    from loom.render.diagnosis.text import (
+        earlier_text,
+        failed_jobs,
+        look_at,
+        unread_lines,
+    )  # only a failed run needs it
 
+    if at := look_at(diagnosis, 3):
+        yield f"look at: {shown(at)}"
     if diagnosis.earlier_error:
         yield earlier_text(diagnosis.earlier_error)
     yield from unread_lines(diagnosis)

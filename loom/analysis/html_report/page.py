@@ -21,7 +21,6 @@ from loom.analysis.html_report.overview import Bar, Scale, bars, columns_of, sca
 from loom.analysis.printed import commit_of
 from loom.record.extent import extent_text
 from loom.record.fold import JobState, RunFold, Span
-from loom.record.highlights import form_of
 from loom.record.reader import Reading, Unit
 from loom.util.controls import cleaned
 from loom.util.sections import SectionReader, reader_for
@@ -143,9 +142,10 @@ def values(reading: Reading) -> dict[str, Any]:
     jobs = [views[job_id] for job_id in fold.jobs]
     shown = views.get(first.job_id or "")
     failures = [views[job.id] for job in failed]
-    same: dict[str, list[JobView]] = {}  # by the telling line without its numbers; a log without one by itself
+    same: dict[object, list[JobView]] = {}  # those that failed in the same way at the same place
     for each in failures:
-        same.setdefault(form_of(each.telling) or each.anchor, []).append(each)
+        found = diagnoses.get(each.id)
+        same.setdefault(found.own_failure.failure if found else each.anchor, []).append(each)
     return {
         "title": f"{headline(fold, reading.state)}: {receipt.get('workflow_path') or 'loom run'} {reading.run_id}",
         "words": words_for(reading.state),

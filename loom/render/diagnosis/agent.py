@@ -96,8 +96,8 @@ def _head(diagnosis: Diagnosis, now_ns: int) -> list[str]:
         lines += [f"{title}:", *(f"  {shortened(text.group_text(group), _LINE)}" for group in diagnosis.groups[:4])]
     if note := text.read_text(diagnosis):
         lines.append(f"note: {note.removeprefix('; ')} (loom logs --grep)")
-    if diagnosis.locations:
-        lines.append("locations: " + ", ".join(f"{each.file}:{each.line}" for each in diagnosis.locations))
+    if at := text.look_at(diagnosis):
+        lines.append(f"locations: {visible(at)}")
     return lines
 
 

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator
 from msgspec import Struct
 
 from loom.analysis.diagnosis import Diagnosis
-from loom.record.highlights import form_of
 from loom.render.diagnosis.text import headline
 
 
@@ -43,8 +42,7 @@ def grouped(diagnoses: Iterable[Diagnosis]) -> Iterator[tuple[Diagnosis, str]]:
     """Yield one diagnosis of each failure, and its headline with the other jobs that have it."""
     same: dict[tuple[object, ...], list[Diagnosis]] = {}
     for each in diagnoses:
-        form = form_of(each.telling_line or each.job_id or "")
-        same.setdefault((form, *each.locations[:1], each.allowed_failure), []).append(each)
+        same.setdefault((*each.own_failure.failure, each.allowed_failure), []).append(each)
     for first, *more in same.values():
         also = ", ".join(each.job_id or "" for each in more)
         yield first, headline(first) + (f" (also {also})" if also else "")
@@ -54,7 +52,7 @@ def reasons(diagnosis: Diagnosis) -> list[str]:
     """Return the texts that explain the failure as a whole, the surest last."""
     by = "" if (by_whom := diagnosis.ended_by) is None or by_whom.is_all_of(diagnosis.command) else by_whom.text
     single = diagnosis.failures[0].message if len(diagnosis.failures) == 1 else None
-    return [*filter(None, dict.fromkeys((by, diagnosis.telling_line, single)))]
+    return [*filter(None, dict.fromkeys(("" if diagnosis.survived else by, diagnosis.told, single)))]
 
 
 def of_step(diagnosis: Diagnosis) -> tuple[str | None, int | None, int | None]:

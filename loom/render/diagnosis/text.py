@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from loom.analysis.diagnosis import ChangedSince, Diagnosis, Excerpt, LogSource
 from loom.analysis.history import ChangedFile, SameInput, SinceGreen
 from loom.analysis.patterns import FailureGroup
-from loom.record.highlights import form_of
 from loom.render.look import Look
 from loom.render.records import run_age
 from loom.util.controls import visible
@@ -58,8 +57,8 @@ def lines(diagnosis: Diagnosis, look: Look, *, now_ns: int) -> Iterator[str]:
     if diagnosis.excerpt is not None:
         yield from (f"  {line}" for line in excerpt_lines(diagnosis.excerpt))
         yield ""
-    if diagnosis.locations:
-        yield "look at: " + ", ".join(f"{each.file}:{each.line}" for each in diagnosis.locations)
+    if at := look_at(diagnosis):
+        yield f"look at: {visible(at)}"
     yield from failed_jobs(diagnosis)
     if diagnosis.reproduce:
         yield f"again:   {diagnosis.reproduce}"
@@ -82,19 +81,30 @@ def log_text(log: LogSource) -> str:
 
 
 def failed_jobs(diagnosis: Diagnosis, most: int = 20) -> list[str]:
-    """Return the names of the failed jobs with the telling line of each, and those with the same line once; empty for one job."""
+    """Return the names of the failed jobs with what each is told of, and those that failed in the same way at the same place
+    once; empty for one job."""
     if not diagnosis.others or diagnosis.job_id is None:
         return []
-    same: dict[str, tuple[list[str], str]] = {}
-    first = (diagnosis.job_id, diagnosis.telling_line)
-    for job_id, line in (first, *((other.job_id, other.telling_line) for other in diagnosis.others)):
-        same.setdefault(form_of(line or ""), ([], line or ""))[0].append(job_id)
+    same: dict[tuple[object, ...], list[str]] = {}
+    texts: dict[tuple[object, ...], str] = {}
+    for each in (diagnosis.own_failure, *diagnosis.others):
+        at = f"{each.location.file}:{each.location.line}" if each.location else ""
+        line = (each.telling_line or "").strip()
+        texts.setdefault(each.failure, ": " * bool(line) + line[:160] + (f" ({at})" if at not in line else ""))
+        same.setdefault(each.failure, []).append(each.job_id)
     lines = [f"{len(diagnosis.others) + 1} jobs failed:"]
-    for jobs, line in list(same.values())[:most]:
+    for failure, jobs in list(same.items())[:most]:
         more = f" and {len(jobs) - 8} more" if len(jobs) > 8 else ""
-        names = f"{', '.join(jobs[:8])}{more}"
-        lines.append(f"  {visible(f'{names}: {line.strip()[:160]}' if line else names)}")
+        lines.append(f"  {visible(', '.join(jobs[:8]) + more + texts[failure])}")
+    if left := sum(map(len, list(same.values())[most:])):
+        lines.append(f"  and {counted(left, 'more job')}")
     return lines
+
+
+def look_at(diagnosis: Diagnosis, most: int = 5) -> str:
+    """Return the locations, and the job that they are of where several failed; empty without one."""
+    at = ", ".join(f"{each.file}:{each.line}" for each in diagnosis.locations[:most])
+    return f"{at} (job {diagnosis.job_id})" if at and diagnosis.others else at
 
 
 def ended_lines(diagnosis: Diagnosis) -> Iterator[str]:

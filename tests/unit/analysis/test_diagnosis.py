@@ -203,6 +203,9 @@ def test_an_error_that_the_script_survived_is_one_line_of_its_own() -> None:
     for form in ("text", "agent"):
         shown = "\n".join(lines(form, found, Look(), now_ns=0))
         assert "before that: fatal: No names found" in shown
+    assert not found.survived
+    said = diagnose(evidence(lines=before, own=[], said=before[1:2], ended_by=ended))
+    assert (said.survived, said.told) == (True, "`exit 1` gave 1; before that: fatal: No names found")
     assert diagnose(evidence(lines=before)).earlier_error is None
     own = {"lines": ["x.IOError: retried", "none"], "own": ["none"], "ended_by": ended}
     assert diagnose(evidence(**own)).earlier_error == "x.IOError: retried"

@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from loom.analysis.diagnosis import ChangedSince, Diagnosis, Evidence, Excerpt, OtherFailure, diagnose
 from loom.analysis.evidence import excerpt_of
+from loom.analysis.locations import Location
 from loom.render.diagnosis import DiagnosisForm, lines
 from loom.render.look import Look
 from tests.unit.analysis.test_diagnosis import output
@@ -135,25 +136,32 @@ def test_an_excerpt_is_read_of_plain_text_below_the_workspace_alone(tmp_path: Pa
     assert found == (Excerpt(file="a.c", line=3, first_line=1, text="1\n2\n3\n4\n5\n6") if kind == "file" else None)
 
 
-def test_failed_jobs_are_named_once_by_their_telling_lines() -> None:
-    found = diagnosis(printed=("src/a.c:3: error: no x",))
+def test_jobs_that_failed_in_the_same_way_at_the_same_place_are_named_once() -> None:
+    found = diagnosis(printed=("src/a.c:3: error: no x after 4 s",))
     gave = [("five", 7, 4), ("six", 8, 5), ("seven", 7, 4)]
     commands = {name: f"`exit {code}` at ci.yml:{line} gave {code}" for name, code, line in gave}
     others = [
-        OtherFailure(job_id=name, status="failure", manifest_path="", telling_line=line)
-        for name, line in (
-            ("two", "src/a.c:30: error: no x"),
-            ("three", "disk full"),
-            ("four", None),
-            *commands.items(),
+        OtherFailure(job_id=name, status="failure", manifest_path="", telling_line=line, location=at)
+        for name, line, at in (
+            ("two", "src/a.c:3: error: no x after 5 s", Location(file="src/a.c", line=3)),
+            ("three", "assert 1 == 2", None),
+            ("eight", "assert 1 == 3", None),
+            ("four", None, None),
+            *((name, command, None) for name, command in commands.items()),
+            ("nine", "src/a.c:30: error: no x after 4 s", Location(file="src/a.c", line=30)),
         )
     ]
-    failed = ["7 jobs failed:", "  test, two: src/a.c:3: error: no x", "  three: disk full", "  four"]
+    failed = ["9 jobs failed:", "  test, two: src/a.c:3: error: no x after 4 s", "  three: assert 1 == 2"]
+    failed += ["  eight: assert 1 == 3", "  four"]
     failed += ["  five, seven: `exit 7` at ci.yml:4 gave 7", "  six: `exit 8` at ci.yml:5 gave 8"]
     found = replace(found, others=others)
     for form in ("text", "agent"):
         printed = shown(form, found)
-        assert printed[(at := printed.index(failed[0])) : at + 6] == failed
+        first = printed.index(failed[0])
+        told = printed[first : first + 8]
+        assert told == [*failed, "  nine: src/a.c:30: error: no x after 4 s" if form == "text" else "  and 1 more job"]
+    look_at = next(line for line in shown("text", found) if line.startswith("look at: "))
+    assert look_at.endswith("(job test)")
     assert "jobs failed" not in "\n".join(shown("text", replace(found, others=[])))
 
 
