@@ -34,7 +34,7 @@ from loom.commands.project import Here
 from loom.commands.project.checkout import git, origin_of
 from loom.commands.record import remote
 from loom.commands.run import run as running
-from loom.commands.run.children import child_file
+from loom.commands.run.children import child_file, includes_of
 from loom.commands.screen import progress_line
 from loom.commands.servers import (
     RemoteJob,
@@ -170,6 +170,7 @@ class _Reproducing:
         var = [text for text, one in given_outputs if one is None]
         self._differs += [Pair(name=f"variable {text.partition('=')[0]}", a=None, b="given by --var") for text in var]
         hold(self._directory)
+        shutil.rmtree(self._directory / "artifacts", ignore_errors=True)  # some may have expired since the last time
         self._fetch(pipeline)
         os.chdir(self._directory / "tree")
         given = Options.of(
@@ -274,17 +275,23 @@ class _Reproducing:
                 hint="name a job of that one: its trigger runs the child pipeline here",
                 code="JOB_UNKNOWN",
             )
-        file = pipeline.workflow
-        if "@" in file or "://" in file:
-            raise RequestError(
-                f"the CI file of {self._address.project} is elsewhere: {file}",
-                hint="a file of the commit that includes it (`include`) runs by `loom run --workflow FILE`",
-                code="JOB_UNKNOWN",
-            )
-        return replace(given, workflow=Path(file)) if file else given
+        if self._address.kind == "github" or not pipeline.workflow or given.inputs:
+            return replace(given, workflow=Path(pipeline.workflow)) if pipeline.workflow else given
+        path, _, project = pipeline.workflow.partition("@")
+        if "://" in path:
+            return self._including(given, [{"remote": path}])
+        name, _, ref = project.partition(":")
+        of_project = {"project": name, "file": path, **({"ref": ref} if ref else {})}
+        return self._including(given, [of_project if project else {"local": path}])
+
+    def _including(self, given: Options, includes: list[dict[str, Any]]) -> Options:
+        """Return the options with a file that includes others, whatever their names."""
+        whole = self._directory / "pipeline.gitlab-ci.yml"
+        atomic.write(whole, json.dumps({"include": includes}).encode())
+        return replace(given, workflow=whole)
 
     def _of_child(self, given: Options, number: int, name: str) -> Options:
-        """Return the options with the file, inputs and variables that job `name` of pipeline `number` gave its child."""
+        """Return the options with the files, inputs and variables that job `name` of pipeline `number` gave its child."""
         job = replace(self._job, pipeline=number)
         above = self._server.pipeline(job)
         of_above = replace(
@@ -295,24 +302,32 @@ class _Reproducing:
         )
         plan = prepare(replace(self._with_file(of_above, above), dry_run=True), ask=False).plan
         trigger = next((each for each in plan.jobs if _name_there(each) == name and each.trigger is not None), None)
-        if trigger is None or trigger.trigger is None or len(trigger.trigger.files) != 1:
+        if trigger is None or trigger.trigger is None:
             raise RequestError(
-                f"{name} of pipeline {number} starts the child pipeline by several files, or not at all here",
-                hint="reproduce its trigger instead: loom run JOB",
-                code="JOB_UNKNOWN",
+                f"{name} of pipeline {number}, which started this one, starts none here", code="JOB_UNKNOWN"
             )
-        artifacts = ServerArtifacts(self._server, job, self._directory / "above", self._notes, self._differs)
-        there = {each.name: each for each in self._server.jobs_before(job)}
-        (file,) = trigger.trigger.files
-        if file.job is not None and (producer := there.get(_name_there(plan.job(file.job)))) is not None:
-            artifacts.bring(plan.job(file.job), producer)
-        folder = self._directory / "above" / "files"
+        given = replace(given, var=(*(f"{key}={one}" for key, one in trigger.trigger.variables.items()), *given.var))
+        (file, *_), folder = trigger.trigger.files, self._directory / "above"
+        if file.job is None:
+            return self._including(given, includes_of(trigger.trigger))
         shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        path = child_file(file, trigger.id, self._directory / "tree", artifacts.archive_of, folder)
+        artifacts = ServerArtifacts(self._server, job, folder, self._notes, self._differs)
+        producer = plan.job(file.job)
+        there = {each.name: each for each in self._server.jobs_before(job)}
+        if (of_server := there.get(_name_there(producer))) is not None:
+            artifacts.bring(producer, of_server)
+        folder.joinpath("files").mkdir(parents=True)
+        found = child_file(file, trigger.id, folder, artifacts.archive_of, folder / "files")
+        if found.is_symlink() or not found.is_file():
+            raise RequestError(
+                f"{name}: the artifacts of {producer.name} have no file {file.path}", code="WF_NOT_FOUND"
+            )
         inputs = (f"{key}={one if isinstance(one, str) else json.dumps(one)}" for key, one in file.inputs.items())
-        forwarded = (f"{key}={one}" for key, one in trigger.trigger.variables.items())
-        return replace(given, workflow=path, inputs=(*inputs, *given.inputs), var=(*forwarded, *given.var))
+        return replace(
+            given,
+            workflow=found.rename(folder / "pipeline.gitlab-ci.yml"),
+            inputs=(*inputs, *given.inputs),
+        )
 
     def _check_deploys(self, plan: Plan) -> None:
         """Raise RequestError for a job that deploys, unless the user wants it to."""

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import yaml
 from msgspec.structs import replace
@@ -20,7 +21,7 @@ from loom.commands.plan.wiring import request_of, tools_of
 from loom.commands.project import checkout, trusting
 from loom.commands.project.recreate_tree import taken_again
 from loom.errors import RequestError
-from loom.plan.model import ChildFile, JobSelection, Plan
+from loom.plan.model import ChildFile, JobSelection, Plan, Trigger
 from loom.plan.resolve import resolve
 from loom.plan.selection import held_back
 from loom.render.look import Detail, Look
@@ -171,12 +172,14 @@ def _file_of(child: Child) -> Iterator[Path]:
                 f"{child.job.id}: a file from artifacts is a child pipeline by itself, without others",
                 code="GL_UNSUPPORTED",
             )
-        includes = [
-            {"local": file.path, **({"inputs": dict(file.inputs)} if file.inputs else {})} for file in trigger.files
-        ]
         whole = Path(folder) / "child.gitlab-ci.yml"
-        whole.write_text(yaml.safe_dump({"include": includes}))
+        whole.write_text(yaml.safe_dump({"include": includes_of(trigger)}))
         yield whole
+
+
+def includes_of(trigger: Trigger) -> list[dict[str, Any]]:
+    """Return what a file includes that stands for all files of a trigger."""
+    return [{"local": file.path, **({"inputs": dict(file.inputs)} if file.inputs else {})} for file in trigger.files]
 
 
 def child_file(file: ChildFile, trigger: str, workspace: Path, archive_of: Callable[[str], Path], folder: Path) -> Path:

@@ -87,7 +87,7 @@ class GitLabServer(Server):
 
     def jobs_before(self, job: RemoteJob) -> list[RemoteJob]:
         found: dict[str, RemoteJob] = {}
-        for one in sorted(self._jobs(job.pipeline, include_retried=True), key=lambda one: one.id):
+        for one in sorted(self._jobs(job.pipeline, include_retried="true"), key=lambda one: one.id):
             if one.name not in found or _moment(one.finished_at) <= _moment(job.started_at):
                 found[one.name] = one
         return list(found.values())

@@ -241,7 +241,9 @@ ls: cannot access 'dist/missing': No such file or directory
 ##[error]Process completed with exit code 2."""
 
 
-def of_github(case: Case, workflow: str, log: str, name: str, *words: str) -> dict[str, Any]:
+def of_github(
+    case: Case, workflow: str, log: str, name: str, *words: str, run_has: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """Reproduce a job of o/r, whose other jobs are green."""
     path = case.checkout / ".github/workflows/ci.yml"
     path.parent.mkdir(parents=True)
@@ -261,7 +263,15 @@ def of_github(case: Case, workflow: str, log: str, name: str, *words: str) -> di
         job: Reply(about),
         f"{job}/logs": Reply(b"", 302, {"Location": f"{case.stub.url}/store"}),
         "/store": Reply("".join(f"2026-01-01T10:00:00.1234567Z {line}\n" for line in log.splitlines()).encode()),
-        run: Reply({"id": 1, "url": case.stub.url + run, "event": "push", "path": ".github/workflows/ci.yml"}),
+        run: Reply(
+            {
+                "id": 1,
+                "url": case.stub.url + run,
+                "event": "push",
+                "path": ".github/workflows/ci.yml",
+                **(run_has or {}),
+            }
+        ),
         f"{run}/jobs": Reply({"total_count": 1, "jobs": [about]}),
         "/api/v3/repos/o/r/actions/variables": Reply({"variables": [{"name": "LEVEL", "value": "debug"}]}),
     }
@@ -373,3 +383,109 @@ def test_job_that_the_commit_does_not_have(case: Case) -> None:
     done = run_loom(("reproduce", f"{case.stub.url}/group/project/-/jobs/12"), cwd=case.checkout, environ=case.environ)
     assert done.returncode == 2
     assert "other" in done.stderr
+
+
+def test_one_of_several_with_the_artifacts_of_several(case: Case) -> None:
+    """`unit 2/3` gets what `mk 1/2` and `mk 2/2` left; of a file with another name than usual."""
+    (case.checkout / "ci").mkdir()
+    (case.checkout / "ci/main.yml").write_text(
+        """
+default: {image: debian:trixie-slim}
+mk: {stage: build, parallel: 2, script: [exit 9], artifacts: {paths: [out]}}
+unit: {stage: test, parallel: 3, needs: [mk], script: ['echo "$CI_NODE_INDEX of $CI_NODE_TOTAL"', cat out/1 out/2 none]}
+"""
+    )
+    (case.checkout / ".gitlab-ci.yml").write_text("unit: {script: [exit 3]}")
+    commit = {"commit": {"id": case.commit()}}
+    makers = [
+        gitlab_job(number, f"mk {number}/2", "success", artifacts_file={"filename": "a.zip", "size": 1}, **commit)
+        for number in (1, 2)
+    ]
+    gitlab_project(case.stub, [*makers, gitlab_job(12, "unit 2/3", **commit)], ci_config_path="ci/main.yml")
+    for number in (1, 2):
+        archive = io.BytesIO()
+        with zipfile.ZipFile(archive, "w") as files:
+            files.writestr(f"out/{number}", f"from {number}\n")
+        case.stub.routes[f"{AT}/jobs/{number}/artifacts"] = Reply(archive.getvalue())
+    case.log(
+        '$ echo "$CI_NODE_INDEX of $CI_NODE_TOTAL"\n2 of 3\n$ cat out/1 out/2 none\nfrom 1\nfrom 2\n'
+        "cat: none: No such file or directory"
+    )
+    found = case.reproduce()
+    assert (found["verdict"], found["parting"], found["job_id"]) == ("reproduced", None, "unit.2"), found
+
+
+def test_job_of_a_child_pipeline(case: Case) -> None:
+    """Of a file that a job of the pipeline above wrote."""
+    (case.checkout / ".gitlab-ci.yml").write_text(
+        """
+generate: {stage: build, image: debian:trixie-slim, script: [exit 9], artifacts: {paths: [made.yml]}}
+child:
+  stage: test
+  variables: {COLOUR: green}
+  trigger: {strategy: depend, include: [{artifact: made.yml, job: generate}]}
+"""
+    )
+    commit = {"commit": {"id": case.commit()}}
+    generated = gitlab_job(11, "generate", "success", artifacts_file={"filename": "artifacts.zip", "size": 1}, **commit)
+    gitlab_project(case.stub, [generated])
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as files:
+        files.writestr(
+            "made.yml",
+            'inner: {image: debian:trixie-slim, script: [\'echo "$COLOUR $CI_PIPELINE_SOURCE"\', "false"]}\n',
+        )
+    case.stub.routes |= {
+        f"{AT}/jobs/11/artifacts": Reply(archive.getvalue()),
+        f"{AT}/jobs/12": Reply(gitlab_job(12, "inner", pipeline={"id": 8}, **commit)),
+        f"{AT}/pipelines": Reply([{"id": 7, "source": "push"}]),
+        f"{AT}/pipelines/8": Reply({"id": 8, "source": "parent_pipeline"}),
+        f"{AT}/pipelines/8/jobs": Reply([gitlab_job(12, "inner", pipeline={"id": 8}, **commit)]),
+        f"{AT}/pipelines/7/bridges": Reply(
+            [{"id": 3, "name": "child", "status": "failed", "downstream_pipeline": {"id": 8, "project_id": 1}}]
+        ),
+    }
+    case.log('$ echo "$COLOUR $CI_PIPELINE_SOURCE"\ngreen parent_pipeline\n$ false')
+    found = case.reproduce()
+    assert (found["verdict"], found["parting"], found["job_id"]) == ("reproduced", None, "inner"), found
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_job_of_a_pull_request_runs_on_the_merge_that_its_log_names(case: Case, *, is_there: bool) -> None:
+    case.git("branch", "-m", "main")
+    case.git("stash", "--quiet")
+    case.git("checkout", "--quiet", "-b", "merged")
+    workflow = """
+on: pull_request
+jobs:
+  test:
+    runs-on: ubuntu-latest
+    container: debian:trixie-slim
+    steps:
+      - uses: actions/checkout@v4
+      - run: |
+          echo "$GITHUB_REF to $GITHUB_BASE_REF, ${{ github.event.pull_request.draft }}"
+          ls of-the-merge
+"""
+    path = case.checkout / ".github/workflows/ci.yml"
+    path.parent.mkdir(parents=True)
+    path.write_text(workflow)
+    (case.checkout / ".gitlab-ci.yml").unlink()
+    (case.checkout / "of-the-merge").touch()
+    merge = case.commit() if is_there else "0123456789" * 4
+    case.git("checkout", "--quiet", "-f", "main")
+    case.git("clean", "-fdq")
+    log = f"""##[group]Run actions/checkout@v4
+##[command]/usr/bin/git -c protocol.version=2 fetch --depth=1 origin +{merge}:refs/remotes/pull/5/merge
+##[endgroup]
+##[group]Run echo "$GITHUB_REF to $GITHUB_BASE_REF, true"
+\x1b[36;1mecho "$GITHUB_REF to $GITHUB_BASE_REF, true"\x1b[0m
+##[endgroup]
+refs/pull/5/merge to stable, true
+of-the-merge
+##[error]Process completed with exit code 1."""
+    ends = {"number": 5, "base": {"ref": "stable"}, "head": {"ref": "topic"}, "draft": True}
+    found = of_github(case, workflow, log, "test", run_has={"event": "pull_request", "pull_requests": [ends]})
+    differs = {each["name"] for each in found["differs"]}
+    assert ("commit" in differs, any("not the same commit" in note for note in found["notes"])) == (not is_there,) * 2
+    assert found["verdict"] == ("passes-here" if is_there else "another-failure"), found

@@ -307,3 +307,147 @@ def test_job_without_a_whole_log_is_refused(
     environ = {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}
     done = run_loom(("diagnose", f"{stub.url}/group/project/-/jobs/12"), cwd=tmp_path, environ=environ)
     assert (done.returncode, says in done.stderr) == (2, True), done.stderr
+
+
+# -- the job as it was there ----------------------------------------------------------------------------------------
+
+
+def test_producers_are_those_that_had_ended_when_the_job_began(stub: Stub) -> None:
+    def at(minute: int) -> str:
+        return f"2026-01-01T10:{minute:02d}:00.000Z"
+
+    jobs = [
+        gitlab_job(9, "build", finished_at=at(1)),
+        gitlab_job(10, "build", "success", finished_at=at(5)),
+        gitlab_job(12, "unit", started_at=at(6), finished_at=at(7)),
+        gitlab_job(13, "build", "success", finished_at="2026-01-01T12:30:00.000+02:00"),
+        gitlab_job(14, "later", "success", finished_at=at(40)),
+    ]
+    gitlab_project(stub, jobs)
+    listed = stub.routes[f"{AT}/pipelines/7/jobs"]
+    assert callable(listed)
+    stub.routes[f"{AT}/pipelines/7/jobs"] = lambda query: listed(
+        query if query.get("include_retried") == "true" else {"page": "99"}
+    )
+    server, job = of_gitlab(stub)
+    assert {one.name: one.id for one in server.jobs_before(job)} == {"build": 10, "unit": 12, "later": 14}
+
+
+def test_a_red_pipeline_whose_red_job_is_in_its_child(stub: Stub) -> None:
+    gitlab_project(stub, [gitlab_job(1, "build", "success"), gitlab_job(2, "lint", allow_failure=True)])
+    bridge = {"id": 3, "name": "child", "status": "failed", "downstream_pipeline": {"id": 8, "project_id": 1}}
+    stub.routes[f"{AT}/pipelines/7/bridges"] = Reply(
+        [{**bridge, "name": "x", "status": "success", "downstream_pipeline": None}, bridge]
+    )
+    stub.pages(f"{AT}/pipelines/8/jobs", [gitlab_job(21, "inner", pipeline={"id": 8})])
+    stub.routes[f"{AT}/pipelines/8/bridges"] = Reply([])
+    address = address_of(f"{stub.url}/group/project/-/pipelines/7")
+    server = server_of(address, TOKEN)
+    inner = server.job(address)
+    assert (inner.name, inner.pipeline) == ("inner", 8)
+
+    stub.routes[f"{AT}/pipelines"] = lambda query: Reply([{"id": 7, "source": "push"}] if query["sha"] == SHA else [])
+    stub.routes[f"{AT}/pipelines/8"] = Reply({"id": 8, "source": "parent_pipeline"})
+    assert server.pipeline(inner).above == (7, "child")
+
+    stub.routes[f"{AT}/pipelines/7/bridges"] = Reply(
+        [{**bridge, "downstream_pipeline": {"id": 8, "project_id": 99, "web_url": "https://x.example/8"}}]
+    )
+    with pytest.raises(ServerRefused, match=r"another project.*\n.*https://x\.example/8"):
+        server.job(address)
+
+
+def test_a_merge_requests_job_has_its_branches(stub: Stub) -> None:
+    gitlab_project(stub, [gitlab_job(12, "unit", ref="refs/merge-requests/5/merge")])
+    server, job = of_gitlab(stub)
+    found = server.pipeline(job)
+    assert "merge request 5: its branches and its title" in found.unread
+    stub.routes[f"{AT}/merge_requests/5"] = Reply(
+        {"id": 50, "iid": 5, "title": "t", "source_branch": "topic", "target_branch": "main", "labels": ["a", "b"]}
+    )
+    found = server.pipeline(job)
+    assert found.branch == "topic"
+    known = {name.removeprefix("CI_MERGE_REQUEST_"): value for name, value in found.known.items()}
+    assert known["SOURCE_BRANCH_NAME"] == "topic"
+    assert known["TARGET_BRANCH_NAME"] == "main"
+    assert (known["IID"], known["EVENT_TYPE"], known["LABELS"]) == ("5", "merged_result", "a,b")
+
+
+@pytest.mark.parametrize("is_tag", [False, True])
+def test_whether_a_branch_or_tag_is_protected(stub: Stub, *, is_tag: bool) -> None:
+    gitlab_project(stub, [gitlab_job(12, "unit", ref="v1", tag=is_tag)])
+    server, job = of_gitlab(stub)
+    assert server.is_protected(job) is None
+    kinds = ("repository/branches", "repository/tags")
+    for protected in (True, False):
+        for number, kind in enumerate(kinds):
+            stub.routes[f"{AT}/{kind}/v1"] = Reply({"name": "v1", "protected": protected == (number == is_tag)})
+        assert server.is_protected(job) is protected
+
+
+def test_a_server_below_a_path(stub: Stub, tmp_path: Path) -> None:
+    gitlab_project(stub, [gitlab_job(12, "unit")])
+    stub.routes = {f"/ci/gitlab{path}": route for path, route in stub.routes.items()}
+    stub.routes[f"/ci/gitlab{AT}/jobs/12/trace"] = Reply(gitlab(PYTEST, "exit code 1").encode())
+    environ = {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin", "GITLAB_HOST": stub.url, "GITLAB_TOKEN": TOKEN}
+    url = f"{stub.url}/ci/gitlab/group/project/-/jobs/12"
+    done = run_loom(("diagnose", url, "--json"), cwd=tmp_path, environ=environ)
+    assert json.loads(done.stdout)["job_id"] == "unit", done.stderr
+
+
+def test_variables_of_groups_that_may_not_be_read_are_named(stub: Stub) -> None:
+    gitlab_project(stub, [gitlab_job(12, "unit")], ci_config_path="ci/main.yml")
+    stub.routes["/api/v4/groups/group/variables"] = Reply({}, 403)
+    stub.routes[f"{AT}/variables"] = Reply([])
+    server, job = of_gitlab(stub)
+    assert server.variables(job) == ([], ["the variables of group group"])
+    assert server.pipeline(job).workflow == "ci/main.yml"
+
+
+def test_a_users_own_namespace_has_no_variables_to_miss(stub: Stub) -> None:
+    gitlab_project(stub, [gitlab_job(12, "unit")], namespace={"kind": "user"})
+    del stub.routes["/api/v4/groups/group/variables"]
+    stub.routes[f"{AT}/variables"] = Reply([])
+    server, job = of_gitlab(stub)
+    assert server.variables(job) == ([], [])
+
+
+def test_jobs_of_an_attempt_of_a_run(stub: Stub) -> None:
+    run = "/api/v3/repos/o/r/actions/runs/1"
+    stub.routes[f"{run}/jobs"] = Reply({"jobs": [_github_job(id=8, name="later")]})
+    stub.routes[f"{run}/attempts/2/jobs"] = Reply({"jobs": [_github_job(run_attempt=2)]})
+    address = address_of(f"{stub.url}/o/r/actions/runs/1/attempts/2")
+    server = server_of(address, TOKEN)
+    job = server.job(address)
+    assert (job.name, job.attempt) == ("test", 2)
+    assert [one.id for one in server.jobs_before(job)] == [2]
+
+
+def test_variables_of_an_organisation_come_before_the_repositorys(stub: Stub) -> None:
+    at = "/api/v3/repos/o/r/actions"
+    stub.routes[f"{at}/jobs/2"] = Reply(_github_job())
+    stub.routes[f"{at}/variables"] = Reply({"variables": [{"name": "LEVEL", "value": "own"}]})
+    address = address_of(f"{stub.url}/o/r/actions/runs/1/job/2")
+    server = server_of(address, TOKEN)
+    job = server.job(address)
+    assert server.variables(job)[1] == ["the variables of the organisation"]
+    stub.routes[f"{at}/organization-variables"] = Reply({"variables": [{"name": "LEVEL", "value": "all"}]})
+    found, unread = server.variables(job)
+    assert ([one.value for one in found], unread) == (["all", "own"], [])
+
+
+def test_the_request_of_a_pull_requests_run(stub: Stub) -> None:
+    at = "/api/v3/repos/o/r"
+    ends = {"number": 5, "base": {"ref": "main"}, "head": {"ref": "topic"}}
+    stub.routes[f"{at}/actions/jobs/2"] = Reply(_github_job())
+    stub.routes[f"{at}/actions/runs/1"] = Reply(
+        {"id": 1, "event": "pull_request", "head_branch": "topic", "pull_requests": [ends]}
+    )
+    address = address_of(f"{stub.url}/o/r/actions/runs/1/job/2")
+    server = server_of(address, TOKEN)
+    job = server.job(address)
+    assert server.pipeline(job).payload == {"number": 5, "pull_request": ends}
+    stub.routes[f"{at}/pulls/5"] = Reply({**ends, "draft": True, "url": f"{stub.url}{at}/pulls/5"})
+    found = server.pipeline(job)
+    assert found.payload is not None
+    assert (found.payload["pull_request"]["draft"], found.branch) == (True, "topic")
