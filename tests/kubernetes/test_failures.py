@@ -17,7 +17,7 @@ import yaml
 from loom import providers
 from loom.cancel import Cancel
 from loom.config import Config
-from loom.config.pools import Pool
+from loom.config.pools import Pool, parsed
 from loom.errors import LoomError
 from loom.plan.model import Image, Resources
 from loom.providers.base import Setup
@@ -79,8 +79,9 @@ def test_rules_of_the_namespace(pods: Pods, namespace: Any) -> None:
     assert "limited: pods=0" in doctor()
     quota({"limits.memory": "1Gi"}, method="replace_namespaced_resource_quota", named=("rule",))
     error = refused(pods, pool=pool)
-    assert (error.code, "must specify limits.memory" in error.message) == ("CLUSTER_QUOTA", True)
-    assert "must specify limits.memory" in doctor()
+    wanted = "quota rule (limits.memory: 1Gi) wants `limits` of memory for each container"
+    assert (error.code, wanted in error.message) == ("CLUSTER_QUOTA", True)
+    assert wanted in doctor()
 
     limits = {"limits": [{"type": "Container", "max": {"memory": "64Mi"}, "default": {"memory": "32Mi"}}]}
     namespace.call("ruling", "create_namespaced_limit_range", {"metadata": {"name": "rule"}, "spec": limits})
@@ -89,6 +90,48 @@ def test_rules_of_the_namespace(pods: Pods, namespace: Any) -> None:
         "CLUSTER_POD_REFUSED",
         True,
     )
+
+
+def test_values_are_made_to_fit_a_limit_range(pods: Pods, namespace: Any) -> None:
+    """A default below what a job reserves, and a least above what the helper does."""
+    rule = {
+        "type": "Container",
+        "default": {"cpu": "100m"},
+        "min": {"cpu": "20m"},
+        "max": {"memory": "200Mi"},
+        "maxLimitRequestRatio": {"cpu": "2"},
+    }
+    namespace.call("ruling", "create_namespaced_limit_range", {"metadata": {"name": "r"}, "spec": {"limits": [rule]}})
+    plain = {"metadata": {"name": "p"}, "spec": {"containers": [{"name": "p", "image": "p"}]}}
+    until(
+        lambda: namespace.call("asking", "create_namespaced_pod", plain, dry_run="All")["spec"]["containers"][0][
+            "resources"
+        ]
+    )
+    pool = Pool(provider="kubernetes", namespace=namespace.namespace)
+    for resources in (Resources(), Resources(memory=64 << 20)):
+        with pods.job(pool=pool, resources=resources) as job:
+            assert job.run("echo fits")[1] == b"fits\n"
+    assert asked(pool)["pods"].state == "ok"
+
+
+def test_doctor_prints_a_pool_that_fits_a_quota(pods: Pods, namespace: Any) -> None:
+    hard = {"limits.cpu": "3", "limits.memory": "1Gi", "requests.memory": "1Gi"}
+    namespace.call("ruling", "create_namespaced_resource_quota", {"metadata": {"name": "q"}, "spec": {"hard": hard}})
+    until(lambda: namespace.call("looking", "read_namespaced_resource_quota", "q")["status"].get("hard") == hard)
+    pool = Pool(provider="kubernetes", namespace=namespace.namespace, name="team")
+    found = asked(pool)["pods"]
+    assert (found.state, "set `limits: {cpu: ...}` of the pool" in (refused(pods, pool=pool).hint or "")) == (
+        "bad",
+        True,
+    )
+    printed = yaml.safe_load("\n".join((found.advice or "").splitlines()[1:]))["pools"]
+    fitting = parsed(printed)["team"]
+    assert fitting.limits == {"cpu": "2", "memory": "768Mi"}
+    assert fitting.requests == {"cpu": "250m", "memory": "256Mi"}, "a limit alone would reserve as much"
+    assert asked(fitting)["pods"].state == "ok"
+    with pods.job(pool=fitting) as job:
+        assert job.run("echo fits")[1] == b"fits\n"
 
 
 def asked(pool: Pool) -> dict[str, CheckResult]:

@@ -16,13 +16,17 @@ from loom.plan.model import PROJECT_DIR
 from loom.providers.base import SessionRequest
 from loom.providers.kubernetes.cluster.client import Cluster
 from loom.providers.kubernetes.images.snapshot import SnapshotImages
-from loom.providers.kubernetes.pod.spec import name_of, specification
+from loom.providers.kubernetes.pod.policies import as_yaml, policies_of, proposed
+from loom.providers.kubernetes.pod.spec import is_confined, name_of, specification
 
 VERBS = (
     *((verb, "pods", "") for verb in ("create", "get", "list", "watch", "delete", "patch")),
     *((verb, "pods", "exec") for verb in ("create", "get")),
     ("get", "pods", "log"),
     ("list", "events", ""),
+    ("list", "limitranges", ""),
+    ("list", "resourcequotas", ""),
+    ("get", "namespaces", ""),
 )
 """Each verb that loom uses, with its resource and subresource: the Role of docs/explanation/job-pod.md."""
 
@@ -56,7 +60,7 @@ def _verbs(cluster: Cluster) -> CheckResult:
     if not missing:
         return CheckResult(state="ok", name="rights", text=f"each of the {len(VERBS)} verbs that loom uses")
     text = ", ".join(f"{verb} {'/'.join(filter(None, what))}" for verb, *what in missing)
-    needed = any(what[0] != "events" for _, *what in missing)
+    needed = any(what[0] == "pods" for _, *what in missing)
     return CheckResult(
         state="bad" if needed else "warn",
         name="rights",
@@ -67,14 +71,24 @@ def _verbs(cluster: Cluster) -> CheckResult:
 
 def _admission(cluster: Cluster, pool: Pool, image: str) -> CheckResult:
     """Ask the API server whether it would take a plain job's pod: pod security, limit ranges, quotas, webhooks."""
-    request = _request(Path("/"), pool)
-    try:
-        pod = specification(request, name_of(request), {}, (), image=image)
-        cluster.call("asking for a pod", "create_namespaced_pod", pod, dry_run="All")
-    except LoomError as error:
-        return CheckResult(state="bad", name="pods", text=error.message, advice=error.hint)
-    text = "the API server would take a plain job's pod (asked without making one)"
-    return CheckResult(state="ok", name="pods", text=text)
+    policies = policies_of(cluster)
+
+    def refusal(pool: Pool) -> LoomError | None:
+        request = _request(Path("/"), pool)
+        try:
+            pod = specification(request, name_of(request), {}, (), image=image, policies=policies)
+            cluster.call("asking for a pod", "create_namespaced_pod", pod, dry_run="All")
+        except LoomError as error:
+            return error
+        return None
+
+    if (refused := refusal(pool)) is None:
+        text = "the API server would take a plain job's pod (asked without making one)"
+        return CheckResult(state="ok", name="pods", text=text)
+    advice, fitting = refused.hint, proposed(pool, policies, confined=is_confined(pool))
+    if fitting != pool and refusal(fitting) is None:
+        advice = "\n".join(("this pool fits, in your ~/.config/loom/config.yml:", *as_yaml(fitting)))
+    return CheckResult(state="bad", name="pods", text=refused.message, advice=advice)
 
 
 def _request(workspace: Path, pool: Pool) -> SessionRequest:

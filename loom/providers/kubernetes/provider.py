@@ -5,14 +5,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from secrets import token_hex
 
 from msgspec.structs import replace
 
 from loom.cancel import Cancel
-from loom.errors import ImageError
+from loom.errors import ImageError, ProviderError
 from loom.images.reference import parse_reference
 from loom.plan.image_lock import ImageLock
 from loom.plan.model import Build, Image, Job, MountMode
@@ -23,6 +23,7 @@ from loom.providers.kubernetes.cluster.pods import Pods
 from loom.providers.kubernetes.images.snapshot import Pushed, SnapshotImages
 from loom.providers.kubernetes.pod import services as of_pod
 from loom.providers.kubernetes.pod import starting
+from loom.providers.kubernetes.pod.policies import REFUSED, Policies, policies_of
 from loom.providers.kubernetes.pod.services import PodServices
 from loom.providers.kubernetes.pod.spec import (
     is_confined,
@@ -61,6 +62,8 @@ class KubernetesProvider(Provider):
         self._queue = starting.QuotaQueue()
         self._removals = Removals()
         self._reaped: set[str] = set()
+        self._policies: dict[str, Policies] = {}
+        """The rules of the namespaces that have refused a pod."""
 
     @cached_property
     def images(self) -> PodImages:
@@ -119,8 +122,24 @@ class KubernetesProvider(Provider):
         name = name_of(request)
         environment, _ = driver.environment(request.environment)
         containers = services.containers if services else ()
-        pod = specification(request, name, environment, containers, image=image, pushed=pushed)
-        start.create(self._queue, pod)
+        known = self._policies.get(start.cluster.namespace, Policies())
+        make = partial(specification, request, name, environment, containers, image=image, pushed=pushed)
+        try:
+            start.create(self._queue, make(policies=known))
+        except ProviderError as error:
+            if (
+                error.code not in REFUSED
+                or starting.is_full(error)
+                or (found := self._policies_of(start.cluster)) == known
+            ):
+                raise
+            start.create(self._queue, make(policies=found))
+
+    def _policies_of(self, cluster: Cluster) -> Policies:
+        with self._lock:
+            if cluster.namespace not in self._policies:
+                self._policies[cluster.namespace] = policies_of(cluster)
+            return self._policies[cluster.namespace]
 
     def _session(
         self, start: starting.StartingPod, services: PodServices | None, pushed: Pushed | None, stack: ExitStack

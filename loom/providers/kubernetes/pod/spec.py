@@ -6,6 +6,8 @@ run. Attempts are the run's (`retry`), and so they are in its record.
 
 from __future__ import annotations
 
+import os
+import pwd
 import re
 import secrets
 from collections.abc import Mapping, Sequence
@@ -21,7 +23,8 @@ from loom.plan.model import Image, PullPolicy, Resources, Service
 from loom.providers import labels
 from loom.providers.base import JOB_CAPS, SERVICE_CAPS, SessionRequest
 from loom.providers.driver import protocol as driver
-from loom.providers.kubernetes.images.snapshot import Pushed, copying
+from loom.providers.kubernetes.images.snapshot import COPY, Pushed, copying
+from loom.providers.kubernetes.pod.policies import Policies, amount, check_level, fit
 from loom.providers.services import http_address
 
 JOB, HELPER = "job", "loom"
@@ -41,11 +44,6 @@ DETACHED = "loom.detached"
 """The label of a pod that lives on without its loom."""
 CPU = "250m"
 """The processor share that a job's container reserves by default; without requests, a node takes any number of jobs."""
-_UNITS = {
-    "m": 1e-3,
-    **{unit: 1000.0**power for power, unit in enumerate(("", "k", "M", "G", "T", "P"))},
-    **{unit: 1024.0**power for power, unit in enumerate(("Ki", "Mi", "Gi", "Ti", "Pi"), 1)},
-}
 _PULL: Mapping[PullPolicy, str] = {"always": "Always", "missing": "IfNotPresent", "never": "Never"}
 _SECCOMP = {"seccompProfile": {"type": "RuntimeDefault"}}
 
@@ -92,6 +90,13 @@ def _label(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text)[:63].strip("._-")
 
 
+def _user_here() -> str:
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return str(os.geteuid())
+
+
 def specification(
     request: SessionRequest,
     name: str,
@@ -100,8 +105,12 @@ def specification(
     *,
     image: str,
     pushed: Pushed | None = None,
+    policies: Policies = Policies(),  # noqa: B008  a value
 ) -> dict[str, Any]:
-    """Return the pod, which copies the snapshot if it is `pushed`. ProviderError for what a pod can't have."""
+    """Return the pod, which copies the snapshot if it is `pushed`. ProviderError for what a pod can't have.
+
+    Its values fit the `policies` of its namespace.
+    """
     _refuse(request)
     pool = request.pool or Pool(provider="kubernetes")
     marks = labels.of_request(request, "job")
@@ -109,6 +118,7 @@ def specification(
     volumes = _volumes(request)
     confined = is_confined(pool)
     mounts = {one["mount"]["mountPath"]: one["name"] for one in volumes}
+    given = request.environment
     pod = {
         "apiVersion": "v1",
         "kind": "Pod",
@@ -118,6 +128,9 @@ def specification(
                 MANAGED: "loom",
                 labels.RUN: _label(request.run_id),
                 labels.JOB: _label(request.job_id),
+                "loom.user": _label(_user_here()),
+                "loom.repository": _label(given.get("CI_PROJECT_PATH") or given.get("GITHUB_REPOSITORY", "")) or None,
+                "loom.branch": _label(given.get("CI_COMMIT_REF_NAME") or given.get("GITHUB_REF_NAME", "")) or None,
                 "loom.network": "none" if request.network.mode == "none" else None,
                 DETACHED: "true" if request.detached else None,
             },
@@ -157,6 +170,9 @@ def specification(
     requests = job["resources"].get("requests") or {}
     if "cpu" not in {**requests, **(job["resources"].get("limits") or {})}:
         job["resources"] = {**job["resources"], "requests": {"cpu": CPU, **requests}}
+    check_level(policies, confined=confined)
+    for container in (*whole["spec"]["containers"], *whole["spec"]["initContainers"]):
+        fit(container, policies, pool, own=container["name"] in (HELPER, COPY))
     return whole
 
 
@@ -299,12 +315,6 @@ def _resources(resources: Resources, pool: Pool | None) -> dict[str, Any]:
         if key not in limits or amount(str(value)) <= amount(limits[key])
     }
     return {"limits": limits or None, "requests": requests or None}
-
-
-def amount(text: str) -> float:
-    """Parse a quantity of Kubernetes."""
-    found = re.fullmatch(r"([0-9.]+(?:[eE][+-]?\d+)?)([A-Za-z]*)", str(text))
-    return float(found[1]) * _UNITS.get(found[2], 1.0) if found else 0.0
 
 
 def _service(one: PodServiceContainer, hardened: bool, confined: bool) -> dict[str, Any]:

@@ -55,7 +55,7 @@ class StartingPod(Struct, kw_only=True):
         try:
             return self._create(pod)
         except LoomError as error:
-            if not _is_full(error):
+            if not is_full(error):
                 raise
             self._say(f"waits for other pods to end: {error.message}")
         refused_at = time.monotonic()
@@ -72,7 +72,7 @@ class StartingPod(Struct, kw_only=True):
                     return self._create(pod)
                 except LoomError as error:
                     # The quota counts a pod for a while after its end.
-                    if not _is_full(error) or time.monotonic() - queue.others_at > TELL_S:
+                    if not is_full(error) or time.monotonic() - queue.others_at > TELL_S:
                         raise
                 self.pods.wait_for(
                     name,
@@ -151,7 +151,7 @@ class StartingPod(Struct, kw_only=True):
             raise ProviderError(f"canceled while the pod of job {self.request.job_id} was starting", code="CANCELED")
 
 
-def _is_full(error: LoomError) -> bool:
+def is_full(error: LoomError) -> bool:
     """Return whether a quota is used up; it may also ask for limits, which no other pod's end gives."""
     return error.code == "CLUSTER_QUOTA" and ", used: " in error.message
 

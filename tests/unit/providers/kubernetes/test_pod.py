@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import pwd
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 pytest.importorskip("kubernetes", reason="the extra `kubernetes` is not installed")
 from loom.config.pools import Pool
@@ -16,8 +19,9 @@ from loom.images.reference import service_aliases
 from loom.plan.model import Image, Ready, Resources, Secret, Service
 from loom.providers.base import Resolved, SessionRequest
 from loom.providers.kubernetes.pod import spec
+from loom.providers.kubernetes.pod.policies import amount
 from loom.providers.kubernetes.pod.services import containers_of, variables
-from loom.providers.kubernetes.pod.spec import amount, specification
+from loom.providers.kubernetes.pod.spec import specification
 
 
 def request_of(**changes: Any) -> SessionRequest:
@@ -94,6 +98,16 @@ def test_the_kubelet_asks_at_the_address_that_a_service_names(http: str, asked: 
     else:
         found = spec_with(service)["containers"][-1]["readinessProbe"]["httpGet"]
         assert (found["scheme"], found["port"], found["path"]) == asked
+
+
+def test_labels_say_whose_pod_it_is() -> None:
+    variables = {"CI_PROJECT_PATH": "group/an app", "CI_COMMIT_REF_NAME": f"feat/{'x' * 80}"}
+    request = replace(request_of(), environment=variables)
+    labels = specification(request, "name", {}, (), image="image")["metadata"]["labels"]
+    assert labels["loom.repository"] == "group-an-app"
+    assert labels["loom.branch"] == f"feat-{'x' * 58}"
+    assert labels["loom.user"] == pwd.getpwuid(os.geteuid()).pw_name
+    assert "loom.branch" not in specification(request_of(), "name", {}, (), image="image")["metadata"]["labels"]
 
 
 def test_a_service_takes_no_secrets() -> None:

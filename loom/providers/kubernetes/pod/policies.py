@@ -1,0 +1,167 @@
+"""The rules of a namespace for pods: limit ranges, quotas, the level of pod security. A pod's values are made to fit them.
+
+They are asked for once, when the cluster has refused a pod, so that other namespaces cost no request and need no right.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from loom.config.pools import Pool
+from loom.errors import LoomError, ProviderError
+
+if TYPE_CHECKING:
+    from loom.providers.kubernetes.cluster.client import Cluster, Json
+
+_OWN = {"cpu": ("10m", "1"), "memory": ("32Mi", "256Mi"), "ephemeral-storage": ("16Mi", "1Gi")}
+"""Each resource that a rule may ask for, with the request and the limit of a container of loom's own."""
+_PROPOSED = {"cpu": ("250m", "2"), "memory": ("256Mi", "4Gi"), "ephemeral-storage": ("1Gi", "10Gi")}
+"""The requests and limits of a pool in a proposal, where the rules allow as much. A limit alone reserves as much."""
+_CONFINED = {"runAsNonRoot": True, "runAsUser": 1000, "runAsGroup": 1000, "fsGroup": 1000}
+_LEVEL = "pod-security.kubernetes.io/enforce"
+_UNITS = {
+    "m": 1e-3,
+    **{unit: 1000.0**power for power, unit in enumerate(("", "k", "M", "G", "T", "P"))},
+    **{unit: 1024.0**power for power, unit in enumerate(("Ki", "Mi", "Gi", "Ti", "Pi"), 1)},
+}
+
+
+REFUSED = ("CLUSTER_QUOTA", "CLUSTER_POD_REFUSED", "POD_INVALID")
+"""The codes of errors by which a cluster says that a pod breaks a rule."""
+
+
+class Policies(Struct, frozen=True, kw_only=True):
+    """The rules of one namespace; empty where it has none, or they may not be read."""
+
+    ranges: tuple[Mapping[str, Mapping[str, str]], ...] = ()
+    """The entries for containers of the limit ranges, as the cluster completes them."""
+    quotas: Mapping[str, tuple[str, str]] = {}
+    """For each resource that a quota counts, such as `limits.cpu`: the quota's name, and the amount of all pods together."""
+    level: str = ""
+
+    def of(self, kind: str, resource: str) -> str | None:
+        """Return the strictest value of the limit ranges: `max`, `min`, `default`, `defaultRequest` or a ratio."""
+        found = [one[kind][resource] for one in self.ranges if resource in (one.get(kind) or {})]
+        return (max if kind == "min" else min)(found, key=amount, default=None)
+
+
+def policies_of(cluster: Cluster) -> Policies:
+    """Ask for the rules of the cluster's namespace."""
+
+    def listed(method: str) -> list[Json]:
+        try:
+            return list(cluster.call("reading the namespace's rules", method)["items"])
+        except LoomError:
+            return []
+
+    ranges = [limit for one in listed("list_namespaced_limit_range") for limit in one["spec"]["limits"]]
+    quotas = {
+        resource: (one["metadata"]["name"], str(most))
+        for one in listed("list_namespaced_resource_quota")
+        for resource, most in (one["spec"].get("hard") or {}).items()
+    }
+    try:
+        namespace = cluster.call("reading the namespace's rules", "read_namespace", cluster.namespace)
+    except LoomError:
+        namespace = {"metadata": {}}
+    return Policies(
+        ranges=tuple(one for one in ranges if one["type"] == "Container"),
+        quotas=quotas,
+        level=(namespace["metadata"].get("labels") or {}).get(_LEVEL, ""),
+    )
+
+
+def amount(text: str) -> float:
+    """Parse a quantity of Kubernetes."""
+    found = re.fullmatch(r"([0-9.]+(?:[eE][+-]?\d+)?)([A-Za-z]*)", str(text))
+    return float(found[1]) * _UNITS.get(found[2], 1.0) if found else 0.0
+
+
+def fit(container: dict[str, Any], policies: Policies, pool: Pool, *, own: bool) -> None:
+    """Give a container the requests and limits that the rules ask for. ProviderError where the pool has to say one.
+
+    The values of a container of loom's `own` change as the rules want; of the others those that nobody gave.
+    """
+    resources = container.get("resources") or {}
+    limits, requests = ({**(resources.get(kind) or {})} for kind in ("limits", "requests"))
+    for resource, (request, limit) in _OWN.items():
+        least, most = policies.of("min", resource), policies.of("max", resource)
+        granted = limits.get(resource) or policies.of("default", resource)
+        if granted is None and f"limits.{resource}" in policies.quotas:
+            granted = limits[resource] = limit if own else _of_pool(pool, "limits", resource, policies)
+        if own and resource in limits:
+            granted = limits[resource] = _between(least, limits[resource], most)
+        asked = requests.get(resource) or (None if granted else policies.of("defaultRequest", resource))
+        if asked is None and granted is None and f"requests.{resource}" in policies.quotas:
+            requests[resource] = request if own else _of_pool(pool, "requests", resource, policies)
+        if resource in requests and (own or resource not in pool.requests):
+            requests[resource] = _between(least, requests[resource], granted)
+        elif resource in requests and granted is not None and amount(requests[resource]) > amount(granted):
+            limits[resource] = requests[resource]
+        if own and granted is not None and policies.of("maxLimitRequestRatio", resource):
+            requests[resource] = granted
+    container["resources"] = {key: value for key, value in (("limits", limits), ("requests", requests)) if value}
+
+
+def _between(least: str | None, value: str, most: str | None) -> str:
+    value = most if most is not None and amount(value) > amount(most) else value
+    return least if least is not None and amount(value) < amount(least) else value
+
+
+def _of_pool(pool: Pool, key: str, resource: str, policies: Policies) -> str:
+    given = getattr(pool, key).get(resource)
+    if given is None:
+        quota, most = policies.quotas[f"{key}.{resource}"]
+        raise ProviderError(
+            f"the namespace's quota {quota} ({key}.{resource}: {most}) wants `{key}` of {resource} for each container",
+            hint=f"set `{key}: {{{resource}: ...}}` of the pool, or the job's `resources`; "
+            "`loom doctor --on POOL` prints a pool that fits",
+            code="CLUSTER_QUOTA",
+        )
+    return str(given)
+
+
+def check_level(policies: Policies, *, confined: bool) -> None:
+    """Raise ProviderError for a namespace whose level of pod security takes no pods of root's."""
+    if policies.level == "restricted" and not confined:
+        raise ProviderError(
+            "the namespace takes only pods of the level `restricted`, and this one would be root's",
+            hint="the pool needs a user in its `pod_template`: `loom doctor --on POOL` prints a pool that fits",
+            code="CLUSTER_POD_REFUSED",
+        )
+
+
+def proposed(pool: Pool, policies: Policies, *, confined: bool) -> Pool:
+    """Return the pool with what the rules ask for besides, as far as they tell."""
+    limits, requests = dict(pool.limits), dict(pool.requests)
+    for resource, (request, limit) in _PROPOSED.items():
+        least, most = policies.of("min", resource), policies.of("max", resource)
+        if f"limits.{resource}" in policies.quotas and policies.of("default", resource) is None:
+            whole = amount(policies.quotas[f"limits.{resource}"][1]) - amount(_between(None, _OWN[resource][1], most))
+            left = f"{int(whole * 1000)}m" if resource == "cpu" else f"{int(whole / 2**20)}Mi"
+            limits.setdefault(resource, min(filter(None, (limit, most, left)), key=amount))
+            if not policies.of("maxLimitRequestRatio", resource):
+                requests.setdefault(resource, _between(least, request, str(limits[resource])))
+        elif f"requests.{resource}" in policies.quotas:
+            requests.setdefault(resource, _between(least, request, most))
+    template = pool.pod_template
+    if policies.level == "restricted" and not confined:
+        spec = template.get("spec") or {}
+        context = {**_CONFINED, **(spec.get("securityContext") or {})}
+        template = {**template, "spec": {**spec, "securityContext": context}}
+    return replace(pool, limits=limits, requests=requests, pod_template=template)
+
+
+def as_yaml(pool: Pool) -> Iterable[str]:
+    """Yield the lines of a pool's configuration."""
+    yield "pools:"
+    yield f"  {pool.name or 'NAME'}:"
+    for key in ("provider", "context", "namespace", "registry", "requests", "limits", "pod_template"):
+        if value := getattr(pool, key):
+            yield f"    {key}: {value if isinstance(value, str) else json.dumps(value)}"

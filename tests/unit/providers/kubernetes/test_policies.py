@@ -1,0 +1,82 @@
+"""Requests and limits that fit the rules of a namespace."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+pytest.importorskip("kubernetes", reason="the extra `kubernetes` is not installed")
+from loom.config.pools import Pool
+from loom.errors import ProviderError
+from loom.providers.kubernetes.pod.policies import Policies, check_level, fit, proposed
+
+POOL = Pool(provider="kubernetes")
+LIMITS = {"limits.memory": ("q", "1Gi")}
+
+
+@pytest.mark.parametrize(
+    ("own", "given", "ranges", "quotas", "fitted"),
+    [
+        (True, {}, [], {}, {}),
+        (False, {"requests": {"cpu": "250m"}}, [], {}, {"requests": {"cpu": "250m"}}),
+        (False, {"requests": {"cpu": "250m"}}, [{"default": {"cpu": "100m"}}], {}, {"requests": {"cpu": "100m"}}),
+        (True, {"requests": {"cpu": "10m"}}, [{"min": {"cpu": "50m"}}], {}, {"requests": {"cpu": "50m"}}),
+        (
+            True,
+            {"limits": {"cpu": "1"}},
+            [{"max": {"cpu": "2"}}, {"max": {"cpu": "500m"}}],
+            {},
+            {"limits": {"cpu": "500m"}},
+        ),
+        (True, {}, [], LIMITS, {"limits": {"memory": "256Mi"}}),
+        (True, {}, [{"default": {"memory": "1Gi"}}], LIMITS, {}),
+        (True, {}, [], {"requests.memory": ("q", "1Gi")}, {"requests": {"memory": "32Mi"}}),
+        (
+            True,
+            {"requests": {"cpu": "10m"}},
+            [{"default": {"cpu": "1"}, "maxLimitRequestRatio": {"cpu": "4"}}],
+            {},
+            {"requests": {"cpu": "1"}},
+        ),
+    ],
+)
+def test_values_fit(
+    own: bool, given: dict[str, Any], ranges: list[Any], quotas: dict[str, Any], fitted: dict[str, Any]
+) -> None:
+    container = {"resources": given}
+    fit(container, Policies(ranges=tuple(ranges), quotas=quotas), POOL, own=own)
+    assert container["resources"] == fitted
+
+
+def test_what_the_user_gave_stays_and_gets_its_limit() -> None:
+    pool = Pool(provider="kubernetes", requests={"cpu": "2"})
+    container: dict[str, Any] = {"resources": {"requests": {"cpu": "2"}}}
+    fit(container, Policies(ranges=({"default": {"cpu": "1"}},)), pool, own=False)
+    assert container["resources"] == {"requests": {"cpu": "2"}, "limits": {"cpu": "2"}}
+
+
+def test_a_limit_that_only_the_pool_can_say() -> None:
+    policies = Policies(quotas=LIMITS)
+    with pytest.raises(ProviderError, match=r"quota q .* wants `limits` of memory") as raised:
+        fit({}, policies, POOL, own=False)
+    assert "`limits: {memory: ...}` of the pool" in (raised.value.hint or "")
+    pool = proposed(POOL, policies, confined=False)
+    assert (pool.limits, pool.requests) == ({"memory": "768Mi"}, {"memory": "256Mi"})
+    service: dict[str, Any] = {}
+    fit(service, policies, pool, own=False)
+    assert service["resources"]["limits"] == {"memory": "768Mi"}
+
+
+def test_the_level_restricted_needs_a_user() -> None:
+    policies = Policies(level="restricted")
+    check_level(policies, confined=True)
+    check_level(Policies(level="baseline"), confined=False)
+    with pytest.raises(ProviderError, match="restricted"):
+        check_level(policies, confined=False)
+    template = {"metadata": {"labels": {"team": "a"}}, "spec": {"securityContext": {"runAsUser": 7}}}
+    pool = proposed(Pool(provider="kubernetes", pod_template=template), policies, confined=False)
+    assert pool.pod_template["spec"]["securityContext"] | {"runAsNonRoot": True, "runAsUser": 7} == dict(
+        pool.pod_template["spec"]["securityContext"]
+    )
+    assert pool.pod_template["metadata"] == {"labels": {"team": "a"}}
