@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -199,6 +199,8 @@ class Evidence(Struct, frozen=True, kw_only=True):
     in_source: Look = field(default=lambda _: {})
     root: Path | None = None
     of_github: bool = False
+    depth: int = 0
+    in_checkout: Callable[[str], bool] = lambda _: False
 
 
 def failing_tests_total(named: Sequence[Any], reports: Mapping[str, Any] | None) -> int:
@@ -237,7 +239,11 @@ def diagnose(evidence: Evidence) -> Diagnosis:
     unnamed = (job.get("finding_reports") or {}).get("findings", 0) - len(found) if found else 0
     groups = patterns.groups(failures, tests)
     place = Place(
-        ended=status or evidence.state, image=(job.get("image") or {}).get("name"), of_github=evidence.of_github
+        ended=status or evidence.state,
+        image=(job.get("image") or {}).get("name"),
+        of_github=evidence.of_github,
+        depth=evidence.depth,
+        in_checkout=evidence.in_checkout,
     )
     readings = _Readings(evidence, place, command, ending.get("exit_code"))
     background = bool((evidence.ended_by or {}).get("background"))

@@ -19,6 +19,7 @@ from loom.analysis.named_files import look_below, makers
 from loom.analysis.output import LINES_READ, output_of, texts
 from loom.analysis.readings import InSource, reading_in_conflict
 from loom.errors import LoomError, RecordError, RequestError
+from loom.plan.clone import Clone
 from loom.record.documents import Highlights
 from loom.record.event_files import last_output
 from loom.record.highlights import of_file
@@ -70,6 +71,7 @@ def diagnosis_of(reading: Reading, job: str | None = None, *, workspace: Path | 
     highlights = Highlights() if whole or unit is None else _highlights(unit, own, end)
     same = None if unfinished or workspace is not None else recorded_diagnosis(reading, job_id)
     planned = {} if job_id is None else reading.fold.jobs[job_id].planned
+    clone = typed.convert(planned["clone"], Clone) if planned.get("clone") else None
     output = output_of(events, highlights, counts, end.get("ended_by"), reader_for(planned))
     found = diagnose(
         Evidence(
@@ -83,8 +85,10 @@ def diagnosis_of(reading: Reading, job: str | None = None, *, workspace: Path | 
             formats=formats.readers(own),
             unit=(unit.step, unit.section) if unit else (None, None),
             root=workspace or root,
-            in_source=lambda paths: _look(reading, root, job_id, paths),
+            in_source=lambda paths: _look(reading, root, job_id, clone, paths),
             of_github=bool(planned.get("commands")),
+            depth=clone.depth if clone is not None else 0,
+            in_checkout=lambda name: _knows(root, name),
         )
     )
     found = replace(
@@ -157,9 +161,11 @@ def recorded_diagnosis(reading: Reading, *jobs: str | None) -> Diagnosis | None:
     return None
 
 
-def _look(reading: Reading, root: Path | None, job_id: str | None, paths: Sequence[str]) -> dict[str, InSource]:
+def _look(
+    reading: Reading, root: Path | None, job_id: str | None, clone: Clone | None, paths: Sequence[str]
+) -> dict[str, InSource]:
     """Look at files that the output names: in the checkout, and among the artifacts that the job did not get."""
-    found = look_below(root, paths) if root else {}
+    found = look_below(root, paths, clone) if root else {}
     if not paths or job_id is None:
         return found
     with suppress(RecordError, KeyError):
@@ -169,6 +175,15 @@ def _look(reading: Reading, root: Path | None, job_id: str | None, paths: Sequen
             if why and (seen.ignored or path not in found):
                 found[path] = replace(seen, maker=f"{maker}, which {why}")
     return found
+
+
+def _knows(root: Path | None, name: str) -> bool:
+    """Return whether git in the checkout knows a revision, or has a tag that describes HEAD (`it`)."""
+    words = ("rev-parse", "--verify", "-q", "--end-of-options", f"{name.partition('..')[0]}^{{commit}}")
+    try:
+        return root is not None and snapshot.answers(root, ("describe", "--tags") if name == "it" else words)
+    except (LoomError, OSError):
+        return False
 
 
 def _end(reading: Reading, unit: Unit | None) -> Mapping[str, Any]:

@@ -13,6 +13,7 @@ from loom import snapshot
 from loom.analysis.locations import from_root
 from loom.analysis.readings import InSource
 from loom.errors import LoomError
+from loom.plan.clone import Clone
 from loom.plan.model import Job, Plan
 from loom.storage.selection import PathSelection, pattern_problem
 from loom.util.untrusted_files import open_regular
@@ -143,15 +144,16 @@ def _tells(pattern: str) -> bool:
 # -- in the checkout ------------------------------------------------------------------------------------------------------
 
 
-def look_below(root: Path, paths: Sequence[str]) -> dict[str, InSource]:
+def look_below(root: Path, paths: Sequence[str], clone: Clone | None = None) -> dict[str, InSource]:
     """Look at those of `paths` that are there. Asks git only about them, and only if there are any."""
     listed = _beginning(root / ".gitmodules").decode("utf-8", "replace")
     known = re.findall(r"^\s*path\s*=\s*(.+?)\s*$", listed, re.MULTILINE)
+    left = [] if clone is None else [module for module in known if not clone.takes(module)]
     modules = [module for module in known if not (root / module).is_dir() or not any((root / module).iterdir())]
     found = {
-        path: InSource(path=module, empty_submodule=True)
+        path: InSource(path=module, empty_submodule=True, not_cloned=module in left)
         for path in paths
-        for module in modules
+        for module in dict.fromkeys((*left, *modules))
         if path == module or path.startswith(f"{module}/")
     }
     there = [path for path in paths if path not in found and os.path.lexists(root / path)][:MOST_LOOKED_AT]

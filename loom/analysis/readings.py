@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from loom.record.documents import Document
+from loom.util.units import counted
 
 
 class LineReading(Document, frozen=True, kw_only=True):
@@ -55,6 +57,8 @@ class InSource(Struct, frozen=True, kw_only=True):
     interpreter: str | None = None
     executable: bool = True
     empty_submodule: bool = False
+    not_cloned: bool = False
+    """Whether it is a submodule that the job's clone lacks."""
     maker: str = ""
     """The job of which it is an artifact that this one does not get, and why."""
 
@@ -67,11 +71,21 @@ class Place(Struct, frozen=True, kw_only=True):
     image: str | None = None
     """None: on this machine."""
     of_github: bool = False
+    depth: int = 0
+    """The depth of the job's clone, if that is less than the checkout's."""
+    in_checkout: Callable[[str], bool] = lambda _: False
+    """Tell whether git in the checkout knows a revision, or describes HEAD by a tag (`it`)."""
 
 
 _OF_GITHUB = (
     "GitHub's machines have more programs: `github: {runs_on: ...}` in your configuration gives a label another image"
 )
+
+
+_NOT_CLONED = (
+    "your checkout has it, and the job's clone has not: it is {deep} deep, and has the ref of its branch alone"
+)
+_DEEPER = '`GIT_DEPTH: "0"` among the variables of the job brings all of it (in loom\'s own language: no `git_depth`)'
 
 
 @cache
@@ -108,6 +122,8 @@ def reading_of(line: str, place: Place) -> LineReading | None:
         for text in known.lines if known.ended in (None, place.ended) else ():
             if required_by(text) in line and (match := _compiled(text).match(line)) is not None:
                 name = match.groupdict().get("name") or known.it
+                if place.depth and "{depth}" in known.advice and place.in_checkout(name):
+                    known = replace(known, text=f"{known.text.partition(':')[0]}: {_NOT_CLONED}", advice=_DEEPER)
                 return _reading(known, line, **_values(known, name, place))
     return None
 
@@ -115,7 +131,10 @@ def reading_of(line: str, place: Place) -> LineReading | None:
 def _values(known: Known, name: str, place: Place) -> dict[str, str]:
     values = {"name": name, "where": "" if place.image else " (on this machine)"}
     values["checkout"] = ", nothing before `actions/checkout`" if place.of_github else ""
+    values["deep"] = counted(place.depth, "commit")
     values["depth"] = "`fetch-depth: 0` brings all that your checkout has; else: " if place.of_github else ""
+    if place.depth:
+        values["depth"] = '`GIT_DEPTH: "0"` among its variables, and '
     if "{install}" in known.advice:
         values["install"] = how_to_install(name, place.image)
     if "{more}" in known.advice:
@@ -154,7 +173,7 @@ def reading_by_source(line: str, seen: InSource) -> LineReading:
     elif seen.ignored:
         code = "ignored_file"
     elif seen.empty_submodule:
-        code = "submodule_missing"
+        code = "submodule_not_cloned" if seen.not_cloned else "submodule_missing"
     elif seen.crlf:
         code = "crlf_file"
     else:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, Struct, defstruct
 
+from loom.plan.clone import Clone
 from loom.record.documents import Assistance, Extent, Highlights, Invocation, OutputCounts, RelativePath, SavedArtifacts
 from loom.status import Code, Count, EndedBy, FailingTest, Failure, Status
 from loom.util import typed
@@ -41,6 +42,7 @@ _PLANNED = _data(
     commands=bool,
     debug=bool,
     title=str,
+    clone=Clone,
 )
 _LEFT_OUT_JOB = _data("id reason", id=str, reason=str, held=str)
 _LEFT_OUT_PATH = _data("path reason", path=str, reason=str)

@@ -519,5 +519,6 @@ def _job_shape(job: Job) -> dict[str, Any]:
         "matrix": dict(job.matrix),
         "services": [service.name for service in job.services],
         "steps": [{"id": step.id, "command": step.script} for step in job.steps],
+        **({"clone": plain(job.clone)} if job.clone is not None else {}),
         **({"commands": True, "debug": job.late.debug, "title": job.late.shown} if job.late is not None else {}),
     }

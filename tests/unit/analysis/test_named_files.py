@@ -8,6 +8,7 @@ import pytest
 
 from loom.analysis.named_files import look_at, look_below, makers, missing_paths
 from loom.analysis.readings import InSource
+from loom.plan.clone import Clone
 from loom.plan.model import Artifacts, Job, Need, NotSelected, Plan
 
 
@@ -126,3 +127,11 @@ def test_a_place_without_a_repository_tells_nothing(tmp_path: Path) -> None:
     (tmp_path / "a.env").write_text("x\n")
     assert look_below(tmp_path, ["a.env"]) == {"a.env": InSource(path="a.env", executable=False)}
     assert look_below(tmp_path / "gone", ["a.env"]) == {}
+
+
+def test_a_submodule_that_the_jobs_clone_lacks(checkout: Path) -> None:
+    (checkout / "vendor/lib").mkdir(parents=True, exist_ok=True)
+    (checkout / "vendor/lib/a.h").write_text("")
+    for submodules, expected in (("none", True), ("normal", None)):
+        found = look_below(checkout, ["vendor/lib/a.h"], Clone(submodules=submodules))
+        assert (found["vendor/lib/a.h"].not_cloned or None) is expected

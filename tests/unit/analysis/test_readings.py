@@ -217,3 +217,25 @@ def test_a_job_without_docker_is_told_how_to_get_an_engine_too(command: str, ima
 def test_a_job_of_githubs_is_told_of_its_own_means(line: str, told: str) -> None:
     readings = [reading_of(line, Place(image="debian", of_github=of)) for of in (True, False)]
     assert [told in (each.advice if each else "") for each in readings] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("line", "name"),
+    [
+        ("fatal: No names found, cannot describe anything.", "it"),
+        ("fatal: ambiguous argument 'origin/main': unknown revision", "origin/main"),
+        ("fatal: bad revision 'HEAD~30'", "HEAD~30"),
+    ],
+)
+def test_a_clone_without_what_the_checkout_has_is_told_apart_from_a_checkout_without_it(line: str, name: str) -> None:
+    there, nowhere, all_of_it = (
+        reading_of(line, Place(image="debian", depth=depth, in_checkout=known))
+        for depth, known in ((20, name.__eq__), (20, lambda _: False), (0, name.__eq__))
+    )
+    assert there is not None
+    assert nowhere is not None
+    assert all_of_it is not None
+    assert "your checkout has it, and the job's clone has not: it is 20 commits deep" in there.text
+    assert there.advice.startswith('`GIT_DEPTH: "0"`')
+    assert ("your checkout has it" in nowhere.text, "GIT_DEPTH" in nowhere.advice) == (False, True)
+    assert "GIT_DEPTH" not in all_of_it.advice
