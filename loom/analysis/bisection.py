@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
@@ -9,6 +10,7 @@ from typing import Literal
 from msgspec import Struct
 
 from loom.analysis.diagnosis import Diagnosis
+from loom.analysis.failure import JobEnding
 from loom.record.documents import Commit, Document, RunId, Sha
 
 Verdict = Literal["good", "bad", "skip"]
@@ -19,6 +21,8 @@ class Tested(Document, frozen=True, kw_only=True):
     verdict: Verdict
     run_id: RunId | None
     reason: str | None
+    failure: JobEnding | None = None
+    """Of the bad commit that was named: the failure that is looked for."""
 
 
 class Bisection(Document, frozen=True, kw_only=True):
@@ -57,7 +61,7 @@ def left_of(order: Order, good: str, bad: str, results: Mapping[str, Verdict], a
     while ranges and len(wanted) < at_once:
         worst, sound = ranges.popleft()
         commits = order(worst, sound)
-        found = next((each for each in commits if each != worst and results.get(each) != "skip"), None)
+        found = _chosen([each for each in commits if each != worst], results)
         if found is None or results.get(found) is None:
             left = left if left is not None else [*(each for each in commits if each != worst), worst]
         if found is None or found in wanted:
@@ -69,3 +73,16 @@ def left_of(order: Order, good: str, bad: str, results: Mapping[str, Verdict], a
         wanted.append(found)
         ranges.extend(narrower.values())
     return RemainingCommits(next=wanted, candidates=left or [bad])
+
+
+def _chosen(commits: Sequence[str], results: Mapping[str, Verdict]) -> str | None:
+    """Choose the first commit; if it was skipped, one that lies away from it, as git does: what was skipped lies together.
+
+    The numbers are those of git's `skip_away`: the same for the same number of commits, mostly near the middle.
+    """
+    there = [each for each in commits if results.get(each) != "skip"]
+    if not there or there[0] == commits[0]:
+        return there[0] if there else None
+    drawn = (len(there) * 1103515245 + 12345) // 65536 % 32768
+    index = int(len(there) * drawn / 32768 * math.sqrt(drawn / 32768))
+    return there[index]

@@ -10,6 +10,7 @@ from itertools import islice, product, zip_longest
 from typing import Any, Final, Literal
 
 from loom import snapshot
+from loom.analysis.failure import compare, normalised, recorded
 from loom.errors import LoomError, RecordError
 from loom.plan.model import Job
 from loom.record.documents import Document
@@ -17,13 +18,9 @@ from loom.record.event_files import output_in, whole_lines
 from loom.record.reader import Reading
 from loom.record.saved_plan import load_planned
 from loom.status import Code, Count, Stream
-from loom.util.controls import cleaned
-from loom.util.paths import JOB_DIRECTORY
 
 FILES_SHOWN = 200
 STREAM_NAMES: Final[Mapping[Stream, str]] = {"stdout": "its output", "stderr": "its standard error"}
-LINE_COMPARED = 4000
-"""Longer lines are compared without normalising."""
 
 
 class Pair(Document, frozen=True, kw_only=True):
@@ -53,6 +50,8 @@ class JobDiff(Document, frozen=True, kw_only=True):
     duration_ms_a: float | None
     duration_ms_b: float | None
     steps: list[Pair]
+    failure: str | None = None
+    """Of a job that failed on both sides: whether it is the same failure, else what is another."""
     first_line: FirstLine | None
     same: bool
 
@@ -104,7 +103,8 @@ def _id(sha: str) -> str | None:
 
 def diff_of(a: Reading, b: Reading) -> Diff:
     inputs = differing_inputs(a, b, differing_files(a, b))
-    jobs = [_job(job_id, a, b) for job_id in dict.fromkeys([*a.fold.jobs, *b.fold.jobs])]
+    same_tree = inputs.tree is None
+    jobs = [_job(job_id, a, b, same_tree=same_tree) for job_id in dict.fromkeys([*a.fold.jobs, *b.fold.jobs])]
     same = inputs.same and a.state == b.state and all(job.same for job in jobs)
     return Diff(
         run_a=a.run_id,
@@ -177,7 +177,7 @@ def output_of(run: Reading, job_id: str, step: str, stream: Stream) -> Iterator[
     return (event.text for event in whole_lines(event for event in events if event.stream == stream))
 
 
-def _job(job_id: str, a: Reading, b: Reading) -> JobDiff:
+def _job(job_id: str, a: Reading, b: Reading, *, same_tree: bool) -> JobDiff:
     one, two = (run.job_manifest(job_id) if job_id in run.fold.jobs else {} for run in (a, b))
     steps = _pairs(_outcomes(one), _outcomes(two))
     # Compare each stream separately: the order between streams varies from run to run.
@@ -187,6 +187,9 @@ def _job(job_id: str, a: Reading, b: Reading) -> JobDiff:
     )
     first = next((line for line in found if line is not None), None)
     alike = [(job.get("status"), job.get("exit_code")) for job in (one, two)]
+    failed = all(job.get("status") in ("failure", "timed_out") for job in (one, two))
+    ends = (recorded(a, job_id), recorded(b, job_id)) if failed else None
+    compared = compare(*ends, same_tree=same_tree, names=("in a", "in b")) if ends is not None else None
     return JobDiff(
         job_id=job_id,
         status_a=one.get("status"),
@@ -196,8 +199,9 @@ def _job(job_id: str, a: Reading, b: Reading) -> JobDiff:
         duration_ms_a=_duration(one),
         duration_ms_b=_duration(two),
         steps=steps,
+        failure=None if compared is None else f"the same failure: {compared.text}" if compared.same else compared.text,
         first_line=first,
-        same=alike[0] == alike[1] and not steps and first is None,
+        same=alike[0] == alike[1] and not steps and first is None and (compared is None or compared.same),
     )
 
 
@@ -221,33 +225,6 @@ def first_line(step: str, stream: Stream, a: Iterable[str], b: Iterable[str]) ->
             continue
         return FirstLine(step=step, stream=stream, line=number, a=one, b=two)
     return None
-
-
-_CHANGING: tuple[tuple[re.Pattern[str], str], ...] = (
-    (re.compile(rf"(?:/[\w.+-]+)*/{JOB_DIRECTORY}"), "<workspace>"),
-    (re.compile(r"\b\d{4}-\d{2}-\d{2}[T ]\d{2}:\d{2}:\d{2}(?:[.,]\d+)?(?:Z|[+-]\d{2}:?\d{2})?"), "<time>"),
-    (re.compile(r"\b\d{1,2}:\d{2}(?::\d{2})?(?:\.\d+)?\b"), "<time>"),
-    (re.compile(r"\b(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun)\w* (?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)\w* +\d+\b"), "<date>"),
-    (re.compile(r"\b\d{4}-\d{2}-\d{2}\b"), "<date>"),
-    (re.compile(r"\b[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}\b", re.IGNORECASE), "<uuid>"),
-    (re.compile(r"\b0x[0-9a-f]+\b", re.IGNORECASE), "<address>"),
-    (re.compile(r"\b(?=[0-9a-f]*[a-f])(?=[0-9a-f]*\d)[0-9a-f]{7,64}\b"), "<hex>"),
-    (re.compile(r"\b\d{16,20}\b"), "<number>"),
-    (re.compile(r"\b\d+(?:\.\d+)?\s?(?:ns|µs|us|ms|s|sec|secs|seconds?|min|minutes?)\b"), "<duration>"),
-    (re.compile(r"/tmp/[\w./+-]+"), "<temporary>"),
-    (re.compile(r"\b(pid|port)([ =:]+)\d+\b", re.IGNORECASE), r"\1\2<number>"),
-    (re.compile(r"((?:localhost|127\.0\.0\.1|0\.0\.0\.0|\[::1?\])):\d+"), r"\1:<port>"),
-)  # fmt: skip
-
-
-def normalised(line: str) -> str:
-    """Normalise a line: remove times, durations, ids, temporary paths and ports."""
-    if len(line) > LINE_COMPARED:
-        return line
-    line = cleaned(line)
-    for pattern, word in _CHANGING:
-        line = pattern.sub(word, line)
-    return line
 
 
 def _differences(inputs: Inputs, jobs: Sequence[JobDiff]) -> Iterator[str]:

@@ -10,8 +10,9 @@ from typing import Literal
 
 from msgspec import field
 
-from loom.analysis.diff import STREAM_NAMES, Pair, normalised, output_of
+from loom.analysis.diff import STREAM_NAMES, Pair, output_of
 from loom.analysis.evidence import diagnosis_of
+from loom.analysis.failure import JobEnding, compare, normalised, recorded
 from loom.record.documents import Document, RunId
 from loom.record.reader import Reading
 from loom.status import Count, Stream
@@ -37,6 +38,14 @@ class FlakyTest(Document, frozen=True, kw_only=True):
     rate: Rate
     run_id: RunId
     """The first run in which it failed."""
+
+
+class FailureOfRuns(Document, frozen=True, kw_only=True):
+    """One failure, and the runs that ended with it."""
+
+    job_id: str
+    ending: JobEnding
+    run_ids: list[RunId]
 
 
 class PartingLine(Document, frozen=True, kw_only=True):
@@ -69,6 +78,8 @@ class Repetition(Document, frozen=True, kw_only=True):
     """The exit codes of the runs that failed."""
     tests: list[FlakyTest]
     """The tests that failed, the most frequent first."""
+    failures: list[FailureOfRuns]
+    """The failures that are not the same, the most frequent first."""
     parting: PartingLine | None
     differs: list[Pair] = field(default_factory=list)
     """The differences that the record shows; `a` of the runs that passed, `b` of those that failed."""
@@ -101,6 +112,7 @@ def repetition_of(run_id: str, runs: Sequence[Reading], wanted: int) -> Repetiti
         ended_otherwise=other,
         rate=wilson(len(failed), len(passed) + len(failed)),
         exit_codes=dict(Counter(map(str, ends))),
+        failures=_failures(failed),
         tests=_tests(failed, len(passed) + len(failed)),
         parting=_parting(keys[0], printed[1], failed),
         differs=[*_differs(passed, failed), *_order(*keys)],
@@ -109,6 +121,19 @@ def repetition_of(run_id: str, runs: Sequence[Reading], wanted: int) -> Repetiti
 
 def _failed_jobs(run: Reading) -> list[str]:
     return [job.id for job in run.fold.jobs.values() if job.status is not None and not job.status.ok and job.attempts]
+
+
+def _failures(failed: Sequence[Reading]) -> list[FailureOfRuns]:
+    found: list[FailureOfRuns] = []
+    for run in failed:
+        for job_id in _failed_jobs(run)[:1]:
+            ended = recorded(run, job_id)
+            alike = (one for one in found if one.job_id == job_id and compare(one.ending, ended).same)
+            if (known := next(alike, None)) is None:
+                found.append(FailureOfRuns(job_id=job_id, ending=ended, run_ids=[run.run_id]))
+            else:
+                known.run_ids.append(run.run_id)
+    return sorted(found, key=lambda one: -len(one.run_ids))
 
 
 def _tests(failed: Sequence[Reading], of: int) -> list[FlakyTest]:

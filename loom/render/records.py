@@ -123,6 +123,8 @@ def _job(job: JobDiff, look: Look) -> Iterator[str]:
     yield f"{look.styled(job.job_id, 'bold')}: {endings} ({took})"
     for pair in job.steps:
         yield f"  {pair.name}: {pair.a or 'did not run'} / {pair.b or 'did not run'}"
+    if job.failure is not None:
+        yield f"  {visible(job.failure)}"
     if job.first_line is not None:
         stream = " of standard error" if job.first_line.stream == "stderr" else ""
         yield f"  {job.first_line.step}, line {job.first_line.line}{stream}:"
@@ -144,6 +146,12 @@ def repetition_lines(found: Repetition, look: Look) -> Iterator[str]:
         return
     codes = ", ".join(f"{code} ({count} times)" for code, count in found.exit_codes.items())
     yield f"exit codes: {codes}"
+    if len(found.failures) > 1:
+        yield f"{len(found.failures)} different failures:"
+        for one in found.failures[:_MOST]:
+            yield f"  {len(one.run_ids)} times, first in run {one.run_ids[0]}: {visible(one.ending.text)}"
+        if len(found.failures) > _MOST:
+            yield f"  {look.marks['dots']} {len(found.failures) - _MOST} more"
     if found.tests:
         yield "failing tests:"
         for test in found.tests[:_MOST]:

@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from loom.analysis.bisection import Bisection, RemainingCommits, Tested, Verdict, left_of
 from loom.analysis.evidence import diagnosis_of
+from loom.analysis.failure import compare, recorded
 from loom.analysis.reproduction import reproduce_command
 from loom.cancel import Cancel, signals
 from loom.commands import project
@@ -31,7 +33,7 @@ from loom.render import diagnosis as forms
 from loom.render.look import Look
 from loom.render.output import print_json
 from loom.snapshot import Source, git
-from loom.status import ExitCode
+from loom.status import ExitCode, Status
 from loom.util import atomic, processes, typed
 from loom.util.controls import shown
 from loom.util.private import make_private
@@ -103,24 +105,24 @@ class _Bisect:
         """Run commits until one is left, or the cancel is requested. InfrastructureError where none can run."""
         if self.tested:
             self._say(f"goes on with {counted(len(self.tested), 'result')} of an earlier command")
+        self._confirm(self._bad, "bad")
+        self._confirm(self._good, "good")
         while (
             left := left_of(self._order, self._good, self._bad, self._verdicts, at_once)
         ).next and not self._cancel.requested:
             self._test(left.next)
-        if len(left.candidates) == 1:
-            self._confirm(self._bad, "bad")
-            self._confirm(self._good, "good")
         if not self._cancel.requested:
             self._file.unlink(missing_ok=True)
         return left
 
     def _confirm(self, commit: str, named: Verdict) -> None:
-        """Run the job on a commit that was named, if no other one was seen to end so. RequestError for another result."""
-        if named not in self._verdicts.values() and not self._cancel.requested:
+        """Run the job on a commit that was named, before any other. RequestError for another result."""
+        if commit not in self._verdicts and not self._cancel.requested:
             self._test([commit])
         if (verdict := self._verdicts.get(commit, named)) != named and (named, verdict) != ("good", "skip"):
+            why = next((f" ({each.reason})" for each in self.tested if each.commit == commit and each.reason), "")
             raise RequestError(
-                f"{commit[:12]}, which you named as {named}, is {verdict}",
+                f"{commit[:12]}, which you named as {named}, is {verdict}{why}",
                 hint="name another one; or the job may be flaky: loom run JOB --repeat 20",
                 code="BISECT_RANGE",
             )
@@ -180,16 +182,30 @@ class _Bisect:
             reading = None if entry is None else Reading(entry)
             run_id = None if reading is None else reading.run_id
             if code in (ExitCode.OK, ExitCode.JOB_FAILED, ExitCode.TIMED_OUT) and reading is not None:
-                skipped = code == ExitCode.JOB_FAILED and diagnosis_of(reading).exit_code == SKIP
-                return Tested(
-                    commit=commit,
-                    verdict="skip" if skipped else "good" if code == ExitCode.OK else "bad",
-                    run_id=run_id,
-                    reason=f"exit code {SKIP}" if skipped else None,
-                )
+                return self._judged(commit, reading)
+            if reading is not None and (gone := _image_gone(reading)):
+                return Tested(commit=commit, verdict="skip", run_id=run_id, reason=gone)
             if code == ExitCode.REQUEST:
                 return Tested(commit=commit, verdict="skip", run_id=run_id, reason=said)
         raise InfrastructureError(f"{commit[:12]}: loom run ended with {code}: {said}", code="BISECT_STOPPED")
+
+    def _judged(self, commit: str, reading: Reading) -> Tested:
+        """Compare the failure of a commit with that of the bad one, also of a job that may fail; another one says nothing."""
+        failed = (job.id for job in reading.fold.jobs.values() if job.status in (Status.FAILURE, Status.TIMED_OUT))
+        job_id = reading.pipeline_manifest()["failing_job_id"] or next(failed, None)
+        result = Tested(commit=commit, verdict="good", run_id=reading.run_id, reason=None)
+        if job_id is None:
+            return result
+        found = recorded(reading, job_id)
+        if found.exit_code == SKIP:
+            return replace(result, verdict="skip", reason=f"exit code {SKIP}")
+        if commit == self._bad:
+            return replace(result, verdict="bad", failure=found)
+        wanted = next(each.failure for each in self.tested if each.failure is not None)
+        compared = compare(wanted, found, same_tree=False, names=(f"in {self._bad[:12]}", "here"))
+        if compared.same:
+            return replace(result, verdict="bad")
+        return replace(result, verdict="skip", reason=f"another failure: {compared.text}")
 
     def _run(self, root: Path) -> tuple[int, str]:
         """Return the exit code of `loom run` there, and the first line that it says on standard error."""
@@ -229,6 +245,12 @@ class _Bisect:
     def _git(self, *arguments: str) -> str:
         answer = git.run(arguments, {**self._environment, "TZ": "UTC"}, cwd=self._here.root)
         return answer.decode(errors="replace").strip()
+
+
+def _image_gone(reading: Reading) -> str:
+    """Return the error of a job whose image can't be had; empty for another end."""
+    jobs = (reading.job_manifest(job_id) for job_id in reading.fold.jobs)
+    return next((job["error"].splitlines()[0] for job in jobs if str(job["error_code"]).startswith("IMAGE_")), "")
 
 
 def _write(found: Bisection, subject_of: Callable[[str], str], look: Look, write: Callable[..., None]) -> None:

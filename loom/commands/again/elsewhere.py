@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
@@ -11,14 +11,15 @@ from msgspec.structs import replace
 
 from loom.analysis.diagnosis import Diagnosis
 from loom.analysis.diff import Pair
-from loom.analysis.reasons import OF_TAG, Circumstances, reasons
-from loom.analysis.verdict import Block, JobEnding, LogParting, Reproduction, lines_of, verdict
+from loom.analysis.failure import JobEnding
+from loom.analysis.reasons import OF_TAG, reasons
+from loom.analysis.verdict import Block, LogParting, Reproduction, lines_of, verdict
 from loom.cancel import Cancel
 from loom.commands.plan.preparing import Prepared
 from loom.commands.screen import screen_parts
 from loom.errors import ImageError, RequestError
 from loom.images.reference import Reference, parse_reference
-from loom.plan.model import Image, Job
+from loom.plan.model import Image, Job, Plan
 from loom.record.event_files import output_in, whole_lines
 from loom.record.reader import Reading
 from loom.render.output import print_json
@@ -94,46 +95,27 @@ def _reference(name: str) -> Reference | None:
         return None
 
 
-def ending_of(
-    diagnosis: Diagnosis | None, status: str, *, error: str | None = None, by_step: bool = False
-) -> JobEnding:
-    """`error`: of the run, which tells of a job that did not begin.
-
-    `by_step`: the server's log names the entries of the script, not the commands inside.
-    """
-    ended = diagnosis.ended_by.command if diagnosis is not None and diagnosis.ended_by is not None else None
-    command = (None if by_step else ended) or (diagnosis.command if diagnosis is not None else None)
-    first = command.strip().splitlines()[0] if command and command.strip() else None
-    telling = diagnosis.telling_line if diagnosis is not None else None
-    silent = telling is not None and any(each and telling.startswith(f"`{each}") for each in (first, ended))
-    return JobEnding(
-        status=status,
-        command=first,
-        exit_code=diagnosis.exit_code if diagnosis is not None else None,
-        telling_line=error.splitlines()[0] if error and status == "skipped" else None if silent else telling,
-    )
-
-
 def judged(
     origin: str,
-    job_id: str,
-    run_id: str,
+    job: Job | None,
+    manifest: Mapping[str, Any],
     diagnoses: Sequence[Diagnosis | None],
     endings: Sequence[JobEnding],
     parting: LogParting | None,
     differs: list[Pair],
     notes: list[str],
-    known: Circumstances | None,
+    *,
+    plan: Callable[[], Plan | None],
 ) -> Reproduction:
-    """Compare a job with a run of it here. `diagnoses`, `endings`: there, then here; `known`: None gives no reasons."""
+    """Compare a job with a run of it here. `diagnoses`, `endings`: there, then here; `job`: None gives no reasons."""
     kind, text = verdict(endings[0], endings[1], parting)
     return Reproduction(
         origin=origin,
-        job_id=job_id,
-        run_id=run_id,
+        job_id=manifest["job_id"],
+        run_id=manifest["run_id"],
         verdict=kind,
         text=text,
-        reasons=[] if known is None else reasons(kind, diagnoses, parting, differs, known),
+        reasons=[] if job is None else reasons(kind, diagnoses, differs, job, plan),
         there=endings[0],
         here=endings[1],
         parting=parting,

@@ -23,11 +23,11 @@ from msgspec.structs import replace
 
 from loom import __version__, snapshot
 from loom.analysis.diff import Pair, differing_inputs
-from loom.analysis.evidence import recorded_diagnosis
-from loom.analysis.reasons import Circumstances
+from loom.analysis.evidence import diagnosis_of
+from loom.analysis.failure import recorded
 from loom.analysis.verdict import Reproduction, parting_of
 from loom.commands import project, terminal
-from loom.commands.again.elsewhere import blocks_of_run, ending_of, hold, judged, pinned_job, tell
+from loom.commands.again.elsewhere import blocks_of_run, hold, judged, pinned_job, tell
 from loom.commands.plan import preparing
 from loom.commands.plan.preparing import Options, Prepared
 from loom.commands.project import trusting
@@ -105,7 +105,7 @@ def replay(file: Path, *, repeat: int | None, quiet: bool, as_json: bool, **aske
         runs = [Reading(entry) for entry in entries if entry.child_of == prepared.run_id]
     if runs:
         failed = min(runs, key=lambda run: run.state == "success")
-        compared = _compared(found, failed, prepared, near.root, notes, str(file))
+        compared = _compared(found, failed, prepared, notes, str(file))
         tell(compared, prepared.here.config.color, as_json=as_json)
     return code
 
@@ -314,19 +314,12 @@ def _ask_for_secrets(file: Path, plan: Plan, root: Path) -> None:
         print(shown(f"loom: {file} does not have the secrets {', '.join(missing)}: {given}"), file=sys.stderr)
 
 
-def _compared(
-    found: UnpackedBundle, here: Reading, prepared: Prepared, near: Path, notes: list[str], origin: str
-) -> Reproduction:
-    """Compare the job that failed there, or the first one, with the same job here. `near`: the user's own checkout."""
+def _compared(found: UnpackedBundle, here: Reading, prepared: Prepared, notes: list[str], origin: str) -> Reproduction:
+    """Compare the job that failed there, or the first one, with the same job here."""
     there = found.reading
-    job_id = there.pipeline_manifest()["failing_job_id"] or next(iter(there.fold.jobs))
+    failed = (job.id for job in there.fold.jobs.values() if job.status is not None and not job.status.ok)
+    job_id = there.pipeline_manifest()["failing_job_id"] or next(failed, next(iter(there.fold.jobs)))
     manifests = [run.job_manifest(job_id) if job_id in run.fold.jobs else _NOT_RUN for run in (there, here)]
-    diagnoses = [told if told and told.job_id == job_id else None for told in map(recorded_diagnosis, (there, here))]
-    errors = [run.receipt()["error"] for run in (there, here)]
-    endings = [
-        ending_of(told, str(each["status"]), error=error)
-        for told, each, error in zip(diagnoses, manifests, errors, strict=True)
-    ]
     parting = parting_of(blocks_of_run(there, manifests[0]), blocks_of_run(here, manifests[1]))
     inputs = differing_inputs(there, here, None)
     ids = {image["name"]: image["id"] for image in here.receipt()["images"]}
@@ -345,16 +338,14 @@ def _compared(
     sizes = [size] if size.a not in ("", size.b) else []
     differs = [pair for pair in (inputs.tree, inputs.head, *images, *variables, *sizes, *inputs.other) if pair]
     job = next((job for job in prepared.plan.jobs if job.id == job_id), None)  # none if the run created the job
-    known = (
-        None
-        if job is None
-        else Circumstances(
-            checkout=near,
-            tree=prepared.source.root,
-            plan=lambda: prepared.plan,
-            job=job,
-            size=found.manifest.machine,
-            here=machine_size(),
-        )
+    return judged(
+        origin,
+        job,
+        {"job_id": job_id, "run_id": here.run_id},
+        [diagnosis_of(run, job_id) if job_id in run.fold.jobs else None for run in (there, here)],
+        [recorded(run, job_id) for run in (there, here)],
+        parting,
+        differs,
+        notes,
+        plan=lambda: prepared.plan,
     )
-    return judged(origin, job_id, here.run_id, diagnoses, endings, parting, differs, notes, known)

@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import sys
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext, redirect_stdout
 from itertools import groupby
@@ -19,13 +20,13 @@ from msgspec.structs import replace
 from loom.addresses import Address
 from loom.analysis.diagnosis import Diagnosis
 from loom.analysis.diff import Pair
-from loom.analysis.evidence import recorded_diagnosis
-from loom.analysis.reasons import Circumstances
+from loom.analysis.evidence import diagnosis_of
+from loom.analysis.failure import LINES_READ, JobEnding, ending, recorded
 from loom.analysis.server_log import LogFacts, LogReader, ServerLog, diagnosis_of_log, outputs_in_log, used_outputs
 from loom.analysis.verdict import Block, parting_of
 from loom.cancel import Cancel
 from loom.commands import project
-from loom.commands.again.elsewhere import blocks_of_run, ending_of, hold, judged, pinned_job, tell
+from loom.commands.again.elsewhere import blocks_of_run, hold, judged, pinned_job, tell
 from loom.commands.again.server_artifacts import ServerArtifacts
 from loom.commands.again.server_variables import ServerVariables
 from loom.commands.plan.git_server import fetch_checkout
@@ -421,35 +422,24 @@ class _Reproducing:
     def _verdict(self, prepared: Prepared, target: Job, *, with_cache: bool, as_json: bool) -> None:
         reading = prepared.here.find(prepared.run_id)
         manifest = reading.job_manifest(target.id)
-        ours = recorded_diagnosis(reading)
-        there = ending_of(self._there, self._there.state, by_step=True)
-        here = ending_of(ours, str(manifest["status"]), error=reading.receipt()["error"], by_step=True)
+        ours = diagnosis_of(reading, target.id)
+        there = _ending_of_log(self._file, self._log, self._there.state)
         parting = parting_of(
             _blocks_of_log(self._file, self._log),
             blocks_of_run(reading, manifest, self._there.step if self._log.facts.format == "github" else None),
         )
         facts = self._log.facts
         differs = [*self._differs, *_differences(facts, self._job, manifest, with_cache=with_cache)]
-        known = Circumstances(
-            checkout=self._here.root,
-            tree=self._directory / "tree",
-            plan=lambda: _whole(prepared.options),
-            job=target,
-            depth=facts.depth,
-            withheld=self._variables.withheld,
-            size=self._job.size,
-            here=machine_size(),
-        )
         found = judged(
             self._job.url,
-            target.id,
-            prepared.run_id,
+            target,
+            manifest,
             (self._there, ours),
-            (there, here),
+            (there, recorded(reading, target.id)),
             parting,
             differs,
-            self._notes,
-            known,
+            [*self._notes, *(f"unknown: {what}" for what in _unknown(facts, self._job))],
+            plan=lambda: _whole(prepared.options),
         )
         tell(found, prepared.here.config.color, as_json=as_json)
 
@@ -476,6 +466,23 @@ def _differences(facts: LogFacts, job: RemoteJob, manifest: Mapping[str, Any], *
         yield Pair(name="runner", a=", ".join(there), b=f"this machine, {machine()}, {machine_size()}")
     if facts.cache == "restored" and not with_cache:
         yield Pair(name="cache", a="restored", b="cold (--with-cache)")
+
+
+def _unknown(facts: LogFacts, job: RemoteJob) -> Iterator[str]:
+    """Yield the facts about the job there that neither the server nor its log tells."""
+    if facts.image and not facts.digest:
+        yield f"the digest of {facts.image}"
+    if not job.size:
+        yield "the processors and the memory of the machine"
+    yield "its time zone and locale"
+
+
+def _ending_of_log(file: BinaryIO, log: ServerLog, status: str) -> JobEnding:
+    """Read how the job ended, from the last command of the unit that ended it."""
+    command, lines = log.unit.name, deque[str]()
+    for block in _blocks_of_log(file, log):
+        command, lines = block.command or log.unit.name, deque(block.lines, LINES_READ)
+    return ending(status, command=command, exit_code=log.facts.exit_code, error=log.facts.error, lines=lines)
 
 
 def _blocks_of_log(file: BinaryIO, log: ServerLog) -> Iterator[Block]:

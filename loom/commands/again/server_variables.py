@@ -30,8 +30,6 @@ class ServerVariables:
         self._directory = directory
         self._notes = notes
         self._differs = differs
-        self.withheld: list[str] = []
-        """The names of the protected variables, which the server keeps from this job."""
 
     def settings(self) -> dict[str, Any]:
         """Return the settings of the workflow's language, with the server's variables."""
@@ -56,7 +54,6 @@ class ServerVariables:
         of_protected = self._server.is_protected(self._job) if protected else True
         if not of_protected:
             # The server keeps them from this job: anybody may have pushed its commit.
-            self.withheld = protected
             names, ref = ", ".join(protected), self._job.ref
             self._notes.append(
                 f"unknown: whether {ref} is protected; without its protected variables: {names}"

@@ -2,7 +2,8 @@
 
 import pytest
 
-from loom.analysis.diff import first_line, normalised
+from loom.analysis.diff import first_line
+from loom.analysis.failure import normalised
 
 
 @pytest.mark.parametrize(

@@ -6,36 +6,38 @@ from collections.abc import Sequence
 
 import pytest
 
-from loom.analysis.verdict import Block, JobEnding, LogParting, parting_of, verdict
+from loom.analysis.failure import JobEnding
+from loom.analysis.failure import ending as ending_of
+from loom.analysis.verdict import Block, LogParting, parting_of, verdict
 
 
 def ending(
     status: str = "failure", command: str | None = "make", code: int | None = 2, line: str | None = "e: x"
 ) -> JobEnding:
-    return JobEnding(status=status, command=command, exit_code=code, telling_line=line)
+    return ending_of(status, command=command, exit_code=code, lines=[line] if line else [])
 
 
 @pytest.mark.parametrize(
     ("here", "kind", "says"),
     [
-        (ending(), "reproduced", "same telling line"),
+        (ending(), "reproduced", "reproduced: same failing command, same exit code, same failure"),
         (ending(command="make # collapsed multi-line command"), "reproduced", "reproduced"),
-        (ending(code=1), "another-failure", "(same command and telling line)"),
-        (ending(line="e: y"), "another-failure", "(same command and exit code)"),
+        (ending(code=1), "another-failure", "another exit code: there `make` gave 2: e: x, here `make` gave 1: e: x"),
+        (
+            ending(line="e: y"),
+            "another-failure",
+            "other failures (same command and exit code, 0 of 1 alike); only there: e: x; only here: e: y",
+        ),
         (ending(command="ls"), "another-failure", "here `ls` gave 2"),
         (ending("success", None, 0, None), "passes-here", "the logs part at line 3 of `make`"),
         (ending("error", None, None, None), "not-run", "did not run to its end"),
+        (ending("timed_out"), "another-failure", "another end"),
     ],
 )
 def test_verdict(here: JobEnding, kind: str, says: str) -> None:
     found, text = verdict(ending(), here, LogParting(command="make", line=3, there="a", here="b"))
     assert found == kind
     assert says in text
-
-
-def test_same_output_has_the_same_telling_line() -> None:
-    """Of a silent command one side knows only the line before it."""
-    assert verdict(ending(line="built"), ending(line=None), None)[0] == "reproduced"
 
 
 def parting(there: dict[str, Sequence[str]], here: dict[str, Sequence[str]]) -> LogParting | None:

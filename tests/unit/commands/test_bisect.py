@@ -14,7 +14,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from loom.analysis.bisection import Verdict, left_of
+from loom.analysis.bisection import Order, Verdict, left_of
 from loom.analysis.schemas import record_schema
 from tests.unit.commands.test_gitlab_runs import Project
 from tests.unit.commands.test_gitlab_runs import project as project
@@ -113,7 +113,10 @@ def test_each_commit_has_its_own_submodules(project: Project, tmp_path: Path) ->
     project.git("-c", "protocol.file.allow=always", "submodule", "--quiet", "add", str(inner.root), "lib/inner")
     for number in range(1, 7):
         project.git("-C", "lib/inner", "checkout", "-q", f"main~{6 - number}")
-        project.write(gitlab="test: {script: [test $(cat lib/inner/n.yml) -lt 4]}", n=f"{number}\n")
+        project.write(
+            gitlab="test: {variables: {GIT_SUBMODULE_STRATEGY: normal}, script: [test $(cat lib/inner/n.yml) -lt 4]}",
+            n=f"{number}\n",
+        )
     code, out, err = project.loom("bisect", "test", "HEAD~5", "--no-container", "--json")
     assert (code, subject(project, json.loads(out)["first_bad"]["sha"])) == (0, "4"), err
     shutil.rmtree(project.root / "lib")
@@ -130,7 +133,9 @@ def test_a_range_without_sense_is_refused(project: Project) -> None:
     assert (code, "which you named as bad, is good" in err) == (2, True), err
 
 
-def test_500_commits_take_nine_runs(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def long_history(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], Order]:
+    tmp_path = tmp_path_factory.mktemp("history")
     subprocess.run(["git", "init", "-q", tmp_path], check=True)
     stream = "".join(
         f"commit refs/heads/main\nmark :{n}\ncommitter t <t@e> {n} +0000\ndata {len(str(n))}\n{n}\n"
@@ -146,6 +151,11 @@ def test_500_commits_take_nine_runs(tmp_path: Path) -> None:
         found = subprocess.run(asked, check=True, capture_output=True, text=True)
         return [line.split()[0] for line in found.stdout.splitlines()]
 
+    return commits, order
+
+
+def test_500_commits_take_nine_runs(long_history: tuple[list[str], Order]) -> None:
+    commits, order = long_history
     for first_bad in (1, 137, 250, 500):
         for at_once, most in ((1, 9), (3, 6)):
             results: dict[str, Verdict] = {}
@@ -155,3 +165,36 @@ def test_500_commits_take_nine_runs(tmp_path: Path) -> None:
                 rounds += 1
             assert left.candidates == [commits[first_bad]]
             assert rounds <= most
+
+
+def test_skipped_commits_are_jumped_over(long_history: tuple[list[str], Order]) -> None:
+    """200 commits, of which 100 are broken; where the first bad one is not among them, few of these run."""
+    commits, order = long_history
+    commits = commits[:201]
+    for first_bad in (20, 45, 160, 199):
+        results: dict[str, Verdict] = {}
+        while (left := left_of(order, commits[0], commits[-1], results, 1)).next:
+            (one,) = left.next
+            number = commits.index(one)
+            results[one] = "skip" if 50 <= number < 150 else "bad" if number >= first_bad else "good"
+        assert left.candidates == [commits[first_bad]]
+        assert len(results) <= 16
+
+
+def test_another_failure_and_an_image_that_is_gone_are_skipped(project: Project) -> None:
+    """The bad commit is run first: its failure is the one that is looked for, also of a job that may fail."""
+    for number in range(1, 10):
+        says = "a" if number >= 7 else "b"
+        fails = number in (4, 5) or number >= 7
+        script = f"echo 'FAILED t.py::{says} - assert {number} == 1'; exit 3" if fails else "true"
+        builds = "{dockerfile: Dockerfile}" if number == 3 else "none"
+        project.write(gitlab=f'test: {{allow_failure: true, script: ["{script}"]}} # {builds}', n=f"{number}\n")
+    code, out, err = project.loom("bisect", "test", "HEAD~8", "--no-container", "--json")
+    found = json.loads(out)
+    tested = {subject(project, each["commit"]): each for each in found["tested"]}
+    assert (code, subject(project, found["first_bad"]["sha"])) == (0, "7"), err
+    assert [subject(project, each["commit"]) for each in found["tested"]][:2] == ["9", "1"]
+    assert all(each["verdict"] == "skip" for number, each in tested.items() if number in "45")
+    skipped = next(each for number, each in tested.items() if number in "45")
+    assert "another failure: other failures" in skipped["reason"]
+    assert "only here: t.py::b" in skipped["reason"]
