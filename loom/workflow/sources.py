@@ -79,6 +79,10 @@ class NotFetched(Exception):
     """A repository or ref that loom does not have; the message has the reason and the next move."""
 
 
+class Unreachable(NotFetched):
+    """A server that does not answer: what it has is needed before the first job."""
+
+
 class Fetched(Struct, frozen=True, kw_only=True):
     commit: str
     directory: Path

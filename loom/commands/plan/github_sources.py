@@ -28,7 +28,7 @@ from loom.storage.tar import DamagedArchive, read
 from loom.storage.unpacking import UnsafeArchive, checked, unpack_items
 from loom.util import atomic, jsons, typed
 from loom.util.untrusted_files import open_inside
-from loom.workflow.sources import Fetched, NotFetched
+from loom.workflow.sources import Fetched, NotFetched, Unreachable
 
 LOCK_PATH = ".loom/actions.lock"
 LOCK_SCHEMA = "loom.actions.lock.v1"
@@ -37,7 +37,8 @@ _REPOSITORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9._-]+")
 
 
 _UNREACHABLE = re.compile(
-    r"(Could not resolve host|Failed to connect|Connection (refused|timed out)|Network is unreachable).*"
+    r"(SSL certificate problem|server certificate verification failed|Could not resolve host"
+    r"|Failed to connect|Connection (refused|timed out)|Network is unreachable).*"
 )
 
 
@@ -98,7 +99,7 @@ class ActionRepositories:
             if (found := _UNREACHABLE.search(str(error))) is not None:
                 why = f"{self._server} can't be reached: {found[0]}"
                 self._unreachable = f"{why}; a mirror may be named in the configuration (`github: server`)"
-                raise NotFetched(self._unreachable) from error
+                raise Unreachable(self._unreachable) from error
             raise NotFetched(str(error)) from error
         except OSError as error:
             raise NotFetched(f"{name} can't be kept in {self._cache}: {error.strerror or error}") from error
@@ -111,7 +112,7 @@ class ActionRepositories:
         if never and not self._git.has(store, ref):
             raise NotFetched(f"{name} was not fetched yet, and `pull` is never; run it once without that")
         if self._unreachable:
-            raise NotFetched(self._unreachable)
+            raise Unreachable(self._unreachable)
         return self._git.fetched(store, Address(f"{self._server}/{repository}"), ref)
 
     def _files(self, store: Path, repository: str, commit: str) -> Path:

@@ -17,7 +17,7 @@ from loom.util.yaml_file import Kind, Node, YamlFile, fields_of, items_of, scala
 from loom.workflow.github import yaml
 from loom.workflow.github.shapes import faults
 from loom.workflow.parser import InvalidExpression
-from loom.workflow.sources import NotFetched, Repositories
+from loom.workflow.sources import NotFetched, Repositories, Unreachable
 
 NAMES = ("action.yml", "action.yaml")
 NODES = ("node20", "node24")
@@ -43,6 +43,10 @@ _STATUS = "always() success() failure() cancelled()"
 
 class BadAction(Exception):
     """An action that can't be used here; the message has the reason and the next move."""
+
+
+class NoServer(BadAction):
+    """The server of an action does not answer, which is no mistake of the workflow."""
 
 
 class ActionFile(Struct, frozen=True, kw_only=True):
@@ -107,7 +111,7 @@ def _remote(uses: str, repositories: Repositories | None) -> ActionFile:
     try:
         action = fetched(f"{owner}/{name}", ref, repositories)
     except BadAction as error:
-        raise BadAction(f"{uses}: {error}") from error
+        raise type(error)(f"{uses}: {error}") from error
     if action is None:
         return ActionFile(action=Action(uses=uses, using="composite"))
     action, directory = replace(action, uses=uses, path=path), Path(action.directory)
@@ -126,7 +130,7 @@ def fetched(repository: str, ref: str, repositories: Repositories | None) -> Act
     try:
         found = repositories.at(repository, ref)
     except NotFetched as error:
-        raise BadAction(str(error)) from error
+        raise (NoServer if isinstance(error, Unreachable) else BadAction)(str(error)) from error
     uses = f"{repository}@{ref}"
     return Action(uses=uses, repository=repository, ref=ref, commit=found.commit, directory=str(found.directory))
 

@@ -72,6 +72,7 @@ class GitHubJobBuilder(builder.Refusals):
             self._defaults(candidate),
             lambda at, why: self.refuse_at(candidate, at, why),
             lambda step: self.candidates.decides and texts.condition(step.get("if")) is False,
+            runs=self.candidates.decides,
         )
         for step in items_of(node.get("steps")):
             steps.add(step)

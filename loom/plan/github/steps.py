@@ -9,9 +9,9 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 
-from loom.errors import Problem
+from loom.errors import InfrastructureError, Problem
 from loom.plan import model as p
-from loom.plan.github.actions import ActionFile, BadAction
+from loom.plan.github.actions import ActionFile, BadAction, NoServer
 from loom.plan.late import Action, LateStep
 from loom.util.yaml_file import Node, fields_of, line_in_file, text_of
 from loom.workflow.github import expressions, yaml
@@ -52,13 +52,16 @@ class StepList:
         defaults: Mapping[str, str],
         refused: Callable[[Node, str], None],
         skips: Callable[[Node], bool],
+        *,
+        runs: bool,
     ) -> None:
-        """`fetch`: return the other repository that the inputs of a checkout name."""
+        """`fetch`: return the other repository that the inputs of a checkout name; `runs`: the jobs are to run."""
         self._read = read
         self._fetch = fetch
         self._defaults = defaults
         self._refused = refused
         self._skips = skips
+        self._runs = runs
         self.unexpected: dict[Problem, None] = {}
         self._pre: list[_Draft] = []
         self._main: list[_Draft] = []
@@ -119,7 +122,7 @@ class StepList:
             try:
                 late = LateStep(kind="checkout", inputs=given, action=self._fetch(given), **common)
             except BadAction as error:
-                self._refused(node, f"uses: {written}: repository: {error}")
+                self._not_found(node, f"{written}: repository: ", error)
                 return
             self._main.append(_Draft(late=late, script=written, node=node))
             if (path := late.checkout_path) == "." and given.get("clean") != "false":
@@ -134,7 +137,7 @@ class StepList:
             found = self._found(written)
         except BadAction as error:
             if not never:
-                self._refused(node, f"uses: {error}")
+                self._not_found(node, "", error)
                 return
             found = ActionFile(action=Action(uses=written, using="composite"))
         inputs = _inputs(found, given)
@@ -162,6 +165,12 @@ class StepList:
                 values |= {"stage": stage, "condition": condition}
                 late = LateStep(action=_at_stage(found, entry, {}), **values)
                 drafts.append(_Draft(late=late, script=written, node=node, main=main))
+
+    def _not_found(self, node: Node, what: str, error: BadAction) -> None:
+        """Refuse a step; end the run before its first job where the server does not answer."""
+        if self._runs and isinstance(error, NoServer):
+            raise InfrastructureError(f"{node.position}: uses: {what}{error}", code="ACTION_UNREACHABLE")
+        self._refused(node, f"uses: {what}{error}")
 
     def _unexpected(
         self, written: str, node: Node, given: Iterable[str], valid: Sequence[str], scope: Sequence[str]

@@ -10,14 +10,14 @@ import pytest
 from loom.config import Config
 from loom.config.settings import ValueOrigin
 from loom.config.values import GitHubSettings
-from loom.errors import RequestError, WorkflowError
+from loom.errors import InfrastructureError, RequestError, WorkflowError
 from loom.plan.late import LateJob, LateStep
 from loom.plan.model import Job, JobSelection, Plan, ResolveContext, Step
 from loom.plan.provenance import ValueSource, sources
 from loom.plan.resolve import rehearse, resolve
 from loom.util.jsons import encode_file
 from loom.workflow.dialects import load
-from loom.workflow.sources import Fetched, NotFetched
+from loom.workflow.sources import Fetched, NotFetched, Unreachable
 
 from .conftest import PUSH, Planned, write
 
@@ -420,6 +420,27 @@ jobs:
     (told,) = rehearse(workflows, Config(), server["repositories"])[0]
     assert "o/none has no v1 (a run refuses a when its turn comes)" in told.message
     assert rehearse(workflows)[0] == []
+
+
+def test_a_server_that_does_not_answer_ends_the_run_before_its_first_job(planned: Planned, tmp_path: Path) -> None:
+    class Silent:
+        def at(self, repository: str, ref: str) -> Fetched:
+            raise Unreachable("https://s can't be reached: x")
+
+    use = "steps: [{run: x}, {uses: STEP}]"
+    text = f"on: push\njobs: {{a: {{runs-on: ubuntu-latest, {use}}}, b: {{{JOB}}}}}"
+    for step, what in {
+        "o/r@v1": "o/r@v1: ",
+        "actions/checkout@v4, with: {repository: o/r}": "actions/checkout@v4: repository: ",
+    }.items():
+        with pytest.raises(InfrastructureError) as caught:
+            planned(text.replace("STEP", step), repositories=Silent)
+        assert caught.value.exit_code == 3
+        assert caught.value.message == f".github/workflows/ci.yml:2:61: uses: {what}https://s can't be reached: x"
+        (told,) = rehearse(load(tmp_path / ".github/workflows", tmp_path, ResolveContext), None, Silent)[0]
+        assert "can't be reached: x (a run refuses a when its turn comes)" in told.message
+        assert ids(planned(text.replace("STEP", step), "b", repositories=Silent)) == ["b"]
+    assert ids(planned(text.replace("STEP", "o/r@v1, if: github.actor == 'x'"), repositories=Silent)) == ["a", "b"]
 
 
 def test_inputs_that_an_action_does_not_have_are_a_warning(planned: Planned, tmp_path: Path) -> None:
