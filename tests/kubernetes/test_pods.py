@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import subprocess
 import threading
@@ -32,7 +33,7 @@ from loom.providers.kubernetes.session import files
 from loom.providers.kubernetes.session.exec import Exec
 from loom.providers.kubernetes.session.kept import reap
 from loom.status import Ended, Exit
-from loom.storage.tar import packed
+from loom.storage.tar import TarEntry, packed
 from tests.support import kubernetes
 from tests.support.waiting import until
 
@@ -174,6 +175,17 @@ def test_git_is_real_in_the_pod_and_the_files_are_proved(pods: Pods, tmp_path: P
         assert f"{store}\n" in listed.decode()
         packed = job.run(f"find {store} -type f | wc -l")[1]
         assert int(packed) == len([path for path in store.rglob("*") if path.is_file()])
+
+
+@pytest.mark.parametrize(("umask", "modes"), [(0, "777 777 666 777"), (0o022, "755 755 644 755")])
+def test_files_have_the_modes_of_the_workspace_or_the_jobs_own(pods: Pods, umask: int, modes: str) -> None:
+    (pods.workspace / "dir").mkdir()
+    (pods.workspace / "dir/file").write_text("x")
+    for path, mode in (("", 0o777), ("dir", 0o777), ("dir/file", 0o666)):
+        (pods.workspace / path).chmod(mode)
+    with pods.job(umask=umask, chmod="go-w" if umask else "") as job:
+        job.session.files().put([(TarEntry("made/file", "file", 0o640, 0, 1), io.BytesIO(b"x"))])
+        assert job.run("echo $(stat -c %a . dir dir/file made)")[1].decode().strip() == modes
 
 
 def test_a_pod_is_made_once_where_the_answer_is_lost(pods: Pods, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -360,6 +372,22 @@ def test_the_services_share_the_pod(pods: Pods) -> None:
     assert "starts" in how  # its last lines
     text = b"".join(said)
     assert b"web | starts\n" in text
+
+
+def test_services_end_with_the_job_of_a_loom_that_is_gone(pods: Pods, cluster: Any) -> None:
+    db = Service(name="db", aliases=(), image=Image(name=kubernetes.IMAGE), command=("sleep", "3600"))
+    job = PlannedJob(id="job", name="job", stage="s", steps=(), provider="kubernetes", image=db.image, services=(db,))
+    with beside_services(pods, job) as (_, opened):
+        link = opened.session.link
+        link.lease(1)
+        assert link.confirmed(30.0)
+        link.close()
+        until(
+            lambda: cluster.call("looking", "read_namespaced_pod", opened.pod)["status"]["phase"] == "Failed",
+            limit_s=150,
+        )
+        seen = cluster.call("looking", "read_namespaced_pod", opened.pod)["status"]
+        assert (seen["reason"], "full" in seen["message"]) == ("Evicted", True)
 
 
 PERL = (

@@ -6,8 +6,8 @@
 # full, the job waits.
 #
 # $1: the folder of the FIFOs  $2: a folder of this container's own  $3: seconds that the pod lives without loom
-# $4: how many segments may wait; 0: any number
-loom_io=$1 loom_spool=$2 loom_lease=$3 loom_most=$4
+# $4: how many segments may wait; 0: any number  $5: a small volume, where the pod has services; empty: none
+loom_io=$1 loom_spool=$2 loom_lease=$3 loom_most=$4 loom_full=$5
 trap 'exit 143' TERM
 umask 077
 mkdir -p "$loom_spool"
@@ -73,5 +73,10 @@ while :; do
   # To whatever reads the input: the watcher of a step, or the driver.
   printf 'kill\nok\nexit 154\n' >&9 &
   sleep 5
+  # Nothing here reaches the processes of services. The kubelet ends a pod with a volume above its limit.
+  if [ -n "$loom_full" ]; then
+    dd if=/dev/zero of="$loom_full/full" bs=65536 count=64 2>/dev/null
+    sleep 600
+  fi
   exit 0
 done

@@ -54,6 +54,9 @@ IO = "/run/loom.io"
 SPOOL = "/run/loom.spool"
 """The driver's output that loom has not read yet, in the helper's container only."""
 
+FULL = "/run/loom.full"
+"""The volume with which the helper lets the kubelet end a pod with services."""
+
 JOINS = f'while [ ! -p {IO}/in ]; do sleep 0.05 || sleep 1; done 2>/dev/null; exec <>{IO}/in >{IO}/out 2>{IO}/err "$@"'
 """The first words of the job's container: it becomes `$@`, connected to the helper."""
 
@@ -116,6 +119,8 @@ def specification(
     marks = labels.of_request(request, "job")
     marks.pop(labels.WORKSPACE)  # a path of this machine is nobody else's business
     volumes = _volumes(request)
+    if services:
+        volumes.append(_volume("full", FULL, (HELPER,), size=1 << 20))
     confined = is_confined(pool)
     mounts = {one["mount"]["mountPath"]: one["name"] for one in volumes}
     given = request.environment
@@ -143,7 +148,7 @@ def specification(
             "automountServiceAccountToken": bool((pool.pod_template.get("spec") or {}).get("serviceAccountName")),
             "enableServiceLinks": False,
             "containers": [
-                _helper(request, image, confined),
+                _helper(request, image, confined, volumes),
                 _job(request, environment, image, confined),
                 *(_service(one, request.hardened, confined) for one in services),
             ],
@@ -248,14 +253,18 @@ def _environment(given: Mapping[str, str]) -> list[dict[str, str]]:
     return [{"name": key, "value": value} for key, value in given.items()]
 
 
-def _helper(request: SessionRequest, image: str, confined: bool) -> dict[str, Any]:
+def _helper(
+    request: SessionRequest, image: str, confined: bool, volumes: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
     """Return the container for the driver's streams and the workspace: it runs as root, or confined, as the job's user."""
+    mounts = [one["mount"] for one in volumes if HELPER in one["in"]]
+    full = FULL if any(one["mountPath"] == FULL for one in mounts) else ""
     limited = request.resources.memory is not None or request.resources.cpus is not None
     return {
         "name": HELPER,
         "image": image,
         "imagePullPolicy": _PULL[request.image.pull],
-        "command": helper(lease_of(request), 0 if request.detached else WAITING),
+        "command": helper(lease_of(request), 0 if request.detached else WAITING, full),
         "workingDir": "/",
         "securityContext": {
             **_restricted(True, None if confined else JOB_CAPS),
@@ -265,7 +274,7 @@ def _helper(request: SessionRequest, image: str, confined: bool) -> dict[str, An
             "requests": {"cpu": "10m", "memory": "32Mi"},
             "limits": {"cpu": "1", "memory": "256Mi"} if limited else None,
         },
-        "volumeMounts": [one["mount"] for one in _volumes(request) if HELPER in one["in"]],
+        "volumeMounts": mounts,
     }
 
 
@@ -352,9 +361,12 @@ def _probe(service: Service) -> dict[str, Any] | None:
     return {**how, "periodSeconds": max(1, round(ready.interval_s)), "timeoutSeconds": 5, "failureThreshold": 1}
 
 
-def helper(lease_s: float, segments: int) -> list[str]:
-    """Return the command of the helper's container. `segments`: how many of each stream may wait for loom; 0: any number."""
-    return ["sh", "-c", driver.source(_HELPER), "loom", IO, SPOOL, str(int(lease_s)), str(segments)]
+def helper(lease_s: float, segments: int, full: str = "") -> list[str]:
+    """Return the command of the helper's container. `segments`: how many of each stream may wait for loom; 0: any number.
+
+    `full`: a volume that it fills at last, where the pod has services, so that the kubelet ends these too.
+    """
+    return ["sh", "-c", driver.source(_HELPER), "loom", IO, SPOOL, str(int(lease_s)), str(segments), full]
 
 
 def sender(token: bytes, segments: tuple[int, int]) -> list[str]:
