@@ -207,6 +207,11 @@ class Config:
         THE_USERS,
         "Branches (globs) that don't read caches of other branches; default: origin's default branch, main and master.",
     )
+    reported: Names = _key(
+        (),
+        THE_USERS,
+        "Names (globs) of variables that other jobs may report (dotenv) to a job on this machine which does not declare them.",
+    )
     keepass: Databases = _key(dict, THE_USERS, "KeePass databases by the alias that secrets use.")
     gitlab: OfGitLab = _key(GitLabSettings, THE_USERS, "What a `.gitlab-ci.yml` needs of this machine.")
     github: OfGitHub = _key(GitHubSettings, THE_USERS, "What `.github/workflows` need of this machine.")

@@ -1,35 +1,19 @@
-"""Names of variables that a job must not report (dotenv) for other jobs.
+"""The variables that jobs may report (dotenv) for other jobs.
 
-A job in a container may be anybody's code, and what it reports reaches jobs on this machine too. A name in the table makes
-the shell or a program there load, run, trust or contact what its value names.
+A job in a container may be anybody's code, and what it reports reaches jobs on this machine too, where countless names make a
+program load, run, trust or contact what the value names. So nobody lists the names that do: there, only names count that a
+person gave for it.
 """
 
 from __future__ import annotations
 
-import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-_NAMES = """
-    PATH CDPATH HOME SHELL ENV IFS PS0 PS1 PS2 PS4 PROMPT_COMMAND SHELLOPTS ZDOTDIR INPUTRC HOSTALIASES LOCALDOMAIN
-    TMPDIR TMP TEMP TEMPDIR NLSPATH LOCPATH GCONV_PATH TERMINFO TERMINFO_DIRS TERMCAP GETCONF_DIR RESOLV_HOST_CONF RES_OPTIONS
-    EDITOR VISUAL PAGER MANPAGER BROWSER LESSOPEN LESSCLOSE MAKEFLAGS MAKEFILES MFLAGS GNUMAKEFLAGS
-    CC CXX CPP AR AS LD CFLAGS CXXFLAGS CPPFLAGS LDFLAGS CPATH LIBRARY_PATH C_INCLUDE_PATH CPLUS_INCLUDE_PATH
-    COMPILER_PATH GCC_EXEC_PREFIX CMAKE_TOOLCHAIN_FILE PKG_CONFIG_PATH PKG_CONFIG_LIBDIR PKG_CONFIG_SYSROOT_DIR ACLOCAL_PATH
-    VIRTUAL_ENV LUA_INIT LUA_PATH LUA_CPATH R_PROFILE R_PROFILE_USER R_ENVIRON R_LIBS CLASSPATH JAVA_HOME JAVA_OPTS
-    JAVA_TOOL_OPTIONS _JAVA_OPTIONS JDK_JAVA_OPTIONS MAVEN_OPTS MAVEN_ARGS MAVEN_CONFIG M2_HOME GRADLE_OPTS GRADLE_USER_HOME
-    ANT_OPTS SBT_OPTS SCALA_OPTS KOTLIN_HOME DOTNET_STARTUP_HOOKS DOTNET_ROOT DOTNET_ADDITIONAL_DEPS ERL_AFLAGS ERL_FLAGS
-    ERL_ZFLAGS ERL_LIBS ELIXIR_ERL_OPTIONS PHPRC PHP_INI_SCAN_DIR COMPOSER_HOME GEM_HOME GEM_PATH
-    NODE_OPTIONS NODE_PATH NODE_EXTRA_CA_CERTS NODE_TLS_REJECT_UNAUTHORIZED NODE_REPL_EXTERNAL_MODULE
-    GOFLAGS GOPROXY GOPATH GOROOT GOBIN GOENV GOTOOLCHAIN GOTOOLDIR GOSUMDB GONOSUMDB GONOSUMCHECK GOINSECURE GOPRIVATE GOAUTH
-    GOCACHEPROG GOWORK RUSTC RUSTC_WRAPPER RUSTC_WORKSPACE_WRAPPER RUSTDOC RUSTFLAGS RUSTUP_TOOLCHAIN
-    CURL_CA_BUNDLE CURL_HOME WGETRC NETRC REQUESTS_CA_BUNDLE OPENSSL_CONF OPENSSL_MODULES OPENSSL_ENGINES SSLKEYLOGFILE
-    HTTP_PROXY HTTPS_PROXY FTP_PROXY ALL_PROXY NO_PROXY SUDO_ASKPASS SUDO_EDITOR MAIL MAILPATH
-"""
-_PREFIXES = """
-    LD_ DYLD_ BASH_ GIT_ DOCKER_ PODMAN_ CONTAINER_HOST CONTAINERS_ BUILDKIT_ BUILDX_ COMPOSE_ KUBE HELM_ SSH_ GPG_ GNUPG XDG_
-    PERL RUBY BUNDLE_ PIP_ PIPX_ UV_ POETRY_ CONDA_ NPM_CONFIG_ YARN_ PNPM_ COREPACK_ CARGO_ SSL_CERT_ AWS_ AZURE_ GOOGLE_
-    CLOUDSDK_ TF_ ANSIBLE_ GLIBC_ MALLOC_ DBUS_ SYSTEMD_ WAYLAND_ DISPLAY
-"""
-_LOADS = re.compile(rf"(?:{'|'.join(_NAMES.split())})|(?:{'|'.join(_PREFIXES.split())}).*|PYTHON(?!_).*", re.IGNORECASE)
+from loom.util.globs import match_name
+
+if TYPE_CHECKING:
+    from loom.plan.model import Job
 
 
 def is_looms(name: str) -> bool:
@@ -37,6 +21,10 @@ def is_looms(name: str) -> bool:
     return name.upper().startswith("LOOM_")
 
 
-def is_refused_here(name: str) -> bool:
-    """Return whether no job may report the variable for one on this machine."""
-    return is_looms(name) or _LOADS.fullmatch(name) is not None
+def may_get(job: Job, name: str, allowed: Sequence[str]) -> bool:
+    """Return whether a job gets a reported variable. On this machine: one that the file declares without a value for it, or
+    that matches a name or glob which the user `allowed`.
+    """
+    elsewhere = job.image is not None or job.trigger is not None
+    declared = job.variables.get(name) == "" and (job.referring is None or name not in job.referring.variables)
+    return not is_looms(name) and (elsewhere or declared or any(match_name(one, name) for one in allowed))

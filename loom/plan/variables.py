@@ -17,7 +17,7 @@ from loom.errors import RequestError
 from loom.images.reference import service_aliases
 from loom.plan.model import PROJECT_DIR, Artifacts, Cache, Image, Job, Referring, Service
 from loom.plan.origin import origin_of, variables_of
-from loom.plan.reported import is_looms, is_refused_here
+from loom.plan.reported import may_get
 from loom.status import Status
 from loom.util import controls, jsons
 from loom.util.slugs import slug
@@ -354,14 +354,18 @@ def remote_sha(sha: str | None, origin_url: str | None) -> str | None:
     return sha or ("0" * 40 if origin_url else None)
 
 
-def with_reported(job: Job, reported: Mapping[str, str], run: Mapping[str, str] = MappingProxyType({})) -> Job:
+def with_reported(
+    job: Job,
+    reported: Mapping[str, str],
+    run: Mapping[str, str] = MappingProxyType({}),
+    allowed: Sequence[str] = (),
+) -> Job:
     """Return the job with variables that jobs before it reported: above its own, below the user's. `run`: the run's own.
 
     What the plan left unexpanded in its other values, because only those jobs could know it, is expanded; for GitLab's
-    jobs, reported values too. A job on this machine that would get a variable by which programs are loaded is refused.
+    jobs, reported values too. A job that may not get one of them is refused; `allowed`: see `may_get`.
     """
-    barred = is_refused_here if job.image is None and job.trigger is None else is_looms
-    refused = sorted(name for name in reported if name not in job.given_variables and barred(name))
+    refused = sorted(name for name in reported if name not in job.given_variables and not may_get(job, name, allowed))
     if refused:
         job = replace(job, refused=(*job.refused, _refusal(job, refused)))
     found = {name: value for name, value in reported.items() if name not in (*job.given_variables, *refused)}
@@ -486,8 +490,9 @@ def is_known_at_start(name: str) -> bool:
 
 def _refusal(job: Job, names: Sequence[str]) -> str:
     return (
-        f"a job before {job.id} reports {', '.join(names)} in its dotenv file; where {job.id} runs, on this machine, such a "
-        "variable decides which programs run: report the value under another name, or run the job in a container"
+        f"a job before {job.id} reports {', '.join(names)} in its dotenv file; {job.id} runs on this machine, where a variable "
+        "may decide which programs run, and gets those alone that it declares without a value "
+        f'(`variables: {{{names[0]}: ""}}`), or that your configuration allows (`reported: [{names[0]}]`)'
     )
 
 

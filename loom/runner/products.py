@@ -112,14 +112,14 @@ class Handover:
         own = {other for other in named if other in self._position}
         return [*sorted(own, key=self._position.__getitem__), *job.artifacts_above]
 
-    def with_reported(self, job: Job, run: Mapping[str, str]) -> Job:
+    def with_reported(self, job: Job, run: Mapping[str, str], allowed: Sequence[str]) -> Job:
         """Return the job with the variables that the jobs before it reported; of the same name, the last job's counts.
 
-        `run`: the run's variables, to which they may refer.
+        `run`: the run's variables, to which they may refer; `allowed`: see `plan.reported.may_get`.
         """
         found = self._once(self._merged, job, self._reported_by)
         try:
-            return variables.with_reported(job, found, run) if found else job
+            return variables.with_reported(job, found, run, allowed) if found else job
         except (CycleError, ExpansionTooLong) as error:
             why = f"variables: {error}, with what the jobs before {job.id} report"
             return replace(job, refused=(*job.refused, why))

@@ -108,7 +108,10 @@ def test_every_key_says_what_the_project_may_do_with_it() -> None:
             continue
         rule: Rule = item.metadata["project"]
         assert isinstance(rule, Rule), item.name
-        never = {*REFUSED, "deploy", "pools", "protected_branches", "gitlab", "github"} - {"network", "container"}
+        never = {*REFUSED, "deploy", "pools", "protected_branches", "reported", "gitlab", "github"} - {
+            "network",
+            "container",
+        }
         assert (rule is THE_USERS) == (item.name in never), item.name
         if get_origin(hints[item.name]) is Literal:  # each of its values has its rank
             for value in get_args(hints[item.name]):

@@ -7,9 +7,11 @@ import os
 import uuid
 
 import pytest
+from msgspec.structs import replace
 
 from loom.errors import ArtifactError
-from loom.plan.reported import is_refused_here
+from loom.plan.model import Image, Job, Referring
+from loom.plan.variables import with_reported
 from loom.providers import labels
 from loom.storage import dotenv
 
@@ -22,26 +24,45 @@ build:
   stage: build
   script: ['printf "%s\\n" "NAME=$HOME/evil" VERSION=1.2 > vars.env']
   artifacts: {reports: {dotenv: vars.env}}
-test: {stage: test, shell: [bash], script: ['echo "version=$VERSION"', 'echo "$HOME" > "$HOME/ran"']}
+test:
+  stage: test
+  shell: [bash]
+  variables: {VERSION: "", SET: here}
+  script: ['echo "version=$VERSION"', 'echo "$HOME" > "$HOME/ran"']
 """
 
 
-def test_names_that_load_trust_or_contact_what_they_name_are_refused_here() -> None:
-    refused = (
-        "LD_PRELOAD BASH_ENV ENV PATH HOME TMPDIR IFS PS4 PROMPT_COMMAND SHELLOPTS BASH_FUNC_x%% PYTHONPATH PYTHONSTARTUP "
-        "NODE_OPTIONS PERL5OPT RUBYOPT JAVA_TOOL_OPTIONS GIT_SSH_COMMAND GIT_CONFIG_COUNT DOCKER_HOST KUBECONFIG LOOM_MASK "
-        "http_proxy HTTPS_PROXY SSL_CERT_FILE PIP_INDEX_URL npm_config_registry GOPROXY RUSTC_WRAPPER SSH_AUTH_SOCK CC "
-        "XDG_CONFIG_HOME LESSOPEN DYLD_INSERT_LIBRARIES loom_x"
+@pytest.mark.parametrize("language", ["native", "gitlab"])
+def test_a_job_on_this_machine_gets_what_its_file_declares_and_what_the_user_allows(language: str) -> None:
+    referring = Referring(variables={"ARGS": "$X"}, image=None, services=(), artifacts=None, cache=())
+    here = Job(
+        id="a",
+        name="a",
+        stage="s",
+        steps=(),
+        provider="host",
+        variables={
+            "VERSION": "",
+            "NODE_OPTIONS": "--max-old-space-size=9",
+            "ARGS": "" if language == "gitlab" else "$X",
+        },
+        given_variables=("GIVEN",),
+        referring=referring if language == "gitlab" else None,
     )
-    assert not [name for name in refused.split() if not is_refused_here(name)]
-    usual = (
-        "VERSION IMAGE_TAG PYTHON_VERSION NODE_VERSION DEPLOY_URL CI_COMMIT_TAG ENVIRONMENT PATHS HOMEPAGE GO_VERSION"
+    names = (
+        "VERSION NODE_OPTIONS ARGS TAR_OPTIONS PYTEST_ADDOPTS GTK_MODULES BASHOPTS IMAGE_TAG APP_URL LOOM_MASK version"
     )
-    assert not [name for name in usual.split() if is_refused_here(name)]
+    got = [name for name in names.split() if not with_reported(here, {name: "x"}, {}, ["APP_*", "LOOM_*"]).refused]
+    assert got == ["VERSION", "APP_URL"]
+    refused = with_reported(here, {"TAR_OPTIONS": "x", "VERSION": "1", "GIVEN": "x"})
+    assert "reports TAR_OPTIONS in its dotenv file" in refused.refused[0]
+    assert (refused.variables["VERSION"], "TAR_OPTIONS" in refused.variables) == ("1", False)
+    inside = with_reported(replace(here, image=Image(name="x")), {"TAR_OPTIONS": "x"})
+    assert (inside.refused, inside.variables["TAR_OPTIONS"]) == ((), "x")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["BASH_ENV", "LD_PRELOAD", "PATH", "DOCKER_HOST"])
+@pytest.mark.parametrize("name", ["BASH_ENV", "SET"])
 def test_a_job_on_this_machine_does_not_start_with_a_reported_name_that_loads(victim: Victim, name: str) -> None:
     victim.configure("container: false\n")
     (victim.home / "evil").write_text(f"echo loaded > {victim.home}/loaded\n")
@@ -54,8 +75,9 @@ def test_a_job_on_this_machine_does_not_start_with_a_reported_name_that_loads(vi
     again = victim.loom("rerun", "last", "--failed")
     assert again.returncode == 3, again
     assert not (victim.home / "ran").exists()
+    assert victim.loom("run", LOOM_REPORTED=f"OTHER,{name}X").returncode == 3
     victim.write(workflow=WORKFLOW.replace("NAME=", "OTHER="))
-    assert victim.loom("run").returncode == 0
+    assert victim.loom("run", LOOM_REPORTED="OTH*").returncode == 0
     assert (victim.home / "ran").exists()
 
 

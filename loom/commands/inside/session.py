@@ -193,7 +193,7 @@ def _fresh(here: Here, job: PastJob, step: Step, stack: ExitStack, *, as_root: b
         cache=None,
         cancel=cancel,
     )
-    planned = handover.with_reported(job.job, opener.settings.variables)
+    planned = handover.with_reported(job.job, opener.settings.variables, here.config.reported)
     values, _ = opener.tools.secrets(planned)
     for name, value in (item for each in (values.own, *values.services) for item in each.items()):
         progress.masker.add(name, value)

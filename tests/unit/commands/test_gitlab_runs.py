@@ -65,6 +65,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv("LOOM_TMP_DIR", str(home / "tmp"))
     monkeypatch.setenv("LOOM_AUTO_CLEAN", "false")
+    monkeypatch.setenv("LOOM_REPORTED", "*")
     monkeypatch.chdir(root)
     return Project(root, capsys)
 
