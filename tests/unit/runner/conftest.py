@@ -172,7 +172,7 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
         "LOOM_TMP_DIR": home / "workspaces",
         "LOOM_CACHE_DIR": home / "cache",
         "LOOM_CONTAINER": "0",
-        "LOOM_REPORTED": "*",
+        "LOOM_REPORTED": "VERSION,OTHER,VALUE,A,B,V,REPORTED,CI_JOB_ID",
     }.items():
         monkeypatch.setenv(name, str(value))
     monkeypatch.setattr(controls, "hide", controls.hide)
