@@ -39,6 +39,17 @@ class Reason(Document, frozen=True, kw_only=True):
     text: str
 
 
+class Trial(Document, frozen=True, kw_only=True):
+    """A run with one fact more as it was there."""
+
+    fact: str
+    run_id: str
+    verdict: Verdict
+    text: str
+    decides: bool
+    """Whether the job ends as there with this fact, and without it in another way: a reason that is proved."""
+
+
 class Reproduction(Document, frozen=True, kw_only=True):
     """The document of `loom reproduce --json`."""
 
@@ -56,6 +67,7 @@ class Reproduction(Document, frozen=True, kw_only=True):
     there: JobEnding
     here: JobEnding
     parting: LogParting | None
+    trials: list[Trial] = field(default_factory=list)
     differs: list[Pair]
     """The known differences: `a` there, `b` here."""
     notes: list[str]
@@ -132,6 +144,10 @@ def lines_of(found: Reproduction) -> Sequence[str]:
     elif found.verdict != "passes-here":
         lines.append("the logs do not part")
     lines += [f"reason: {reason.text}" for reason in found.reasons]
+    lines += [
+        f"tried {one.fact}: {'this decides: ' if one.decides else ''}{one.text} (run {one.run_id})"
+        for one in found.trials
+    ]
     if found.differs:
         lines.append("what differs:")
         lines += [f"  {pair.name}: {pair.a or 'none'} there, {pair.b or 'none'} here" for pair in found.differs]

@@ -105,6 +105,9 @@ def reproduce(
     last: bool = option("--last", "The first failed job of this branch's newest red pipeline at origin."),
     with_cache: bool = option("--with-cache", "Restore caches (default: they are left cold)."),
     deploy: bool = option("--deploy", "Run it also if it deploys or releases."),
+    tries: list[str] | None = option(
+        "--try FACT", "Run it once more with this fact as it was there (TZ=UTC, cpus=2, known), and say if it decides."
+    ),
     var: list[str] | None = options.VARIABLES,
     inputs: list[str] | None = options.INPUTS,
     keep: str | None = options.KEEP,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import glob
 import json
 import os
 import re
 import shutil
 import sys
+import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext, redirect_stdout
@@ -23,12 +25,13 @@ from loom.analysis.diff import Pair
 from loom.analysis.evidence import diagnosis_of
 from loom.analysis.failure import LINES_READ, JobEnding, ending, recorded
 from loom.analysis.server_log import LogFacts, LogReader, ServerLog, diagnosis_of_log, outputs_in_log, used_outputs
-from loom.analysis.verdict import Block, parting_of
+from loom.analysis.verdict import Block, Reproduction, Trial, Verdict, parting_of, verdict
 from loom.cancel import Cancel
 from loom.commands import project
 from loom.commands.again.elsewhere import blocks_of_run, hold, judged, pinned_job, tell
 from loom.commands.again.server_artifacts import ServerArtifacts
 from loom.commands.again.server_variables import ServerVariables
+from loom.commands.again.trials import Fact, cost, facts_of
 from loom.commands.plan.git_server import fetch_checkout
 from loom.commands.plan.preparing import Options, Prepared, prepare
 from loom.commands.project import Here
@@ -50,11 +53,13 @@ from loom.plan.github.labels import refused
 from loom.plan.growth import grown
 from loom.plan.model import Job, Plan
 from loom.plan.origin import origin_of as project_origin
+from loom.plan.variables import of_another_run
 from loom.record.run_paths import artifacts_beside
 from loom.runner.late.jobs import LateJobs
 from loom.runner.request import Brought
 from loom.status import JobResult, Status
 from loom.util import atomic
+from loom.util.controls import shown
 from loom.util.globs import match_name
 from loom.util.units import machine, machine_size
 from loom.workflow.languages import GITHUB, GITLAB
@@ -80,6 +85,7 @@ def reproduce(
     last: bool,
     with_cache: bool,
     deploy: bool,
+    tries: list[str] | None,
     var: list[str] | None,
     as_json: bool,
     color: str | None,
@@ -91,10 +97,11 @@ def reproduce(
         hint = f"begin it with https://: {url}" if url else "loom reproduce --help"
         raise RequestError("expected the address of a job, pipeline or run, or --last", hint=hint)
     server, job = _last_failed(here) if url is None or last else remote.remote_job(here, url)
+    facts = facts_of(tries or (), job.size)
     with remote.downloaded(server, job) as file:
         log = remote.read(file)
         there = diagnosis_of_log(log, job.url, job=job.name, root=here.root)
-        reproducing = _Reproducing(here, server, job, log, there, file, may_deploy=deploy)
+        reproducing = _Reproducing(here, server, job, log, there, file, facts, may_deploy=deploy)
         return reproducing.run(given, var or [], with_cache=with_cache, as_json=as_json)
 
 
@@ -141,10 +148,12 @@ class _Reproducing:
         log: ServerLog,
         there: Diagnosis,
         file: BinaryIO,
+        facts: Sequence[Fact],
         *,
         may_deploy: bool,
     ) -> None:
         self._here = here
+        self._facts = facts
         self._server = server
         self._address = server.address
         self._job = job
@@ -441,7 +450,27 @@ class _Reproducing:
             [*self._notes, *(f"unknown: {what}" for what in _unknown(facts, self._job))],
             plan=lambda: _whole(prepared.options),
         )
+        if self._facts and found.verdict != "not-run":
+            print(shown(cost(self._facts, reading.receipt()["duration_ms"])), file=sys.stderr)
+            with redirect_stdout(sys.stderr) if as_json else nullcontext():
+                tried = [self._tried(fact, prepared, target.id, found) for fact in self._facts]
+            found = replace(found, trials=tried)
         tell(found, prepared.here.config.color, as_json=as_json)
+
+    def _tried(self, fact: Fact, prepared: Prepared, job_id: str, before: Reproduction) -> Trial:
+        """Run the job with a fact as it was there, and compare how it ends."""
+        run_id = str(time.time_ns())
+        jobs = tuple(fact.change(job) if job.id == job_id else job for job in prepared.plan.jobs)
+        changed = replace(
+            prepared,
+            run_id=run_id,
+            here=replace(prepared.here, config=dataclasses.replace(prepared.here.config, keep="never")),
+            plan=replace(prepared.plan, jobs=jobs),
+            variables=of_another_run(prepared.variables, run_id),
+        )
+        running.execute(changed)
+        kind, text = verdict(before.there, recorded(prepared.here.find(run_id), job_id), None)
+        return Trial(fact=fact.text, run_id=run_id, verdict=kind, text=text, decides=_decides(before, kind))
 
 
 def _planned(given: Options) -> Plan | None:
@@ -449,6 +478,11 @@ def _planned(given: Options) -> Plan | None:
         return prepare(replace(given, dry_run=True), ask=False).plan
     except LoomError:
         return None
+
+
+def _decides(before: Reproduction, kind: Verdict) -> bool:
+    as_there: Verdict = "passes-here" if before.there.status == "success" else "reproduced"
+    return kind == as_there != before.verdict
 
 
 def _whole(given: Options) -> Plan | None:

@@ -164,6 +164,20 @@ def test_passes_here_and_the_logs_part(case: Case) -> None:
     assert {"name": "variable MODE", "a": None, "b": "given by --var"} in found["differs"]
 
 
+def test_a_fact_that_decides_is_found_by_trial(case: Case) -> None:
+    """The job passes here; with one fact at a time as it was there, it fails as there with that one alone."""
+    checks = '- test "$(nproc)" -gt 1 && test "$TZ" != Asia/Tokyo'
+    (case.checkout / ".gitlab-ci.yml").write_text(WORKFLOW.replace('- test "$MODE" = good', f"- '{checks[2:]}'"))
+    case.stub.routes[f"{AT}/jobs/12"] = Reply(gitlab_job(12, "unit", commit={"id": case.commit()}))
+    case.log(f"{LOG.rpartition('$ ')[0]}{checks.replace('- ', '$ ', 1)}")
+    found = case.reproduce("--try", "TZ=Asia/Tokyo", "--try", "LANG=C", code=0)
+    assert found["verdict"] == "passes-here"
+    assert [(one["fact"], one["verdict"], one["decides"]) for one in found["trials"]] == [
+        ("TZ=Asia/Tokyo", "reproduced", True),
+        ("LANG=C", "passes-here", False),
+    ]
+
+
 def test_another_failure(case: Case) -> None:
     case.log(f"{LOG.partition('$ cat')[0]}$ cat dist/app\ncat: dist/app: No such file or directory")
     found = case.reproduce()

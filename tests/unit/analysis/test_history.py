@@ -22,7 +22,7 @@ read:
   variables: {{MODE: {mode}}}
   script:
     - grep -q good src.txt || {{ echo "src.txt is not good" >&2; exit 3; }}
-    - 'test ! -e ../../flag'
+    - 'test ! -e ../../../flag'
 other: {{stage: s, script: [echo other]}}
 """
 

@@ -67,6 +67,7 @@ FREE = {
     "--input",
     "--changes-base",
     "--base",
+    "--try",
     "--grep",
     "--older-than",
     "--timeout",
