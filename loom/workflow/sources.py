@@ -79,7 +79,7 @@ class NotFetched(Exception):
     """A repository or ref that loom does not have; the message has the reason and the next move."""
 
 
-class Unreachable(NotFetched):
+class Unreachable(NotFetched, NotFound):
     """A server that does not answer: what it has is needed before the first job."""
 
 

@@ -52,7 +52,7 @@ def test_an_allowed_address_is_fetched_and_another_one_is_not(
     assert "NEW" in victim.loom("trust").stdout
     assert listener.connections == []
     victim.loom("trust", "--yes")
-    assert victim.loom("check").returncode == 2  # this server answers nothing
+    assert victim.loom("check").returncode == 3  # this server answers nothing
     assert [request.partition(b" ")[0] for request in listener.connections][-1:] == [b"GET"]
     asked = len(listener.connections)
     path = victim.root / ".gitlab-ci.yml"

@@ -75,8 +75,9 @@ _EVENTS = {
 }
 _MERGED = re.compile(rb"\+(?P<sha>[0-9a-f]{40,64}):refs/remotes/(?P<ref>pull/\d{1,18}/merge)\b")
 """The commit of a pull request's merge, in the command by which `actions/checkout` fetches it."""
+_SUBMODULES = re.compile(rb"Updating/initializing submodules|Fetching submodules")
 _BEGINNING = 4 << 20
-"""The part of a log that is searched for it."""
+"""The part of a log that is searched for these."""
 
 
 def reproduce(
@@ -223,7 +224,8 @@ class _Reproducing:
     def _fetch(self, pipeline: RemotePipeline) -> None:
         facts, sha, ref = self._log.facts, self._job.sha, self._job.ref
         self._file.seek(0)
-        merged = _MERGED.search(self._file.read(_BEGINNING)) if pipeline.source == "pull_request" else None
+        beginning = self._file.read(_BEGINNING)
+        merged = _MERGED.search(beginning) if pipeline.source == "pull_request" else None
         if merged is not None:
             sha, ref = merged["sha"].decode(), f"refs/{merged['ref'].decode()}"
         try:
@@ -233,6 +235,9 @@ class _Reproducing:
                 raise
             sha = self._job.sha
             self._fetch_commit(pipeline, sha, self._job.ref)
+        if _SUBMODULES.search(beginning) and (self._directory / "tree/.gitmodules").is_file():
+            self._notes.append("unknown: the submodules, which the job there had, and which are not fetched here")
+            self._differs.append(Pair(name="submodules", a="present", b=None))
         there = merged["sha"].decode() if merged is not None else facts.commit
         unnamed = pipeline.source == "pull_request" and merged is None
         if unnamed or (there and (merged is not None or facts.format == "gitlab") and not sha.startswith(there)):

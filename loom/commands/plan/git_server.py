@@ -25,11 +25,27 @@ from loom.util.private import make_private
 
 _WAYS = re.compile(r"http\.(.*\.)?(proxy|proxyssl\w+|ssl(cainfo|capath|verify|version|backend)|version)")
 """The keys of git that lead to a server, and say nothing of who asks."""
+_UNREACHABLE = re.compile(
+    r"(?:Could not resolve (?:host|proxy)|Failed to connect|Connection (?:refused|timed out)|Operation timed out"
+    r"|Network is unreachable|returned error: (?:429|5\d\d)|(?P<certificate>(?:SSL|server) (?:certificate|verification))).*"
+)
 _COMMIT = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
 
 
 class GitError(Exception):
     """The words of git about a failure, for people."""
+
+
+def unreachable(server: str, error: GitError) -> str:
+    """Return why git can't reach a server, with the next move; empty for another error."""
+    if (found := _UNREACHABLE.search(str(error))) is None:
+        return ""
+    advice = (
+        "name a file with its authority: git config --global http.sslCAInfo FILE"
+        if found["certificate"]
+        else "check the connection (proxy: git config --global http.proxy URL)"
+    )
+    return f"{server} can't be reached: {found[0]}; {advice}"
 
 
 class GitServer:

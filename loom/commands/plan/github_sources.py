@@ -20,7 +20,7 @@ from pathlib import Path
 import msgspec
 
 from loom.addresses import Address
-from loom.commands.plan.git_server import GitError, GitServer
+from loom.commands.plan.git_server import GitError, GitServer, unreachable
 from loom.commands.project import Here
 from loom.errors import RequestError
 from loom.plan.model import Plan
@@ -34,12 +34,6 @@ LOCK_PATH = ".loom/actions.lock"
 LOCK_SCHEMA = "loom.actions.lock.v1"
 FRESH_S = 24 * 3600.0
 _REPOSITORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9._-]+")
-
-
-_UNREACHABLE = re.compile(
-    r"(SSL certificate problem|server certificate verification failed|Could not resolve host"
-    r"|Failed to connect|Connection (refused|timed out)|Network is unreachable).*"
-)
 
 
 class ActionsLock(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -96,9 +90,8 @@ class ActionRepositories:
             if "could not read Username" in str(error):  # what GitHub asks for also where nothing is
                 why = f"{self._server} has no public repository {repository}"
                 raise NotFetched(f"{why}; a private one can come from a mirror (`github: server`)") from error
-            if (found := _UNREACHABLE.search(str(error))) is not None:
-                why = f"{self._server} can't be reached: {found[0]}"
-                self._unreachable = f"{why}; a mirror may be named in the configuration (`github: server`)"
+            if isinstance(error, GitError) and (why := unreachable(self._server, error)):
+                self._unreachable = f"{why}, or name a mirror in your configuration (`github: server`)"
                 raise Unreachable(self._unreachable) from error
             raise NotFetched(str(error)) from error
         except OSError as error:

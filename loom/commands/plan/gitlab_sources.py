@@ -16,7 +16,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from loom.addresses import Address
-from loom.commands.plan.git_server import GitError, GitServer, succeeded
+from loom.commands.plan.git_server import GitError, GitServer, succeeded, unreachable
 from loom.commands.project import Here, trusts_all
 from loom.commands.project.checkout import origin_of
 from loom.commands.project.trusting import decisions_of
@@ -25,7 +25,7 @@ from loom.plan.permissions import PermissionRequest
 from loom.util import atomic
 from loom.util.private import make_private
 from loom.util.yaml_file import MAX_BYTES
-from loom.workflow.sources import Component, NotFound, Tree
+from loom.workflow.sources import Component, NotFound, Tree, Unreachable
 
 _REMOTE = re.compile(
     r"(?P<before>(?:[a-z+]+://)?(?:[^@/\s]+@)?(?P<host>[^:/\s]+)(?::[0-9]+)?[:/])(?P<path>.+?)(?P<git>\.git)?/?"
@@ -88,7 +88,8 @@ class Elsewhere:
             raise NotFound(f"{error.message}{advice}") from error
         except ServerUnavailable as error:
             if not kept.is_file():
-                raise NotFound(f"{error.message}; with a connection, loom keeps a copy for later") from error
+                advice = f"{error.hint}; " if error.hint else ""
+                raise Unreachable(f"{error.message}; {advice}with a connection, loom keeps a copy for later") from error
             return kept.read_bytes()
         self._keep(kept, data)
         return data
@@ -144,6 +145,11 @@ class Elsewhere:
     def _advice(self, path: str) -> str:
         return f"name a clone in your configuration (gitlab: {{projects: {{{path}: FOLDER}}}})"
 
+    def _not_fetched(self, error: GitError, path: str) -> NotFound:
+        if why := unreachable(self._host or "the server of `origin`", error):
+            return Unreachable(f"{why}, or {self._advice(path)}")
+        return NotFound(f"{error}; {self._advice(path)}")
+
     def _fetched(self, path: str, ref: str) -> Tree:
         url = self.url_of(path)
         server = hashlib.sha256(str(url).encode()).hexdigest()[:12]
@@ -151,7 +157,7 @@ class Elsewhere:
         try:
             commit = self._git.fetched(store, url, ref)
         except GitError as error:
-            raise NotFound(f"{error}; {self._advice(path)}") from error
+            raise self._not_fetched(error, path) from error
         return _Commit(self._git, store, path, ref, commit)
 
     def _tag(self, path: str, version: str) -> str | None:
@@ -179,7 +185,7 @@ class Elsewhere:
         except GitError as error:
             if kept.is_file():
                 return kept.read_bytes()
-            raise NotFound(f"{error}; {self._advice(path)}") from error
+            raise self._not_fetched(error, path) from error
         self._keep(kept, listed)
         return listed
 

@@ -13,6 +13,7 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from loom.addresses import without_credentials
+from loom.errors import InfrastructureError
 from loom.util import globs, yaml_file
 from loom.util.yaml_file import Kind, Node, YamlFile, fields_of, flat, items_of, one_or_more, text_of
 from loom.workflow.facts import Facts
@@ -21,7 +22,7 @@ from loom.workflow.gitlab.inputs import Given
 from loom.workflow.gitlab.variables import Scope, expand, in_environment
 from loom.workflow.merge import merge, without
 from loom.workflow.messages import Problems
-from loom.workflow.sources import SUFFIXES, Component, NotFound, OwnTree, Sources, Tree
+from loom.workflow.sources import SUFFIXES, Component, NotFound, OwnTree, Sources, Tree, Unreachable
 
 CODE = "GL_INCLUDE"
 MAX_INCLUDES = 150
@@ -124,6 +125,9 @@ class GitLabFiles:
             if "rules" in entry and not rules.include_applies(entry["rules"], scope, self.facts, self.problems):
                 return
             yield from self._files(kind, entry, where)
+        except Unreachable as error:
+            where_written = f"{entry[kind].position}: include:{kind}"
+            raise InfrastructureError(f"{where_written}: {error}", code="SERVER_UNAVAILABLE") from error
         except NotFound as error:
             self._say(entry[kind], f"include:{kind}: {error}")
 

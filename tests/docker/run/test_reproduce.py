@@ -402,6 +402,7 @@ unit: {stage: test, parallel: 3, needs: [mk], script: ['echo "$CI_NODE_INDEX of 
 """
     )
     (case.checkout / ".gitlab-ci.yml").write_text("unit: {script: [exit 3]}")
+    (case.checkout / ".gitmodules").touch()
     commit = {"commit": {"id": case.commit()}}
     makers = [
         gitlab_job(number, f"mk {number}/2", "success", artifacts_file={"filename": "a.zip", "size": 1}, **commit)
@@ -417,8 +418,12 @@ unit: {stage: test, parallel: 3, needs: [mk], script: ['echo "$CI_NODE_INDEX of 
         '$ echo "$CI_NODE_INDEX of $CI_NODE_TOTAL"\n2 of 3\n$ cat out/1 out/2 none\nfrom 1\nfrom 2\n'
         "cat: none: No such file or directory"
     )
+    log = case.stub.routes[f"{AT}/jobs/12/trace"]
+    assert isinstance(log, Reply)
+    log.body = log.body.replace(b"Checking out", b"Updating/initializing submodules...\nChecking out")
     found = case.reproduce()
     assert (found["verdict"], found["parting"], found["job_id"]) == ("reproduced", None, "unit.2"), found
+    assert "submodules" in {each["name"] for each in found["differs"]}
 
 
 def test_job_of_a_child_pipeline(case: Case) -> None:

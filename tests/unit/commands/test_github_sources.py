@@ -1,10 +1,13 @@
 """Actions of other repositories come by git from the configured server, and are kept by their commits."""
 
+import contextlib
 import dataclasses
 import json
 import os
 import re
+import shutil
 import socket
+import ssl
 import subprocess
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -22,6 +25,7 @@ from loom.plan.github import actions
 from loom.plan.late import LateStep
 from loom.plan.model import Job, Plan, ResolveContext, Step
 from loom.workflow.sources import NotFetched
+from tests.support.loom_process import run_loom
 
 pytestmark = pytest.mark.slow
 
@@ -297,3 +301,52 @@ def test_trust_knows_what_actions_and_called_workflows_of_other_repositories_ask
     github = replace(here.config.github, secrets={"GITHUB_TOKEN": "env://MINE"})
     asked = everything_asked(with_settings(here, github=github), None)
     assert [(one.job, one.subject) for one in asked] == [("a", "env://MINE"), ("b / in", "env://MINE")]
+
+
+@pytest.mark.parametrize("with_certificate", [False, True])
+def test_a_server_that_cant_be_reached_ends_a_run_before_the_first_job(
+    tmp_path: Path, *, with_certificate: bool
+) -> None:
+    """With exit code 3 and the one line that mends it; a check goes on."""
+    if with_certificate and shutil.which("openssl") is None:
+        pytest.skip("there is no openssl")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        if with_certificate:
+            words = f"-keyout {tmp_path}/key -out {tmp_path}/certificate -subj /CN=localhost -days 1"
+            subprocess.run(
+                ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", *words.split()],
+                check=True,
+                capture_output=True,
+            )
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(tmp_path / "certificate", tmp_path / "key")
+            secured = context.wrap_socket(server, server_side=True)
+
+            def answer() -> None:
+                with contextlib.suppress(OSError):
+                    while True:
+                        with contextlib.suppress(ssl.SSLError):
+                            secured.accept()[0].close()
+
+            Thread(target=answer, daemon=True).start()
+        else:
+            server.close()
+        config_file = tmp_path / ".config/loom/config.yml"
+        config_file.parent.mkdir(parents=True)
+        config_file.write_text(f"github: {{server: 'https://127.0.0.1:{port}'}}")
+        root = tmp_path / "project"
+        root.mkdir()
+        git(root, "init", "-q")
+        job = "runs-on: ubuntu-latest, container: debian:trixie-slim"
+        workflow = f"on: push\njobs: {{a: {{{job}, steps: [{{run: x}}]}}, b: {{{job}, steps: [{{uses: o/a@v1}}]}}}}\n"
+        commit(root, **{".github__workflows__ci.yml": workflow})
+        environ = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "DOCKER_HOST": "unix:///nonexistent"}
+        for command in (("run",), ("run", "b")):
+            done = run_loom(command, cwd=root, environ=environ)
+            assert done.returncode == 3, done.stderr
+            assert "ci.yml:2:" in done.stderr
+            assert ("http.sslCAInfo" if with_certificate else "http.proxy") in done.stderr
+        if with_certificate:
+            secured.close()
+    assert run_loom(("check",), cwd=root, environ=environ).returncode == 0
