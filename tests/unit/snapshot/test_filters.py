@@ -427,6 +427,34 @@ def test_line_endings_that_the_index_has(work: Repo, snap: Snap) -> None:
     assert [change.path for change in proved(snapshot).changes] == ["edited"]
 
 
+def test_line_endings_in_other_encodings_are_those_that_a_checkout_writes(
+    work: Repo, snap: Snap, tmp_path: Path
+) -> None:
+    encodings = {"UTF-16LE": "utf-16-le", "UTF-16BE": "utf-16-be", "UTF-16": "utf-16", "ISO-8859-1": "latin-1", "UTF-32BE": "utf-32-be"}  # fmt: skip
+    lines = []
+    for encoding, codec in encodings.items():
+        for number, attributes in enumerate(("", "text", "text=auto", "text eol=lf", "text eol=crlf", "-text")):
+            name = f"{encoding}.{number}"
+            lines.append(f"*{name} working-tree-encoding={encoding} {attributes}\n")
+            for kind, text in (
+                ("lf", "ä\nb\n"),
+                ("crlf", "ä\r\nb\r\n"),
+                ("mixed", "ä\r\nb\n\r"),
+                ("odd", "\u0a0d\u0d0a\n"),
+            ):
+                if encoding != "ISO-8859-1" or kind != "odd":
+                    work.write(f"{kind} {name}", text.encode(codec))
+    work.write(".gitattributes", "".join(lines))
+    snapshot = snap(work)
+    assert snapshot.tree_sha == work.would_commit()
+    assert proved(snapshot).same
+    work.commit()
+    assert contents(snapshot.path) == contents(clone(work, tmp_path / "clone", str(work.root)).root)
+    assert contents(snap(work).path) == contents(snapshot.path)
+    work.git("config", "core.autocrlf", "true")
+    assert contents(snap(work).path) == contents(snapshot.path)
+
+
 def test_settings_without_a_value_and_numbers(work: Repo, snap: Snap) -> None:
     with (work.root / ".git/config").open("a") as config:
         config.write("[core]\n\tautocrlf\n\tfilemode = 2\n")
