@@ -9,6 +9,7 @@ from typing import Protocol, cast
 from loom.config import Config
 from loom.errors import Problem
 from loom.plan import model as p
+from loom.util.budget import limited
 from loom.workflow.loaded import Entry, Loaded
 from loom.workflow.sources import Repositories
 
@@ -34,7 +35,8 @@ def resolve(workflow: Loaded, selection: p.JobSelection, context: p.ResolveConte
     RequestError for an invalid selection, WorkflowError for problems that appear only now. Pure, except for the
     context's callables, which answer a question that is asked again at once.
     """
-    return _of(workflow).resolve(workflow, selection, context)
+    with limited():
+        return _of(workflow).resolve(workflow, selection, context)
 
 
 def rehearse(workflow: Loaded, config: Config | None = None, repositories: Elsewhere = lambda: None) -> Rehearsed:
@@ -42,4 +44,5 @@ def rehearse(workflow: Loaded, config: Config | None = None, repositories: Elsew
 
     Without `repositories`, what comes from other repositories is not read.
     """
-    return _of(workflow).rehearse(workflow, config, repositories)
+    with limited():
+        return _of(workflow).rehearse(workflow, config, repositories)

@@ -19,6 +19,7 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from loom.errors import Problem
+from loom.util.budget import spend
 from loom.util.untrusted_files import open_inside
 
 MAX_BYTES = 4 * 1024 * 1024
@@ -393,6 +394,7 @@ class NodeBuilder:
                 continue
             else:
                 continue
+            spend("values", node)
             if stack:
                 self.add(stack[-1], node)
             else:

@@ -9,6 +9,7 @@ from typing import Protocol, cast
 
 from loom.errors import RequestError
 from loom.util import yaml_file
+from loom.util.budget import limited
 from loom.util.paths import name_from
 from loom.workflow.facts import Facts
 from loom.workflow.languages import LANGUAGES, NATIVE, Language
@@ -39,7 +40,8 @@ def load(path: Path, root: Path, facts: Callable[[], Facts], *, like: Path | Non
 def examine(path: Path, root: Path, facts: Callable[[], Facts], *, like: Path | None = None) -> Examined:
     """Load and return all findings instead of raising WorkflowError; RequestError is still raised. `like`: see `load`."""
     language = language_of(like or path, root)
-    return cast(Loader, import_module(f"loom.workflow.{language.name}.loader")).examine(path, root, facts)
+    with limited():
+        return cast(Loader, import_module(f"loom.workflow.{language.name}.loader")).examine(path, root, facts)
 
 
 def refuse_inputs(inputs: Collection[str], path: Path, root: Path) -> None:

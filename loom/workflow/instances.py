@@ -7,6 +7,7 @@ from itertools import product
 
 from msgspec import Struct, field
 
+from loom.util.budget import spend
 from loom.util.yaml_file import Node, fields_of, one_or_more, text_of
 from loom.workflow.job_ids import MOST, id_part, unique_id
 
@@ -40,6 +41,8 @@ def instances(parallel: Mapping[str, Node | None]) -> dict[str, list[Instance]]:
         else:
             count = node.get("count") or node
             found[name] = _copies(name, bases[name], min(int(count.value or 0), MOST + 1), taken)
+        if node is not None:
+            spend("jobs", node, len(found[name]))
     return found
 
 

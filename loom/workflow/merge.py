@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 
+from loom.util.budget import spend
 from loom.util.toposort import CycleError, order
 from loom.util.yaml_file import Kind, Node, mapping, one_or_more
 from loom.workflow.messages import Problems
@@ -17,6 +18,7 @@ def merge(base: Node, over: Node, rules: Rules = MappingProxyType({})) -> Node:
     """Merge `over` into `base`: mappings by key, everything else is replaced."""
     if base.kind is not Kind.MAPPING or over.kind is not Kind.MAPPING or base is over:
         return over
+    spend("values", over, len(base.value))
     merged = mapping(over, base.value)
     merged.keys = base.keys | over.keys
     for key, node in over.value.items():

@@ -8,6 +8,7 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from loom.errors import Problem, WorkflowError
+from loom.util.budget import spend
 from loom.util.units import meant
 from loom.util.yaml_file import Node
 
@@ -26,6 +27,10 @@ class Problems(Struct, kw_only=True):
 
     def say(self, node: Node, message: str, *, code: str = "", offset: int = 0, hidden: bool = False) -> None:
         """Report a problem; a hidden one doesn't show the line, which may have a secret's value."""
+        try:
+            spend("mistakes", node)
+        except WorkflowError as error:
+            raise refused([*self.found, *error.problems], error.hint or "") from None
         problem = node.file.problem(node, message, code=code or self.code, offset=offset)
         self.found.append(replace(problem, source_line=None) if hidden else problem)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from loom.util.budget import spend
 from loom.util.toposort import CycleError, order
 from loom.util.yaml_file import Node
 from loom.workflow.messages import Problems
@@ -58,6 +59,7 @@ def check(
         graph[name] = []
         seen: list[tuple[str, Any]] = []
         for need in job.needs:
+            spend("values", need.node, 0)
             target = need.job if need.job in jobs else titles.get(need.job, "")
             there = position.get(jobs[target].stage or "", -1) if target else -1
             why = ""

@@ -9,6 +9,7 @@ from msgspec import field
 from msgspec.structs import replace
 
 from loom.errors import Problem
+from loom.util.budget import spend
 from loom.util.yaml_file import Kind, Node, depth, flat, mapping
 from loom.workflow import wording
 from loom.workflow.keywords import Keyword, Shape, Support, Table, shape_of
@@ -58,6 +59,7 @@ class Shapes(Problems, kw_only=True):
     def fields(self, node: Node, name: str, table: Table, key: Node | None = None) -> Any:
         """Return a mapping, which has this name in the table, without wrong and empty keywords."""
         known, found, sound = table.get(name, {}), {}, True
+        spend("values", node, 0)
         for written, child in node.value.items():
             at, keyword = node.keys.get(written), known.get(written)
             if keyword is not None:

@@ -19,9 +19,11 @@ from loom.plan.permissions import PermissionRequest
 from loom.plan.resolve import rehearse
 from loom.render.output import print_kind
 from loom.status import ExitCode
+from loom.util.budget import LOOKING_S, limited
 from loom.util.units import counted
 
 
+@limited(LOOKING_S)
 def everything_asked(here: Here, named: Path | None) -> tuple[PermissionRequest, ...]:
     """Find the requests of the workflow and all its jobs, regardless of rules. WorkflowError as in `loom check`.
 

@@ -29,6 +29,7 @@ from loom.render.output import print_json
 from loom.render.problems import check_document, github_lines, problem_lines
 from loom.status import ExitCode
 from loom.util import typed
+from loom.util.budget import LOOKING_S, limited
 from loom.util.paths import name_from
 from loom.util.units import counted
 from loom.util.yaml_file import Kind, Node, YamlFile, items_of, problem_in_text
@@ -53,6 +54,7 @@ done
 _EXPRESSION = re.compile(r"\$\{\{(?:'[^']*'|[^'])*?\}\}")
 
 
+@limited(LOOKING_S)
 def check(workflow: Path | None, form: str, *, inputs: list[str] | None, strict: bool) -> int:
     root = find_root(Path.cwd())
     path = workflow_path(root, workflow, Path.cwd())

@@ -14,10 +14,12 @@ from loom.plan.provenance import sources
 from loom.render.output import json_text, print_kind
 from loom.render.plan import plan_document, plan_yaml
 from loom.status import ExitCode
+from loom.util.budget import LOOKING_S, limited
 from loom.util.units import meant
 from loom.workflow.loaded import Loaded
 
 
+@limited(LOOKING_S)
 def compile_(*, form: str, explain: str | None, **given: Any) -> int:
     options = Options.of(given)
     here = project.here(options.settings)

@@ -15,6 +15,7 @@ from loom.plan.github import matrix
 from loom.plan.github.events import event_of
 from loom.plan.github.labels import refused
 from loom.plan.github.texts import LATE, Texts, as_written, literal, node_of
+from loom.util.budget import spend
 from loom.util.toposort import CycleError, order
 from loom.util.units import meant
 from loom.util.yaml_file import Kind, Node, fields_of, items_of, one_or_more, read_bytes, text_of
@@ -264,6 +265,7 @@ class GitHubCandidates:
         rows: Sequence[Any] = found if several else [None]
         fixed = {} if late or strategy is None else self._strategy(strategy, texts)
         for number, row in enumerate(rows):
+            spend("jobs", node)
             own = texts
             part = group
             if row is not None:

@@ -21,6 +21,7 @@ from loom.plan.github.steps import StepList, texts_of
 from loom.plan.github.texts import LATE, Texts
 from loom.plan.late import MINUTE_S, Action, LateCaller, LateJob, LateNeed, LateStep, limit_of
 from loom.plan.placement import pool_for
+from loom.util.budget import spend
 from loom.util.yaml_file import Kind, Node, fields_of, items_of, one_or_more, scalars_of, text_of
 from loom.workflow.github import expressions
 from loom.workflow.github.keywords import JOB
@@ -52,6 +53,7 @@ class GitHubJobBuilder(builder.Refusals):
         """The container that has a volume, by job and name."""
 
     def job(self, candidate: GitHubCandidate) -> p.Job:
+        spend("jobs", candidate.entry.key, 0)
         config, node, texts = self.context.config, candidate.node, candidate.texts
         self.refuse_keywords(candidate, node)
         if candidate.refusal:

@@ -13,6 +13,7 @@ from loom.errors import InfrastructureError, Problem
 from loom.plan import model as p
 from loom.plan.github.actions import ActionFile, BadAction, NoServer
 from loom.plan.late import Action, LateStep
+from loom.util.budget import spend
 from loom.util.yaml_file import Node, fields_of, line_in_file, text_of
 from loom.workflow.github import expressions, yaml
 from loom.workflow.github.expressions import of_json
@@ -92,6 +93,7 @@ class StepList:
         return tuple(found)
 
     def add(self, step: Node, scope: tuple[str, ...] = ()) -> None:
+        spend("steps", step)
         common: dict[str, Any] = {
             "id": text_of(step.get("id")),
             "name": text_of(step.get("name")),

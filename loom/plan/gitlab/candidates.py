@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from loom.plan import model as p
 from loom.plan.candidates import DEPLOYMENTS, Candidate, Withheld, by_name, in_plan_order
 from loom.plan.variables import of_job, of_plan
+from loom.util.budget import spend
 from loom.util.yaml_file import Node, fields_of, one_or_more, text_of
 from loom.workflow.facts import Variable
 from loom.workflow.gitlab import needs, rules, yaml
@@ -182,6 +183,7 @@ class Candidates:
 
     def candidate(self, entry: Entry, instance: Instance, decided: RuleDecision | None = None) -> JobCandidate:
         """`decided`: instead of what the rules say."""
+        spend("jobs", entry.key, 0)
         scope = self.scope(entry, instance)
         if decided is None:
             decided = self.verdict or rules.decide(

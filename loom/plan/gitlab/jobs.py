@@ -22,6 +22,7 @@ from loom.plan.gitlab.scripts import joined
 from loom.plan.placement import pool_for
 from loom.plan.variables import is_known_at_start
 from loom.util import globs
+from loom.util.budget import spend
 from loom.util.toposort import CycleError
 from loom.util.yaml_file import Kind, Node, fields_of, one_or_more, text_of, truth
 from loom.workflow.facts import Variable
@@ -82,6 +83,7 @@ class GitLabJobBuilder(builder.Refusals):
         return [*self._said, *self.warnings()]
 
     def job(self, candidate: JobCandidate) -> p.Job:
+        spend("jobs", candidate.entry.key, 0)
         config, merged, decided = self.context.config, candidate.entry.merged, candidate.decision
         texts = _Texts(self, candidate)
         self.refuse_keywords(candidate, merged)

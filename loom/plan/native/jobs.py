@@ -16,6 +16,7 @@ from loom.plan import model as p
 from loom.plan.clone import Clone
 from loom.plan.native.candidates import EntryCandidate, job_values
 from loom.plan.placement import pool_for, unknown_pool
+from loom.util.budget import spend
 from loom.util.toposort import CycleError
 from loom.util.units import platform
 from loom.util.yaml_file import Node, fields_of
@@ -50,6 +51,7 @@ class JobBuilder:
             self.problems.append(node.file.problem(node, message))
 
     def job(self, candidate: EntryCandidate) -> p.Job:
+        spend("jobs", candidate.entry.key, 0)
         entry, config = candidate.entry, self.context.config
         known = {
             **dict.fromkeys(_EMPTY_WHEN_UNSET, ""),

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from loom.util.budget import spend
 from loom.util.paths import name_from
 from loom.util.yaml_file import Kind, Node, fields_of, flat, items_of, mapping, text_of
 from loom.workflow.facts import Facts
@@ -97,6 +98,7 @@ class _Assembly:
         self, name: str, root: Node, content: Node, defaults: Mapping[str, tuple[Node, Node]], stages: tuple[str, ...]
     ) -> Entry | None:
         node, key = root.value[name], root.keys[name]
+        spend("jobs", node)
         own = content.value.get(name, node)
         if not isinstance(key.value, str):
             self.problems.say(key, f'the name of a job is text; write it in quotes: "{key.text}"')

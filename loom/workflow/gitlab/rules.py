@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from loom.errors import Problem
 from loom.util import globs
+from loom.util.budget import spend
 from loom.util.globs import GlobError
 from loom.util.yaml_file import Kind, Node, fields_of, flat, items_of, one_or_more, text_of
 from loom.workflow.changes import of_event, since
@@ -187,6 +188,7 @@ def _of_values(rule: Node, scope: Scope, facts: Facts) -> str:
 def _parsed(rules: Node | None, problems: Problems) -> Iterator[tuple[int, Node]]:
     """Yield each rule with its number; one whose condition is invalid is reported and left out."""
     for number, rule in enumerate(flat(items_of(rules))):
+        spend("values", rule, 0)
         node = rule.get("if")
         try:
             if node is not None and node.value is not None:
