@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -76,6 +76,8 @@ class LogUnit(Struct, kw_only=True):
     failed: Literal[0, 1, 2] = 0
     """1: it reported an error; 2: it ended with one."""
     marked: bool = False
+    exit_code: int | None = None
+    """Of a step of GitHub's."""
     highlighter: Highlighter | None = None
     highlights: Highlights = Highlights()
 
@@ -272,7 +274,7 @@ class LogReader:
             return LogLine("section", "", self._unit)
         if mark == "error":
             self._header = False
-            if (code := _EXIT.search(text)) and text.startswith(_COMPLETED) and self.facts.exit_code is None:
+            if (code := _EXIT.search(text)) and text.startswith(_COMPLETED):
                 self.facts.exit_code = int(code["code"])
             if not self.facts.ended:
                 self.facts.ended = next((ended for words, ended in _ENDED if words in text), "failure")
@@ -310,8 +312,8 @@ class LogReader:
             facts.cache = "cold"
 
 
-def read_log(chunks: Iterable[bytes]) -> ServerLog:
-    """Read a log to its end."""
+def read_log(chunks: Iterable[bytes], survived: Container[str] = ()) -> ServerLog:
+    """Read a log to its end. `survived`: units that do not end the job (`continue-on-error`), which the log does not tell."""
     reader, watch = LogReader(), formats.watch(())
 
     def new(name: str) -> LogUnit:
@@ -328,11 +330,14 @@ def read_log(chunks: Iterable[bytes]) -> ServerLog:
             current.begin(line.text)
         elif line.kind == "output":
             current.add(line.text)
-        elif line.kind == "verdict" and github:
+        elif line.kind == "verdict" and github and current.name not in survived:
+            current.exit_code = reader.facts.exit_code
             current.failed = 2 if line.text.startswith(_COMPLETED) else max(current.failed, 1)
             if current.failed == 1:
                 current.add(line.text)
     unit = _choose(chosen, current)
+    if reader.facts.format == "github":
+        reader.facts.exit_code = unit.exit_code
     if unit.highlighter is not None:
         unit.highlights, unit.highlighter = unit.highlighter.finish(), None
     return ServerLog(facts=reader.facts, unit=unit, lines_total=total)

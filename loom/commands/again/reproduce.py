@@ -23,7 +23,7 @@ from loom.addresses import Address
 from loom.analysis.diagnosis import Diagnosis
 from loom.analysis.diff import Pair
 from loom.analysis.evidence import diagnosis_of
-from loom.analysis.failure import LINES_READ, JobEnding, ending, recorded
+from loom.analysis.failure import LINES_READ, JobEnding, ending, first_line, recorded
 from loom.analysis.server_log import LogFacts, LogReader, ServerLog, diagnosis_of_log, outputs_in_log, used_outputs
 from loom.analysis.verdict import Block, Reproduction, Trial, Verdict, parting_of, verdict
 from loom.cancel import Cancel
@@ -212,6 +212,7 @@ class _Reproducing:
             self._notes.append(
                 "the API does not have the pipeline's inputs: their defaults count; --input gives others"
             )
+        self._read_again(target)
         job = pinned_job(target, self._log.facts.images, prepared, self._notes, self._differs)
         jobs = tuple(job if each.id == job.id else each for each in plan.jobs)
         brought = self._brought(plan, target)
@@ -430,6 +431,16 @@ class _Reproducing:
             for job_id in need.jobs:
                 found[job_id] = {name: value for (of, name), value in known.items() if of == need.name}
         return found
+
+    def _read_again(self, target: Job) -> None:
+        """Read the log with what it does not tell: a step with `continue-on-error` does not end the job."""
+        goes_on = [step for step in target.steps if step.late and step.late.continue_on_error not in ("", "false")]
+        names = {
+            step.late.action.uses if step.late and step.late.action else first_line(step.script) for step in goes_on
+        }
+        if names:
+            self._log = remote.read(self._file, frozenset(filter(None, names)))
+            self._there = diagnosis_of_log(self._log, self._job.url, job=self._job.name, root=self._here.root)
 
     # -- the verdict ------------------------------------------------------------------------------------------------
 

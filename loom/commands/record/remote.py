@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import BinaryIO
@@ -89,9 +89,10 @@ def downloaded(server: Server, job: RemoteJob) -> Iterator[BinaryIO]:
         yield file
 
 
-def read(file: BinaryIO) -> ServerLog:
+def read(file: BinaryIO, survived: Container[str] = ()) -> ServerLog:
+    """Implement `read_log` for a file."""
     file.seek(0)
-    return read_log(iter(lambda: file.read(1 << 18), b""))
+    return read_log(iter(lambda: file.read(1 << 18), b""), survived)
 
 
 def diagnosis_of_remote(project: Here, url: str) -> Diagnosis:

@@ -227,3 +227,11 @@ def test_log_that_is_empty_is_refused(tmp_path: Path) -> None:
     environ = {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}
     refused = run_loom(("diagnose", "empty.log"), cwd=tmp_path, environ=environ)
     assert (refused.returncode, "the log is empty" in refused.stderr) == (2, True)
+
+
+def test_a_step_that_the_job_survived_did_not_end_it() -> None:
+    """GitHub's log is the same for a step with `continue-on-error`; who has the plan knows."""
+    steps = "##[group]Run ./lint\n##[endgroup]\nlint: bad\n##[error]Process completed with exit code 3.\n"
+    steps += "##[group]Run make test\n##[endgroup]\nFAILED a\n##[error]Process completed with exit code 1.\n"
+    found = [read_log([steps.encode()], survived) for survived in ((), ("./lint",))]
+    assert [(log.unit.name, log.facts.exit_code) for log in found] == [("./lint", 3), ("make test", 1)]
