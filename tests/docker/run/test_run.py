@@ -87,7 +87,7 @@ def test_the_screen_tells_what_failed_where_and_how(project: Project) -> None:
     project.workflow(WORKFLOW)
     ran = project.run()
     lines = ran.out.splitlines()
-    assert lines[0].startswith(f"isolated workspace: {project.tmp}/loom-run-local-")
+    assert lines[0].startswith(f"isolated workspace: {project.tmp}/loom-{os.geteuid()}/loom-run-local-")
     at = next(number for number, line in enumerate(lines) if line.startswith("✗ bad"))
     shown = "\n".join(lines[at : at + 7])
     assert "step script/02, exit code 42" in shown
