@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -125,6 +125,8 @@ class LeftOut(Struct, frozen=True, kw_only=True):
 
 Allows = Callable[[RepositoryView], bool]
 """Whether the filters count that a repository's own configuration names."""
+Lends = Callable[[Sequence[Path]], bool]
+"""Whether a workspace may have the objects of these stores of other repositories."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,6 +165,7 @@ class Source:
     """git's configuration as far as it counts (`snapshot.repository`), keys as git prints them."""
     environment: Mapping[str, str] = field(default_factory=dict, repr=False, hash=False, compare=False)
     """The environment of git processes that read this source."""
+    may_lend: Lends = field(default=lambda _: False, repr=False, hash=False, compare=False)
     may_filter: Allows = field(default=lambda _: False, repr=False, hash=False, compare=False)
     """Tells of a repository below whether its own filters count."""
     attributes_tree: str | None = None

@@ -7,7 +7,7 @@ import itertools
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
@@ -16,7 +16,7 @@ from loom.addresses import without_credentials
 from loom.errors import LoomError, RequestError, SnapshotError
 from loom.snapshot import git
 from loom.snapshot import repository as repositories
-from loom.snapshot.model import Allows, Source
+from loom.snapshot.model import Allows, Lends, Source
 from loom.snapshot.repository import STORE, RepositoryView, bare, check_file
 from loom.util.paths import below
 from loom.util.untrusted_files import read_regular
@@ -44,7 +44,7 @@ _Asked = tuple[RepositoryView, list[git.Running]]
 _asked: dict[tuple[Path, tuple[tuple[str, str], ...]], _Asked] = {}
 
 
-def none(_: RepositoryView) -> bool:
+def none(_: object) -> bool:
     """Allow nothing."""
     return False
 
@@ -91,11 +91,13 @@ def discover(
     commit: bool = True,
     modules: Sequence[Path] = (),
     filters: Allows = none,
+    lends: Lends = none,
 ) -> Source:
     """Find the repository of the checkout at `start` as git does (also by `GIT_DIR` etc.). `commit`: read `Source.commit`.
 
     `modules`: where the git directories of submodules may be. `filters` tells whether those count that the repository's own
-    configuration names. RequestError for a path without a checkout, a bare repository, one without a commit, or one that
+    configuration names, `lends` whether a workspace may have the objects of stores that the repository borrows from, which is
+    asked when one is filled. RequestError for a path without a checkout, a bare repository, one without a commit, or one that
     git or loom refuses.
     """
     if not start.is_dir():
@@ -160,6 +162,7 @@ def discover(
         },
         attributes_tree=_attributes_tree(here, repository, settings),
         may_filter=filters,
+        may_lend=lends,
     )
 
 
@@ -365,29 +368,38 @@ def _not_a_list(file: Path) -> RequestError:
 def _measured(objects: Path) -> tuple[bool, bool]:
     """Return whether a store is small, and whether everyone may read it, so that git in a container works for any user.
 
-    Loose objects are counted, not measured.
+    Loose objects are counted, not measured. RequestError for a link: git makes none, and what it leads to would be lent too.
     """
     size = files = 0
     read = [(str(objects), _ENTER)]
     for entry in os.scandir(objects):
+        _refuse_links([entry])
         if not entry.is_dir(follow_symlinks=False):
             continue
         if entry.name == "pack":
             packs = list(os.scandir(entry.path))
+            _refuse_links(packs)
             files += len(packs)
             size += sum(pack.stat(follow_symlinks=False).st_size for pack in packs)
             read += [(entry.path, _ENTER), *((pack.path, stat.S_IROTH) for pack in packs)]
         elif len(entry.name) == 2:
             try:
-                inside = os.listdir(entry.path)  # noqa: PTH208
+                inside = list(os.scandir(entry.path))
             except FileNotFoundError:
                 continue  # a gc emptied and removed it
+            _refuse_links(inside)
             files += len(inside)
             size += 4096 * len(inside)
             # One object shows the umask of a writer; checking all would take thousands of calls.
-            read += [(entry.path, _ENTER), *((f"{entry.path}/{name}", stat.S_IROTH) for name in inside[:1])]
+            read += [(entry.path, _ENTER), *((one.path, stat.S_IROTH) for one in inside[:1])]
     small = size <= COPY_UP_TO_BYTES and files <= COPY_UP_TO_FILES
     return small, all(_others_may(*each) for each in read)
+
+
+def _refuse_links(entries: Iterable[os.DirEntry[str]]) -> None:
+    for entry in entries:
+        if entry.is_symlink():
+            check_file(Path(entry.path))
 
 
 _ENTER = stat.S_IROTH | stat.S_IXOTH

@@ -128,7 +128,7 @@ def test_no_command_writes_where_a_crafted_index_leads(unpacked: Victim, path: s
 
 
 def snapshot_of(root: Path, workspace: Path) -> Path:
-    return take(discover(root, environ=ENVIRONMENT), workspace, cancel=Cancel()).path
+    return take(discover(root, environ=ENVIRONMENT, lends=lambda _: True), workspace, cancel=Cancel()).path
 
 
 @pytest.mark.parametrize("skip", [False, True])
@@ -250,8 +250,6 @@ def test_objects_are_copied_by_name(unpacked: Victim, tmp_path: Path) -> None:
         (objects / name).write_text("no object")
     folder = next(path for path in objects.iterdir() if path.name not in ("zz", "pack", "info"))
     (folder / "notes").write_text("no object")
-    (objects / "ee").symlink_to(tmp_path)
-    (tmp_path / ("a" * 38)).write_text("no object")
     workspace = tmp_path / "workspace"
     workspace.mkdir()
     copied = snapshot_of(unpacked.root, workspace) / ".git/objects"
@@ -278,6 +276,25 @@ def test_no_link_is_followed_out_of_git(unpacked: Victim, tmp_path: Path, name: 
         snapshot_of(unpacked.root, workspace)
     assert raised.value.code == "REPOSITORY_LINKED" or (name == "HEAD" and raised.value.code in GIT_SAYS_NO)
     assert list(workspace.iterdir()) == []
+
+
+@pytest.mark.parametrize("what", ["a pack", "an object", "a directory of objects"])
+def test_no_link_among_the_objects_is_followed(unpacked: Victim, tmp_path: Path, what: str) -> None:
+    """git follows them, and so would a job on objects that are borrowed: the packs of your other repositories."""
+    objects, private = unpacked.root / ".git/objects", unpacked.home / "private"
+    private.mkdir()
+    pack = f"pack/pack-{'a' * 40}.pack"
+    (objects / "ab").mkdir(exist_ok=True)
+    link = objects / {"a pack": pack, "an object": f"ab/{'c' * 38}", "a directory of objects": "cd"}[what]
+    link.symlink_to(private)
+    for command in (("snapshot",), ("run",)):
+        done = unpacked.loom(*command)
+        assert done.returncode == 2
+        assert f"{link} is a link to {private}" in done.stderr, done.stderr
+    workspace = tmp_path / "workspace"
+    workspace.mkdir()
+    with pytest.raises(LoomError, match="loom follows no link out of a repository"):
+        snapshot_of(unpacked.root, workspace)
 
 
 @pytest.mark.parametrize(
@@ -367,13 +384,19 @@ def test_objects_of_another_repository_of_the_user_need_trust(unpacked: Victim) 
     subprocess.run(["git", "init", "-q", str(private.root)], check=True)
     private.write(secret="committed in private\n")
     store = private.root / ".git/objects"
+    lent = {path.name for path in store.glob("??/*")}
+    assert unpacked.loom("run").returncode == 0
     (unpacked.root / ".git/objects/info/alternates").write_text(f"{store}\n")
-    for command in (("run",), ("run", "--dry-run")):
+    unpacked.git("commit", "-q", "--allow-empty", "-m", "another")
+    bisect = ("bisect", "hello", "HEAD~1", "HEAD")
+    acts = [("run",), ("snapshot",), ("snapshot", "--explain", "x"), ("bundle", "last"), bisect, ("rerun", "last")]
+    for command in (*acts, ("run", "--dry-run"), ("check",), ("compile",)):
         done = unpacked.loom(*command)
-        if command == ("run",):
-            assert done.returncode == 2
-            assert f"asks for {store}" in " ".join(done.stderr.split())
-        assert not [path for path in (unpacked.home / "tmp").rglob("*") if "pack" in path.name and path.is_file()]
+        if command in acts:
+            assert done.returncode == 2, (command, done)
+            assert "TRUST_REQUIRED" in done.stderr, (command, done.stderr)
+            assert str(store) in done.stderr, (command, done.stderr)
+        assert not [path for path in (unpacked.home / "tmp").rglob("*") if path.name in lent]
     [request] = json.loads(unpacked.loom("trust", "--json").stdout)["requests"]
     assert (request["kind"], request["subject"], request["allowed"]) == ("objects", str(store), False)
     assert str(store) in unpacked.loom("check").stdout

@@ -45,7 +45,7 @@ def take(here: Here, past: PastRun, workspace: Path, run_id: str) -> Snapshot:
     cancel = Cancel()
     with signals(cancel):
         here.store.workspaces.make(workspace, run_id=run_id, repo_root=past.repo_root)
-        source, umask = discover(past.repo_root, here.environ), past.planned.plan.umask
+        source, umask = discover(past.repo_root, here.environ, flag=here.trusting), past.planned.plan.umask
         return snapshot.take(source, workspace, cancel=cancel, umask=umask)
 
 

@@ -47,7 +47,9 @@ def taken_again(
             continue
         here.store.workspaces.make(workspace, run_id=run_of_workspace(workspace.name) or "", repo_root=checkout)
         try:
-            taken = snapshot.take(discover(directory, here.environ), workspace, cancel=cancel, umask=umask)
+            taken = snapshot.take(
+                discover(directory, here.environ, flag=here.trusting), workspace, cancel=cancel, umask=umask
+            )
         except LoomError as error:
             workspace.rmdir()
             if cancel.requested:
@@ -73,7 +75,7 @@ def checked_out(here: Here, commit: str, cancel: Cancel) -> Iterator[Path]:
     workspace = new_workspace(here.config.tmp_dir, run_id)
     here.store.workspaces.make(workspace, run_id=run_id, repo_root=here.root, kind="snapshot")
     try:
-        snapshot.take(discover(here.root, here.environ), workspace, cancel=cancel)
+        snapshot.take(discover(here.root, here.environ, flag=here.trusting), workspace, cancel=cancel)
         here.store.add_snapshot(workspace, snapshot.manifest_bytes(workspace))
         with git.ended_by(cancel):
             _check_out(workspace, commit, here.environ)

@@ -71,9 +71,13 @@ def _of_filters(found: RepositoryView | None) -> list[PermissionRequest]:
 def _of_objects(found: RepositoryView | None, here: Here) -> list[PermissionRequest]:
     """Find the requests of a repository that borrows its objects from others: an archive may name any of the user's."""
     stores = list(source.lenders(found.common_dir / "objects")) if found is not None else []
-    if stores and (checkout := decisions_of(here).root) != Path(os.path.realpath(here.root)):
+    return _of_stores(stores, here.root, here.environ, decisions_of(here)) if stores else []
+
+
+def _of_stores(stores: Sequence[Path], root: Path, environ: Mapping[str, str], trust: Trust) -> list[PermissionRequest]:
+    if trust.root != Path(os.path.realpath(root)):
         # A workspace borrows from its checkout, whose own borrowing was asked about there.
-        of_checkout = repository.find(checkout, here.environ)
+        of_checkout = repository.find(trust.root, environ)
         known = set() if of_checkout is None else set(source.store_paths(of_checkout.common_dir / "objects"))
         stores = [store for store in stores if store not in known]
     return [
@@ -88,17 +92,29 @@ def _of_objects(found: RepositoryView | None, here: Here) -> list[PermissionRequ
 
 
 def discover(start: Path, environ: Mapping[str, str], *, flag: bool = False) -> Source:
-    """Find the repository around `start`, with the filters of its own configuration where the user, or `flag`, allows them."""
+    """Find the repository around `start`, with what the user, or `flag`, allows it: filters of its own configuration, and the
+    objects of other repositories.
+    """
 
     def allowed(found: RepositoryView) -> bool:
-        from loom.commands.project.trust_store import Trust  # as in `decisions_of`
+        return trusts_all(environ, flag) or all(map(_trust_of(found.root, environ).allows, _of_filters(found)))
 
+    def lends(stores: Sequence[Path]) -> bool:
         if trusts_all(environ, flag):
             return True
-        trust = Trust(config.load(root=found.root, environ=environ, flags={}).state_dir, found.root, environ)
-        return all(map(trust.allows, _of_filters(found)))
+        trust = _trust_of(made.root, environ)
+        # A hook of git's has an object store of its own, which borrows from the repository's.
+        others = [store for store in stores if store != made.common_dir / "objects"]
+        return all(map(trust.allows, _of_stores(others, made.root, environ, trust)))
 
-    return source.discover(start, environ=environ, filters=allowed)
+    made = source.discover(start, environ=environ, filters=allowed, lends=lends)
+    return made
+
+
+def _trust_of(root: Path, environ: Mapping[str, str]) -> Trust:
+    from loom.commands.project.trust_store import Trust  # as in `decisions_of`
+
+    return Trust(config.load(root=root, environ=environ, flags={}).state_dir, root, environ)
 
 
 def decisions_of(here: Here) -> Trust:

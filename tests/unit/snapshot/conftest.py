@@ -209,7 +209,9 @@ def snap(tmp_path: Path) -> Callable[..., Snapshot]:
         count += 1
         workspace = tmp_path / f"workspace-{count}"
         workspace.mkdir()
-        source = discover(start or repo.root, environ=repo.environ | environ, filters=lambda _: True)
+        source = discover(
+            start or repo.root, environ=repo.environ | environ, filters=lambda _: True, lends=lambda _: True
+        )
         return take(source, workspace, cancel=Cancel())
 
     return _take

@@ -301,7 +301,7 @@ def test_interrupted_in_the_middle(work: Repo, tmp_path: Path) -> None:
 
     with pytest.raises(SnapshotCanceled):
         take(
-            discover(work.root, environ=work.environ, filters=lambda _: True),
+            discover(work.root, environ=work.environ, filters=lambda _: True, lends=lambda _: True),
             workspace,
             cancel=cancel,
             on_progress=stop,
@@ -326,7 +326,11 @@ def test_interrupted_while_a_filter_hangs(work: Repo, tmp_path: Path) -> None:
 
     threading.Thread(target=ask, daemon=True).start()
     with promptly(), pytest.raises(SnapshotCanceled):
-        take(discover(work.root, environ=work.environ, filters=lambda _: True), workspace, cancel=cancel)
+        take(
+            discover(work.root, environ=work.environ, filters=lambda _: True, lends=lambda _: True),
+            workspace,
+            cancel=cancel,
+        )
     assert list(workspace.iterdir()) == []
     filters_process = Path("/proc", started.read_text().strip())
     until(lambda: not filters_process.exists())
@@ -419,13 +423,24 @@ def test_a_full_disk(work: Repo, tmp_path: Path) -> None:
     try:
         work.write("big", b"x" * 1_000_000)
         with pytest.raises(SnapshotError, match="No space left") as caught:
-            take(discover(work.root, environ=work.environ, filters=lambda _: True), workspace, cancel=Cancel())
+            take(
+                discover(work.root, environ=work.environ, filters=lambda _: True, lends=lambda _: True),
+                workspace,
+                cancel=Cancel(),
+            )
         assert caught.value.exit_code == 3
         assert "TMPDIR" in (caught.value.hint or "")
         assert list(workspace.iterdir()) == []
         (work.root / "big").unlink()
         # From one file system to another: copy_file_range can't, sendfile can.
-        check(work, take(discover(work.root, environ=work.environ, filters=lambda _: True), workspace, cancel=Cancel()))
+        check(
+            work,
+            take(
+                discover(work.root, environ=work.environ, filters=lambda _: True, lends=lambda _: True),
+                workspace,
+                cancel=Cancel(),
+            ),
+        )
     finally:
         subprocess.run(["umount", str(workspace)], check=True)
 
