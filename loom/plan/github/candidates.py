@@ -103,10 +103,8 @@ class GitHubCandidates:
         config = context.config
         self.known_labels = frozenset(label.lower() for label in (*config.github.runs_on, *config.pools))
         """The labels of the user's configuration, in lower case."""
-        self._everything = everything
-        """Whether all files count as triggered."""
-        self.decides = not everything
-        """Whether the event is the one of a run."""
+        self.everything = everything
+        """Whether all files count as triggered, since no event is known."""
         self._taken: set[str] = set()
         self._fetched: dict[str, WorkflowFile | str] = {}
         """Workflows of other repositories, or why one can't be had."""
@@ -118,10 +116,10 @@ class GitHubCandidates:
         """Return all jobs in plan order: by file, then after their needs, then in file order."""
         found: list[GitHubCandidate] = []
         for file in self.workflows.workflows:
-            reason = "" if self._everything else self._why_not(file)
+            reason = "" if self.everything else self._why_not(file)
             known = len(self.of_values.found)
             scope = self._scope(file)
-            if self._missing and not reason and not self._everything:
+            if self._missing and not reason and not self.everything:
                 reason = f"its input {self._missing[0]} is required: --input {self._missing[0]}=VALUE"
             for candidate in self._jobs(
                 scope, {one.job: one for one in self.workflows.entries.values() if one.file is file}
@@ -327,7 +325,7 @@ class GitHubCandidates:
         fail_fast, most = (texts.value(strategy.get(key)) for key in ("fail-fast", "max-parallel"))
         for key, value, kind in (("fail-fast", fail_fast, bool), ("max-parallel", most, float)):
             node = strategy.get(key)
-            if node is not None and value is not LATE and not isinstance(value, kind) and not self._everything:
+            if node is not None and value is not LATE and not isinstance(value, kind) and not self.everything:
                 why = f"{key}: unexpected value '{expressions.text_of(value)}'; fromJSON makes a value of a text"
                 self.of_values.say(node, why)
         return {
@@ -345,7 +343,7 @@ class GitHubCandidates:
 
     def _decided(self, node: Node, texts: Texts) -> RuleDecision:
         """Decide an `if` that asks for nothing but the event."""
-        if self._everything or texts.condition(node.get("if")) is not False:
+        if self.everything or texts.condition(node.get("if")) is not False:
             return decision("on_success")
         return decision("never", reason=f"{IF_FALSE}{_values_read(text_of(node.get('if')), texts.contexts)}")
 
@@ -369,7 +367,7 @@ class GitHubCandidates:
         """Return whether a job is of an environment, also of one that only a later value names."""
         environment = node.get("environment")
         name = environment and (environment.get("name") or environment)
-        return name is not None and (text_of(name) if self._everything else texts.text(name)) != ""
+        return name is not None and (text_of(name) if self.everything else texts.text(name)) != ""
 
     # -- calls --------------------------------------------------------------------------------------------------------
 
@@ -468,7 +466,7 @@ class GitHubCandidates:
         fits = {"boolean": bool, "number": float}.get(kind)
         if fits is None:
             return expressions.text_of(value)
-        if not isinstance(value, fits) and not (self._everything and "${{" in text_of(node)):
+        if not isinstance(value, fits) and not (self.everything and "${{" in text_of(node)):
             self.problems.say(node, f"with: {name} is a {kind}, not {expressions.text_of(value)!r}")
         return value
 

@@ -73,8 +73,8 @@ class GitHubJobBuilder(builder.Refusals):
             self._fetch,
             self._defaults(candidate),
             lambda at, why: self.refuse_at(candidate, at, why),
-            lambda step: self.candidates.decides and texts.condition(step.get("if")) is False,
-            runs=self.candidates.decides,
+            lambda step: not self.candidates.everything and texts.condition(step.get("if")) is False,
+            runs=not self.candidates.everything,
         )
         for step in items_of(node.get("steps")):
             steps.add(step)

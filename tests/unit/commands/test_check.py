@@ -423,6 +423,9 @@ def test_gitlabs_file_is_the_workflow_where_there_is_none_of_looms(project: Path
     code, out, _ = loom("check")
     assert code == 2
     assert ".gitlab-ci.yml:1:19: GL_INVALID /test/stge: unknown key stge; did you mean stage?" in out
+    (project / ".gitlab-ci.yml").write_text("test: {script: ['if true; then', x, fi, done]}\n")
+    told = [line for line in loom("check")[1].splitlines() if "WF_SHELL_SYNTAX" in line]
+    assert [line.split(" ")[0] for line in told] == [".gitlab-ci.yml:1:41:"], "what is one command is read as one"
 
 
 DISPATCHED = """\
