@@ -12,7 +12,7 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from loom.analysis import formats, patterns
-from loom.analysis.ending import Ending, by_shell, ending_of, locations_in_step
+from loom.analysis.ending import SILENT, Ending, by_make, by_shell, ending_of, locations_in_step
 from loom.analysis.formats import Reader
 from loom.analysis.history import SameInput, SinceGreen
 from loom.analysis.locations import MOST_LOCATIONS, Location, WorkingDirectories, is_foreign
@@ -226,11 +226,17 @@ def diagnose(evidence: Evidence) -> Diagnosis:
     of_loom = [line for line in error.splitlines() if line not in printed]
     own = output.of("own")
     ended = by_shell(evidence.ended_by, of_step, texts(own), evidence.root)
+    at = WorkingDirectories(
+        evidence.root,
+        printed,
+        directory=(evidence.ended_by or {}).get("directory"),
+        command=(ended.command if ended else None) or command,
+    )
+    ended = by_make(ended, texts(own), at, evidence.root)
+    made = ended if ended is not None and ended.by == "make" else None
     quiet = ended is not None and bool(ended.calls or not (ended.command or "").startswith(("exit", "return")))
-    silent = output.marked and not own and quiet
+    silent = (output.marked and not own and quiet) or bool(made and (made.command or "").split()[0] in SILENT)
     told_by = [] if silent else output.reason
-    directory = (evidence.ended_by or {}).get("directory")
-    at = WorkingDirectories(evidence.root, printed, directory=directory, command=ended.command if ended else command)
     found = [typed.convert(each, Failure) for each in job.get("findings", ())] if failed else []
     read = patterns.failures([line.printed for line in output.reason], evidence.formats or formats.readers())
     of_output = [each if each.file is None else replace(each, file=at.file(each.file)) for each in read]
@@ -250,7 +256,7 @@ def diagnose(evidence: Evidence) -> Diagnosis:
     known = None if silent else known_at_end(output.reason, lambda line: bool(readings.of(line)))
     telling = None if silent else known or _telling_line(of_output, output, at, of_loom)
     read_line = (
-        readings.of(known) if known and failed and _is_read(output, known, command, background=background) else []
+        readings.of(known) if known and failed and _is_read(output, known, command, made, background=background) else []
     )
     if (ending.get("status") == "timed_out" or section == Section.CHILD) and not read_line:
         telling = ending.get("error") or telling  # what was printed did not end it, or is a child's screen
@@ -352,12 +358,18 @@ _SEVERAL = re.compile(r"[;|\n]|(?<!&)&(?!&)|^!\s|\$\(|`")
 """In a script with one of these, a command may fail and the script go on."""
 
 
-def _is_read(output: ReadOutput, line: str, script: str | None, *, background: bool) -> bool:
+def _is_read(output: ReadOutput, line: str, script: str | None, made: Ending | None, *, background: bool) -> bool:
     """Return whether the line is one of the command that ended the step, not of one that the script survived, or in the
     `background`."""
+    if background:
+        return False
+    if made is not None:  # it shows a recipe's line before its output, if the recipe does not say otherwise
+        own = texts(output.of("own"))
+        recipe = made.command or ""
+        return recipe in own and line in own[own.index(recipe) :] and not _SEVERAL.search(recipe)
     if output.marked:
-        return not background and any(each.text == line for each in output.of("own"))
-    return not background and not _SEVERAL.search((script or "").strip())
+        return any(each.text == line for each in output.of("own"))
+    return not _SEVERAL.search((script or "").strip())
 
 
 def _beside(job: Mapping[str, Any], step: str | None, *, background: bool) -> list[str]:

@@ -1,4 +1,4 @@
-"""Tell what ended a step, from those who know it: its shell, the kernel, loom. Nothing is concluded from what programs print."""
+"""Tell what ended a step, by its shell, make, the kernel or loom. Nothing is concluded from what programs print."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, Literal
 from msgspec import field
 from msgspec.structs import replace
 
-from loom.analysis.locations import Location, from_root
+from loom.analysis.locations import Location, WorkingDirectories, from_root
 from loom.record.documents import Document
 from loom.status import Code
 from loom.util.untrusted_files import read_regular
@@ -22,9 +22,9 @@ _MOST_CANDIDATES = 5
 
 
 class Ending(Document, frozen=True, kw_only=True):
-    """What ended the step or the run, as its shell, the kernel or loom itself says."""
+    """What ended the step or the run, as its shell, make, the kernel or loom itself says."""
 
-    by: Literal["shell", "kernel", "loom"]
+    by: Literal["shell", "make", "kernel", "loom"]
     """Who says it."""
     says: str | None = None
     """Its words; None where a shell has nothing to say but the command and its exit code."""
@@ -192,6 +192,35 @@ def _words(ended: Mapping[str, Any], own: Sequence[str]) -> str | None:
         if name and name in ended["command"] and (file, int(match["line"])) == place:
             return match["words"].strip()
     return None
+
+
+_BY_MAKE = re.compile(r"g?make(?:\[\d+\])?: \*\*\* \[(?P<file>[^\]:]+):(?P<line>\d+): [^\]]+\] Error (?P<code>\d+)$")
+SILENT = frozenset(("test", "[", "false", "exit", "cmp", "diff"))
+"""Commands of recipes that say nothing of their failure, or only what differs."""
+
+
+def by_make(shell: Ending | None, own: Sequence[str], at: WorkingDirectories, root: Path | None) -> Ending | None:
+    """Return the line of a recipe that ended make, if make ended the step and said so; else `shell`."""
+    last = next((number for number in range(len(own) - 1, -1, -1) if own[number].strip()), -1)
+    match = None
+    while last >= 0 and (found := _BY_MAKE.match(own[last])) is not None:
+        match, last = found, last - 1
+        if last >= 0 and "]: Leaving directory" in own[last]:
+            last -= 1
+    if match is None or root is None or (shell is not None and "make" not in (shell.command or "")):
+        return shell
+    file, line = at.file(match["file"]), int(match["line"])
+    try:
+        lines = read_regular(root / file, at_most=_LARGEST_SCRIPT).decode("utf-8", "replace").splitlines()
+    except (OSError, ValueError):
+        return shell
+    rest = iter(lines[line - 1 :])
+    recipe = next(rest, "").lstrip("\t @-+")
+    while recipe.endswith("\\"):
+        recipe = f"{recipe[:-1].rstrip()} {next(rest, '').strip()}"
+    calls = [f"make at {shell.file}:{shell.line}"] if shell is not None and shell.file and shell.line else []
+    ended = Ending(by="make", command=recipe, exit_code=int(match["code"]), file=file, line=line, calls=calls)
+    return ended if recipe else shell
 
 
 def _at(file: str | None, line: int | None, step: Mapping[str, Any]) -> tuple[str | None, int | None]:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from loom.analysis.diagnosis import (
+    Diagnosis,
     Evidence,
     diagnose,
 )
@@ -238,6 +239,37 @@ def test_errors_that_a_program_survived_do_not_tell() -> None:
     ):
         found = diagnose(evidence(lines=printed, root=Path("/nonexistent")))
         assert found.telling_line == told
+
+
+def made(root: Path, recipes: str, *printed: str, script: str = "make") -> Diagnosis:
+    (root / "Makefile").write_text(recipes)
+    ended = {"command": "make", "line": 1, "code": 2}
+    return diagnose(evidence(printed, printed, ended_by=ended, root=root, job={"failing_command": script}))
+
+
+def test_make_names_the_line_of_the_recipe_that_ended_it(tmp_path: Path) -> None:
+    missing, gave = "cat: x: No such file or directory", "make: *** [Makefile:3: a] Error 1"
+    survived = made(tmp_path, "a:\n\t@cat x || true\n\t@test -f y\n", missing, gave)
+    assert survived.ended_by is not None
+    assert (survived.ended_by.by, survived.ended_by.text) == ("make", "`test -f y` at Makefile:3 gave 1")
+    assert (survived.telling_line, survived.readings) == ("`test -f y` at Makefile:3 gave 1", [])
+    shown = made(tmp_path, "a:\n\ttrue\n\tcat x\n", "true", "cat x", missing, gave)
+    assert (shown.telling_line, [each.code for each in shown.readings]) == (missing, ["missing_file"])
+    for recipe in ("@cat x", "cat x; test -f y"):
+        hidden = made(tmp_path, f"a:\n\ttrue\n\t{recipe}\n", "true", recipe, missing, gave)
+        assert (hidden.telling_line, hidden.readings) == (missing, [])
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub/Makefile").write_text("a:\n\ttrue; \\\n\t  false\n")
+    inner = ("make[1]: Entering directory '/workspace/sub'", "make[1]: *** [Makefile:2: a] Error 1")
+    below = made(tmp_path, "a:\n\n\t$(MAKE) -C sub\n", *inner, "make[1]: Leaving directory '/workspace/sub'", gave)
+    assert below.ended_by is not None
+    assert below.ended_by.text == "`true; false` at sub/Makefile:2 gave 1"
+    for other in (["cat log"], ["make", "echo no"]):
+        quoted = diagnose(
+            evidence([gave], [gave], ended_by={"command": other[-1], "line": 2, "code": 1}, root=tmp_path)
+        )
+        assert quoted.ended_by is not None
+        assert quoted.ended_by.by == "shell"
 
 
 def test_a_long_clean_up_before_exit_is_no_reason() -> None:
