@@ -12,7 +12,7 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from loom.analysis import formats, patterns
-from loom.analysis.ending import SILENT, Ending, by_make, by_shell, ending_of, locations_in_step
+from loom.analysis.ending import Ending, by_make, by_shell, ending_of, locations_in_step
 from loom.analysis.formats import Reader
 from loom.analysis.history import SameInput, SinceGreen
 from loom.analysis.locations import MOST_LOCATIONS, Location, WorkingDirectories, is_foreign
@@ -235,7 +235,7 @@ def diagnose(evidence: Evidence) -> Diagnosis:
     ended = by_make(ended, texts(own), at, evidence.root)
     made = ended if ended is not None and ended.by == "make" else None
     quiet = ended is not None and bool(ended.calls or not (ended.command or "").startswith(("exit", "return")))
-    silent = (output.marked and not own and quiet) or bool(made and (made.command or "").split()[0] in SILENT)
+    silent = (output.marked and not own and quiet) or (made is not None and made.is_silent)
     told_by = [] if silent else output.reason
     found = [typed.convert(each, Failure) for each in job.get("findings", ())] if failed else []
     read = patterns.failures([line.printed for line in output.reason], evidence.formats or formats.readers())
@@ -253,10 +253,18 @@ def diagnose(evidence: Evidence) -> Diagnosis:
     )
     readings = _Readings(evidence, place, command, ending.get("exit_code"))
     background = bool((evidence.ended_by or {}).get("background"))
-    known = None if silent else known_at_end(output.reason, lambda line: bool(readings.of(line)))
+    known = (
+        None
+        if silent
+        else known_at_end(
+            output.reason, lambda line: bool(readings.of(line)), (ended and ended.command) or command or ""
+        )
+    )
     telling = None if silent else known or _telling_line(of_output, output, at, of_loom)
     read_line = (
-        readings.of(known) if known and failed and _is_read(output, known, command, made, background=background) else []
+        readings.of(known)
+        if known and failed and _is_read(output, known, command, ended, background=background)
+        else []
     )
     if (ending.get("status") == "timed_out" or section == Section.CHILD) and not read_line:
         telling = ending.get("error") or telling  # what was printed did not end it, or is a child's screen
@@ -356,16 +364,20 @@ class _Readings:
 
 _SEVERAL = re.compile(r"[;|\n]|(?<!&)&(?!&)|^!\s|\$\(|`")
 """In a script with one of these, a command may fail and the script go on."""
+_LIST = re.compile(r";|\|\|")
+"""In what a shell tells as one command: it was a part of it."""
 
 
-def _is_read(output: ReadOutput, line: str, script: str | None, made: Ending | None, *, background: bool) -> bool:
+def _is_read(output: ReadOutput, line: str, script: str | None, ended: Ending | None, *, background: bool) -> bool:
     """Return whether the line is one of the command that ended the step, not of one that the script survived, or in the
     `background`."""
-    if background:
+    if background or (ended is not None and ended.command and (ended.is_silent or _LIST.search(ended.command))):
         return False
-    if made is not None:  # it shows a recipe's line before its output, if the recipe does not say otherwise
+    if (
+        ended is not None and ended.by == "make"
+    ):  # it shows a recipe's line before its output, if the recipe does not say otherwise
         own = texts(output.of("own"))
-        recipe = made.command or ""
+        recipe = ended.command or ""
         return recipe in own and line in own[own.index(recipe) :] and not _SEVERAL.search(recipe)
     if output.marked:
         return any(each.text == line for each in output.of("own"))

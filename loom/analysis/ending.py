@@ -55,18 +55,25 @@ class Ending(Document, frozen=True, kw_only=True):
         )
         called = f", called from {', '.join(self.calls)}" if self.calls else ""
         parts = f" ({', '.join(map(str, self.parts))})" if self.parts else ""
-        return f"`{self.command}`{at} gave {self.exit_code}{_of_signal(self.exit_code)}{parts}{called}"
+        by_signal = f" ({self.signal})" if self.signal else ""
+        return f"`{self.command}`{at} gave {self.exit_code}{by_signal}{parts}{called}"
+
+    @property
+    def is_silent(self) -> bool:
+        """Return whether the command prints nothing of its failure."""
+        return _SILENT.match(self.command or "") is not None
+
+    @property
+    def signal(self) -> str:
+        """Return how shells give a signal as the exit code; empty for another code."""
+        with suppress(ValueError):
+            code = self.exit_code or 0
+            return f"128 + {signal.Signals(code - 128).name}" if 128 < code < 160 else ""
+        return ""
 
     def is_all_of(self, script: str | None) -> bool:
         """Return whether the script has no other command; the shell tells one of several lines as one line."""
         return (self.command or "").split() == (script or "").split()
-
-
-def _of_signal(code: int | None) -> str:
-    """Return how shells give a signal as an exit code; empty for another code."""
-    with suppress(ValueError):
-        return f" (128 + {signal.Signals((code or 0) - 128).name})" if 128 < (code or 0) < 160 else ""
-    return ""
 
 
 _FACTS: Sequence[tuple[str, Literal["kernel", "loom"], str, str]] = (
@@ -142,15 +149,15 @@ def by_shell(
     file, line = calls[0] if calls else _at(None, ended.get("line"), step)
     if file is None:
         file, line = _at(None, ended.get("line"), step)
-    command, candidates = ended["command"], list[int]()
-    if calls and file is not None and root is not None and not file.startswith("/"):
-        candidates = _lines_with(root / file, command, names[0]) if line is None else []
-        line = candidates.pop() if len(candidates) == 1 else line
+    candidates = list[int]()
+    if calls and line is None and file is not None and root is not None and not file.startswith("/"):
+        candidates = _lines_with(root / file, ended["command"], names[0])
+        line = candidates.pop() if len(candidates) == 1 else None
     around = [f"{name or 'main'} at {at}:{number}" for name, (at, number) in zip(names[1:], calls[1:], strict=True)]
     return Ending(
         by="shell",
         says=_words(ended, own),
-        command=command,
+        command=ended["command"],
         exit_code=ended["code"],
         parts=ended.get("parts", []),
         file=file,
@@ -168,7 +175,8 @@ def _lines_with(path: Path, command: str, function: str | None) -> list[int]:
         return []
     first, last = 1, len(lines)
     if function not in (None, "main", "source"):
-        begins = re.compile(rf"\s*(?:function\s+)?{re.escape(function or '')}\s*(?:\(\)|\{{|$)")
+        name = re.escape(function or "")
+        begins = re.compile(rf"\s*(?:{name}\s*\(\)|function\s+{name}\b)")
         first = next((number for number, line in enumerate(lines, 1) if begins.match(line)), 1)
         last = next((number for number in range(first, last + 1) if lines[number - 1].startswith("}")), last)
     written = re.compile(re.escape(command) + r"(?!\w)")
@@ -195,8 +203,7 @@ def _words(ended: Mapping[str, Any], own: Sequence[str]) -> str | None:
 
 
 _BY_MAKE = re.compile(r"g?make(?:\[\d+\])?: \*\*\* \[(?P<file>[^\]:]+):(?P<line>\d+): [^\]]+\] Error (?P<code>\d+)$")
-SILENT = frozenset(("test", "[", "false", "exit", "cmp", "diff"))
-"""Commands of recipes that say nothing of their failure, or only what differs."""
+_SILENT = re.compile(r"(?:(?:exit|return|false|!|test|\[|\[\[)(?:\s|$)|\(\()")
 
 
 def by_make(shell: Ending | None, own: Sequence[str], at: WorkingDirectories, root: Path | None) -> Ending | None:

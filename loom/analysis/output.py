@@ -55,8 +55,9 @@ _MILD = re.compile(r"\b(?:warning|note|info|debug|hint)\b|^\s*(?:PASS|ok|OK|✓|
 _EXCEPTION = re.compile(r"(?:\w+\.)*\w+(?:Error|Exception): ")
 _LETTER = re.compile(r"[^\W\d_]")
 _FATAL = re.compile(r".*\b(?:CRITICAL|FATAL)\b")
-_LOGGED = re.compile(r"\[?(?:\d{4}-\d\d-\d\d[T ]|\d\d:\d\d:\d\d\b|(?:DEBUG|INFO|WARNING)\b)")
+_LOGGED = re.compile(r"\[?(?:\d{4}-\d\d-\d\d[T ]|\d\d:\d\d:\d\d\b|(?:DEBUG|INFO|WARNING)\b|(?:ERROR|CRITICAL):)")
 """The beginning of a line that a logger wrote."""
+_BY_PROGRAM = re.compile(r"(?!fatal:|error:|warning:)[a-z][\w.+-]*: ")
 _FRAME = re.compile(r"\s|#\s+at |\S+:\d+:in ")
 _SURVIVED = re.compile(
     r"(?:\S+: )*(?:fatal|error|fatal error|E): |(?:\w+\.)*\w+(?:Error|Exception): "
@@ -213,16 +214,17 @@ def telling_line(lines: Sequence[ReadLine], at: WorkingDirectories, message: str
     )
 
 
-def known_at_end(lines: Sequence[ReadLine], is_known: Callable[[str], bool]) -> str | None:
-    """Return the last line that is known, unless a line after it is an error in the words of another tool, or the line is an
-    exception after which its program went on."""
+def known_at_end(lines: Sequence[ReadLine], is_known: Callable[[str], bool], command: str) -> str | None:
+    """Return the last line that is known, unless a line after it is an error in the words of another tool, or what `command`
+    survived: an exception in a log, or one after which its program went on; the words of another program, likewise."""
     others: set[str] = set()
     went_on = False
     for line in reversed(lines[-MOST_AFTER:]):
         if line.text.endswith("(ignored)"):
             return None
         if not line.blank and is_known(line.text):
-            caught = line in _caught(lines) or (went_on and _EXCEPTION.match(line.text))
+            by_other = _BY_PROGRAM.match(line.text) and not re.search(rf"\b{re.escape(_tool(line))}\b", command)
+            caught = line in _caught(lines) or (went_on and (by_other or _EXCEPTION.match(line.text)))
             return line.text if others <= {_tool(line)} and not caught else None
         went_on = went_on or not (line.blank or line.passes_on or line.text[:1].isspace())
         if line.tells and not (line.passes_on or line.text[:1].isspace()):
@@ -238,7 +240,12 @@ def _tool(line: ReadLine) -> str:
 def _caught(lines: Sequence[ReadLine]) -> list[ReadLine]:
     """Return the exceptions that a program printed by themselves, without a trace, or in its log, and went on."""
     around = zip([ReadLine("it began"), *lines], lines, lines[1:], strict=False)
-    return [
+    logged = [
+        next((after for after in lines[number + 2 :] if not after.text[:1].isspace()), line)
+        for number, line in enumerate(lines[:-1])
+        if _LOGGED.match(line.text) and _HEADING.match(lines[number + 1].text)
+    ]
+    return logged + [
         line
         for before, line, after in around
         if _EXCEPTION.match(line.text)

@@ -110,7 +110,7 @@ def look_at(diagnosis: Diagnosis, most: int = 5) -> str:
 def ended_lines(diagnosis: Diagnosis) -> Iterator[str]:
     """Yield what ended the step, without what the script and the error say already, and the facts beside it."""
     if (ended := diagnosis.ended_by) is not None:
-        if ended.command is not None and not ended.is_all_of(diagnosis.command):
+        if ended.command is not None and (ended.signal or not ended.is_all_of(diagnosis.command)):
             yield f"ended by: {visible(ended.text)}"
         if (
             ended.says

@@ -278,3 +278,19 @@ def test_a_long_clean_up_before_exit_is_no_reason() -> None:
     found = diagnose(evidence(lines=["a.c:3:1: error: no x", *said], own=[], said=said, ended_by=ended))
     assert found.telling_line == "a.c:3:1: error: no x"
     assert diagnose(evidence(lines=said, own=[], said=said[:2], ended_by=ended)).telling_line == "removing 1"
+
+
+def test_the_lines_of_a_script_that_have_the_command_are_named(tmp_path: Path) -> None:
+    text = "#!/bin/bash\nneed() {\n  [ -f  a ]\n}\n# exit 4\n[ -f b ] || exit 4\nneed\n[ -f c ] || exit 4\n[ -f a ]\n"
+    (tmp_path / "in.sh").write_text(text)
+    for command, function, told in (
+        ("exit 4", None, "`exit 4` in in.sh (line 6 or 8) gave 1, called from ci.yml:7"),
+        ("[ -f a ]", "need", "`[ -f a ]` at in.sh:3 gave 1, called from ci.yml:7"),
+        ("exit 5", None, "`exit 5` in in.sh gave 1, called from ci.yml:7"),
+    ):
+        frames = [{"file": "/workspace/in.sh", "line": None, "function": function}, {"line": 3, "function": "main"}]
+        ended = {"command": command, "line": 3, "code": 1, "stack": frames}
+        step = {"step": "script/01", "attempt": 1, "file": "ci.yml", "line": 5, "literal": True}
+        found = diagnose(evidence(ended_by=ended, root=tmp_path, job={"steps": [step]}))
+        assert found.ended_by is not None
+        assert found.ended_by.text == told

@@ -38,7 +38,7 @@ def codes(output: str, exit_code: int | None = 1, command: str = "tool", **more:
 
 @pytest.mark.parametrize("real", REAL, ids=lambda real: real["name"])
 def test_the_telling_line_of_a_real_program_has_its_reading_and_claims_no_more(real: Mapping[str, Any]) -> None:
-    told = found(real["output"], real["exit_code"], real.get("command", "tool"))
+    told = found(real["output"], real["exit_code"], real.get("command", real.get("program", "tool").partition(" ")[0]))
     assert [reading.code for reading in told.readings] == [real["code"]] * (real["code"] is not None)
     assert told.ended_by is None
     for reading in told.readings:
@@ -102,16 +102,33 @@ def test_a_line_is_read_only_where_one_command_alone_can_have_printed_it() -> No
     for own, said in (([], [MISSING_FILE]), (["no a"], [])):
         told = diagnose(evidence([MISSING_FILE, "no a"], own, said, ended_by=ended))
         assert told.readings == []
+    for silent in ("test -f b", "[ -f b ]", "(( 1 == 2 ))", "cat a.txt && echo || cat b", "cat a.txt; exit 1"):
+        ended = {"command": silent, "line": 2, "code": 1}
+        told = diagnose(evidence([MISSING_FILE], [MISSING_FILE], ended_by=ended, job={"failing_command": "a\nb"}))
+        assert told.readings == [], silent
     ended = {"command": "cat a.txt", "line": 2, "code": 1}
+    for background in (True, False):
+        ended |= {"background": background}
+        told = diagnose(evidence([MISSING_FILE], [MISSING_FILE], ended_by=ended))
+        assert (bool(told.readings), bool(told.beside)) == (not background, background)
     told = diagnose(evidence([REFUSED, MISSING_FILE], [MISSING_FILE], ended_by=ended, job={"failing_command": "a\nb"}))
     assert [reading.code for reading in told.readings] == ["missing_file"]
 
 
 def test_an_error_of_another_tool_after_a_known_line_is_the_telling_one() -> None:
-    assert codes(f"{REFUSED}\nworking") == ["connection_refused"]
+    assert codes(f"{REFUSED}\nworking", command="curl x") == ["connection_refused"]
     assert codes(f"{REFUSED}\nTraceback (most recent call last):\n  File 'a'\nAssertionError: 1 != 2") == []
     assert codes(f"make: [Makefile:2: a] Error 1 (ignored)\n{REFUSED}") == ["connection_refused"]
     assert codes(f"{REFUSED}\nmake: [Makefile:2: a] Error 7 (ignored)\n12 kB, budget 10 kB") == []
+
+
+def test_what_a_program_survived_is_not_read() -> None:
+    trace = "Traceback (most recent call last):\n  File 'a', line 1\nModuleNotFoundError: No module named 'x'"
+    assert codes(trace, command="python3 a.py") == ["python_module"]
+    assert codes(f"ERROR:root:reading\n{trace}", command="python3 a.py") == []
+    assert codes(f"{trace}\n3 of 4 passed", command="python3 a.py") == []
+    assert codes(f"{MISSING_FILE}\n3 of 4 passed", command="python3 a.py") == []
+    assert codes(f"{MISSING_FILE}\nfile b is read", command="cat a.txt b.txt") == ["missing_file"]
 
 
 @pytest.mark.parametrize(
