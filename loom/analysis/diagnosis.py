@@ -381,6 +381,12 @@ def _is_read(output: ReadOutput, line: str, script: str | None, ended: Ending | 
         return recipe in own and line in own[own.index(recipe) :] and not _SEVERAL.search(recipe)
     if output.marked:
         return any(each.text == line for each in output.of("own"))
+    if (
+        ended is not None and ended.command and not ended.is_all_of(script)
+    ):  # a line with its name, and what it works on
+        tool, _, about = line.partition(": ")
+        of_it = ended.command.startswith(f"{tool} ") and about.split(": ")[0] in ended.command
+        return of_it or bool(ended.says and ended.says in line)
     return not _SEVERAL.search((script or "").strip())
 
 

@@ -15,6 +15,7 @@ from loom.analysis import formats, patterns
 from loom.analysis.diagnosis import ChangedSince, Diagnosis, Evidence, Excerpt, diagnose
 from loom.analysis.formats import Reader
 from loom.analysis.history import history
+from loom.analysis.locations import locations_in
 from loom.analysis.named_files import look_below, makers
 from loom.analysis.output import LINES_READ, output_of, texts
 from loom.analysis.readings import InSource, reading_in_conflict
@@ -128,11 +129,14 @@ def diagnoses_at_end(reading: Reading, workspace: Path) -> Iterator[Diagnosis]:
 
 def _in_conflict(found: Diagnosis) -> Diagnosis:
     """Read a conflict's marker at the line that the telling line leads to: what a tool says of the markers misleads."""
-    if (shown := found.excerpt) is None or found.telling_line is None:
+    shown, telling = found.excerpt, found.telling_line
+    if shown is None or telling is None:
+        return found
+    if not any(each.line == shown.line and shown.file.endswith(each.file) for each in locations_in([telling])):
         return found
     at = shown.line - shown.first_line
     text = "\n".join(shown.text.split("\n")[max(0, at - 1) : at + 1])
-    reading = reading_in_conflict(found.telling_line, f"{shown.file}:{shown.line}", text)
+    reading = reading_in_conflict(telling, f"{shown.file}:{shown.line}", text)
     return found if reading is None else replace(found, readings=[reading])
 
 

@@ -110,7 +110,7 @@ class Preparation:
                 attempt.service_died = died
                 self._cancel.request(None)
             elif result != "exit code 0":
-                attempt.warn(f"{died.message}{last and f'; it printed: {last.splitlines()[-1]}'}", CODE)
+                attempt.warn(f"{died.message}{last and f'; it printed: {last.splitlines()[-1].strip()}'}", CODE)
 
         # It lasts as long as the job, so a later step's failure is not its own.
         section = SectionOutput(attempt.journal, job.id, Section.SERVICES, CODE)

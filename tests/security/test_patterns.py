@@ -19,6 +19,7 @@ from .conftest import Victim
 LOOM = Path(__file__).parents[2] / "loom"
 SEARCHES = {"compile", "search", "match", "fullmatch", "findall", "finditer", "sub", "subn", "split", "template"}
 BUILT = {
+    ("analysis/ending.py", "name"): "a name of the script, escaped",
     ("analysis/ending.py", "pattern"): "a table of loom",
     ("analysis/formats.py", "pattern"): "data of loom",
     ("analysis/project_patterns.py", "pattern_of text"): "compiled for the names of its groups, and not searched",

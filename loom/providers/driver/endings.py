@@ -261,8 +261,9 @@ def _ended_by(found: Mapping[str, _Report], marks: Sequence[Begun], script: str,
     written = script.splitlines()
     failed, at_end, plain = found.get("E"), found.get("X"), found.get("S")
     if plain is not None:
-        known = plain.code == code and plain.line is not None and 1 <= plain.line <= len(written)
-        return EndedBy(command=_whole(written, plain.line), line=plain.line, code=code) if known else None
+        number = plain.line or (1 if len(written) == 1 and not re.search(r"[;&|]", script) else 0)
+        known = plain.code == code and 1 <= number <= len(written)
+        return EndedBy(command=_whole(written, number), line=number, code=code) if known else None
     while at_end is not None and len(marks) > 1 and marks[-1].line == 1 and at_end.command.startswith(marks[-1].word):
         marks = marks[:-1]  # that of the trap EXIT itself
     in_trap = failed is not None and _sources_step(failed)

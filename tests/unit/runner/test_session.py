@@ -298,7 +298,7 @@ def test_a_service_that_ends_while_the_job_needs_it_is_the_jobs_error(make: Make
 def test_a_service_of_gitlabs_that_fails_is_a_warning(make: Make, code: int) -> None:
     text = "one: {script: ['true'], image: debian, services: [db]}\n"
     ran = running(make("", **{".gitlab-ci.yml": text}), Serving(dies=f"exit code {code}\nIts last lines:\n  bye"))
-    told = [{"text": f"service db ended while the job ran: exit code {code}; it printed:   bye"}]
+    told = [{"text": f"service db ended while the job ran: exit code {code}; it printed: bye"}]
     assert ran.facts("warning", "one") == (told if code else [])
 
 
