@@ -183,7 +183,7 @@ def test_root_in_the_container_is_the_user_who_owns_all_afterwards(
     finally:
         client.close()
     assert theirs.loom("clean", "--keep-last", "0", DOCKER_HOST=rootless.url).code == 0
-    assert list(theirs.tmp.glob("loom-*")) == []
+    assert list(theirs.tmp.glob("loom-*/*")) == []
 
 
 def test_doctor_says_that_the_engine_is_rootless(theirs: Project, rootless: Rootless) -> None:

@@ -72,7 +72,10 @@ def known_reason(request: SessionRequest, answer: str) -> LoomError | None:
             hint=f"it runs on another machine, or sees other files: {other_mode}",
             code=UNSEEN,
         )
-    if "chdir to cwd" in answer and "permission denied" in answer:
+    # Podman asks by `statfs`.
+    if "permission denied" in answer and any(
+        at in answer for at in ("chdir to cwd", "invalid mount config", "statfs ")
+    ):
         return ProviderError(
             f"the engine may not look into the workspace of job {job}: root in its containers is another user here",
             hint=f"{other_mode}; a rootless engine is best used by the user whose it is",
