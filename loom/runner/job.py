@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct, field
 
+from loom import snapshot
 from loom.cancel import AT_ONCE_S, Cancel
 from loom.errors import InfrastructureError, ProviderError
 from loom.plan.model import Job, MountMode
@@ -27,8 +28,9 @@ from loom.runner.products import Handover
 from loom.runner.results import Results
 from loom.runner.session import OpenJob, SessionOpener
 from loom.runner.steps import Steps
-from loom.runner.views import save_files
+from loom.runner.views import BROUGHT, save_files
 from loom.status import JobResult, Skip, Status
+from loom.util import atomic
 from loom.util.units import rough_size
 
 if TYPE_CHECKING:
@@ -193,6 +195,9 @@ class JobRunner(Struct, kw_only=True, eq=False):
             return
         if not (script := settings.reduction(job.clone)):
             return
+        if request.directory is not None:  # what its files are compared with later
+            reduced = snapshot.reduced_manifest(settings.workspace, job.clone)
+            atomic.write(request.directory / BROUGHT, reduced, mode=0o600)
         if request.directory is None and not settings.alone:
             attempt.warn("it has more of git than its clone in CI: all jobs share their files (mount_mode)", CODE)
             return

@@ -34,6 +34,11 @@ JOBS_ELSEWHERE = 100
 """The number of jobs that run at once on other machines. Each one costs this machine a thread and connections."""
 
 
+def clone_of(plan: Plan) -> Clone | None:
+    """Return what the workspace of a run has of the repository: what each of the jobs gets, or more."""
+    return widest(job.clone for job in plan.jobs if job.trigger is None and not (job.clone and job.no_checkout))
+
+
 class RunRequest(Struct, frozen=True, kw_only=True):
     run_id: str
     command: Sequence[str]
@@ -80,9 +85,7 @@ class RunRequest(Struct, frozen=True, kw_only=True):
     @property
     def clone(self) -> Clone | None:
         """Return what the workspace has of the repository: what each of the jobs gets, or more."""
-        return widest(
-            job.clone for job in self.plan.jobs if job.trigger is None and not (job.clone and job.no_checkout)
-        )
+        return clone_of(self.plan)
 
     def cloned(self, clone: Clone | None) -> Source:
         """Return the source as a clone of this run has it."""

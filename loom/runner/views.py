@@ -34,6 +34,8 @@ _MOUNTS = {
 }
 
 
+BROUGHT = ".brought.json"
+"""The file beside a job's files with the manifest of what they are to be compared with, if that is not the run's snapshot."""
 MAX_SAVED = 2_000_000_000
 """Maximum size of a failed job's saved files if they would be lost with the container."""
 
@@ -56,7 +58,7 @@ class View(Struct, frozen=True, kw_only=True):
     @property
     def brought(self) -> Path:
         """The manifest of the snapshot that these files were last synced with. It does not exist before the first sync."""
-        return (self.directory or jobs_of(self.workspace)) / ".brought.json"
+        return (self.directory or jobs_of(self.workspace)) / BROUGHT
 
     @property
     def files(self) -> Path:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from loom.snapshot.copy_workers import duplicate
     from loom.snapshot.explanation import Explanation, Rule, explain, ignore_rule
     from loom.snapshot.git import answers
-    from loom.snapshot.git_dir import reduction
+    from loom.snapshot.git_dir import reduced_manifest, reduction
     from loom.snapshot.history import as_cloned
     from loom.snapshot.identity import identity_of
     from loom.snapshot.lock import alone_in, is_occupied, occupied
@@ -41,7 +41,7 @@ else:
             "sync": "Patch SavedFiles bring compare patch_of apply_patch=apply",
             "explanation": "Explanation Rule explain ignore_rule",
             "git": "answers",
-            "git_dir": "reduction",
+            "git_dir": "reduced_manifest reduction",
             "history": "as_cloned",
             "identity": "identity_of",
             "manifest": "manifest_bytes read_manifest",

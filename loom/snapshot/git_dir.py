@@ -18,7 +18,7 @@ from loom.snapshot import copy_files
 from loom.snapshot.copy_workers import CopyPool
 from loom.snapshot.git import quoted_store
 from loom.snapshot.history import boundary_of
-from loom.snapshot.manifest import read_manifest
+from loom.snapshot.manifest import manifest_bytes, read_manifest
 from loom.snapshot.model import Rules, Source, object_format
 from loom.snapshot.names import is_refused
 from loom.snapshot.repository import config_text
@@ -76,7 +76,7 @@ def lay_out(source: Source, git_dir: Path, *, work_tree: str | None, rules: Rule
 def reduction(source: Source, workspace: Path, clone: Clone | None) -> str:
     """Return a script for a copy of `workspace`, which has `clone`, that makes it the source as it is cloned.
 
-    It runs where there may be no git. Empty: nothing is to do.
+    It runs where there may be no git. Empty: nothing is to do. `reduced_manifest` is then the copy's.
     """
     wanted, manifest = source.clone, read_manifest(workspace)
     if wanted is None or wanted == clone:
@@ -98,6 +98,12 @@ def reduction(source: Source, workspace: Path, clone: Clone | None) -> str:
         lines += ["rm -f .git/index", "echo ref: refs/heads/none >.git/HEAD"]
         lines.append('for path in * .[!.]* ..?*; do case $path in .git | .loom) ;; *) rm -rf "./$path" ;; esac; done')
     return "".join(f"{line}\n" for line in ("set -e", *lines))
+
+
+def reduced_manifest(workspace: Path, clone: Clone) -> bytes:
+    """Return the manifest of a copy of `workspace` that is `clone`."""
+    left = clone.without(module.path for module in read_manifest(workspace).submodules)
+    return manifest_bytes(workspace, without=left)
 
 
 def _escaped(text: str) -> str:

@@ -30,9 +30,16 @@ def write_manifest(git_dir: Path, manifest: Manifest) -> None:
     (git_dir / FILLING).unlink()
 
 
-def manifest_bytes(workspace: Path, kept: Iterable[str] = ()) -> bytes:
-    """Return a workspace's manifest, to keep outside the reach of jobs; with `kept` as files that were synced with it have it."""
+def manifest_bytes(workspace: Path, kept: Iterable[str] = (), *, without: Iterable[str] = ()) -> bytes:
+    """Return a workspace's manifest, to keep outside the reach of jobs; with `kept` as files that were synced with it have it.
+
+    `without`: submodules whose files its reader has not.
+    """
     data = read_regular(workspace / ".git" / NAME)
+    if left := [os.fsencode(path).decode("latin-1") for path in without]:
+        document = json.loads(data)
+        document["submodules"] = [module for module in document["submodules"] if module["path"] not in left]
+        data = json.dumps(document).encode()
     if paths := [os.fsencode(path).decode("latin-1") for path in sorted(kept)]:
         data = json.dumps(json.loads(data) | {"kept": paths}).encode()
     return data

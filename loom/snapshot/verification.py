@@ -110,6 +110,7 @@ def verify(
 def changes_between(old: Manifest, new: Manifest, *, environ: Mapping[str, str]) -> tuple[Change, ...]:
     """Compare two snapshots of one repository by their manifests, submodules included. No file of them is read.
 
+    A submodule whose files the old one left out is left out of the comparison too.
     It takes 0.1 ms where both have one HEAD, else 4 to 8; to list both trees takes 7 to 20 ms, to restore them 15 to 55.
     SnapshotError where the repository has dropped a commit.
     """
@@ -117,6 +118,8 @@ def changes_between(old: Manifest, new: Manifest, *, environ: Mapping[str, str])
     stores = [Path(store) for manifest in (old, new) for store in manifest.stores]
     found: list[Change] = []
     for path in sorted(before.keys() | after.keys()):
+        if path not in before and all(change.path != path for change in found):
+            continue  # it was there, and what was taken of it had not its files
         one, two = before.get(path), after.get(path)
         part = _Part(one or two or old, Path(new.source_root), "", stores, True, None)
         changes = _differing(part, one, two, environ)

@@ -14,8 +14,10 @@ from loom.commands.inside.copies import command_for, keep_copies
 from loom.commands.project import Here
 from loom.commands.project.trusting import discover
 from loom.errors import RequestError
+from loom.plan.clone import refs_of_head
 from loom.runner.previous_run import PastRun
-from loom.snapshot import Merge, Snapshot, readable
+from loom.runner.request import clone_of
+from loom.snapshot import Merge, Snapshot, Source, readable
 from loom.util import atomic
 from loom.util.bounded import listed
 from loom.util.private import make_own
@@ -45,8 +47,13 @@ def take(here: Here, past: PastRun, workspace: Path, run_id: str) -> Snapshot:
     cancel = Cancel()
     with signals(cancel):
         here.store.workspaces.make(workspace, run_id=run_id, repo_root=past.repo_root)
-        source, umask = discover(past.repo_root, here.environ, flag=here.trusting), past.planned.plan.umask
-        return snapshot.take(source, workspace, cancel=cancel, umask=umask)
+        found, umask = discover(past.repo_root, here.environ, flag=here.trusting), past.planned.plan.umask
+        return snapshot.take(_as_planned(found, past), workspace, cancel=cancel, umask=umask)
+
+
+def _as_planned(source: Source, past: PastRun) -> Source:
+    """Return the source as a clone of that run has it."""
+    return snapshot.as_cloned(source, clone_of(past.planned.plan), refs_of_head(past.planned.variables))
 
 
 def sync(
@@ -80,14 +87,20 @@ def sync(
             copies.append(f"{target.job_id}'s {readable(path)} before: {command_for(copy)}")
     held = set[str]()
     for target, found in compared:
-        before = snapshot.read_manifest(target.files, target.manifest).kept
+        manifest = snapshot.read_manifest(target.files, target.manifest)
+        there = {*(module.path for module in manifest.submodules), *(change.path for change in found.changes)}
+        left = [module.path for module in taken.submodules if module.path not in there]
         applied = snapshot.bring(taken.path, target.files, found, theirs=prefer == THEIRS)
         if target.bring is not None:
             target.bring(target.files, list(dict.fromkeys([*applied.removed, *applied.written])))
         sides = [partial(snapshot.content_at, side) for side in (taken.path, target.files)]
-        kept = {path for path in (*before, *(change.path for change in found.both)) if sides[0](path) != sides[1](path)}
+        kept = {
+            path
+            for path in (*manifest.kept, *(change.path for change in found.both))
+            if sides[0](path) != sides[1](path)
+        }
         make_own(target.brought.parent)
-        atomic.write(target.brought, snapshot.manifest_bytes(taken.path, kept), mode=0o600)
+        atomic.write(target.brought, snapshot.manifest_bytes(taken.path, kept, without=left), mode=0o600)
         held |= kept
     brought = _report([found for _, found in compared], prefer, say)
     for line in copies:

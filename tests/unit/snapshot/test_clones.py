@@ -14,7 +14,7 @@ from msgspec import Struct, field
 
 from loom.cancel import Cancel
 from loom.plan.clone import Clone, refs_of_head, widest
-from loom.snapshot import as_cloned, discover, reduction, take
+from loom.snapshot import as_cloned, discover, reduced_manifest, reduction, take, verify
 
 from .conftest import ENVIRONMENT, NewRepo, Repo, contents, proved
 
@@ -210,3 +210,7 @@ def test_git_is_that_of_the_runners_clone(
         if clone is None and case.clone.submodule_depth:  # a workspace with more of a submodule's history keeps it
             ours |= {key: theirs[key] for key in theirs if "foreach" in key}
         assert ours == theirs
+        manifest = tmp_path / "manifest.json"
+        manifest.write_bytes(reduced_manifest(path, case.clone))
+        changed = verify(path, environ=ENVIRONMENT, manifest_file=manifest).changes
+        assert bool(changed) != case.clone.files, "what a clone lacks is nothing that its job has deleted"
