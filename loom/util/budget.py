@@ -6,15 +6,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Literal
+from typing import Any, Literal
 
 from msgspec import Struct
 
 from loom.errors import WorkflowError
 
-if TYPE_CHECKING:
-    from loom.util.yaml_file import Node
-
+Node = Any
+"""A node of `yaml_file`, which imports this module."""
 What = Literal["values", "jobs", "steps", "mistakes"]
 
 
