@@ -55,3 +55,12 @@ def test_one_function_starts_python_or_loom() -> None:
 
     assert where(r"subprocess|multiprocessing|pty|runpy|Executor|os\.|from os", starts) == set(STARTED)
     assert not (where("executable|subprocess", names_python) - {"util/processes.py"}) & set(STARTED)
+
+
+def test_only_the_asking_function_lends_objects_of_others() -> None:
+    """Without its consent, `take` fills no workspace of a repository that borrows objects."""
+
+    def consents(node: ast.AST) -> bool:
+        return isinstance(node, ast.keyword) and node.arg in ("lends", "may_lend")
+
+    assert where("lend", consents) == {"commands/project/trusting.py", "snapshot/source.py"}
