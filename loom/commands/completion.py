@@ -11,7 +11,7 @@ from loom import config
 from loom.commands.project import here
 from loom.errors import LoomError
 from loom.providers import MODULES
-from loom.util.budget import LOOKING_S, limited
+from loom.util.budget import COMPLETION_S, limited
 
 if TYPE_CHECKING:
     from loom.plan.model import Plan
@@ -41,7 +41,7 @@ def runs(_given: Given) -> list[tuple[str, str]]:
     ]
 
 
-@limited(LOOKING_S)
+@limited(COMPLETION_S)
 def _plan() -> Plan:
     from loom.commands.plan.preparing import Options, planner_of  # not for a run's name
 

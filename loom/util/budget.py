@@ -30,8 +30,10 @@ class Budget(Struct, kw_only=True):
     """How much is spent before the next look at the clock."""
 
 
-LOOKING_S = 1.4
-"""The processor's time for commands that only look at files, and for completion."""
+LOOKING_S = 5.0
+"""The processor's time for commands that only look at files."""
+COMPLETION_S = 1.4
+"""The processor's time for completion, which a shell waits for at each TAB."""
 _BETWEEN_LOOKS = 64
 _present: ContextVar[Budget | None] = ContextVar("budget", default=None)
 
@@ -39,7 +41,7 @@ _present: ContextVar[Budget | None] = ContextVar("budget", default=None)
 @contextmanager
 def limited(seconds: float | None = None) -> Iterator[None]:
     """Give what happens in the block a budget; inside of another block, that one's counts."""
-    if _present.get() is not None:
+    if _present.get(None) is not None:
         yield
         return
     budget = Budget()
@@ -54,7 +56,7 @@ def limited(seconds: float | None = None) -> Iterator[None]:
 
 def spend(what: What, node: Node, number: int = 1) -> None:
     """Take from the budget, if there is one. WorkflowError at `node` when it is used up."""
-    budget = _present.get()
+    budget = _present.get(None)
     if budget is None:
         return
     left = getattr(budget, what) - number

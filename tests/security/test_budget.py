@@ -11,7 +11,7 @@ import pytest
 
 from loom.errors import WorkflowError
 from loom.plan.resolve import rehearse
-from loom.util.budget import LOOKING_S, limited
+from loom.util.budget import COMPLETION_S, limited
 from loom.workflow import dialects
 from loom.workflow.facts import Facts
 from tests.support.loom_process import run_loom
@@ -79,7 +79,7 @@ def look_at(path: Path, root: Path) -> None:
 def test_what_a_hostile_workflow_expands_to_ends_in_an_error_with_a_line(what: str, tmp_path: Path) -> None:
     lay_out(tmp_path, HOSTILE[what])
     path = tmp_path / next(iter(HOSTILE[what]))
-    with limited(LOOKING_S), pytest.raises(WorkflowError) as caught:
+    with limited(COMPLETION_S), pytest.raises(WorkflowError) as caught:
         look_at(path.parent if GITHUB in HOSTILE[what] else path, tmp_path)
     last = caught.value.problems[-1]
     assert any(one.code == "WF_TOO_LARGE" for one in caught.value.problems) or len(caught.value.problems) == 200

@@ -54,8 +54,10 @@ def _read(script: str) -> bool | None:
     if (bash := shutil.which("bash")) is None:
         return None
     given = script.encode(errors="surrogateescape") + b"\n"
-    ran = subprocess.run(
-        (bash, "-O", "extglob", "-n"), input=given, env={"LC_ALL": "C"}, capture_output=True, check=False
-    )
+    command = (bash, "-O", "extglob", "-n")
+    try:
+        ran = subprocess.run(command, input=given, env={"LC_ALL": "C"}, capture_output=True, check=False, timeout=60)
+    except subprocess.TimeoutExpired:
+        return None
     said = ran.stderr.decode(errors="replace")
     return True if _BROKEN_OFF.search(said) else None if said else False

@@ -10,7 +10,7 @@ from loom.analysis.diagnosis import Diagnosis
 from loom.render.diagnosis.text import headline
 
 
-class Finding(Struct, frozen=True, kw_only=True):
+class Annotation(Struct, frozen=True, kw_only=True):
     file: str | None
     line: int | None
     column: int | None = None
@@ -18,16 +18,16 @@ class Finding(Struct, frozen=True, kw_only=True):
     message: str
 
 
-def findings(diagnosis: Diagnosis) -> list[Finding]:
+def findings(diagnosis: Diagnosis) -> list[Annotation]:
     """Return failing tests, else failures in a known format. A single one is the step's own."""
     if diagnosis.failing_tests:
         return [
-            Finding(file=test.file, line=test.line, title=test.full_name, message=test.message or "this test failed")
+            Annotation(file=test.file, line=test.line, title=test.full_name, message=test.message or "this test failed")
             for test in diagnosis.failing_tests
         ]
     located = [failure for failure in diagnosis.failures if failure.file is not None]
     return [
-        Finding(
+        Annotation(
             file=failure.file,
             line=failure.line,
             column=failure.column,

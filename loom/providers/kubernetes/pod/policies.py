@@ -89,7 +89,7 @@ def fit(container: dict[str, Any], policies: Policies, pool: Pool, *, own: bool)
     The values of a container of loom's `own` change as the rules want; of the others those that nobody gave.
     """
     resources = container.get("resources") or {}
-    limits, requests = ({**(resources.get(kind) or {})} for kind in ("limits", "requests"))
+    limits, wanted = ({**(resources.get(kind) or {})} for kind in ("limits", "requests"))
     for resource, (request, limit) in _OWN.items():
         least, most = policies.of("min", resource), policies.of("max", resource)
         granted = limits.get(resource) or policies.of("default", resource)
@@ -97,16 +97,16 @@ def fit(container: dict[str, Any], policies: Policies, pool: Pool, *, own: bool)
             granted = limits[resource] = limit if own else _of_pool(pool, "limits", resource, policies)
         if own and resource in limits:
             granted = limits[resource] = _between(least, limits[resource], most)
-        asked = requests.get(resource) or (None if granted else policies.of("defaultRequest", resource))
+        asked = wanted.get(resource) or (None if granted else policies.of("defaultRequest", resource))
         if asked is None and granted is None and f"requests.{resource}" in policies.quotas:
-            requests[resource] = request if own else _of_pool(pool, "requests", resource, policies)
-        if resource in requests and (own or resource not in pool.requests):
-            requests[resource] = _between(least, requests[resource], granted)
-        elif resource in requests and granted is not None and amount(requests[resource]) > amount(granted):
-            limits[resource] = requests[resource]
+            wanted[resource] = request if own else _of_pool(pool, "requests", resource, policies)
+        if resource in wanted and (own or resource not in pool.requests):
+            wanted[resource] = _between(least, wanted[resource], granted)
+        elif resource in wanted and granted is not None and amount(wanted[resource]) > amount(granted):
+            limits[resource] = wanted[resource]
         if own and granted is not None and policies.of("maxLimitRequestRatio", resource):
-            requests[resource] = granted
-    container["resources"] = {key: value for key, value in (("limits", limits), ("requests", requests)) if value}
+            wanted[resource] = granted
+    container["resources"] = {key: value for key, value in (("limits", limits), ("requests", wanted)) if value}
 
 
 def _between(least: str | None, value: str, most: str | None) -> str:
