@@ -397,6 +397,8 @@ class Plan(Struct, frozen=True, kw_only=True, dict=True):
     """The first failed job stops the run, as the workflow says."""
     undecided: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """The variables whose value is not known here, with the ids of the jobs whose rules ask for it."""
+    behind: str = ""
+    """Why CI would run another commit for this event; empty: it would not."""
 
     def job(self, job_id: str) -> Job:
         """Return the job with this id. KeyError if the plan does not contain it."""

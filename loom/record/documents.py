@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
-from msgspec import Meta, Struct, field
+from msgspec import UNSET, Meta, Struct, UnsetType, field
 
 from loom.status import Code, Count, EndedBy, FailingTest, Failure, Status
 from loom.util import typed
@@ -267,7 +267,7 @@ class Assistance(Document, frozen=True, kw_only=True):
     changes_total: Count = 0
 
 
-Kind = Literal["whole", "partial", "resumed", "assisted"]
+Kind = Literal["whole", "partial", "resumed", "assisted", "behind"]
 
 
 class HeldJob(Document, frozen=True, kw_only=True):
@@ -278,10 +278,13 @@ class HeldJob(Document, frozen=True, kw_only=True):
 
 
 class Extent(Document, frozen=True, kw_only=True):
-    """The extent of a run. Only a whole run that nobody assisted is a proof of the result for its tree."""
+    """The extent of a run. Only a whole run that nobody assisted, and that is not behind, is a proof of its tree's result."""
 
     kinds: list[Kind]
-    """`whole`: each job that CI would run ran, from its first step. Else `partial` or `resumed`, or both."""
+    """`whole`: each job that CI would run ran, from its first step. Else `partial` or `resumed`, or both.
+
+    `assisted` and `behind` come after these.
+    """
     proof: bool
     parent_run_id: RunId | None
     ran: list[RelativePath]
@@ -293,6 +296,8 @@ class Extent(Document, frozen=True, kw_only=True):
     assisted: list[Assistance]
     tree_sha: Sha | None
     """The tree that ran: the snapshot's. Null where somebody may have changed files by hand."""
+    behind: str | UnsetType = UNSET
+    """Why CI would run another commit: the merge of a pull request with its base branch."""
 
 
 class Receipt(Document, frozen=True, kw_only=True):

@@ -45,6 +45,8 @@ def extent_of(fold: RunFold) -> Extent:
     kinds = kinds or ["whole"]
     if assisted:
         kinds.append("assisted")
+    if behind := plan.get("behind"):
+        kinds.append("behind")
     return Extent(
         kinds=kinds,
         proof=kinds == ["whole"],
@@ -57,6 +59,7 @@ def extent_of(fold: RunFold) -> Extent:
         saved_ms=round(sum(one.saved_ms for one in reused), 3),
         assisted=assisted,
         tree_sha=None if by_hand else fold.facts.get("snapshot_taken", {}).get("tree_sha"),
+        behind=behind or msgspec.UNSET,
     )
 
 
@@ -82,6 +85,7 @@ def extent_text(stated: Mapping[str, Any]) -> str:
         "partial": f"partial ({'; '.join([*ran, *held_text(stated)])})",
         "resumed": f"resumed from run {extent.parent_run_id} ({saved})",
         "assisted": f"assisted ({', '.join(text for kind, text in texts.items() if kind in how)})",
+        "behind": f"behind ({extent.behind})",
     }
     return ", ".join(parts[kind] for kind in extent.kinds)
 

@@ -86,7 +86,13 @@ _PHASE = _data(
 )
 """The data of all other phases, at their start or end."""
 _FACTS: Mapping[str, type[Struct]] = {
-    "plan_resolved": _data("jobs", jobs=list[_PLANNED], stages=list[str], left_out=list[_LEFT_OUT_JOB]),  # type: ignore[valid-type]
+    "plan_resolved": _data(
+        "jobs",
+        jobs=list[_PLANNED],  # type: ignore[valid-type]
+        stages=list[str],
+        left_out=list[_LEFT_OUT_JOB],  # type: ignore[valid-type]
+        behind=str,
+    ),
     "snapshot_taken": _data(
         "path head_sha tree_sha files bytes changed left_out",
         path=str,

@@ -503,6 +503,7 @@ def plan_shape(plan: Plan, *, without: Container[str] = ()) -> dict[str, Any]:
             {"id": left.id, "reason": left.reason, **({"held": left.held} if left.held else {})}
             for left in plan.left_out
         ],
+        **({"behind": plan.behind} if plan.behind else {}),
     }
 
 

@@ -216,7 +216,7 @@ class _Reproducing:
         job = pinned_job(target, self._log.facts.images, prepared, self._notes, self._differs)
         jobs = tuple(job if each.id == job.id else each for each in plan.jobs)
         brought = self._brought(plan, target)
-        prepared = replace(prepared, plan=replace(plan, jobs=jobs), brought=brought)
+        prepared = replace(prepared, plan=replace(plan, jobs=jobs, behind=""), brought=brought)
         with redirect_stdout(sys.stderr) if as_json else nullcontext():
             code = running.execute(prepared)
         self._verdict(prepared, target, with_cache=with_cache, as_json=as_json)

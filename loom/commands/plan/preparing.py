@@ -160,6 +160,7 @@ def prepare(
     variables = checkout.run_variables(run_id, source, name_from(source.root, path), here.environ, options.event)
     planner = planner_of(options, here, variables, keeping=not options.dry_run)
     plan, notices = planner.made()
+    plan = replace(plan, behind=_behind(plan, source, here.environ))
     if source.unmerged and not (options.dry_run or options.allow_unmerged):
         raise _in_conflict(source)
     plan = undelayed(plan) if options.no_delay else plan
@@ -189,6 +190,25 @@ def _undecided(plan: Plan) -> Iterator[str]:
         yield (
             f"{name} is not known, and decides on {rules}: git remote set-head origin --auto (or BRANCH), or --var {name}=BRANCH"
         )
+
+
+def _behind(plan: Plan, source: Source, environ: Mapping[str, str]) -> str:
+    """Return why GitHub would run another commit for a pull request: the merge of both sides, which has HEAD's tree (and
+    nothing is said) only where HEAD has all of the base branch.
+    """
+    github = next((job.late.contexts["github"] for job in plan.jobs if job.late is not None), None)
+    if github is None or github["event_name"] != "pull_request":
+        return ""
+    base = github["base_ref"]
+    refs = {name: sha for name, sha, _ in source.refs}
+    tips = (refs.get(f"refs/{where}/{base}") for where in ("remotes/origin", "heads"))
+    if (tip := next(filter(None, tips), None)) is None:
+        return (
+            f"not the same commit: GitHub runs the merge with {base}, which is not known here: git fetch origin {base}"
+        )
+    if checkout.git(source.root, environ, "merge-base", "--is-ancestor", tip, source.head_sha) is not None:
+        return ""
+    return f"not the same commit: GitHub runs the merge with {base} ({tip[:12]}), which is not in HEAD's history here: merge it"
 
 
 def _in_conflict(source: Source) -> RequestError:

@@ -158,7 +158,7 @@ def request_of(
         parent_run_id=options.parent_run_id,
         variables=prepared.variables,
         detached=options.detach,
-        notices=(*_not_isolated(plan, config), *prepared.notices),
+        notices=(*_not_isolated(plan, config), *prepared.notices, *filter(None, [plan.behind])),
     )
 
 

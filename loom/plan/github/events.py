@@ -63,7 +63,9 @@ def event_of(context: p.ResolveContext) -> RunEvent:
             payload |= {"before": known.get("CI_COMMIT_BEFORE_SHA", "0" * 40), "pusher": {"name": login}}
             payload |= {"head_commit": commit, "commits": [commit], "created": False, "deleted": False, "forced": False}
         case "pull_request" | "pull_request_target":
-            ends = {side: {"ref": ref, "sha": sha, "repo": repo} for side, ref in (("head", branch), ("base", base))}
+            fork = known.get("CI_MERGE_REQUEST_DIFF_BASE_SHA") or sha
+            sides = (("head", branch, sha), ("base", base, fork))
+            ends = {side: {"ref": ref, "sha": its, "repo": repo} for side, ref, its in sides}
             request = {"number": 1, "title": known.get("CI_COMMIT_TITLE", ""), "body": "", "state": "open"}
             request |= {"draft": False, "merged": False, "labels": [], "user": {"login": login}, **ends}
             payload |= {"action": "synchronize", "number": 1, "pull_request": request}

@@ -500,3 +500,6 @@ of-the-merge
     differs = {each["name"] for each in found["differs"]}
     assert ("commit" in differs, any("not the same commit" in note for note in found["notes"])) == (not is_there,) * 2
     assert found["verdict"] == ("passes-here" if is_there else "another-failure"), found
+    state = Path(case.environ["HOME"], ".local/state/loom/runs", found["run_id"])
+    extent = json.loads(next(state.glob("receipts/*.json")).read_text())["extent"]
+    assert "behind" not in extent, "what is not the same commit is a note"

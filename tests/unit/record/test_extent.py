@@ -65,6 +65,55 @@ def test_a_whole_run_is_a_proof_and_a_partial_one_is_not(make: Make) -> None:
     assert (again["kinds"], again["parent_run_id"]) == (["whole"], rows[1]["run_id"])
 
 
+def test_a_pull_request_without_all_of_its_base_is_no_proof(make: Make) -> None:
+    project = make("")
+    (project.root / ".loom/workflow.yml").unlink()
+    (project.root / ".github/workflows").mkdir(parents=True)
+    step = 'echo "on $GITHUB_REF, $GITHUB_SHA into ${{ github.event.pull_request.base.sha }}"'
+    job = f"runs-on: ubuntu-latest, steps: [{{run: {json.dumps(step)}}}]"
+    (project.root / ".github/workflows/ci.yml").write_text(f"on: [push, pull_request]\njobs:\n  unit: {{{job}}}\n")
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(project.root), "-c", "user.name=n", "-c", "user.email=e@example.org", *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    def commit(branch: str) -> str:
+        git("checkout", "-q", branch)
+        git("add", "-A")
+        git("commit", "-q", "--allow-empty", "-m", branch)
+        return git("rev-parse", "HEAD")
+
+    def of_run(*arguments: str) -> str:
+        project.loom("run", "--event", "pull_request", *arguments)
+        return project.loom("logs", "unit")
+
+    base = commit("main")
+    git("branch", "topic")
+    head = commit("topic")
+    assert f"on refs/pull/1/merge, {head} into {base}" in of_run()
+    assert (extent(project)["kinds"], "behind" in extent(project)) == (["whole"], False)
+
+    there = commit("main")
+    git("checkout", "-q", "topic")
+    shown = project.loom("run", "--event", "merge_request")
+    why = f"not the same commit: GitHub runs the merge with main ({there[:12]}), which is not in HEAD's history here: merge it"
+    assert shown.count(why) == 2
+    assert f"{NO_PROOF}whole, behind ({why})" in shown
+    found = extent(project)
+    assert (found["kinds"], found["proof"], found["behind"]) == (["whole", "behind"], False, why)
+    assert f"on refs/pull/1/merge, {head} into {base}" in project.loom("logs", "unit")
+    project.loom("run")
+    assert extent(project)["proof"] is True
+
+    git("update-ref", "refs/remotes/origin/main", base)  # what GitHub has counts, not a commit that was never pushed
+    of_run()
+    assert extent(project)["proof"] is True
+    event = project.home / "event.json"
+    event.write_text(json.dumps({"number": 7, "pull_request": {"head": {"ref": "topic"}, "base": {"ref": "gone"}}}))
+    assert "on refs/pull/7/merge" in of_run("--event-file", str(event))
+    assert "GitHub runs the merge with gone, which is not known here" in extent(project)["behind"]
+
+
 def test_a_rerun_of_what_failed_takes_results_over(make: Make) -> None:
     project = make(WORKFLOW)
     project.loom("run", "--local", code=1)

@@ -13,7 +13,7 @@ from loom.plan.model import ResolveContext
 from loom.workflow.changes import of_event
 from loom.workflow.languages import GITHUB
 
-SHA = "c" * 40
+SHA, FORK = "c" * 40, "f" * 40
 KNOWN = {
     "CI_COMMIT_SHA": SHA,
     "CI_COMMIT_BRANCH": "topic",
@@ -61,7 +61,7 @@ PULL_REQUEST = {
         "labels": [],
         "user": {"login": "ann"},
         "head": {"ref": "topic", "sha": SHA, "repo": REPOSITORY},
-        "base": {"ref": "dev", "sha": SHA, "repo": REPOSITORY},
+        "base": {"ref": "dev", "sha": FORK, "repo": REPOSITORY},
     },
 }
 RELEASE = {
@@ -99,6 +99,7 @@ def test_an_event_is_github_s(
     event: str, more: dict[str, str], payload: dict[str, Any], ref: str, happened: str
 ) -> None:
     known = {**KNOWN, "CI_MERGE_REQUEST_TARGET_BRANCH_NAME": "dev", "LOOM_EVENT": event, **more}
+    known["CI_MERGE_REQUEST_DIFF_BASE_SHA"] = FORK
     found = event_of(ResolveContext(predefined=known, inputs={"a": "b"}))
     github = dict(found.github)
     assert github.pop("event") == {"repository": REPOSITORY, "sender": {"login": "ann", "type": "User"}, **payload}
