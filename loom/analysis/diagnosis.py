@@ -13,7 +13,6 @@ from msgspec.structs import replace
 
 from loom.analysis import formats, patterns
 from loom.analysis.ending import Ending, by_make, by_shell, ending_of, locations_in_step
-from loom.analysis.formats import Reader
 from loom.analysis.history import SameInput, SinceGreen
 from loom.analysis.locations import MOST_LOCATIONS, Location, WorkingDirectories, is_foreign
 from loom.analysis.named_files import Look, look_at
@@ -192,8 +191,6 @@ class Evidence(Struct, frozen=True, kw_only=True):
     job: Mapping[str, Any] | None = None
     output: ReadOutput = ReadOutput()
     ended_by: Mapping[str, Any] | None = None
-    formats: Sequence[Reader] | None = None
-    """None: those of the table."""
     unit: tuple[str | None, str | None] = (None, None)
     """The step and section to blame if the job's manifest names none (a killed run)."""
     in_source: Look = field(default=lambda _: {})
@@ -238,7 +235,7 @@ def diagnose(evidence: Evidence) -> Diagnosis:
     silent = (output.marked and not own and quiet) or (made is not None and made.is_silent)
     told_by = [] if silent else output.reason
     found = [typed.convert(each, Failure) for each in job.get("findings", ())] if failed else []
-    read = patterns.failures([line.printed for line in output.reason], evidence.formats or formats.readers())
+    read = patterns.failures([line.printed for line in output.reason], formats.readers())
     of_output = [each if each.file is None else replace(each, file=at.file(each.file)) for each in read]
     told = {(each.file, each.line) for each in of_output if each.line}
     failures = [*of_output, *(each for each in found if (each.file, each.line) not in told)]

@@ -11,9 +11,8 @@ from typing import Any
 from msgspec.structs import replace
 
 from loom import snapshot
-from loom.analysis import formats, patterns
+from loom.analysis import formats
 from loom.analysis.diagnosis import ChangedSince, Diagnosis, Evidence, Excerpt, diagnose
-from loom.analysis.formats import Reader
 from loom.analysis.history import history
 from loom.analysis.locations import locations_in
 from loom.analysis.named_files import look_below, makers
@@ -65,11 +64,10 @@ def diagnosis_of(reading: Reading, job: str | None = None, *, workspace: Path | 
     end = _end(reading, unit)
     receipt = reading.receipt()
     root = Path(receipt["repo_root"]) if receipt.get("repo_root") else None
-    own = patterns.of_project(root)
     counts = end.get("output", {})
     total = sum(counts.get(f"{stream}_lines", 0) for stream in ("stdout", "stderr")) if end else None
     whole = len(events) < LINES_READ and (total is None or total <= len(events))
-    highlights = Highlights() if whole or unit is None else _highlights(unit, own, end)
+    highlights = Highlights() if whole or unit is None else _highlights(unit, end)
     same = None if unfinished or workspace is not None else recorded_diagnosis(reading, job_id)
     planned = {} if job_id is None else reading.fold.jobs[job_id].planned
     clone = typed.convert(planned["clone"], Clone) if planned.get("clone") else None
@@ -83,7 +81,6 @@ def diagnosis_of(reading: Reading, job: str | None = None, *, workspace: Path | 
             job=manifest,
             output=output,
             ended_by=end.get("ended_by"),
-            formats=formats.readers(own),
             unit=(unit.step, unit.section) if unit else (None, None),
             root=workspace or root,
             in_source=lambda paths: _look(reading, root, job_id, clone, paths),
@@ -199,12 +196,12 @@ def _end(reading: Reading, unit: Unit | None) -> Mapping[str, Any]:
     return span.end.data if span is not None and span.end is not None else {}
 
 
-def _highlights(unit: Unit, own: Sequence[Reader], end: Mapping[str, Any]) -> Highlights:
+def _highlights(unit: Unit, end: Mapping[str, Any]) -> Highlights:
     """Return them as they were recorded; from the events file where the step did not end."""
     if end:
         return typed.convert(end.get("highlights", {"complete": False}), Highlights)
     with open_regular(unit.events) as file:
-        return of_file(file, formats.watch(own))
+        return of_file(file, formats.watch())
 
 
 def excerpt_of(diagnosis: Diagnosis, root: Path) -> Excerpt | None:

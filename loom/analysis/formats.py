@@ -1,4 +1,4 @@
-"""Formats of tools' output: the table `patterns.yml`, beside this module, and a project's own."""
+"""Formats of tools' output: the table `patterns.yml`, beside this module."""
 
 from __future__ import annotations
 
@@ -53,20 +53,13 @@ def table() -> tuple[Format, ...]:
     return msgspec.yaml.decode(data, type=tuple[Format, ...])
 
 
-def watch(own: Sequence[Reader]) -> Watch:
+def watch() -> Watch:
     """Make the recorder look for what the lines of all formats contain."""
-    return Watch(
-        lambda: {word: each.why for each in (*(reader.format for reader in own), *table()) for word in each.words}
-    )
-
-
-def readers(own: Sequence[Reader] = ()) -> Sequence[Reader]:
-    """Return all formats, those of the project first."""
-    return (*own, *_readers())
+    return Watch(lambda: {word: each.why for each in table() for word in each.words})
 
 
 @cache
-def _readers() -> tuple[Reader, ...]:
+def readers() -> Sequence[Reader]:
     return tuple(Reader(each, [_search(expression) for expression in each.expressions]) for each in table())
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from msgspec.structs import replace
 
@@ -27,15 +26,6 @@ class FailureGroup(Document, frozen=True, kw_only=True):
     message: str
     count: Count
     first: Failure
-
-
-def of_project(root: Path | None) -> Sequence[Reader]:
-    """Read the formats that a project adds. WorkflowError for a mistake in its file."""
-    if root is None or not (root / ".loom" / "patterns.yml").exists():
-        return ()
-    from loom.analysis import project_patterns  # late: few projects have such a file
-
-    return project_patterns.readers(root)
 
 
 def failures(lines: Sequence[str], formats: Sequence[Reader]) -> list[Failure]:

@@ -314,7 +314,7 @@ class LogReader:
 
 def read_log(chunks: Iterable[bytes], survived: Container[str] = ()) -> ServerLog:
     """Read a log to its end. `survived`: units that do not end the job (`continue-on-error`), which the log does not tell."""
-    reader, watch = LogReader(), formats.watch(())
+    reader, watch = LogReader(), formats.watch()
 
     def new(name: str) -> LogUnit:
         return LogUnit(name=name, lines=deque(maxlen=LINES_READ), highlighter=Highlighter(watch, lines=1))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from loom.analysis import formats, patterns
+from loom.analysis import formats
 from loom.errors import LoomError
 from loom.runner.request import Ran, RunRequest
 from loom.runner.start import start
@@ -21,11 +21,9 @@ if TYPE_CHECKING:
 def execute(request: RunRequest, prepared: NextRun | None = None) -> Ran:
     """Run the plan. Every failure ends in a receipt, except bugs and an unwritable record.
 
-    `prepared`: what was prepared for this run, by its id; not with `request.reuse`. Raises WorkflowError for a mistake in the
-    project's formats of output: nothing has begun.
+    `prepared`: what was prepared for this run, by its id; not with `request.reuse`.
     """
-    watch = formats.watch(patterns.of_project(request.source.root))
-    started = start(request, watch, prepared)
+    started = start(request, formats.watch(), prepared)
     try:
         try:
             with refusals():

@@ -83,9 +83,9 @@ def open_judged(real: str) -> BufferedReader:
     return os.fdopen(descriptor, "rb")
 
 
-def read_regular(path: Path, *, at_most: int = LARGEST_DOCUMENT, judged: bool = False) -> bytes:
-    """Read a regular file. OSError for anything else, and beyond `at_most` bytes. `judged`: see `open_judged`."""
-    with open_judged(str(path)) if judged else open_regular(path) as file:
+def read_regular(path: Path, *, at_most: int = LARGEST_DOCUMENT) -> bytes:
+    """Read a regular file. OSError for anything else, and beyond `at_most` bytes."""
+    with open_regular(path) as file:
         # Check the size first: sparse files are slow, and a growing file is read no further.
         if os.fstat(file.fileno()).st_size > at_most:
             raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(path))

@@ -22,7 +22,6 @@ BUILT = {
     ("analysis/ending.py", "name"): "a name of the script, escaped",
     ("analysis/ending.py", "pattern"): "a table of loom",
     ("analysis/formats.py", "pattern"): "data of loom",
-    ("analysis/project_patterns.py", "pattern_of text"): "compiled for the names of its groups, and not searched",
     ("analysis/readings.py", "table text"): "data of loom",
     ("plan/candidates.py", "name"): "a name in a table of loom",
     ("plan/reported.py", ""): "a table of loom",

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, cast
 import msgspec
 from msgspec.structs import replace
 
-from loom.analysis import project_patterns
 from loom.commands import project
 from loom.commands.plan.contexts import resolve_context
 from loom.commands.project import Here, checkout, find_root, trusting, workflow_path
@@ -70,7 +69,6 @@ def check(workflow: Path | None, form: str, *, inputs: list[str] | None, strict:
     loaded = examined.workflow
     jobs: Sequence[tuple[Entry, Job]] = ()
     problems += examined.problems
-    problems += project_patterns.read(root)[0]
     if loaded is not None:
         repositories = cache(lambda: facts().repositories())
         planned, jobs = rehearse(loaded, here.config if here is not None else None, repositories)

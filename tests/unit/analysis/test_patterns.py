@@ -275,7 +275,7 @@ def test_the_failures_are_found_far_from_the_end(sample: str) -> None:
     """The highlights of a long output hold what the formats need."""
     noise = [f"[{number}] doing something usual" for number in range(3000)]
     lines = [*noise, *(HERE / f"{sample}.txt").read_text().splitlines(), *noise]
-    highlighter = Highlighter(formats.watch(()))
+    highlighter = Highlighter(formats.watch())
     for number, line in enumerate(lines, 1):
         highlighter.feed(encode(OutputEvent(number, "2026-11-24T23:59:01.000042Z", "stdout", line)), 1)
     kept: list[str] = []

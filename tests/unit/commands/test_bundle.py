@@ -98,7 +98,7 @@ def test_a_run_fails_for_somebody_else_in_the_same_way(project: Project, made: P
     assert "not committed" in project.loom("logs", thin)[1]
     renamed = shutil.copyfile(thin, made / "renamed")
     (made / "mine" / ".loom").mkdir(parents=True)  # where the record says that it ran: nobody looks there
-    (made / "mine" / ".loom" / "patterns.yml").write_text("no pattern")
+    (made / "mine" / ".loom" / "config.yml").write_text("no setting")
     told = project.loom("diagnose", str(renamed))[1]
     assert "failed: job test" in told
     assert told.endswith(f"again:   loom replay {renamed}\nmore:    loom logs {renamed} test script/02\n")
