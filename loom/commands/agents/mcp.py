@@ -95,21 +95,28 @@ class _Serving:
         self._active: dict[Cancel, threading.Event] = {}
 
     async def call(self, work: Callable[[Cancel], Given], progress: CallProgress | None = None) -> Given:
-        cancel, over = Cancel(), threading.Event()
+        cancel, over, begun = Cancel(), threading.Event(), threading.Lock()
         self._active[cancel] = over
         telling = asyncio.ensure_future(_tells(progress)) if progress is not None else None
 
+        def end() -> None:
+            over.set()
+            self._active.pop(cancel, None)
+
         def done() -> Given:
+            if not begun.acquire(blocking=False):
+                raise RequestError("the call was canceled before it began")
             try:
                 return work(cancel)
             finally:
-                over.set()
-                self._active.pop(cancel, None)
+                end()
 
         try:
             return await anyio.to_thread.run_sync(done, abandon_on_cancel=True)
         except anyio.get_cancelled_exc_class():
             cancel.request(ExitCode.INTERRUPTED)
+            if begun.acquire(blocking=False):
+                end()  # no thread has begun it, and none will
             raise
         except LoomError as error:
             raise ToolError(f"{error} ({error.code})") from error

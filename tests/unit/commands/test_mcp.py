@@ -1,0 +1,52 @@
+"""`loom mcp`, started by a client of which only the messages count."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.waiting import promptly, until
+
+CLIENT = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "an agent", "version": "1"}}
+MESSAGES = [
+    {"id": 1, "method": "initialize", "params": CLIENT},
+    {"method": "notifications/initialized"},
+    {"id": 2, "method": "tools/call", "params": {"name": "explain", "arguments": {"paths": ["x"]}}},
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ended", ["before the call begins", "at the end of input", "by TERM"])
+def test_it_ends_at_once_whatever_it_answers(tmp_path: Path, ended: str) -> None:
+    """A package named like loom in the checkout changes nothing."""
+    root = tmp_path / "root"
+    (root / "loom").mkdir(parents=True)
+    (root / "loom/__init__.py").write_text("")
+    subprocess.run(["git", "init", "-q", str(root)], check=True)
+    git, begun = tmp_path / "bin/git", tmp_path / "begun"
+    git.parent.mkdir()
+    git.write_text(f"#!/bin/sh\necho $$ >>'{begun}'\nexec sleep 300\n")
+    git.chmod(0o755)
+    environ = {"PATH": f"{git.parent}:/usr/bin:/bin", "HOME": str(tmp_path), "TMPDIR": str(tmp_path)}
+    program = str(Path(sys.executable).with_name("loom"))
+    pipe = subprocess.PIPE
+    with subprocess.Popen([program, "mcp"], cwd=root, env=environ, stdin=pipe, stdout=pipe, text=True) as server:
+        assert server.stdin is not None
+        try:
+            server.stdin.write("".join(json.dumps({"jsonrpc": "2.0", **message}) + "\n" for message in MESSAGES))
+            server.stdin.flush()
+            if ended != "before the call begins":
+                until(begun.exists, while_runs=server)
+            with promptly():
+                if ended == "by TERM":
+                    server.terminate()
+                else:
+                    server.stdin.close()
+                assert server.wait(120) == (128 + signal.SIGTERM if ended == "by TERM" else 0)
+        finally:
+            server.kill()
