@@ -107,6 +107,8 @@ def _changed_files(ids: FileIds, runs: Sequence[Reading], lines: Sequence[str], 
     chosen = sorted(ids, key=lambda path: (not named[path], path))[:MOST_FILES]
     stores = list[str]()
     for run in runs:
+        if run.foreign:
+            continue  # its paths are a stranger's
         with suppress(LoomError, OSError):
             stores += snapshot.read_manifest(run.paths.root, run.paths.snapshot).stores
     roots = [run.receipt().get(name) for run in runs for name in ("snapshot_path", "repo_root")]

@@ -12,7 +12,7 @@ from pathlib import Path
 from msgspec.structs import asdict
 
 from loom.cancel import Cancel
-from loom.errors import RequestError, SnapshotError
+from loom.errors import SnapshotError
 from loom.snapshot import contents, copy_files, filters, git, line_endings, tree
 from loom.snapshot import git_dir as layout
 from loom.snapshot.copy_workers import CopyPool
@@ -27,7 +27,7 @@ from loom.snapshot.questions import Questions
 from loom.snapshot.removal import delete
 from loom.snapshot.renewal import KnownFiles, Renewer, known_files
 from loom.snapshot.repository import as_under_git
-from loom.snapshot.source import lenders
+from loom.snapshot.source import check_consent
 from loom.util.bounded import listed
 from loom.util.paths import own_directories
 from loom.util.units import counted
@@ -99,12 +99,7 @@ def _take(
 ) -> Snapshot:
     started = time.perf_counter()
     git_dir = workspace / ".git"
-    if (stores := list(lenders(source.objects_dir))) and not source.may_lend(stores):
-        raise RequestError(
-            f"TRUST_REQUIRED: {source.root} borrows objects of {stores[0]}, and you have not allowed that",
-            hint="`loom trust` shows and records it; LOOM_TRUST=1 allows it for this one time",
-            code="TRUST_REQUIRED",
-        )
+    check_consent(source)
     try:
         if files is not None:
             _strip(git_dir)

@@ -7,7 +7,7 @@ import itertools
 import os
 import re
 import stat
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
@@ -308,6 +308,16 @@ def lenders(objects: Path) -> Iterator[Path]:
     return itertools.islice(store_paths(objects), 1, None)
 
 
+def check_consent(source: Source) -> None:
+    """Raise RequestError where the repository borrows objects, and the user has not allowed that."""
+    if (stores := list(lenders(source.objects_dir))) and not source.may_lend(stores):
+        raise RequestError(
+            f"TRUST_REQUIRED: {source.root} borrows objects of {stores[0]}, and you have not allowed that",
+            hint="`loom trust` shows and records it; LOOM_TRUST=1 allows it for this one time",
+            code="TRUST_REQUIRED",
+        )
+
+
 def check_lenders_of_module(objects: Path, outer: Path) -> None:
     """Raise RequestError where a submodule's store borrows from a repository which that of its project does not."""
     allowed = [store.resolve().parent for store in store_paths(outer)]
@@ -372,34 +382,34 @@ def _measured(objects: Path) -> tuple[bool, bool]:
     """
     size = files = 0
     read = [(str(objects), _ENTER)]
-    for entry in os.scandir(objects):
-        _refuse_links([entry])
-        if not entry.is_dir(follow_symlinks=False):
-            continue
-        if entry.name == "pack":
-            packs = list(os.scandir(entry.path))
-            _refuse_links(packs)
-            files += len(packs)
-            size += sum(pack.stat(follow_symlinks=False).st_size for pack in packs)
-            read += [(entry.path, _ENTER), *((pack.path, stat.S_IROTH) for pack in packs)]
-        elif len(entry.name) == 2:
-            try:
-                inside = list(os.scandir(entry.path))
-            except FileNotFoundError:
-                continue  # a gc emptied and removed it
-            _refuse_links(inside)
+    for path, inside in _directories(objects):
+        name = os.path.basename(path)  # noqa: PTH119
+        if name == "pack":
+            files += len(inside)
+            size += sum(pack.stat(follow_symlinks=False).st_size for pack in inside)
+            read += [(path, _ENTER), *((pack.path, stat.S_IROTH) for pack in inside)]
+        elif len(name) == 2:
             files += len(inside)
             size += 4096 * len(inside)
             # One object shows the umask of a writer; checking all would take thousands of calls.
-            read += [(entry.path, _ENTER), *((one.path, stat.S_IROTH) for one in inside[:1])]
+            read += [(path, _ENTER), *((one.path, stat.S_IROTH) for one in inside[:1])]
     small = size <= COPY_UP_TO_BYTES and files <= COPY_UP_TO_FILES
     return small, all(_others_may(*each) for each in read)
 
 
-def _refuse_links(entries: Iterable[os.DirEntry[str]]) -> None:
-    for entry in entries:
-        if entry.is_symlink():
-            check_file(Path(entry.path))
+def _directories(objects: Path) -> Iterator[tuple[str, list[os.DirEntry[str]]]]:
+    """Yield a store and each directory below it, with its entries. RequestError for a link."""
+    waiting = [str(objects)]
+    for path in waiting:
+        try:
+            inside = list(os.scandir(path))
+        except FileNotFoundError:
+            continue  # a gc emptied and removed it
+        for entry in inside:
+            if entry.is_symlink():
+                check_file(Path(entry.path))
+        yield path, inside
+        waiting += [entry.path for entry in inside if entry.is_dir(follow_symlinks=False)]
 
 
 _ENTER = stat.S_IROTH | stat.S_IXOTH

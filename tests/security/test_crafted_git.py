@@ -25,7 +25,7 @@ from tests.support.waiting import promptly
 
 from .conftest import Victim
 
-ENVIRONMENT = {"PATH": os.environ["PATH"], "HOME": "/nonexistent", "GIT_CONFIG_GLOBAL": "/dev/null"}
+ENVIRONMENT = {"PATH": os.environ["PATH"], "HOME": "/dev/null/home", "GIT_CONFIG_GLOBAL": "/dev/null"}
 FILE, LINK, GITLINK = 0o100644, 0o120000, 0o160000
 
 REFUSED = [
@@ -278,14 +278,23 @@ def test_no_link_is_followed_out_of_git(unpacked: Victim, tmp_path: Path, name: 
     assert list(workspace.iterdir()) == []
 
 
-@pytest.mark.parametrize("what", ["a pack", "an object", "a directory of objects"])
-def test_no_link_among_the_objects_is_followed(unpacked: Victim, tmp_path: Path, what: str) -> None:
+OBJECTS = [
+    f"pack/pack-{'a' * 40}.pack",
+    f"ab/{'c' * 38}",
+    "cd",
+    "info/packs",
+    "info/commit-graphs",
+    "info/commit-graphs/x",
+]
+
+
+@pytest.mark.parametrize("name", OBJECTS)
+def test_no_link_among_the_objects_is_followed(unpacked: Victim, tmp_path: Path, name: str) -> None:
     """git follows them, and so would a job on objects that are borrowed: the packs of your other repositories."""
-    objects, private = unpacked.root / ".git/objects", unpacked.home / "private"
+    private = unpacked.home / "private"
     private.mkdir()
-    pack = f"pack/pack-{'a' * 40}.pack"
-    (objects / "ab").mkdir(exist_ok=True)
-    link = objects / {"a pack": pack, "an object": f"ab/{'c' * 38}", "a directory of objects": "cd"}[what]
+    link = unpacked.root / ".git/objects" / name
+    link.parent.mkdir(exist_ok=True)
     link.symlink_to(private)
     for command in (("snapshot",), ("run",)):
         done = unpacked.loom(*command)

@@ -24,7 +24,7 @@ from loom.cancel import Cancel, signals
 from loom.commands import project
 from loom.commands.project import Here
 from loom.commands.project.recreate_tree import checked_out
-from loom.commands.project.trusting import discover
+from loom.commands.project.trusting import discover, settle_objects
 from loom.commands.screen import screen_parts
 from loom.errors import InfrastructureError, LoomError, RequestError, SnapshotError
 from loom.record.documents import Commit, Invocation
@@ -49,6 +49,7 @@ def bisect(
 ) -> int:
     source = discover(Path.cwd(), os.environ, flag=trust)
     here = project.here({"color": color}, root=source.root, trusting=trust)
+    settle_objects(here, can_ask=not as_json)
     options = {name: value for name, value in given.items() if value is not None}
     command = [*shlex.split(reproduce_command(Invocation(options={**options, "names": [job]}), None))[1:]]
     words = [*command, *(["--trust"] if trust else [])]

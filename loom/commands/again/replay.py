@@ -13,7 +13,7 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 from typing import Any, NoReturn
@@ -43,6 +43,7 @@ from loom.record.reader import Reading
 from loom.record.saved_plan import SavedPlan, load_planned
 from loom.runner.request import Brought
 from loom.snapshot import git
+from loom.snapshot.source import check_consent
 from loom.util.controls import shown
 from loom.util.paths import climbs_out
 from loom.util.units import machine_size
@@ -57,7 +58,7 @@ _NOT_RUN: Mapping[str, Any] = {"status": "skipped", "steps": []}
 
 def replay(file: Path, *, repeat: int | None, quiet: bool, as_json: bool, **asked: Any) -> int:
     """`loom replay`; return the exit code of the run. `asked`: options of `loom run`, as they are."""
-    near = project.here({"color": asked["color"]})
+    near = project.here({"color": asked["color"]}, trusting=asked["trust"])
     with progress_line(at_once=True) as show:
         show(f"unpacks {file}")
         found = unpacked(file, near.config.cache_dir / project.BUNDLES)
@@ -69,13 +70,14 @@ def replay(file: Path, *, repeat: int | None, quiet: bool, as_json: bool, **aske
         hint = f"loom {found.manifest.loom_version} made it, and this is loom {__version__}"
         raise RequestError(shown(f"{file}: {why}"), hint=hint, code="BUNDLE_INVALID") from error
     _consent(file, there, trust=asked["trust"])
+    trusting.settle_objects(near)
     # Permissions are for this bundle alone: another one of the same run may hold other commands.
     tips = "".join(one.tip_sha for one in (found.manifest, *found.manifest.submodules.values()))
     key = read_regular(there.paths.plan) + tips.encode()
     folder = near.config.cache_dir / "replays" / f"{found.manifest.run_id}-{hashlib.sha256(key).hexdigest()[:12]}"
     with progress_line(at_once=True) as show:
         show("lays out the files")
-        _lay_out(found, folder, near.root, file)
+        _lay_out(found, folder, near, file)
     file = file.resolve()
     os.environ.pop("LOOM_BUNDLE", None)  # this one is from a bundle
     os.chdir(folder / "tree")
@@ -125,7 +127,7 @@ def _consent(file: Path, there: Reading, *, trust: bool) -> None:
     )
 
 
-def _lay_out(found: UnpackedBundle, folder: Path, near: Path, file: Path) -> None:
+def _lay_out(found: UnpackedBundle, folder: Path, near: project.Here, file: Path) -> None:
     """Make `tree`, a repository with HEAD and files as they were, and `actions`. RequestError where commits are missing."""
     hold(folder)
     for earlier in (folder / "tree", folder / ACTIONS):
@@ -140,7 +142,7 @@ def _lay_out(found: UnpackedBundle, folder: Path, near: Path, file: Path) -> Non
         if path not in links or directory.resolve() != folder.resolve() / "tree" / path:
             raise RequestError(shown(f"{file}: its tree has no submodule {path!r}"), code="BUNDLE_INVALID")
         links.remove(path)
-        laid = _TreeOfBundle(one, directory, near / path, file)
+        laid = _TreeOfBundle(one, directory, _store(near, path), file)
         laid.fetch(found.folder / pack_name(number))
         size, inner = laid.contents()
         left -= size
@@ -150,15 +152,21 @@ def _lay_out(found: UnpackedBundle, folder: Path, near: Path, file: Path) -> Non
         laid.check_out(None if path else found.manifest.branch)
 
 
+def _store(near: project.Here, path: str) -> list[Path]:
+    """Return the store of the user's clone, or of its submodule. RequestError where it borrows objects unasked."""
+    try:
+        source = trusting.discover(near.root / path, near.environ, flag=near.trusting)
+    except LoomError:
+        return []
+    check_consent(source)
+    return [source.objects_dir]
+
+
 class _TreeOfBundle:
-    def __init__(self, tree: BundledTree, directory: Path, near: Path, file: Path) -> None:
+    def __init__(self, tree: BundledTree, directory: Path, stores: Sequence[Path], file: Path) -> None:
         self._tree = tree
         self._directory = directory
         self._file = file
-        try:
-            stores = [snapshot.discover(near, environ=os.environ).objects_dir]
-        except LoomError:
-            stores = []
         made = git.environment_for(os.environ, git_dir=directory / ".git")
         form = "sha256" if len(tree.head_sha) == 64 else "sha1"
         git.run(("init", "--bare", "-q", "--template=", f"--object-format={form}"), made, cwd=directory)

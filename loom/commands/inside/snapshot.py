@@ -12,7 +12,7 @@ from pathlib import Path
 from loom import snapshot as snapshots
 from loom.cancel import Cancel, signals
 from loom.commands import project
-from loom.commands.project.trusting import discover
+from loom.commands.project.trusting import discover, settle_objects
 from loom.commands.screen import progress_line
 from loom.errors import RequestError
 from loom.record.store import RunEntry, Store
@@ -25,6 +25,7 @@ from loom.util.units import rough_size
 
 def snapshot(paths: list[str] | None, *, explain: bool, as_json: bool) -> None:
     source = discover(Path.cwd(), os.environ)
+    settle_objects(project.here(root=source.root), can_ask=not as_json)
     if explain:
         if not paths:
             raise RequestError("--explain needs at least one path", hint="loom snapshot --explain PATH...")

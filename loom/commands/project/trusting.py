@@ -130,7 +130,15 @@ def settle(
 
     `workflow`: see `requests_of`. Without a terminal, and on a "no": RequestError TRUST_REQUIRED.
     """
-    requests = requests_of(jobs, here, workflow)
+    return _settled(requests_of(jobs, here, workflow), here, can_ask=can_ask)
+
+
+def settle_objects(here: Here, *, can_ask: bool = True) -> None:
+    """Return once the user has allowed the repository the objects that it borrows. Errors as of `settle`."""
+    _settled(_of_objects(repository.find(here.root, here.environ), here), here, can_ask=can_ask)
+
+
+def _settled(requests: Sequence[PermissionRequest], here: Here, *, can_ask: bool) -> bool:
     if not requests or trusts_all(here.environ, here.trusting):
         return False
     trust = decisions_of(here)

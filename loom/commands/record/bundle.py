@@ -31,6 +31,7 @@ from loom.commands.project.bundle_file import (
 )
 from loom.commands.project.checkout import git as git_answer
 from loom.commands.project.recreate_tree import checked_out, taken_again, trees_of
+from loom.commands.project.trusting import settle_objects
 from loom.commands.record import outgoing
 from loom.commands.screen import progress_line
 from loom.errors import LoomError, RequestError, SnapshotError
@@ -58,6 +59,7 @@ def bundle(run: str, output: Path | None, *, full: bool, base: str | None, witho
     target = output or Path(f"loom-{reading.run_id}{SUFFIX}")
     if target.suffix != SUFFIX:
         raise RequestError(f"{target}: the name of a bundle ends in {SUFFIX}")
+    settle_objects(here)
     print(_made(here, reading, target, full=full, base=base, without_secret_check=without_secret_check))
 
 
