@@ -16,7 +16,7 @@ pytestmark = pytest.mark.docker
 IMAGE = "loom/base:latest"
 ENVIRONMENT = {
     "PATH": os.environ["PATH"],
-    "HOME": "/nonexistent",
+    "HOME": "/dev/null/home",
     "GIT_CONFIG_GLOBAL": "/dev/null",
     **{f"GIT_{who}_{what}": "a@b" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")},
 }

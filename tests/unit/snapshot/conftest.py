@@ -20,7 +20,7 @@ NewRepo = Callable[[str], "Repo"]
 # Nothing of the machine that runs the tests: no user configuration, no system configuration, one author, fixed dates.
 ENVIRONMENT = {
     "PATH": os.environ["PATH"],
-    "HOME": "/nonexistent",
+    "HOME": "/dev/null/home",
     "GIT_CONFIG_NOSYSTEM": "1",
     "GIT_CONFIG_GLOBAL": "/dev/null",
     "GIT_AUTHOR_NAME": "A",
