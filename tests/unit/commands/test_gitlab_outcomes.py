@@ -21,6 +21,7 @@ def test_a_run_ends_as_with_gitlab_ci_local(name: str, tmp_path: Path) -> None:
     home = tmp_path / "home"
     home.mkdir()
     environ = {"PATH": os.environ["PATH"], "HOME": str(home), "GIT_CONFIG_GLOBAL": os.devnull, "LC_ALL": "C.UTF-8"}
+    environ["LOOM_REPORTED"] = "VERSION"  # its jobs are on this machine
     laid_out(CASES / name, tmp_path / "project", environ)
     seen = ran_by_loom(Tools(other=[], environ=environ, answers=tmp_path), tmp_path / "project", ".gitlab-ci.yml")
     expected = yaml.safe_load((CASES / name / "outcome.yml").read_text())

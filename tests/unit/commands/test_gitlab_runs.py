@@ -241,7 +241,7 @@ def test_inputs_of_the_main_file_come_from_the_command_line(project: Project) ->
 
 def test_a_run_counts_the_keywords_without_effect_and_check_lists_them(project: Project) -> None:
     project.write(
-        gitlab="a: {script: echo, tags: [x], variables: {GIT_DEPTH: 1}, rules: [{if: $CI_PROJECT_ID}, {if: $CI}]}\n"
+        gitlab="a: {script: echo, tags: [x], variables: {GIT_CLEAN_FLAGS: -x}, rules: [{if: $CI_PROJECT_ID}, {if: $CI}]}\n"
     )
     code, shown = project.run()
     assert code == 0, shown

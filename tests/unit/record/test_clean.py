@@ -202,7 +202,7 @@ def test_a_running_run_is_not_deleted_by_a_loom_that_has_its_records_elsewhere(m
     try:
         until((tmp_path / "on").exists)
         elsewhere = str(tmp_path / "other-state")
-        (workspace,) = (project.home / "workspaces").iterdir()
+        (workspace,) = (project.home / "workspaces").glob("*/*")
         assert project.loom("clean", "--all", LOOM_STATE_DIR=elsewhere).startswith("0 removed")
         assert (workspace / ".loom/workflow.yml").exists()
     finally:

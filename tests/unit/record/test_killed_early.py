@@ -67,13 +67,13 @@ def test_a_run_that_left_something_is_listed_and_cleaned(make: Make, tmp_path: P
     workspaces = project.home / "workspaces"
     moment = killed_at(project, number, tmp_path)
     runs = listed(project)
-    if workspaces.exists() and list(workspaces.iterdir()):
+    if list(workspaces.glob("*/*")):
         assert len(runs) == 1, moment
     for run_id in runs:
         assert "interrupted" in project.loom("runs")
         assert json.loads(project.loom("show", run_id, "--json"))["run_id"] == run_id, moment
         assert "run --local" in project.loom("show", run_id)
     assert f"{len(runs)} removed" in project.loom("clean", "--keep-last", "0")
-    assert not workspaces.exists() or list(workspaces.iterdir()) == []
+    assert list(workspaces.glob("*/*")) == []
     begun = project.store.runs_dir.glob("*/*")
     assert [path.name for path in begun if path.name != "CACHEDIR.TAG"] == [], moment
