@@ -282,7 +282,7 @@ def diagnose(evidence: Evidence) -> Diagnosis:
         step_location=f"{of_step['file']}:{of_step['line']}" if of_step.get("file") else None,
         step_name=of_step.get("name"),
         ended_by=ending_of(status or evidence.state, ending, ended) if failed else None,
-        beside=_beside(job, step, background=background) if failed else [],
+        beside=_beside(job, step, str(ending.get("error") or ""), background=background) if failed else [],
         section=section,
         command=command,
         exit_code=ending.get("exit_code"),
@@ -387,10 +387,16 @@ def _is_read(output: ReadOutput, line: str, script: str | None, ended: Ending | 
     return not _SEVERAL.search((script or "").strip())
 
 
-def _beside(job: Mapping[str, Any], step: str | None, *, background: bool) -> list[str]:
-    """Return the job's warnings of this step and of its services, and whether processes in the background were printing."""
+def _beside(job: Mapping[str, Any], step: str | None, error: str, *, background: bool) -> list[str]:
+    """Return the job's warnings of this step and of its services, processes that could not start, and whether processes in the
+    background were printing."""
     told = ["processes in the background had the same output, so a line may be theirs"] if background else []
+    if (at := error.find(_NO_PROCESS)) >= 0:
+        told.append(f"{error[at:]}: raise `resources: {{pids: ...}}`, or let the step start fewer")
     return told + [text for text in job.get("warnings", ()) if text.startswith(("service ", f"{step}: "))]
+
+
+_NO_PROCESS = "the job's container had as many processes"
 
 
 # -- lines and locations ---------------------------------------------------------------------------------------------

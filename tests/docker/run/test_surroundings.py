@@ -21,7 +21,7 @@ pytestmark = pytest.mark.docker
 
 ENTRYPOINT = 'export TRICKY="it\'s \\"there\\"" PATH=/opt/x:$PATH HOME=/tmp; umask 027; ulimit -n 512; exec '
 OTHER_USER = "setpriv --reuid 1234 --regid 4321 --groups 4321 "
-LOOK = """printf %s "$RAW" | od -An -tx1; unset RAW; env | grep -vE "^(_|HOSTNAME|SHLVL|OLDPWD)=" | sort; umask; ulimit -S -n; id -u; id -G"""
+LOOK = """printf %s "$RAW" | od -An -tx1; unset RAW; env | grep -vE "^(_|BASH_ENV|HOSTNAME|SHLVL|OLDPWD)=" | sort; umask; ulimit -S -n; id -u; id -G"""
 WORKFLOW = """
 version: v1
 stages: [test]

@@ -11,7 +11,6 @@ import secrets
 import shlex
 import shutil
 import stat
-import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +26,7 @@ from loom.providers.docker.engine.client import Traits
 from loom.providers.docker.engine.errors import engine_errors, translated
 from loom.providers.docker.engine.retries import retrying
 from loom.providers.files import below, members_in, members_of, unless_canceled
-from loom.storage.tar import Item, TarEntry, packed
+from loom.storage.tar import Item, packed
 from loom.util.file_systems import file_system_of
 from loom.util.paths import climbs_out, jobs_of
 
@@ -320,15 +319,17 @@ class VolumeMount(_EngineVolume):
     def fill(self, container_id: str, cancel: Cancel) -> None:
         super().fill(container_id, cancel)
         self._unpack(members_of(self._request.workspace, ["."]), cancel=cancel)
-        # Not by an entry `.`, which the engine passes over; a new volume has 0755.
-        root = TarEntry(self._request.project_dir.strip("/"), "directory", 0o777 & ~self._request.umask, time.time_ns())
-        self._upload("/", [(root, None)], (0, 0), cancel)
         for borrowed in self._request.read_only_mounts:
             # git looks for borrowed object stores at their original path.
             # By its real path, since links on the way are not followed.
             folder, members = borrowed.as_posix().strip("/"), members_of(borrowed.resolve(), ["."])
             moved = ((below(folder, entry), content) for entry, content in members if entry.path != ".")
             self._upload("/", moved, (0, 0), cancel)
+
+    def chown_to_job(self, user: Owner, as_root: AsRoot) -> None:
+        super().chown_to_job(user, as_root)
+        if self._request.umask != 0o022:  # the engine made the directory, with 0755
+            as_root(f"chmod {0o777 & ~self._request.umask:o} '{self._request.project_dir}'")
 
     def size(self) -> int:
         with translated("measuring the job's volume"):
