@@ -257,7 +257,7 @@ def test_a_try_whose_connection_broke_writes_nothing_over_the_files_of_the_next(
         def __init__(self, cluster: Any, pod: str, container: str, command: list[str], **options: Any) -> None:
             program = command[2] if tries else command[2].replace("head -c", "sleep 1000; head -c")
             super().__init__(cluster, pod, container, [*command[:2], program, *command[3:]], **options)
-            tries.append((self, command[-1]))
+            tries.append((self, command[-2]))
 
         def send(self, data: bytes) -> None:
             super().send(data)
