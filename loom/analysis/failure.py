@@ -230,7 +230,7 @@ def _told(one: Finding) -> tuple[tuple[str, int | None], str]:
 
 
 def _other_value(there: JobEnding, here: JobEnding, names: tuple[str, str]) -> str | None:
-    """Return the first message or value that only one side has; None where there is none."""
+    """Return the first message or value that only one side has, or None."""
     told = [Counter(map(_told, side.findings)) for side in (there, here)]
     for one in there.findings:
         if _told(one) in told[0] - told[1]:

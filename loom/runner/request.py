@@ -189,7 +189,7 @@ def first_jobs(plan: Plan, at_most: int, done: Collection[str] = ()) -> Iterable
 
 
 def settings_of(request: RunRequest, workspace: Path) -> RunSettings:
-    source, reuse = request.source, request.reuse
+    source, reuse, present = request.source, request.reuse, request.clone
     untouched = reuse is None or not (reuse.has_products or reuse.resumed)
     return RunSettings(
         run_id=request.run_id,
@@ -200,6 +200,7 @@ def settings_of(request: RunRequest, workspace: Path) -> RunSettings:
         alone=untouched and len([job for job in request.plan.jobs if job.id not in request.done]) == 1,
         read_only_mounts=source.read_only_mounts,
         detached=request.detached,
-        reduction=lambda clone: reduction(request.cloned(clone), workspace, request.clone),
+        # A clone like the run's needs no look at the history.
+        reduction=lambda clone: reduction(request.cloned(clone), workspace, present) if clone != present else "",
         resumed=reuse.resumed if reuse else {},
     )

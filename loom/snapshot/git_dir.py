@@ -78,9 +78,10 @@ def reduction(source: Source, workspace: Path, clone: Clone | None) -> str:
 
     It runs where there may be no git. Empty: nothing is to do. `reduced_manifest` is then the copy's.
     """
-    wanted, manifest = source.clone, read_manifest(workspace)
+    wanted = source.clone
     if wanted is None or wanted == clone:
         return ""
+    manifest = read_manifest(workspace)
     below_git = f".git/{ATTRIBUTES_BELOW}" if manifest.rules.attributes else None
     files = {"config": config_text(_config(source, work_tree=None, attributes=below_git))}
     lines = []

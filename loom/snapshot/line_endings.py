@@ -42,7 +42,7 @@ def restore(
     """Rewrite the workspace's files with the bytes that git would store and check out; return the paths of those that differed.
 
     `environment` leads git to the workspace and its index. `autocrlf`: files without attributes are converted too.
-    `changed`: the files that git would store anew.
+    `changed`: the files that git would store again.
     """
     found = []
     named = None if b"eol=crlf" in attributes else _containing("\r", environment, workspace)
