@@ -10,7 +10,7 @@ from msgspec import Struct
 from msgspec.structs import fields, replace
 
 from loom.errors import Problem
-from loom.plan.model import Plan
+from loom.plan.model import Job, LateJob, Plan
 
 
 def as_declared(plan: Plan) -> Plan:
@@ -20,22 +20,38 @@ def as_declared(plan: Plan) -> Plan:
 
 
 def lines(plan: Plan) -> Iterator[str]:
-    """Yield everything that a plan says, but for defaults; what all its jobs say of the event, once."""
+    """Yield everything that a plan says, but for defaults: of each job, what it says otherwise than the job before it."""
     yield from (f"left out: {encoded(one)}" for one in plan.left_out)
-    known: set[str] = set()
+    before: dict[str, str] = {}
     for job in plan.jobs:
+        said = dict(parts(job))
         yield f"{job.id}:"
-        values = given(job)
-        steps, late = values.pop("steps"), values.pop("late", None)
-        yield from (f"  {name}: {encoded(one)}" for name, one in values.items())
-        yield from (f"  step: {encoded(one)}" for one in steps)
-        if late is not None:
-            github = {name: one for name, one in late.contexts["github"].items() if name not in known}
-            known |= github.keys() - {"job"}
-            own = replace(late, contexts={**late.contexts, "github": github})
-            if own.caller is not None:
-                own = replace(own, caller=replace(own.caller, contexts={**own.caller.contexts, "github": {}}))
-            yield from (f"  late {name}: {encoded(one)}" for name, one in given(own).items())
+        yield from (f"  {name}: {one}" for name, one in said.items() if before.get(name) != one)
+        gone = [name for name in before if name not in said and not name.startswith("step ")]
+        yield from (f"  not: {', '.join(names)}" for names in [gone] if names)
+        before = said
+
+
+def parts(job: Job) -> Iterator[tuple[str, str]]:
+    """Yield the name of each part of a job that is no default, and what it says, but for the job's own name."""
+    names = {job.id, job.id.rpartition(".")[2], job.id.replace(".", " / ")}
+    values = given(job)
+    late = values.pop("late", None)
+    steps = [(f"step {number}", one) for number, one in enumerate(values.pop("steps"), 1)]
+    refused = values.pop("refused", ())  # the warnings tell why
+    for name, value in (*values.items(), ("steps", len(steps)), ("refused", len(refused)), *steps, *late_parts(late)):
+        if value not in (0, *names):
+            yield name, encoded(value)
+
+
+def late_parts(late: LateJob | None) -> Iterator[tuple[str, object]]:
+    """Yield the parts of a job that GitHub decides late, with each value of the context `github` by itself."""
+    for name, value in given(late).items() if late is not None else ():
+        if name == "contexts":
+            yield from ((f"github.{one}", value["github"][one]) for one in value.get("github", {}))
+            yield from ((f"late context {one}", value[one]) for one in value if one != "github")
+        else:
+            yield f"late {name}", replace(value, contexts={}) if name == "caller" else value
 
 
 def given(value: Struct) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -38,6 +39,20 @@ OF_THE_MACHINE = {
     *("workspace", "view_of", "mount_mode", "seq", "offset", "duration_ms", "stdout_bytes", "stderr_bytes", "saved_ms"),
 }
 """What another machine, user, version or moment has otherwise."""
+USUAL: dict[str, tuple[object, ...]] = {
+    "attempt": (1,),
+    "output": ({"stdout_lines": 0, "stderr_lines": 0}, {"stdout_lines": 1, "stderr_lines": 0}),
+    "highlights": ({"lines": [], "found": 0, "complete": True},),
+    "literal": (False,),
+    "allowed_failure": (False,),
+    "phase": ("script", "before_script", "after_script"),
+    "number": tuple(range(100)),
+    "outcome": ("success",),
+    "conclusion": ("success",),
+    "shell": ("bash -e -o pipefail",),
+    "network": ("host",),
+}
+"""Values of facts that say nothing, or nothing more than the step's name; for all other facts, empty ones."""
 SIZE = re.compile(r"\b[\d.]+ ?(ms|s|B|bytes|KiB)\b")
 
 OF_GITHUB = {
@@ -325,8 +340,11 @@ def compare(said: str, expected: Path) -> None:
 def recorded(ran: Ran, project: Project, more: str = "") -> str:
     """Return the events of a run, those of each job together."""
     jobs: dict[str, list[str]] = {}
+    counts = Counter((event.kind, event.phase_code, event.job_id, event.step, event.section) for event in ran.events)
     for event in ran.events:
-        jobs.setdefault(event.job_id or "", []).append(line_of(event))
+        place = (event.phase_code, event.job_id, event.step, event.section)
+        assert counts["phase_started", *place] == counts["phase_finished", *place]
+        jobs.setdefault(event.job_id or "", []).extend(told(event))
     for job_id in jobs:
         for unit in ran.reading.units(job_id) if job_id else ():
             if unit.events.exists():
@@ -358,9 +376,11 @@ def recorded(ran: Ran, project: Project, more: str = "") -> str:
 
 
 def past_of(ran: Ran) -> Iterator[str]:
-    """Yield what the run is for a later one."""
+    """Yield what the run is for a later one: of each job, if something is kept of one."""
     past = previous_run.PastRun(ran.reading.entry)
     yield f"past: failed {past.failed()}"
+    if ran.result is not None and not ran.result.kept:
+        return
     properties = [name for name, one in vars(previous_run.PastJob).items() if isinstance(one, property)]
     for each in past.planned.plan.jobs:
         one = past.job(each.id)
@@ -374,15 +394,18 @@ def past_of(ran: Ran) -> Iterator[str]:
         yield f"past {each.id}: {told}"
 
 
-def line_of(event: PhaseEvent) -> str:
+def told(event: PhaseEvent) -> Iterator[str]:
+    """Yield what an event says that others of its kind do not: its place and end, and each value that is not the usual one."""
     at = " ".join(filter(None, (event.phase_code, event.job_id, event.step, event.section)))
     ended = " ".join(str(one) for one in (event.status, event.exit_code, event.error) if one is not None)
     assert event.duration_ms is None or 0 <= event.duration_ms < 600_000
-    timed = " timed" if event.duration_ms is not None else ""
-    data = json.dumps(
-        steady({**event.data, "path": ""} if event.message == "session_opened" else event.data), ensure_ascii=False
-    )
-    return f"{at}: {event.message or event.kind}{timed} {ended}".rstrip() + ("" if data == "{}" else f"\n    {data}")
+    kind = event.message or event.kind
+    data = {key: value for key, value in steady(event.data).items() if value not in USUAL.get(key, (None, "", [], {}))}
+    if kind == "plan_resolved" or (kind == "phase_started" and not event.step):
+        return
+    if data.keys() - {"step", "provider", "path"} or ended not in ("success", "success 0", "skipped", ""):
+        said = json.dumps(data, ensure_ascii=False) if data else ""
+        yield " ".join(filter(None, (f"{at}:", kind.removeprefix("phase_"), ended, said)))
 
 
 def steady(data: Any) -> Any:

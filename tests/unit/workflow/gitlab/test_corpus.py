@@ -11,14 +11,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from loom import __version__
 from loom.config import Config
 from loom.errors import Problem
 from loom.plan import permissions
 from loom.plan.model import JobSelection, ResolveContext
 from loom.plan.provenance import sources
 from loom.plan.resolve import rehearse, resolve
-from loom.render.plan import plan_yaml
 from loom.workflow.dialects import examine
 from loom.workflow.gitlab.pipeline import Pipeline
 from loom.workflow.native.lint import warnings
@@ -61,7 +59,6 @@ def made_of(folder: Path) -> str:
         (
             listed(problems),
             listed(warnings(loaded, predefined=KNOWN_TO_PLANS)),
-            plan_yaml(plan).replace(f"loom_version: {__version__}\n", ""),
             "".join(f"{request}\n" for request in permissions.of_jobs(plan.jobs, around)),
             yaml.safe_dump(origins, sort_keys=False, width=200),
             "".join(f"{line}\n" for line in lines(plan)),
