@@ -16,7 +16,7 @@ from loom.plan.model import Job
 from loom.record.documents import Document
 from loom.record.event_files import output_in, whole_lines
 from loom.record.reader import Reading
-from loom.record.saved_plan import load_planned
+from loom.record.run import load_planned
 from loom.status import Code, Count, Stream
 
 FILES_SHOWN = 200

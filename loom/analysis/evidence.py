@@ -24,7 +24,7 @@ from loom.record.documents import Highlights
 from loom.record.event_files import last_output
 from loom.record.highlights import of_file
 from loom.record.reader import Reading, Unit
-from loom.record.saved_plan import load_planned
+from loom.record.run import load_planned
 from loom.record.store import UNFINISHED, entry_at, read_document
 from loom.util import typed
 from loom.util.controls import cleaned

@@ -102,6 +102,17 @@ class Image(Struct, frozen=True, kw_only=True):
     platform: str | None = None
 
 
+class Resolved(Struct, frozen=True, kw_only=True):
+    """A resolved image reference."""
+
+    name: str
+    image_id: str
+    digest: str = ""
+    """The registry's digest; empty without one."""
+    bases: tuple[Resolved, ...] = ()
+    """The inputs of its build, if this run built or found it."""
+
+
 class Need(Struct, frozen=True, kw_only=True):
     job: str
     """A job id of this plan."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 from msgspec.structs import replace
@@ -247,3 +247,15 @@ def held_back(plan: p.Plan) -> tuple[str, ...]:
 
 def _some(names: list[str]) -> str:
     return ", ".join(listed(names, 20))
+
+
+def dependents(plan: p.Plan, job_ids: Collection[str]) -> set[str]:
+    """Return these jobs and all that wait for them, directly or not."""
+    again = set(job_ids)
+    position = {stage: number for number, stage in enumerate(plan.stages)}
+    first = min((position[job.stage] for job in plan.jobs if job.id in again), default=len(position))
+    for job in plan.jobs:  # in topological order
+        if first < position[job.stage] if job.needs is None else any(need.job in again for need in job.needs):
+            again.add(job.id)
+            first = min(first, position[job.stage])
+    return again

@@ -29,7 +29,7 @@ from loom.cancel import Cancel
 from loom.config import Config
 from loom.config.pools import Pool
 from loom.errors import ProviderError, ServiceError
-from loom.plan.model import PROJECT_DIR, Build, Image, Job, MountMode, Network, Resources
+from loom.plan.model import PROJECT_DIR, Build, Image, Job, MountMode, Network, Resolved, Resources
 from loom.providers.command import Command
 from loom.status import Exit, OnOutput
 
@@ -146,8 +146,6 @@ JOB_CAPS = ("CHOWN", "DAC_OVERRIDE", "FOWNER")
 """Of a hardened job: for root to read another user's workspace and return it; other users get none."""
 SERVICE_CAPS = (*JOB_CAPS, "KILL", "NET_BIND_SERVICE", "SETGID", "SETUID")
 """Of a hardened service: most images start as root, then change the user."""
-COMMAND_USER = "command_user"
-"""The detail of a session whose entrypoint may have changed the user: which one commands beside the steps run as."""
 
 
 class SessionFacts(Struct, frozen=True, kw_only=True):
@@ -274,17 +272,6 @@ class KeptSession(Protocol):
 
     def adopt(self, request: SessionRequest, on_output: OnOutput, cancel: Cancel) -> AbstractContextManager[Session]:
         """Open a session in this container. On exit, the container and its resources are removed unless kept again."""
-
-
-class Resolved(Struct, frozen=True, kw_only=True):
-    """A resolved image reference."""
-
-    name: str
-    image_id: str
-    digest: str = ""
-    """The registry's digest; empty without one."""
-    bases: tuple[Resolved, ...] = ()
-    """The inputs of its build, if this run built or found it."""
 
 
 class ImageResolver(Protocol):

@@ -183,6 +183,12 @@ _FACTS: Mapping[str, type[Struct]] = {
 }
 
 
+NOT_KEPT = "not kept: "
+"""The beginning of the warning about a container that can't be kept."""
+COMMAND_USER = "command_user"
+"""The detail of a session whose entrypoint may have changed the user: which one commands beside the steps run as."""
+
+
 def check(kind: str, phase_code: str, message: str | None, data: Mapping[str, Any]) -> None:
     """Raise ValueError when the data of an event has an invalid type."""
     if kind == "message":

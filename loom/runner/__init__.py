@@ -3,6 +3,6 @@
 # mypy: implicit-reexport
 # ruff: noqa: F401  the names that other folders use
 
+from loom.record.run import View
 from loom.runner.hooks import AtStep, Gate, Resumption, Verdict
 from loom.runner.session import JobTools, RunSettings, SessionOpener
-from loom.runner.views import View

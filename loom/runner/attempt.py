@@ -15,9 +15,6 @@ from loom.record.journal import Journal, Outcome, OutputWriter
 from loom.status import Status, Stream
 from loom.util.refusals import refusals
 
-NOT_KEPT = "not kept: "
-"""The beginning of the warning about a container that can't be kept."""
-
 
 class Attempt:
     """`number` is 0 for a job that never ran. A broken session becomes a result at the end of its `phase`."""

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 from msgspec import Struct, field
 
 from loom.cancel import Cancel
-from loom.plan.model import Job, Step
-from loom.providers.base import Resolved, Session, SessionRequest
+from loom.plan.model import Job, Resolved, Step
+from loom.providers.base import Session, SessionRequest
 from loom.status import Exit, OnOutput, Status
 
 if TYPE_CHECKING:
     from loom.providers.inside import CommandsInside
-    from loom.runner.views import View
+    from loom.record.run import View
 
 
 class Verdict(StrEnum):

@@ -18,9 +18,11 @@ from loom.cancel import AT_ONCE_S, Cancel
 from loom.errors import InfrastructureError, ProviderError
 from loom.plan.model import Job, MountMode
 from loom.record.events import PhaseCode, Section, timestamp
+from loom.record.facts import NOT_KEPT
 from loom.record.journal import Journal
+from loom.record.run import BROUGHT
 from loom.record.run_record import write_document
-from loom.runner.attempt import NOT_KEPT, Attempt
+from loom.runner.attempt import Attempt
 from loom.runner.children import Children
 from loom.runner.hooks import keeps
 from loom.runner.preparation import CODE, Preparation
@@ -28,7 +30,7 @@ from loom.runner.products import Handover
 from loom.runner.results import Results
 from loom.runner.session import OpenJob, SessionOpener
 from loom.runner.steps import Steps
-from loom.runner.views import BROUGHT, save_files
+from loom.runner.views import save_files
 from loom.status import JobResult, Skip, Status
 from loom.util import atomic
 from loom.util.units import rough_size

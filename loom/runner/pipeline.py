@@ -23,8 +23,8 @@ from loom.record.extent import extent_of, noted_assistance
 from loom.record.journal import Outcome
 from loom.record.lines import encodable
 from loom.record.reader import Reading
+from loom.record.run import SavedPlan
 from loom.record.run_paths import artifacts_beside
-from loom.record.saved_plan import SavedPlan
 from loom.record.store import RunEntry
 from loom.runner.children import Children
 from loom.runner.hooks import Child

@@ -8,8 +8,8 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from loom.cancel import Cancel
 from loom.errors import InfrastructureError, ProviderError, SecretError, ServiceError
 from loom.plan import variables
-from loom.plan.model import Job
-from loom.providers.base import NO_SECRETS, OpenedServices, Resolved, SecretValues
+from loom.plan.model import Job, Resolved
+from loom.providers.base import NO_SECRETS, OpenedServices, SecretValues
 from loom.providers.driver.steps import chosen
 from loom.record.events import PhaseCode, Section
 from loom.runner.attempt import Attempt, SectionOutput

@@ -8,7 +8,7 @@ from __future__ import annotations
 import heapq
 import queue
 from collections import defaultdict, deque
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property, partial
 from itertools import pairwise
 from typing import Literal, TypeVar
@@ -316,15 +316,3 @@ class Schedule(Struct, kw_only=True, eq=False, dict=True):
                 self._results[job.id] = _SKIPPED
                 if self._broken is None:
                     self.on_skip(job, Skip(job_id=job.id, reason=self._ending or ""))
-
-
-def dependents(plan: Plan, job_ids: Collection[str]) -> set[str]:
-    """Return these jobs and all that wait for them, directly or not."""
-    again = set(job_ids)
-    position = {stage: number for number, stage in enumerate(plan.stages)}
-    first = min((position[job.stage] for job in plan.jobs if job.id in again), default=len(position))
-    for job in plan.jobs:  # in topological order
-        if first < position[job.stage] if job.needs is None else any(need.job in again for need in job.needs):
-            again.add(job.id)
-            first = min(first, position[job.stage])
-    return again

@@ -21,18 +21,11 @@ from loom.config import Config
 from loom.errors import ImageError, LoomError, ProviderError
 from loom.plan import variables as environment
 from loom.plan.clone import Clone
-from loom.plan.model import Image, Job, WorkspaceMode
-from loom.providers.base import (
-    NO_SECRETS,
-    OpenedServices,
-    Provider,
-    Resolved,
-    SecretValues,
-    Session,
-    SessionRequest,
-)
+from loom.plan.model import Image, Job, Resolved, WorkspaceMode
+from loom.providers.base import NO_SECRETS, OpenedServices, Provider, SecretValues, Session, SessionRequest
+from loom.record.run import View
 from loom.runner.hooks import Gate, Resumption, RunChild
-from loom.runner.views import View, Views
+from loom.runner.views import Views
 from loom.status import OnOutput, Stream
 from loom.util import controls
 from loom.util.within import outcome

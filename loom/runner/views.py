@@ -11,16 +11,15 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from msgspec import Struct
-
 from loom.errors import LoomError, ProviderError, SnapshotError
 from loom.plan.model import Job, MountMode, WorkspaceMode
 from loom.providers.base import Provider, Session
 from loom.providers.files import unpack
+from loom.record.run import View
 from loom.storage.selection import Everything
 from loom.storage.tar import Item
 from loom.storage.workspace import view_of
-from loom.util.paths import job_directory_name, jobs_of, workspace_beside
+from loom.util.paths import job_directory_name, jobs_of
 from loom.util.private import make_own
 from loom.util.units import rough_size
 
@@ -34,36 +33,8 @@ _MOUNTS = {
 }
 
 
-BROUGHT = ".brought.json"
-"""The file beside a job's files with the manifest of what they are to be compared with, if that is not the run's snapshot."""
 MAX_SAVED = 2_000_000_000
 """Maximum size of a failed job's saved files if they would be lost with the container."""
-
-
-class View(Struct, frozen=True, kw_only=True):
-    """One job's view. `mode` decides whether `workspace` is mounted, overlaid or sent."""
-
-    mode: MountMode
-    workspace: Path
-    directory: Path | None = None
-    """The job's own directory beside the run's workspace; None if the job uses `workspace` itself."""
-    copied: bool = False
-    """`workspace` is empty; fill it with a copy of the run's."""
-
-    @property
-    def run_workspace(self) -> Path:
-        """The workspace that owns this view: they are removed together."""
-        return self.workspace if self.directory is None else workspace_beside(self.directory.parent)
-
-    @property
-    def brought(self) -> Path:
-        """The manifest of the snapshot that these files were last synced with. It does not exist before the first sync."""
-        return (self.directory or jobs_of(self.workspace)) / BROUGHT
-
-    @property
-    def files(self) -> Path:
-        """The plain path of the job's files: existing, or where they can be laid out."""
-        return self.directory / "workspace" if self.directory is not None else self.workspace
 
 
 def laid_out(files: Path, fill: Callable[[Path], None]) -> Path:

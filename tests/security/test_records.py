@@ -29,12 +29,12 @@ from loom.cli.boundary import run_app
 from loom.errors import RecordError
 from loom.record.events import PhaseEvent, decode
 from loom.record.fold import RunFold
+from loom.record.past_run import PastRun
 from loom.record.reader import Reading
-from loom.record.saved_plan import load_planned
+from loom.record.run import load_planned
 from loom.record.store import Store
 from loom.render.look import Detail, Look
 from loom.render.screen import Screen
-from loom.runner.previous_run import PastRun
 from tests.support.effort import LONG, effort
 
 pytestmark = pytest.mark.slow

@@ -20,9 +20,9 @@ from loom.providers import locks
 from loom.providers.base import DetachedContainer, Session, SessionRequest
 from loom.record.event_files import read_phases
 from loom.record.events import PhaseCode, PhaseEvent
+from loom.record.past_run import PastJob, PastRun
 from loom.record.store import DETACHED, RUNNING
 from loom.runner import Resumption
-from loom.runner.previous_run import PastJob, PastRun
 from loom.runner.request import Reuse, preflight
 from loom.status import OnOutput
 from loom.util.untrusted_files import read_regular

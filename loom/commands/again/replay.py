@@ -40,7 +40,7 @@ from loom.plan.model import Job, JobSelection, Plan, Secret, Step
 from loom.plan.placement import pool_for
 from loom.plan.variables import of_another_run
 from loom.record.reader import Reading
-from loom.record.saved_plan import SavedPlan, load_planned
+from loom.record.run import SavedPlan, load_planned
 from loom.runner.request import Brought
 from loom.snapshot import git
 from loom.snapshot.source import check_consent

@@ -24,15 +24,16 @@ from loom.commands.project.trusting import discover
 from loom.commands.run import run as running
 from loom.errors import RequestError, SnapshotError
 from loom.plan.model import MountMode, Plan
+from loom.plan.selection import dependents
 from loom.plan.variables import of_another_run
 from loom.providers.base import KeptSession
 from loom.record.documents import Assistance
 from loom.record.extent import noted_assistance
+from loom.record.past_run import PastJob, PastRun
+from loom.record.run import View
 from loom.record.store import DETACHED
-from loom.runner import Resumption, View
-from loom.runner.previous_run import PastJob, PastRun
+from loom.runner import Resumption
 from loom.runner.request import Reuse
-from loom.runner.scheduler import dependents
 from loom.status import JobResult, Status
 from loom.util import typed
 from loom.util.bounded import bounded

@@ -14,8 +14,8 @@ from loom.commands.plan.preparing import FAILURE, PAUSE
 from loom.commands.terminal import attended
 from loom.errors import LoomError, RequestError
 from loom.plan.model import Plan
+from loom.record.past_run import step_named
 from loom.runner import AtStep, Verdict
-from loom.runner.previous_run import step_named
 from loom.status import Exit
 
 _VERDICTS = {"r": Verdict.RETRY, "n": Verdict.NEXT, "f": Verdict.FAIL, "": Verdict.FAIL}

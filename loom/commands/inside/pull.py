@@ -17,8 +17,8 @@ from loom.commands.inside.copies import command_for, keep_copies
 from loom.commands.project import Here
 from loom.errors import RequestError
 from loom.record.lines import text_fields
+from loom.record.past_run import PastRun
 from loom.render.output import print_kind
-from loom.runner.previous_run import PastRun
 from loom.snapshot import Change, Patch, SavedFiles, readable
 from loom.storage.selection import PathSelection
 from loom.util.bounded import listed

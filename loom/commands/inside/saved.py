@@ -14,7 +14,7 @@ from loom.commands.inside import session
 from loom.commands.project import Here
 from loom.errors import RecordError, RequestError
 from loom.plan.model import MountMode
-from loom.runner.previous_run import PastJob
+from loom.record.past_run import PastJob
 from loom.snapshot import Change, Content, SavedFiles, Verification, readable
 from loom.util import atomic, typed
 from loom.util.jsons import with_texts

@@ -22,15 +22,16 @@ from loom.commands.project import Here, run_or_job, trusting
 from loom.commands.screen import MaskedProgress
 from loom.errors import RequestError
 from loom.plan import variables
-from loom.plan.model import MountMode, Step
+from loom.plan.model import MountMode, Resolved, Step
 from loom.providers import locks
-from loom.providers.base import KeptSession, Resolved, SessionRequest
+from loom.providers.base import KeptSession, SessionRequest
 from loom.record.documents import Assistance
 from loom.record.events import epoch_ns, timestamp
 from loom.record.extent import note_assistance
 from loom.record.lines import encodable
-from loom.runner import JobTools, Resumption, RunSettings, SessionOpener, View
-from loom.runner.previous_run import PastJob, PastRun
+from loom.record.past_run import PastJob, PastRun
+from loom.record.run import View
+from loom.runner import JobTools, Resumption, RunSettings, SessionOpener
 from loom.runner.products import Handover
 from loom.runner.views import laid_out
 from loom.secrets.lookup import resolve

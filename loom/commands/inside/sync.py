@@ -15,7 +15,7 @@ from loom.commands.project import Here
 from loom.commands.project.trusting import discover
 from loom.errors import RequestError
 from loom.plan.clone import refs_of_head
-from loom.runner.previous_run import PastRun
+from loom.record.past_run import PastRun
 from loom.runner.request import clone_of
 from loom.snapshot import Merge, Snapshot, Source, readable
 from loom.util import atomic

@@ -23,9 +23,9 @@ from loom.plan.model import CONTAINERS, Job
 from loom.providers import locks
 from loom.providers.locks import holders
 from loom.record.documents import JobManifest
+from loom.record.past_run import PastRun
 from loom.record.store import RunEntry, read_document
 from loom.render.output import print_either
-from loom.runner.previous_run import PastRun
 from loom.snapshot import remains, repository
 from loom.status import ExitCode
 from loom.util.bounded import listed

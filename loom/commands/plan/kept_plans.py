@@ -23,7 +23,7 @@ import loom
 from loom.commands.project import Here
 from loom.errors import InfrastructureError
 from loom.plan.model import JobSelection, Plan, ResolveContext
-from loom.record.saved_plan import check_consistent
+from loom.record.run import check_consistent
 from loom.util import atomic, typed
 from loom.util.private import check_private, make_private
 from loom.util.untrusted_files import read_regular

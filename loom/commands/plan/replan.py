@@ -13,7 +13,7 @@ from loom.commands.project import trusting
 from loom.errors import LoomError, RequestError
 from loom.plan.growth import grown_as
 from loom.plan.model import Job, Plan, Resources, Step
-from loom.runner.previous_run import PastRun
+from loom.record.past_run import PastRun
 
 _AFTER = "after_script"
 _AROUND = frozenset(

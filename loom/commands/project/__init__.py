@@ -25,9 +25,9 @@ from loom.workflow.languages import LANGUAGES
 if TYPE_CHECKING:
     from loom.plan.permissions import PermissionRequest
     from loom.providers.base import Provider
+    from loom.record.past_run import PastJob
     from loom.record.reader import Reading
     from loom.record.store import Store
-    from loom.runner.previous_run import PastJob
 
 
 WORKFLOWS = tuple(Path(language.default) for language in LANGUAGES)

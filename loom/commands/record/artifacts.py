@@ -9,9 +9,9 @@ from typing import Any
 
 from loom.commands.project import here, jobs_of, run_or_job
 from loom.errors import RequestError
+from loom.record.past_run import PastRun
 from loom.record.run_paths import artifacts_beside
 from loom.render.output import print_either
-from loom.runner.previous_run import PastRun
 from loom.snapshot.model import path_fields
 from loom.storage.artifacts import fetch, index_of
 from loom.storage.results.artifacts import archives as uploads

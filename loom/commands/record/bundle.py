@@ -37,7 +37,7 @@ from loom.commands.screen import progress_line
 from loom.errors import LoomError, RequestError, SnapshotError
 from loom.plan.model import Plan
 from loom.record.reader import Reading
-from loom.record.saved_plan import load_planned
+from loom.record.run import load_planned
 from loom.record.store import UNFINISHED
 from loom.snapshot import git, repository
 from loom.util.controls import shown

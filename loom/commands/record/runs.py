@@ -21,7 +21,7 @@ from loom.record.documents import RunRow, Runs, RunSummary
 from loom.record.event_files import last_event
 from loom.record.events import timestamp
 from loom.record.reader import Reading, replay
-from loom.record.saved_plan import load_planned
+from loom.record.run import load_planned
 from loom.record.store import UNFINISHED, RunEntry, read_document
 from loom.render.output import print_json, print_kind
 from loom.render.records import diff_lines, runs_lines, unfinished_lines

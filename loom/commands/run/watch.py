@@ -27,13 +27,13 @@ from loom.commands.screen import screen_parts
 from loom.config.layers import user_file
 from loom.errors import LoomError, RequestError
 from loom.plan.model import Plan
+from loom.plan.selection import dependents
 from loom.record.events import PhaseEvent
 from loom.record.journal import OutputBatch
 from loom.render.look import Detail, Look
 from loom.render.problems import error_lines
 from loom.render.screen import diagnosis_lines
 from loom.runner.request import Ran
-from loom.runner.scheduler import dependents
 from loom.snapshot.observed import CheckoutChange
 from loom.status import ExitCode, JobResult, Status
 from loom.util.controls import shown, without_commands

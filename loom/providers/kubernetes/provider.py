@@ -15,8 +15,8 @@ from loom.cancel import Cancel
 from loom.errors import ImageError, ProviderError
 from loom.images.reference import parse_reference
 from loom.plan.image_lock import ImageLock
-from loom.plan.model import Build, Image, Job, MountMode
-from loom.providers.base import Capabilities, Provider, Resolved, SecretValues, SessionRequest, Setup
+from loom.plan.model import Build, Image, Job, MountMode, Resolved
+from loom.providers.base import Capabilities, Provider, SecretValues, SessionRequest, Setup
 from loom.providers.driver import protocol as driver
 from loom.providers.kubernetes.cluster.client import Cluster
 from loom.providers.kubernetes.cluster.pods import Pods

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 from loom.cancel import Cancel
 from loom.plan.model import Step
+from loom.record.past_run import PastJob
 from loom.runner.late.jobs import LateJobs
 from loom.runner.late.state import LateState, runtime
-from loom.runner.previous_run import PastJob
 from loom.workflow.parser import InvalidExpression
 
 

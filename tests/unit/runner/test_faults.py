@@ -398,7 +398,7 @@ later: {stage: b, script: 'true'}
 
 
 def test_a_plan_that_is_saved_is_the_plan_that_ran(make: Make) -> None:
-    from loom.record.saved_plan import load_planned
+    from loom.record.run import load_planned
 
     ran = make(TWO).run(mount_mode="bind_mount", grace="3s")
     saved = load_planned(ran.reading.paths.plan)

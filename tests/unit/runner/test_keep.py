@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from loom.errors import ProviderError
-from loom.runner import previous_run, views
+from loom.record import past_run
+from loom.runner import views
 from loom.runner.hooks import keeps
 from loom.status import Status
 from tests.unit.providers.far_provider import FarProvider
@@ -170,8 +171,8 @@ def test_a_new_layout_replaces_the_old_one_or_nothing_changes(tmp_path: Path) ->
 # -- what a later run reads -------------------------------------------------------------------------------------------
 
 
-def past(project: Project, job: str = "one") -> previous_run.PastJob:
-    return previous_run.PastRun(project.store.find("last", repo_root=project.root)).job(job)
+def past(project: Project, job: str = "one") -> past_run.PastJob:
+    return past_run.PastRun(project.store.find("last", repo_root=project.root)).job(job)
 
 
 def test_a_later_run_finds_the_job_its_session_and_its_step(make: Make) -> None:

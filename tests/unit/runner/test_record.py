@@ -20,10 +20,10 @@ from msgspec.structs import fields, replace
 
 from loom.plan.model import Plan
 from loom.providers.base import Beside, SessionRequest
+from loom.record import past_run
 from loom.record.event_files import read_events
 from loom.record.events import OutputEvent, PhaseEvent
-from loom.record.saved_plan import load_planned
-from loom.runner import previous_run
+from loom.record.run import load_planned
 from loom.status import Exit
 from tests.support.plans import encoded, given
 
@@ -151,7 +151,7 @@ def test_what_the_record_of_late_steps_says(make: Make) -> None:
     plan = Plan(workflow_path=".github/workflows/ci.yml", stages=("jobs",), jobs=(first, after, always))
     ran = project.execute(replace(project.request(), plan=plan), code=None)
     compare(recorded(ran, project), CORPUS / "late.expected")
-    past = previous_run.PastRun(ran.reading.entry).job("first")
+    past = past_run.PastRun(ran.reading.entry).job("first")
     texts = [past.script_of(one) for one in past.job.steps]
     assert texts[3:5] == ["echo never", "echo failure; exit 4"]
 
@@ -377,11 +377,11 @@ def recorded(ran: Ran, project: Project, more: str = "") -> str:
 
 def past_of(ran: Ran) -> Iterator[str]:
     """Yield what the run is for a later one: of each job, if something is kept of one."""
-    past = previous_run.PastRun(ran.reading.entry)
+    past = past_run.PastRun(ran.reading.entry)
     yield f"past: failed {past.failed()}"
     if ran.result is not None and not ran.result.kept:
         return
-    properties = [name for name, one in vars(previous_run.PastJob).items() if isinstance(one, property)]
+    properties = [name for name, one in vars(past_run.PastJob).items() if isinstance(one, property)]
     for each in past.planned.plan.jobs:
         one = past.job(each.id)
         found = {name: getattr(one, name) for name in properties if name not in ("state", "view", "ran_as_root")}

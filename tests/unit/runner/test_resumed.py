@@ -10,7 +10,7 @@ import pytest
 
 from loom.commands.again import resume
 from loom.errors import RequestError
-from loom.runner import previous_run
+from loom.record import past_run
 from loom.status import JobResult, Status
 
 from .conftest import Make, Project, Ran
@@ -73,7 +73,7 @@ def test_a_job_goes_on_in_its_kept_session_and_the_jobs_after_it_follow(make: Ma
     assert ran.facts("cache_keys", "middle") == [{"keys": ["k"]}]
     assert ran.lines("middle", "cache_restore") == []
     assert ran.facts("handed_on", "middle")[0]["step"] == ""
-    past = previous_run.PastRun(ran.reading.entry)
+    past = past_run.PastRun(ran.reading.entry)
     assert past.result_of("first") == JobResult(status=Status.SUCCESS, allowed_failure=False, exit_code=None)
     assert past.archive_of("first") == before.reading.paths.artifacts_archive("first")
     assert past.run_of("first") == before.reading.run_id
@@ -132,7 +132,7 @@ two: {stage: a, script: 'test -e "$REPAIRED"'}
     assert ran.statuses == {"two": "success"}
     assert ran.code == 1
     assert ran.reading.receipt()["error"] == f"one: failed in run {before.reading.run_id}, and did not run again"
-    past = previous_run.PastRun(ran.reading.entry)
+    past = past_run.PastRun(ran.reading.entry)
     assert past.failed() == ["one"]
     assert past.one_job().run.run_id == past.job("one").run.run_id == before.reading.run_id
     assert past.job("two").run.run_id == ran.reading.run_id
@@ -140,7 +140,7 @@ two: {stage: a, script: 'test -e "$REPAIRED"'}
     assert again.statuses == {"one": "failure"}
     assert again.reading.receipt()["error"] == "one: script/01 failed with exit code 3"
     shutil.rmtree(before.reading.paths.root)
-    assert previous_run.PastRun(ran.reading.entry).job("one").run.run_id == ran.reading.run_id
+    assert past_run.PastRun(ran.reading.entry).job("one").run.run_id == ran.reading.run_id
 
 
 def test_a_job_may_be_named_by_its_name_where_that_is_enough(make: Make) -> None:
@@ -148,7 +148,7 @@ def test_a_job_may_be_named_by_its_name_where_that_is_enough(make: Make) -> None
 one: {stage: a, script: 'true', parallel: {matrix: [{N: ["1", "2"]}]}}
 two: {stage: a, script: 'true', parallel: {matrix: [{N: ["1"]}]}}
 """).run()
-    past = previous_run.PastRun(ran.reading.entry)
+    past = past_run.PastRun(ran.reading.entry)
     assert past.job("two").job.id == "two.1"
     for name in ("one", "three"):
         with pytest.raises(RequestError, match=f"has no job '{name}'") as error:

@@ -9,7 +9,8 @@ from msgspec.structs import replace
 
 from loom.cancel import Cancel
 from loom.plan.model import AllowFailure, Job, Need, Plan, Step
-from loom.runner.scheduler import Frontier, Schedule, dependents
+from loom.plan.selection import dependents
+from loom.runner.scheduler import Frontier, Schedule
 from loom.status import JobResult, Skip, Status
 
 OK = JobResult(status=Status.SUCCESS)

@@ -16,8 +16,8 @@ from msgspec.structs import replace
 from loom.analysis.evidence import recorded_diagnosis
 from loom.cancel import Cancel
 from loom.errors import ImageError, ProviderError, ServiceError, SnapshotError
-from loom.plan.model import MountMode
-from loom.providers.base import Capabilities, Resolved, SecretValues, SessionFacts, SessionRequest
+from loom.plan.model import MountMode, Resolved
+from loom.providers.base import Capabilities, SecretValues, SessionFacts, SessionRequest
 from loom.providers.host import HostProvider, HostSession
 from loom.runner.hooks import Resumption
 from loom.runner.request import settings_of

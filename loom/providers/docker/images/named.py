@@ -14,7 +14,7 @@ from loom.errors import ImageError
 from loom.images.reference import Reference, normal_platform, parse_reference, short
 from loom.plan import model
 from loom.plan.image_lock import ImageLock, Locked
-from loom.providers.base import Resolved
+from loom.plan.model import Resolved
 from loom.providers.docker.engine.client import Engine
 from loom.providers.docker.engine.errors import translated
 from loom.providers.docker.engine.retries import retrying

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from loom.cancel import Cancel
 from loom.errors import EngineUnavailable, LoomError, ProviderError
 from loom.providers import labels
-from loom.providers.base import COMMAND_USER, SessionFacts, SessionRequest
+from loom.providers.base import SessionFacts, SessionRequest
 from loom.providers.command import Command
 from loom.providers.docker.container import refusals
 from loom.providers.docker.container.cleanup import remove_container
@@ -30,6 +30,7 @@ from loom.providers.driven import LEAVE_S, DrivenSession
 from loom.providers.driver import protocol as driver
 from loom.providers.driver.channel import ConnectionLost, Exchange
 from loom.providers.labels import kept_name
+from loom.record.facts import COMMAND_USER
 from loom.status import OnOutput
 
 if TYPE_CHECKING:

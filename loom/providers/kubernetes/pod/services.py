@@ -14,8 +14,8 @@ from msgspec import field
 
 from loom.cancel import Cancel
 from loom.errors import LoomError, ServiceError
-from loom.plan.model import Service
-from loom.providers.base import OpenedServices, Resolved
+from loom.plan.model import Resolved, Service
+from loom.providers.base import OpenedServices
 from loom.providers.kubernetes.cluster import pods as states
 from loom.providers.kubernetes.cluster.client import Gone, is_transient
 from loom.providers.kubernetes.pod.spec import PodServiceContainer, host_names

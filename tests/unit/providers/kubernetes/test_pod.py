@@ -16,8 +16,8 @@ pytest.importorskip("kubernetes", reason="the extra `kubernetes` is not installe
 from loom.config.pools import Pool
 from loom.errors import ServiceError
 from loom.images.reference import service_aliases
-from loom.plan.model import Image, Ready, Resources, Secret, Service
-from loom.providers.base import Resolved, SessionRequest
+from loom.plan.model import Image, Ready, Resolved, Resources, Secret, Service
+from loom.providers.base import SessionRequest
 from loom.providers.kubernetes.pod import spec
 from loom.providers.kubernetes.pod.policies import amount
 from loom.providers.kubernetes.pod.services import containers_of, variables

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from loom.cancel import Cancel
 from loom.plan.late import LateCaller, LateNeed
 from loom.plan.model import Image, Job, Plan
-from loom.record.saved_plan import load_planned
+from loom.record.run import load_planned
 from loom.runner.late.jobs import LateJobs, Start
 from loom.status import JobResult, Status
 from tests.unit.runner.conftest import Make

@@ -5,7 +5,7 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from loom.plan.model import Plan
-from loom.runner import previous_run
+from loom.record import past_run
 from loom.runner.late.past import variables_at
 from tests.unit.runner.conftest import Make
 
@@ -27,7 +27,7 @@ def test_the_variables_of_a_step_of_an_earlier_run(make: Make) -> None:
     )
     plan = Plan(workflow_path=".github/workflows/ci.yml", stages=("jobs",), jobs=jobs)
     project.execute(replace(project.request(), plan=plan), code=1)
-    past = previous_run.PastRun(project.store.find("last", repo_root=project.root)).job("one")
+    past = past_run.PastRun(project.store.find("last", repo_root=project.root)).job("one")
     second, third = past.job.steps[1:]
     found, lost = variables_at(past, second, {}, project_dir="/there", event_path="/e/event.json")
     assert lost == []

@@ -21,19 +21,18 @@ from loom.plan.model import (
     Job,
     MountMode,
     Plan,
+    Resolved,
     Retry,
     Secret,
     Step,
 )
-from loom.providers.base import COMMAND_USER, Resolved
 from loom.providers.interactive import options_of
+from loom.record.facts import COMMAND_USER, NOT_KEPT
 from loom.record.fold import JobState
-from loom.record.saved_plan import SavedPlan, load_planned
+from loom.record.past_run import PastJob, PastRun, step_named
+from loom.record.run import SavedPlan, View, load_planned
 from loom.record.step_outputs import recorded, restored
-from loom.runner.attempt import NOT_KEPT
 from loom.runner.hooks import keeps
-from loom.runner.previous_run import PastJob, PastRun, step_named
-from loom.runner.views import View
 from loom.status import Status
 from loom.util import jsons
 from loom.util.masking import Masker

@@ -11,16 +11,14 @@ from typing import Any
 from msgspec import Struct
 
 from loom.errors import LoomError, RequestError
-from loom.plan.model import Job, MountMode, Step
-from loom.providers.base import COMMAND_USER, Resolved
+from loom.plan.model import Job, MountMode, Resolved, Step
 from loom.record.documents import Invocation
+from loom.record.facts import COMMAND_USER, NOT_KEPT
 from loom.record.fold import JobState
 from loom.record.reader import Reading
-from loom.record.saved_plan import load_planned
+from loom.record.run import View, load_planned
 from loom.record.step_outputs import restored
 from loom.record.store import RunEntry, entry_at
-from loom.runner.attempt import NOT_KEPT
-from loom.runner.views import View
 from loom.status import JobResult, Status
 from loom.util import typed
 from loom.util.paths import is_of_job

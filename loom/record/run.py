@@ -10,10 +10,40 @@ import msgspec
 from msgspec import Struct
 
 from loom.errors import RecordError
-from loom.plan.model import Plan, WorkspaceMode
+from loom.plan.model import MountMode, Plan, WorkspaceMode
 from loom.record.documents import RelativePath
 from loom.util import typed
+from loom.util.paths import jobs_of, workspace_beside
 from loom.util.untrusted_files import read_regular
+
+BROUGHT = ".brought.json"
+"""The file beside a job's files with the manifest of what they are to be compared with, if that is not the run's snapshot."""
+
+
+class View(Struct, frozen=True, kw_only=True):
+    """One job's view. `mode` decides whether `workspace` is mounted, overlaid or sent."""
+
+    mode: MountMode
+    workspace: Path
+    directory: Path | None = None
+    """The job's own directory beside the run's workspace; None if the job uses `workspace` itself."""
+    copied: bool = False
+    """`workspace` is empty; fill it with a copy of the run's."""
+
+    @property
+    def run_workspace(self) -> Path:
+        """The workspace that owns this view: they are removed together."""
+        return self.workspace if self.directory is None else workspace_beside(self.directory.parent)
+
+    @property
+    def brought(self) -> Path:
+        """The manifest of the snapshot that these files were last synced with. It does not exist before the first sync."""
+        return (self.directory or jobs_of(self.workspace)) / BROUGHT
+
+    @property
+    def files(self) -> Path:
+        """The plain path of the job's files: existing, or where they can be laid out."""
+        return self.directory / "workspace" if self.directory is not None else self.workspace
 
 
 class SavedPlan(Struct, frozen=True, kw_only=True):
