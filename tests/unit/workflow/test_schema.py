@@ -2,9 +2,7 @@
 
 import copy
 import json
-import os
 import random
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -219,36 +217,6 @@ def test_a_template_may_lack_what_a_job_needs(validator: Any) -> None:
         assert validator.is_valid(template), part
     for part in ({"services": [{"alias": "db"}]}, {"cache": {"key": "k"}}):
         assert not validator.is_valid({"version": "v1", "stages": ["a"], "job": {**whole, **part}}), part
-
-
-def test_the_schema_of_every_key() -> None:
-    """`LOOM_TEST_ACCEPT=1` writes the present one beside this file, a line for each key; read it before you commit it."""
-    schema = without_descriptions(workflow_schema())
-    kinds = schema.pop("$defs")
-    lines = list(in_lines("", schema, {}))
-    for kind, whole in kinds.items():
-        lines += in_lines(kind, whole, kinds["Job"] if kind != "Job" else {})
-    beside = Path(__file__).with_name("schema.txt")
-    if os.environ.get("LOOM_TEST_ACCEPT"):
-        beside.write_text("\n".join(lines) + "\n")
-    assert lines == beside.read_text().splitlines()
-
-
-def without_descriptions(schema: Any) -> Any:
-    if isinstance(schema, dict):
-        kept = {key: value for key, value in schema.items() if key != "description" or not isinstance(value, str)}
-        return {key: without_descriptions(value) for key, value in kept.items()}
-    return [without_descriptions(value) for value in schema] if isinstance(schema, list) else schema
-
-
-def in_lines(name: str, schema: Any, like: Any) -> Iterator[str]:
-    """Yield the keys of a mapping whose schema is another than in `like`."""
-    for key, value in schema.items():
-        if key != "properties":
-            yield f"{name}/{key}: {json.dumps(value)}"
-    known = like.get("properties", {})
-    for key, value in schema["properties"].items():
-        yield f"{name}/{key}: {json.dumps(value) if value != known.get(key) else 'as in Job'}"
 
 
 def test_the_schema_is_stable_json() -> None:
