@@ -115,7 +115,6 @@ class Diagnosis(Document, frozen=True, kw_only=True):
     """Facts of the same time of which it is not known that they ended the step: a service that ended, a process that was killed
     or not started, background processes that printed."""
     section: str | None
-    steps_total: Count | None = None
     command: str | None
     exit_code: Code | None
     allowed_failure: bool = False

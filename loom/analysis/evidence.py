@@ -93,7 +93,6 @@ def diagnosis_of(reading: Reading, job: str | None = None, *, workspace: Path | 
         found,
         output_read="all" if whole else "highlights" if highlights.complete else "part",
         lines_total=total,
-        steps_total=len(planned.get("steps", ())) or None,
         last_event_at=reading.last_sign() if unfinished else None,
         receipt_path=str(reading.paths.receipt) if reading.entry.receipt else None,
         job_manifest_path=None if job_id is None else str(reading.paths.job(job_id) / "manifest.json"),

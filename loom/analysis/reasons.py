@@ -22,8 +22,8 @@ def reasons(
 ) -> list[Reason]:
     """Return the differences that a failing command is shown to depend on, since it or its output names them.
 
-    `sides`: the job's diagnoses there and here; `plan`: returns the plan of the whole workflow, if there is one. There are
-    none where both sides fail alike: what differs did not matter.
+    `sides`: the job's diagnoses there and here; `plan`: returns the plan of the whole workflow, if there is one. If both
+    sides fail alike, what differs did not matter, and the list is empty.
     """
     failed = [side for side in sides if side is not None and side.failed]
     if kind not in ("passes-here", "another-failure"):

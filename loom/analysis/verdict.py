@@ -63,7 +63,7 @@ class Reproduction(Document, frozen=True, kw_only=True):
     """`not-run`: loom could not run the job, which says nothing about it."""
     text: str
     reasons: list[Reason] = field(default_factory=list)
-    """None where both sides fail alike."""
+    """Empty if both sides fail alike."""
     there: JobEnding
     here: JobEnding
     parting: LogParting | None

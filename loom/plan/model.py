@@ -148,6 +148,8 @@ class Resources(Struct, frozen=True, kw_only=True):
     """Limits of a job's container; None means no limit. Sizes in bytes."""
 
     cpus: float | None = None
+    processors: int | None = None
+    """The number of processors that its programs see, where the engine can hide others."""
     memory: int | None = None
     pids: int | None = None
     shm_size: int | None = None

@@ -148,7 +148,7 @@ HARMLESS: dict[type, frozenset[str]] = {
     model.Retry: frozenset({"max", "when", "exit_codes", "backoff_s"}),
     model.Ulimit: frozenset({"name", "soft", "hard"}),
     model.Resources: frozenset(
-        {"cpus", "memory", "pids", "shm_size", "ulimits", "tmpfs", "volumes", "read_only", "sources"}
+        {"cpus", "processors", "memory", "pids", "shm_size", "ulimits", "tmpfs", "volumes", "read_only", "sources"}
     ),
     model.Network: frozenset({"hostname"}),
     model.Ready: frozenset({"tcp", "command", "http", "log", "interval_s", "timeout_s"}),

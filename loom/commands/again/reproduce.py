@@ -98,9 +98,9 @@ def reproduce(
         hint = f"begin it with https://: {url}" if url else "loom reproduce --help"
         raise RequestError("expected the address of a job, pipeline or run, or --last", hint=hint)
     server, job = _last_failed(here) if url is None or last else remote.remote_job(here, url)
-    facts = facts_of(tries or (), job.size)
     with remote.downloaded(server, job) as file:
         log = remote.read(file)
+        facts = facts_of(tries or (), job.size, log.facts.depth)
         there = diagnosis_of_log(log, job.url, job=job.name, root=here.root)
         reproducing = _Reproducing(here, server, job, log, there, file, facts, may_deploy=deploy)
         return reproducing.run(given, var or [], with_cache=with_cache, as_json=as_json)
@@ -217,6 +217,7 @@ class _Reproducing:
         jobs = tuple(job if each.id == job.id else each for each in plan.jobs)
         brought = self._brought(plan, target)
         prepared = replace(prepared, plan=replace(plan, jobs=jobs, behind=""), brought=brought)
+        self._trials = [(fact, fact.applied(prepared.plan, target.id)) for fact in self._facts]
         with redirect_stdout(sys.stderr) if as_json else nullcontext():
             code = running.execute(prepared)
         self._verdict(prepared, target, with_cache=with_cache, as_json=as_json)
@@ -469,19 +470,19 @@ class _Reproducing:
         if self._facts and found.verdict != "not-run":
             print(shown(cost(self._facts, reading.receipt()["duration_ms"])), file=sys.stderr)
             with redirect_stdout(sys.stderr) if as_json else nullcontext():
-                tried = [self._tried(fact, prepared, target.id, found) for fact in self._facts]
+                tried = [
+                    self._tried(fact, replace(prepared, plan=plan), target.id, found) for fact, plan in self._trials
+                ]
             found = replace(found, trials=tried)
         tell(found, prepared.here.config.color, as_json=as_json)
 
     def _tried(self, fact: Fact, prepared: Prepared, job_id: str, before: Reproduction) -> Trial:
         """Run the job with a fact as it was there, and compare how it ends."""
         run_id = str(time.time_ns())
-        jobs = tuple(fact.change(job) if job.id == job_id else job for job in prepared.plan.jobs)
         changed = replace(
             prepared,
             run_id=run_id,
             here=replace(prepared.here, config=dataclasses.replace(prepared.here.config, keep="never")),
-            plan=replace(prepared.plan, jobs=jobs),
             variables=of_another_run(prepared.variables, run_id),
         )
         running.execute(changed)

@@ -53,7 +53,7 @@ _AGAIN = Policy(
 class Door(HTTPAdapter):
     """Sends requests, with the token to `server` alone, and bounds their answers.
 
-    Only a download may lead to another server, and only by https. HTTPError for an answer that is none.
+    Only a download may lead to another server, and only by https. A status from 400 on raises HTTPError.
     """
 
     def __init__(

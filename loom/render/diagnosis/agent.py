@@ -66,8 +66,7 @@ def _head(diagnosis: Diagnosis, now_ns: int) -> list[str]:
     if diagnosis.last_event_at is not None:
         lines.append(f"last event at {diagnosis.last_event_at}")
     if diagnosis.job_id is not None or diagnosis.log is not None:
-        of = f" of {diagnosis.steps_total}" if diagnosis.steps_total else ""
-        unit = f", step {visible(diagnosis.step)}{of}" if diagnosis.step else ""
+        unit = f", step {visible(diagnosis.step)}" if diagnosis.step else ""
         unit += f" ({diagnosis.step_location})" if diagnosis.step_location else ""
         unit = f", section {diagnosis.section}" if diagnosis.section else unit
         code = f", exit code {diagnosis.exit_code}" if diagnosis.exit_code is not None else ""

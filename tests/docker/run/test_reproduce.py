@@ -60,9 +60,9 @@ class Case:
             ["git", *who, *words], cwd=self.checkout, env=self.environ, check=True, stdout=subprocess.PIPE, text=True
         ).stdout.strip()
 
-    def commit(self) -> str:
+    def commit(self, *words: str) -> str:
         self.git("add", "-A")
-        self.git("commit", "--quiet", "-m", "one")
+        self.git("commit", "--quiet", "-m", "one", *words)
         return self.git("rev-parse", "HEAD")
 
     def reproduce(self, *words: str, code: int = 1) -> dict[str, Any]:
@@ -75,10 +75,10 @@ class Case:
         found: dict[str, Any] = json.loads(done.stdout)
         return found
 
-    def log(self, text: str, end: str = "exit code 1") -> None:
-        trace = (
-            gitlab(text, end).replace("python:3.12", "other:1").replace("1ecfd275", self.git("rev-parse", "HEAD")[:8])
-        )
+    def log(self, text: str, end: str = "exit code 1", *, untold: str = "\0") -> None:
+        """Serve the trace, without what it does not tell."""
+        trace = gitlab(text, end).replace("python:3.12", "other:1").replace(untold, "")
+        trace = trace.replace("1ecfd275", self.git("rev-parse", "HEAD")[:8])
         self.stub.routes[f"{AT}/jobs/12/trace"] = Reply(trace.encode())
 
 
@@ -164,18 +164,50 @@ def test_passes_here_and_the_logs_part(case: Case) -> None:
     assert {"name": "variable MODE", "a": None, "b": "given by --var"} in found["differs"]
 
 
-def test_a_fact_that_decides_is_found_by_trial(case: Case) -> None:
-    """The job passes here; with one fact at a time as it was there, it fails as there with that one alone."""
-    checks = '- test "$(nproc)" -gt 1 && test "$TZ" != Asia/Tokyo'
-    (case.checkout / ".gitlab-ci.yml").write_text(WORKFLOW.replace('- test "$MODE" = good', f"- '{checks[2:]}'"))
-    case.stub.routes[f"{AT}/jobs/12"] = Reply(gitlab_job(12, "unit", commit={"id": case.commit()}))
-    case.log(f"{LOG.rpartition('$ ')[0]}{checks.replace('- ', '$ ', 1)}")
-    found = case.reproduce("--try", "TZ=Asia/Tokyo", "--try", "LANG=C", code=0)
-    assert found["verdict"] == "passes-here"
-    assert [(one["fact"], one["verdict"], one["decides"]) for one in found["trials"]] == [
-        ("TZ=Asia/Tokyo", "reproduced", True),
-        ("LANG=C", "passes-here", False),
-    ]
+CHECK = """#!/bin/sh
+test "$TZ" != Asia/Tokyo && test "$LANG" != tr_TR && test "$(nproc)" -gt 1 &&
+! cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/memory/memory.limit_in_bytes 2>/dev/null | grep -qx 268435456 &&
+test -e /sys/class/net/eth0 && test "$(id -u)" = 0 && test ! -e .git/shallow && ! command -v git >/dev/null &&
+test "$MODE" != good && test -n "$PLAIN" && grep -q second dist/app
+"""
+PLANTED = {
+    "TZ=Asia/Tokyo": True,
+    "LANG=tr_TR": True,
+    "cpus=1": True,
+    "memory=256MB": True,
+    "network=none": True,
+    "user=1000": True,
+    "depth=1": True,
+    "image=loom/base:13": True,
+    "MODE=good": True,
+    "unset=PLAIN": True,
+    "order=other,build": True,
+    "order=build,other": False,
+    "TZ=UTC": False,
+    "unset=SECRET": False,
+}
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one processor can't be hidden")
+def test_the_fact_that_decides_is_found_by_trial(case: Case) -> None:
+    """The job passes here; with one fact at a time as it was there, it fails as there, though a job before it reports some."""
+    jobs = "other: {stage: build, script: [exit 9], artifacts: {paths: [dist]}}\nunit:\n  variables: {MODE: bad}\n"
+    lines = WORKFLOW.replace("unit:\n", jobs).replace("[build]\n", "[build, other]\n").partition("    - echo")[0]
+    (case.checkout / ".gitlab-ci.yml").write_text(f"{lines}    - sh ./check\n")
+    (case.checkout / "check").write_text(CHECK)
+    case.commit()
+    commit = {"commit": {"id": case.commit("--allow-empty")}}
+    made = {"artifacts_file": {"filename": "artifacts.zip", "size": 1}, **commit}
+    before = [gitlab_job(11, "build", "success", **made), gitlab_job(10, "other", "success", **made)]
+    gitlab_project(case.stub, [*before, gitlab_job(12, "unit", **commit)])
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as files:
+        files.writestr("dist/app", "second\n")
+    case.stub.routes[f"{AT}/jobs/10/artifacts"] = Reply(archive.getvalue())
+    case.log("$ sh ./check", untold=" with git depth set to 20")
+    found = case.reproduce(*(word for fact in PLANTED for word in ("--try", fact)), code=0)
+    assert (found["verdict"], found["differs"][0]["name"]) == ("passes-here", "variable HIDDEN")
+    assert {one["fact"]: one["decides"] for one in found["trials"]} == PLANTED, found
 
 
 def test_another_failure(case: Case) -> None:

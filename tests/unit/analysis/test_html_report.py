@@ -211,7 +211,7 @@ def test_a_job_that_failed_earlier_and_did_not_run_again_is_the_headline() -> No
 
 NOT_IN_THE_PAGE = {
     "schema_version", "kind", "unrecorded", "previous_run_id", "failed", "last_event_at", "duration_ms", "head_sha", "tree_sha",
-    "attempt", "steps_total", "image", "changed_since",
+    "attempt", "image", "changed_since",
     "survived",  # the earlier line is marked
     "same_failure",  # the list at the top has it
     "telling_line",  # a row of its lines is marked

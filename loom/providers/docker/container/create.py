@@ -116,6 +116,7 @@ def limits_of(resources: Resources) -> dict[str, Any]:
     """Return the limits among the arguments; services may have them too."""
     found = {
         "nano_cpus": None if resources.cpus is None else int(resources.cpus * 1_000_000_000),
+        "cpuset_cpus": f"0-{resources.processors - 1}" if resources.processors else None,
         "mem_limit": resources.memory,
         # Swap would delay and hide an out-of-memory end.
         "memswap_limit": resources.memory,
