@@ -25,10 +25,10 @@ from loom.record.event_files import last_output
 from loom.record.highlights import of_file
 from loom.record.reader import Reading, Unit
 from loom.record.run import load_planned
+from loom.record.sections import reader_for
 from loom.record.store import UNFINISHED, entry_at, read_document
 from loom.util import typed
 from loom.util.controls import cleaned
-from loom.util.sections import reader_for
 from loom.util.untrusted_files import open_regular, read_regular
 
 MOST_AT_END = 30

@@ -19,8 +19,8 @@ from loom.analysis.locations import Location, WorkingDirectories, locations_in
 from loom.record.documents import Highlights
 from loom.record.events import OutputEvent
 from loom.record.highlights import clipped, form_of, speaks_of_error
+from loom.record.sections import SectionReader
 from loom.util.controls import visible
-from loom.util.sections import SectionReader
 
 GAP = "…"
 """Stands between lines that do not follow each other."""

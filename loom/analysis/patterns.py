@@ -10,9 +10,9 @@ from msgspec.structs import replace
 from loom.analysis.formats import Finder, Reader
 from loom.analysis.locations import from_root
 from loom.record.documents import Document
+from loom.record.workflow_commands import unescaped
 from loom.status import Count, FailingTest, Failure
 from loom.util.units import line_number
-from loom.util.workflow_commands import unescaped
 
 MOST_FAILURES = 20
 MOST_GROUPS = 10

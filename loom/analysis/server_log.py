@@ -19,9 +19,9 @@ from loom.plan.model import Job
 from loom.record.documents import Highlights
 from loom.record.events import OutputEvent
 from loom.record.highlights import Highlighter
+from loom.record.sections import reader_for
 from loom.util import jsons
 from loom.util.controls import cleaned, visible
-from loom.util.sections import reader_for
 
 LONGEST_LINE = 1 << 16
 """Bytes of a line that are read: of a longer one, its beginning and its end."""

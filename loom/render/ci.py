@@ -13,13 +13,13 @@ from collections.abc import Callable, Iterator
 from loom.record.documents import Receipt
 from loom.record.events import PhaseEvent, encode
 from loom.record.journal import OutputBatch
+from loom.record.workflow_commands import escaped
 from loom.render.look import Detail, Look
 from loom.render.screen import Screen, while_heard
 from loom.status import Status
 from loom.util import jsons
 from loom.util.controls import json_shown, visible, without_commands
 from loom.util.units import rough_duration
-from loom.util.workflow_commands import escaped
 
 MOST_LINES = 20_000
 """Number of output lines per job to buffer; the record has all of them."""

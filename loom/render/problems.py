@@ -9,8 +9,8 @@ from msgspec.structs import asdict
 
 from loom import __version__
 from loom.errors import LoomError, Problem, WorkflowError
+from loom.record.workflow_commands import annotation
 from loom.util.controls import shown
-from loom.util.workflow_commands import annotation
 
 _WIDEST = 160
 

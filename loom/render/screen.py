@@ -16,10 +16,10 @@ from loom.record.events import OutputEvent, PhaseCode, PhaseEvent
 from loom.record.fold import JobState, RunFold
 from loom.record.journal import OutputBatch
 from loom.record.lines import TAIL_LINES
+from loom.record.sections import OutputSection, SectionReader, reader_for
 from loom.render.look import Detail, Look
 from loom.status import Status, Stream
 from loom.util.controls import cleaned, shown, visible
-from loom.util.sections import OutputSection, SectionReader, reader_for
 from loom.util.units import counted, rough_duration, rough_size
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from loom.storage.cache import Cache
 from loom.util.masking import Masker
 
 if TYPE_CHECKING:
-    from loom.storage.results.server import ResultsServer
+    from loom.action_services.server import ResultsServer
 
 NO_WAY = (
     "this job has no network that leads to loom: its actions have no cache and no artifacts (`network: bridge` is one)"
@@ -66,7 +66,7 @@ class Results:
             return self._given[id(attempt)]
 
     def _admitted(self, attempt: Attempt, way_here: Callable[[], str | None]) -> Mapping[str, str]:
-        from loom.storage.results import requests, server  # late: a heavy import for few runs
+        from loom.action_services import requests, server  # late: a heavy import for few runs
 
         try:
             way = way_here()

@@ -17,9 +17,9 @@ GITHUB = {
         "MOST_CHARACTERS": 4000,
         "MOST_LOOKED_AT": 2000,
     },
-    "storage.results.caches": {"_LONGEST_KEY": 512, "_SPARE": GIB},
-    "storage.results.requests": {"_MOST_UPLOADS": 500},
-    "storage.results.uploads": {"MOST_BLOCKS": 50_000},
+    "action_services.caches": {"_LONGEST_KEY": 512, "_SPARE": GIB},
+    "action_services.requests": {"_MOST_UPLOADS": 500},
+    "action_services.uploads": {"MOST_BLOCKS": 50_000},
     "workflow.github.expressions": {"MAX_LENGTH": 21_000, "MAX_RESULT": MIB},
     "workflow.job_ids": {"MOST": 256},
 }
@@ -47,7 +47,7 @@ LOOM = {
         "_MAX_MESSAGE": 2000,
         "_MAX_DEPTH": 200,
     },
-    "storage.results.server": {
+    "action_services.server": {
         "_LARGEST_CALL": MIB,
         "_LARGEST_LIST": 7_500_000,
         "_MOST_CONNECTIONS": 512,

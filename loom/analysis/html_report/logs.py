@@ -16,8 +16,8 @@ from msgspec.structs import replace
 
 from loom.record.event_files import count_output, output_in, start_of_last, whole_lines
 from loom.record.events import OutputEvent
+from loom.record.sections import OutputSection, SectionReader
 from loom.util.controls import cleaned, visible
-from loom.util.sections import OutputSection, SectionReader
 from loom.util.units import rough_duration
 
 MOST_LINES = 1_000_000

@@ -22,8 +22,8 @@ from loom.analysis.printed import commit_of
 from loom.record.extent import extent_text
 from loom.record.fold import JobState, RunFold, Span
 from loom.record.reader import Reading, Unit
+from loom.record.sections import SectionReader, reader_for
 from loom.util.controls import cleaned
-from loom.util.sections import SectionReader, reader_for
 from loom.util.units import counted, rough_duration, rough_size
 
 if TYPE_CHECKING:

@@ -6,12 +6,12 @@ import gzip
 import shutil
 from pathlib import Path
 
+from loom.action_services.artifacts import file_of
 from loom.analysis.diff import Pair
 from loom.commands.servers import RemoteJob, Server, ServerRefused
 from loom.errors import ArtifactError, LoomError
 from loom.plan.model import Job
 from loom.storage import dotenv, zips
-from loom.storage.results.artifacts import file_of
 from loom.storage.tar import DamagedArchive, packed
 from loom.util import atomic
 

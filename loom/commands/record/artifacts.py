@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from loom.action_services.artifacts import archives as uploads
+from loom.action_services.artifacts import named
 from loom.commands.project import here, jobs_of, run_or_job
 from loom.errors import RequestError
 from loom.record.past_run import PastRun
@@ -14,8 +16,6 @@ from loom.record.run_paths import artifacts_beside
 from loom.render.output import print_either
 from loom.snapshot.model import path_fields
 from loom.storage.artifacts import fetch, index_of
-from loom.storage.results.artifacts import archives as uploads
-from loom.storage.results.artifacts import named
 from loom.storage.tar import TarEntry
 from loom.util.controls import shown
 from loom.util.units import counted, rough_size

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from loom.analysis.diagnosis import Diagnosis
+from loom.record.workflow_commands import annotation
 from loom.render.diagnosis.findings import findings, grouped, of_step, reasons
 from loom.util.controls import cleaned, without_commands
-from loom.util.workflow_commands import annotation
 
 MOST = 10
 """GitHub shows so many of a step's annotations of one level."""

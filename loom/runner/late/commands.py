@@ -9,8 +9,8 @@ import re
 from collections.abc import Callable
 from threading import Lock
 
+from loom.record.workflow_commands import WorkflowCommand, command_in
 from loom.status import OnOutput, Stream
-from loom.util.workflow_commands import WorkflowCommand, command_in
 
 _MAY_BEGIN = re.compile(rb"\s*(?:|:.*|#|##.*)\Z", re.DOTALL)
 """The beginning of a line that may become a command."""

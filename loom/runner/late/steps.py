@@ -25,6 +25,7 @@ from loom.providers.driver.steps import is_variable
 from loom.providers.files import below, members_of, unpack
 from loom.record.documents import plain
 from loom.record.events import PhaseCode, Where
+from loom.record.workflow_commands import WorkflowCommand
 from loom.runner.actions import NO_NODE, container_of, node_script
 from loom.runner.attempt import Attempt
 from loom.runner.hooks import Gate, Verdict
@@ -40,7 +41,6 @@ from loom.storage.workspace import view_of
 from loom.util.digests import digest_of
 from loom.util.paths import RUNTIME
 from loom.util.units import line_number
-from loom.util.workflow_commands import WorkflowCommand
 from loom.workflow.github.expressions import flag_of, number_of
 from loom.workflow.parser import InvalidExpression
 

@@ -11,10 +11,10 @@ from typing import Any
 import docker
 import pytest
 
+from loom.action_services.server import ResultsServer
 from loom.plan.model import Network
 from loom.providers.base import SessionRequest
 from loom.providers.docker.provider import way_here
-from loom.storage.results.server import ResultsServer
 from loom.util.masking import Masker
 
 pytestmark = pytest.mark.docker

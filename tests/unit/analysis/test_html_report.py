@@ -18,8 +18,8 @@ from loom.analysis.patterns import FailureGroup
 from loom.record.event_files import count_output
 from loom.record.events import OutputEvent, PhaseEvent, encode
 from loom.record.fold import JobState, RunFold
+from loom.record.sections import CommandReader, SectionReader
 from loom.status import Failure, Status
-from loom.util.sections import CommandReader, SectionReader
 from tests.support.report_page import unpacked
 
 BEGAN = "2026-11-26T05:00:00.000000Z"

@@ -11,8 +11,8 @@ from loom.analysis.diagnosis import diagnose
 from loom.analysis.output import output_of, texts
 from loom.record.documents import Highlight, Highlights
 from loom.record.events import OutputEvent
+from loom.record.sections import CommandReader
 from loom.status import Stream
-from loom.util.sections import CommandReader
 from tests.unit.analysis.test_diagnosis import evidence
 
 OUTPUTS = {

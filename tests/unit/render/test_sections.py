@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from loom.record.events import PhaseCode, Where
 from loom.record.journal import Journal
+from loom.record.sections import MOST_DEEP, SectionReader
 from loom.render.look import Look
 from loom.render.screen import Screen, Sections
 from loom.status import Status
 from loom.util.masking import Masker
-from loom.util.sections import MOST_DEEP, SectionReader
 
 AT = ("job", "script/01")
 

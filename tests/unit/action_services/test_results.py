@@ -20,12 +20,12 @@ from urllib.parse import urlsplit
 import pytest
 import zstandard
 
+from loom.action_services import artifacts as artifact_service
+from loom.action_services import requests, uploads
+from loom.action_services import server as results_server
+from loom.action_services.requests import Client
+from loom.action_services.server import ResultsServer
 from loom.storage.cache import Cache
-from loom.storage.results import artifacts as artifact_service
-from loom.storage.results import requests, uploads
-from loom.storage.results import server as results_server
-from loom.storage.results.requests import Client
-from loom.storage.results.server import ResultsServer
 from loom.util.masking import Masker
 from tests.support.waiting import until
 

@@ -24,11 +24,11 @@ from secrets import token_hex
 from typing import IO, Any
 from urllib.parse import parse_qs, quote, urlsplit
 
+from loom.action_services.artifacts import ArtifactService
+from loom.action_services.caches import CacheService
+from loom.action_services.requests import Client, Uploads
+from loom.action_services.uploads import MOST_BLOCKS, Refused
 from loom.storage.cache import Cache
-from loom.storage.results.artifacts import ArtifactService
-from loom.storage.results.caches import CacheService
-from loom.storage.results.requests import Client, Uploads
-from loom.storage.results.uploads import MOST_BLOCKS, Refused
 from loom.util.masking import Masker
 
 _LARGEST_CALL = 1 << 20

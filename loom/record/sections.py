@@ -11,8 +11,8 @@ from typing import Any
 
 from msgspec import Struct
 
+from loom.record.workflow_commands import command_in, shown
 from loom.util.controls import visible
-from loom.util.workflow_commands import command_in, shown
 
 _MARK = re.compile(r"(?:\x1b\[0K)?section_(start|end):([0-9]{1,12}):([\w.-]{1,200})(?:\[([^\]\r]{0,200})\])?\r\x1b\[0K")
 MOST_DEEP = 50

@@ -2,8 +2,8 @@
 
 import pytest
 
-from loom.util.sections import CommandReader, OutputSection, reader_for
-from loom.util.workflow_commands import command_in
+from loom.record.sections import CommandReader, OutputSection, reader_for
+from loom.record.workflow_commands import command_in
 from tests.support.waiting import promptly
 
 

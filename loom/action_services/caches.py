@@ -15,10 +15,10 @@ from typing import IO, Any
 import zstandard
 from msgspec.structs import asdict
 
+from loom.action_services.requests import Client, Uploads, text, texts
+from loom.action_services.uploads import Refused, Upload
 from loom.plan.model import Cache as Spec
 from loom.storage.cache import Cache
-from loom.storage.results.requests import Client, Uploads, text, texts
-from loom.storage.results.uploads import Refused, Upload
 from loom.storage.tar import Content
 from loom.util.masking import Masker
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
-from loom.storage.results.uploads import Refused, Room, Upload
+from loom.action_services.uploads import Refused, Room, Upload
 
 _LONGEST_TEXT = 1024
 _MOST_TEXTS = 100

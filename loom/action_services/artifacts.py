@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import IO, Any
 from urllib.parse import quote, unquote
 
+from loom.action_services.caches import number_of
+from loom.action_services.requests import Client, Uploads, text
+from loom.action_services.uploads import Refused, Upload
 from loom.storage import zips
-from loom.storage.results.caches import number_of
-from loom.storage.results.requests import Client, Uploads, text
-from loom.storage.results.uploads import Refused, Upload
 from loom.storage.tar import DamagedArchive
 from loom.storage.unpacking import UnsafeArchive, checked
 from loom.util.masking import Masker
