@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -46,6 +47,8 @@ from loom.util.paths import new_workspace
 from loom.util.units import machine_size, rough_size
 
 _REF = "refs/loom/bundle"
+_MOST_KEPT = 64 << 20
+"""Bytes of texts that were searched; a larger object is read in parts."""
 _AUTHOR = {
     f"GIT_{role}_{what}": value
     for role in ("AUTHOR", "COMMITTER")
@@ -218,7 +221,7 @@ class _Repository:
             ) as process:
                 assert isinstance(process.stdout, io.BufferedReader)
                 try:
-                    _search(process.stdout, masker)
+                    _search(process.stdout, len(tip) // 2, masker)
                 except BaseException:
                     process.kill()
                     raise
@@ -257,11 +260,17 @@ class _Repository:
         return target
 
 
-def _search(objects: io.BufferedReader, masker: Masker) -> None:
-    """Search the blobs, commits and tags that `git cat-file --batch` prints."""
+def _search(objects: io.BufferedReader, id_bytes: int, masker: Masker) -> None:
+    """Search the objects that `git cat-file --batch` prints.
+
+    Versions of a file share most paragraphs, and each is searched once: no form of a value holds a line end.
+    """
+    names = re.compile(rb" ([^\0]+)\0.{%d}" % id_bytes, re.DOTALL)
+    searched, held = set[bytes](), 0
     while header := objects.readline():
         kind, size, path = header.rstrip(b"\n").split(b" ", 2)
         left = int(size)
+        what = f"the file {os.fsdecode(path)}" if path else f"the message of a {kind.decode()}"
 
         def read(most: int) -> bytes:
             nonlocal left
@@ -269,11 +278,19 @@ def _search(objects: io.BufferedReader, masker: Masker) -> None:
             left -= len(data)
             return data
 
-        if kind == b"tree":
-            objects.read(left)  # its names are those of the list
+        if kind == b"tree":  # the list has one name of each object
+            what, parts = "a file's name", names.findall(read(left))
+        elif left <= _MOST_KEPT:
+            parts = read(left).split(b"\n\n")
         else:
-            what = f"the file {os.fsdecode(path)}" if path else f"the message of a {kind.decode()}"
+            parts = []
             outgoing.check(masker, what, read)
+        if new := set(parts) - searched:
+            text = b"\n".join(new)
+            outgoing.check(masker, what, io.BytesIO(text).read)
+            if (held := held + len(text)) > _MOST_KEPT:
+                searched, held = set(), 0
+            searched |= new
         objects.read(1)
 
 

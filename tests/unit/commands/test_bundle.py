@@ -217,7 +217,7 @@ VALUE = "s3cr3t-value-of-it"
         ("file", VALUE),
         ("file", b64encode(f"user:{VALUE}".encode()).decode()),
         ("deep/na\nme", f"x{VALUE[:4]}\\x{ord(VALUE[4]):02x}{VALUE[5:]}"),
-        (f"name-{VALUE}", "x"),
+        (f"name-{VALUE}", "w"),  # the text of another file: one object with two names
         ("message", VALUE),
     ],
 )
