@@ -308,9 +308,15 @@ def lenders(objects: Path) -> Iterator[Path]:
     return itertools.islice(store_paths(objects), 1, None)
 
 
+def refused_lenders(source: Source) -> list[Path]:
+    """Return the stores that the repository borrows from, unless the user has allowed that."""
+    stores = list(lenders(source.objects_dir))
+    return [] if not stores or source.may_lend(stores) else stores
+
+
 def check_consent(source: Source) -> None:
     """Raise RequestError where the repository borrows objects, and the user has not allowed that."""
-    if (stores := list(lenders(source.objects_dir))) and not source.may_lend(stores):
+    if stores := refused_lenders(source):
         raise RequestError(
             f"TRUST_REQUIRED: {source.root} borrows objects of {stores[0]}, and you have not allowed that",
             hint="`loom trust` shows and records it; LOOM_TRUST=1 allows it for this one time",

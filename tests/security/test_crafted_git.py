@@ -392,23 +392,33 @@ def test_objects_of_another_repository_of_the_user_need_trust(unpacked: Victim) 
     private = Victim(root=unpacked.home / "private", home=unpacked.home)
     subprocess.run(["git", "init", "-q", str(private.root)], check=True)
     private.write(secret="committed in private\n")
+    private.git("commit", "-q", "--allow-empty", "-m", "said in private")
     store = private.root / ".git/objects"
     lent = {path.name for path in store.glob("??/*")}
     assert unpacked.loom("run").returncode == 0
     (unpacked.root / ".git/objects/info/alternates").write_text(f"{store}\n")
     unpacked.git("commit", "-q", "--allow-empty", "-m", "another")
     bisect = ("bisect", "hello", "HEAD~1", "HEAD")
+    plans = [("run", "--dry-run"), ("compile",), ("compile", "--format", "json")]
     acts = [("run",), ("snapshot",), ("snapshot", "--explain", "x"), ("bundle", "last"), bisect, ("rerun", "last")]
-    for command in (*acts, ("run", "--dry-run"), ("check",), ("compile",)):
+    for command in (*acts, *plans, ("check",)):
         done = unpacked.loom(*command)
-        if command in acts:
+        if command != ("check",):
             assert done.returncode == 2, (command, done)
             assert "TRUST_REQUIRED" in done.stderr, (command, done.stderr)
             assert str(store) in done.stderr, (command, done.stderr)
         assert not [path for path in (unpacked.home / "tmp").rglob("*") if path.name in lent]
     [request] = json.loads(unpacked.loom("trust", "--json").stdout)["requests"]
     assert (request["kind"], request["subject"], request["allowed"]) == ("objects", str(store), False)
-    assert str(store) in unpacked.loom("check").stdout
+    head = (unpacked.root / ".git/HEAD").read_text()
+    lent_commit = subprocess.check_output(["git", "-C", str(private.root), "rev-parse", "HEAD"], text=True)
+    (unpacked.root / ".git/HEAD").write_text(lent_commit)
+    (unpacked.root / ".gitlab-ci.yml").write_text("{include: [{local: '$CI_COMMIT_MESSAGE.yml'}], t: {script: [ls]}}")
+    for allowed in ("0", "1"):
+        shown = unpacked.loom("check", "--workflow", ".gitlab-ci.yml", LOOM_TRUST=allowed).stdout
+        assert (str(store) in shown, "said in private.yml" in shown) == (True, allowed == "1"), shown
+    (unpacked.root / ".git/HEAD").write_text(head)
+    (unpacked.root / ".gitlab-ci.yml").unlink()
     unpacked.loom("trust", "--yes")
     assert unpacked.loom("run").returncode == 0
     taken = unpacked.loom("snapshot")

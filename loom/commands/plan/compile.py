@@ -8,6 +8,7 @@ from typing import Any
 
 from loom.commands import project
 from loom.commands.plan.preparing import Options, planner_of
+from loom.commands.project.trusting import settle_objects
 from loom.errors import RequestError
 from loom.plan.model import JobSelection, Plan
 from loom.plan.provenance import sources
@@ -23,6 +24,7 @@ from loom.workflow.loaded import Loaded
 def compile_(*, form: str, explain: str | None, **given: Any) -> int:
     options = Options.of(given)
     here = project.here(options.settings)
+    settle_objects(here, can_ask=form != "json")
     planner = planner_of(options, here)
     plan, _ = planner.made()
     if explain is not None:

@@ -8,9 +8,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from loom.commands.project import Here, checkout
-from loom.errors import RequestError
+from loom.commands.project import Here, checkout, trusting
+from loom.errors import LoomError, RequestError
+from loom.plan import variables
 from loom.plan.model import ResolveContext
+from loom.plan.variables import HeadCommit
 from loom.util.paths import name_from
 
 if TYPE_CHECKING:
@@ -44,7 +46,7 @@ def resolve_context(
             code="CHANGES_BASE_UNKNOWN",
         )
     if predefined is None:
-        predefined = checkout.commit_variables(here, name_from(root, path), event)
+        predefined = commit_variables(here, name_from(root, path), event)
     return ResolveContext(
         config=here.config,
         predefined=predefined,
@@ -60,6 +62,23 @@ def resolve_context(
         repositories=cache(lambda: import_module("loom.commands.plan.github_sources").ActionRepositories(here)),
         above=_nothing_above,
     )
+
+
+def commit_variables(here: Here, workflow_path: str, event: str = "push") -> dict[str, str]:
+    """Make the variables that `loom run` gives, for commands that make a plan without a run (and without its id).
+
+    Without a repository that a run could use, those are missing that come from it.
+    """
+    try:
+        source = trusting.discover(here.root, here.environ, flag=here.trusting)
+    except LoomError:
+        name, none = variables.project_name_of(here.root), HeadCommit(sha="")
+        found = variables.for_run(
+            run_id="", event=event, workflow_path=workflow_path, commit=none, project_name=name, origin_url=None
+        )
+    else:
+        found = checkout.run_variables("", source, workflow_path, here.environ, event)
+    return {name: value for name, value in found.items() if value}
 
 
 def _payload(path: Path) -> dict[str, Any]:

@@ -157,6 +157,9 @@ def prepare(
     source = trusting.discover(Path.cwd(), os.environ, flag=options.trust)
     here = here_for(options, source.root)
     path = here.workflow(options.workflow)
+    can_ask = ask and options.form == "screen"
+    if options.dry_run:
+        trusting.settle_objects(here, can_ask=can_ask)
     variables = checkout.run_variables(run_id, source, name_from(source.root, path), here.environ, options.event)
     planner = planner_of(options, here, variables, keeping=not options.dry_run)
     plan, notices = planner.made()
@@ -165,7 +168,6 @@ def prepare(
         raise _in_conflict(source)
     plan = undelayed(plan) if options.no_delay else plan
     if not options.dry_run:
-        can_ask = ask and options.form == "screen"
         if trusting.settle(plan.jobs, here, lambda: planner.workflow, can_ask=can_ask):
             return prepare(options, touched=touched)  # now with the filters that were allowed
         if ask:

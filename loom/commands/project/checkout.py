@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from loom.addresses import Address
-from loom.commands.project import Here
-from loom.errors import LoomError, SnapshotError
+from loom.errors import SnapshotError
 from loom.plan import variables
 from loom.plan.variables import DEFAULT_EVENT, HeadCommit, Message
 from loom.snapshot.repository import find
@@ -58,8 +57,13 @@ def ignored_among(root: Path, environ: Mapping[str, str], paths: Iterable[str]) 
 
 
 def _message(source: Source, environ: Mapping[str, str], commit: HeadCommit, event: str) -> Message | None:
-    """Return what git says of HEAD, which `commit` describes without it, for the variables of a run; None without a commit."""
-    if not source.commit:
+    """Return what git says of HEAD, which `commit` describes without it, for the variables of a run.
+
+    None without a commit, and for a repository whose borrowed objects the user has not allowed.
+    """
+    from loom.snapshot.source import refused_lenders  # as in `git`
+
+    if not source.commit or refused_lenders(source):
         return None
     root = source.root
     author, timestamp, parents, text = source.commit.decode("utf-8", "surrogateescape").split("\0", 3)
@@ -121,25 +125,6 @@ def run_variables(
         origin_url=source.origin_url,
         user=variables.User(name=name, email=email),
     )
-
-
-def commit_variables(here: Here, workflow_path: str, event: str = "push") -> dict[str, str]:
-    """Make the variables that `loom run` gives, for commands that make a plan without a run (and without its id).
-
-    Without a repository that a run could use, those are missing that come from it.
-    """
-    from loom.snapshot.source import discover  # as in `git`
-
-    try:
-        source = discover(here.root, environ=here.environ)
-    except LoomError:
-        name, none = variables.project_name_of(here.root), HeadCommit(sha="")
-        found = variables.for_run(
-            run_id="", event=event, workflow_path=workflow_path, commit=none, project_name=name, origin_url=None
-        )
-    else:
-        found = run_variables("", source, workflow_path, here.environ, event)
-    return {name: value for name, value in found.items() if value}
 
 
 def origin_of(root: Path, environ: Mapping[str, str]) -> Address | None:

@@ -10,7 +10,7 @@ import pytest
 
 from loom import config
 from loom.commands.plan import contexts, planning
-from loom.commands.project import Here, checkout
+from loom.commands.project import Here
 from loom.plan.model import JobSelection, Plan
 
 pytestmark = pytest.mark.slow
@@ -53,7 +53,7 @@ class Project:
         return Here(environ=self.environ, start=self.root, root=self.root, config=settings)
 
     def variables(self, event: str = "push") -> dict[str, str]:
-        return checkout.commit_variables(self.here(), ".gitlab-ci.yml", event)
+        return contexts.commit_variables(self.here(), ".gitlab-ci.yml", event)
 
     def jobs(self, event: str = "push", *, base: str | None = None) -> set[str]:
         return {job.id for job in self.plan(event, base=base).jobs}
