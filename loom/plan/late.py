@@ -125,8 +125,11 @@ class LateStep(Struct, frozen=True, kw_only=True):
 
     "enter" and "leave" are outside of their own.
     """
-    kind: Literal["run", "node", "docker", "enter", "leave", "checkout"]
-    """"enter" and "leave" stand around the steps of a composite action, with the `if`, inputs and outputs of its step."""
+    kind: Literal["run", "node", "docker", "enter", "leave", "checkout", "written"]
+    """"enter" and "leave" stand around the steps of a composite action, with the `if`, inputs and outputs of its step.
+
+    "written": a step before has to write the action, whose file is read when the step begins.
+    """
     condition: str = ""
     env: Mapping[str, str] = field(default_factory=dict)
     inputs: Mapping[str, str] = field(default_factory=dict)

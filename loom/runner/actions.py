@@ -53,7 +53,7 @@ def mounts_of(job: Job, cache_dir: Path) -> tuple[Path, ...]:
     """Return the mounts that a job's actions need in its container, at the same paths as on this machine."""
     actions = [step.late.action for step in job.steps if step.late is not None and step.late.action is not None]
     found = dict.fromkeys(Path(action.directory) for action in actions if action.directory)
-    if any(step.late is not None and step.late.kind == "node" for step in job.steps):
+    if any(step.late is not None and step.late.kind in ("node", "written") for step in job.steps):
         for node in _nodes(cache_dir).values():
             found |= dict.fromkeys((node.parent, node.parents[2] / _LIBRARIES))
     return tuple(path for path in found if path.is_dir())

@@ -45,6 +45,10 @@ class BadAction(Exception):
     """An action that can't be used here; the message has the reason and the next move."""
 
 
+class NotInProject(BadAction):
+    """An action that the project does not have. A step of the job may write it."""
+
+
 class NoServer(BadAction):
     """The server of an action does not answer, which is no mistake of the workflow."""
 
@@ -87,7 +91,7 @@ def read(uses: str, root: Path, context: ResolveContext) -> ActionFile:
         if name == "Dockerfile":
             return ActionFile(action=Action(uses=uses, path=path, using="docker", image=name))
         return described(yaml.parse(data, file), Action(uses=uses, path=path))
-    raise BadAction(f"{uses}: the project has no {f'{path}/action.yml'.lstrip('/')}")
+    raise NotInProject(f"{uses}: the project has no {f'{path}/action.yml'.lstrip('/')}")
 
 
 def _content(uses: str, path: Path, root: Path) -> bytes | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -11,7 +12,7 @@ from msgspec.structs import replace
 
 from loom.errors import InfrastructureError, Problem
 from loom.plan import model as p
-from loom.plan.github.actions import ActionFile, BadAction, NoServer
+from loom.plan.github.actions import ActionFile, BadAction, NoServer, NotInProject
 from loom.plan.late import Action, LateStep
 from loom.util.budget import spend
 from loom.util.yaml_file import Node, fields_of, line_in_file, text_of
@@ -55,8 +56,11 @@ class StepList:
         skips: Callable[[Node], bool],
         *,
         runs: bool,
+        taken: Iterable[str] = (),
     ) -> None:
-        """`fetch`: return the other repository that the inputs of a checkout name; `runs`: the jobs are to run."""
+        """`fetch`: return the other repository that the inputs of a checkout name; `runs`: the jobs are to run; `taken`:
+        names that scopes have already.
+        """
         self._read = read
         self._fetch = fetch
         self._defaults = defaults
@@ -67,14 +71,14 @@ class StepList:
         self._pre: list[_Draft] = []
         self._main: list[_Draft] = []
         self._post: list[_Draft] = []
-        self._scopes: set[str] = set()
+        self._scopes = {name.lower() for name in taken}
         self._checkouts: dict[str, Action | None] = {}
         """The paths of checkouts, with the other repository that each is of."""
 
-    def steps(self) -> tuple[p.Step, ...]:
-        """Return them in the order in which they run: post steps in the reverse one."""
+    def steps(self, first: int = 1) -> tuple[p.Step, ...]:
+        """Return them in the order in which they run: post steps in the reverse one. `first`: their first number."""
         drafts = [*self._pre, *self._main, *reversed(self._post)]
-        numbers = {id(draft): number for number, draft in enumerate(drafts, start=1)}
+        numbers = {id(draft): number for number, draft in enumerate(drafts, start=first)}
         found = []
         for draft in drafts:
             step = p.Step(
@@ -111,10 +115,10 @@ class StepList:
             late = LateStep(kind="run", shell=shell, working_directory=directory, **common)
             self._main.append(_Draft(late=late, script=text_of(run), node=run))
         elif (uses := step.get("uses")) is not None:
-            self._use(text_of(uses), uses, texts_of(step.get("with")), common, never=not scope and self._skips(step))
+            self.use(text_of(uses), uses, texts_of(step.get("with")), common, never=not scope and self._skips(step))
 
-    def _use(
-        self, written: str, node: Node, given: Mapping[str, str], common: Mapping[str, Any], *, never: bool
+    def use(
+        self, written: str, node: Node, given: Mapping[str, str], common: Mapping[str, Any], *, never: bool = False
     ) -> None:
         """Add what an action becomes; `common`: the fields that all its steps have; `never`: they do not run."""
         if _CHECKOUT.fullmatch(written):
@@ -138,6 +142,9 @@ class StepList:
         try:
             found = self._found(written)
         except BadAction as error:
+            if not never and isinstance(error, NotInProject) and self._main:
+                self._written(written, node, given, common, error)
+                return
             if not never:
                 self._not_found(node, "", error)
                 return
@@ -167,6 +174,17 @@ class StepList:
                 values |= {"stage": stage, "condition": condition}
                 late = LateStep(action=_at_stage(found, entry, {}), **values)
                 drafts.append(_Draft(late=late, script=written, node=node, main=main))
+
+    def _written(
+        self, written: str, node: Node, given: Mapping[str, str], common: Mapping[str, Any], error: BadAction
+    ) -> None:
+        """Add a step with an action that a step before has to write."""
+        action = Action(uses=written, path=posixpath.normpath(written))
+        self._main.append(
+            _Draft(late=LateStep(kind="written", inputs=given, action=action, **common), script=written, node=node)
+        )
+        text = f"uses: {error}: a step before has to write it"
+        self.unexpected[node.file.problem(node, text, code=yaml.CODE, severity="warning")] = None
 
     def _not_found(self, node: Node, what: str, error: BadAction) -> None:
         """Refuse a step; end the run before its first job where the server does not answer."""

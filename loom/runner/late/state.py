@@ -178,6 +178,7 @@ class LateState:
         self._scopes: dict[tuple[str, ...], _Scope] = {(): _Scope()}
         self._inner = _inner_scopes(job.steps)
         self._names = _names(job.steps)
+        self._inserted: list[Step] = []
         self._base = self._contexts(needs)
         self._job_env: dict[str, str] = {}
         self._container_env: dict[str, str] = {}
@@ -395,6 +396,19 @@ class LateState:
         within = LateStep(kind="run", scope=inner, action=late.action)
         outputs = {name: self.text(text, within) for name, text in late.outputs.items()}
         return StepResult(outcome=scope.status, conclusion=scope.status, outputs=outputs)
+
+    @property
+    def scope_names(self) -> set[str]:
+        return {name for scope in (*self._scopes, *self._inner.values()) for name in scope}
+
+    def has_run(self, step_id: str) -> bool:
+        return step_id in self._ran
+
+    def insert(self, steps: Sequence[Step]) -> None:
+        """Let steps take part that the plan did not have."""
+        self._inserted += steps  # whose names are by `id()`
+        self._names |= _names(steps)
+        self._inner |= _inner_scopes(steps)
 
     def inner(self, step: Step) -> tuple[str, ...]:
         """Return the scope of the composite action that an "enter" or "leave" belongs to."""

@@ -18,6 +18,7 @@ from loom.analysis.patterns import failures
 from loom.analysis.problem_matchers import formats, limited
 from loom.cancel import Cancel
 from loom.errors import ImageError, InfrastructureError, ProviderError, RequestError, SecretError
+from loom.plan.github.actions import BadAction
 from loom.plan.late import Action, LateStep, limit_of
 from loom.plan.model import MountMode, Step
 from loom.providers.command import Command, Share
@@ -33,6 +34,7 @@ from loom.runner.late.checkout import Checkout, checkout_of
 from loom.runner.late.commands import CommandFilter
 from loom.runner.late.files import FILES, InvalidFile, paths_of, summary_of, values_of
 from loom.runner.late.state import CANCELLED, FAILURE, SKIPPED, SUCCESS, LateState, StepResult, late_of, runtime
+from loom.runner.late.written import steps_of
 from loom.runner.session import OpenJob
 from loom.runner.steps import CODE, Steps, why
 from loom.status import Ended, Exit, OnOutput, Status, Stream
@@ -41,6 +43,7 @@ from loom.storage.workspace import view_of
 from loom.util.digests import digest_of
 from loom.util.paths import RUNTIME
 from loom.util.units import line_number
+from loom.util.yaml_file import MAX_BYTES
 from loom.workflow.github.expressions import flag_of, number_of
 from loom.workflow.parser import InvalidExpression
 
@@ -120,6 +123,12 @@ class LateSteps(Steps):
         """The current step's results so far."""
         self._failed_by: str | None = None
         """Why a step fails that ended well."""
+        self._left: list[Step] = []
+        """The steps that have not begun."""
+        self._number = len(self._job.steps)
+        """The highest number of a step."""
+        self._before: dict[str, tuple[Mapping[str, str], int]] = {}
+        """The variables, and the number of directories in the path, before the actions that the job has written."""
         self._deadlines: dict[tuple[str, ...], int] = {}
         """The deadlines of composite actions, by their scopes."""
         self._told: dict[str, int] = {}
@@ -163,9 +172,9 @@ class LateSteps(Steps):
                 attempt.warn(f"not set, since the record has them without their secret: {', '.join(lost)}", CODE)
             for fact in resumed.step_states:
                 attempt.fact("step_state", {**fact, "attempt": attempt.number}, PhaseCode.PIPELINE_EXECUTE)
-        for step in self._job.steps[first:]:
-            if not self._process(step):
-                break
+        self._left = [*self._job.steps[first:]]
+        while self._left and self._process(self._left.pop(0)):
+            pass
         self._decide()
         if not attempt.paused:
             self._set_outputs()
@@ -215,6 +224,8 @@ class LateSteps(Steps):
                 return self._not_valid(
                     step, _NO_ACTION.format(self.state.directory_of(late.action)), "Error", began=True
                 )
+            if late.kind == "written":
+                return self._insert(step)
             if late.kind == "enter":
                 if (limit_s := self._limit_s(late)) is not None:
                     self._deadlines[self.state.inner(step)] = self._attempt.journal.now_ns() + int(limit_s * 1e9)
@@ -224,6 +235,29 @@ class LateSteps(Steps):
         except InvalidExpression as error:
             return self._not_valid(step, str(error), began=began)
         return self._do(step, late)
+
+    def _insert(self, step: Step) -> bool:
+        """Put the steps of an action that the job has written where it is used."""
+        try:
+            steps = steps_of(step, self._content, self._number + 1, self.state.scope_names)
+        except BadAction as error:
+            return self._not_valid(step, str(error), "Error", began=True)
+        self.state.insert(steps)
+        self._number += len(steps)
+        self._before[step.id] = {**self.state.env}, len(self.state.path)
+        main = [one for one in steps if late_of(one).stage == "main"]
+        ran = (number for number, one in enumerate(self._left) if self.state.has_run(late_of(one).main))
+        at = next(ran, len(self._left))  # post steps run in the reverse order of their main steps
+        self._left = [*main, *self._left[:at], *steps[len(main) :], *self._left[at:]]
+        return True
+
+    def _content(self, path: str) -> bytes | None:
+        """Return a file of the job, up to a byte more than a workflow may have; None if it can't be read."""
+        heard: list[bytes] = []
+        words = ("head", "-c", str(MAX_BYTES + 1), f"{self.state.runtime.workspace}/{path}")
+        inside = self._open_job.session.inside({})
+        exit_ = inside.exec(words, lambda stream, data: heard.append(data), self._cancel, timeout_s=10, stdin=False)
+        return b"".join(heard) if exit_.code == 0 else None
 
     def _do(self, step: Step, late: LateStep) -> bool:
         self._result, self._failed_by = StepResult(outcome=SUCCESS, conclusion=SUCCESS), None
@@ -277,6 +311,11 @@ class LateSteps(Steps):
     def _leave(self, step: Step, late: LateStep) -> None:
         inner = self.state.inner(step)
         self._result = result = self.state.leave(step)
+        if step.id in self._before:  # the record has it for all steps of the action, which no plan has
+            env, length = self._before[step.id]
+            env = {name: value for name, value in self.state.env.items() if env.get(name) != value}
+            self._result = result = replace(result, env=env, path=self.state.path[length:])
+            del self.state.path[length:]
         if result.outcome == FAILURE:
             if self._continues(late):
                 self._result = replace(result, conclusion=SUCCESS)

@@ -215,6 +215,65 @@ def test_an_action_of_the_project_is_that_of_the_snapshot(own: Project) -> None:
     assert "main 2 nobody/two words fixed-nobody  /workspace /github/home" in said
 
 
+WRITTEN = """\
+on: push
+jobs:
+  a:
+    runs-on: ubuntu-latest
+    steps:
+      - uses: actions/checkout@v4
+      - run: sed -i 's/@{/${/' templates/* && mkdir both js && cp templates/both both/action.yml && cp templates/js js/action.yml
+      - {id: both, uses: ./both, with: {who: a person}}
+      - run: echo "${{ steps.both.outputs.said }} $OF_BOTH ${PATH%%:*}"
+      - {uses: ./js, with: {w: alone}}
+      - {uses: ./both, if: failure()}
+      - {uses: ./nowhere, continue-on-error: true}
+      - run: |
+          echo 'runs: {using: docker, image: Dockerfile}' > js/action.yml
+      - {uses: ./js, continue-on-error: true}
+      - run: |
+          echo 'runs: {using: composite, steps: [{shell: sh, run: exit 4}]}' > js/action.yml
+      - uses: ./js
+      - {run: echo always, if: always()}
+"""
+
+
+def test_an_action_that_a_step_writes_is_read_when_its_turn_comes(own: Project) -> None:
+    own.write(
+        "templates/both",
+        """\
+        inputs: {who: {default: nobody}}
+        outputs: {said: {value: "@{{ steps.s.outputs.v }}"}}
+        runs:
+          using: composite
+          steps:
+            - {id: s, shell: bash, run: 'echo "to @{{ inputs.who }} of $GITHUB_ACTION_PATH"; echo v=1 >> $GITHUB_OUTPUT'}
+            - {shell: bash, run: 'echo OF_BOTH=yes >> $GITHUB_ENV; echo /of/both >> $GITHUB_PATH'}
+            - {uses: ./js, with: {w: "@{{ inputs.who }}"}}
+        """,
+    )
+    own.write("templates/js", "inputs: {w: {default: none}}\nruns: {using: node20, main: ../m.js, post: ../p.js}\n")
+    own.write(
+        "m.js",
+        "const me = process.env.INPUT_W; console.log('main', me);"
+        "require('fs').appendFileSync(process.env.GITHUB_STATE, `me=${me}\\n`)",
+    )
+    own.write("p.js", "console.log('post', process.env.STATE_me)")
+    done = ran(own, WRITTEN, code=1)
+    assert lines(done, "a") == [
+        "to a person of /workspace/both",
+        "main a person",
+        "1 yes /of/both",
+        "main alone",
+        "Error: uses: ./nowhere: the job's files have no nowhere/action.yml",
+        "Error: uses: ./js: it runs in a container, whose image has to be known before the run; commit it",
+        "always",
+        "post alone",
+        "post a person",
+    ]
+    assert done.manifest("a")["failing_command"] == "exit 4"
+
+
 def test_the_services_of_a_run_are_reached_from_a_kept_container_in_an_earlier_runs_network(own: Project) -> None:
     own.write("a/action.yml", "runs: {using: node24, main: x.js}")
     own.write("a/x.js", "fetch(process.env.ACTIONS_RESULTS_URL).then(r => console.log(r.status))")

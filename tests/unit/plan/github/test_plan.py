@@ -976,11 +976,14 @@ def test_a_checkout_without_a_ref_has_the_newest_commit_of_its_repository(planne
     assert action.directory == str(tmp_path / "server/o/r/HEAD")
 
 
-def test_an_action_that_the_snapshot_does_not_have_refuses_its_job(planned: Planned) -> None:
+def test_an_action_that_no_step_can_have_written_refuses_its_job(planned: Planned) -> None:
     x = "x: {runs-on: ubuntu-latest, steps: [{run: make it}, {uses: ./made}]}"
-    plan = planned(f"on: push\njobs:\n  {x}\n  y: {{runs-on: ubuntu-latest, steps: [{{run: echo}}]}}\n")
-    assert "uses: ./made: the project has no made/action.yml" in plan.job("x").refused[0]
-    assert plan.job("y").refused == ()
+    plan = planned(
+        f"on: push\njobs:\n  {x}\n  y: {{runs-on: ubuntu-latest, steps: [{{uses: ./made}}, {{run: make it}}]}}\n"
+    )
+    assert plan.job("x").refused == ()
+    assert of(plan.job("x").steps[1]).kind == "written"
+    assert "uses: ./made: the project has no made/action.yml" in plan.job("y").refused[0]
 
 
 def test_a_job_gets_the_secrets_that_its_texts_name(planned: Planned) -> None:
