@@ -234,7 +234,8 @@ def changed_since(reading: Reading) -> ChangedSince | None:
         changed = []
         if taken.get("files", _FEW_FILES) < _FEW_FILES:
             verified = snapshot.verify(Path(root), environ=os.environ, manifest_file=reading.paths.snapshot)
-            changed = [snapshot.readable(change.path) for change in verified.changes]
+            brought = {*snapshot.read_manifest(Path(root), reading.paths.snapshot).brought}
+            changed = [snapshot.readable(one.path) for one in verified.changes if one.path not in brought]
     except (LoomError, OSError):
         return None
     moved = head != receipt.get("snapshot_head_sha")

@@ -297,7 +297,7 @@ class Extent(Document, frozen=True, kw_only=True):
     tree_sha: Sha | None
     """The tree that ran: the snapshot's. Null where somebody may have changed files by hand."""
     behind: str | UnsetType = UNSET
-    """Why CI would run another commit: the merge of a pull request with its base branch."""
+    """Why CI would run another commit for the event."""
 
 
 class Receipt(Document, frozen=True, kw_only=True):

@@ -21,8 +21,9 @@ from loom.snapshot.index import Index, directories, lstat, modes_count, pin_name
 from loom.snapshot.inside import directory_in, remove_empty
 from loom.snapshot.lock import occupied
 from loom.snapshot.manifest import FILLING, write_manifest
-from loom.snapshot.model import Manifest, Snapshot, SnapshotCanceled, Source, Submodule, readable
+from loom.snapshot.model import Manifest, PullRequest, Snapshot, SnapshotCanceled, Source, Submodule, readable
 from loom.snapshot.proof import Filled, Proof
+from loom.snapshot.pull_request import bring
 from loom.snapshot.questions import Questions
 from loom.snapshot.removal import delete
 from loom.snapshot.renewal import KnownFiles, Renewer, known_files
@@ -79,7 +80,8 @@ def renew(
     """Take as `take`, of `source` as it is now, in the workspace that `take_to_renew` filled."""
     with occupied(workspace), git.ended_by(cancel):
         try:
-            if files.plain and files.umask == umask and line_endings.by_default(source.config):
+            plain = files.plain and source.pull_request is None
+            if plain and files.umask == umask and line_endings.by_default(source.config):
                 return _take(source, workspace, cancel, None, umask, files)
         except SnapshotCanceled:
             raise
@@ -119,6 +121,7 @@ def _take(
             stores=tuple(map(str, filled.stores)),
             submodules=tuple(filled.submodules),
             left_out=tuple(filled.left_out),
+            brought=filled.brought,
         )
         write_manifest(git_dir, manifest)
     except BaseException as error:
@@ -244,7 +247,26 @@ class _Filling:
         self._proof.of(edits, every, index_tree=self._index_tree)
         done.files += found.files
         done.bytes += found.bytes
+        if source.pull_request is not None and self._is_outermost:
+            self._merge(source.pull_request, set(every))
         return done
+
+    def _merge(self, request: PullRequest, paths: set[str]) -> None:
+        """Bring the merge of a pull request, and prove it."""
+        done = self._done
+        here = self._proof.here(index=self._git_dir / "index", config=done.rules.config)
+        work = done.tree_sha, done.changed
+        merged, changes = bring(self._source, request, here, self._target, work, umask=self._umask)
+        gone = {change.path for change in changes if change.kind == "deleted"}
+        written = {change.path for change in changes} - gone
+        done.files += len(written - paths) - len(gone)
+        self._proof.of(tree.IndexEdits(present=sorted(written)), sorted((paths | written) - gone), index_tree=None)
+        if done.tree_sha != merged:
+            raise SnapshotError(
+                f"the merge with {request.base} has files that a filter of .gitattributes changes",
+                hint=f"git merge {request.tip[:12]} first",
+            )
+        done.brought = tuple(change.path for change in changes)
 
     def _copy(self) -> str:
         """Copy all files while git answers; return its messages about directories that it can't list."""

@@ -92,6 +92,8 @@ class Manifest(ProvedTree, frozen=True, kw_only=True):
     stores: tuple[Text, ...]
     submodules: tuple[Submodule, ...]
     left_out: tuple[LeftOut, ...]
+    brought: tuple[_Inside, ...] = ()
+    """The paths at which the files are of a pull request's merge, not of the checkout."""
     kept: tuple[_Inside, ...] = ()
     """The paths at which the job's files kept their own content in a sync, against that of the checkout."""
 
@@ -130,6 +132,18 @@ Lends = Callable[[Sequence[Path]], bool]
 
 
 @dataclass(frozen=True, kw_only=True)
+class PullRequest:
+    """The merge on which GitHub runs the checks of a pull request."""
+
+    base: str
+    """The branch into which HEAD goes."""
+    tip: str
+    """Its commit, the first parent of the merge."""
+    sha: str
+    """The merge of it and HEAD."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Source:
     """A repository that `discover` found. Paths are absolute."""
 
@@ -155,6 +169,8 @@ class Source:
     read_only_mounts: tuple[Path, ...]
     """Object stores that a workspace borrows from; containers mount them read-only at the same path."""
     shallow: bool = False
+    pull_request: PullRequest | None = None
+    """The merge that a workspace has instead of HEAD (`pull_request.with_merge`)."""
     clone: Clone | None = None
     """What a workspace has of it (`history.as_cloned`); None: everything."""
     boundary: frozenset[str] | None = None

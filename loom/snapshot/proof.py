@@ -24,6 +24,7 @@ class Filled(Struct):
     files: int = 0
     bytes: int = 0
     changed: tuple[Change, ...] = ()
+    brought: tuple[str, ...] = ()
     left_out: list[LeftOut] = field(default_factory=list)
     submodules: list[Submodule] = field(default_factory=list)
     borrowed: tuple[Path, ...] = ()
@@ -35,7 +36,9 @@ class Filled(Struct):
         self.rules = replace(self.rules, config=tuple(config))
 
     def leave_out(self, path: str, reason: str) -> None:
-        self.left_out.append(LeftOut(path=self.prefix + path, reason=reason))
+        left = LeftOut(path=self.prefix + path, reason=reason)
+        if left not in self.left_out:
+            self.left_out.append(left)
 
 
 class Proof:

@@ -23,7 +23,7 @@ from loom.config import KEYS
 from loom.errors import RequestError, WorkflowError
 from loom.plan.model import JobSelection, Plan
 from loom.record.documents import Invocation
-from loom.snapshot import Source, readable
+from loom.snapshot import Source, readable, with_merge
 from loom.util.bounded import listed
 from loom.util.paths import name_from
 
@@ -163,7 +163,16 @@ def prepare(
     variables = checkout.run_variables(run_id, source, name_from(source.root, path), here.environ, options.event)
     planner = planner_of(options, here, variables, keeping=not options.dry_run)
     plan, notices = planner.made()
-    plan = replace(plan, behind=_behind(plan, source, here.environ))
+    source, behind = _commit_there(plan, source, variables.get("CI_DEFAULT_BRANCH", "main"))
+    if (request := source.pull_request) is not None:
+        variables |= checkout.of_merge(source, request)
+        planner = planner_of(options, here, variables)
+        plan, notices = planner.made()
+        notices = (
+            *notices,
+            f"on the merge of {source.head_sha[:12]} into {request.base} ({request.tip[:12]}), as on GitHub",
+        )
+    plan = replace(plan, behind=behind)
     if source.unmerged and not (options.dry_run or options.allow_unmerged):
         raise _in_conflict(source)
     plan = undelayed(plan) if options.no_delay else plan
@@ -194,23 +203,32 @@ def _undecided(plan: Plan) -> Iterator[str]:
         )
 
 
-def _behind(plan: Plan, source: Source, environ: Mapping[str, str]) -> str:
-    """Return why GitHub would run another commit for a pull request: the merge of both sides, which has HEAD's tree (and
-    nothing is said) only where HEAD has all of the base branch.
+_OF_A_COMMIT = {"push", "workflow_dispatch", "release", "create", "merge_group"}
+"""GitHub's events that run on the commit that they are of; others, but for pull requests, run on the default branch's."""
+
+
+def _commit_there(plan: Plan, source: Source, default: str) -> tuple[Source, str]:
+    """Return the source with the commit that GitHub would run for the plan's event, and why that can't be had here.
+
+    RequestError for a pull request in conflict.
     """
     github = next((job.late.contexts["github"] for job in plan.jobs if job.late is not None), None)
-    if github is None or github["event_name"] != "pull_request":
-        return ""
-    base = github["base_ref"]
-    refs = {name: sha for name, sha, _ in source.refs}
+    event = github["event_name"] if github is not None else "push"
+    if github is None or event in _OF_A_COMMIT:
+        return source, ""
+    if event != "pull_request":
+        base = github["base_ref"] or default
+        why = f"not the same commit: GitHub runs {event} on {base}, not on what is checked out here"
+        return source, "" if base == source.branch else why
+    base, refs = github["base_ref"], {name: sha for name, sha, _ in source.refs}
     tips = (refs.get(f"refs/{where}/{base}") for where in ("remotes/origin", "heads"))
+    why = f"not the same commit: GitHub runs the merge with {base}"
     if (tip := next(filter(None, tips), None)) is None:
-        return (
-            f"not the same commit: GitHub runs the merge with {base}, which is not known here: git fetch origin {base}"
-        )
-    if checkout.git(source.root, environ, "merge-base", "--is-ancestor", tip, source.head_sha) is not None:
-        return ""
-    return f"not the same commit: GitHub runs the merge with {base} ({tip[:12]}), which is not in HEAD's history here: merge it"
+        return source, f"{why}, which is not known here: git fetch origin {base}"
+    if checkout.git(source.root, source.environment, "merge-base", "--is-ancestor", tip, source.head_sha) is not None:
+        return source, ""
+    found = with_merge(source, base, tip)
+    return (source, f"{why} ({tip[:12]}), {found}: merge it") if isinstance(found, str) else (found, "")
 
 
 def _in_conflict(source: Source) -> RequestError:

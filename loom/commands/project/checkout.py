@@ -17,6 +17,7 @@ from loom.snapshot.repository import find
 
 if TYPE_CHECKING:
     from loom.snapshot import Source
+    from loom.snapshot.model import PullRequest
 
 
 def changed_since(root: Path, environ: Mapping[str, str], base: str | None, compare_to: str | None) -> list[str] | None:
@@ -125,6 +126,16 @@ def run_variables(
         origin_url=source.origin_url,
         user=variables.User(name=name, email=email),
     )
+
+
+def of_merge(source: Source, request: PullRequest) -> dict[str, str]:
+    """Return the variables of a run on the merge of a pull request that differ from those of HEAD's."""
+    return {
+        "CI_COMMIT_SHA": request.sha,
+        "CI_COMMIT_SHORT_SHA": request.sha[:8],
+        "CI_MERGE_REQUEST_SOURCE_BRANCH_SHA": source.head_sha,
+        "CI_MERGE_REQUEST_TARGET_BRANCH_SHA": request.tip,
+    }
 
 
 def origin_of(root: Path, environ: Mapping[str, str]) -> Address | None:

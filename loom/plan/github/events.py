@@ -63,8 +63,9 @@ def event_of(context: p.ResolveContext) -> RunEvent:
             payload |= {"before": known.get("CI_COMMIT_BEFORE_SHA", "0" * 40), "pusher": {"name": login}}
             payload |= {"head_commit": commit, "commits": [commit], "created": False, "deleted": False, "forced": False}
         case "pull_request" | "pull_request_target":
-            fork = known.get("CI_MERGE_REQUEST_DIFF_BASE_SHA") or sha
-            sides = (("head", branch, sha), ("base", base, fork))
+            tip = known.get("CI_MERGE_REQUEST_TARGET_BRANCH_SHA") or known.get("CI_MERGE_REQUEST_DIFF_BASE_SHA") or sha
+            head = known.get("CI_MERGE_REQUEST_SOURCE_BRANCH_SHA") or sha
+            sides = (("head", branch, head), ("base", base, tip))
             ends = {side: {"ref": ref, "sha": its, "repo": repo} for side, ref, its in sides}
             request = {"number": 1, "title": known.get("CI_COMMIT_TITLE", ""), "body": "", "state": "open"}
             request |= {"draft": False, "merged": False, "labels": [], "user": {"login": login}, **ends}
@@ -98,7 +99,7 @@ def event_of(context: p.ResolveContext) -> RunEvent:
     ref = str(payload.get("ref") or here)
     if name in PULL_REQUESTS:
         request = payload["pull_request"]
-        github |= {"head_ref": _at(request, "head", "ref"), "base_ref": _at(request, "base", "ref")}
+        github |= {"head_ref": text_at(request, "head", "ref"), "base_ref": text_at(request, "base", "ref")}
         of_base = name == "pull_request_target"
         ref = f"refs/heads/{github['base_ref']}" if of_base else f"refs/pull/{payload.get('number', 1)}/merge"
     of_tag = ref.startswith("refs/tags/")
@@ -123,7 +124,8 @@ def _whole(value: Any) -> Any:
     return of_json(value) if isinstance(value, int) and abs(value) >= 1 << 53 else value
 
 
-def _at(value: Any, *path: str) -> str:
+def text_at(value: Any, *path: str) -> str:
+    """Return the text at a path of keys; empty where a payload has none."""
     for part in path:
         value = value.get(part) if isinstance(value, Mapping) else None
     return str(value or "")

@@ -13,6 +13,7 @@ from typing import Any
 
 from msgspec import Struct, field
 
+from loom.plan.github.events import text_at
 from loom.plan.late import LateStep
 
 _NO_SUBMODULES = "git submodule --quiet deinit --all --force\n"
@@ -28,6 +29,10 @@ for loom_ref in {ref} {remote} ''; do
   fi
 done
 """
+_WORK = """\
+if git rev-parse --verify --quiet LOOM_WORK >/dev/null; then git read-tree --reset -u LOOM_WORK; fi
+"""
+"""A checkout of a pull request's head has the uncommitted work, which the merge has."""
 _SPARSE = """\
 git add --all
 git sparse-checkout set {0}
@@ -102,13 +107,16 @@ def checkout_of(
     if submodules and given.get("submodules", "").lower() not in ("true", "recursive"):
         lines += _NO_SUBMODULES
     sha, full, head_ref = (str(github.get(name) or "") for name in ("sha", "ref", "head_ref"))
-    if ref and ref not in {sha, full, head_ref, str(github.get("ref_name") or "")}:
-        full = ""
+    head = text_at(github, "event", "pull_request", "head", "sha") or sha
+    of_head = head != sha and ref in (head, head_ref, f"refs/heads/{head_ref}")
+    if of_head or (ref and ref not in {sha, full, head_ref, str(github.get("ref_name") or "")}):
+        full = f"refs/heads/{head_ref}" if of_head and ref != head else ""
         lines += _REF.format(
-            ref=shlex.quote(ref),
+            ref=shlex.quote(head if of_head else ref),
             remote=shlex.quote(f"origin/{ref.removeprefix('refs/heads/')}"),
             missing=shlex.quote(f"loom: checkout: the history that this job has does not hold {ref}: fetch it first"),
         )
+        lines += _WORK if of_head else ""
     elif ref and ref in (sha, head_ref):
         full = f"refs/heads/{ref}" if ref == head_ref else ""
     if history:

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from tests.support.loom_process import run_loom
+
 from .conftest import Make, Project
 
 pytestmark = pytest.mark.slow
@@ -65,13 +67,35 @@ def test_a_whole_run_is_a_proof_and_a_partial_one_is_not(make: Make) -> None:
     assert (again["kinds"], again["parent_run_id"]) == (["whole"], rows[1]["run_id"])
 
 
-def test_a_pull_request_without_all_of_its_base_is_no_proof(make: Make) -> None:
+PULL_REQUEST = """\
+on: [push, pull_request, pull_request_target, schedule]
+jobs:
+  unit:
+    runs-on: ubuntu-latest
+    steps:
+      - uses: actions/checkout@v4
+      - run: |
+          echo "on $GITHUB_REF, $GITHUB_SHA into ${{ github.event.pull_request.base.sha }}:" *
+          test "$(git rev-parse HEAD)" = "$GITHUB_SHA"
+          git for-each-ref
+  whole:
+    runs-on: ubuntu-latest
+    steps:
+      - {uses: actions/checkout@v4, with: {fetch-depth: 0}}
+      - run: echo $(git rev-list --parents -1 HEAD) / $(git status --porcelain)
+  head:
+    runs-on: ubuntu-latest
+    steps:
+      - {uses: actions/checkout@v4, with: {ref: "${{ github.event.pull_request.head.sha }}"}}
+      - run: echo $(git rev-parse HEAD) *
+"""
+
+
+def test_a_pull_request_runs_on_the_merge_with_its_base(make: Make) -> None:
     project = make("")
     (project.root / ".loom/workflow.yml").unlink()
     (project.root / ".github/workflows").mkdir(parents=True)
-    step = 'echo "on $GITHUB_REF, $GITHUB_SHA into ${{ github.event.pull_request.base.sha }}"'
-    job = f"runs-on: ubuntu-latest, steps: [{{run: {json.dumps(step)}}}]"
-    (project.root / ".github/workflows/ci.yml").write_text(f"on: [push, pull_request]\njobs:\n  unit: {{{job}}}\n")
+    (project.root / ".github/workflows/ci.yml").write_text(PULL_REQUEST)
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(project.root), "-c", "user.name=n", "-c", "user.email=e@example.org", *arguments]
@@ -90,28 +114,43 @@ def test_a_pull_request_without_all_of_its_base_is_no_proof(make: Make) -> None:
     base = commit("main")
     git("branch", "topic")
     head = commit("topic")
-    assert f"on refs/pull/1/merge, {head} into {base}" in of_run()
+    assert f"on refs/pull/1/merge, {head} into {base}: " in of_run()
     assert (extent(project)["kinds"], "behind" in extent(project)) == (["whole"], False)
 
+    (project.root / "theirs").write_text("theirs")
     there = commit("main")
     git("checkout", "-q", "topic")
+    (project.root / "mine").write_text("not committed")
     shown = project.loom("run", "--event", "merge_request")
-    why = f"not the same commit: GitHub runs the merge with main ({there[:12]}), which is not in HEAD's history here: merge it"
-    assert shown.count(why) == 2
-    assert f"{NO_PROOF}whole, behind ({why})" in shown
-    found = extent(project)
-    assert (found["kinds"], found["proof"], found["behind"]) == (["whole", "behind"], False, why)
-    assert f"on refs/pull/1/merge, {head} into {base}" in project.loom("logs", "unit")
-    project.loom("run")
-    assert extent(project)["proof"] is True
+    assert f"on the merge of {head[:12]} into main ({there[:12]}), as on GitHub" in shown
+    assert (extent(project)["kinds"], extent(project)["proof"]) == (["whole"], True)
+    said = project.loom("logs", "unit")
+    merge = said.partition("merge, ")[2][:40]
+    assert f"on refs/pull/1/merge, {merge} into {there}: mine theirs\n" in said
+    assert f"{merge} commit\trefs/remotes/pull/1/merge\n" in said
+    assert f"{merge} {there} {head} / A mine\n" in project.loom("logs", "whole")
+    assert f"{head} mine\n" in project.loom("logs", "head")
+    assert merge in of_run(), "the commit is the same in each run"
 
     git("update-ref", "refs/remotes/origin/main", base)  # what GitHub has counts, not a commit that was never pushed
-    of_run()
-    assert extent(project)["proof"] is True
+    assert f"{head} into {base}: mine\n" in of_run()
     event = project.home / "event.json"
     event.write_text(json.dumps({"number": 7, "pull_request": {"head": {"ref": "topic"}, "base": {"ref": "gone"}}}))
     assert "on refs/pull/7/merge" in of_run("--event-file", str(event))
-    assert "GitHub runs the merge with gone, which is not known here" in extent(project)["behind"]
+    why = "GitHub runs the merge with gone, which is not known here"
+    found = extent(project)
+    assert (found["kinds"], found["proof"], why in found["behind"]) == (["whole", "behind"], False, True)
+
+    (project.root / "theirs").write_text("ours")
+    git("update-ref", "refs/remotes/origin/main", there)
+    commit("topic")
+    refused = run_loom(["run", "--event", "pull_request"], cwd=project.root, environ=project.environ)
+    assert (refused.returncode, f"in conflict with main ({there[:12]})" in refused.stderr) == (2, True)
+    for event in ("schedule", "pull_request_target"):
+        assert f"not the same commit: GitHub runs {event} on main" in project.loom("run", "--event", event)
+    git("checkout", "-q", "main")
+    project.loom("run", "--event", "schedule")
+    assert extent(project)["proof"] is True
 
 
 def test_a_rerun_of_what_failed_takes_results_over(make: Make) -> None:
