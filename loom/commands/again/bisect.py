@@ -40,6 +40,8 @@ from loom.util.private import make_private
 from loom.util.units import counted
 from loom.util.untrusted_files import read_regular
 
+_OF_MACHINE = frozenset({"IMAGE_REGISTRY_DOWN", "IMAGE_RATE_LIMITED", "IMAGE_DISK_FULL", "IMAGE_NEEDS_BUILDKIT"})
+"""Errors of images that say nothing about the commit: later, or with another engine, its image can be had."""
 SKIP = 125
 """The exit code by which a job says that its commit can't be judged, as for `git bisect run`."""
 
@@ -184,11 +186,14 @@ class _Bisect:
             run_id = None if reading is None else reading.run_id
             if code in (ExitCode.OK, ExitCode.JOB_FAILED, ExitCode.TIMED_OUT) and reading is not None:
                 return self._judged(commit, reading)
-            if reading is not None and (gone := _image_gone(reading)):
+            errors = {} if reading is None else _image_errors(reading)
+            if gone := next((errors[each] for each in errors if each not in _OF_MACHINE), ""):
                 return Tested(commit=commit, verdict="skip", run_id=run_id, reason=gone)
             if code == ExitCode.REQUEST:
                 return Tested(commit=commit, verdict="skip", run_id=run_id, reason=said)
-        raise InfrastructureError(f"{commit[:12]}: loom run ended with {code}: {said}", code="BISECT_STOPPED")
+        raise InfrastructureError(
+            f"{commit[:12]}: loom run ended with {code}: {next(iter(errors.values()), said)}", code="BISECT_STOPPED"
+        )
 
     def _judged(self, commit: str, reading: Reading) -> Tested:
         """Compare the failure of a commit with that of the bad one, also of a job that may fail; another one says nothing."""
@@ -248,10 +253,11 @@ class _Bisect:
         return answer.decode(errors="replace").strip()
 
 
-def _image_gone(reading: Reading) -> str:
-    """Return the error of a job whose image can't be had; empty for another end."""
+def _image_errors(reading: Reading) -> dict[str, str]:
+    """Return the errors of jobs whose image could not be had, by code."""
     jobs = (reading.job_manifest(job_id) for job_id in reading.fold.jobs)
-    return next((job["error"].splitlines()[0] for job in jobs if str(job["error_code"]).startswith("IMAGE_")), "")
+    errors = {str(job["error_code"]): job["error"].partition("\n")[0] for job in jobs if job["error_code"]}
+    return {code: error for code, error in errors.items() if code.startswith("IMAGE_")}
 
 
 def _write(found: Bisection, subject_of: Callable[[str], str], look: Look, write: Callable[..., None]) -> None:
