@@ -446,4 +446,4 @@ def _locations(
     surest = by_command if silent else []
     for each in (*told, *locations_in_step(texts(lines), step), *of_tests, *surest, *mentions) or by_command:
         found.setdefault((each.file, each.line), each)
-    return list(found.values())[:MOST_LOCATIONS]
+    return [at.placed(each) for each in found.values()][:MOST_LOCATIONS]

@@ -1,7 +1,7 @@
 """Find the positions in a project's files that output names, below the project's root.
 
-A tool names a file relative to its own directory: that of the step when it ended, one that make or ninja entered, or one that
-its command line names. The job's files tell which.
+A tool names a file relative to its own directory: that of a package that it names below, that of the step when it ended, one
+that make or ninja entered, or one that its command line names. The job's files tell which; if several may be meant, all are told.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import posixpath
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from itertools import islice, product
 from pathlib import Path
@@ -21,6 +21,7 @@ from loom.status import Code
 from loom.util.paths import JOB_DIRECTORY
 
 MOST_LOCATIONS = 5
+_MOST_NAMED = 5
 _MOST_WALKED = 20_000
 """Entries of the project that are looked at for a file that no known directory has."""
 _ROOTS = re.compile(rf"^(?:/workspace|\S*/{JOB_DIRECTORY})(?:/|$)|^\./")
@@ -32,6 +33,13 @@ class Location(Document, frozen=True, kw_only=True):
     file: str
     line: Code
     column: Code | None = None
+    one_of: tuple[str, ...] = ()
+    """The files that may be meant, where the output does not tell which; `file` is then as printed."""
+
+    @property
+    def text(self) -> str:
+        files = [f"{file}:{self.line}" for file in self.one_of or (self.file,)]
+        return f"one of {', '.join(files)}" if self.one_of else files[0]
 
 
 def from_root(path: str) -> str:
@@ -82,6 +90,11 @@ def is_foreign(path: str) -> bool:
 
 _ENTERS = re.compile(r"(?P<way>Entering|Leaving) directory [`'‘](?P<path>[^`'’]+)['’]")
 _WORD = re.compile(r"[\w.@+/-]+")
+_PACKAGE = re.compile(
+    r"(?:FAIL|ok)\s+(?P<package>[\w.@+/-]+)\s+(?:[\d.]+s\b|\[)"
+    r"|npm (?:ERR!|error)\s+(?:at )?(?:location|path):? (?P<directory>\S+)"
+)
+"""A package of go, with its import path, or of npm, with its directory, below what its tests print."""
 
 
 class WorkingDirectories:
@@ -96,30 +109,57 @@ class WorkingDirectories:
         self._command = command or ""
 
     def file(self, path: str) -> str:
-        """Return `path` below the root; as it is where no known directory has it, and no other one or several."""
+        """Return `path` below the root; as it is where no file is known, or several."""
+        found = self._candidates(path)
+        return found[0] if len(found) == 1 else path
+
+    def placed(self, location: Location) -> Location:
+        """Return the location below the root, or with the files that may be meant."""
+        found = self._candidates(location.file)
+        return replace(
+            location,
+            **({"one_of": tuple(found[:_MOST_NAMED])} if len(found) > 1 else {"file": [*found, location.file][0]}),
+        )
+
+    def _candidates(self, path: str) -> Sequence[str]:
+        """Return the files below the root that may be meant, by the surest of what is known of directories."""
         if self._root is None or path.startswith("/"):
-            return path
-        for base in (*self._entered_before(path), self._directory, "", *self._named, *self._entered):
-            found = posixpath.normpath(posixpath.join(base, path))
-            if not found.startswith(("..", "/")) and self._is_there(found):
+            return ()
+        sure = (*self._package_below(path), *self._entered_before(path), self._directory, "")
+        for bases in (*([base] for base in sure), self._named, self._entered):
+            paths = dict.fromkeys(posixpath.normpath(posixpath.join(base, path)) for base in bases)
+            if found := [each for each in paths if not each.startswith(("..", "/")) and self._is_there(each)]:
                 return found
         below = posixpath.normpath(path).lstrip("./")
-        ending = [found for found in self._all if found == below or found.endswith(f"/{below}")]
-        return ending[0] if len(ending) == 1 else path
+        return sorted(found for found in self._all if found == below or found.endswith(f"/{below}"))
 
     def are_there(self, locations: Sequence[Location]) -> bool:
         """Return whether one of the locations is in a file that is there; any if nothing is known of the files."""
-        return any(self._root is None or self._is_there(self.file(each.file)) for each in locations)
+        return any(self._root is None or self._candidates(each.file) for each in locations)
 
     def _is_there(self, path: str) -> bool:
         return self._root is not None and os.path.lexists(self._root / path)
 
     def resolved(self, locations: Iterable[Location]) -> list[Location]:
         """Return the first locations, below the root; those in files that are there, if any."""
-        found = [
-            replace(each, file=self.file(each.file)) for each in islice(dict.fromkeys(locations), 2 * MOST_LOCATIONS)
-        ]
-        return [each for each in found if self._is_there(each.file)] or found
+        found = {
+            self.placed(each): self.are_there([each]) for each in islice(dict.fromkeys(locations), 2 * MOST_LOCATIONS)
+        }
+        return [each for each in found if found[each]] or list(found)
+
+    def _package_below(self, path: str) -> Iterator[str]:
+        """Yield the directories that the package may have that is named first below the path."""
+        lines = iter(self._lines)
+        if not any(path in line for line in lines):
+            return
+        if (match := next(filter(None, map(_PACKAGE.search, lines)), None)) is None:
+            return
+        if match["directory"] is not None:
+            yield from_root(match["directory"])
+            return
+        parts = match["package"].split("/")
+        for first, base in product(range(len(parts)), dict.fromkeys((self._directory, ""))):
+            yield posixpath.join(base, *parts[first:])
 
     def _entered_before(self, path: str) -> Sequence[str]:
         """Return the directories that were entered, and not left, where the path is named first; the innermost first."""

@@ -57,8 +57,8 @@ def reasons(diagnosis: Diagnosis) -> list[str]:
 
 def of_step(diagnosis: Diagnosis) -> tuple[str | None, int | None, int | None]:
     """Return file, line and column of the failure as a whole: the first location, else the step's."""
-    if diagnosis.locations and not findings(diagnosis):
-        first = diagnosis.locations[0]
+    first = next(iter(diagnosis.locations), None)
+    if first is not None and not first.one_of and not findings(diagnosis):
         return first.file, first.line, first.column
     file, _, line = (diagnosis.step_location or "").rpartition(":")
     return (file, int(line), None) if file else (None, None, None)

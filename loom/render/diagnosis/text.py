@@ -103,7 +103,7 @@ def failed_jobs(diagnosis: Diagnosis, most: int = 20) -> list[str]:
 
 def look_at(diagnosis: Diagnosis, most: int = 5) -> str:
     """Return the locations, and the job that they are of where several failed; empty without one."""
-    at = ", ".join(f"{each.file}:{each.line}" for each in diagnosis.locations[:most])
+    at = ", ".join(each.text for each in diagnosis.locations[:most])
     return f"{at} (job {diagnosis.job_id})" if at and diagnosis.others else at
 
 

@@ -52,3 +52,28 @@ def test_the_position_of_the_telling_line_is_first(root: Path) -> None:
     lines = ["app/go/m.go:2:in `fetch': key not found: :port (KeyError)", "\tfrom web/only.ts:9:in `<main>'"]
     found = diagnose(evidence(lines=lines, root=root))
     assert [(each.file, each.line) for each in found.locations] == [("app/go/m.go", 2), ("web/only.ts", 9)]
+
+
+def test_where_several_files_may_be_meant_all_are_told(root: Path) -> None:
+    found = diagnose(evidence(lines=["src/a.c:3:1: error: x"], root=root))
+    assert [each.text for each in found.locations] == ["one of app/src/a.c:3, lib/src/a.c:3"]
+    assert WorkingDirectories(root, [], command="cc app lib").file("src/a.c") == "src/a.c"
+
+
+@pytest.mark.parametrize(
+    ("below", "directory", "file"),
+    [
+        ("FAIL\texample.org/app/go\t0.01s", None, "app/go/m.go"),
+        ("FAIL\texample.org/x/go\t0.01s", "/workspace/app", "app/go/m.go"),
+        ("ok  \texample.org/app/go\t0.01s\nFAIL\texample.org/other\t0.01s", None, "app/go/m.go"),
+        ("FAIL\texample.org/other\t0.01s", None, "other/m.go"),
+        ("FAIL\texample.org\t0.01s", None, "m.go"),
+        ("npm error Lifecycle script `test` failed\nnpm error location /workspace/other", None, "other/m.go"),
+    ],
+)
+def test_the_package_below_a_line_decides(root: Path, below: str, directory: str | None, file: str) -> None:
+    for path in ("m.go", "other/m.go"):
+        (root / path).parent.mkdir(exist_ok=True)
+        (root / path).write_text("")
+    lines = ["    m.go:5: bad", *below.splitlines()]
+    assert WorkingDirectories(root, lines, directory=directory).file("m.go") == file
