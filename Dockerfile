@@ -13,11 +13,11 @@ RUN apt-get -o Acquire::Retries=3 -o APT::Update::Error-Mode=any update && apt-g
  && printf '%s\n' "$EXTRA_CA" >> /etc/ssl/certs/ca-certificates.crt
 # Dependencies first: a change of loom itself installs none again.
 ENV PIP_CERT=/etc/ssl/certs/ca-certificates.crt
-COPY pyproject.toml /tmp/
+COPY pyproject.toml scripts/constraints.txt /tmp/
 RUN python3 -m venv --without-pip /opt/loom \
  && python3 -m venv /tmp/pip \
  && python3 -c 'import tomllib; print(*tomllib.load(open("/tmp/pyproject.toml", "rb"))["project"]["dependencies"], sep="\n")' >/tmp/dependencies \
- && /tmp/pip/bin/pip --python /opt/loom/bin/python install --no-cache-dir -r /tmp/dependencies
+ && /tmp/pip/bin/pip --python /opt/loom/bin/python install --no-cache-dir -c /tmp/constraints.txt -r /tmp/dependencies
 COPY . /src
 RUN /tmp/pip/bin/pip --python /opt/loom/bin/python install --no-cache-dir --no-deps /src
 

@@ -7,6 +7,7 @@ set -euo pipefail
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 VENV=${VENV:-$ROOT/.venv}
+CONSTRAINTS=$ROOT/scripts/constraints.txt # the versions of all packages; scripts/lock writes them anew
 BASE_IMAGE=debian:trixie-slim
 BASE_SUITE=trixie
 IMAGES=(base:13 python:3.13 node:20) # base first: the others are built on it; the tag is the version of what is in it
@@ -188,10 +189,10 @@ find_python() {
 }
 
 # venv [EXTRA]: install this checkout's loom as $VENV/bin/loom, with the packages of an extra (`dev`).
-# The stamp makes a second run quick; a changed pyproject.toml or a moved checkout installs again.
+# The stamp makes a second run quick; changed requirements or a moved checkout install again.
 venv() {
   local extra=${1:-} stamp=$VENV/.loom-setup python want
-  want="$ROOT $(sha256sum <"$ROOT/pyproject.toml" | cut -d' ' -f1)"
+  want="$ROOT $(cat "$ROOT/pyproject.toml" "$CONSTRAINTS" | sha256sum | cut -d' ' -f1)"
   if [ -x "$VENV/bin/python" ] && "$VENV/bin/python" -c '' 2>/dev/null && [ -f "$stamp" ]; then
     case $(cat "$stamp") in
       "$want" | "$want dev") [ -n "$extra" ] && [ "$(cat "$stamp")" = "$want" ] || return 0 ;;
@@ -217,7 +218,7 @@ venv() {
   "$VENV/bin/python" -m pip --version >/dev/null 2>&1 || die 2 "$VENV has no pip" \
     "Add it with the tool that made the environment, or name another directory:  VENV=/some/where $0"
   say "installing loom and its dependencies into $VENV${extra:+, with the tools for development}"
-  (cd "$ROOT" && "$VENV/bin/python" -m pip install -q --disable-pip-version-check -e ".${extra:+[$extra]}" </dev/null) ||
+  (cd "$ROOT" && "$VENV/bin/python" -m pip install -q --disable-pip-version-check -c "$CONSTRAINTS" -e ".${extra:+[$extra]}" </dev/null) ||
     die 2 "pip could not install loom into $VENV; its output is above" \
       "pip needs PyPI or a mirror of it (PIP_INDEX_URL); PIP_CERT names the certificates of a private network."
   printf '%s\n' "$want${extra:+ $extra}" >"$stamp"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -12,6 +13,7 @@ import typer
 from loom import __version__
 from loom.cli import options
 from loom.status import ExitCode
+from loom.util.commits import commit_of
 
 MODULES = {
     "run": ("run",),
@@ -31,13 +33,14 @@ HELP = "Run your CI workflow on your own machine: same input, same container, an
 
 
 def version(as_json: bool = options.AS_JSON) -> None:
-    """Print loom's version."""
+    """Print loom's version, and the commit of the checkout or of the package."""
+    commit = commit_of(Path(__file__).parents[1])
     if not as_json:
-        print(f"loom {__version__}")
+        print(f"loom {__version__}" + (f" ({commit[:12]})" if commit else ""))
         return
     from loom.render.output import print_kind  # late: the text alone needs nothing
 
-    print_kind("version", {"loom": __version__, "python": sys.version.split()[0]})
+    print_kind("version", {"loom": __version__, "commit": commit, "python": sys.version.split()[0]})
 
 
 def _print_version(wanted: bool) -> None:
@@ -47,7 +50,7 @@ def _print_version(wanted: bool) -> None:
 
 
 Version = Annotated[
-    bool, typer.Option("--version", help="Print loom's version.", callback=_print_version, is_eager=True)
+    bool, typer.Option("--version", help="Print loom's version and commit.", callback=_print_version, is_eager=True)
 ]
 
 
