@@ -112,8 +112,8 @@ class Diagnosis(Document, frozen=True, kw_only=True):
     ended_by: Ending | None = None
     """None where nobody who knows it says it."""
     beside: list[str] = field(default_factory=list)
-    """Facts of the same time of which it is not known that they ended the step: a service that ended, a process that was killed
-    or not started, background processes that printed."""
+    """Facts of the same time of which it is not known that they ended the step: a service that ended, errors of services, a
+    process that was killed or not started, background processes that printed."""
     section: str | None
     command: str | None
     exit_code: Code | None

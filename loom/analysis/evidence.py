@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -22,13 +23,14 @@ from loom.errors import LoomError, RecordError, RequestError
 from loom.plan.clone import Clone
 from loom.record.documents import Highlights
 from loom.record.event_files import last_output
-from loom.record.highlights import of_file
+from loom.record.events import Section, epoch_ns
+from loom.record.highlights import of_file, speaks_of_error
 from loom.record.reader import Reading, Unit
 from loom.record.run import load_planned
 from loom.record.sections import reader_for
 from loom.record.store import UNFINISHED, entry_at, read_document
 from loom.util import typed
-from loom.util.controls import cleaned
+from loom.util.controls import cleaned, visible
 from loom.util.untrusted_files import open_regular, read_regular
 
 MOST_AT_END = 30
@@ -39,6 +41,9 @@ _WIDEST_SOURCE = 200
 _FEW_FILES = 1000
 """So many files are read again in about 0.1 s; of more, only HEAD is compared."""
 _MOST_MOVED = 5
+_MOST_OF_SERVICES = 3
+_LATER_NS = 200_000_000
+"""Lines of a service may arrive so long after those of the step that they end."""
 
 
 def diagnosis_of(reading: Reading, job: str | None = None, *, workspace: Path | None = None) -> Diagnosis:
@@ -91,6 +96,7 @@ def diagnosis_of(reading: Reading, job: str | None = None, *, workspace: Path | 
     )
     found = replace(
         found,
+        beside=[*found.beside, *_of_services(reading, unit, "\n".join(found.beside))] if found.failed else [],
         output_read="all" if whole else "highlights" if highlights.complete else "part",
         lines_total=total,
         last_event_at=reading.last_sign() if unfinished else None,
@@ -193,6 +199,21 @@ def _end(reading: Reading, unit: Unit | None) -> Mapping[str, Any]:
     job = reading.fold.jobs[unit.job_id]
     span = job.sections.get(unit.section) if unit.section else job.steps.get((job.attempts, unit.step or ""))
     return span.end.data if span is not None and span.end is not None else {}
+
+
+def _of_services(reading: Reading, unit: Unit | None, told: str) -> Iterator[str]:
+    """Yield the last errors that the job's services printed while the step ran, without what is `told` already."""
+    if unit is None or unit.step is None:
+        return
+    job = reading.fold.jobs[unit.job_id]
+    if (step := job.steps.get((job.attempts, unit.step))) is None:
+        return
+    begin, end = epoch_ns(step.start.ts), epoch_ns(step.end.ts) + _LATER_NS if step.end else math.inf
+    events = last_output(reading.unit(unit.job_id, None, Section.SERVICES).events, LINES_READ)
+    errors = [event.text for event in events if begin <= epoch_ns(event.ts) <= end and speaks_of_error(event.text)]
+    for name, _, line in (text.partition(" | ") for text in list(dict.fromkeys(errors))[-_MOST_OF_SERVICES:]):
+        if line and line.strip() not in told:
+            yield f"service {name} printed then: {visible(line.strip()[:200])}"
 
 
 def _highlights(unit: Unit, end: Mapping[str, Any]) -> Highlights:

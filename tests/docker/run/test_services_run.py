@@ -1,5 +1,6 @@
 """Services and builds in whole runs, with secrets, and what the record has of them."""
 
+import json
 import uuid
 from collections.abc import Iterator
 from typing import Any
@@ -110,3 +111,32 @@ def test_a_service_s_secret_that_is_not_there_ends_the_job_with_its_name(project
     ran = project.run()
     assert ran.code == 3
     assert "SECRETS_REQUIRED_MISSING" in ran.out
+
+
+def test_an_error_of_a_service_stands_beside_the_job_s(project: Any) -> None:
+    """Of the step's time alone; the service goes on."""
+    answers = "; ".join(
+        (
+            "print STDERR qq(ERROR: at the start\\n)",
+            "$s = IO::Socket::INET->new(Listen => 9, LocalAddr => '0.0.0.0', LocalPort => 7000) || die",
+            "while ($c = $s->accept) { $l = <$c>; print STDERR qq(ERROR: no table $l) if $l; close $c }",
+        )
+    )
+    asks = "$c = IO::Socket::INET->new('db:7000'); print $c qq(carts\\n); print <$c>; exit 7"
+    job = {
+        "image": "debian:trixie-slim",
+        "services": [
+            {"name": "debian:trixie-slim", "alias": "db", "command": ["perl", "-MIO::Socket", "-e", answers]},
+        ],
+        "script": [
+            "until perl -MIO::Socket -e 'IO::Socket::INET->new(qq(db:7000)) || die'; do :; done",
+            f'perl -MIO::Socket -e "{asks}"'.replace("$", "\\$"),
+        ],
+    }
+    project.write(".gitlab-ci.yml", json.dumps({"test": job}))
+    project.commit()
+    project.loom("run", "--local")
+    found = json.loads(project.loom("diagnose", "--json").out)
+    assert [text.split(": ", 1) for text in found["beside"]] == [
+        ["service db printed then", "ERROR: no table carts"]
+    ], found
