@@ -6,8 +6,9 @@ They are asked for once, when the cluster has refused a pod, so that other names
 from __future__ import annotations
 
 import json
+import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
@@ -23,6 +24,10 @@ _OWN = {"cpu": ("10m", "1"), "memory": ("32Mi", "256Mi"), "ephemeral-storage": (
 """Each resource that a rule may ask for, with the request and the limit of a container of loom's own."""
 _PROPOSED = {"cpu": ("250m", "2"), "memory": ("256Mi", "4Gi"), "ephemeral-storage": ("1Gi", "10Gi")}
 """The requests and limits of a pool in a proposal, where the rules allow as much. A limit alone reserves as much."""
+_ANY = "1P"
+"""An amount that limits nothing."""
+_OTHERS = frozenset({"NotTerminating", "BestEffort"})
+"""The scopes of quotas that do not count loom's pods, which have a deadline and requests."""
 _CONFINED = {"runAsNonRoot": True, "runAsUser": 1000, "runAsGroup": 1000, "fsGroup": 1000}
 _LEVEL = "pod-security.kubernetes.io/enforce"
 _UNITS = {
@@ -42,7 +47,9 @@ class Policies(Struct, frozen=True, kw_only=True):
     ranges: tuple[Mapping[str, Mapping[str, str]], ...] = ()
     """The entries for containers of the limit ranges, as the cluster completes them."""
     quotas: Mapping[str, tuple[str, str]] = {}
-    """For each resource that a quota counts, such as `limits.cpu`: the quota's name, and the amount of all pods together."""
+    """For each value that a container has to have, such as `limits.cpu`: the rule, and the amount for all of them together."""
+    least: Mapping[str, str] = {}
+    """The requests that a pod has to have, by resource."""
     level: str = ""
 
     def of(self, kind: str, resource: str) -> str | None:
@@ -60,19 +67,38 @@ def policies_of(cluster: Cluster) -> Policies:
         except LoomError:
             return []
 
-    ranges = [limit for one in listed("list_namespaced_limit_range") for limit in one["spec"]["limits"]]
-    quotas = {
-        resource: (one["metadata"]["name"], str(most))
-        for one in listed("list_namespaced_resource_quota")
-        for resource, most in (one["spec"].get("hard") or {}).items()
-    }
+    quotas: dict[str, tuple[str, str]] = {}
+
+    def want(key: str, most: str, rule: str) -> None:
+        if key not in quotas or amount(most) < amount(quotas[key][1]):
+            quotas[key] = rule, most
+
+    for one in listed("list_namespaced_resource_quota"):
+        if _OTHERS.isdisjoint(one["spec"].get("scopes") or ()):
+            for resource, most in (one["spec"].get("hard") or {}).items():
+                key = f"requests.{resource}" if resource in _OWN else resource
+                want(key, str(most), f"quota {one['metadata']['name']} ({resource}: {most})")
+    ranges = []
+    least: dict[str, str] = {}
+    for one in listed("list_namespaced_limit_range"):
+        rule = f"limit range {one['metadata']['name']}"
+        for limit in one["spec"]["limits"]:
+            if limit["type"] == "Pod":
+                least |= limit.get("min") or {}
+                for resource, most in (limit.get("max") or {}).items():
+                    want(f"limits.{resource}", str(most), f"{rule} (max of a pod: {most})")
+            if limit["type"] == "Container":
+                ranges.append(limit)
+                for resource, ratio in (limit.get("maxLimitRequestRatio") or {}).items():
+                    want(f"limits.{resource}", _ANY, f"{rule} (maxLimitRequestRatio: {ratio})")
     try:
         namespace = cluster.call("reading the namespace's rules", "read_namespace", cluster.namespace)
     except LoomError:
         namespace = {"metadata": {}}
     return Policies(
-        ranges=tuple(one for one in ranges if one["type"] == "Container"),
+        ranges=tuple(ranges),
         quotas=quotas,
+        least=least,
         level=(namespace["metadata"].get("labels") or {}).get(_LEVEL, ""),
     )
 
@@ -96,16 +122,21 @@ def fit(container: dict[str, Any], policies: Policies, pool: Pool, *, own: bool)
         if granted is None and f"limits.{resource}" in policies.quotas:
             granted = limits[resource] = limit if own else _of_pool(pool, "limits", resource, policies)
         if own and resource in limits:
-            granted = limits[resource] = _between(least, limits[resource], most)
+            granted = limits[resource] = _between(least, _own_limit(resource, policies), most)
         asked = wanted.get(resource) or (None if granted else policies.of("defaultRequest", resource))
+        if not own and resource in policies.least:
+            least = asked = max(filter(None, (least, policies.least[resource])), key=amount)
+            wanted.setdefault(resource, least)
         if asked is None and granted is None and f"requests.{resource}" in policies.quotas:
             wanted[resource] = request if own else _of_pool(pool, "requests", resource, policies)
         if resource in wanted and (own or resource not in pool.requests):
             wanted[resource] = _between(least, wanted[resource], granted)
         elif resource in wanted and granted is not None and amount(wanted[resource]) > amount(granted):
             limits[resource] = wanted[resource]
-        if own and granted is not None and policies.of("maxLimitRequestRatio", resource):
-            wanted[resource] = granted
+        ratio = policies.of("maxLimitRequestRatio", resource)
+        if ratio is not None and granted is not None and (own or resource not in pool.requests):
+            least = _text(resource, amount(granted) / amount(ratio), math.ceil)
+            wanted[resource] = _between(least, wanted.get(resource, least), granted)
     container["resources"] = {key: value for key, value in (("limits", limits), ("requests", wanted)) if value}
 
 
@@ -114,12 +145,23 @@ def _between(least: str | None, value: str, most: str | None) -> str:
     return least if least is not None and amount(value) < amount(least) else value
 
 
+def _own_limit(resource: str, policies: Policies) -> str:
+    """Return the limit of a container of loom's own, at most half of what all containers may have."""
+    _, whole = policies.quotas.get(f"limits.{resource}", ("", _ANY))
+    return _between(None, _OWN[resource][1], _text(resource, amount(whole) / 2))
+
+
+def _text(resource: str, value: float, rounded: Callable[[float], int] = math.floor) -> str:
+    unit, size = ("m", 1e-3) if resource == "cpu" else ("Mi", 2**20)
+    return f"{rounded(round(value / size, 3))}{unit}"
+
+
 def _of_pool(pool: Pool, key: str, resource: str, policies: Policies) -> str:
     given = getattr(pool, key).get(resource)
     if given is None:
-        quota, most = policies.quotas[f"{key}.{resource}"]
+        rule, _ = policies.quotas[f"{key}.{resource}"]
         raise ProviderError(
-            f"the namespace's quota {quota} ({key}.{resource}: {most}) wants `{key}` of {resource} for each container",
+            f"the namespace's {rule} wants `{key}` of {resource} for each container",
             hint=f"set `{key}: {{{resource}: ...}}` of the pool, or the job's `resources`; "
             "`loom doctor --on POOL` prints a pool that fits",
             code="CLUSTER_QUOTA",
@@ -143,8 +185,8 @@ def proposed(pool: Pool, policies: Policies, *, confined: bool) -> Pool:
     for resource, (request, limit) in _PROPOSED.items():
         least, most = policies.of("min", resource), policies.of("max", resource)
         if f"limits.{resource}" in policies.quotas and policies.of("default", resource) is None:
-            whole = amount(policies.quotas[f"limits.{resource}"][1]) - amount(_between(None, _OWN[resource][1], most))
-            left = f"{int(whole * 1000)}m" if resource == "cpu" else f"{int(whole / 2**20)}Mi"
+            whole = amount(policies.quotas[f"limits.{resource}"][1])
+            left = _text(resource, whole - amount(_between(None, _own_limit(resource, policies), most)))
             limits.setdefault(resource, min(filter(None, (limit, most, left)), key=amount))
             if not policies.of("maxLimitRequestRatio", resource):
                 requests.setdefault(resource, _between(least, request, str(limits[resource])))

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 pytest.importorskip("kubernetes", reason="the extra `kubernetes` is not installed")
 from loom.config.pools import Pool
 from loom.errors import ProviderError
-from loom.providers.kubernetes.pod.policies import Policies, check_level, fit, proposed
+from loom.providers.kubernetes.pod.policies import Policies, check_level, fit, policies_of, proposed
 
 POOL = Pool(provider="kubernetes")
-LIMITS = {"limits.memory": ("q", "1Gi")}
+LIMITS = {"limits.memory": ("quota q (limits.memory: 1Gi)", "1Gi")}
 
 
 @pytest.mark.parametrize(
@@ -37,8 +37,16 @@ LIMITS = {"limits.memory": ("q", "1Gi")}
             {"requests": {"cpu": "10m"}},
             [{"default": {"cpu": "1"}, "maxLimitRequestRatio": {"cpu": "4"}}],
             {},
-            {"requests": {"cpu": "1"}},
+            {"requests": {"cpu": "250m"}},
         ),
+        (
+            False,
+            {"requests": {"cpu": "250m"}},
+            [{"default": {"cpu": "1"}, "maxLimitRequestRatio": {"cpu": "1.5"}}],
+            {},
+            {"requests": {"cpu": "667m"}},
+        ),
+        (True, {}, [], {"limits.memory": ("limit range r", "256Mi")}, {"limits": {"memory": "128Mi"}}),
     ],
 )
 def test_values_fit(
@@ -66,6 +74,30 @@ def test_a_limit_that_only_the_pool_can_say() -> None:
     service: dict[str, Any] = {}
     fit(service, policies, pool, own=False)
     assert service["resources"]["limits"] == {"memory": "768Mi"}
+
+
+def test_rules_for_a_whole_pod_are_rules_for_its_containers() -> None:
+    rules = {"limit_range": ("r", {"limits": [{"type": "Pod", "min": {"cpu": "600m"}, "max": {"memory": "512Mi"}}]})}
+    rules["resource_quota"] = ("q", {"hard": {"cpu": "2"}})
+    others = {"hard": {"limits.cpu": "1"}, "scopes": ["NotTerminating"]}
+
+    class Namespace:
+        namespace = "n"
+
+        def call(self, _: str, method: str, *__: str) -> Any:
+            if method == "read_namespace":
+                return {"metadata": {}}
+            name, spec = rules[method.removeprefix("list_namespaced_")]
+            both = [{"metadata": {"name": name}, "spec": spec}]
+            return {"items": [*both, {"metadata": {"name": "other"}, "spec": others}] if "hard" in spec else both}
+
+    policies = policies_of(cast("Any", Namespace()))
+    assert set(policies.quotas) == {"limits.memory", "requests.cpu"}
+    pool = proposed(POOL, policies, confined=False)
+    assert pool.limits == {"memory": "256Mi"}
+    job: dict[str, Any] = {"resources": {"requests": {"cpu": "250m"}, "limits": dict(pool.limits)}}
+    fit(job, policies, Pool(provider="kubernetes", limits=pool.limits), own=False)
+    assert job["resources"]["requests"] == {"cpu": "600m"}
 
 
 def test_the_level_restricted_needs_a_user() -> None:
