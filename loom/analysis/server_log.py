@@ -459,7 +459,10 @@ def _between(line: str, literals: Sequence[str]) -> list[str]:
 
 def _texts(job: Job) -> Iterator[str]:
     """Yield the lines of which the server shows the values."""
-    late = [step.late for step in job.steps if step.late is not None]
-    for mapping in [job.late.env if job.late else {}, *(each.env for each in late), *(each.inputs for each in late)]:
+    for mapping in [
+        job.late.env if job.late else {},
+        *(one.env for one in job.steps),
+        *(one.inputs for one in job.steps),
+    ]:
         yield from (f"  {name}: {text}" for name, text in mapping.items())
     yield from (line for step in job.steps for line in step.script.splitlines())

@@ -117,7 +117,7 @@ def images_of(plan: Plan) -> tuple[ImageUse, ...]:
     for job in plan.jobs:
         wanted = [(job.id, job.image, "")] if job.image is not None else []
         wanted += [(f"{job.id}/{service.name}", service.image, "") for service in job.services]
-        for action in (step.late.action for step in job.steps if step.late is not None):
+        for action in (step.action for step in job.steps):
             if action is not None and action.image:
                 wanted.append((f"{job.id}/{action.uses}", image_of(action), action.directory))
         for user, image, root in wanted:

@@ -6,8 +6,6 @@ Only languages with such expressions (GitHub's) fill it in. `loom.runner` evalua
 from __future__ import annotations
 
 import math
-import posixpath
-import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -15,7 +13,6 @@ from msgspec import Struct, field
 
 MINUTE_S = 60.0
 """The unit of `timeout-minutes`."""
-_WORKSPACE = re.compile(r"\$\{\{\s*github\.workspace\s*\}\}", re.IGNORECASE)
 
 
 def limit_of(minutes: object) -> float | None:
@@ -92,7 +89,7 @@ class LateJob(Struct, frozen=True, kw_only=True):
         return str(self.contexts.get("vars", {}).get("ACTIONS_STEP_DEBUG", "")).lower() == "true"
 
 
-class Action(Struct, frozen=True, kw_only=True):
+class Action(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The program of a step that uses an action."""
 
     uses: str
@@ -114,49 +111,3 @@ class Action(Struct, frozen=True, kw_only=True):
     args: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict)
     """The variables of its container; the step's own take precedence."""
-
-
-class LateStep(Struct, frozen=True, kw_only=True):
-    id: str = ""
-    """As `steps.<id>` has it; unique in its scope."""
-    name: str = ""
-    scope: tuple[str, ...] = ()
-    """The composite actions around it, outermost first, by names that are unique in the job.
-
-    "enter" and "leave" are outside of their own.
-    """
-    kind: Literal["run", "node", "docker", "enter", "leave", "checkout", "written"]
-    """"enter" and "leave" stand around the steps of a composite action, with the `if`, inputs and outputs of its step.
-
-    "written": a step before has to write the action, whose file is read when the step begins.
-    """
-    condition: str = ""
-    env: Mapping[str, str] = field(default_factory=dict)
-    inputs: Mapping[str, str] = field(default_factory=dict)
-    """`with`, completed by the defaults of the action."""
-    outputs: Mapping[str, str] = field(default_factory=dict)
-    """Of a composite action."""
-    unexpected: str = ""
-    """GitHub's warning of inputs that the action does not have."""
-    shell: str = ""
-    working_directory: str = ""
-    continue_on_error: str = ""
-    timeout_minutes: str = ""
-    action: Action | None = None
-    stage: Literal["pre", "main", "post"] = "main"
-    main: str = ""
-    """Of a pre or post step: `Step.id` of its main step, with which it shares its state."""
-
-    @property
-    def checkout_path(self) -> str:
-        """Return the directory of a checkout, from the workspace, as far as its texts say."""
-        return posixpath.normpath(_WORKSPACE.sub(".", self._given("path")))
-
-    @property
-    def is_whole_checkout(self) -> bool:
-        """Return whether it makes the whole workspace a checkout of the project, as far as its texts say."""
-        others = self._given("repository") or self._given("sparse-checkout")
-        return self.kind == "checkout" and self.checkout_path == "." and not others
-
-    def _given(self, name: str) -> str:
-        return next((text.strip() for one, text in self.inputs.items() if one.lower() == name), "")

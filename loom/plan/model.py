@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import posixpath
+import re
 from collections.abc import Callable, Mapping
 from enum import StrEnum
 from functools import cached_property
@@ -16,7 +18,7 @@ from msgspec import Struct, field
 from loom.config import AUTO_SHELL
 from loom.config.pools import Pool
 from loom.plan.clone import Clone
-from loom.plan.late import LateJob, LateStep
+from loom.plan.late import Action, LateJob
 from loom.secrets.base import Secret as Secret
 from loom.status import Status
 from loom.workflow.facts import Facts
@@ -25,6 +27,7 @@ Phase = Literal["before_script", "script", "after_script"]
 PullPolicy = Literal["always", "missing", "never"]
 
 
+_WORKSPACE = re.compile(r"\$\{\{\s*github\.workspace\s*\}\}", re.IGNORECASE)
 PROJECT_DIR = "/workspace"
 """The project directory in containers."""
 HOST = "host"
@@ -52,8 +55,11 @@ class MountMode(StrEnum):
     VOLUME = "ephemeral_volume"
 
 
-class Step(Struct, frozen=True, kw_only=True):
-    """One entry of `script` (or of `before_script`, `after_script`): a shell script of one or more lines."""
+class Step(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """One entry of `script` (or of `before_script`, `after_script`): a shell script of one or more lines, or an action.
+
+    Texts may hold expressions of the job's language, which are evaluated when the step starts.
+    """
 
     phase: Phase
     number: int
@@ -63,8 +69,36 @@ class Step(Struct, frozen=True, kw_only=True):
     line: int = 0
     literal: bool = False
     """Whether script lines and workflow lines correspond one to one."""
-    late: LateStep | None = None
-    """`script` is then as written, or the `uses` of an action."""
+    key: str = ""
+    """Its id in the workflow, as `steps.<key>` has it; unique in its scope."""
+    name: str = ""
+    scope: tuple[str, ...] = ()
+    """The composite actions around it, outermost first, by names that are unique in the job.
+
+    "enter" and "leave" are outside of their own.
+    """
+    kind: Literal["run", "node", "docker", "enter", "leave", "checkout", "written"] = "run"
+    """"enter" and "leave" stand around the steps of a composite action, with the `if`, inputs and outputs of its step.
+
+    "written": a step before has to write the action, whose file is read when the step begins. Except of "run", `script` is
+    the `uses`.
+    """
+    condition: str = ""
+    env: Mapping[str, str] = field(default_factory=dict)
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    """`with`, completed by the defaults of the action."""
+    outputs: Mapping[str, str] = field(default_factory=dict)
+    """Of a composite action."""
+    unexpected: str = ""
+    """GitHub's warning of inputs that the action does not have."""
+    shell: str = ""
+    working_directory: str = ""
+    continue_on_error: str = ""
+    timeout_minutes: str = ""
+    action: Action | None = None
+    stage: Literal["pre", "main", "post"] = "main"
+    main: str = ""
+    """Of a pre or post step: `id` of its main step, with which it shares its state."""
 
     @property
     def id(self) -> str:
@@ -75,6 +109,25 @@ class Step(Struct, frozen=True, kw_only=True):
     def position(self) -> str:
         """`file:line`, or empty in plans of earlier versions."""
         return f"{self.file}:{self.line}" if self.file else ""
+
+    @property
+    def is_program(self) -> bool:
+        """Return whether it is the program of an action, or may become one."""
+        return self.kind in ("node", "docker", "written")
+
+    @property
+    def checkout_path(self) -> str:
+        """Return the directory of a checkout, from the workspace, as far as its texts say."""
+        return posixpath.normpath(_WORKSPACE.sub(".", self._given("path")))
+
+    @property
+    def is_whole_checkout(self) -> bool:
+        """Return whether it makes the whole workspace a checkout of the project, as far as its texts say."""
+        others = self._given("repository") or self._given("sparse-checkout")
+        return self.kind == "checkout" and self.checkout_path == "." and not others
+
+    def _given(self, name: str) -> str:
+        return next((text.strip() for one, text in self.inputs.items() if one.lower() == name), "")
 
 
 class Build(Struct, frozen=True, kw_only=True):

@@ -221,7 +221,7 @@ class PastJob(Struct, frozen=True, kw_only=True):
     def has_snapshot(self) -> bool:
         """Return whether its directory was the snapshot: from its start, or since a checkout that has ended."""
         done = {fact["step"] for fact in self.state.lists.get("step_state", ()) if fact["outcome"] == "success"}
-        checkouts = (step.id for step in self.job.steps if step.late is not None and step.late.is_whole_checkout)
+        checkouts = (step.id for step in self.job.steps if step.is_whole_checkout)
         lacks = self.job.no_checkout or (self.job.clone is not None and not self.job.clone.files)
         return not lacks or not done.isdisjoint(checkouts)
 
@@ -264,7 +264,11 @@ class PastJob(Struct, frozen=True, kw_only=True):
     def script_of(self, step: Step) -> str:
         """Return the script that the step ran, with its expressions evaluated."""
         span = self.state.steps.get((self.state.attempts, step.id))
-        return step.script if span is None or step.late is None else str(span.start.data.get("command", step.script))
+        return (
+            step.script
+            if span is None or "${{" not in step.script
+            else str(span.start.data.get("command", step.script))
+        )
 
     def step_states(self, step: Step) -> list[Mapping[str, Any]]:
         """Return the facts of the steps before `step`, of a job that decides about its steps when they start."""

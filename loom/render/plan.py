@@ -31,7 +31,7 @@ def job_document(job: Job, mount_mode: str) -> dict[str, Any]:
     del shape["resources"]["sources"]  # they do not affect the run; `--explain` shows them
     del shape["sources"]
     for step in shape["steps"]:
-        del step["literal"]
+        step.pop("literal", None)
     in_container = job.image is not None
     shape["working_directory"] = "/workspace" if in_container else None
     shape["mounts"] = [{"source": "workspace", "target": "/workspace", "mode": mount_mode}] if in_container else []
@@ -44,22 +44,22 @@ def plan_yaml(plan: Plan, mount_mode: str = "auto") -> str:
     for job in document["jobs"]:
         if job["retry"]["max"] == 0:
             del job["retry"]
-        for owner in (job, *job["steps"]):
-            owner["late"] = _shortened(owner["late"])
+        job |= {"steps": _shortened(job["steps"]), "late": _shortened(job["late"])}
     options: dict[str, Any] = {"sort_keys": False, "allow_unicode": True, "width": 110}
     return str(yaml.dump(_without_nothing(document), Dumper=_Dumper, **options))
 
 
-def _shortened(late: Any) -> Any:
-    """Return late values for reading: without empty texts, and without the contexts that all jobs of a run share."""
-    if isinstance(late, dict):
+def _shortened(value: Any) -> Any:
+    """Return a value for reading: without empty texts, and without the contexts that all jobs of a run share."""
+    if isinstance(value, dict):
+        contexts = value.get("contexts")
         own = (
-            {**late, "contexts": {name: late["contexts"].get(name) for name in ("inputs", "matrix")}}
-            if "contexts" in late
-            else late
+            {"contexts": {name: contexts.get(name) for name in ("inputs", "matrix")}}
+            if isinstance(contexts, dict)
+            else {}
         )
-        return {key: _shortened(value) for key, value in own.items() if value != ""}
-    return [_shortened(one) for one in late] if isinstance(late, list) else late
+        return {key: _shortened(item) for key, item in (value | own).items() if item != ""}
+    return [_shortened(item) for item in value] if isinstance(value, list) else value
 
 
 def _without_nothing(value: Any) -> Any:

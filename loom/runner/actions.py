@@ -15,8 +15,8 @@ from loom.cancel import Cancel
 from loom.config import Config
 from loom.errors import ImageError
 from loom.plan.image_lock import image_of
-from loom.plan.late import Action, LateStep
-from loom.plan.model import Job
+from loom.plan.late import Action
+from loom.plan.model import Job, Step
 from loom.providers.base import Beside
 from loom.status import Exit, OnOutput
 from loom.util.extras import install_command
@@ -51,9 +51,9 @@ class ActionTools(Struct, frozen=True, kw_only=True):
 
 def mounts_of(job: Job, cache_dir: Path) -> tuple[Path, ...]:
     """Return the mounts that a job's actions need in its container, at the same paths as on this machine."""
-    actions = [step.late.action for step in job.steps if step.late is not None and step.late.action is not None]
-    found = dict.fromkeys(Path(action.directory) for action in actions if action.directory)
-    if any(step.late is not None and step.late.kind in ("node", "written") for step in job.steps):
+    actions = (step.action for step in job.steps)
+    found = dict.fromkeys(Path(one.directory) for one in actions if one is not None and one.directory)
+    if any(step.kind in ("node", "written") for step in job.steps):
         for node in _nodes(cache_dir).values():
             found |= dict.fromkeys((node.parent, node.parents[2] / _LIBRARIES))
     return tuple(path for path in found if path.is_dir())
@@ -88,7 +88,7 @@ def refuse_without_node(jobs: Iterable[Job], cache_dir: Path) -> None:
     if any(node.is_file() for node in _nodes(cache_dir).values()):
         return
     for job in jobs:
-        needing = [one for one in job.steps if one.late and one.late.kind == "node" and not one.late.condition]
+        needing = [one for one in job.steps if one.kind == "node" and not one.condition]
         if needing and job.image is not None and job.image.name == Config.default_image:
             at = f"{needing[0].position}: {needing[0].script}"
             hint = f"on this machine: {install_command('github')}; or give the job an image that has Node"
@@ -110,9 +110,8 @@ def _nodes(cache_dir: Path) -> dict[str, Path]:
 
 
 def container_of(
-    step: LateStep,
+    step: Step,
     *,
-    uses: str,
     environment: Mapping[str, str],
     own: Callable[[str], str],
     given: Callable[[str], str],
@@ -137,7 +136,7 @@ def container_of(
     variables = {"HOME": f"{DIRECTORY}/home", "GITHUB_EVENT_PATH": f"{DIRECTORY}/event.json"}
     variables |= {name: f"{DIRECTORY}/files/{key}" for name, key in reports.items()}
     return Beside(
-        name=uses,
+        name=step.script,
         image=image,
         build_root=None if image.build is None else Path(action.directory) if action.directory else workspace,
         entrypoint=tuple(shlex.split(entrypoint)),

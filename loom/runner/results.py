@@ -123,9 +123,7 @@ class Results:
 
 def uses_actions(jobs: Iterable[Job]) -> bool:
     """Return whether a step of these jobs is the program of an action."""
-    return any(
-        step.late is not None and step.late.kind in ("node", "docker", "written") for job in jobs for step in job.steps
-    )
+    return any(step.is_program for job in jobs for step in job.steps)
 
 
 def take_over(before: Path, folder: Path) -> None:

@@ -128,12 +128,12 @@ HARMLESS: dict[type, frozenset[str]] = {
     Clone: frozenset(Clone.__struct_fields__),
     # Texts of what the job has anyway.
     model.Referring: frozenset({"variables", "image", "services", "artifacts", "cache"}),
-    model.Step: frozenset({"phase", "number", "script", "file", "line", "literal", "late"}),
+    # An action runs in the job's container; expressions give texts for it alone.
+    model.Step: frozenset(model.Step.__struct_fields__),
     # What is evaluated later can't add to what the plan has: expressions give texts for the job's own container.
     late.LateJob: frozenset(late.LateJob.__struct_fields__),
     late.LateCaller: frozenset(late.LateCaller.__struct_fields__),
     late.LateNeed: frozenset(late.LateNeed.__struct_fields__),
-    late.LateStep: frozenset(late.LateStep.__struct_fields__),
     # An action runs in the job's container.
     late.Action: frozenset(late.Action.__struct_fields__),
     # The build context stays in the workspace: docker/build.py refuses one that leads out of it.

@@ -289,14 +289,13 @@ class _Stranger:
 
     def _step(self, step: Step) -> Step:
         """Return the step with its action's files as the bundle has them."""
-        late = step.late
-        if late is None or late.action is None or not late.action.directory:
+        action = step.action
+        if action is None or not action.directory:
             return step
-        directory = self._actions / late.action.commit
+        directory = self._actions / action.commit
         if directory.parent != self._actions or not directory.is_dir():
-            self._refuse(f"the files of {late.action.uses} are missing")
-        action = replace(late.action, directory=str(directory))
-        return replace(step, late=replace(late, action=action))
+            self._refuse(f"the files of {action.uses} are missing")
+        return replace(step, action=replace(action, directory=str(directory)))
 
     def _refuse(self, why: str) -> NoReturn:
         raise RequestError(shown(f"{self._file}: {why}"), code="BUNDLE_INVALID")

@@ -409,10 +409,7 @@ class _Reproducing:
             of_server = there.get(_name_there(job))
             if of_server is not None and (job.id in needed or (target.needs is None and target.artifacts_from is None)):
                 self._artifacts.bring(job, of_server)
-        if results and any(
-            step.late and step.late.action and "actions/download-artifact" in step.late.action.uses
-            for step in target.steps
-        ):
+        if results and any(step.action and "actions/download-artifact" in step.action.uses for step in target.steps):
             self._artifacts.bring_of_run(artifacts_beside(self._artifacts.archive_of(next(iter(results)))))
         return Brought(origin=self._job.url, results=results, archive_of=self._artifacts.archive_of)
 
@@ -435,10 +432,8 @@ class _Reproducing:
 
     def _read_again(self, target: Job) -> None:
         """Read the log with what it does not tell: a step with `continue-on-error` does not end the job."""
-        goes_on = [step for step in target.steps if step.late and step.late.continue_on_error not in ("", "false")]
-        names = {
-            step.late.action.uses if step.late and step.late.action else first_line(step.script) for step in goes_on
-        }
+        goes_on = [step for step in target.steps if step.continue_on_error not in ("", "false")]
+        names = {step.action.uses if step.action else first_line(step.script) for step in goes_on}
         if names:
             self._log = remote.read(self._file, frozenset(filter(None, names)))
             self._there = diagnosis_of_log(self._log, self._job.url, job=self._job.name, root=self._here.root)

@@ -193,13 +193,11 @@ def _scripts(entry: Entry, job: Job) -> Iterator[tuple[Node, Sequence[str]]]:
     for _, node in lint.scripts_of([entry]):
         if node.text in whole:
             yield node, job.shell
-    runs = [
-        step.late for step in job.steps if step.late is not None and step.late.kind == "run" and not step.late.scope
-    ]
+    runs = (step for step in job.steps if step.kind == "run" and not step.scope)
     written = items_of(entry.merged.get("steps"))
     scripts = [script for step in written if (script := step.get("run")) is not None]
-    for late, script in zip(runs, scripts, strict=False):
-        yield script, (late.shell or "bash",)
+    for step, script in zip(runs, scripts, strict=False):
+        yield script, (step.shell or "bash",)
 
 
 def _secrets(loaded: Loaded, jobs: Iterable[tuple[Entry, Job]]) -> list[Problem]:

@@ -134,7 +134,7 @@ def _flat(repository: str) -> str:
 
 def lock_actions(here: Here, plan: Plan) -> tuple[str, ...]:
     """Write the lock of a plan's actions, if it uses any; return the lines that changed. RequestError without a connection."""
-    actions = [step.late.action for job in plan.jobs for step in job.steps if step.late and step.late.action]
+    actions = [step.action for job in plan.jobs for step in job.steps if step.action]
     refs = sorted({(one.repository, one.ref) for one in actions if one.repository})
     before = load_lock(here.root)
     if not refs and before is None:

@@ -81,7 +81,7 @@ def first_change(old: Job, new: Job, *, before: str | None = None) -> str:
     """
     done = None if before is None else [step.id for step in old.steps].index(before)
     for step, now in zip_longest(old.steps[:done], new.steps[:done]):
-        same = step and now and (now.phase, now.script, now.late) == (step.phase, step.script, step.late)
+        same = step and now and replace(now, file=step.file, line=step.line, literal=step.literal) == step
         if not same:
             position = (now or step).position
             return f"step {(step or now).id}" + (f" ({position})" if position else "")

@@ -296,7 +296,7 @@ def _search(objects: io.BufferedReader, id_bytes: int, masker: Masker) -> None:
 
 def _actions(plan: Plan) -> dict[str, Path]:
     """Return the directories of the actions that a plan uses, by their commits. RequestError for one that is gone."""
-    used = (step.late.action for job in plan.jobs for step in job.steps if step.late is not None)
+    used = (step.action for job in plan.jobs for step in job.steps)
     found = {one.commit: Path(one.directory) for one in used if one is not None and one.directory}
     for commit, directory in found.items():
         if not directory.is_dir():

@@ -19,7 +19,7 @@ from loom.plan.github.containers import BadOption, ContainerOptions, add_volume,
 from loom.plan.github.labels import system_of
 from loom.plan.github.steps import StepList, texts_of
 from loom.plan.github.texts import LATE, Texts
-from loom.plan.late import MINUTE_S, Action, LateCaller, LateJob, LateNeed, LateStep, limit_of
+from loom.plan.late import MINUTE_S, Action, LateCaller, LateJob, LateNeed, limit_of
 from loom.plan.placement import pool_for
 from loom.util.budget import spend
 from loom.util.yaml_file import Kind, Node, fields_of, items_of, one_or_more, scalars_of, text_of
@@ -79,7 +79,7 @@ class GitHubJobBuilder(builder.Refusals):
         for step in items_of(node.get("steps")):
             steps.add(step)
         self.unexpected |= steps.unexpected
-        written = steps.steps() or (p.Step(phase="script", number=1, script=":", late=LateStep(kind="run")),)
+        written = steps.steps() or (p.Step(phase="script", number=1, script=":"),)
         services = tuple(self._services(candidate))
         self._check_ports(candidate, services)
         secrets = self._secrets(candidate, late, written)
@@ -413,8 +413,8 @@ def _condition(candidate: GitHubCandidate) -> str:
 
 def _begins_with_checkout(steps: Iterable[p.Step]) -> bool:
     """Return whether a job may have its files from the start: its first step brings them, and no other one any."""
-    main = [step.late for step in steps if step.late is not None and step.late.stage == "main"]
-    alone = sum(late.kind == "checkout" for late in main) == 1
+    main = [step for step in steps if step.stage == "main"]
+    alone = sum(step.kind == "checkout" for step in main) == 1
     return alone and main[0].is_whole_checkout and not main[0].condition
 
 
@@ -431,16 +431,10 @@ def _texts(late: LateJob, steps: Iterable[p.Step]) -> Iterator[str]:
     """Yield the texts of a job that are evaluated later."""
     yield from (*late.env.values(), *late.container_env.values(), *late.outputs.values())
     for step in steps:
-        yield step.script
-        if (one := step.late) is not None:
-            action = one.action
-            yield from (one.name, one.shell, one.working_directory, one.timeout_minutes, one.continue_on_error)
-            yield from (
-                *one.env.values(),
-                *one.inputs.values(),
-                *one.outputs.values(),
-                *((*action.args, *action.env.values()) if action else ()),
-            )
+        yield from (step.script, step.name, step.shell, step.working_directory, step.timeout_minutes)
+        yield from (step.continue_on_error, *step.env.values(), *step.inputs.values(), *step.outputs.values())
+        if step.action is not None:
+            yield from (*step.action.args, *step.action.env.values())
 
 
 def _secrets_in(texts: Iterable[str]) -> set[str] | None:

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from loom.errors import InfrastructureError, Problem
 from loom.plan import model as p
 from loom.plan.github.actions import ActionFile, BadAction, NoServer, NotInProject
-from loom.plan.late import Action, LateStep
+from loom.plan.late import Action
 from loom.util.budget import spend
 from loom.util.yaml_file import Node, fields_of, line_in_file, text_of
 from loom.workflow.github import expressions, yaml
@@ -38,9 +38,8 @@ _OF_CHECKOUT = (
 
 
 class _Draft(Struct, kw_only=True):
-    late: LateStep
-    script: str
-    node: Node
+    step: p.Step
+    """Without its number."""
     main: _Draft | None = None
 
 
@@ -81,25 +80,16 @@ class StepList:
         numbers = {id(draft): number for number, draft in enumerate(drafts, start=first)}
         found = []
         for draft in drafts:
-            step = p.Step(
-                phase="script",
-                number=numbers[id(draft)],
-                script=draft.script,
-                file=draft.node.file.name,
-                line=line_in_file(draft.node, 1),
-                literal=draft.node.style == "|",
-                late=draft.late,
-            )
+            step = replace(draft.step, number=numbers[id(draft)])
             if draft.main is not None:
-                main = p.Step(phase="script", number=numbers[id(draft.main)], script="")
-                step = replace(step, late=replace(draft.late, main=main.id))
+                step = replace(step, main=replace(step, number=numbers[id(draft.main)]).id)
             found.append(step)
         return tuple(found)
 
     def add(self, step: Node, scope: tuple[str, ...] = ()) -> None:
         spend("steps", step)
         common: dict[str, Any] = {
-            "id": text_of(step.get("id")),
+            "key": text_of(step.get("id")),
             "name": text_of(step.get("name")),
             "scope": scope,
             "condition": text_of(step.get("if")),
@@ -112,8 +102,8 @@ class StepList:
             shell, directory = (
                 text_of(step.get(key)) or defaults.get(key, "") for key in ("shell", "working-directory")
             )
-            late = LateStep(kind="run", shell=shell, working_directory=directory, **common)
-            self._main.append(_Draft(late=late, script=text_of(run), node=run))
+            made = _step(run, text_of(run), shell=shell, working_directory=directory, **common)
+            self._main.append(_Draft(step=made))
         elif (uses := step.get("uses")) is not None:
             self.use(text_of(uses), uses, texts_of(step.get("with")), common, never=not scope and self._skips(step))
 
@@ -126,15 +116,15 @@ class StepList:
                 given = {"fetch-depth": "0", **given}  # its default
             common = {**common, "unexpected": self._unexpected(written, node, given, _OF_CHECKOUT, common["scope"])}
             try:
-                late = LateStep(kind="checkout", inputs=given, action=self._fetch(given), **common)
+                made = _step(node, written, kind="checkout", inputs=given, action=self._fetch(given), **common)
             except BadAction as error:
                 self._not_found(node, f"{written}: repository: ", error)
                 return
-            self._main.append(_Draft(late=late, script=written, node=node))
-            if (path := late.checkout_path) == "." and given.get("clean") != "false":
+            self._main.append(_Draft(step=made))
+            if (path := made.checkout_path) == "." and given.get("clean") != "false":
                 self._checkouts.clear()  # as it removes what they have made
-            if path != "." or late.action is not None:
-                self._checkouts[path] = late.action
+            if path != "." or made.action is not None:
+                self._checkouts[path] = made.action
             return
         if _RETIRED.match(written):
             self._refused(node, f"uses: {written}: GitHub fails each job that uses it, as retired; take v4 or newer")
@@ -161,9 +151,9 @@ class StepList:
             return
         kind: Any = "docker" if found.action.using == "docker" else "node"
         values = {**common, "inputs": inputs, "kind": kind}
-        main = _Draft(late=LateStep(action=_at_stage(found, found.main, inputs), **values), script=written, node=node)
+        main = _Draft(step=_step(node, written, action=_at_stage(found, found.main, inputs), **values))
         self._main.append(main)
-        values |= {"id": "", "continue_on_error": "", "unexpected": ""}
+        values |= {"key": "", "continue_on_error": "", "unexpected": ""}
         for stage, entry, condition, drafts in (
             ("pre", found.pre, found.pre_if, self._pre),
             ("post", found.post, found.post_if, self._post),
@@ -172,17 +162,16 @@ class StepList:
                 continue
             if entry:
                 values |= {"stage": stage, "condition": condition}
-                late = LateStep(action=_at_stage(found, entry, {}), **values)
-                drafts.append(_Draft(late=late, script=written, node=node, main=main))
+                own = _step(node, written, action=_at_stage(found, entry, {}), **values)
+                drafts.append(_Draft(step=own, main=main))
 
     def _written(
         self, written: str, node: Node, given: Mapping[str, str], common: Mapping[str, Any], error: BadAction
     ) -> None:
         """Add a step with an action that a step before has to write."""
         action = Action(uses=written, path=posixpath.normpath(written))
-        self._main.append(
-            _Draft(late=LateStep(kind="written", inputs=given, action=action, **common), script=written, node=node)
-        )
+        made = _step(node, written, kind="written", inputs=given, action=action, **common)
+        self._main.append(_Draft(step=made))
         text = f"uses: {error}: a step before has to write it"
         self.unexpected[node.file.problem(node, text, code=yaml.CODE, severity="warning")] = None
 
@@ -221,14 +210,20 @@ class StepList:
     def _compose(
         self, found: ActionFile, written: str, node: Node, inputs: Mapping[str, str], common: Mapping[str, Any]
     ) -> None:
-        name = common["id"] or re.sub(r"[^A-Za-z0-9_-]+", "-", written).strip("-")
+        name = common["key"] or re.sub(r"[^A-Za-z0-9_-]+", "-", written).strip("-")
         own = unique_id(name, self._scopes)
-        enter = LateStep(kind="enter", inputs=inputs, action=found.action, **common)
-        self._main.append(_Draft(late=enter, script=written, node=node))
+        enter = _step(node, written, kind="enter", inputs=inputs, action=found.action, **common)
+        self._main.append(_Draft(step=enter))
         for step in found.steps:
             self.add(step, (*common["scope"], own))
         leave = replace(enter, kind="leave", outputs=found.outputs, unexpected="")
-        self._main.append(_Draft(late=leave, script=written, node=node))
+        self._main.append(_Draft(step=leave))
+
+
+def _step(node: Node, script: str, **own: Any) -> p.Step:
+    """Return the step that a node of the workflow writes, still without its number."""
+    line, literal = line_in_file(node, 1), node.style == "|"
+    return p.Step(phase="script", number=0, script=script, file=node.file.name, line=line, literal=literal, **own)
 
 
 def _at_stage(found: ActionFile, entry: str, inputs: Mapping[str, str]) -> Action:

@@ -14,7 +14,7 @@ from typing import Any
 from msgspec import Struct, field
 
 from loom.plan.github.events import text_at
-from loom.plan.late import LateStep
+from loom.plan.model import Step
 
 _NO_SUBMODULES = "git submodule --quiet deinit --all --force\n"
 _REF = """\
@@ -84,7 +84,7 @@ class Checkout(Struct, frozen=True, kw_only=True):
 
 
 def checkout_of(
-    step: LateStep, text: Callable[[str], str], github: Mapping[str, Any], *, submodules: bool, history: bool
+    step: Step, text: Callable[[str], str], github: Mapping[str, Any], *, submodules: bool, history: bool
 ) -> Checkout:
     """Return what a step does to the job's files.
 

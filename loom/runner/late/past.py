@@ -16,7 +16,6 @@ def variables_at(
     job: PastJob, step: Step, secrets: Mapping[str, bytes], *, project_dir: str, event_path: str
 ) -> tuple[dict[str, str], list[str]]:
     """Return the step's environment in that run, and the names of values that the record lacks."""
-    assert step.late is not None
     plan = job.run.planned.plan
     results = {each.id: result for each in plan.jobs if (result := job.run.result_of(each.id)) is not None}
     start = LateJobs(plan, results, Cancel()).begin(job.job)
@@ -37,6 +36,6 @@ def variables_at(
     try:
         state.begin()
         lost = state.restore(job.step_states(step), secrets, step.id)
-        return state.environment(step, state.with_env(step.late)), lost
+        return state.environment(step, state.with_env(step)), lost
     except InvalidExpression:  # the step failed by it
         return state.env, []

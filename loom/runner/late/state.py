@@ -16,7 +16,7 @@ from typing import Any
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from loom.plan.late import Action, LateStep
+from loom.plan.late import Action
 from loom.plan.model import Job, Step
 from loom.providers.driver import protocol
 from loom.record.step_outputs import recorded, restored
@@ -53,6 +53,8 @@ _NO_VARIABLES = frozenset(
     ]
 )
 """Of the context `github`: what has no variable `GITHUB_*`, or one of another value."""
+_LAST = Step(phase="script", number=0, script="")
+"""Stands for the job itself, once all its steps have ended."""
 _STRATEGY = {"fail-fast": True, "job-index": 0.0, "job-total": 1.0, "max-parallel": 1.0}
 
 
@@ -178,7 +180,6 @@ class LateState:
         self._scopes: dict[tuple[str, ...], _Scope] = {(): _Scope()}
         self._inner = _inner_scopes(job.steps)
         self._names = _names(job.steps)
-        self._inserted: list[Step] = []
         self._base = self._contexts(needs)
         self._job_env: dict[str, str] = {}
         self._container_env: dict[str, str] = {}
@@ -226,7 +227,7 @@ class LateState:
         for texts, values in ((self._late.env, self._job_env), (self._late.container_env, self._container_env)):
             for name, text in texts.items():
                 contexts = {**self._base, "env": self._job_env}
-                values[name] = text_of(filled(text, contexts, self._functions(LateStep(kind="run"))))
+                values[name] = text_of(filled(text, contexts, self._functions(_LAST)))
 
     # -- what counts for a step -----------------------------------------------------------------------------------
 
@@ -244,23 +245,22 @@ class LateState:
         )
         if enter is None:
             return self._entered(path)
-        late = late_of(enter)
-        outer = self._scope(late.scope)
-        inputs = {name: self.text(text, late) for name, text in late.inputs.items()}
-        return _Scope(status=outer.status, inputs=inputs, env=outer.env, action=late.action)
+        outer = self._scope(enter.scope)
+        inputs = {name: self.text(text, enter) for name, text in enter.inputs.items()}
+        return _Scope(status=outer.status, inputs=inputs, env=outer.env, action=enter.action)
 
-    def contexts(self, late: LateStep, env: Mapping[str, str] | None = None) -> dict[str, Value]:
-        scope = self._scope(late.scope)
-        action = late.action or scope.action
+    def contexts(self, step: Step, env: Mapping[str, str] | None = None) -> dict[str, Value]:
+        scope = self._scope(step.scope)
+        action = step.action or scope.action
         github = {
             **self._base["github"],
-            "action": late.id or self._names.get(id(late), f"__{late.kind}"),
+            "action": step.key or self._names.get(step.id, f"__{step.kind}"),
             "action_path": "",
         }
         if action is not None:
             github |= {"action_repository": action.repository, "action_ref": action.ref}
             github["action_path"] = self.directory_of(action)
-        if late.scope:
+        if step.scope:
             github["action_status"] = scope.status
         job = {**self._base["job"], "status": CANCELLED if self.cancelled else self.status}
         found = {
@@ -268,17 +268,17 @@ class LateState:
             "github": github,
             "job": job,
             "steps": scope.steps,
-            "env": Exact(self._env(late) if env is None else env),
+            "env": Exact(self._env(step) if env is None else env),
         }
-        return found | ({"inputs": scope.inputs} if late.scope else {})
+        return found | ({"inputs": scope.inputs} if step.scope else {})
 
-    def _env(self, late: LateStep) -> dict[str, str]:
-        return {**self._job_env, **self.env, **self._scope(late.scope).env}
+    def _env(self, step: Step) -> dict[str, str]:
+        return {**self._job_env, **self.env, **self._scope(step.scope).env}
 
-    def _functions(self, late: LateStep) -> dict[str, Function]:
+    def _functions(self, step: Step) -> dict[str, Function]:
         """Return the functions for a step: the main steps of an action look at the action alone, all others at the job."""
-        status = self._scope(late.scope).status
-        if not late.scope or late.stage != "main":
+        status = self._scope(step.scope).status
+        if not step.scope or step.stage != "main":
             status = CANCELLED if self.cancelled else self.status
         return {
             "success": lambda *_: status == SUCCESS,
@@ -292,58 +292,56 @@ class LateState:
     def status(self) -> str:
         return self._scopes[()].status
 
-    def with_env(self, late: LateStep) -> dict[str, str]:
+    def with_env(self, step: Step) -> dict[str, str]:
         """Return the step's context `env`, its own included. InvalidExpression."""
-        env, functions = self._env(late), self._functions(late)
+        env, functions = self._env(step), self._functions(step)
         # For an action in an image, these include the variables of its own file.
-        contexts = self._of_action(late, env) if late.kind == "docker" else self.contexts(late, env)
-        return env | {name: text_of(filled(text, contexts, functions)) for name, text in late.env.items()}
+        contexts = self._of_action(step, env) if step.kind == "docker" else self.contexts(step, env)
+        return env | {name: text_of(filled(text, contexts, functions)) for name, text in step.env.items()}
 
-    def _of_action(self, late: LateStep, env: Mapping[str, str]) -> dict[str, Value]:
+    def _of_action(self, step: Step, env: Mapping[str, str]) -> dict[str, Value]:
         """Return the contexts for a text of an action's own file: `inputs` has those of the step too."""
-        contexts = self.contexts(late, env)
-        own = {name: text_of(filled(text, contexts, self._functions(late))) for name, text in late.inputs.items()}
+        contexts = self.contexts(step, env)
+        own = {name: text_of(filled(text, contexts, self._functions(step))) for name, text in step.inputs.items()}
         return {**contexts, "inputs": {**(contexts["inputs"] or {}), **own}}
 
-    def value(self, text: str, late: LateStep, env: Mapping[str, str] | None = None) -> Value:
+    def value(self, text: str, step: Step, env: Mapping[str, str] | None = None) -> Value:
         """Evaluate a text of the step. InvalidExpression."""
-        return filled(text, self.contexts(late, env), self._functions(late))
+        return filled(text, self.contexts(step, env), self._functions(step))
 
-    def text(self, text: str, late: LateStep, env: Mapping[str, str] | None = None) -> str:
-        return text_of(self.value(text, late, env))
+    def text(self, text: str, step: Step, env: Mapping[str, str] | None = None) -> str:
+        return text_of(self.value(text, step, env))
 
-    def own_text(self, text: str, late: LateStep, env: Mapping[str, str]) -> str:
+    def own_text(self, text: str, step: Step, env: Mapping[str, str]) -> str:
         """Evaluate a text of an action's own file. InvalidExpression."""
-        return text_of(filled(text, self._of_action(late, env), self._functions(late)))
+        return text_of(filled(text, self._of_action(step, env), self._functions(step)))
 
     def name(self, step: Step, env: Mapping[str, str]) -> str:
         """Return a step's name for people, else its `uses`, preceded by those of the enclosing actions; empty without one."""
-        late = late_of(step)
-        own = step.script if late.kind != "run" else ""
+        own = step.script if step.kind != "run" else ""
         try:
-            own = self.text(late.name, late, env) or own
+            own = self.text(step.name, step, env) or own
         except InvalidExpression:
-            own = late.name
-        outer = self._scope(late.scope).name
+            own = step.name
+        outer = self._scope(step.scope).name
         return f"{outer}: {own}" if outer and own else own or outer
 
     def skips(self, step: Step) -> str:
         """Return why a step does not run; empty if it does. InvalidExpression."""
-        late = late_of(step)
         if any(
-            self._scopes[late.scope[:n]].skipped
-            for n in range(1, len(late.scope) + 1)
-            if late.scope[:n] in self._scopes
+            self._scopes[step.scope[:n]].skipped
+            for n in range(1, len(step.scope) + 1)
+            if step.scope[:n] in self._scopes
         ):
             return "its action was skipped"
-        if late.kind == "leave":
+        if step.kind == "leave":
             return "its action was skipped" if self._scopes[self._inner[step.id]].skipped else ""
-        if late.stage == "post" and late.main not in self._ran:
+        if step.stage == "post" and step.main not in self._ran:
             return "its action did not run"
-        written = late.condition or ("always()" if late.stage != "main" else "")
-        env = self.with_env(late)
-        contexts = self.contexts(late, env) if late.stage == "main" else self._of_action(late, env)
-        holds = evaluate(condition(written), contexts, self._functions(late))
+        written = step.condition or ("always()" if step.stage != "main" else "")
+        env = self.with_env(step)
+        contexts = self.contexts(step, env) if step.stage == "main" else self._of_action(step, env)
+        holds = evaluate(condition(written), contexts, self._functions(step))
         if truth(holds):
             return ""
         return (
@@ -352,8 +350,7 @@ class LateState:
 
     def environment(self, step: Step, env: Mapping[str, str]) -> dict[str, str]:
         """Return the variables of a step with this context `env`: those of GitHub, and the inputs and state of its action."""
-        late = late_of(step)
-        contexts = self.contexts(late, env)
+        contexts = self.contexts(step, env)
         github = {
             f"GITHUB_{name.upper()}": text_of(value)
             for name, value in contexts["github"].items()
@@ -361,12 +358,12 @@ class LateState:
         }
         runner = {f"RUNNER_{name.upper()}": text_of(value) for name, value in contexts["runner"].items() if value != ""}
         inputs: dict[str, str] = {}
-        if late.kind in ("node", "docker"):
+        if step.is_program:
             inputs = {
-                f"INPUT_{name.upper().replace(' ', '_')}": self.text(text, late, env)
-                for name, text in late.inputs.items()
+                f"INPUT_{name.upper().replace(' ', '_')}": self.text(text, step, env)
+                for name, text in step.inputs.items()
             }
-        saved = {f"STATE_{name}": value for name, value in self._saved.get(late.main or step.id, {}).items()}
+        saved = {f"STATE_{name}": value for name, value in self._saved.get(step.main or step.id, {}).items()}
         env = {**self._container_env, **env}
         path = {"PATH": ":".join([*reversed(self.path), env.get("PATH") or self.runtime.path])} if self.path else {}
         own = {"GITHUB_ACTIONS": "true", **github, **runner, **self.runtime.files}
@@ -380,21 +377,20 @@ class LateState:
 
     def enter(self, step: Step) -> None:
         """Begin a composite action: evaluate its inputs and variables. InvalidExpression."""
-        late = late_of(step)
-        env = self.with_env(late)
-        inputs = {name: self.text(text, late, env) for name, text in late.inputs.items()}
-        own = {name: env[name] for name in late.env}
-        outer = self._scope(late.scope)
+        env = self.with_env(step)
+        inputs = {name: self.text(text, step, env) for name, text in step.inputs.items()}
+        own = {name: env[name] for name in step.env}
+        outer = self._scope(step.scope)
         self._scopes[self._inner[step.id]] = _Scope(
-            inputs=inputs, env={**outer.env, **own}, action=late.action, name=self.name(step, env)
+            inputs=inputs, env={**outer.env, **own}, action=step.action, name=self.name(step, env)
         )
 
     def leave(self, step: Step) -> StepResult:
         """Return the result of a composite action. InvalidExpression."""
-        late, inner = late_of(step), self._inner[step.id]
+        inner = self._inner[step.id]
         scope = self._scopes[inner]
-        within = LateStep(kind="run", scope=inner, action=late.action)
-        outputs = {name: self.text(text, within) for name, text in late.outputs.items()}
+        within = replace(_LAST, scope=inner, action=step.action)
+        outputs = {name: self.text(text, within) for name, text in step.outputs.items()}
         return StepResult(outcome=scope.status, conclusion=scope.status, outputs=outputs)
 
     @property
@@ -406,7 +402,6 @@ class LateState:
 
     def insert(self, steps: Sequence[Step]) -> None:
         """Let steps take part that the plan did not have."""
-        self._inserted += steps  # whose names are by `id()`
         self._names |= _names(steps)
         self._inner |= _inner_scopes(steps)
 
@@ -416,29 +411,27 @@ class LateState:
 
     def judged(self, step: Step) -> tuple[str, ...]:
         """Return the scope that fails with a step: the steps before and after the main ones are the job's."""
-        late = late_of(step)
-        return late.scope if late.stage == "main" and late.scope in self._scopes else ()
+        return step.scope if step.stage == "main" and step.scope in self._scopes else ()
 
     def apply(self, step: Step, result: StepResult) -> None:
-        late = late_of(step)
-        scope = self._entered(late.scope)
+        scope = self._entered(step.scope)
         self.env |= result.env
         self.path += result.path
         if result.saved:
-            self._saved.setdefault(late.main or step.id, {}).update(result.saved)
+            self._saved.setdefault(step.main or step.id, {}).update(result.saved)
         if result.outcome != SKIPPED:
             self._ran.add(step.id)
-        elif late.kind == "enter":
+        elif step.kind == "enter":
             self._scopes[self._inner[step.id]] = _Scope(skipped=True)
-        if late.kind == "enter" and result.outcome == FAILURE:
+        if step.kind == "enter" and result.outcome == FAILURE:
             self._scopes[self._inner[step.id]] = _Scope(skipped=True)
-        if late.kind == "checkout" and result.outcome == SUCCESS:
-            path = next((text for name, text in late.inputs.items() if name.lower() == "path"), "")
+        if step.kind == "checkout" and result.outcome == SUCCESS:
+            path = next((text for name, text in step.inputs.items() if name.lower() == "path"), "")
             root = self.runtime.workspace
-            whole = posixpath.join(root, self.text(path, late).strip())
+            whole = posixpath.join(root, self.text(path, step).strip())
             self.checkouts.append(posixpath.relpath(whole, root))
-        if late.stage == "main" and late.id and late.kind != "enter":
-            scope.steps[late.id] = {
+        if step.stage == "main" and step.key and step.kind != "enter":
+            scope.steps[step.key] = {
                 "outputs": dict(result.outputs),
                 "outcome": result.outcome,
                 "conclusion": result.conclusion,
@@ -463,7 +456,7 @@ class LateState:
             if result.conclusion in (FAILURE, CANCELLED):  # a person goes on after it
                 result = replace(result, conclusion=SUCCESS)
             try:
-                if late_of(step).kind == "enter" and result.outcome == SUCCESS:
+                if step.kind == "enter" and result.outcome == SUCCESS:
                     self.enter(step)
             except InvalidExpression:
                 self._scopes[self._inner[step.id]] = _Scope()
@@ -472,30 +465,23 @@ class LateState:
 
     def outputs(self, is_secret: Callable[[str], bool]) -> tuple[dict[str, str], list[str]]:
         """Return the outputs of the job, and the names of those that are not set because of a secret. InvalidExpression."""
-        last = LateStep(kind="run")
-        found = {name: self.text(text, last) for name, text in self._late.outputs.items()}
+        found = {name: self.text(text, _LAST) for name, text in self._late.outputs.items()}
         hidden = [name for name, value in found.items() if is_secret(value)]
         return {name: value for name, value in found.items() if name not in hidden}, hidden
 
 
-def late_of(step: Step) -> LateStep:
-    assert step.late is not None
-    return step.late
-
-
-def _names(steps: Sequence[Step]) -> dict[int, str]:
-    """Return `github.action` of the steps without an id, by the `id()` of their late parts, which their job keeps."""
-    found: dict[int, str] = {}
+def _names(steps: Sequence[Step]) -> dict[str, str]:
+    """Return `github.action` of the steps without an id, by `Step.id`."""
+    found: dict[str, str] = {}
     uses: Counter[tuple[tuple[str, ...], str]] = Counter()
     for step in steps:
-        late = late_of(step)
-        if not late.id and late.stage == "main" and late.kind != "leave":
-            written = "run" if late.kind == "run" else step.script.partition("@")[0].removeprefix("docker://")
+        if not step.key and step.stage == "main" and step.kind != "leave":
+            written = "run" if step.kind == "run" else step.script.partition("@")[0].removeprefix("docker://")
             name = "self" if written.startswith("./") else re.sub(r"[^A-Za-z0-9_-]", "_", written)
-            name = name or late.kind
-            uses[late.scope, name] += 1
-            number = uses[late.scope, name]
-            found[id(late)] = f"__{name}_{number}" if number > 1 else f"__{name}"
+            name = name or step.kind
+            uses[step.scope, name] += 1
+            number = uses[step.scope, name]
+            found[step.id] = f"__{name}_{number}" if number > 1 else f"__{name}"
     return found
 
 
@@ -504,12 +490,11 @@ def _inner_scopes(steps: Sequence[Step]) -> dict[str, tuple[str, ...]]:
     found: dict[str, tuple[str, ...]] = {}
     opened: list[tuple[str, ...]] = []
     for step, after in zip(steps, [*steps[1:], None], strict=True):
-        late = late_of(step)
-        if late.kind == "enter":
-            inside = after.late.scope if after is not None and after.late is not None else ()
-            own = inside[: len(late.scope) + 1] if len(inside) > len(late.scope) else (*late.scope, step.id)
+        if step.kind == "enter":
+            inside = after.scope if after is not None else ()
+            own = inside[: len(step.scope) + 1] if len(inside) > len(step.scope) else (*step.scope, step.id)
             found[step.id] = own
             opened.append(own)
-        elif late.kind == "leave" and opened:
+        elif step.kind == "leave" and opened:
             found[step.id] = opened.pop()
     return found

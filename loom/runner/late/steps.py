@@ -19,7 +19,7 @@ from loom.analysis.problem_matchers import formats, limited
 from loom.cancel import Cancel
 from loom.errors import ImageError, InfrastructureError, ProviderError, RequestError, SecretError
 from loom.plan.github.actions import BadAction
-from loom.plan.late import Action, LateStep, limit_of
+from loom.plan.late import Action, limit_of
 from loom.plan.model import MountMode, Step
 from loom.providers.command import Command, Share
 from loom.providers.driver.steps import is_variable
@@ -33,7 +33,7 @@ from loom.runner.hooks import Gate, Verdict
 from loom.runner.late.checkout import Checkout, checkout_of
 from loom.runner.late.commands import CommandFilter
 from loom.runner.late.files import FILES, InvalidFile, paths_of, summary_of, values_of
-from loom.runner.late.state import CANCELLED, FAILURE, SKIPPED, SUCCESS, LateState, StepResult, late_of, runtime
+from loom.runner.late.state import CANCELLED, FAILURE, SKIPPED, SUCCESS, LateState, StepResult, runtime
 from loom.runner.late.written import steps_of
 from loom.runner.session import OpenJob
 from loom.runner.steps import CODE, Steps, why
@@ -47,8 +47,6 @@ from loom.util.yaml_file import MAX_BYTES
 from loom.workflow.github.expressions import flag_of, number_of
 from loom.workflow.parser import InvalidExpression
 
-PROGRAMS = ("node", "docker")
-"""The kinds of steps that are programs of actions."""
 AFTER_CANCEL_S = 300.0
 """The time for steps that run although the job is canceled, as on GitHub."""
 MOST_ANNOTATIONS = 10
@@ -203,38 +201,38 @@ class LateSteps(Steps):
 
     def _process(self, step: Step) -> bool:
         """Run, skip, enter or leave a step; return whether others follow."""
-        late, began = late_of(step), False
+        began = False
         self.state.cancelled = self._is_canceled()
         self._result, self._failed_by = StepResult(outcome=SUCCESS, conclusion=SUCCESS), None
         try:
             if self.state.skips(step):
                 self._end(step, replace(self._result, outcome=SKIPPED, conclusion=SKIPPED))
                 return True
-            if late.kind == "leave":
-                self._leave(step, late)
+            if step.kind == "leave":
+                self._leave(step)
                 return True
-            self._env, began = self.state.with_env(late), True
-            if late.unexpected:
-                self._attempt.warn(f"{step.id}: {late.unexpected}", CODE)
+            self._env, began = self.state.with_env(step), True
+            if step.unexpected:
+                self._attempt.warn(f"{step.id}: {step.unexpected}", CODE)
             with self._clock.stopped():
                 self._stop_before(step)
             if self._cancel.requested and not self.state.cancelled:
                 return self._process(step)  # the person who was asked has left
-            if late.action is not None and self._lacks(late.action, late):
+            if step.action is not None and self._lacks(step.action, step):
                 return self._not_valid(
-                    step, _NO_ACTION.format(self.state.directory_of(late.action)), "Error", began=True
+                    step, _NO_ACTION.format(self.state.directory_of(step.action)), "Error", began=True
                 )
-            if late.kind == "written":
+            if step.kind == "written":
                 return self._insert(step)
-            if late.kind == "enter":
-                if (limit_s := self._limit_s(late)) is not None:
+            if step.kind == "enter":
+                if (limit_s := self._limit_s(step)) is not None:
                     self._deadlines[self.state.inner(step)] = self._attempt.journal.now_ns() + int(limit_s * 1e9)
                 self.state.enter(step)
                 self._end(step, self._result)
                 return True
         except InvalidExpression as error:
             return self._not_valid(step, str(error), began=began)
-        return self._do(step, late)
+        return self._do(step)
 
     def _insert(self, step: Step) -> bool:
         """Put the steps of an action that the job has written where it is used."""
@@ -245,8 +243,8 @@ class LateSteps(Steps):
         self.state.insert(steps)
         self._number += len(steps)
         self._before[step.id] = {**self.state.env}, len(self.state.path)
-        main = [one for one in steps if late_of(one).stage == "main"]
-        ran = (number for number, one in enumerate(self._left) if self.state.has_run(late_of(one).main))
+        main = [one for one in steps if one.stage == "main"]
+        ran = (number for number, one in enumerate(self._left) if self.state.has_run(one.main))
         at = next(ran, len(self._left))  # post steps run in the reverse order of their main steps
         self._left = [*main, *self._left[:at], *steps[len(main) :], *self._left[at:]]
         return True
@@ -259,23 +257,23 @@ class LateSteps(Steps):
         exit_ = inside.exec(words, lambda stream, data: heard.append(data), self._cancel, timeout_s=10, stdin=False)
         return b"".join(heard) if exit_.code == 0 else None
 
-    def _do(self, step: Step, late: LateStep) -> bool:
+    def _do(self, step: Step) -> bool:
         self._result, self._failed_by = StepResult(outcome=SUCCESS, conclusion=SUCCESS), None
         try:
-            script = self.state.text(step.script, late, self._env) if late.kind == "run" else step.script
-            limit_s = self._limit_s(late)
+            script = self.state.text(step.script, step, self._env) if step.kind == "run" else step.script
+            limit_s = self._limit_s(step)
             command = self._command(replace(step, script=script), limit_s, None)
         except InvalidExpression as error:
             return self._not_valid(step, str(error), began=True)
         same_lines = script.count("\n") == step.script.count("\n")
         running = replace(step, script=script, literal=step.literal and same_lines)
-        if late.kind == "checkout" and not command.script and not self._job.no_checkout:
+        if step.kind == "checkout" and not command.script and not self._job.no_checkout:
             exit_ = Exit(code=0)
         else:
             exit_ = self._step(running, limit_s, self._again if self.state.cancelled else self._cancel, None)
         if exit_.status is Status.SUCCESS:
-            if late.kind == "checkout":
-                self._result = replace(self._result, outputs=self._checkout(late).outputs)
+            if step.kind == "checkout":
+                self._result = replace(self._result, outputs=self._checkout(step).outputs)
             self._end(step, self._result)
             return True
         text = self._why(running, exit_, limit_s)
@@ -285,7 +283,7 @@ class LateSteps(Steps):
                 self._failing.setdefault((), (step, exit_, text))
                 self._fails = True
             return True
-        if not exit_.ended_session and self._continues(late):
+        if not exit_.ended_session and self._continues(step):
             self._end(step, replace(self._result, outcome=FAILURE))
             return True
         with self._clock.stopped():
@@ -308,7 +306,7 @@ class LateSteps(Steps):
         self._failing.setdefault(self.state.judged(step), (step, exit_, text))
         self._end(step, replace(self._result, outcome=FAILURE, conclusion=FAILURE))
 
-    def _leave(self, step: Step, late: LateStep) -> None:
+    def _leave(self, step: Step) -> None:
         inner = self.state.inner(step)
         self._result = result = self.state.leave(step)
         if step.id in self._before:  # the record has it for all steps of the action, which no plan has
@@ -317,17 +315,17 @@ class LateSteps(Steps):
             self._result = result = replace(result, env=env, path=self.state.path[length:])
             del self.state.path[length:]
         if result.outcome == FAILURE:
-            if self._continues(late):
+            if self._continues(step):
                 self._result = replace(result, conclusion=SUCCESS)
             elif inner in self._failing:
                 self._failing.setdefault(self.state.judged(step), self._failing[inner])
         self._end(step, self._result)
 
-    def _continues(self, late: LateStep) -> bool:
-        if "${{" not in late.continue_on_error:
-            return late.continue_on_error == "true"
+    def _continues(self, step: Step) -> bool:
+        if "${{" not in step.continue_on_error:
+            return step.continue_on_error == "true"
         try:
-            return flag_of(self.state.value(late.continue_on_error, late, self._env))
+            return flag_of(self.state.value(step.continue_on_error, step, self._env))
         except InvalidExpression as error:
             self._attempt.warn(f"continue-on-error: {error}", CODE)
             return False
@@ -343,9 +341,9 @@ class LateSteps(Steps):
         )
         self._attempt.fact("step_state", fact, CODE)
 
-    def _lacks(self, action: Action, late: LateStep) -> bool:
+    def _lacks(self, action: Action, step: Step) -> bool:
         """Return whether no step before has made the files of an action of the project, as on GitHub."""
-        if not action.uses.startswith("./") or late.stage != "main":
+        if not action.uses.startswith("./") or step.stage != "main":
             return False
         path = f"{action.path}/"
         if any(at == "." or path.startswith(f"{at}/") for at in self.state.checkouts):
@@ -357,7 +355,7 @@ class LateSteps(Steps):
     def _not_valid(self, step: Step, error: str, kind: str = "", *, began: bool) -> bool:
         """Fail a step; if it has not begun, for its `if` or `env` is invalid, `continue-on-error` does not count."""
         exit_ = self._invalid(step, error, kind or f"The template is not valid. {step.position}")
-        if began and self._continues(late_of(step)):
+        if began and self._continues(step):
             self._end(step, replace(self._result, outcome=FAILURE))
         else:
             self._fail(step, exit_, error)
@@ -381,17 +379,17 @@ class LateSteps(Steps):
             self._canceled_at_ns = self._attempt.journal.now_ns()
         return canceled
 
-    def _limit_s(self, late: LateStep) -> float | None:
+    def _limit_s(self, step: Step) -> float | None:
         own = None
-        if late.timeout_minutes:
-            own = limit_of(number_of(self.state.value(late.timeout_minutes, late, self._env)))
+        if step.timeout_minutes:
+            own = limit_of(number_of(self.state.value(step.timeout_minutes, step, self._env)))
         if self.state.cancelled:
             used_s = (self._attempt.journal.now_ns() - self._canceled_at_ns) / 1e9
             left: float | None = max(0.001, AFTER_CANCEL_S - used_s)
         else:
             left = self._clock.left_s()
         now_ns = self._attempt.journal.now_ns()
-        around = (self._deadlines.get(late.scope[:n]) for n in range(1, len(late.scope) + 1))
+        around = (self._deadlines.get(step.scope[:n]) for n in range(1, len(step.scope) + 1))
         limits = [max(0.001, (deadline - now_ns) / 1e9) for deadline in around if deadline and not self.state.cancelled]
         return min((limit for limit in (own, left, *limits) if limit is not None), default=None)
 
@@ -403,7 +401,7 @@ class LateSteps(Steps):
     def _environment(self, step: Step) -> dict[str, str]:
         return {
             **self._open_job.environment,
-            **(self.for_actions.environment() if self.for_actions and late_of(step).kind in PROGRAMS else {}),
+            **(self.for_actions.environment() if self.for_actions and step.is_program else {}),
             **self.state.environment(step, self._env),
             "LOOM_STEP": step.id,
             "LOOM_ATTEMPT": str(self._attempt.number),
@@ -412,24 +410,23 @@ class LateSteps(Steps):
     def _command(
         self, step: Step, timeout_s: float | None, share: Share | None, extra: Mapping[str, str] | None = None
     ) -> Command:
-        late = late_of(step)
         environment, script = self._environment(step), step.script
         others = {name: value for name, value in environment.items() if not is_variable(name)}
         shell: tuple[str, ...] = ()
         start_in = ""
-        if late.kind == "run":
-            shell = shell_of(self.state.text(late.shell, late, self._env), bash=self.state.runtime.bash)
-            start_in = self.state.text(late.working_directory, late, self._env)
+        if step.kind == "run":
+            shell = shell_of(self.state.text(step.shell, step, self._env), bash=self.state.runtime.bash)
+            start_in = self.state.text(step.working_directory, step, self._env)
             if "pwsh" in shell:
                 script = "\n".join((_POWERSHELL[0], script, _POWERSHELL[1]))
-        elif late.kind == "node" and late.action is not None and self.for_actions is not None:
+        elif step.kind == "node" and step.action is not None and self.for_actions is not None:
             shell = SHELLS["sh"]
-            directory = self.state.directory_of(late.action)
-            script = node_script(late.action, directory, others, self.for_actions.cache_dir)
-        elif late.kind == "checkout":
+            directory = self.state.directory_of(step.action)
+            script = node_script(step.action, directory, others, self.for_actions.cache_dir)
+        elif step.kind == "checkout":
             shell = SHELLS["sh"]
-            script = self._checkout(late).script
-        if others and late.kind != "node":
+            script = self._checkout(step).script
+        if others and step.kind != "node":
             shell = ("env", *(f"{name}={value}" for name, value in others.items()), *shell)
         return Command(
             script=script,
@@ -442,12 +439,12 @@ class LateSteps(Steps):
             start_in=start_in,
         )
 
-    def _checkout(self, late: LateStep) -> Checkout:
+    def _checkout(self, step: Step) -> Checkout:
         submodules = os.path.lexists(self._snapshot / ".gitmodules")
         history = (self._snapshot / ".git").is_dir() and not self._shares  # whose history stays whole
-        github = self.state.contexts(late, self._env)["github"]
-        text = partial(self.state.text, late=late, env=self._env)
-        return checkout_of(late, text, github, submodules=submodules, history=history)
+        github = self.state.contexts(step, self._env)["github"]
+        text = partial(self.state.text, step=step, env=self._env)
+        return checkout_of(step, text, github, submodules=submodules, history=history)
 
     def _bring(self, made: Checkout, on_output: OnOutput, cancel: Cancel) -> Exit:
         """Put a checkout's files into a directory of the workspace; what was there goes first, as on GitHub."""
@@ -502,22 +499,21 @@ class LateSteps(Steps):
     def _run_program(
         self, step: Step, command: Command, on_output: OnOutput, cancel: Cancel
     ) -> tuple[Exit, Mapping[str, Sequence[bytes]]]:
-        late, session, tools = late_of(step), self._open_job.session, self.for_actions
-        if late.kind == "checkout" and self._job.no_checkout and (made := self._checkout(late)).target:
+        session, tools = self._open_job.session, self.for_actions
+        if step.kind == "checkout" and self._job.no_checkout and (made := self._checkout(step)).target:
             exit_ = self._bring(made, on_output, cancel)
             if exit_.status is not Status.SUCCESS:
                 return exit_, {}
-        if late.kind == "node":
+        if step.kind == "node":
             return self._run_node(command, on_output, cancel), session.reported()
-        if late.kind != "docker" or tools is None:
+        if step.kind != "docker" or tools is None:
             return session.run(command, on_output, cancel), session.reported()
         contexts, request = self._job.late.contexts if self._job.late is not None else {}, self._open_job.request
         asked = container_of(
-            late,
-            uses=step.script,
+            step,
             environment=self._environment(step),
-            own=lambda text: self.state.own_text(text, late, self._env),
-            given=lambda text: self.state.text(text, late, self._env),
+            own=lambda text: self.state.own_text(text, step, self._env),
+            given=lambda text: self.state.text(text, step, self._env),
             reports=FILES,
             workspace=request.workspace if request.mount_mode is MountMode.BIND else self._snapshot,
             event=(contexts.get("github") or {}).get("event") or {},

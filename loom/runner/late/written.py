@@ -12,12 +12,11 @@ from loom.plan.github.actions import NAMES, ActionFile, BadAction, described
 from loom.plan.github.steps import StepList
 from loom.plan.late import Action
 from loom.plan.model import Step
-from loom.runner.late.state import late_of
 from loom.util.budget import LOOKING_S, limited
 from loom.util.yaml_file import Kind, Node, YamlFile
 from loom.workflow.github import yaml
 
-_SHARED = ("id", "name", "scope", "condition", "env", "continue_on_error", "timeout_minutes")
+_SHARED = ("key", "name", "scope", "condition", "env", "continue_on_error", "timeout_minutes")
 
 
 def steps_of(step: Step, content: Callable[[str], bytes | None], first: int, taken: Iterable[str]) -> tuple[Step, ...]:
@@ -35,23 +34,22 @@ def steps_of(step: Step, content: Callable[[str], bytes | None], first: int, tak
     def fetch(_: object) -> None:
         return None
 
-    late = late_of(step)
     collected = StepList(read, fetch, {}, refused, lambda _: False, runs=False, taken=taken)
-    common = {name: getattr(late, name) for name in _SHARED}
+    common = {name: getattr(step, name) for name in _SHARED}
     at = Node(YamlFile(name=step.file), Kind.SCALAR, step.script, step.line, 1, 0)
     try:
         with limited(LOOKING_S):
-            collected.use(step.script, at, late.inputs, common)
+            collected.use(step.script, at, step.inputs, common)
             steps = collected.steps(first)
     except WorkflowError as error:
         raise BadAction(error.message) from error
-    own = [one for one in steps if late_of(one).stage == "main"][-1]
+    own = [one for one in steps if one.stage == "main"][-1]
     found = []
     for one in steps:
         if one is own:
             one = replace(one, number=step.number)
-        elif late_of(one).main == own.id:
-            one = replace(one, late=replace(late_of(one), main=step.id))
+        elif one.main == own.id:
+            one = replace(one, main=step.id)
         found.append(one)
     return tuple(found)
 

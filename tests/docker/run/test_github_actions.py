@@ -105,7 +105,7 @@ def test_an_action_in_javascript_has_its_stages_inputs_state_files_and_services(
     assert [(one["action"], one["hit"]) for one in manifest["caches"]] == [("restore", "exact")]
     (plan,) = second.receipt_path.parents[1].rglob("plan.json")
     steps = json.loads(plan.read_text())["plan"]["jobs"][0]["steps"]
-    used = [step["late"]["action"] for step in steps if step["late"].get("action")]
+    used = [step["action"] for step in steps if "action" in step]
     assert {(one["repository"], one["ref"], len(one["commit"])) for one in used} == {("test/actions", "v1", 40)}
 
 

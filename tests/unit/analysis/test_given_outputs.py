@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from loom.analysis.server_log import outputs_in_log, used_outputs
-from loom.plan.late import LateJob, LateStep
+from loom.plan.late import LateJob
 from loom.plan.model import Job, Step
 
 VERSION, LEVEL, KEY = (("build", name) for name in ("version", "level", "key"))
@@ -12,7 +12,7 @@ STEP = Step(
     number=1,
     script='echo start\nmake V=${{ needs.build.outputs.version }} "${{ github.sha }}" L=${{needs.build.outputs.level}}\n'
     "a ${{ needs.build.outputs.key }} z",
-    late=LateStep(kind="run", env={"KEY": "${{ needs.build.outputs.key }}", "OTHER": "${{ github.sha }}"}),
+    env={"KEY": "${{ needs.build.outputs.key }}", "OTHER": "${{ github.sha }}"},
 )
 JOB = Job(id="test", name="test", stage="", steps=(STEP,), provider="docker", late=LateJob())
 

@@ -371,7 +371,7 @@ def again(made: Path, pack: bytes, **change: str) -> Path:
         {"artifacts_above": {"x": "/etc/passwd"}},
         {"steps": [], "trigger": {"files": [{"path": "../../child.yml"}]}},
         {"steps": [], "trigger": {"files": [{"path": "/etc/child.yml"}]}},
-        {"steps": [{"phase": "script", "number": 1, "script": "x", "late": {"kind": "node", "action": ACTION}}]},
+        {"steps": [{"phase": "script", "number": 1, "script": "x", "kind": "node", "action": ACTION}]},
         {"id": "../x"},
         {"steps": "ls"},
     ],

@@ -22,7 +22,6 @@ from loom.commands.plan.github_sources import LOCK_PATH, ActionRepositories, loa
 from loom.commands.project import Here
 from loom.errors import RequestError
 from loom.plan.github import actions
-from loom.plan.late import LateStep
 from loom.plan.model import Job, Plan, ResolveContext, Step
 from loom.workflow.sources import NotFetched
 from tests.support.loom_process import run_loom
@@ -149,8 +148,8 @@ def plan_of(*uses: str) -> Plan:
     steps = []
     for number, one in enumerate(uses, start=1):
         name, _, ref = one.partition("@")
-        late = LateStep(kind="node", action=actions.Action(uses=one, repository=name, ref=ref))
-        steps.append(Step(phase="script", number=number, script=one, late=late))
+        action = actions.Action(uses=one, repository=name, ref=ref)
+        steps.append(Step(phase="script", number=number, script=one, kind="node", action=action))
     job = Job(id="a", name="a", stage="s", steps=tuple(steps), provider="docker")
     return Plan(workflow_path="x", stages=("s",), jobs=(job,))
 

@@ -16,7 +16,7 @@ from loom.plan.image_lock import (
     save_lock,
     shown,
 )
-from loom.plan.late import Action, LateStep
+from loom.plan.late import Action
 from loom.plan.model import Build, Image, Job, Plan, Service, Step
 
 A = "sha256:" + "a" * 64
@@ -143,7 +143,7 @@ def job(job_id: str, image: Image | None, *services: Service) -> Job:
 
 def step(uses: str, image: str) -> Step:
     action = Action(uses=uses, using="docker", image=image)
-    return Step(phase="script", number=1, script=uses, late=LateStep(kind="docker", action=action))
+    return Step(phase="script", number=1, script=uses, kind="docker", action=action)
 
 
 def test_images_of_a_plan_once_each_with_their_users() -> None:

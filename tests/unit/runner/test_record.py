@@ -131,13 +131,13 @@ def test_what_the_record_of_late_steps_says(make: Make) -> None:
         "first",
         step(
             'echo "A=b" >>"$GITHUB_ENV"; echo "$PWD/bin" >>"$GITHUB_PATH"; echo "x=1" >>"$GITHUB_OUTPUT"',
-            id="one",
+            key="one",
             name="Set ${{ github.ref_name }}",
         ),
         step('echo "::group::Build"; echo "::error file=a.c,line=3,title=Bad::no ${{ env.A }}"; echo "::endgroup::"'),
         step(
             "echo '## Done' >>\"$GITHUB_STEP_SUMMARY\"; echo '::notice::n'; echo '::warning file=b::w'; exit 3",
-            id="bad",
+            key="bad",
             continue_on_error="true",
         ),
         step("echo never", condition="env.A == 'c'"),

@@ -8,8 +8,8 @@ from typing import Any, cast
 
 import pytest
 
-from loom.plan.late import Action, LateJob, LateStep
-from loom.plan.model import Job, Step
+from loom.plan.late import Action, LateJob
+from loom.plan.model import Job
 from loom.record.events import PhaseCode
 from loom.runner.attempt import Attempt
 from loom.runner.results import NO_WAY, Results, take_over, uses_actions
@@ -20,10 +20,7 @@ from .late.plans import run, step
 
 
 def job(job_id: str, *kinds: Any, **github: Any) -> Job:
-    steps = tuple(
-        Step(phase="script", number=number, script="x", late=LateStep(kind=kind))
-        for number, kind in enumerate(kinds, start=1)
-    )
+    steps = tuple(step("x", kind=kind) for kind in kinds)
     late = LateJob(contexts={"github": github})
     return Job(id=job_id, name=job_id, stage="s", steps=steps, provider="docker", late=late)
 

@@ -116,7 +116,7 @@ jobs:
     without = plan.job("a").late
     assert without is not None
     assert (job.late.contexts["job"], without.contexts.get("job")) == ({"container": {}}, None)
-    shells = [one.steps[0].late.shell for one in (job, plan.job("a")) if one.steps[0].late is not None]
+    shells = [one.steps[0].shell for one in (job, plan.job("a"))]
     assert shells == ["sh", ""]
     assert (job.privileged, job.network.extra_hosts, job.network.hostname) == (True, {"h": "1.2.3.4"}, "me")
     first, second = job.services

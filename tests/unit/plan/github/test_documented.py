@@ -148,7 +148,7 @@ def test_steps_have_mappings_of_expressions_and_parallel_ones_run_in_order(plann
     steps = "[{parallel: [{run: one, env: '${{ matrix.e }}'}, {run: two}]}, {run: three}]"
     plan = planned(job("strategy: {matrix: {e: [{A: x}]}}", f"steps: {steps}"))
     assert [step.script for step in plan.jobs[0].steps] == ["one", "two", "three"]
-    assert [step.late.env for step in plan.jobs[0].steps if step.late is not None] == [{"A": "x"}, {}, {}]
+    assert [step.env for step in plan.jobs[0].steps] == [{"A": "x"}, {}, {}]
 
 
 def test_a_mapping_that_a_result_makes_refuses_the_job(planned: Planned) -> None:
@@ -174,8 +174,7 @@ def test_a_value_is_no_expression_again(planned: Planned) -> None:
     assert found.late is not None
     assert found.secrets == ()
     assert filled(found.late.env["A"], {}) == "${{ secrets.K }}"
-    assert found.steps[0].late is not None
-    assert filled(found.steps[0].late.env["A"], {}) == "${{ secrets.K }}"
+    assert filled(found.steps[0].env["A"], {}) == "${{ secrets.K }}"
 
 
 def test_an_input_of_a_call_is_no_expression_again(planned: Planned) -> None:

@@ -11,8 +11,8 @@ from loom.config import Config
 from loom.config.settings import ValueOrigin
 from loom.config.values import GitHubSettings
 from loom.errors import InfrastructureError, RequestError, WorkflowError
-from loom.plan.late import LateJob, LateStep
-from loom.plan.model import Job, JobSelection, Plan, ResolveContext, Step
+from loom.plan.late import LateJob
+from loom.plan.model import Job, JobSelection, Plan, ResolveContext
 from loom.plan.provenance import ValueSource, sources
 from loom.plan.resolve import rehearse, resolve
 from loom.util.jsons import encode_file
@@ -27,11 +27,6 @@ JOB = "runs-on: ubuntu-latest, steps: [{run: echo}]"
 def late(job: Job) -> LateJob:
     assert job.late is not None
     return job.late
-
-
-def of(step: Step) -> LateStep:
-    assert step.late is not None
-    return step.late
 
 
 def ids(plan: Plan) -> list[str]:
@@ -411,7 +406,7 @@ jobs:
     plan = planned(text, **server)
     job = plan.job("a")
     assert (job.refused, [step.script for step in job.steps]) == ((), ["o/none@v1", "o/none@v1", "echo"])
-    assert of(job.steps[0]).condition == "github.event_name == 'pull_request'"
+    assert job.steps[0].condition == "github.event_name == 'pull_request'"
     for changed in (text.replace("== 'pull", "!= 'pull"), text.replace("github.event_name", "env.X")):
         with pytest.raises(WorkflowError, match="o/none has no v1"):
             planned(changed, **server)
@@ -461,7 +456,7 @@ jobs:
         "act/action.yml": "inputs: {who: {}}\nruns: {using: composite, steps: [{uses: ./box, with: {deep: 1}}]}",
         "box/action.yml": "runs: {using: docker, image: docker://alpine}",
     }
-    steps = map(of, planned(files).job("a").steps)
+    steps = planned(files).job("a").steps
     said = [step.unexpected for step in steps if step.unexpected]
     assert said[0].startswith("Unexpected input(s) 'fetch_depth', valid inputs are ['repository', 'ref', ")
     deep = "Unexpected input(s) 'deep', valid inputs are ['entryPoint', 'args']"
@@ -488,7 +483,7 @@ def test_a_script_of_windows_is_one_of_its_shell(planned: Planned, tmp_path: Pat
     job = "steps: [{run: x}, {run: x, shell: bash}]"
     write(tmp_path, f"on: push\njobs: {{w: {{runs-on: windows-latest, {job}}}, m: {{runs-on: macos-latest, {job}}}}}")
     jobs = rehearse(load(tmp_path / ".github/workflows", tmp_path, ResolveContext))[1]
-    assert [[step.shell for step in map(of, job.steps)] for _, job in jobs] == [["pwsh", "bash"], ["", "bash"]]
+    assert [[step.shell for step in job.steps] for _, job in jobs] == [["pwsh", "bash"], ["", "bash"]]
 
 
 @pytest.mark.parametrize(
@@ -880,7 +875,7 @@ jobs:
         }
     )
     steps = plan.jobs[0].steps
-    assert [(of(step).kind, of(step).stage, of(step).scope) for step in steps] == [
+    assert [(step.kind, step.stage, step.scope) for step in steps] == [
         ("checkout", "main", ()),
         ("run", "main", ()),
         ("enter", "main", ()),
@@ -897,12 +892,12 @@ jobs:
         ("node", "post", ("mine",)),
     ]
     assert [step.id for step in steps] == [f"script/{number:02d}" for number in range(1, 15)]
-    assert [of(steps[n]).main for n in (11, 12, 13)] == ["script/10", "script/07", "script/05"]
-    run, enter, inner, node, leave, docker = (of(steps[n]) for n in (1, 2, 3, 4, 5, 6))
+    assert [steps[n].main for n in (11, 12, 13)] == ["script/10", "script/07", "script/05"]
+    run, enter, inner, node, leave, docker = (steps[n] for n in (1, 2, 3, 4, 5, 6))
     assert (run.shell, run.working_directory, run.condition) == ("bash", "w", "success() || failure()")
     assert (steps[1].script, steps[1].line, steps[1].literal) == ("echo 1\necho 2\n", 12, True)
     assert enter.inputs == leave.inputs == {"who": "me", "Token": "t"}
-    assert (enter.id, leave.outputs) == ("mine", {"o": "${{ steps.z.outputs.q }}"})
+    assert (enter.key, leave.outputs) == ("mine", {"o": "${{ steps.z.outputs.q }}"})
     assert (inner.shell, inner.working_directory) == ("bash", "")
     assert node.action is not None
     assert (node.action.using, node.action.entry, node.condition, node.inputs) == (
@@ -917,8 +912,8 @@ jobs:
         {"E": "e", "F": "f"},
         {"F": "g"},
     )
-    assert of(steps[13]).condition == "success()"
-    assert of(steps[0]).inputs == {"path": "sub"}
+    assert steps[13].condition == "success()"
+    assert steps[0].inputs == {"path": "sub"}
 
 
 def test_an_action_below_the_path_of_a_checkout_is_read_where_its_files_are(planned: Planned, tmp_path: Path) -> None:
@@ -950,7 +945,7 @@ jobs:
         },
         repositories=lambda: Server(tmp_path / "server"),
     )
-    actions = [step.late.action for step in plan.job("x").steps if step.late and step.late.stage == "main"][2:]
+    actions = [step.action for step in plan.job("x").steps if step.stage == "main"][2:]
     assert [(one.uses, one.path, one.using, one.directory) for one in actions if one] == [
         ("./self", "self", "node20", ""),
         ("./self/js", "self/js", "node20", ""),
@@ -970,7 +965,7 @@ def test_a_checkout_without_a_ref_has_the_newest_commit_of_its_repository(planne
     plan = planned(
         f"on: push\njobs: {{x: {{runs-on: ubuntu-latest, {steps}}}}}", repositories=lambda: Server(tmp_path / "server")
     )
-    action = of(plan.jobs[0].steps[0]).action
+    action = plan.jobs[0].steps[0].action
     assert action is not None
     assert (action.uses, action.ref, action.commit) == ("o/r@HEAD", "HEAD", "c" * 40)
     assert action.directory == str(tmp_path / "server/o/r/HEAD")
@@ -982,7 +977,7 @@ def test_an_action_that_no_step_can_have_written_refuses_its_job(planned: Planne
         f"on: push\njobs:\n  {x}\n  y: {{runs-on: ubuntu-latest, steps: [{{uses: ./made}}, {{run: make it}}]}}\n"
     )
     assert plan.job("x").refused == ()
-    assert of(plan.job("x").steps[1]).kind == "written"
+    assert plan.job("x").steps[1].kind == "written"
     assert "uses: ./made: the project has no made/action.yml" in plan.job("y").refused[0]
 
 
@@ -1048,7 +1043,7 @@ jobs: {a: {runs-on: ubuntu-latest, steps: [{uses: ./c}, {uses: ./c}, {uses: ./c}
             "c/action.yml": "runs: {using: composite, steps: [{run: echo, shell: sh}]}\n",
         }
     )
-    scopes = [of(step).scope for step in plan.jobs[0].steps if of(step).kind == "run"]
+    scopes = [step.scope for step in plan.jobs[0].steps if step.kind == "run"]
     assert scopes == [("c",), ("c-2",), ("c-3",), ("c-4",)]
 
 

@@ -6,18 +6,18 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from loom.plan.late import LateJob, LateNeed, LateStep
+from loom.plan.late import LateJob, LateNeed
 from loom.plan.model import Job, Need, Plan, Step
 from tests.unit.runner.conftest import Make, Ran
 
 WORKFLOW = "stages: [a]\none:\n  stage: a\n  script: ['true']\n"
 
 
-def step(script: str = "", **late: Any) -> tuple[str, LateStep]:
-    return script, LateStep(**{"kind": "run", **late})
+def step(script: str = "", **own: Any) -> Step:
+    return Step(phase="script", number=0, script=script, **own)
 
 
-def job(job_id: str, *steps: tuple[str, LateStep], needs: dict[str, list[str]] | None = None, **late: Any) -> Job:
+def job(job_id: str, *steps: Step, needs: dict[str, list[str]] | None = None, **late: Any) -> Job:
     needs = needs or {}
     more = {name: late.pop(name) for name in ("secrets", "timeout_s", "variables", "no_checkout") if name in late}
     of_secrets = {secret.name: secret.name for secret in more.get("secrets", ())}
@@ -29,8 +29,8 @@ def job(job_id: str, *steps: tuple[str, LateStep], needs: dict[str, list[str]] |
         when="always",
         needs=tuple(Need(job=one) for ids in needs.values() for one in ids),
         steps=tuple(
-            Step(phase="script", number=number, script=script, file="ci.yml", line=number, late=late_step)
-            for number, (script, late_step) in enumerate(steps or [step("true")], 1)
+            replace(one, number=number, file="ci.yml", line=number)
+            for number, one in enumerate(steps or [step("true")], 1)
         ),
         late=LateJob(
             needs=tuple(LateNeed(name=name, jobs=tuple(ids)) for name, ids in needs.items()), secrets=of_secrets, **late

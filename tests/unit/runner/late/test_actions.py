@@ -10,18 +10,17 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from loom.plan.late import Action, LateStep
+from loom.plan.late import Action
 from loom.plan.model import Job, Step
 from loom.runner import actions
 from loom.runner.late.files import FILES
 
-NODE = LateStep(
-    kind="node", action=Action(uses="o/a@v1", repository="o/a", path="sub", entry="main.js", using="node24")
-)
+from .plans import step
+
+NODE = step(kind="node", action=Action(uses="o/a@v1", repository="o/a", path="sub", entry="main.js", using="node24"))
 
 
-def job(*late: LateStep) -> Job:
-    steps = tuple(Step(phase="script", number=number, script="x", late=one) for number, one in enumerate(late, start=1))
+def job(*steps: Step) -> Job:
     return Job(id="a", name="a", stage="s", steps=steps, provider="docker")
 
 
@@ -80,18 +79,16 @@ def test_the_jobs_container_sees_the_files_of_its_actions_alone(nodes: dict[str,
     there.mkdir()
     action = NODE.action
     assert action is not None
-    used = LateStep(kind="enter", action=Action(uses="x", directory=str(there)))
-    gone = LateStep(kind="leave", action=Action(uses="y", directory=str(tmp_path / "gone")))
+    used = step(kind="enter", action=Action(uses="x", directory=str(there)))
+    gone = step(kind="leave", action=Action(uses="y", directory=str(tmp_path / "gone")))
     assert list(actions.mounts_of(job(used, gone, used), tmp_path)) == [there]
     with_node = list(actions.mounts_of(job(NODE, used), tmp_path))
     assert with_node == [there, nodes["gnu"].parent, nodes["musl"].parent]
-    plain = replace(job(), steps=(Step(phase="script", number=1, script="x"),))
-    assert actions.mounts_of(job(LateStep(kind="run")), tmp_path) == actions.mounts_of(plain, tmp_path) == ()
+    assert actions.mounts_of(job(step("x")), tmp_path) == ()
 
 
-def beside(step: LateStep, tmp_path: Path, **more: Any) -> Any:
+def beside(one: Step, tmp_path: Path, **more: Any) -> Any:
     given: dict[str, Any] = {
-        "uses": "it",
         "environment": {"PATH": "/job", "A": "1"},
         "own": lambda text: text.replace("${{ inputs.x }}", "of x"),
         "given": lambda text: text,
@@ -100,13 +97,13 @@ def beside(step: LateStep, tmp_path: Path, **more: Any) -> Any:
         "event": {"a": 1},
         "timeout_s": None,
     }
-    return actions.container_of(step, **(given | more))
+    return actions.container_of(one, **(given | more))
 
 
 def test_an_image_that_is_built_from_the_action(tmp_path: Path) -> None:
     action = Action(uses="o/a/sub@v1", path="sub", directory="/d", image="Dockerfile", args=("${{ inputs.x }}", "b c"))
     action = replace(action, env={"A": "not", "B": "${{ inputs.x }}"})
-    found = beside(LateStep(kind="docker", action=action), tmp_path)
+    found = beside(step(kind="docker", action=action), tmp_path)
     assert found.build_root == Path("/d")
     assert (found.image.build.context, found.image.build.dockerfile) == ("sub", "sub/Dockerfile")
     assert found.arguments == ("of x", "b c")
@@ -117,18 +114,18 @@ def test_an_image_that_is_built_from_the_action(tmp_path: Path) -> None:
     assert "PATH" not in found.environment
     assert found.files["event.json"] == b'{"a": 1}'
     assert found.reported["output"] == "files/output"
-    local = beside(LateStep(kind="docker", action=Action(uses="./x", path="x", image="Dockerfile")), tmp_path)
+    local = beside(step(kind="docker", action=Action(uses="./x", path="x", image="Dockerfile")), tmp_path)
     assert local.build_root == tmp_path
 
 
 def test_the_step_replaces_entrypoint_and_arguments(tmp_path: Path) -> None:
     action = Action(uses="docker://i:1", image="docker://i:1", entrypoint="/own.sh", args=("own",))
     inputs = {"entrypoint": "/bin/sh -e", "args": "-c 'echo  hi'"}
-    found = beside(LateStep(kind="docker", action=action, inputs=inputs), tmp_path)
+    found = beside(step(kind="docker", action=action, inputs=inputs), tmp_path)
     assert (found.image.name, found.build_root) == ("i:1", None)
     assert found.entrypoint == ("/bin/sh", "-e")
     assert found.arguments == ("-c", "echo  hi")
-    post = beside(LateStep(kind="docker", action=action, inputs=inputs, stage="post"), tmp_path)
+    post = beside(step(kind="docker", action=action, inputs=inputs, stage="post"), tmp_path)
     assert post.entrypoint == ("/own.sh",)
 
 

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from loom.plan.late import Action, LateStep
+from loom.plan.late import Action
 from loom.runner.late.checkout import checkout_of
+
+from .plans import step
 
 GITHUB = {
     "workspace": "/work/own",
@@ -20,10 +22,8 @@ GITHUB = {
 
 
 def script(*, modules: bool = False, history: bool = False, action: Action | None = None, **inputs: str) -> str:
-    step = LateStep(
-        kind="checkout", inputs={name.replace("_", "-"): text for name, text in inputs.items()}, action=action
-    )
-    return checkout_of(step, lambda text: text, GITHUB, submodules=modules, history=history).script
+    made = step(kind="checkout", inputs={name.replace("_", "-"): text for name, text in inputs.items()}, action=action)
+    return checkout_of(made, lambda text: text, GITHUB, submodules=modules, history=history).script
 
 
 def git(directory: Path, *words: str) -> str:
@@ -80,19 +80,19 @@ def test_most_inputs_change_nothing(inputs: dict[str, str]) -> None:
     [("", "."), ("./", "."), ("a/../b", "b"), ("${{ github.workspace }}", "."), ("${{GitHub.workspace}}/a/", "a")],
 )
 def test_the_path_of_a_checkout_is_known_before_it_runs(path: str, found: str) -> None:
-    step = LateStep(kind="checkout", inputs={"Path": path})
-    assert (step.checkout_path, step.is_whole_checkout) == (found, found == ".")
+    made = step(kind="checkout", inputs={"Path": path})
+    assert (made.checkout_path, made.is_whole_checkout) == (found, found == ".")
 
 
 def test_outputs() -> None:
-    step = LateStep(kind="checkout", inputs={"ref": "main"})
-    made = checkout_of(step, lambda text: text, GITHUB, submodules=False, history=False)
-    assert made.outputs == {"commit": "a" * 40, "ref": "main"}
+    made = step(kind="checkout", inputs={"ref": "main"})
+    found = checkout_of(made, lambda text: text, GITHUB, submodules=False, history=False)
+    assert found.outputs == {"commit": "a" * 40, "ref": "main"}
     other = Action(uses="o/other@v1", repository="o/other", commit="b" * 40, directory="/d")
-    step = LateStep(kind="checkout", inputs={"repository": "o/other", "path": "p", "ref": "v1"}, action=other)
-    made = checkout_of(step, str, GITHUB, submodules=False, history=False)
-    assert made.outputs == {"commit": "b" * 40, "ref": "v1"}
-    assert (made.script, made.target, made.other) == ("", "p", "/d")
+    made = step(kind="checkout", inputs={"repository": "o/other", "path": "p", "ref": "v1"}, action=other)
+    found = checkout_of(made, str, GITHUB, submodules=False, history=False)
+    assert found.outputs == {"commit": "b" * 40, "ref": "v1"}
+    assert (found.script, found.target, found.other) == ("", "p", "/d")
 
 
 @pytest.mark.parametrize("ref", ["old", "refs/heads/old", "theirs", "refs/heads/theirs", "commit"])
@@ -195,10 +195,10 @@ def test_history_is_as_deep_as_the_step_says(snapshot: Path, depth: str, commits
 def test_one_ref_is_fetched(
     snapshot: Path, ref: str, given: dict[str, str], branch: str, there: list[str], path: str, tags: bool
 ) -> None:
-    step = LateStep(kind="checkout", inputs={**given, "path": path, "fetch-tags": str(tags)})
+    made = step(kind="checkout", inputs={**given, "path": path, "fetch-tags": str(tags)})
     github = {**GITHUB, "ref": ref, "ref_name": ref.split("/", 2)[2], "head_ref": "topic" if "pull" in ref else ""}
     shutil.copytree(snapshot, snapshot / path) if path else None
-    ran(checkout_of(step, str, github, submodules=False, history=True).script, snapshot)
+    ran(checkout_of(made, str, github, submodules=False, history=True).script, snapshot)
     assert refs(snapshot / path) == sorted({*there, *(["refs/tags/v1"] if tags else [])})
     assert git(snapshot / path, "branch", "--show-current") == branch
     assert git(snapshot / path, "log", "-1", "--format=%s") == ("old" if given.get("ref") == "old" else "newest")

@@ -25,7 +25,7 @@ M = {"v": "${{ steps.s.outputs.m }}"}
 def test_outputs_and_results_of_jobs_reach_those_that_need_them(make: Make) -> None:
     ran = run(
         make,
-        job("a", step("echo v=1 >>$GITHUB_OUTPUT", id="s"), outputs={"v": "${{ steps.s.outputs.v }}"}),
+        job("a", step("echo v=1 >>$GITHUB_OUTPUT", key="s"), outputs={"v": "${{ steps.s.outputs.v }}"}),
         job("b", step("echo ${{ needs.a.outputs.v }} ${{ needs.a.result }}"), needs={"a": ["a"]}),
         job("c", needs={"a": ["a"]}, condition="needs.a.outputs.v == '2'"),
         job("d", needs={"c": ["c"]}),
@@ -77,7 +77,7 @@ def test_a_job_that_may_fail_counts_as_success(make: Make) -> None:
 def test_the_first_failure_of_a_matrix_ends_the_others(make: Make, tmp_path: Path) -> None:
     failing = job("m.1", step(f"until [ -e {tmp_path}/up ]; do sleep 0.02; done; exit 1"), group="m")
     waiting = job(
-        "m.2", step(f"touch {tmp_path}/up; sleep 100", id="s"), step("echo c", condition="cancelled()"), group="m"
+        "m.2", step(f"touch {tmp_path}/up; sleep 100", key="s"), step("echo c", condition="cancelled()"), group="m"
     )
     after = job("after", step("echo ${{ needs.m.result }}"), needs={"m": ["m.1", "m.2"]}, condition="always()")
     ran = run(make, failing, waiting, after, code=1, jobs=2)
@@ -117,7 +117,7 @@ def test_a_matrix_without_fail_fast_goes_on(make: Make) -> None:
 
 
 def test_a_called_workflow_has_inputs_and_outputs(make: Make) -> None:
-    first = job("first", step("echo v=x >>$GITHUB_OUTPUT", id="s"), outputs={"v": "${{ steps.s.outputs.v }}"})
+    first = job("first", step("echo v=x >>$GITHUB_OUTPUT", key="s"), outputs={"v": "${{ steps.s.outputs.v }}"})
     caller = LateCaller(
         condition="needs.first.outputs.v == 'x'",
         needs=(LateNeed(name="first", jobs=("first",)),),
@@ -125,7 +125,7 @@ def test_a_called_workflow_has_inputs_and_outputs(make: Make) -> None:
     )
     inner = job(
         "call.in",
-        step("echo ${{ inputs.given }} ${{ inputs.flag }}; echo w=${{ inputs.given }} >>$GITHUB_OUTPUT", id="s"),
+        step("echo ${{ inputs.given }} ${{ inputs.flag }}; echo w=${{ inputs.given }} >>$GITHUB_OUTPUT", key="s"),
         outputs={"w": "${{ steps.s.outputs.w }}"},
         caller=caller,
         needs={},
@@ -150,7 +150,7 @@ def test_an_expression_that_is_invalid_fails_its_job(make: Make) -> None:
 
 def test_a_job_becomes_several_by_the_output_of_another(make: Make) -> None:
     first = job(
-        "first", step('echo \'m={"n": [1, 2], "include": [{"n": 2, "x": "y"}]}\' >>$GITHUB_OUTPUT', id="s"), outputs=M
+        "first", step('echo \'m={"n": [1, 2], "include": [{"n": 2, "x": "y"}]}\' >>$GITHUB_OUTPUT', key="s"), outputs=M
     )
     strategy = {"fail-fast": "${{ false }}", "max-parallel": 1, "matrix": "${{ fromJSON(needs.first.outputs.v) }}"}
     many = job(
@@ -174,7 +174,7 @@ def test_a_job_becomes_several_by_the_output_of_another(make: Make) -> None:
 
 
 def test_a_matrix_may_have_lists_names_and_mappings_from_expressions(make: Make) -> None:
-    first = job("first", step("echo 'm=[1, 2]' >>$GITHUB_OUTPUT", id="s"), outputs={**M, "name": "n"})
+    first = job("first", step("echo 'm=[1, 2]' >>$GITHUB_OUTPUT", key="s"), outputs={**M, "name": "n"})
     value, insert = "${{ fromJSON(needs.first.outputs.v) }}", "${{ fromJSON('{\"z\": 9}') }}"
     matrix = {"${{ needs.first.outputs.name }}": [value, 3], "o": [{"x": 1, "${{ insert }}": insert}]}
     many = job(
@@ -193,7 +193,7 @@ def test_a_matrix_may_have_lists_names_and_mappings_from_expressions(make: Make)
     ("value", "why"), [("[]", "matrix: n has no value"), ("{", "not valid JSON"), ("3", "not a list")]
 )
 def test_a_matrix_that_is_none_fails_the_job(make: Make, value: str, why: str) -> None:
-    first = job("first", step(f"echo 'm={value}' >>$GITHUB_OUTPUT", id="s"), outputs=M)
+    first = job("first", step(f"echo 'm={value}' >>$GITHUB_OUTPUT", key="s"), outputs=M)
     strategy = {"matrix": {"n": "${{ fromJSON(needs.first.outputs.v) }}"}}
     ran = run(make, first, job("many", needs={"first": ["first"]}, strategy=strategy, group="many"), code=1)
     assert ran.statuses == {"first": "success", "many": "failure"}

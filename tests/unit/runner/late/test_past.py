@@ -15,7 +15,7 @@ from .plans import WORKFLOW, job, step
 def test_the_variables_of_a_step_of_an_earlier_run(make: Make) -> None:
     project = make(WORKFLOW)
     jobs = (
-        job("zero", step("echo o=zero >>$GITHUB_OUTPUT", id="s"), outputs={"o": "${{ steps.s.outputs.o }}"}),
+        job("zero", step("echo o=zero >>$GITHUB_OUTPUT", key="s"), outputs={"o": "${{ steps.s.outputs.o }}"}),
         job(
             "one",
             step("echo A=first >>$GITHUB_ENV; echo /added >>$GITHUB_PATH"),

@@ -14,8 +14,8 @@ from msgspec.structs import replace
 
 from loom.cancel import Cancel
 from loom.errors import ImageError
-from loom.plan.late import Action, LateStep
-from loom.plan.model import Build, Image, Job
+from loom.plan.late import Action
+from loom.plan.model import Build, Image, Job, Step
 from loom.providers.base import Beside
 from loom.runner import actions
 from loom.status import Exit, OnOutput
@@ -62,7 +62,7 @@ def test_the_image_of_an_action_runs_beside_the_job_with_its_texts(make: Make) -
         make,
         job(
             "one",
-            step("o/a@v1", id="act", env={"LEVEL": "l"}, **late),
+            step("o/a@v1", key="act", env={"LEVEL": "l"}, **late),
             step('echo "${{ steps.act.outputs.o }} $SET ${PATH%%:*} hid-value"'),
             step("o/a@v1", timeout_minutes="2", **late),
             env={"L": "5"},
@@ -129,10 +129,9 @@ def test_the_image_of_an_action_runs_beside_the_job_with_its_texts(make: Make) -
 )
 def test_the_container_of_an_action(action: dict[str, Any], late: dict[str, Any], expected: dict[str, Any]) -> None:
     made = replace(IMAGE, directory="/a", args=("given 1",), entrypoint="own 1", env={"E": "e", "F": "f"})
-    _, one = step(kind="docker", **{"action": replace(made, **action), **late})
+    one = step("u", kind="docker", **{"action": replace(made, **action), **late})
     found = actions.container_of(
         one,
-        uses="u",
         environment={"F": "of the step", "PATH": "/bin", "X": "x"},
         own=lambda text: text,
         given=lambda text: f"<{text}>",
@@ -172,7 +171,7 @@ def test_node_runs_the_programs_of_actions_where_their_files_are(
         make,
         job(
             "one",
-            step("o/a@v1", kind="node", id="act", action=action, inputs={"a-b": "c d"}),
+            step("o/a@v1", kind="node", key="act", action=action, inputs={"a-b": "c d"}),
             step("echo ${{ steps.act.outputs.o }} [$ACTIONS_RUNTIME_TOKEN]"),
         ),
         tools=on(Acting()),
@@ -218,7 +217,7 @@ def test_files_come_at_the_checkout_and_replace_what_is_there(make: Make, tmp_pa
     (tmp_path / "other/theirs").write_text("")
     action = Action(uses="o/other@v1", repository="o/other", directory=str(tmp_path / "other"))
 
-    def checkout(**inputs: str) -> tuple[str, LateStep]:
+    def checkout(**inputs: str) -> Step:
         given = action if "repository" in inputs else None
         return step("actions/checkout@v4", kind="checkout", inputs=inputs, action=given, continue_on_error="true")
 
@@ -273,7 +272,7 @@ def test_a_checkout_reaches_no_files_but_those_of_its_job(make: Make, tmp_path: 
     (tmp_path / "outside").mkdir()
     (tmp_path / "outside/theirs").write_text("")
 
-    def all_at(number: int) -> tuple[str, LateStep]:
+    def all_at(number: int) -> Step:
         wait = f'for job in early a b; do until test -e "{tmp_path}/$job.{number}"; do sleep 0.01; done; done'
         return step(f'touch "{tmp_path}/$GITHUB_JOB.{number}"; {wait}')
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from loom.plan.late import Action, LateStep
+from loom.plan.late import Action
 from loom.plan.model import Job, Secret, Step
 from loom.runner.late.state import FAILURE, SKIPPED, SUCCESS, JobRuntime, LateState, StepResult
 from loom.util.masking import Masker
@@ -18,14 +18,14 @@ from .plans import job, step
 RUNTIME = JobRuntime(workspace="/w", path="/bin", bash=True, event_path="/e/event.json", files={})
 SECRETS = {"TOKEN": b"s3cret-value"}
 ACTION = Action(uses="o/r/sub@v1", repository="o/r", ref="v1", path="sub", directory="/actions/o", using="composite")
-LATER = LateStep(kind="run")
+LATER = step()
 STEPS = (
     step(kind="node", stage="pre", main="script/04", scope=("mine",), action=replace(ACTION, using="node20")),
-    step("one", id="one"),
-    step("uses", kind="enter", id="mine", name="Mine", inputs={"who": "${{ steps.one.outputs.a }}"}, env={"E": "e"}, action=ACTION),
-    step(kind="node", id="inner", scope=("mine",), action=replace(ACTION, using="node20"), inputs={"x y": "${{ inputs.who }}"}),
-    step("uses", kind="leave", id="mine", action=ACTION, outputs={"o": "${{ steps.inner.outputs.b }}"}),
-    step("last", id="last"),
+    step("one", key="one"),
+    step("uses", kind="enter", key="mine", name="Mine", inputs={"who": "${{ steps.one.outputs.a }}"}, env={"E": "e"}, action=ACTION),
+    step(kind="node", key="inner", scope=("mine",), action=replace(ACTION, using="node20"), inputs={"x y": "${{ inputs.who }}"}),
+    step("uses", kind="leave", key="mine", action=ACTION, outputs={"o": "${{ steps.inner.outputs.b }}"}),
+    step("last", key="last"),
     step(kind="node", stage="post", main="script/04", scope=("mine",), action=replace(ACTION, using="node20")),
 )  # fmt: skip
 
@@ -110,11 +110,11 @@ def test_values_that_the_record_lacks_are_named() -> None:
 
 def test_an_action_whose_inputs_can_no_longer_be_evaluated_has_none() -> None:
     steps = list(STEPS)
-    steps[2] = step("uses", kind="enter", id="mine", inputs={"who": "${{ fromJSON('[') }}"}, action=ACTION)
+    steps[2] = step("uses", kind="enter", key="mine", inputs={"who": "${{ fromJSON('[') }}"}, action=ACTION)
     made = job("x", *steps)
     later = state(made)
     later.restore(run_so_far(made), SECRETS, "script/06")
-    assert later.text("${{ inputs.who }}${{ steps.inner.outputs.b }}", LateStep(kind="run", scope=("mine",))) == "B"
+    assert later.text("${{ inputs.who }}${{ steps.inner.outputs.b }}", step(scope=("mine",))) == "B"
 
 
 def test_a_step_before_its_action_has_the_actions_inputs() -> None:
@@ -122,11 +122,11 @@ def test_a_step_before_its_action_has_the_actions_inputs() -> None:
     fresh = state(made)
     fresh.begin()
     assert fresh.environment(made.steps[0], {})["GITHUB_ACTION_PATH"] == "/actions/o/sub"
-    assert fresh.text("${{ inputs.who }}", LateStep(kind="run", scope=("mine",))) == ""
-    enter = step("uses", kind="enter", id="mine", inputs={"who": "${{ 'me' }}"}, env={"E": "e"}, action=ACTION)
+    assert fresh.text("${{ inputs.who }}", step(scope=("mine",))) == ""
+    enter = step("uses", kind="enter", key="mine", inputs={"who": "${{ 'me' }}"}, env={"E": "e"}, action=ACTION)
     fresh = state(job("x", *STEPS[:2], enter, *STEPS[3:]))
     fresh.begin()
-    assert fresh.text("${{ inputs.who }} ${{ env.E }}", LateStep(kind="run", scope=("mine",))) == "me "
+    assert fresh.text("${{ inputs.who }} ${{ env.E }}", step(scope=("mine",))) == "me "
 
 
 GITHUB = {
@@ -153,8 +153,8 @@ def with_context(
 def test_the_contexts_of_a_step_are_githubs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(platform, "machine", lambda: "aarch64")
     env = {"J": "${{ github.actor }}${{ env.K }}", "K": "${{ env.J }}"}
-    one, (first,) = with_context(step("run", id="s"), env=env)
-    assert one.contexts(first.late or LATER) == {
+    one, (first,) = with_context(step("run", key="s"), env=env)
+    assert one.contexts(first) == {
         "env": {"J": "ann", "K": "ann"},
         "github": {
             "action": "s",
@@ -243,7 +243,7 @@ def test_the_token_of_a_job_is_in_two_contexts() -> None:
     ],
 )
 def test_the_name_of_a_step(late: dict[str, Any], name: str) -> None:
-    enter = step("o/r", kind="enter", id="act", name="Outer", action=ACTION)
+    enter = step("o/r", kind="enter", key="act", name="Outer", action=ACTION)
     one, steps = with_context(step("script", **late), enter, step("script", scope=("act",), **late))
     assert one.name(steps[0], {}) == name
     one.enter(steps[1])
@@ -281,24 +281,24 @@ def test_why_a_step_does_not_run(before: str, late: dict[str, Any], why: str) ->
 
 
 def test_an_action_that_can_not_be_entered_is_skipped_and_fails_the_job() -> None:
-    enter = step("o/r", kind="enter", id="act", action=ACTION)
-    one, steps = with_context(enter, step("x", scope=("act",)), step(kind="leave", id="act"))
+    enter = step("o/r", kind="enter", key="act", action=ACTION)
+    one, steps = with_context(enter, step("x", scope=("act",)), step(kind="leave", key="act"))
     one.apply(steps[0], StepResult(outcome=FAILURE, conclusion=FAILURE))
     assert (one.skips(steps[1]), one.skips(steps[2]), one.status) == (*["its action was skipped"] * 2, FAILURE)
 
 
 def test_the_status_of_an_action_is_that_of_its_main_steps() -> None:
-    enter = step("o/r", kind="enter", id="act", action=ACTION)
-    inside = step("x", scope=("act",), id="in")
+    enter = step("o/r", kind="enter", key="act", action=ACTION)
+    inside = step("x", scope=("act",), key="in")
     one, steps = with_context(
-        enter, inside, inside, step(kind="leave", id="act", outputs={"o": "${{ steps.in.outcome }}"})
+        enter, inside, inside, step(kind="leave", key="act", outputs={"o": "${{ steps.in.outcome }}"})
     )
     one.enter(steps[0])
     one.apply(steps[0], StepResult(outcome=SUCCESS, conclusion=SUCCESS))
     one.apply(steps[1], StepResult(outcome=FAILURE, conclusion=FAILURE))
     one.apply(steps[2], StepResult(outcome="cancelled", conclusion="cancelled"))
     assert one.status == SUCCESS
-    assert one.text("${{ github.action_status }} ${{ job.status }}", steps[1].late or LATER) == "failure success"
+    assert one.text("${{ github.action_status }} ${{ job.status }}", steps[1]) == "failure success"
     assert (one.inner(steps[0]), one.judged(steps[1]), one.judged(steps[3])) == (("act",), ("act",), ())
     left = one.leave(steps[3])
     assert left == StepResult(outcome=FAILURE, conclusion=FAILURE, outputs={"o": "cancelled"})
@@ -308,12 +308,12 @@ def test_the_status_of_an_action_is_that_of_its_main_steps() -> None:
 
 
 def test_a_step_of_an_action_has_the_position_of_the_action() -> None:
-    enter = step("o/r", kind="enter", id="act", action=ACTION)
-    one, steps = with_context(step("x", id="s"), enter, step("x", scope=("act",)))
+    enter = step("o/r", kind="enter", key="act", action=ACTION)
+    one, steps = with_context(step("x", key="s"), enter, step("x", scope=("act",)))
     one.apply(steps[0], StepResult(outcome=FAILURE, conclusion=SUCCESS, outputs={"o": "1"}))
     one.enter(steps[1])
-    found = one.contexts(steps[2].late or LATER)["github"]
+    found = one.contexts(steps[2])["github"]
     assert isinstance(found, dict)
     assert (found["action_path"], found["action_repository"], found["action_ref"]) == ("/actions/o/sub", "o/r", "v1")
     kept = {"s": {"conclusion": "success", "outcome": "failure", "outputs": {"o": "1"}}}
-    assert one.contexts(steps[1].late or LATER)["steps"] == kept
+    assert one.contexts(steps[1])["steps"] == kept

@@ -14,7 +14,7 @@ from loom.analysis.evidence import diagnosis_of
 from loom.cancel import Cancel
 from loom.commands.again import resume
 from loom.plan import late
-from loom.plan.late import Action, LateStep
+from loom.plan.late import Action
 from loom.plan.model import Image, Secret, Service
 from loom.runner.hooks import AtStep, Verdict
 from loom.runner.late.state import LateState, runtime
@@ -33,7 +33,7 @@ def test_a_step_reports_variables_paths_and_outputs_for_those_after_it(make: Mak
             step(
                 'echo "A=b c" >>"$GITHUB_ENV"; echo "$PWD/bin" >>"$GITHUB_PATH"\n'
                 "printf 'x<<E\\none\\ntwo\\nE\\ny=1\\n' >>\"$GITHUB_OUTPUT\"; mkdir bin; echo 'echo found' >bin/tool; chmod +x bin/tool",
-                id="first",
+                key="first",
             ),
             step('echo "$A ${{ env.A }} ${{ steps.first.outputs.y }}"; echo "${{ steps.first.outputs.x }}"; tool'),
             step("echo $B ${{ env.B }} ${{ env.C }}", env={"B": "${{ env.A }}!", "C": "2"}),
@@ -57,9 +57,9 @@ def test_after_a_failure_only_the_steps_run_whose_condition_says_so(make: Make) 
         make,
         job(
             "one",
-            step("exit 3", id="bad", continue_on_error="true"),
+            step("exit 3", key="bad", continue_on_error="true"),
             step("echo ${{ steps.bad.outcome }} ${{ steps.bad.conclusion }}"),
-            step("exit 4", id="worse"),
+            step("exit 4", key="worse"),
             step("echo never"),
             step("echo f ${{ job.status }}", condition="failure()"),
             step("echo a", condition="always()"),
@@ -168,11 +168,11 @@ def test_disabled_commands_and_invalid_files_fail_the_step(make: Make) -> None:
             step("echo '::set-env name=A::b'", continue_on_error="true"),
             step(
                 "printf '%s\\n' K=1 =x nonsense L=2 >>$GITHUB_ENV; echo o=1 >>$GITHUB_OUTPUT",
-                id="part",
+                key="part",
                 continue_on_error="${{ true }}",
             ),
             step('echo "x<<E" >>"$GITHUB_OUTPUT"', continue_on_error="true"),
-            step("echo '::set-output name=a::b'", id="old"),
+            step("echo '::set-output name=a::b'", key="old"),
             step("echo ${{ steps.old.outputs.a }} [$K] [$L] ${{ steps.part.outputs.o }}"),
         ),
     )
@@ -202,16 +202,16 @@ def test_a_composite_action_has_its_own_inputs_steps_and_status(make: Make) -> N
         make,
         job(
             "one",
-            step(kind="enter", id="act", inputs={"who": "${{ env.W }}"}, env={"E": "e"}),
-            step('echo "v=${{ inputs.who }}$E" >>"$GITHUB_OUTPUT"', id="own", **inside),
+            step(kind="enter", key="act", inputs={"who": "${{ env.W }}"}, env={"E": "e"}),
+            step('echo "v=${{ inputs.who }}$E" >>"$GITHUB_OUTPUT"', key="own", **inside),
             step("exit 2", **inside),
             step("echo skipped", **inside),
             step("echo ${{ steps.own.outputs.v }} ${{ env.E }}", condition="always()", **inside),
-            step(kind="leave", id="act", outputs={"out": "${{ steps.own.outputs.v }}"}, continue_on_error="true"),
+            step(kind="leave", key="act", outputs={"out": "${{ steps.own.outputs.v }}"}, continue_on_error="true"),
             step('echo "${{ steps.act.outputs.out }} ${{ steps.act.outcome }} [${{ steps.own.outputs.v }}] [$E]"'),
-            step(kind="enter", id="no", condition="false"),
+            step(kind="enter", key="no", condition="false"),
             step("echo no", scope=("no",)),
-            step(kind="leave", id="no", condition="false"),
+            step(kind="leave", key="no", condition="false"),
             step("echo ${{ steps.no.outcome }}"),
             env={"W": "we"},
         ),
@@ -259,9 +259,9 @@ def test_a_post_step_of_an_action_in_another_fails_the_job(make: Make) -> None:
         make,
         job(
             "one",
-            step(kind="enter", id="act"),
+            step(kind="enter", key="act"),
             step("true", scope=("act",)),
-            step(kind="leave", id="act"),
+            step(kind="leave", key="act"),
             step("exit 3", scope=("act",), stage="post", main="script/02"),
         ),
         code=1,
@@ -360,9 +360,9 @@ def test_the_job_s_time_limit_inside_an_action(make: Make) -> None:
         make,
         job(
             "one",
-            step(kind="enter", id="act"),
+            step(kind="enter", key="act"),
             step("sleep 60", scope=("act",)),
-            step(kind="leave", id="act"),
+            step(kind="leave", key="act"),
             timeout_s=0.5,
         ),
         code=4,
@@ -435,15 +435,13 @@ def test_ports_of_services_are_in_the_context_of_the_job() -> None:
     one = replace(job("one"), services=(service,))
     state = LateState(one, runtime("/w", "", ("bash",), ""), needs={}, secrets={}, run_id="1")
     text = "${{ job.services.redis.ports[6379] }} ${{ job.services.redis.ports['6379'] }} ${{ job.services.none.ports[1] }}"
-    assert state.text(text, LateStep(kind="run")) == "6379 6379 "
+    assert state.text(text, step()) == "6379 6379 "
     assert one.late is not None
     boxed = replace(one, late=replace(one.late, contexts={"job": {"container": {}}}))
     at = runtime("/w", "", ("bash",), "", {"id": "c1", "network": "n1"}, {"redis": "r1"})
     ids = "${{ job.container.id }} ${{ job.container.network }} ${{ job.services.redis.id }} ${{ job.services.redis.network }}"
     text = f"${{{{ job.container && 1 }}}} ${{{{ job.services.redis.ports[6379] }}}} {ids}"
-    said = [
-        LateState(each, at, needs={}, secrets={}, run_id="1").text(text, LateStep(kind="run")) for each in (boxed, one)
-    ]
+    said = [LateState(each, at, needs={}, secrets={}, run_id="1").text(text, step()) for each in (boxed, one)]
     assert said == ["1 6379 c1 n1 r1 n1", " 6379   r1 n1"]
 
 
@@ -650,7 +648,7 @@ def test_the_checkout_of_the_project_itself_runs_nothing_and_has_outputs(make: M
         make,
         job(
             "one",
-            step("actions/checkout@v4", kind="checkout", id="c"),
+            step("actions/checkout@v4", kind="checkout", key="c"),
             step("echo ${{ steps.c.outputs.commit }}"),
             contexts=commit,
         ),
@@ -668,7 +666,7 @@ def test_what_a_step_reports_has_limits_and_forms(make: Make) -> None:
             step("echo node_options=x >>$GITHUB_ENV; echo K=kept >>$GITHUB_ENV"),
             step(
                 "echo [$node_options] [$K]; printf 'a=1\\r\\n\\n\\nb<<E F\\r\\n1\\n2\\nE F\\r\\n' >>$GITHUB_OUTPUT",
-                id="s",
+                key="s",
             ),
             step("echo '${{ toJSON(steps.s.outputs) }}' | tr -d ' \\n\\r'"),
             step("echo '<<E' >>$GITHUB_OUTPUT", continue_on_error="true"),
@@ -681,7 +679,7 @@ def test_what_a_step_reports_has_limits_and_forms(make: Make) -> None:
             ),
             step("echo ::add-mask::ab; echo '::add-mask::long-one%0Aab%0Along-two'; echo ab long-one long-two"),
             step(
-                "echo '::save-state name=a::1'; echo '::save-state name=b::2'; echo '::set-output name=c::3'", id="old"
+                "echo '::save-state name=a::1'; echo '::save-state name=b::2'; echo '::set-output name=c::3'", key="old"
             ),
             step("echo ${{ steps.old.outputs.c }}"),
         ),
