@@ -19,6 +19,8 @@ HIDING = ("ident", "working-tree-encoding")
 NAMED_IN_ATTRIBUTES = (b"filter", b"ident", b"encoding")
 """Attributes without these words never change a file's bytes."""
 
+_POINTER = b"version https://git-lfs.github.com/spec/"
+
 # The result of git-lfs for users who configured it without installing it. Pointers stay; an empty file has no pointer.
 _LFS_CLEAN = (
     't=$(mktemp) && cat >"$t" && if [ ! -s "$t" ] || head -c 42 "$t" | grep -q "^version https://git-lfs.github.com/spec/"; '
@@ -114,6 +116,16 @@ def filtered(
         if (os.fsdecode(value) in drivers if name == b"filter" else value not in (b"unspecified", b"unset"))
     }
     return [path for path in paths if path in found and file_mode(workspace / path) is not None]
+
+
+def lfs_pointers(paths: Sequence[str], environment: Mapping[str, str], workspace: Path) -> list[str]:
+    """Select the files of git-lfs that have no content, only the pointer to it."""
+
+    def is_pointer(path: str) -> bool:
+        with (workspace / path).open("rb") as file:
+            return file.read(len(_POINTER)) == _POINTER
+
+    return [path for path in filtered(paths, frozenset({"lfs"}), environment, workspace) if is_pointer(path)]
 
 
 def ids_at_home(

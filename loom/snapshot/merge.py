@@ -133,11 +133,13 @@ def apply_to(
     *,
     force: Collection[str] = (),
     before: Mapping[str, Content] | None = None,
+    umask: int | None = None,
 ) -> Applied:
     """Give these paths their content in `target`, each whole or not at all. Links are replaced, never followed.
 
-    What is written belongs to the owner of `target`, if this process is root; else to its user.
-    `force`: paths that get it whatever stands in their way. `before`: what is replaced; a path that has something else now fails.
+    Their modes are what `umask` leaves (None: that of this process). What is written belongs to the owner of `target`, if this
+    process is root; else to its user. `force`: paths that get it whatever stands in their way. `before`: what is replaced; a
+    path that has something else now fails.
     """
     applied = Applied()
     for change in sorted(changes, key=lambda change: change.kind != "deleted"):  # a file may give way to a directory
@@ -152,7 +154,7 @@ def apply_to(
             if content is None:
                 _take_away(target, path, applied)
             else:
-                _put(target, path, content, applied)
+                _put(target, path, content, applied, umask_here() if umask is None else umask)
         except OSError as error:
             applied.failed[path] = error.strerror or str(error)
         except SnapshotError as error:
@@ -185,9 +187,9 @@ def _take_away(target: Path, path: str, applied: Applied) -> None:
         applied.removed.append(above)
 
 
-def _put(target: Path, path: str, content: Content, applied: Applied) -> None:
+def _put(target: Path, path: str, content: Content, applied: Applied, umask: int) -> None:
     made = next((above for above in ancestors(path) if lstat(target / above) is None), path)
-    with parent_in(target, path, umask=umask_here()) as opened:
+    with parent_in(target, path, umask=umask) as opened:
         if opened.is_dir() and not opened.is_symlink():
             for here, _, _ in reversed(list(walk(opened))):  # empty ones alone: a file in one would be in the way
                 Path(here).rmdir()
@@ -197,7 +199,9 @@ def _put(target: Path, path: str, content: Content, applied: Applied) -> None:
             opened.unlink(missing_ok=True)
             opened.symlink_to(os.fsdecode(data))
         else:
-            atomic.write(opened, data, mode=0o777 if mode & 0o100 else 0o666)  # less the umask, as git does it
+            bits = (0o777 if mode & 0o100 else 0o666) & ~umask
+            atomic.write(opened, data, mode=bits)
+            opened.chmod(bits)
     if os.geteuid() == 0:  # else a job of another user, or whoever owns the checkout, could not change them
         owner = target.stat()
         for one in (*ancestors(path), path):

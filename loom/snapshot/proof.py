@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from msgspec import Struct, field
@@ -13,6 +13,7 @@ from loom.cancel import Cancel
 from loom.snapshot import filters, git, tree
 from loom.snapshot.model import Change, LeftOut, Rules, SnapshotCanceled, Source, Submodule
 from loom.snapshot.repository import as_written
+from loom.util.units import counted
 
 
 class Filled(Struct):
@@ -117,10 +118,18 @@ class Proof:
         """Record the unfiltered ids, for `verify`, which runs no user filters."""
         if self._filters_named:
             here = self.here(index=self._git_dir / "index", config=self._done.rules.config)
+            self._name_pointers(sorted(paths), here)
             drivers = filters.at_home(self._done.rules.config)
             found = filters.filtered(sorted(set(paths)), drivers, here, self._target, also=filters.HIDING)
             raw = tuple(filters.ids_of(found, here, self._target, "--no-filters")[0].items())
             self._done.rules = replace(self._done.rules, raw=raw)
+
+    def _name_pointers(self, paths: list[str], here: Mapping[str, str]) -> None:
+        """Tell of files of git-lfs without content, where the job has a clone of GitLab's runner, which fetches it."""
+        if self._source.clone is not None and (found := filters.lfs_pointers(paths, here, self._target)):
+            others = f", like {counted(len(found) - 1, 'other')}" if found[1:] else ""
+            why = f"a pointer of git-lfs{others}: GitLab's runner fetches the content; here: git lfs pull"
+            self._done.leave_out(found[0], why)
 
     def _prove(self, edits: tree.IndexEdits, index_tree: str | None) -> None:
         """Compute the tree from the workspace in a temporary index."""

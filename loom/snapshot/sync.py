@@ -61,9 +61,14 @@ def compare(
 
 
 def bring(taken: Path, files: Path, found: Merge, *, theirs: bool) -> Applied:
-    """Make in the job's files what was compared; `theirs`: conflicts too. SnapshotError where a file can't be written."""
+    """Make in the job's files what was compared, with the modes of `taken`; `theirs`: conflicts too.
+
+    SnapshotError where a file can't be written.
+    """
     changes = (*found.changes, *(found.both if theirs else ()))
-    applied = apply_to(files, changes, partial(content_at, taken), force=found.conflicts if theirs else ())
+    umask = 0o777 & ~taken.stat().st_mode
+    force = found.conflicts if theirs else ()
+    applied = apply_to(files, changes, partial(content_at, taken), force=force, umask=umask)
     if applied.failed:
         path, reason = next(iter(applied.failed.items()))
         raise SnapshotError(f"{readable(path)} could not be brought into the workspace: {reason}")

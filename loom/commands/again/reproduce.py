@@ -203,7 +203,9 @@ class _Reproducing:
         given = self._of_late_matrix(self._with_file(given, pipeline))
         if (first := _planned(given)) is not None:
             self._check_deploys(first)  # before the server's variables are here
-        given = replace(given, flags={**given.flags, self._address.kind: self._variables.settings()})
+        told = self._log.facts.depth
+        git_depth = int(told) if told.isdigit() else pipeline.git_depth
+        given = replace(given, flags={**given.flags, self._address.kind: self._variables.settings(git_depth)})
         prepared = prepare(given)
         self._check_deploys(prepared.plan)
         plan, target = self._target(prepared.plan)

@@ -31,12 +31,12 @@ class ServerVariables:
         self._notes = notes
         self._differs = differs
 
-    def settings(self) -> dict[str, Any]:
-        """Return the settings of the workflow's language, with the server's variables."""
+    def settings(self, git_depth: int) -> dict[str, Any]:
+        """Return the settings of the workflow's language, with the server's variables; `git_depth`: of GitLab's clones."""
         found, unread = self._server.variables(self._job)
         self._notes += [f"unknown: {what}" for what in unread]
         if self._address.kind == "gitlab":
-            return self._of_gitlab(found)
+            return {**self._of_gitlab(found), "git_depth": git_depth}
         settings = self._here.config.github
         return {
             "server": settings.server,

@@ -124,6 +124,8 @@ class RemotePipeline(Struct, frozen=True, kw_only=True):
     """The predefined variables that only the server can tell."""
     payload: Mapping[str, Any] | None = None
     """The parts of the event's payload that the server gives."""
+    git_depth: int = 20
+    """The depth of GitLab's clones, by the project's settings; 0: everything."""
     branch: str = ""
     """The branch that a merge or pull request comes from."""
     above: tuple[int, str] | None = None

@@ -106,6 +106,7 @@ class GitLabProject(ServerAnswer):
     id: int
     default_branch: str | None = None
     ci_config_path: str | None = None
+    ci_default_git_depth: int | None = 20
     namespace: GitLabNamespace = GitLabNamespace()
 
     @property

@@ -136,6 +136,7 @@ class GitLabServer(Server):
             source=found.source,
             default_branch=self._about.default_branch or "",
             workflow=self._about.ci_config_path or "",
+            git_depth=self._about.ci_default_git_depth or 0,
             variables={one.name: one.value for one in given if one.value is not None},
             known=request,
             branch=request.get("CI_MERGE_REQUEST_SOURCE_BRANCH_NAME", ""),

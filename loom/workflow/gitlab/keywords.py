@@ -339,6 +339,9 @@ RUNNER_VARIABLES = (
         Keyword(name, "text", _FETCH, _NONE)
         for name in ("GIT_CLEAN_FLAGS", "GIT_FETCH_EXTRA_FLAGS", "GIT_CLONE_EXTRA_FLAGS", "GET_SOURCES_ATTEMPTS")
     ),
+    Keyword(
+        "GIT_LFS_SKIP_SMUDGE", "boolean", "Files of LFS are as in your checkout, with their content or without.", _NONE
+    ),
     Keyword("GIT_CLONE_PATH", "text", "`$CI_PROJECT_DIR` has the directory.", _NONE),
     Keyword("CI_DEBUG_SERVICES", "boolean", "`loom logs JOB --system` prints what services print.", _NONE),
     Keyword("FF_DISABLE_UMASK_FOR_DOCKER_EXECUTOR", "boolean"),

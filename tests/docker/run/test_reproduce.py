@@ -210,6 +210,23 @@ def test_the_fact_that_decides_is_found_by_trial(case: Case) -> None:
     assert {one["fact"]: one["decides"] for one in found["trials"]} == PLANTED, found
 
 
+@pytest.mark.parametrize(("in_log", "last"), [("", "HEAD~1"), (" with git depth set to 1", "HEAD")])
+def test_the_clone_is_as_deep_as_the_log_tells_or_else_the_project(case: Case, in_log: str, last: str) -> None:
+    lines = WORKFLOW.partition("    - echo")[0]
+    (case.checkout / ".gitlab-ci.yml").write_text(f"{lines}    - test $LAST = $(cat .git/shallow)\n")
+    case.commit()
+    sha = case.commit("--allow-empty")
+    job = gitlab_job(12, "unit", commit={"id": sha})
+    gitlab_project(case.stub, [gitlab_job(11, "build", "success", commit={"id": sha}), job], ci_default_git_depth=2)
+    case.log("$ test", untold=" with git depth set to 20")
+    trace = case.stub.routes[f"{AT}/jobs/12/trace"].body.replace(
+        b"Fetching changes", b"Fetching changes" + in_log.encode()
+    )
+    case.stub.routes[f"{AT}/jobs/12/trace"] = Reply(trace)
+    found = case.reproduce("--var", f"LAST={case.git('rev-parse', last)}", code=0)
+    assert found["verdict"] == "passes-here"
+
+
 def test_another_failure(case: Case) -> None:
     case.log(f"{LOG.partition('$ cat')[0]}$ cat dist/app\ncat: dist/app: No such file or directory")
     found = case.reproduce()

@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from loom.cancel import Cancel
 from loom.errors import RequestError
-from loom.snapshot import apply_patch, discover, manifest_bytes, patch_of, verify
+from loom.plan.clone import Clone
+from loom.snapshot import apply_patch, as_cloned, discover, manifest_bytes, patch_of, take, verify
 
 from .conftest import ENVIRONMENT, NewRepo, Repo, Snap, check, clone, contents, proved
 
@@ -102,7 +104,7 @@ def test_attributes_outside_of_the_work_tree(work: Repo, snap: Snap, new_repo: N
     assert verified.same, verified.changes
 
 
-def test_large_files_without_git_lfs(work: Repo, snap: Snap) -> None:
+def test_large_files_without_git_lfs(work: Repo, snap: Snap, tmp_path: Path) -> None:
     pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:{}\nsize {}\n"
     known = pointer.format("5891b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286a2e846f6be03", 6)
     work.write(".gitattributes", "*.big filter=lfs diff=lfs merge=lfs -text\n")
@@ -123,6 +125,11 @@ def test_large_files_without_git_lfs(work: Repo, snap: Snap) -> None:
     assert contents(snapshot.path)["pointer.big"][1] == known.encode()
     assert [(change.path, change.kind) for change in snapshot.changed] == [("new.big", "added")]
     assert snapshot.changed[0].sha == work.git("rev-parse", "HEAD:pointer.big").strip()
+    assert snapshot.left_out == (), "on GitHub, a checkout has pointers"
+    (tmp_path / "as-runner").mkdir()
+    source = as_cloned(discover(work.root, environ=work.environ), Clone(), ())
+    (left,) = take(source, tmp_path / "as-runner", cancel=Cancel()).left_out
+    assert (left.path, left.reason.partition(":")[0]) == ("pointer.big", "a pointer of git-lfs")
 
 
 def test_filters(work: Repo, snap: Snap) -> None:

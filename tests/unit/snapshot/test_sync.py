@@ -240,6 +240,22 @@ def test_every_kind_of_change_is_brought_and_what_was_undone_is_undone(synced: S
     assert files_of(synced.directory.root) == own
 
 
+@pytest.mark.parametrize("umask", [0, 0o022])
+def test_what_is_brought_has_the_modes_of_the_workspace(work: Repo, tmp_path: Path, umask: int) -> None:
+    files, taken = tmp_path / "files", tmp_path / "taken"
+    for directory in (files, taken):
+        directory.mkdir()
+        take(discover(work.root, environ=work.environ), directory, cancel=Cancel(), umask=umask)
+        work.write("new/tool", "#!/bin/sh\n", mode=0o755)
+        work.write("README", "changed\n")
+    before = tmp_path / "manifest"
+    before.write_bytes(manifest_bytes(files))
+    found = compare(taken, files, environ=work.environ, manifest_file=before)
+    assert bring(taken, files, found, theirs=False).written == ["README", "new"]
+    modes = [(files / path).stat().st_mode & 0o777 for path in ("README", "new", "new/tool")]
+    assert modes == [mode & ~umask for mode in (0o666, 0o777, 0o777)]
+
+
 def test_changes_on_both_sides_are_conflicts_until_it_is_decided(synced: Synced) -> None:
     for side, text in ((synced.work, "checkout\n"), (synced.directory, "job\n")):
         side.write("text", text)
