@@ -30,7 +30,7 @@ from loom.workflow.messages import refused as refused_for
 from loom.workflow.needs import WantedNeed
 from loom.workflow.parser import InvalidExpression
 from loom.workflow.rules import RuleDecision, decision
-from loom.workflow.sources import NotFetched
+from loom.workflow.sources import NotFetched, Unreachable
 
 MOST_LEVELS = 10
 """Workflows that call each other, as on GitHub."""
@@ -80,6 +80,8 @@ class GitHubCandidate(Candidate, kw_only=True):
     strategy: Mapping[str, Any] = field(default_factory=dict)
     refusal: str = ""
     """Why the workflow that it calls can't be called here."""
+    unreachable: bool = False
+    """Whether that is because the server does not answer."""
     unknown: list[Node] = field(default_factory=list)
     group: str = ""
     shown: tuple[str, ...] = ()
@@ -106,7 +108,7 @@ class GitHubCandidates:
         self.everything = everything
         """Whether all files count as triggered, since no event is known."""
         self._taken: set[str] = set()
-        self._fetched: dict[str, WorkflowFile | str] = {}
+        self._fetched: dict[str, WorkflowFile | Exception] = {}
         """Workflows of other repositories, or why one can't be had."""
         self._missing: list[str] = []
         """The required inputs of the present file that nobody gives."""
@@ -426,14 +428,16 @@ class GitHubCandidates:
                 directory = repositories.at(repository, ref).directory
                 reader = WorkflowReader()
                 reader.read(name, read_bytes(directory / path, within=directory))
-                self._fetched[name] = reader.sound(name)
+                sound = reader.sound(name)
+                self._fetched[name] = NotFetched(sound) if isinstance(sound, str) else sound
             except (NotFetched, RequestError) as error:
-                self._fetched[name] = str(error)
+                self._fetched[name] = error
             except OSError as error:
-                self._fetched[name] = f"{repository} has no {path} at {ref}: {(error.strerror or str(error)).lower()}"
+                why = f"{repository} has no {path} at {ref}: {(error.strerror or str(error)).lower()}"
+                self._fetched[name] = NotFetched(why)
         found = self._fetched[name]
-        if isinstance(found, str):
-            job.refusal = f"uses: {found}"
+        if isinstance(found, Exception):
+            job.refusal, job.unreachable = f"uses: {found}", isinstance(found, Unreachable)
             return None
         return found
 

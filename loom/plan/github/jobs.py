@@ -9,7 +9,7 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from loom.config.pools import Pool
-from loom.errors import Problem, RequestError
+from loom.errors import InfrastructureError, Problem, RequestError
 from loom.images.reference import parse_reference
 from loom.plan import builder
 from loom.plan import model as p
@@ -56,6 +56,8 @@ class GitHubJobBuilder(builder.Refusals):
         spend("jobs", candidate.entry.key, 0)
         config, node, texts = self.context.config, candidate.node, candidate.texts
         self.refuse_keywords(candidate, node)
+        if candidate.unreachable and not self.candidates.everything:
+            raise InfrastructureError(f"{node.value['uses'].position}: {candidate.refusal}", code="ACTION_UNREACHABLE")
         if candidate.refusal:
             self.refuse_at(candidate, node.value["uses"], candidate.refusal)
         for at in candidate.unknown:

@@ -436,6 +436,10 @@ def test_a_server_that_does_not_answer_ends_the_run_before_its_first_job(planned
         assert "can't be reached: x (a run refuses a when its turn comes)" in told.message
         assert ids(planned(text.replace("STEP", step), "b", repositories=Silent)) == ["b"]
     assert ids(planned(text.replace("STEP", "o/r@v1, if: github.actor == 'x'"), repositories=Silent)) == ["a", "b"]
+    text = f"on: push\njobs: {{a: {{uses: o/r/.github/workflows/c.yml@v1}}, b: {{{JOB}}}}}"
+    with pytest.raises(InfrastructureError, match=r"ci\.yml:2:18: uses: https://s can't be reached: x$"):
+        planned(text, repositories=Silent)
+    assert ids(planned(text, "b", repositories=Silent)) == ["b"]
 
 
 def test_inputs_that_an_action_does_not_have_are_a_warning(planned: Planned, tmp_path: Path) -> None:
