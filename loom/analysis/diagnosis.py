@@ -226,6 +226,7 @@ def diagnose(evidence: Evidence) -> Diagnosis:
         evidence.root,
         printed,
         directory=(evidence.ended_by or {}).get("directory"),
+        is_of_job=bool(evidence.run_id),
         command=(ended.command if ended else None) or command,
     )
     ended = by_make(ended, texts(own), at, evidence.root)
@@ -249,12 +250,12 @@ def diagnose(evidence: Evidence) -> Diagnosis:
     )
     readings = _Readings(evidence, place, command, ending.get("exit_code"))
     background = bool((evidence.ended_by or {}).get("background"))
+    says = ended.says if ended is not None else None
     known = (
         None
         if silent
-        else known_at_end(
-            output.reason, lambda line: bool(readings.of(line)), (ended and ended.command) or command or ""
-        )
+        else next((line for line in reversed(texts(own)) if says and says in line), None)
+        or known_at_end(output.reason, lambda line: bool(readings.of(line)), (ended and ended.command) or command or "")
     )
     telling = None if silent else known or _telling_line(of_output, output, at, of_loom)
     read_line = (
@@ -375,11 +376,17 @@ def _is_read(output: ReadOutput, line: str, script: str | None, ended: Ending | 
         own = texts(output.of("own"))
         recipe = ended.command or ""
         return recipe in own and line in own[own.index(recipe) :] and not _SEVERAL.search(recipe)
+    alone = ended is None or not ended.command or ended.is_all_of(script)
     if output.marked:
-        return any(each.text == line for each in output.of("own"))
-    if (
-        ended is not None and ended.command and not ended.is_all_of(script)
-    ):  # a line with its name, and what it works on
+        if not any(each.text == line for each in output.of("own")):
+            return False
+        # A mark is of a line: of several commands in one line, each may have printed it.
+        lines = (
+            [each.partition(ended.command) for each in (script or "").splitlines()] if ended and ended.command else []
+        )
+        if alone or not any(found and _SEVERAL.search(f"{before} {after}") for before, found, after in lines):
+            return True
+    if not alone and ended is not None and ended.command:  # a line with its name, and what it works on
         tool, _, about = line.partition(": ")
         of_it = ended.command.startswith(f"{tool} ") and about.split(": ")[0] in ended.command
         return of_it or bool(ended.says and ended.says in line)
@@ -444,6 +451,6 @@ def _locations(
     told = mentions[:1] if first.tells and first.locations else []
     found: dict[tuple[str, int], Location] = {}
     surest = by_command if silent else []
-    for each in (*told, *locations_in_step(texts(lines), step), *of_tests, *surest, *mentions) or by_command:
+    for each in (*told, *locations_in_step(texts(lines), step), *of_tests, *surest, *mentions):
         found.setdefault((each.file, each.line), each)
-    return [at.placed(each) for each in found.values()][:MOST_LOCATIONS]
+    return [at.placed(each) for each in found.values() if at.has(each)][:MOST_LOCATIONS] or by_command[:MOST_LOCATIONS]

@@ -136,6 +136,10 @@ _ABOUT = re.compile(
 """What a shell's message is about: a command that a signal ended, or a name."""
 
 
+_NOT_RUN = re.compile(r"(?:^|: )(?:command )?not found$|: (?:Permission denied|cannot execute)")
+"""The words for a command that could not run, which then gives 126 or 127."""
+
+
 def by_shell(
     ended: Mapping[str, Any] | None, step: Mapping[str, Any], own: Sequence[str] = (), root: Path | None = None
 ) -> Ending | None:
@@ -197,6 +201,8 @@ def _words(ended: Mapping[str, Any], own: Sequence[str]) -> str | None:
         file = None if _OF_STEP.search(match["file"]) else from_root(match["file"])
         about = _ABOUT.match(match["words"])
         name = about and (about["killed"] or about["name"]).strip()
+        if _NOT_RUN.search(match["words"]) and ended["code"] not in (126, 127):
+            continue  # of a command that the list survived
         if name and name in ended["command"] and (file, int(match["line"])) == place:
             return match["words"].strip()
     return None

@@ -6,6 +6,7 @@ that make or ninja entered, or one that its command line names. The job's files 
 
 from __future__ import annotations
 
+import math
 import os
 import posixpath
 import re
@@ -19,9 +20,11 @@ from msgspec.structs import replace
 from loom.record.documents import Document
 from loom.status import Code
 from loom.util.paths import JOB_DIRECTORY
+from loom.util.untrusted_files import read_regular
 
 MOST_LOCATIONS = 5
 _MOST_NAMED = 5
+_LARGEST = 4 << 20
 _MOST_WALKED = 20_000
 """Entries of the project that are looked at for a file that no known directory has."""
 _ROOTS = re.compile(rf"^(?:/workspace|\S*/{JOB_DIRECTORY})(?:/|$)|^\./")
@@ -98,12 +101,21 @@ _PACKAGE = re.compile(
 
 
 class WorkingDirectories:
-    """The directories below `root` that paths in `lines` may be relative to; `directory`: the shell's; `command` names others."""
+    """The directories below `root` that paths in `lines` may be relative to; `directory`: the shell's; `command` names others.
+
+    `is_of_job`: whether the files are those that the job had."""
 
     def __init__(
-        self, root: Path | None, lines: Sequence[str], *, directory: str | None = None, command: str | None = None
+        self,
+        root: Path | None,
+        lines: Sequence[str],
+        *,
+        directory: str | None = None,
+        command: str | None = None,
+        is_of_job: bool = False,
     ) -> None:
         self._root = root
+        self._is_of_job = is_of_job
         self._lines = lines
         self._directory = from_root(directory or "")
         self._command = command or ""
@@ -136,6 +148,20 @@ class WorkingDirectories:
     def are_there(self, locations: Sequence[Location]) -> bool:
         """Return whether one of the locations is in a file that is there; any if nothing is known of the files."""
         return any(self._root is None or self._candidates(each.file) for each in locations)
+
+    def has(self, location: Location) -> bool:
+        """Return whether the job's files have the line, as far as they are known."""
+        if self._root is None or not self._is_of_job:
+            return True
+        return any(self._lines_of(path) >= location.line for path in self._candidates(location.file))
+
+    def _lines_of(self, path: str) -> float:
+        """Return the number of lines; that of a file that can't be read has no end."""
+        try:
+            content = read_regular((self._root or Path()) / path, at_most=_LARGEST)
+        except (OSError, ValueError):
+            return math.inf
+        return content.count(b"\n") + 1  # a file that ends too early has an error behind its last line
 
     def _is_there(self, path: str) -> bool:
         return self._root is not None and os.path.lexists(self._root / path)

@@ -46,6 +46,7 @@ _XARGS = 123
 _OF_STEP = re.compile(r"(?:^|/)step\.\d+\Z")
 _ENDS = re.compile(r"(?:exit|return)\b|(?:test|\[|\[\[) ")
 """Commands that end a shell without a trap ERR: also a test before `&&`, the last thing that it ran."""
+_TO_ITS_END = r"""(?:'[^']*'|"(?:[^"\\]|\\.)*"|\\.|[^;&|}'"\\])*"""
 _GOES_ON = re.compile(r"\+[a-z]*e|\+o\s+errexit")
 
 # Of bash: kind, code, line, codes of the pipeline; the lines, functions and files of the calls; the command; the directory.
@@ -325,7 +326,7 @@ def _by_mark(marks: Sequence[Begun], at_end: _Report | None, written: Sequence[s
     line = written[last.line - 1] if 1 <= last.line <= len(written) else ""
     if (given := re.search(r"\bexit (\d+)\s*$", line)) and int(given[1]) != code:
         return None  # a trap of the script's has ended otherwise
-    if last.word in ("exit", "exec") and (whole := re.search(rf"\b{last.word}\b[^;&|}}]*", line)):
+    if last.word in ("exit", "exec") and (whole := re.search(rf"\b{last.word}\b{_TO_ITS_END}", line)):
         return EndedBy(command=whole[0].strip(), line=last.line, code=code)
     own = next((mark for mark in reversed(marks) if mark.line <= len(written)), last)
     function = re.compile(rf"(?:^|\s){re.escape(own.word)}\s*\(\)|\bfunction\s+{re.escape(own.word)}\b")

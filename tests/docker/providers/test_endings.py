@@ -69,6 +69,7 @@ SILENT = {
     "a value": ('echo a\nx="$(false)"', 'x="$(false)"', 2),
     "the last of a list": ("echo a\n[ -f no ] && echo yes", "[ -f no ] && echo yes", 2),
     "a file that is read": ("printf 'true\\nfalse\\n' >lib.sh\n. ./lib.sh", "false", 2),
+    "a program in place of the shell": ("echo a\nexec sh -c 'true; exit 5'", "exec sh -c 'true; exit 5'", 2),
     "after set +e": ("set +e\nfalse\nexit 3", "exit 3", 3),
 }
 

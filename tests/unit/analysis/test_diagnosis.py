@@ -214,7 +214,7 @@ def test_an_error_that_the_script_survived_is_one_line_of_its_own() -> None:
 
 
 def test_locations_of_warnings_and_of_calls_are_none(tmp_path: Path) -> None:
-    (tmp_path / "a.c").write_text("")
+    (tmp_path / "a.c").write_text("\n" * 9)
     printed = ["a.c:9:1: warning: unused", "v.push(1);", "string_at(0)", "a.c:3:1: error: expected ;"]
     found = diagnose(evidence(lines=printed, root=tmp_path))
     assert [(each.file, each.line) for each in found.locations] == [("a.c", 3)]
@@ -270,6 +270,30 @@ def test_make_names_the_line_of_the_recipe_that_ended_it(tmp_path: Path) -> None
         )
         assert quoted.ended_by is not None
         assert quoted.ended_by.by == "shell"
+
+
+@pytest.mark.parametrize(
+    ("script", "command", "code", "line", "says", "is_read"),
+    [
+        ("./a.sh || ./o.sh", "./o.sh", 6, "x: line 1: ./a.sh: No such file or directory", None, False),
+        ("true && ./a.sh", "./a.sh", 127, "x: line 1: ./a.sh: No such file or directory", None, True),
+        ("./a.sh || ./o.sh", "./a.sh || ./o.sh", 6, "sh: step.1: line 1: ./a.sh: not found", None, False),
+        ("echo; nope", "nope", 127, "sh: /run/loom/step.1: line 1: nope: not found", "nope: not found", True),
+    ],
+)
+def test_a_line_of_a_list_is_read_if_it_is_of_the_command_that_ended_it(
+    script: str, command: str, code: int, line: str, says: str | None, is_read: bool
+) -> None:
+    ended = {"command": command, "line": 1, "code": code}
+    found = diagnose(evidence([line], [line], ended_by=ended, job={"failing_command": script, "exit_code": code}))
+    assert found.ended_by is not None
+    assert (found.ended_by.says, [each.line for each in found.readings]) == (says, [line] * is_read)
+
+
+def test_what_the_shell_says_of_the_command_tells_more_than_an_earlier_error() -> None:
+    lines = ["error: of a log", "sh: /run/loom/step.1: line 1: nope: not found"]
+    ended = {"command": "nope", "line": 1, "code": 127}
+    assert diagnose(evidence(lines, lines, ended_by=ended)).telling_line == lines[1]
 
 
 def test_a_long_clean_up_before_exit_is_no_reason() -> None:

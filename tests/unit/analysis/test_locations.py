@@ -15,7 +15,7 @@ from tests.unit.analysis.test_diagnosis import evidence
 def root(tmp_path: Path) -> Path:
     for path in ("lib/src/a.c", "app/src/a.c", "app/go/m.go", "web/only.ts", "src/b.c"):
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / path).write_text("")
+        (tmp_path / path).write_text("\n" * 20)
     return tmp_path
 
 
@@ -52,6 +52,11 @@ def test_the_position_of_the_telling_line_is_first(root: Path) -> None:
     lines = ["app/go/m.go:2:in `fetch': key not found: :port (KeyError)", "\tfrom web/only.ts:9:in `<main>'"]
     found = diagnose(evidence(lines=lines, root=root))
     assert [(each.file, each.line) for each in found.locations] == [("app/go/m.go", 2), ("web/only.ts", 9)]
+
+
+def test_a_place_that_the_files_of_the_job_do_not_have_is_none(root: Path) -> None:
+    printed = ["Makefile:3: error: of a log", "app/go/m.go:22: error: behind the end", "web/only.ts:9: error: x"]
+    assert [each.text for each in diagnose(evidence(lines=printed, root=root)).locations] == ["web/only.ts:9"]
 
 
 def test_where_several_files_may_be_meant_all_are_told(root: Path) -> None:

@@ -191,7 +191,7 @@ def test_real_outputs(name: str, tmp_path: Path) -> None:
     output, telling, place = OUTPUTS[name]
     file = place.rpartition(":")[0]
     (tmp_path / (file or "none")).parent.mkdir(parents=True, exist_ok=True)
-    (tmp_path / (file or "none")).write_text("")
+    (tmp_path / (file or "none")).write_text("\n" * 999)
     found = diagnose(evidence(lines=output.splitlines(), root=tmp_path))
     assert found.telling_line is not None
     assert telling in found.telling_line
