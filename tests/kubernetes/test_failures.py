@@ -116,7 +116,9 @@ def test_values_are_made_to_fit_a_limit_range(pods: Pods, namespace: Any) -> Non
 
 
 def test_doctor_prints_a_pool_that_fits_a_quota(pods: Pods, namespace: Any) -> None:
-    hard = {"limits.cpu": "3", "limits.memory": "1Gi", "requests.memory": "1Gi"}
+    hard = {"limits.cpu": "3", "limits.memory": "1Gi", "requests.memory": "1Gi", "cpu": "200m"}
+    whole = {"limits": [{"type": "Pod", "max": {"cpu": "800m"}}]}
+    namespace.call("ruling", "create_namespaced_limit_range", {"metadata": {"name": "r"}, "spec": whole})
     namespace.call("ruling", "create_namespaced_resource_quota", {"metadata": {"name": "q"}, "spec": {"hard": hard}})
     until(lambda: namespace.call("looking", "read_namespaced_resource_quota", "q")["status"].get("hard") == hard)
     pool = Pool(provider="kubernetes", namespace=namespace.namespace, name="team")
@@ -127,8 +129,8 @@ def test_doctor_prints_a_pool_that_fits_a_quota(pods: Pods, namespace: Any) -> N
     )
     printed = yaml.safe_load("\n".join((found.advice or "").splitlines()[1:]))["pools"]
     fitting = parsed(printed)["team"]
-    assert fitting.limits == {"cpu": "2", "memory": "768Mi"}
-    assert fitting.requests == {"cpu": "250m", "memory": "256Mi"}, "a limit alone would reserve as much"
+    assert fitting.limits == {"cpu": "400m", "memory": "768Mi"}
+    assert fitting.requests == {"cpu": "190m", "memory": "256Mi"}, "a limit alone would reserve as much"
     assert asked(fitting)["pods"].state == "ok"
     with pods.job(pool=fitting) as job:
         assert job.run("echo fits")[1] == b"fits\n"

@@ -16,7 +16,7 @@ from loom.plan.model import PROJECT_DIR
 from loom.providers.base import SessionRequest
 from loom.providers.kubernetes.cluster.client import Cluster
 from loom.providers.kubernetes.images.snapshot import SnapshotImages
-from loom.providers.kubernetes.pod.policies import as_yaml, policies_of, proposed
+from loom.providers.kubernetes.pod.policies import Policies, as_yaml, policies_of, proposed
 from loom.providers.kubernetes.pod.spec import is_confined, name_of, specification
 
 VERBS = (
@@ -74,13 +74,16 @@ def _admission(cluster: Cluster, pool: Pool, image: str) -> CheckResult:
     policies = policies_of(cluster)
 
     def refusal(pool: Pool) -> LoomError | None:
-        request = _request(Path("/"), pool)
-        try:
-            pod = specification(request, name_of(request), {}, (), image=image, policies=policies)
-            cluster.call("asking for a pod", "create_namespaced_pod", pod, dry_run="All")
-        except LoomError as error:
-            return error
-        return None
+        request, refused = _request(Path("/"), pool), None
+        for known in (Policies(), policies):  # as a run does: the rules count where the cluster has refused a pod
+            try:
+                pod = specification(request, name_of(request), {}, (), image=image, policies=known)
+                cluster.call("asking for a pod", "create_namespaced_pod", pod, dry_run="All")
+            except LoomError as error:
+                refused = error
+            else:
+                return None
+        return refused
 
     if (refused := refusal(pool)) is None:
         text = "the API server would take a plain job's pod (asked without making one)"

@@ -355,7 +355,7 @@ _REFUSALS = (
     (
         r"(?:exceeded|failed|unknown for) quota: (.*)",
         "the namespace's quota does not allow it: {}",
-        "give the job lower limits, or remove other pods there; where the quota counts limits, each container needs some",
+        "give the job lower requests and limits, or remove other pods there; `loom doctor --on POOL` prints a pool that fits",
         "CLUSTER_QUOTA",
     ),
     (

@@ -57,6 +57,11 @@ class Policies(Struct, frozen=True, kw_only=True):
         found = [one[kind][resource] for one in self.ranges if resource in (one.get(kind) or {})]
         return (max if kind == "min" else min)(found, key=amount, default=None)
 
+    def beside(self, key: str, resource: str, own: str) -> str | None:
+        """Return what is left of a quota beside a container of loom's `own`; None without a quota."""
+        _, whole = self.quotas.get(f"{key}.{resource}", ("", None))
+        return None if whole is None else _text(resource, amount(whole) - amount(own))
+
 
 def policies_of(cluster: Cluster) -> Policies:
     """Ask for the rules of the cluster's namespace."""
@@ -156,6 +161,10 @@ def _text(resource: str, value: float, rounded: Callable[[float], int] = math.fl
     return f"{rounded(round(value / size, 3))}{unit}"
 
 
+def _lowest(*values: str | None) -> str:
+    return min(filter(None, values), key=amount)
+
+
 def _of_pool(pool: Pool, key: str, resource: str, policies: Policies) -> str:
     given = getattr(pool, key).get(resource)
     if given is None:
@@ -185,13 +194,14 @@ def proposed(pool: Pool, policies: Policies, *, confined: bool) -> Pool:
     for resource, (request, limit) in _PROPOSED.items():
         least, most = policies.of("min", resource), policies.of("max", resource)
         if f"limits.{resource}" in policies.quotas and policies.of("default", resource) is None:
-            whole = amount(policies.quotas[f"limits.{resource}"][1])
-            left = _text(resource, whole - amount(_between(None, _own_limit(resource, policies), most)))
-            limits.setdefault(resource, min(filter(None, (limit, most, left)), key=amount))
-            if not policies.of("maxLimitRequestRatio", resource):
-                requests.setdefault(resource, _between(least, request, str(limits[resource])))
-        elif f"requests.{resource}" in policies.quotas:
-            requests.setdefault(resource, _between(least, request, most))
+            left = policies.beside("limits", resource, _between(None, _own_limit(resource, policies), most))
+            limits.setdefault(resource, _lowest(limit, most, left))
+            most = str(limits[resource])
+        elif f"requests.{resource}" not in policies.quotas:
+            continue
+        if not policies.of("maxLimitRequestRatio", resource):
+            left = policies.beside("requests", resource, _OWN[resource][0])
+            requests.setdefault(resource, _between(least, request, _lowest(request, most, left)))
     template = pool.pod_template
     if policies.level == "restricted" and not confined:
         spec = template.get("spec") or {}

@@ -78,7 +78,7 @@ def test_a_limit_that_only_the_pool_can_say() -> None:
 
 def test_rules_for_a_whole_pod_are_rules_for_its_containers() -> None:
     rules = {"limit_range": ("r", {"limits": [{"type": "Pod", "min": {"cpu": "600m"}, "max": {"memory": "512Mi"}}]})}
-    rules["resource_quota"] = ("q", {"hard": {"cpu": "2"}})
+    rules["resource_quota"] = ("q", {"hard": {"cpu": "200m"}})
     others = {"hard": {"limits.cpu": "1"}, "scopes": ["NotTerminating"]}
 
     class Namespace:
@@ -94,7 +94,7 @@ def test_rules_for_a_whole_pod_are_rules_for_its_containers() -> None:
     policies = policies_of(cast("Any", Namespace()))
     assert set(policies.quotas) == {"limits.memory", "requests.cpu"}
     pool = proposed(POOL, policies, confined=False)
-    assert pool.limits == {"memory": "256Mi"}
+    assert (pool.limits, pool.requests) == ({"memory": "256Mi"}, {"cpu": "190m", "memory": "256Mi"})
     job: dict[str, Any] = {"resources": {"requests": {"cpu": "250m"}, "limits": dict(pool.limits)}}
     fit(job, policies, Pool(provider="kubernetes", limits=pool.limits), own=False)
     assert job["resources"]["requests"] == {"cpu": "600m"}
