@@ -132,7 +132,7 @@ def _values(known: Known, name: str, place: Place) -> dict[str, str]:
     values = {"name": name, "where": "" if place.image else " (on this machine)"}
     values["checkout"] = ", nothing before `actions/checkout`" if place.of_github else ""
     values["deep"] = counted(place.depth, "commit")
-    values["depth"] = "`fetch-depth: 0` brings all that your checkout has; else: " if place.of_github else ""
+    values["depth"] = "`fetch-depth: 0` brings all, branches as `origin/NAME`; else: " if place.of_github else ""
     if place.depth:
         values["depth"] = '`GIT_DEPTH: "0"` among its variables, and '
     if "{install}" in known.advice:

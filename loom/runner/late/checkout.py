@@ -54,20 +54,23 @@ _FETCHED = """\
 _ONE = """\
     echo "$loom_sha" >.git/shallow
 """
-_NO_OTHERS = """\
-    rm -rf .git/refs
+_REFS = """\
+    rm -rf {gone}
     mkdir -p .git/refs/heads .git/refs/tags
-    {{
-      for loom_ref in {refs}; do echo "$loom_sha $loom_ref"; done
-      {tags}
-    }} >.git/packed-refs.new
+    {kept} >.git/packed-refs.new
     mv .git/packed-refs.new .git/packed-refs
+    for loom_ref in {refs}; do
+      mkdir -p ".git/${{loom_ref%/*}}"
+      echo "$loom_sha" >".git/$loom_ref"
+    done
 """
 _TAGS = "sed -n '/ refs.tags./p' .git/packed-refs"
+_ALL = """\
+grep -q ' refs.remotes.origin.' .git/packed-refs || sed -i 's| refs/heads/| refs/remotes/origin/|' .git/packed-refs
+    sed -n '/ refs.tags./p;/ refs.remotes.origin./p' .git/packed-refs"""
+"""Of a repository without origin, the branches count as pushed."""
 _BRANCH = """\
-    mkdir -p .git/refs/heads/{above}
-    echo "$loom_sha" >.git/refs/heads/{branch}
-    echo ref: refs/heads/{branch} >.git/HEAD
+    echo ref: {} >.git/HEAD
 """
 
 
@@ -140,11 +143,13 @@ def _of_git(ref: str, fetch_depth: str, *, tags: bool) -> str:
     lines = {0: "", 1: _ONE}.get(depth, _FETCHED.format(depth=depth))
     branch = ref.removeprefix("refs/heads/") if ref.startswith("refs/heads/") else ""
     there = [ref.replace("refs/pull/", "refs/remotes/pull/"), *([f"refs/remotes/origin/{branch}"] if branch else [])]
-    if depth:
-        known = tags and ref.startswith("refs/tags/")
-        lines += _NO_OTHERS.format(refs=shlex.join(there if ref and not known else []), tags=_TAGS if tags else ":")
-    if branch:
-        lines += _BRANCH.format(branch=shlex.quote(branch), above=shlex.quote(posixpath.dirname(branch)))
+    known = (tags or not depth) and ref.startswith("refs/tags/")
+    lines += _REFS.format(
+        gone=".git/refs" if depth else ".git/refs/heads .git/refs/tags",
+        kept=_ALL if not depth else _TAGS if tags else ":",
+        refs=shlex.join(there if ref and not known else []),
+    )
+    lines += _BRANCH.format(shlex.quote(ref)) if branch else ""
     return _GIT.format(lines)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,8 +10,9 @@ import pytest
 
 from loom.cancel import Cancel
 from loom.errors import RequestError
-from loom.runner.late.checkout import _WORK
+from loom.runner.late.checkout import checkout_of
 from loom.snapshot import Source, discover, take, verify, with_merge
+from tests.unit.runner.late.plans import step
 
 from .conftest import ENVIRONMENT, Repo, clone, contents, proved
 
@@ -96,6 +98,16 @@ def tip_of(source: Source) -> str:
     return next(sha for name, sha, _ in source.refs if name == "refs/heads/main")
 
 
+def script_of(source: Source, **given: str) -> str:
+    """What `actions/checkout` does, with these inputs."""
+    assert source.pull_request is not None
+    inputs = {name.replace("_", "-"): text for name, text in given.items()}
+    github = {"ref": "refs/pull/1/merge", "ref_name": "1/merge", "sha": source.pull_request.sha, "head_ref": "topic"}
+    event = {"pull_request": {"number": 1, "head": {"sha": source.head_sha, "ref": "topic"}}}
+    github |= {"workspace": "/w", "event": event}
+    return checkout_of(step(kind="checkout", inputs=inputs), str, github, submodules=False, history=True).script
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_the_workspace_has_the_merge_of_git(name: str, work: Repo, tmp_path: Path) -> None:
     there, here, also = CASES[name]
@@ -138,9 +150,7 @@ def test_the_workspace_has_the_merge_of_git(name: str, work: Repo, tmp_path: Pat
     } == {*taken.brought}
 
     if also is uncommitted:  # `actions/checkout` checks out the branch, not the merge
-        ours.git("checkout", "-q", "--force", "--detach", source.head_sha)
-        ours.git("read-tree", "--reset", "-u", "LOOM_WORK")
-        assert "LOOM_WORK" in _WORK
+        subprocess.run(["sh", "-ec", script_of(merged, ref="topic")], cwd=ours.root, env=ENVIRONMENT, check=True)
         assert contents(ours.root) == contents(also_committed.root)
 
 
@@ -184,3 +194,63 @@ def test_histories_without_a_common_commit_are_not_merged(work: Repo) -> None:
     work.commit("alone")
     source = discover(work.root, environ=ENVIRONMENT)
     assert "refusing to merge unrelated histories" in str(with_merge(source, "main", tip_of(source)))
+
+
+CHECKOUTS: dict[str, dict[str, str]] = {
+    "one": {},
+    "two": {"fetch-depth": "2"},
+    "all": {"fetch-depth": "0"},
+    "branch": {"ref": "topic", "fetch-depth": "0"},
+    "head": {"ref": "HEAD-SHA"},
+}
+
+
+def checked_out(root: Path, server: str, sha: str, given: dict[str, str]) -> Repo:
+    """What the commands of `actions/checkout` make of the merge, or of the head."""
+    root.mkdir()
+    there, depth, ref = Repo(root), given.get("fetch-depth", "1"), given.get("ref", "")
+    there.git("-c", "init.defaultBranch=none", "init", "-q")
+    there.git("remote", "add", "origin", server)
+    wanted = [f"+{sha}:refs/remotes/pull/1/merge"] if not ref else [] if depth == "0" else [sha]
+    words = ["--no-tags"] if depth != "0" else ["+refs/heads/*:refs/remotes/origin/*", "+refs/tags/*:refs/tags/*"]
+    deep = [f"--depth={depth}"] if depth != "0" else []
+    there.git("fetch", "-q", "--prune", "--no-recurse-submodules", *deep, "origin", *words, *wanted)
+    which = ("--detach", sha) if ref != "topic" else ("-B", "topic", "refs/remotes/origin/topic")
+    there.git("checkout", "-q", "--force", *(which if ref else ("refs/remotes/pull/1/merge",)))
+    return there
+
+
+@pytest.mark.parametrize("name", CHECKOUTS)
+def test_git_is_that_of_a_checkout_of_the_request(name: str, work: Repo, tmp_path: Path) -> None:
+    server = tmp_path / "server.git"
+    work.git("init", "-q", "--bare", str(server))
+    work.git("tag", "-a", "-m", "annotated", "v1")
+    work.git("remote", "add", "origin", f"file://{server}")
+    forked(work, all_kinds, edited)
+    work.git("branch", "never-pushed")
+    work.git("push", "-q", "--tags", "origin", "main", "topic")
+    source = discover(work.root, environ=ENVIRONMENT)
+    merged = with_merge(source, "main", tip_of(source))
+    assert isinstance(merged, Source)
+    assert merged.pull_request is not None
+    (tmp_path / "workspace").mkdir()
+    taken = take(merged, tmp_path / "workspace", cancel=Cancel())
+    ours, sha, head = Repo(taken.path), merged.pull_request.sha, source.head_sha
+    ours.git("push", "-q", "origin", f"{sha}:refs/pull/1/merge")
+    ours.git("--git-dir", str(server), "config", "uploadpack.allowAnySHA1InWant", "true")
+    given = {key: head if text == "HEAD-SHA" else text for key, text in CHECKOUTS[name].items()}
+    theirs = checked_out(tmp_path / "theirs", f"file://{server}", head if "ref" in given else sha, given)
+    script = script_of(merged, **{key.replace("-", "_"): text for key, text in given.items()})
+    subprocess.run(["sh", "-ec", script], cwd=taken.path, env=ENVIRONMENT, check=True, capture_output=True)
+    questions = (
+        ("for-each-ref", "--format=%(refname) %(objectname) %(*objectname)"),
+        ("rev-parse", "HEAD", "--is-shallow-repository"),
+        ("rev-list", "--topo-order", "--parents", "HEAD"),
+        ("branch", "--show-current"),
+        ("describe", "--tags", "--always", "--abbrev=40"),
+        ("status", "--porcelain"),
+        ("ls-files", "--stage"),
+    )
+    assert {words: ours.git(*words) for words in questions} == {words: theirs.git(*words) for words in questions}
+    assert contents(ours.root) == contents(theirs.root)
+    ours.git("fsck", "--connectivity-only", "--no-dangling")

@@ -173,7 +173,7 @@ def test_history_is_as_deep_as_the_step_says(snapshot: Path, depth: str, commits
     ran(text, snapshot)
     assert len(git(snapshot, "log", "--oneline").splitlines()) == commits
     assert git(snapshot, "status", "--porcelain", "--branch").splitlines()[0].startswith("## main")
-    found = [f"refs/heads/{name}" for name in ("main", "old")] + ["refs/remotes/origin/theirs", "refs/tags/v1"]
+    found = [*BOTH, "refs/remotes/origin/theirs", "refs/tags/v1"]
     assert refs(snapshot) == (BOTH if depth.strip() in ("", "1", "2", "9") else found)
     ran(text, snapshot)  # a second checkout changes nothing
     assert len(git(snapshot, "log", "--oneline").splitlines()) == commits
