@@ -418,7 +418,7 @@ Outputs = dict[tuple[str, str], str]
 
 def used_outputs(job: Job) -> set[tuple[str, str]]:
     """Return the needs' outputs that the job's texts refer to, as (need, name)."""
-    return set(_USED.findall(jsons.encode_line([job.late, job.steps]).decode()))
+    return set(_USED.findall(jsons.encode_line(job).decode()))
 
 
 def outputs_in_log(job: Job, headers: Iterable[str]) -> Outputs:
@@ -460,7 +460,7 @@ def _between(line: str, literals: Sequence[str]) -> list[str]:
 def _texts(job: Job) -> Iterator[str]:
     """Yield the lines of which the server shows the values."""
     for mapping in [
-        job.late.env if job.late else {},
+        job.env,
         *(one.env for one in job.steps),
         *(one.inputs for one in job.steps),
     ]:

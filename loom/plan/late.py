@@ -83,11 +83,6 @@ class LateJob(Struct, frozen=True, kw_only=True):
     caller: LateCaller | None = None
     """It applies first: it may skip the job, and gives its `inputs`."""
 
-    @property
-    def debug(self) -> bool:
-        """Return whether people see what steps print by `::debug::`."""
-        return str(self.contexts.get("vars", {}).get("ACTIONS_STEP_DEBUG", "")).lower() == "true"
-
 
 class Action(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The program of a step that uses an action."""

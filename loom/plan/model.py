@@ -18,7 +18,7 @@ from msgspec import Struct, field
 from loom.config import AUTO_SHELL
 from loom.config.pools import Pool
 from loom.plan.clone import Clone
-from loom.plan.late import Action, LateJob
+from loom.plan.late import Action, LateJob, LateNeed
 from loom.secrets.base import Secret as Secret
 from loom.status import Status
 from loom.workflow.facts import Facts
@@ -424,6 +424,58 @@ class Job(Struct, frozen=True, kw_only=True):
     rule: int | None = None
     """Index of the matching rule; None without rules or when the job was named."""
     late: LateJob | None = None
+    """The texts of the job that are evaluated when it starts; None for a language without expressions."""
+
+    @property
+    def has_expressions(self) -> bool:
+        """Return whether its texts, and those of its steps, are evaluated when they start."""
+        return self.late is not None
+
+    @property
+    def is_certain(self) -> bool:
+        """Return whether it starts, with this image, whatever the results of other jobs."""
+        return self.late is None or not (self.late.condition or self.late.image)
+
+    @property
+    def becomes_several(self) -> bool:
+        """Return whether other jobs take its place when it starts (`LateJob.strategy`)."""
+        return self.late is not None and bool(self.late.strategy)
+
+    @property
+    def lanes(self) -> Mapping[str, int]:
+        """Return the groups of jobs that it is in, each with the most that run at a time."""
+        late = self.late
+        return {f"matrix {late.group}": late.max_parallel} if late is not None and late.max_parallel else {}
+
+    @property
+    def uses_actions(self) -> bool:
+        return any(step.action is not None for step in self.steps)
+
+    @property
+    def title(self) -> str:
+        """Return its name on the server's pages: with GitLab's `3/5` or `: [a, b]`, or as GitHub shows it."""
+        return self.late.shown if self.late is not None else self.variables.get("CI_JOB_NAME", self.name)
+
+    @property
+    def env(self) -> Mapping[str, str]:
+        """Return the variables of the workflow and the job that may hold expressions."""
+        return {} if self.late is None else self.late.env
+
+    @property
+    def github(self) -> Mapping[str, Any] | None:
+        """Return the context `github`; None for another language."""
+        return None if self.late is None else self.late.contexts.get("github") or {}
+
+    @property
+    def debug(self) -> bool:
+        """Return whether people see what steps print by `::debug::`."""
+        known = {} if self.late is None else self.late.contexts.get("vars", {})
+        return str(known.get("ACTIONS_STEP_DEBUG", "")).lower() == "true"
+
+    @property
+    def expected_results(self) -> tuple[LateNeed, ...]:
+        """Return its needs by the names that its expressions use."""
+        return () if self.late is None else self.late.needs
 
     @property
     def umask(self) -> int:

@@ -327,7 +327,7 @@ def with_predefined(job: Job, run: Mapping[str, str]) -> Job:
 
 def _of_language(job: Job, values: Mapping[str, str]) -> Mapping[str, str]:
     """Return loom's variables for a job: one of GitHub's has none of GitLab's, by which tools tell one from the other."""
-    if job.late is None:
+    if job.github is None:
         return values
     return {name: value for name, value in values.items() if not name.startswith(("CI_", "GITLAB_"))}
 
@@ -498,9 +498,8 @@ def _refusal(job: Job, names: Sequence[str]) -> str:
 
 def files_of(job: Job, secrets: Mapping[str, bytes]) -> dict[str, bytes]:
     """Return the content of the files that the job's session gets: secrets, and variables of type file."""
-    if job.late is not None:
-        event = (job.late.contexts.get("github") or {}).get("event") or {}
-        return {"GITHUB_EVENT_PATH": jsons.encode_file(event)}
+    if job.github is not None:
+        return {"GITHUB_EVENT_PATH": jsons.encode_file(job.github.get("event") or {})}
     as_file = {secret.name for secret in job.secrets if secret.file}
     given = {name: job.variables[name] for name in job.file_variables if name in job.variables}
     return {
@@ -520,7 +519,7 @@ def of_session(
     """Return the variables that only the job's session adds to its `environment`: those `concealed` from the engine, paths of
     files, secrets with `file: false`, variables of the `attempt`, and variables of the job that refer to any of these.
     """
-    if job.late is not None:
+    if job.has_expressions:
         secrets = {}  # its steps get them by name
     own = {
         **_of_language(job, attempt),

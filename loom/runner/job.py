@@ -60,7 +60,7 @@ class JobRunner(Struct, kw_only=True, eq=False):
     def run(self, job: Job) -> JobResult:
         begun = self._begun[job.id] = self.journal.now_ns()
         start = None
-        if self.late is not None and job.late is not None:
+        if self.late is not None:
             start = self.late.begin(job)
             job = start.job
             if start.status is not Status.SUCCESS:

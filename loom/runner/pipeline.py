@@ -31,7 +31,7 @@ from loom.runner.hooks import Child
 from loom.runner.job import JobRunner
 from loom.runner.products import Handover
 from loom.runner.request import Ran, RunRequest
-from loom.runner.results import Results, take_over, uses_actions
+from loom.runner.results import Results, take_over
 from loom.runner.scheduler import Schedule
 from loom.runner.start import RunStart
 from loom.runner.waits import Waits, waits
@@ -77,7 +77,7 @@ class Run:
 
     def _late_jobs(self) -> LateJobs | None:
         plan = self._request.plan
-        if all(job.late is None for job in plan.jobs):
+        if not any(job.has_expressions for job in plan.jobs):
             return None
         from loom.runner.late.jobs import LateJobs  # late: only for such jobs
 
@@ -281,7 +281,7 @@ class Run:
     def _results(self, cache: Cache | None) -> Results | None:
         """Return the services for actions, if a job uses any."""
         jobs, reuse, paths = self._request.plan.jobs, self._request.reuse, self._record.paths
-        if not uses_actions(jobs):
+        if not any(job.uses_actions for job in jobs):
             return None
         if reuse is not None:
             for job_id in reuse.resumed:
@@ -324,11 +324,9 @@ class Run:
 
         def run_job(job: Job) -> JobResult:
             try:
-                late = self._late if job.late is not None else None
-                several = late is not None and job.late is not None and bool(job.late.strategy)
-                result = self._run_several(job, runner, run_all) if several else runner.run(job)
-                if late is not None:
-                    late.ended(job, result)
+                result = self._run_several(job, runner, run_all) if job.becomes_several else runner.run(job)
+                if self._late is not None:
+                    self._late.ended(job, result)
                 return result
             finally:
                 waiting.release(job)
@@ -521,5 +519,5 @@ def _job_shape(job: Job) -> dict[str, Any]:
         "services": [service.name for service in job.services],
         "steps": [{"id": step.id, "command": step.script} for step in job.steps],
         **({"clone": plain(job.clone)} if job.clone is not None else {}),
-        **({"commands": True, "debug": job.late.debug, "title": job.late.shown} if job.late is not None else {}),
+        **({"commands": True, "debug": job.debug, "title": job.title} if job.has_expressions else {}),
     }

@@ -183,7 +183,7 @@ class Preparation:
             "workspace": str(opened.view.files),
             "view_of": str(opened.view.workspace),
             "mount_mode": opened.view.mode.value,
-            **({"path": facts.path} if self._job.late is not None else {}),
+            **({"path": facts.path} if self._job.has_expressions else {}),
             **facts.details,
         }
         self._attempt.fact("session_opened", fact, CODE)

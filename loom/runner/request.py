@@ -98,8 +98,7 @@ class RunRequest(Struct, frozen=True, kw_only=True):
 
     def lanes(self, job: Job) -> Mapping[str, int]:
         """Return the job's lanes (`scheduler.Lanes`): its pool, its provider or this machine, and its matrix."""
-        of_matrix = {f"matrix {job.late.group}": job.late.max_parallel} if job.late and job.late.max_parallel else {}
-        return {**self._lane(job), **of_matrix}
+        return {**self._lane(job), **job.lanes}
 
     def _lane(self, job: Job) -> Mapping[str, int]:
         if job.pool is not None and job.pool.jobs is not None:
@@ -179,7 +178,7 @@ def first_jobs(plan: Plan, at_most: int, done: Collection[str] = ()) -> Iterable
         and not job.refused
         and job.trigger is None
         and job.delay_s is None
-        and (job.late is None or not (job.late.condition or job.late.image))
+        and job.is_certain
         and (
             (job.needs is None and job.stage == first_stage)
             or (job.needs is not None and all(need.job in done for need in job.needs))

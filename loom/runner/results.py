@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loom.errors import SecretError
-from loom.plan.late import LateJob
 from loom.plan.model import Job
 from loom.record.events import PhaseCode
 from loom.runner.attempt import Attempt
@@ -38,7 +37,7 @@ class Results:
         most_bytes: int,
     ) -> None:
         """`artifacts_of`: the folder of a job's artifacts, in `record` or in that of an earlier run."""
-        self._pipelines = {job.id: _pipeline_of(job.late) for job in jobs if job.late is not None}
+        self._pipelines = {job.id: _pipeline_of(job) for job in jobs}
         self._artifacts_of = artifacts_of
         self._record = record
         self._uploads = record / "uploads"
@@ -87,14 +86,14 @@ class Results:
         except OSError as error:
             attempt.warn(f"{NO_WAY} ({error.strerror})", PhaseCode.JOB_EXECUTION)
             return {}
-        late = attempt.job.late or LateJob()
-        pipeline = self._pipelines.setdefault(attempt.job.id, _pipeline_of(late))  # a matrix may be of an earlier job
+        job = attempt.job
+        pipeline = self._pipelines.setdefault(job.id, _pipeline_of(job))  # a matrix may be of an earlier job
         client = requests.Client(
             job_id=attempt.job.id,
             pipeline=pipeline,
             folder=self._artifacts_of(attempt.job.id),
             url=url,
-            read_only=_is_strangers(late),
+            read_only=_is_strangers(job),
             tell=lambda name, data: attempt.fact(name, data, PhaseCode.JOB_EXECUTION),
         )
         token = self._server.admit(client)
@@ -121,11 +120,6 @@ class Results:
         return [job_id for job_id, own in list(self._pipelines.items()) if own == pipeline]
 
 
-def uses_actions(jobs: Iterable[Job]) -> bool:
-    """Return whether a step of these jobs is the program of an action."""
-    return any(step.is_program for job in jobs for step in job.steps)
-
-
 def take_over(before: Path, folder: Path) -> None:
     """Give a job that resumes the artifacts that its earlier steps uploaded in another run."""
     for archive in before.glob("*"):
@@ -134,15 +128,15 @@ def take_over(before: Path, folder: Path) -> None:
             shutil.copyfile(archive, folder / archive.name)
 
 
-def _pipeline_of(late: LateJob) -> str:
+def _pipeline_of(job: Job) -> str:
     """Return the workflow that a job is of: a run may be one of several, and each has its own artifacts."""
-    github = late.contexts.get("github") or {}
+    github = job.github or {}
     return str(github.get("workflow_ref") or github.get("workflow") or "workflow")
 
 
-def _is_strangers(late: LateJob) -> bool:
+def _is_strangers(job: Job) -> bool:
     """Return whether the event is a pull request from another repository."""
-    event: Any = (late.contexts.get("github") or {}).get("event")
+    event: Any = (job.github or {}).get("event")
     pull = event.get("pull_request") if isinstance(event, Mapping) else None
     if not isinstance(pull, Mapping):
         return False

@@ -130,7 +130,7 @@ class Frontier:
         before, all_over = self._before[job.id], self._left[job.id] == 0
         if job.needs is None and (holding := before.get("holds up")):
             return Skip(job_id=job.id, reason=f"it waits for the manual job {holding}", blocked_by=holding)
-        if job.when == "always" or job.late is not None:  # which decides itself
+        if job.when == "always":
             return all_over
         failed, skipped = before.get("failed"), before.get("skipped")
         if job.when == "on_failure":

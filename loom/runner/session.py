@@ -207,7 +207,7 @@ class SessionOpener:
             image=job.image or Image(),
             image_id=image.image_id if image else None,
             mount_mode=view.mode,
-            read_only_mounts=settings.read_only_mounts if job.late is None else self._with_actions(job),
+            read_only_mounts=self._with_actions(job) if job.uses_actions else settings.read_only_mounts,
             resources=job.resources,
             network=job.network,
             network_id=services.network_id if services else None,

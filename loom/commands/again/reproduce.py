@@ -49,8 +49,8 @@ from loom.commands.servers import (
     tokens,
 )
 from loom.errors import LoomError, RequestError, SnapshotError
+from loom.plan.github.growth import grown
 from loom.plan.github.labels import refused
-from loom.plan.growth import grown
 from loom.plan.model import Job, Plan
 from loom.plan.origin import origin_of as project_origin
 from loom.plan.variables import of_another_run
@@ -122,16 +122,11 @@ def _last_failed(here: Here) -> tuple[Server, RemoteJob]:
     return remote.reached(here, address, lambda server: server.last_failed(branch))
 
 
-def _name_there(job: Job) -> str:
-    """Return the name that the server has for a job: with GitLab's `3/5` or `: [a, b]`, or as GitHub shows it."""
-    return job.late.shown if job.late is not None else job.variables.get("CI_JOB_NAME", job.name)
-
-
 def _may_become(job: Job, name: str) -> bool:
     """Return whether a job of this name on the server can be one of those that the job becomes while it runs."""
-    if job.late is None or not job.late.strategy:
+    if not job.becomes_several:
         return False
-    shown = "*".join(map(glob.escape, re.split(r"\$\{\{.*?\}\}", job.late.shown)))
+    shown = "*".join(map(glob.escape, re.split(r"\$\{\{.*?\}\}", job.title)))
     return match_name(shown, name) or match_name(f"{shown} (*)", name)
 
 
@@ -320,7 +315,7 @@ class _Reproducing:
             event=_EVENTS.get(above.source, "push"),
         )
         plan = prepare(replace(self._with_file(of_above, above), dry_run=True), ask=False).plan
-        trigger = next((each for each in plan.jobs if _name_there(each) == name and each.trigger is not None), None)
+        trigger = next((each for each in plan.jobs if each.title == name and each.trigger is not None), None)
         if trigger is None or trigger.trigger is None:
             raise RequestError(
                 f"{name} of pipeline {number}, which started this one, starts none here", code="JOB_UNKNOWN"
@@ -333,7 +328,7 @@ class _Reproducing:
         artifacts = ServerArtifacts(self._server, job, folder, self._notes, self._differs)
         producer = plan.job(file.job)
         there = {each.name: each for each in self._server.jobs_before(job)}
-        if (of_server := there.get(_name_there(producer))) is not None:
+        if (of_server := there.get(producer.title)) is not None:
             artifacts.bring(producer, of_server)
         folder.joinpath("files").mkdir(parents=True)
         found = child_file(file, trigger.id, folder, artifacts.archive_of, folder / "files")
@@ -358,22 +353,22 @@ class _Reproducing:
             )
 
     def _is_meant(self, job: Job) -> bool:
-        return self._job.name == _name_there(job) or _may_become(job, self._job.name)
+        return self._job.name == job.title or _may_become(job, self._job.name)
 
     def _of_late_matrix(self, given: Options) -> Options:
         """Select the job of a matrix that only a result of another job tells, if the server's name can be one of its."""
         plan = _whole(given) if self._address.kind == "github" else None
         jobs = plan.jobs if plan is not None else ()
-        if any(self._job.name == _name_there(job) for job in jobs):
+        if any(self._job.name == job.title for job in jobs):
             return given
         return replace(given, names=tuple(job.id for job in jobs if _may_become(job, self._job.name)) or given.names)
 
     def _target(self, plan: Plan) -> tuple[Plan, Job]:
         """Return the job, and the plan in which it stands by itself."""
-        if not any(self._job.name == _name_there(job) for job in plan.jobs):
+        if not any(self._job.name == job.title for job in plan.jobs):
             for job in plan.jobs:
                 plan = self._grown(plan, job) if _may_become(job, self._job.name) else plan
-        named = [job for job in plan.jobs if self._job.name == _name_there(job)]
+        named = [job for job in plan.jobs if self._job.name == job.title]
         if len(named) != 1:
             found = "more than one" if named else "no"
             raise RequestError(
@@ -395,7 +390,7 @@ class _Reproducing:
                 hint=f"--var 'needs.{needed[0]}.outputs.{needed[1]}=JSON' gives it",
                 code="JOB_UNKNOWN",
             )
-        return grown(plan, job.id, tuple(one for one in jobs if self._job.name == _name_there(one)))
+        return grown(plan, job.id, tuple(one for one in jobs if self._job.name == one.title))
 
     def _brought(self, plan: Plan, target: Job) -> Brought:
         """Return the results of the jobs before the target, and download what they left."""
@@ -408,7 +403,7 @@ class _Reproducing:
                 continue
             given = outputs.get(job.id, {})
             results[job.id] = JobResult(status=Status.SUCCESS, outputs=given)  # the target ran, so they did not stop it
-            of_server = there.get(_name_there(job))
+            of_server = there.get(job.title)
             if of_server is not None and (job.id in needed or (target.needs is None and target.artifacts_from is None)):
                 self._artifacts.bring(job, of_server)
         if results and any(step.action and "actions/download-artifact" in step.action.uses for step in target.steps):
@@ -427,7 +422,7 @@ class _Reproducing:
             note = f"the API does not give {names}, empty here: --var NAME=value gives them"
             self._notes += [note] if note not in self._notes else []
         found: dict[str, dict[str, str]] = {}
-        for need in target.late.needs if target.late is not None else ():
+        for need in target.expected_results:
             for job_id in need.jobs:
                 found[job_id] = {name: value for (of, name), value in known.items() if of == need.name}
         return found

@@ -344,7 +344,7 @@ def _environment(
     here: Here, job: PastJob, step: Step, secrets: Mapping[str, bytes], of_session: Mapping[str, str]
 ) -> tuple[dict[str, str], list[str]]:
     handed_on, lost = job.handed_on(step, secrets)
-    if job.job.late is not None:
+    if job.job.has_expressions:
         from loom.runner.late.past import variables_at  # late: only for such jobs
 
         project_dir = here.provider(job).project_dir(job.run.workspace)

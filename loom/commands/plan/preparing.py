@@ -212,7 +212,7 @@ def _commit_there(plan: Plan, source: Source, default: str) -> tuple[Source, str
 
     RequestError for a pull request in conflict.
     """
-    github = next((job.late.contexts["github"] for job in plan.jobs if job.late is not None), None)
+    github = next((job.github for job in plan.jobs), None)
     event = github["event_name"] if github is not None else "push"
     if github is None or event in _OF_A_COMMIT:
         return source, ""

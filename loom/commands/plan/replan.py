@@ -11,7 +11,7 @@ from loom.commands.plan import preparing
 from loom.commands.plan.preparing import Options
 from loom.commands.project import trusting
 from loom.errors import LoomError, RequestError
-from loom.plan.growth import grown_as
+from loom.plan.github.growth import grown_as
 from loom.plan.model import Job, Plan, Resources, Step
 from loom.record.past_run import PastRun
 

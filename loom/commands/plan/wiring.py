@@ -38,7 +38,7 @@ def tools_for(plan: Plan, here: Here, root: Path, *, run_id: str, isolated: bool
     lock = load_lock(root / LOCK_PATH)
     setup = Setup(environ=environ, config=config, run_id=run_id, lock=lock, isolated=isolated)
     names = {job.provider for job in plan.jobs}
-    if any(job.late is not None for job in plan.jobs):
+    if any(job.uses_actions for job in plan.jobs):
         from loom.runner.actions import refuse_without_node  # for jobs of one language
 
         refuse_without_node(plan.jobs, config.cache_dir)

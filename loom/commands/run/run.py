@@ -185,7 +185,7 @@ def _check_detachable(plan: Plan, tools: JobTools) -> None:
     for job in plan.jobs:
         if job.trigger is not None:
             why, way = f"job {job.id} starts a child pipeline, which this machine runs", "leave the job out"
-        elif job.late is not None:
+        elif job.has_expressions:
             why, way = f"loom decides about the steps of job {job.id} when they start", "leave the job out"
         elif not tools.providers[job.provider].capabilities.detachable:
             why = f"job {job.id} runs on this machine, and would end with loom"

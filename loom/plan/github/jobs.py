@@ -98,6 +98,7 @@ class GitHubJobBuilder(builder.Refusals):
             shell=tuple(shell_words(config.default_shell)),
             needs=tuple(candidate.needs or ()),
             artifacts_from=(),
+            when="always",  # its condition decides
             deploys=self.candidates.deploys(node, texts),
             no_checkout=not _begins_with_checkout(written),
             resource_group=self._group(candidate),

@@ -12,9 +12,9 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from loom.cancel import Cancel
+from loom.plan.github.growth import grown
 from loom.plan.github.labels import refused
 from loom.plan.github.matrix import combinations, texts
-from loom.plan.growth import grown
 from loom.plan.late import LateCaller, LateJob, LateNeed, limit_of
 from loom.plan.model import AllowFailure, Image, Job, Plan
 from loom.runner.late.state import CANCELLED, FAILURE, SKIPPED, SUCCESS

@@ -197,7 +197,7 @@ class LateState:
             "environment": "github-hosted",
             "temp": "/tmp",
             "tool_cache": "/opt/hostedtoolcache",
-            "debug": "1" if self._late.debug else "",
+            "debug": "1" if self._job.debug else "",
         }
         return {
             "vars": {},

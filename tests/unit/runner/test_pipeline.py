@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from loom.commands.project.checkout import head_of, run_variables
-from loom.plan.model import Build
-from loom.runner import pipeline
+from loom.plan.model import Build, Job
 from loom.runner.results import Results
 
 from .conftest import Make, on
@@ -64,7 +63,7 @@ def test_what_is_known_of_the_commit(make: Make) -> None:
 
 def test_the_services_for_actions_end_with_the_run(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     closed: list[Results] = []
-    monkeypatch.setattr(pipeline, "uses_actions", lambda _: True)
+    monkeypatch.setattr(Job, "uses_actions", True)
     monkeypatch.setattr(Results, "close", lambda self: closed.append(self))
     make("stages: [a]\none: {stage: a, script: 'true'}\n").run()
     assert len(closed) == 1

@@ -12,7 +12,7 @@ from loom.plan.late import Action, LateJob
 from loom.plan.model import Job
 from loom.record.events import PhaseCode
 from loom.runner.attempt import Attempt
-from loom.runner.results import NO_WAY, Results, take_over, uses_actions
+from loom.runner.results import NO_WAY, Results, take_over
 
 from .conftest import Make
 from .late import plans
@@ -55,12 +55,6 @@ def results(tmp_path: Path, jobs: list[Job]) -> Results:
     made = Results(jobs=jobs, artifacts_of=lambda id_: tmp_path / id_, record=tmp_path, cache=None, most_bytes=1 << 20)
     yield made  # type: ignore[misc]
     made.close()
-
-
-def test_only_programs_of_actions_need_them(jobs: list[Job]) -> None:
-    assert uses_actions(jobs)
-    assert uses_actions([job("a", "docker")])
-    assert not uses_actions([job("a", "run", "enter", "leave", "checkout")])
 
 
 def test_each_attempt_has_a_token_of_its_own_while_it_runs(results: Results, jobs: list[Job]) -> None:

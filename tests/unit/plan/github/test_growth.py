@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from loom.plan.growth import grown, grown_as
+from loom.plan.github.growth import grown, grown_as
 from loom.plan.late import LateCaller, LateJob, LateNeed
 from loom.plan.model import Job, Need, Plan
 
