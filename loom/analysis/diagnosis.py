@@ -226,7 +226,6 @@ def diagnose(evidence: Evidence) -> Diagnosis:
         evidence.root,
         printed,
         directory=(evidence.ended_by or {}).get("directory"),
-        is_of_job=bool(evidence.run_id),
         command=(ended.command if ended else None) or command,
     )
     ended = by_make(ended, texts(own), at, evidence.root)
@@ -449,8 +448,6 @@ def _locations(
     )
     mentions = at.resolved(each for line in (first, *plain) for each in line.locations)
     told = mentions[:1] if first.tells and first.locations else []
-    found: dict[tuple[str, int], Location] = {}
     surest = by_command if silent else []
-    for each in (*told, *locations_in_step(texts(lines), step), *of_tests, *surest, *mentions):
-        found.setdefault((each.file, each.line), each)
-    return [at.placed(each) for each in found.values() if at.has(each)][:MOST_LOCATIONS] or by_command[:MOST_LOCATIONS]
+    found = at.resolved((*told, *locations_in_step(texts(lines), step), *of_tests, *surest, *mentions))
+    return found or by_command[:MOST_LOCATIONS]

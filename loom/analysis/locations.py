@@ -6,7 +6,6 @@ that make or ninja entered, or one that its command line names. The job's files 
 
 from __future__ import annotations
 
-import math
 import os
 import posixpath
 import re
@@ -24,6 +23,7 @@ from loom.util.untrusted_files import read_regular
 
 MOST_LOCATIONS = 5
 _MOST_NAMED = 5
+_MOST_LOOKED_AT = 40
 _LARGEST = 4 << 20
 _MOST_WALKED = 20_000
 """Entries of the project that are looked at for a file that no known directory has."""
@@ -103,19 +103,12 @@ _PACKAGE = re.compile(
 class WorkingDirectories:
     """The directories below `root` that paths in `lines` may be relative to; `directory`: the shell's; `command` names others.
 
-    `is_of_job`: whether the files are those that the job had."""
+    Of files without a `root`, everything is believed."""
 
     def __init__(
-        self,
-        root: Path | None,
-        lines: Sequence[str],
-        *,
-        directory: str | None = None,
-        command: str | None = None,
-        is_of_job: bool = False,
+        self, root: Path | None, lines: Sequence[str], *, directory: str | None = None, command: str | None = None
     ) -> None:
         self._root = root
-        self._is_of_job = is_of_job
         self._lines = lines
         self._directory = from_root(directory or "")
         self._command = command or ""
@@ -125,53 +118,45 @@ class WorkingDirectories:
         found = self._candidates(path)
         return found[0] if len(found) == 1 else path
 
-    def placed(self, location: Location) -> Location:
-        """Return the location below the root, or with the files that may be meant."""
-        found = self._candidates(location.file)
-        return replace(
-            location,
-            **({"one_of": tuple(found[:_MOST_NAMED])} if len(found) > 1 else {"file": [*found, location.file][0]}),
-        )
-
-    def _candidates(self, path: str) -> Sequence[str]:
-        """Return the files below the root that may be meant, by the surest of what is known of directories."""
-        if self._root is None or path.startswith("/"):
-            return ()
-        sure = (*self._package_below(path), *self._entered_before(path), self._directory, "")
-        for bases in (*([base] for base in sure), self._named, self._entered):
-            paths = dict.fromkeys(posixpath.normpath(posixpath.join(base, path)) for base in bases)
-            if found := [each for each in paths if not each.startswith(("..", "/")) and self._is_there(each)]:
-                return found
-        below = posixpath.normpath(path).lstrip("./")
-        return sorted(found for found in self._all if found == below or found.endswith(f"/{below}"))
-
     def are_there(self, locations: Sequence[Location]) -> bool:
-        """Return whether one of the locations is in a file that is there; any if nothing is known of the files."""
-        return any(self._root is None or self._candidates(each.file) for each in locations)
-
-    def has(self, location: Location) -> bool:
-        """Return whether the job's files have the line, as far as they are known."""
-        if self._root is None or not self._is_of_job:
-            return True
-        return any(self._lines_of(path) >= location.line for path in self._candidates(location.file))
-
-    def _lines_of(self, path: str) -> float:
-        """Return the number of lines; that of a file that can't be read has no end."""
-        try:
-            content = read_regular((self._root or Path()) / path, at_most=_LARGEST)
-        except (OSError, ValueError):
-            return math.inf
-        return content.count(b"\n") + 1  # a file that ends too early has an error behind its last line
-
-    def _is_there(self, path: str) -> bool:
-        return self._root is not None and os.path.lexists(self._root / path)
+        """Return whether one of the locations is in a file that is there."""
+        return any(self._candidates(each.file) for each in locations)
 
     def resolved(self, locations: Iterable[Location]) -> list[Location]:
-        """Return the first locations, below the root; those in files that are there, if any."""
-        found = {
-            self.placed(each): self.are_there([each]) for each in islice(dict.fromkeys(locations), 2 * MOST_LOCATIONS)
-        }
-        return [each for each in found if found[each]] or list(found)
+        """Return the first locations that the files have, below the root, or with the files that may be meant."""
+        found: dict[tuple[str, int], Location] = {}
+        for each in islice(dict.fromkeys(locations), _MOST_LOOKED_AT):
+            files = self._candidates(each.file, each.line)
+            several = tuple(files[:_MOST_NAMED]) if len(files) > 1 else ()
+            for file in files[:1]:
+                placed = replace(each, file=each.file if several else file, one_of=several)
+                found.setdefault((placed.file, placed.line), placed)
+        return list(found.values())[:MOST_LOCATIONS]
+
+    def _candidates(self, path: str, line: int = 0) -> Sequence[str]:
+        """Return the files with such a line that may be meant, by the surest of what is known of directories."""
+        if self._root is None:
+            return (path,)
+        if path.startswith("/"):
+            return ()
+        sure = (*self._package_below(path), *self._entered_before(path), self._directory, "")
+        for bases in (*([base] for base in sure), self._named):
+            paths = dict.fromkeys(posixpath.normpath(posixpath.join(base, path)) for base in bases)
+            if found := [each for each in paths if not each.startswith(("..", "/")) and self._has(each, line)]:
+                return found
+        below = posixpath.normpath(path).lstrip("./")
+        ending = (found for found in self._all if found == below or found.endswith(f"/{below}"))
+        return sorted(each for each in ending if self._has(each, line))
+
+    def _has(self, path: str, line: int) -> bool:
+        """Return whether there is such a file, and it has the line, or can't be read."""
+        file = (self._root or Path()) / path
+        if not line or not os.path.lexists(file):
+            return os.path.lexists(file)
+        try:  # a file that ends too early has an error behind its last line
+            return read_regular(file, at_most=_LARGEST).count(b"\n") + 1 >= line
+        except (OSError, ValueError):
+            return True
 
     def _package_below(self, path: str) -> Iterator[str]:
         """Yield the directories that the package may have that is named first below the path."""
@@ -190,7 +175,7 @@ class WorkingDirectories:
     def _entered_before(self, path: str) -> Sequence[str]:
         """Return the directories that were entered, and not left, where the path is named first; the innermost first."""
         inside: list[str] = []
-        for line in self._lines if self._entered else ():
+        for line in self._lines:
             if path in line:
                 break
             if (match := _ENTERS.search(line)) is None:
@@ -200,11 +185,6 @@ class WorkingDirectories:
             elif (left := from_root(match["path"])) in inside:
                 inside.remove(left)
         return inside
-
-    @cached_property
-    def _entered(self) -> Sequence[str]:
-        found = (_ENTERS.search(line) for line in reversed(self._lines))
-        return list(dict.fromkeys(from_root(match["path"]) for match in found if match is not None))
 
     @cached_property
     def _named(self) -> Sequence[str]:
