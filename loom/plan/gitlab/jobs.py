@@ -522,8 +522,13 @@ class _Texts:
         return tuple(found)
 
     def service_values(self, own: Mapping[str, Variable]) -> dict[str, str]:
-        """Return the variables of a service: those of the file and the job, and its own, which see them."""
+        """Return the variables of a service: those of the file and the job, and its own, which see all of the job's."""
         of_job = {} if self._refers else self.variables
+        candidates, of = self.builder.candidates, self.candidate
+        # Of a server's variables only those that the file names (gitlab-org/gitlab-runner, executors/docker: PublicOrInternal).
+        named = {*candidates.root, *fields_of(of.entry.merged.get("variables")), *of.decision.variables}
+        hidden = {*candidates.own_in(self.known), *candidates.selection.variables} - named
+        of_job = {name: value for name, value in of_job.items() if name not in hidden}
         return {**of_job, **{name: self(one.value) for name, one in own.items()}}
 
 

@@ -251,6 +251,17 @@ def test_each_text_that_gitlabs_runner_expands_has_the_reported_value(tmp_path: 
     assert made.variables["CI_JOB_TAGS"] == '["t0"]'
 
 
+def test_services_get_only_those_project_variables_that_the_file_names(tmp_path: Path) -> None:
+    text = """
+variables: {ROOT: $DB}
+job: {script: x, variables: {USER: $USER}, services: [{name: db, variables: {OWN: $DB}}]}
+"""
+    made = plan(tmp_path, text, own="DB: d\nUSER: u\n", given={"GIVEN": "g"}).job("job")
+    wanted = {"ROOT": "d", "USER": "u", "OWN": "d", "DB": None, "GIVEN": None}
+    assert {name: made.services[0].variables.get(name) for name in wanted} == wanted
+    assert (made.variables["DB"], made.variables["GIVEN"]) == ("d", "g")
+
+
 def test_services_get_no_reported_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(controls, "hide", lambda text: text.replace("hush", "***"))
     made = with_reported(plan(tmp_path, FIELDS).job("job"), {"V": "hush", "NEW": "1"})
