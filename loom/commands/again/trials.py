@@ -108,18 +108,25 @@ def _image(job: Job, **changed: Any) -> dict[str, Any]:
 
 def _variable(job: Job, name: str, value: Mapping[str, str]) -> dict[str, Any]:
     """Return the variables with this value of one, which a job before it can't replace; without it if there is none."""
-    secrets = tuple(each for each in job.secrets if each.name != name)
-    if not value and name not in job.variables and len(secrets) == len(job.secrets):
-        raise ValueError(f"neither its workflow nor the server gives {job.id} a variable of this name")
 
     def others(variables: Mapping[str, str]) -> dict[str, str]:
         return {each: text for each, text in variables.items() if each != name}
 
+    def with_it(variables: Mapping[str, str]) -> dict[str, str]:
+        return {**others(variables), **value} if name in variables else dict(variables)
+
+    late = job.late
+    given = (job.variables, *((late.env, late.container_env) if late else ()), *(step.env for step in job.steps))
+    secrets = tuple(each for each in job.secrets if each.name != name)
+    if not value and len(secrets) == len(job.secrets) and not any(name in each for each in given):
+        raise ValueError(f"neither its workflow nor the server gives {job.id} a variable of this name")
     return {
         "variables": {**others(job.variables), **value},
         "file_variables": tuple(each for each in job.file_variables if each != name),
         "given_variables": (*job.given_variables, name),
         "referring": job.referring and replace(job.referring, variables=others(job.referring.variables)),
+        "late": late and replace(late, env=with_it(late.env), container_env=with_it(late.container_env)),
+        "steps": tuple(replace(step, env=with_it(step.env)) for step in job.steps),
         "secrets": secrets,
     }
 

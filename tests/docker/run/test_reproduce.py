@@ -351,6 +351,16 @@ def test_job_of_a_matrix_on_github(case: Case, written: str) -> None:
     assert found["here"]["findings"][0]["name"] == "ls: cannot access 'dist/missing': No such file or directory"
 
 
+def test_a_variable_of_the_workflow_or_of_a_step_is_tried_on_github(case: Case) -> None:
+    check = 'test "$A" = 1 && test "$B" = 1 && test -n "$B"'
+    step = f"      - {{env: {{B: '1'}}, run: '{check}'}}\n"
+    workflow = f"{GITHUB_WORKFLOW.partition('    strategy')[0]}    env: {{A: '1'}}\n    steps:\n{step}"
+    log = f"##[group]Run {check}\n##[endgroup]\n##[error]Process completed with exit code 1."
+    tries = {"A=2": True, "B=2": True, "unset=B": True, "B=1": False}
+    found = of_github(case, workflow, log, "test", *(word for fact in tries for word in ("--try", fact)))
+    assert {one["fact"]: one["decides"] for one in found["trials"]} == tries, found
+
+
 def test_last_red_run_of_an_enterprise_server(case: Case) -> None:
     """`gh` knows the host, and has the token."""
     of_github(case, GITHUB_WORKFLOW, GITHUB_LOG, "test (2)")
