@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from loom.snapshot.manifest import manifest_bytes, read_manifest
     from loom.snapshot.merge import Applied, Content, Merge, content_at, displaced
     from loom.snapshot.objects import facts_of_commit, first_hunks
-    from loom.snapshot.pull_request import with_merge
+    from loom.snapshot.pull_request import with_merge, with_merge_of
     from loom.snapshot.removal import Removal, is_workspace, remains, remove
     from loom.snapshot.renewal import KnownFiles
     from loom.snapshot.sync import Patch, SavedFiles, bring, compare, patch_of
@@ -48,7 +48,7 @@ else:
             "manifest": "manifest_bytes read_manifest",
             "lock": "alone_in is_occupied occupied",
             "objects": "facts_of_commit first_hunks",
-            "pull_request": "with_merge",
+            "pull_request": "with_merge with_merge_of",
             "removal": "Removal is_workspace remains remove",
             "renewal": "KnownFiles",
             "capture": "empty renew take take_to_renew",

@@ -52,6 +52,19 @@ def with_merge(source: Source, base: str, tip: str) -> Source | str:
     return dataclasses.replace(source, pull_request=dataclasses.replace(request, sha=sha))
 
 
+def with_merge_of(source: Source, variables: Mapping[str, str]) -> Source:
+    """Return the source with the merge on which a run with these variables was, if it was on one.
+
+    RequestError where that can't be made.
+    """
+    if not (tip := variables.get("CI_MERGE_REQUEST_TARGET_BRANCH_SHA")):
+        return source
+    found = with_merge(source, variables["CI_MERGE_REQUEST_TARGET_BRANCH_NAME"], tip)
+    if isinstance(found, str):
+        raise RequestError(f"{source.root}: the run was on the merge with {tip[:12]}, {found}")
+    return found
+
+
 def bring(
     source: Source,
     request: PullRequest,

@@ -103,7 +103,9 @@ def patch_of(
             continue
         (left_out if change.mode == GITLINK or leave_out(change) else wanted).append(change)
     changed = dict.fromkeys((change.path for change in there.changes), "changed in the checkout since the run")
-    kept = dict.fromkeys(read_manifest(workspace, manifest_file).kept, "changed in the checkout before --sync=ours")
+    manifest = read_manifest(workspace, manifest_file)
+    changed |= dict.fromkeys(manifest.brought, "of the base branch, which the checkout has not merged")
+    kept = dict.fromkeys(manifest.kept, "changed in the checkout before --sync=ours")
     merged = merge(content_of, wanted, checkout, kept | changed | dict(there.unreadable))
     before = _contents(partial(content_at, checkout), merged.changes)
     after = _contents(content_of, [change for change in merged.changes if change.kind != "deleted"])

@@ -367,8 +367,17 @@ def _same(here: Here, past: PastRun, options: Options, *, failed: bool) -> int:
     workspace, cancel = new_workspace(here.config.tmp_dir, run_id), Cancel()
     hint = f"run it on what is there now: loom rerun {past.run_id} --fresh"
     with signals(cancel):
-        directories, umask = (past.repo_root, past.workspace), past.planned.plan.umask
-        document = taken_again(here, past.run_id, wanted, directories, workspace, cancel, hint=hint, umask=umask)
+        document = taken_again(
+            here,
+            past.run_id,
+            wanted,
+            (past.repo_root, past.workspace),
+            workspace,
+            cancel,
+            hint=hint,
+            umask=past.planned.plan.umask,
+            variables=past.planned.variables,
+        )
     reuse = Reuse(
         parent_run_id=past.run_id,
         workspace=workspace,

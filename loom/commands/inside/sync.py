@@ -54,11 +54,7 @@ def take(here: Here, past: PastRun, workspace: Path, run_id: str) -> Snapshot:
 def _as_planned(source: Source, past: PastRun) -> Source:
     """Return the source as a clone of that run has it. RequestError where the merge of a pull request can't be made."""
     variables = past.planned.variables
-    if tip := variables.get("CI_MERGE_REQUEST_TARGET_BRANCH_SHA"):
-        found = snapshot.with_merge(source, variables["CI_MERGE_REQUEST_TARGET_BRANCH_NAME"], tip)
-        if isinstance(found, str):
-            raise RequestError(f"the checkout can't be merged with {tip[:12]} as in that run: a merge {found}")
-        source = found
+    source = snapshot.with_merge_of(source, variables)
     return snapshot.as_cloned(source, clone_of(past.planned.plan), refs_of_head(variables))
 
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from loom import snapshot
@@ -34,10 +35,12 @@ def taken_again(
     *,
     hint: str | None = None,
     umask: int = GITS_UMASK,
+    variables: Mapping[str, str] = MappingProxyType({}),
 ) -> Mapping[str, object]:
     """Fill the new directory `workspace` with the snapshot of a run, whose facts are `wanted`; return the new one's facts.
 
-    `directories`: the checkout, and the run's workspace if it has one. RequestError where none has it.
+    `directories`: the checkout, and the run's workspace if it has one; `variables`: those of the run. RequestError where none
+    has it.
     """
     reasons: list[str] = []
     checkout = directories[0]
@@ -47,9 +50,10 @@ def taken_again(
             continue
         here.store.workspaces.make(workspace, run_id=run_of_workspace(workspace.name) or "", repo_root=checkout)
         try:
-            taken = snapshot.take(
-                discover(directory, here.environ, flag=here.trusting), workspace, cancel=cancel, umask=umask
-            )
+            source = discover(directory, here.environ, flag=here.trusting)
+            if directory == checkout:
+                source = snapshot.with_merge_of(source, variables)
+            taken = snapshot.take(source, workspace, cancel=cancel, umask=umask)
         except LoomError as error:
             workspace.rmdir()
             if cancel.requested:

@@ -93,7 +93,8 @@ def _made(
     if not Path(root).is_dir():
         raise RequestError(f"the checkout of run {reading.run_id} ({root}) is gone", code="BUNDLE_TREE")
     here = here if here.root == Path(root) else project.here(root=Path(root))
-    plan = load_planned(reading.paths.plan).plan
+    planned = load_planned(reading.paths.plan)
+    plan = planned.plan
     if any(job.artifacts_above or (job.trigger is not None and not job.trigger.files) for job in plan.jobs):
         raise RequestError(
             f"run {reading.run_id} is part of another run: it is a repetition, or uses artifacts of its parent run",
@@ -115,7 +116,7 @@ def _made(
     cancel = Cancel()
     with signals(cancel), progress_line(at_once=True) as show, ExitStack() as stack:
         show("collects the files of the run")
-        workspace = stack.enter_context(_tree(here, reading, taken, cancel))
+        workspace = stack.enter_context(_tree(here, reading, taken, cancel, planned.variables))
         show("packs the files and commits")
         trees, packs, whole = dict[str, BundledTree](), dict[str, Path](), True
         heads = [taken["head_sha"], *(each["head_sha"] for each in taken.get("submodules", ()))]
@@ -150,7 +151,9 @@ def _made(
 
 
 @contextmanager
-def _tree(here: Here, reading: Reading, taken: Mapping[str, Any], cancel: Cancel) -> Iterator[Path]:
+def _tree(
+    here: Here, reading: Reading, taken: Mapping[str, Any], cancel: Cancel, variables: Mapping[str, str]
+) -> Iterator[Path]:
     """Yield a workspace with the trees that ran, by their paths. RequestError where nothing has them any more."""
     trees, found = trees_of(taken), dict[str, str]()
     committed = not any(each["changed"] for each in (taken, *taken.get("submodules", ())))
@@ -166,7 +169,7 @@ def _tree(here: Here, reading: Reading, taken: Mapping[str, Any], cancel: Cancel
     workspace = new_workspace(here.config.tmp_dir, str(time.time_ns()))
     there = [here.root, *map(Path, reading.entry.workspaces[:1])]
     hint = "run it again, and bundle that run"
-    taken_again(here, reading.run_id, taken, there, workspace, cancel, hint=hint)
+    taken_again(here, reading.run_id, taken, there, workspace, cancel, hint=hint, variables=variables)
     try:
         yield workspace
     finally:

@@ -130,6 +130,8 @@ def test_a_pull_request_runs_on_the_merge_with_its_base(make: Make) -> None:
     assert f"{merge} commit\trefs/remotes/pull/1/merge\n" in said
     assert f"{merge} {there} {head} / A mine\n" in project.loom("logs", "whole")
     assert f"{head} mine\n" in project.loom("logs", "head")
+    project.loom("rerun", "last")
+    assert (project.loom("logs", "unit"), extent(project)["kinds"]) == (said, ["whole"])
     assert merge in of_run(), "the commit is the same in each run"
 
     git("update-ref", "refs/remotes/origin/main", base)  # what GitHub has counts, not a commit that was never pushed

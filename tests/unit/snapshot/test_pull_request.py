@@ -11,7 +11,7 @@ import pytest
 from loom.cancel import Cancel
 from loom.errors import RequestError
 from loom.runner.late.checkout import checkout_of
-from loom.snapshot import Source, discover, take, verify, with_merge
+from loom.snapshot import Source, discover, patch_of, take, verify, with_merge
 from tests.unit.runner.late.plans import step
 
 from .conftest import ENVIRONMENT, Repo, clone, contents, proved
@@ -152,6 +152,25 @@ def test_the_workspace_has_the_merge_of_git(name: str, work: Repo, tmp_path: Pat
     if also is uncommitted:  # `actions/checkout` checks out the branch, not the merge
         subprocess.run(["sh", "-ec", script_of(merged, ref="topic")], cwd=ours.root, env=ENVIRONMENT, check=True)
         assert contents(ours.root) == contents(also_committed.root)
+
+
+def test_a_job_s_change_to_what_the_merge_brought_is_a_conflict(work: Repo, tmp_path: Path) -> None:
+    source = forked(work, lambda repo: repo.write("theirs"), nothing)
+    merged = with_merge(source, "main", tip_of(source))
+    assert isinstance(merged, Source)
+    (tmp_path / "workspace").mkdir()
+    taken = take(merged, tmp_path / "workspace", cancel=Cancel())
+    for path in ("theirs", "lines"):
+        Repo(taken.path).write(path, "by the job\n")
+    found = patch_of(
+        taken.path,
+        work.root,
+        environ=ENVIRONMENT,
+        manifest_file=taken.path / ".git/loom-snapshot.json",
+        leave_out=lambda _: False,
+    )
+    assert [change.path for change in found.changes] == ["lines"]
+    assert found.conflicts == {"theirs": "of the base branch, which the checkout has not merged"}
 
 
 def conflicting(repo: Repo) -> None:
