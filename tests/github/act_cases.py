@@ -57,7 +57,8 @@ def run(act: Path, case: re.Match[str], root: Path) -> bool:
     files = [file for file in sorted((data / name).glob("*.y*ml")) if file.stem != "action"]
     for file in files:
         shutil.copy(file, workflows / f"case-{file.name}")
-    for words in (["init", "-q", "-b", "main"], ["add", "-A"], ["commit", "-qm", "x"]):
+    origin = ["remote", "add", "origin", "https://github.com/nektos/act"]
+    for words in (["init", "-q", "-b", "main"], origin, ["add", "-A"], ["commit", "-qm", "x"]):
         subprocess.run([*git, *words], cwd=root, check=True)
     options: tuple[str, ...] = ("--event", "push", *INPUTS)
     if event != "workflow_call":
