@@ -18,6 +18,8 @@ import pytest
 import pytest_rerunfailures
 from xdist.scheduler import LoadFileScheduling
 
+from tests.support.ci_server import Stub, serving
+
 # It would connect to 127.0.0.1, where a worker on another engine's network finds nobody.
 pytest_rerunfailures.HAS_PYTEST_HANDLECRASHITEM = False
 
@@ -77,6 +79,21 @@ def tmp_path(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
     with TemporaryDirectory(prefix="loom-test-") as directory:
         Path(directory).chmod(0o755)
         yield Path(directory)
+
+
+@pytest.fixture
+def stub() -> Iterator[Stub]:
+    """A CI server that answers what the test lays out."""
+    with serving() as found:
+        yield found
+
+
+@pytest.fixture
+def other() -> Iterator[Stub]:
+    """Another CI server, at another name of this machine."""
+    with serving() as found:
+        found.url = found.url.replace("127.0.0.1", "localhost")
+        yield found
 
 
 @contextmanager

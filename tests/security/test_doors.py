@@ -7,6 +7,8 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 import loom
 
 ROOT = Path(loom.__file__).parent
@@ -37,6 +39,7 @@ _STARTS = re.compile(
 )
 
 
+@pytest.mark.slow
 def test_one_function_starts_python_or_loom() -> None:
     """Python imports from where it is started: in a checkout, a stranger's `loom` would be the one that runs."""
 

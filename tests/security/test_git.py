@@ -52,6 +52,7 @@ def calls(tree: ast.AST) -> Iterator[tuple[ast.Call, str]]:
             yield node, ast.unparse(node.func).rpartition(".")[2]
 
 
+@pytest.mark.slow
 def test_every_git_process_starts_in_one_module_and_is_led_to_a_view() -> None:
     starting, searching, made_by_loom = set(), set(), set()
     for file in HOME.rglob("*.py"):

@@ -7,7 +7,6 @@ import json
 import re
 import socket
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,24 +17,12 @@ from loom.commands.record import remote
 from loom.commands.servers import ServerRefused, ServerUnavailable, address_of, server_of
 from loom.commands.servers.web import Door, session_of
 from loom.errors import RequestError
-from tests.support.ci_server import Reply, Stub, gitlab_job, gitlab_project, serving
+from tests.support.ci_server import Reply, Stub, gitlab_job, gitlab_project
 from tests.support.loom_process import run_loom
 
 AT = "/api/v4/projects/group%2Fproject"
 TOKEN = "glpat-of-the-user"
 ROOT = Path(__file__).parents[2] / "loom"
-
-
-@pytest.fixture
-def stub() -> Iterator[Stub]:
-    with serving() as found:
-        yield found
-
-
-@pytest.fixture
-def other() -> Iterator[Stub]:
-    with serving() as found:
-        yield found
 
 
 def project(tmp_path: Path, **environ: str) -> Here:
@@ -127,6 +114,7 @@ def test_a_store_gets_neither_token_nor_a_password_of_netrc_nor_an_unencrypted_r
 # -- answers without an end -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_large_answer_is_given_up_after_it_was_unpacked_so_far(stub: Stub) -> None:
     bomb = gzip.compress(json.dumps({"name": "x" * (64 << 20)}).encode())
     stub.routes[f"{AT}/jobs/12"] = Reply(bomb, headers={"Content-Encoding": "gzip"})

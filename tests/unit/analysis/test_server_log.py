@@ -209,6 +209,7 @@ def test_hostile_lines_are_bounded_and_shown_without_controls() -> None:
     assert "\x1b" not in "".join(found.lines)
 
 
+@pytest.mark.slow
 def test_diagnose_reads_a_file_and_standard_input(tmp_path: Path) -> None:
     log, environ = tmp_path / "job.log", {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}
     log.write_text(gitlab(PYTEST, "exit code 1"))

@@ -64,6 +64,7 @@ def test_first_other_line_is_named_with_its_command() -> None:
     assert found == LogParting(command="make", line=2, there="y", here="other")
 
 
+@pytest.mark.slow
 def test_line_that_one_side_lacks_is_found_in_a_long_log() -> None:
     lines = [f"line of {number * 'x'}" for number in range(2000)]
     found = parting({"make": lines}, {"make": [*lines[:700], *lines[701:]]})

@@ -185,6 +185,7 @@ def test_without_keeping_nothing_is_kept_or_used(project: Project) -> None:
     assert not (project.root.parent / ".local/state/loom/plans").exists()
 
 
+@pytest.mark.slow
 def test_a_run_with_a_kept_plan_imports_no_language_and_no_engine() -> None:
     """Before its record: each of these takes 50 to 100 ms."""
     program = """

@@ -4,24 +4,17 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.support.ci_server import Reply, Stub, gitlab_job, gitlab_project, serving
+from tests.support.ci_server import Reply, Stub, gitlab_job, gitlab_project
 from tests.support.loom_process import run_loom
 from tests.unit.analysis.test_server_log import gitlab
 
 pytestmark = pytest.mark.slow
 
 AT = "/api/v4/projects/group%2Fproject"
-
-
-@pytest.fixture
-def stub() -> Iterator[Stub]:
-    with serving() as found:
-        yield found
 
 
 def reproduced(stub: Stub, root: Path, workflow: str, name: str, *words: str) -> subprocess.CompletedProcess[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,25 +19,12 @@ from loom.commands.servers import (
 )
 from loom.config import load
 from loom.errors import LoomError, RequestError
-from tests.support.ci_server import SHA, Reply, Stub, gitlab_job, gitlab_project, serving
+from tests.support.ci_server import SHA, Reply, Stub, gitlab_job, gitlab_project
 from tests.support.loom_process import run_loom
 from tests.unit.analysis.test_server_log import GITHUB, PYTEST, gitlab
 
 AT = "/api/v4/projects/group%2Fproject"
 TOKEN = "glpat-of-the-user"
-
-
-@pytest.fixture
-def stub() -> Iterator[Stub]:
-    with serving() as found:
-        yield found
-
-
-@pytest.fixture
-def other() -> Iterator[Stub]:
-    with serving() as found:
-        found.url = found.url.replace("127.0.0.1", "localhost")
-        yield found
 
 
 def of_gitlab(stub: Stub, token: str | None = TOKEN, job: int = 12) -> tuple[Server, RemoteJob]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from loom.cancel import Cancel
-from loom.snapshot import Snapshot, Verification, discover, manifest_bytes, take, verify
+from loom.snapshot import Snapshot, Verification, discover, manifest_bytes, source, take, verify
 
 Snap = Callable[..., Snapshot]
 NewRepo = Callable[[str], "Repo"]
@@ -167,6 +167,12 @@ def check(repo: Repo, snapshot: Snapshot, *, status: bool = True) -> None:
     assert inside.git("rev-parse", "HEAD").strip() == snapshot.head_sha
 
 
+@pytest.fixture(autouse=True)
+def _lendable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Objects may be lent from the tests' directory, also where that is in /dev/shm."""
+    monkeypatch.setattr(source, "_TAKEN_IN_CONTAINERS", ("/workspace", "/proc", "/sys"))
+
+
 @pytest.fixture
 def repo(tmp_path: Path) -> Repo:
     """An empty repository without a commit."""
@@ -209,9 +215,9 @@ def snap(tmp_path: Path) -> Callable[..., Snapshot]:
         count += 1
         workspace = tmp_path / f"workspace-{count}"
         workspace.mkdir()
-        source = discover(
+        found = discover(
             start or repo.root, environ=repo.environ | environ, filters=lambda _: True, lends=lambda _: True
         )
-        return take(source, workspace, cancel=Cancel())
+        return take(found, workspace, cancel=Cancel())
 
     return _take

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pygit2
 import pytest
 
 from loom.cancel import Cancel
 from loom.errors import SnapshotError
-from loom.snapshot import discover, take, verify
+from loom.snapshot import capture, copy_files, discover, take, verify
+from loom.snapshot.source import Source
 
-from .conftest import ENVIRONMENT, Repo, Snap, check, contents
-
-pytestmark = pytest.mark.slow
+from .conftest import ENVIRONMENT, Repo, Snap, check, contents, proved
 
 
 @pytest.fixture
@@ -303,6 +303,61 @@ def test_a_tracked_file_that_became_a_fifo(work: Repo, snap: Snap) -> None:
     snapshot = snap(work)
     assert [left.path for left in snapshot.left_out] == ["run.sh"]
     assert [(change.path, change.kind) for change in snapshot.changed] == [("run.sh", "deleted")]
+
+
+def test_an_untracked_file_that_vanishes_meanwhile_is_named(
+    work: Repo, snap: Snap, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work.write("gone", "listed, then removed\n")
+    work.write("stays", "here\n")
+    listed = capture.contents.new_files
+
+    def removed_after_the_listing(source: Source, *arguments: Any, **named: Any) -> Any:
+        (source.root / "gone").unlink(missing_ok=True)
+        return listed(source, *arguments, **named)
+
+    monkeypatch.setattr(capture.contents, "new_files", removed_after_the_listing)
+    snapshot = snap(work)
+    why = "vanished while the workspace was being filled"
+    assert [(one.path, one.reason) for one in snapshot.left_out] == [("gone", why)]
+    assert [(change.path, change.kind) for change in snapshot.changed] == [("stays", "added")]
+    check(work, snapshot)
+
+
+def test_a_file_that_never_rests_is_named_and_counts_as_it_was_copied_last(
+    work: Repo, snap: Snap, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = copy_files.Copier._file
+
+    def and_grow(copier: copy_files.Copier, reading: int, writing: int, name: str, *more: Any) -> int:
+        size = copy(copier, reading, writing, name, *more)
+        if name == "empty":
+            with (work.root / "empty").open("a") as file:
+                file.write("x")
+        return size
+
+    monkeypatch.setattr(copy_files.Copier, "_file", and_grow)
+    snapshot = snap(work)
+    why = f"changed during each of {copy_files.ATTEMPTS} attempts to copy it; the last one counts"
+    assert [(one.path, one.reason) for one in snapshot.left_out] == [("empty", why)]
+    assert [(change.path, change.kind) for change in snapshot.changed] == [("empty", "modified")]
+    assert (snapshot.path / "empty").read_text() == "x" * (copy_files.ATTEMPTS - 1)
+    assert proved(snapshot).same
+
+
+def test_a_file_that_git_says_is_unmerged_is_named(work: Repo, snap: Snap) -> None:
+    work.git("checkout", "-q", "-b", "other")
+    work.write("README", "theirs\n")
+    work.commit()
+    work.git("checkout", "-q", "-")
+    work.write("README", "ours\n")
+    work.commit()
+    with pytest.raises(AssertionError, match="CONFLICT"):
+        work.git("merge", "-q", "other")
+    snapshot = snap(work)
+    why = "in conflict: git commits no such file; it is as on disk"
+    assert [(one.path, one.reason) for one in snapshot.left_out] == [("README", why)]
+    assert b"<<<<<<< HEAD" in (snapshot.path / "README").read_bytes()
 
 
 def test_the_record_of_runs_is_never_copied(work: Repo, snap: Snap) -> None:

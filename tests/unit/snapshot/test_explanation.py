@@ -13,8 +13,6 @@ from loom.snapshot import Explanation, Snapshot, discover, explain
 
 from .conftest import Repo, Snap, check, contents
 
-pytestmark = pytest.mark.slow
-
 
 def answers_of(repo: Repo, *paths: str) -> list[Explanation]:
     return list(explain(discover(repo.root, environ=repo.environ), paths, start=repo.root))

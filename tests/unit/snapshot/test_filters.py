@@ -18,8 +18,6 @@ from loom.snapshot import apply_patch, as_cloned, discover, manifest_bytes, patc
 
 from .conftest import ENVIRONMENT, NewRepo, Repo, Snap, check, clone, contents, proved
 
-pytestmark = pytest.mark.slow
-
 
 def test_line_endings(work: Repo, snap: Snap, tmp_path: Path) -> None:
     work.write(".gitattributes", "*.txt text eol=crlf\n*.auto text=auto\n*.bin -text\n")
@@ -195,6 +193,7 @@ key=$(git config loom.key) && cat "$(git rev-parse --git-dir)/key" .ignored-key 
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["plain", "submodule", "worktree"])
 def test_filters_that_need_the_checkout(work: Repo, snap: Snap, new_repo: NewRepo, tmp_path: Path, kind: str) -> None:
     script = work.write("../filter", NEEDS_ITS_PLACE, 0o755)
@@ -434,6 +433,7 @@ def test_line_endings_that_the_index_has(work: Repo, snap: Snap) -> None:
     assert [change.path for change in proved(snapshot).changes] == ["edited"]
 
 
+@pytest.mark.slow
 def test_line_endings_in_other_encodings_are_those_that_a_checkout_writes(
     work: Repo, snap: Snap, tmp_path: Path
 ) -> None:

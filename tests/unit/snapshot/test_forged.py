@@ -21,8 +21,6 @@ from tests.support.loom_process import run_loom
 
 from .conftest import ENVIRONMENT, Repo, Snap, proved
 
-pytestmark = pytest.mark.slow
-
 ROOT = Path(__file__).parents[3]
 Forge = Callable[[dict[str, Any], Path], None]
 
@@ -265,6 +263,7 @@ def test_an_empty_name_is_no_run(place: Place) -> None:
     assert place.workspace.exists()
 
 
+@pytest.mark.slow
 def test_the_current_directory_is_gone(place: Place, tmp_path: Path) -> None:
     gone = tmp_path / "gone"
     program = "import os, sys; os.mkdir(sys.argv[1]); os.chdir(sys.argv[1]); os.rmdir(sys.argv[1]); os.execv(sys.argv[2], sys.argv[2:])"
@@ -320,6 +319,7 @@ def test_names_that_end_in_a_carriage_return(work: Repo, snap: Snap) -> None:
     assert {change.path for change in proved(snapshot).changes} == {"Icon", "Icon\r"}
 
 
+@pytest.mark.slow
 def test_directories_deep_inside_one_another(place: Place) -> None:
     descriptor = os.open(place.workspace, os.O_RDONLY)
     for _ in range(1500):

@@ -10,8 +10,6 @@ from loom.snapshot import discover, identity_of, take
 
 from .conftest import ENVIRONMENT, NewRepo, Repo
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture
 def named(tmp_path: Path, new_repo: NewRepo) -> tuple[Repo, Callable[[str], str | None]]:
@@ -88,6 +86,7 @@ def test_a_folder_that_is_not_committed_yet(named: tuple[Repo, Callable[[str], s
     assert name_of("new") not in (before, None)
 
 
+@pytest.mark.slow
 def test_a_folder_of_a_submodule_changes_with_it(
     tmp_path: Path, new_repo: NewRepo, named: tuple[Repo, Callable[[str], str | None]]
 ) -> None:

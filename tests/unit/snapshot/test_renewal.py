@@ -22,8 +22,6 @@ from tests.support.waiting import until
 from .conftest import Repo, proved
 from .test_random import do, place, steps
 
-pytestmark = pytest.mark.slow
-
 
 def laid_out(workspace: Path, without_times: frozenset[str]) -> dict[str, tuple[int, object, object]]:
     """All that is in a workspace but what says when it was made: type and mode, content, and time of a file or link."""
@@ -65,6 +63,7 @@ def equal_to_a_new_one(repo: Repo, top: Path, renewed: Snapshot) -> None:
     assert proved(renewed).same
 
 
+@pytest.mark.slow
 @settings(fuzzed(12, 60), phases=(Phase.reuse, Phase.generate))  # making a failing example smaller takes minutes
 @given(before=st.lists(steps, max_size=10), after=st.lists(steps, max_size=8))
 def test_whatever_happened_in_between(before: list[tuple[Any, ...]], after: list[tuple[Any, ...]]) -> None:

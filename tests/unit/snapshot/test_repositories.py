@@ -15,8 +15,6 @@ from loom.snapshot import discover, explain, take, verify
 
 from .conftest import ENVIRONMENT, Repo, Snap, check, clone, contents
 
-pytestmark = pytest.mark.slow
-
 
 def test_linked_worktree(work: Repo, snap: Snap, tmp_path: Path) -> None:
     work.git("worktree", "add", "-q", "-b", "side", str(tmp_path / "linked"))

@@ -12,8 +12,6 @@ from loom.snapshot import Snapshot, discover, explain, verify
 
 from .conftest import ENVIRONMENT, NewRepo, Repo, Snap, check, contents, proved
 
-pytestmark = pytest.mark.slow
-
 
 def test_submodules(work: Repo, snap: Snap, new_repo: NewRepo) -> None:
     inner = new_repo("inner")
@@ -69,6 +67,7 @@ def test_a_submodule_that_was_deleted(work: Repo, snap: Snap, new_repo: NewRepo)
     check(work, snap(work))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("borrow", [False, True])
 def test_line_breaks_in_the_paths_of_repositories(
     tmp_path: Path, snap: Snap, new_repo: NewRepo, monkeypatch: pytest.MonkeyPatch, borrow: bool
@@ -191,6 +190,7 @@ def test_a_submodule_that_was_moved(outer: Repo, snap: Snap, told: bool) -> None
     assert [answer.included for answer in answers] == [told, told, False]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("checked_out", [True, False])
 def test_a_submodule_in_conflict(outer: Repo, snap: Snap, checked_out: bool) -> None:
     sub = Repo(outer.root / "s")
@@ -277,6 +277,7 @@ def test_submodules_that_status_is_to_ignore(outer: Repo, snap: Snap, value: str
     assert inside.git("status", "--porcelain") == outer.git("status", "--porcelain")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["s", "s/objects", "s/config", "n" * 300, "/abs", "loom-0"])
 def test_names_of_submodules_that_are_in_each_others_way(outer: Repo, snap: Snap, name: str) -> None:
     inner = Repo(outer.root.parent / "inner")
@@ -302,6 +303,7 @@ def test_names_of_submodules_that_git_refuses(outer: Repo, snap: Snap, name: str
     assert list((snapshot.path / "s").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_submodules_that_the_workspace_names(outer: Repo, snap: Snap) -> None:
     """A sparse checkout may hide .gitmodules, and an ignored one is not there for CI."""
     outer.write("d/d")

@@ -43,8 +43,6 @@ from tests.support.effort import fuzzed
 
 from .conftest import NewRepo, Repo
 
-pytestmark = pytest.mark.slow
-
 Snap = Callable[..., Snapshot]
 STRANGE = (b"a b", b"\xe9\xff", b"new\nline", b'quote"', b"tab\t", b"back\\slash", b"-dash", b":colon")
 
@@ -135,6 +133,7 @@ def test_edits_made_since_stay_and_the_rest_is_applied(work: Repo, snap: Snap, t
     assert files_of(work.root) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mine", ["tree/own", "tree/below/ignored.log", "tree/below"])
 def test_a_replaced_directory_stays_whole_where_something_else_is_in_it(
     work: Repo, snap: Snap, tmp_path: Path, mine: str
@@ -309,6 +308,7 @@ def test_what_a_snapshot_would_not_have_is_not_brought_nor_taken_away(synced: Sy
     assert not (synced.directory.root / "a.log").exists()
 
 
+@pytest.mark.slow
 def test_files_of_a_submodule_are_brought(new_repo: NewRepo, snap: Snap) -> None:
     inner, outer = new_repo("inner"), new_repo("outer")
     inner.write("lib", "1\n")
@@ -377,6 +377,7 @@ def lay_out(root: Path, wanted: dict[str, tuple[str, bytes]]) -> None:
             continue
 
 
+@pytest.mark.slow
 @fuzzed(15)
 @given(before=files, job=files, mine=files, edited=st.booleans())
 @example(before={"a": ("file", b"\0\xff")}, job={"a": ("exec", b"\0\xff")}, mine={}, edited=False)
@@ -424,6 +425,7 @@ def related(path: str, others: Collection[str]) -> bool:
     return any(below(path, other) or below(other, path) for other in others)
 
 
+@pytest.mark.slow
 @fuzzed(40)
 @given(before=files, mine=files, job=files)
 def test_a_merge_takes_each_path_whole_or_leaves_it(

@@ -24,8 +24,6 @@ from tests.support.waiting import promptly, until
 
 from .conftest import ENVIRONMENT, Repo, check
 
-pytestmark = pytest.mark.slow
-
 Snap = Callable[..., Snapshot]
 NewRepo = Callable[[str], Repo]
 ROOT = Path(__file__).parents[3]
@@ -222,6 +220,7 @@ while time.time() < until and not os.path.exists(root + "/../stop"):
 """
 
 
+@pytest.mark.slow
 def test_edits_during_the_copy_never_make_the_proof_lie(work: Repo, snap: Snap) -> None:
     editor = subprocess.Popen([sys.executable, "-c", EDITOR, str(work.root)])
     try:
@@ -362,6 +361,7 @@ def test_an_interrupt_while_a_git_command_starts_ends_it(tmp_path: Path, monkeyp
     assert begun[0].returncode is not None
 
 
+@pytest.mark.slow
 def test_interrupted_by_the_terminal(work: Repo, tmp_path: Path) -> None:
     """Ctrl-C reaches loom and what it started: one line, no traceback of a helper's, and nothing is left."""
     for number in range(6000):
@@ -495,6 +495,7 @@ def as_nobody(repo: Repo, tmp_path: Path) -> str:
     return done.stdout + done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.open_tmp_path
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs another user")
 def test_unreadable_files_are_named(work: Repo, tmp_path: Path) -> None:
@@ -572,6 +573,7 @@ def loom(repo: Repo, *arguments: str, **environ: str) -> subprocess.CompletedPro
     return run_loom(arguments, cwd=repo.root, environ=repo.environ | {"PYTHONPATH": str(ROOT)} | environ)
 
 
+@pytest.mark.slow
 def test_commands(work: Repo, tmp_path: Path) -> None:
     (tmp_path / "tmp").mkdir()
     there = {"TMPDIR": str(tmp_path / "tmp"), "HOME": str(tmp_path)}
@@ -643,6 +645,7 @@ sys.exit(run_app(list({arguments})))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.open_tmp_path
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs another user")
 def test_workspaces_that_may_not_be_entered(work: Repo, tmp_path: Path) -> None:

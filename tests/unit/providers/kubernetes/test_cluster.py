@@ -41,6 +41,7 @@ def test_who_waits_for_the_end_is_not_kept_by_a_cluster_that_does_not_answer() -
     assert len(calls) > before + 1  # what has to be removed is tried more than once
 
 
+@pytest.mark.slow
 def test_no_certificate_and_no_key_of_a_kubeconfig_stays_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
