@@ -12,7 +12,7 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from loom.analysis import formats, patterns
-from loom.analysis.ending import Ending, by_make, by_shell, ending_of, locations_in_step
+from loom.analysis.ending import Ending, by_make, by_shell, ending_of, is_silent, locations_in_step
 from loom.analysis.history import SameInput, SinceGreen
 from loom.analysis.locations import MOST_LOCATIONS, Location, WorkingDirectories, is_foreign
 from loom.analysis.named_files import Look, look_at
@@ -231,7 +231,7 @@ def diagnose(evidence: Evidence) -> Diagnosis:
     ended = by_make(ended, texts(own), at, evidence.root)
     made = ended if ended is not None and ended.by == "make" else None
     quiet = ended is not None and bool(ended.calls or not (ended.command or "").startswith(("exit", "return")))
-    silent = (output.marked and not own and quiet) or (made is not None and made.is_silent)
+    silent = (output.marked and not own and quiet) or (made is not None and is_silent(made.command))
     told_by = [] if silent else output.reason
     found = [typed.convert(each, Failure) for each in job.get("findings", ())] if failed else []
     read = patterns.failures([line.printed for line in output.reason], formats.readers())
@@ -367,7 +367,11 @@ _LIST = re.compile(r";|\|\|")
 def _is_read(output: ReadOutput, line: str, script: str | None, ended: Ending | None, *, background: bool) -> bool:
     """Return whether the line is one of the command that ended the step, not of one that the script survived, or in the
     `background`."""
-    if background or (ended is not None and ended.command and (ended.is_silent or _LIST.search(ended.command))):
+    if (
+        background
+        or is_silent(ended.command if ended else script)
+        or (ended is not None and ended.command and _LIST.search(ended.command))
+    ):
         return False
     if (
         ended is not None and ended.by == "make"

@@ -59,11 +59,6 @@ class Ending(Document, frozen=True, kw_only=True):
         return f"`{self.command}`{at} gave {self.exit_code}{by_signal}{parts}{called}"
 
     @property
-    def is_silent(self) -> bool:
-        """Return whether the command prints nothing of its failure."""
-        return _SILENT.match(self.command or "") is not None
-
-    @property
     def signal(self) -> str:
         """Return how shells give a signal as the exit code; empty for another code."""
         with suppress(ValueError):
@@ -206,6 +201,11 @@ def _words(ended: Mapping[str, Any], own: Sequence[str]) -> str | None:
         if name and name in ended["command"] and (file, int(match["line"])) == place:
             return match["words"].strip()
     return None
+
+
+def is_silent(command: str | None) -> bool:
+    """Return whether the command prints nothing of its failure."""
+    return _SILENT.match((command or "").strip()) is not None
 
 
 _BY_MAKE = re.compile(r"g?make(?:\[\d+\])?: \*\*\* \[(?P<file>[^\]:]+):(?P<line>\d+): [^\]]+\] Error (?P<code>\d+)$")

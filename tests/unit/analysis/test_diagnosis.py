@@ -290,6 +290,12 @@ def test_a_line_of_a_list_is_read_if_it_is_of_the_command_that_ended_it(
     assert (found.ended_by.says, [each.line for each in found.readings]) == (says, [line] * is_read)
 
 
+def test_a_line_behind_a_silent_command_is_that_of_a_trap() -> None:
+    line = "E: Unable to locate package foo"
+    found = [diagnose(evidence([line], job={"failing_command": script})) for script in ("false", "apt-get install foo")]
+    assert [len(each.readings) for each in found] == [0, 1]
+
+
 def test_what_the_shell_says_of_the_command_tells_more_than_an_earlier_error() -> None:
     lines = ["error: of a log", "sh: /run/loom/step.1: line 1: nope: not found"]
     ended = {"command": "nope", "line": 1, "code": 127}
