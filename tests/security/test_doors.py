@@ -67,3 +67,110 @@ def test_only_the_asking_function_lends_objects_of_others() -> None:
         return isinstance(node, ast.keyword) and node.arg in ("lends", "may_lend")
 
     assert where("lend", consents) == {"commands/project/trusting.py", "snapshot/source.py"}
+
+
+CONNECTED = {
+    "commands/servers/web.py": "the client for servers",
+    "commands/servers/gitlab.py": "its library, with the client's session",
+    "commands/servers/github.py": "its library, with the client's session",
+    "action_services/server.py": "listens, for the actions of a job",
+    "storage/bucket.py": "the bucket for caches that the user's own configuration names",
+}
+"""The modules that connect to something, besides those for engines and clusters (`providers`)."""
+_CONNECTS = re.compile(
+    r"(socket|ssl|http\.client|urllib\.request|requests|urllib3|httpx?|aiohttp|websockets?|gitlab|github|docker|kubernetes"
+    r"|fsspec|ftplib|smtplib|paramiko)(\..*)?"
+)
+
+
+def test_one_client_asks_servers() -> None:
+    """The token goes to its server alone, and every answer ends, only where each request passes the client's door."""
+
+    def imports(node: ast.AST) -> bool:
+        if isinstance(node, ast.Import):
+            return any(_CONNECTS.fullmatch(each.name) for each in node.names)
+        if isinstance(node, ast.ImportFrom):
+            return node.module is not None and _CONNECTS.fullmatch(f"{node.module}.{node.names[0].name}") is not None
+        late = isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "__import__"))
+        return late and any(isinstance(one, ast.Constant) and _CONNECTS.fullmatch(str(one.value)) for one in node.args)
+
+    def goes_alone(node: ast.AST) -> bool:
+        called = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
+        with_session = isinstance(node, ast.Call) and any(one.arg == "session" for one in node.keywords)
+        return (called == "gitlab.Gitlab" and not with_session) or re.fullmatch(
+            r"requests\.(Session|session|request|get|post|put|patch|delete|head|options)", called
+        ) is not None
+
+    found = where("socket|ssl|http|urllib|requests|web|gitlab|github|docker|kube|fsspec|ftp|smtp|paramiko", imports)
+    assert {name for name in found if not name.startswith("providers/")} == set(CONNECTED)
+    alone = {name for name in where(r"requests\.|Gitlab\(", goes_alone) if not name.startswith("providers/")}
+    assert alone == {"commands/servers/web.py"}
+
+
+def callers(*names: str) -> set[str]:
+    """Return the modules that call a function of these names."""
+
+    def calls(node: ast.AST) -> bool:
+        return isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in names
+
+    return where(rf"\b({'|'.join(names)})\(", calls)
+
+
+def test_values_of_other_jobs_pass_the_function_that_knows_this_machine() -> None:
+    def reads(node: ast.AST) -> bool:
+        return isinstance(node, ast.Attribute) and ast.unparse(node) in ("dotenv.read", "dotenv.kept")
+
+    assert where("dotenv", reads) == {"runner/products.py"}
+    assert callers("with_reported") == {"runner/products.py", "runner/job.py", "commands/inside/session.py"}
+    assert callers("may_get") == {"plan/variables.py"}
+
+
+def test_what_goes_out_is_searched() -> None:
+    """A bundle and a report by the modules that search them, and each text for an agent where values are hidden."""
+    assert callers("write_bundle") == {"commands/record/bundle.py"}
+    assert callers("page") == {"commands/record/runs.py"}
+    assert {"commands/record/bundle.py", "commands/record/runs.py"} <= callers("masker_for")
+    tools, server = (ast.parse((ROOT / f"commands/agents/{name}.py").read_text()) for name in ("tools", "mcp"))
+    made = [node for each in (tools, server) for node in ast.walk(each) if isinstance(node, ast.Call)]
+    texts = [ast.unparse(node) for node in made if ast.unparse(node.func) in ("Answer", "RunAnswer", "ExecAnswer")]
+    pages = next(ast.unparse(node) for node in tools.body if isinstance(node, ast.ClassDef) and node.name == "Pages")
+    assert not [text for text in texts if text not in pages and not re.search(r"\*\*(self\.pages\.)?cut\b", text)]
+    errors = [ast.unparse(node) for node in made if ast.unparse(node.func) == "ToolError"]
+    assert not [text for text in errors if "error" in text and "hidden(" not in text]
+
+
+def test_what_replaces_files_of_the_checkout_keeps_copies() -> None:
+    assert callers("apply_to") == {"snapshot/sync.py"}
+    assert callers("apply_patch", "bring") - {"commands/again/reproduce.py"} == callers("keep_copies")
+
+
+def test_each_language_is_read_and_planned_within_the_budget() -> None:
+    def is_language(node: ast.AST) -> bool:
+        named = isinstance(node, ast.Call) and ast.unparse(node.func) == "import_module" and ast.unparse(node.args[0])
+        return bool(named) and re.match(r"f'loom\.(workflow|plan)\.\{", str(named)) is not None
+
+    def unlimited(node: ast.AST) -> bool:
+        """Return whether it is a function that calls the module of a language, or `_of` with that, outside of the budget."""
+
+        def calls(inner: ast.AST) -> bool:
+            return is_language(inner) or (isinstance(inner, ast.Call) and ast.unparse(inner.func) == "_of")
+
+        if not isinstance(node, ast.FunctionDef) or node.name == "_of" or not any(map(calls, ast.walk(node))):
+            return False
+        within = [
+            one for one in ast.walk(node) if isinstance(one, ast.With) and "limited()" in ast.unparse(one.items[0])
+        ]
+        return not any(calls(inner) for one in within for inner in ast.walk(one))
+
+    def goes_round(node: ast.AST) -> bool:
+        module = node.module or "" if isinstance(node, ast.ImportFrom) else ""
+        names = [each.name for each in node.names] if isinstance(node, ast.ImportFrom) else []
+        return bool(re.fullmatch(r"loom\.(workflow|plan)\.\w+\.(loader|resolve)", module)) and bool(
+            {"examine", "resolve", "rehearse"} & set(names)
+        )
+
+    assert where("import_module", is_language) == {"workflow/dialects.py", "plan/resolve.py"}
+    assert not {
+        name for name in where("import_module", unlimited) if name in ("workflow/dialects.py", "plan/resolve.py")
+    }
+    assert not where("import", goes_round)

@@ -21,6 +21,7 @@ from loom.commands.agents.tools import (
     Limits,
     RunAnswer,
     given,
+    hidden,
 )
 from loom.commands.project import here
 from loom.errors import LoomError, RequestError
@@ -119,7 +120,7 @@ class _Serving:
                 end()  # no thread has begun it, and none will
             raise
         except LoomError as error:
-            raise ToolError(f"{error} ({error.code})") from error
+            raise ToolError(hidden(f"{error} ({error.code})")) from error
         finally:
             if telling is not None:
                 telling.cancel()

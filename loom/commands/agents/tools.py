@@ -15,6 +15,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -151,7 +152,7 @@ class AgentTools:
         self._limits = limits
         self._workflow = workflow
         self.workflow = [] if workflow is None else [f"--workflow={workflow}"]
-        self.pages = Pages(lambda text: hiding_masker(here()).mask(text))
+        self.pages = Pages(hidden)
         self._acting = threading.Lock()
         self._prepared_runs = PreparedRuns()
 
@@ -251,15 +252,25 @@ class AgentTools:
         if any("\0" in each for each in arguments):
             raise RequestError("an argument holds a NUL character, which no program can get")
         pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        with processes.start_loom(
-            arguments, Path.cwd(), os.environ, text=True, errors="backslashreplace", **pipes
-        ) as process:
-            unregister = cancel.on_request(lambda: process.send_signal(signal.SIGINT))
+        settings = {"text": True, "errors": "backslashreplace", "process_group": 0}
+        with processes.start_loom(arguments, Path.cwd(), os.environ, **settings, **pipes) as process:
+            once = threading.Lock()  # a second signal would interrupt its clean-up
+            unregister = cancel.on_request(
+                lambda: process.send_signal(signal.SIGINT) if once.acquire(blocking=False) else None
+            )
             try:
                 out, err = process.communicate()  # no limit: a cancel ends it
             finally:
                 unregister()
+                if cancel.requested:  # it may have been interrupted between the start of a process and knowing of it
+                    with suppress(ProcessLookupError):
+                        os.killpg(process.pid, signal.SIGKILL)
         return subprocess.CompletedProcess(arguments, process.returncode, out, err)
+
+
+def hidden(text: str) -> str:
+    """Return a text for an agent, without the values of secrets that runs of this checkout have seen."""
+    return hiding_masker(here()).mask(text)
 
 
 def given(name: str | None) -> list[str]:

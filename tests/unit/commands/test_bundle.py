@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import os
@@ -17,8 +18,10 @@ from typing import cast
 import msgspec
 import pytest
 import zstandard
+from mcp.server.mcpserver.exceptions import ToolError
 
 from loom.cancel import Cancel
+from loom.commands.agents.mcp import _Serving
 from loom.commands.agents.tools import AgentTools, Limits
 from loom.commands.project import Here
 from loom.commands.project.bundle_file import MOST_BYTES, UnpackedBundle, unpacked, write_bundle
@@ -285,6 +288,12 @@ def test_what_was_printed_before_a_secret_was_known_goes_into_no_report_and_no_b
     told = AgentTools(Limits(), None).said(("logs", "last", "early"), Cancel()).text
     assert "[REDACTED:SECRET_TOKEN]" in told
     assert "unlike-any" not in told
+
+    def refused(_: Cancel) -> None:
+        raise RequestError("there is no job unlike-any-other-1")
+
+    with pytest.raises(ToolError, match="REDACTED"):
+        asyncio.run(_Serving(AgentTools(Limits(), None)).call(refused))
 
 
 def hostile(path: Path, *entries: tuple[tarfile.TarInfo, bytes], manifest: bytes = b"{}") -> Path:
