@@ -154,7 +154,7 @@ def _earlier(reading: Reading, job: str | None) -> tuple[Reading, str] | None:
     if run_id is None or run_id >= reading.run_id:
         return None
     with suppress(RecordError):  # `loom clean` has removed it
-        return Reading(entry_at(reading.paths.of_run(run_id))), job
+        return Reading(entry_at(reading.paths.of_run(run_id)), foreign=reading.foreign), job
     return None
 
 

@@ -65,7 +65,7 @@ class Reading:
     """One run's record, read-only. RecordError for missing, damaged or foreign content."""
 
     def __init__(self, entry: RunEntry, *, foreign: bool = False) -> None:
-        """`foreign`: of another machine, so that its paths mean nothing here."""
+        """`foreign`: not of this user's own records, so that its paths mean nothing here."""
         self.entry = entry
         self.foreign = foreign
         self.paths = entry.paths
@@ -90,7 +90,7 @@ class Reading:
                 entry = entry_at(self.paths.of_run(run_id))
                 same = entry.receipt or {}
                 if all(same.get(key) == receipt.get(key) for key in ("repo_root", "workflow_path")):
-                    found.append(Reading(entry))
+                    found.append(Reading(entry, foreign=self.foreign))
             if len(found) == MOST_EARLIER:
                 break
         return found

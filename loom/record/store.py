@@ -360,14 +360,13 @@ def _entry_for_receipt(path: Path, store: Store) -> RunEntry:
     receipt = read_document(path, Receipt)
     if receipt is None or not is_run_id(receipt["run_id"]):
         raise RecordError(f"{path} is not a receipt of a loom run")
-    run_id, logs = receipt["run_id"], Path(receipt["logs_dir"])
-    for root in (path.resolve().parent.parent, logs.parent.parent):  # read a copied record in place
-        if (root / "logs" / run_id).is_dir():
-            return entry_at(RunPaths(root=root, run_id=run_id))
+    run_id, root = receipt["run_id"], path.resolve().parent.parent
+    if (root / "logs" / run_id).is_dir():  # read a copied record in place
+        return entry_at(RunPaths(root=root, run_id=run_id))
     with contextlib.suppress(RecordError):
         return store.entry(run_id)
     raise RecordError(
-        f"{path} tells of run {run_id}, but its record ({logs}) is not on this machine",
+        f"{path} tells of run {run_id}, but its record ({receipt['logs_dir']}) is not on this machine",
         hint="copy the whole record (the directory above receipts/) along with the receipt",
     )
 

@@ -18,7 +18,7 @@ from msgspec import Struct, structs
 from loom import snapshot
 from loom.cancel import Cancel
 from loom.commands.plan import wiring
-from loom.commands.project import Here, run_or_job, trusting
+from loom.commands.project import Here, is_bundle, run_or_job, trusting
 from loom.commands.screen import MaskedProgress
 from loom.errors import RequestError
 from loom.plan import variables
@@ -81,7 +81,7 @@ def find_named(here: Here, names: Sequence[str]) -> tuple[PastRun, PastJob | Non
         run = find_run(here, names[0])
         return run, run.job(names[1])
     reading, job, _ = run_or_job(here, names[0] if names else "last", None, None)
-    if reading.foreign:  # its plan, its variables and the paths in it are a stranger's
+    if names and is_bundle(names[0]):  # its plan, its variables and the paths in it are a stranger's
         raise RequestError(
             f"{names[0]} is a bundle: its run left no container and no files on this machine",
             hint=f"loom replay {names[0]}",

@@ -87,7 +87,8 @@ class Here(Struct, frozen=True, kw_only=True, dict=True):
             from loom.commands.project.bundle_file import unpacked  # late: only for a bundle
 
             return unpacked(Path(run), self.config.cache_dir / BUNDLES).reading
-        return Reading(self.store.find(run, repo_root=self.root))
+        entry = self.store.find(run, repo_root=self.root)
+        return Reading(entry, foreign=not self.store.has_record(entry))
 
     def workflow(self, named: Path | None = None) -> Path:
         return workflow_path(self.root, named, self.start)

@@ -87,7 +87,7 @@ def show(run: str, *, stream: bool, quiet: bool, verbose: bool, as_json: bool, c
     if reading.state in UNFINISHED:
         command = reading.receipt()["command"]
         write(*unfinished_lines(reading.state, command, reading.last_sign(), reading.running_units(), look))
-    elif reading.foreign:  # its files are there for this command alone
+    elif is_bundle(run):  # its files are there for this command alone
         found = recorded_diagnosis(reading)
         write(*diagnosis_lines(found and replace(found, reproduce=f"loom replay {shlex.quote(run)}"), look))
     else:
@@ -126,7 +126,7 @@ def report(run: str, output: Path | None) -> None:
     project = here()
     record = project.find(run)
     text = page(record)
-    if not record.foreign:
+    if not is_bundle(run):
         _check(project, record)
     if output is not None and str(output) == "-":
         sys.stdout.write(text)
