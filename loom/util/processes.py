@@ -75,6 +75,12 @@ def end(*children: subprocess.Popen[bytes], grace_s: float = 0.0, group: bool = 
         child.wait()  # no limit: it was killed
 
 
+def kill_group(leader: subprocess.Popen[Any]) -> None:
+    """Kill what is left of a process group, also after its leader has ended."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(leader.pid, signal.SIGKILL)
+
+
 def kill_tree(child: subprocess.Popen[bytes]) -> None:
     """Kill a child process and its descendants, as far as the system names them (Linux). The caller waits for the child."""
     if child.poll() is not None:

@@ -15,7 +15,6 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -263,8 +262,7 @@ class AgentTools:
             finally:
                 unregister()
                 if cancel.requested:  # it may have been interrupted between the start of a process and knowing of it
-                    with suppress(ProcessLookupError):
-                        os.killpg(process.pid, signal.SIGKILL)
+                    processes.kill_group(process)
         return subprocess.CompletedProcess(arguments, process.returncode, out, err)
 
 
