@@ -140,8 +140,14 @@ def test_what_goes_out_is_searched() -> None:
 
 
 def test_what_replaces_files_of_the_checkout_keeps_copies() -> None:
-    assert callers("apply_to") == {"snapshot/sync.py"}
-    assert callers("apply_patch", "bring") - {"commands/again/reproduce.py"} == callers("keep_copies")
+    assert callers("apply_to") == {"snapshot/sync.py", "snapshot/pull_request.py"}, "the latter: in a new workspace"
+    replaces = where(
+        "snapshot",
+        lambda node: (
+            isinstance(node, ast.Attribute) and ast.unparse(node) in ("snapshot.apply_patch", "snapshot.bring")
+        ),
+    )
+    assert replaces == callers("keep_copies") == {"commands/inside/pull.py", "commands/inside/sync.py"}
 
 
 def test_each_language_is_read_and_planned_within_the_budget() -> None:
