@@ -1,6 +1,6 @@
 """Addresses that may hold a credential: a user and password before the host, a token in the query.
 
-`Address` shows itself without them, in each form that text takes; `revealed` alone gives them, and `for_git` hands them to
+`Address` shows itself without them, in each form that text takes; `revealed` alone gives them, and `git_arguments` hands them to
 git outside of its command line, which every user of this machine can read (`ps`).
 """
 
@@ -19,7 +19,7 @@ _IN_QUERY = re.compile(
 _OF_SSH = re.compile(r"(?:git\+)?ssh(?:\+git)?", re.IGNORECASE)
 
 
-def without_credentials(text: str) -> str:
+def hide_credentials(text: str) -> str:
     """Return a text with every address in it bare. The user of an ssh address stays, because it is no credential."""
     return _URL.sub(_bare, text) if "://" in text else text
 
@@ -53,7 +53,7 @@ class Address:
     def has_credential(self) -> bool:
         return str(self) != self._full
 
-    def for_git(self) -> tuple[str, list[tuple[str, str]], dict[str, str]]:
+    def git_arguments(self) -> tuple[str, list[tuple[str, str]], dict[str, str]]:
         """Return the argument for git, and the configuration and environment by which it finds the credential.
 
         All but the argument belongs into the environment, which only this user can read.
@@ -74,7 +74,7 @@ class Address:
         return bare, [(key, ""), (key, _HELPER)], {"LOOM_GIT_USER": name, "LOOM_GIT_PASSWORD": password}
 
     def __str__(self) -> str:
-        return without_credentials(self._full)
+        return hide_credentials(self._full)
 
     def __repr__(self) -> str:
         return f"Address({str(self)!r})"

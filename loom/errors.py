@@ -24,7 +24,7 @@ from typing import ClassVar
 
 from msgspec import Struct
 
-from loom.addresses import without_credentials
+from loom.addresses import hide_credentials
 
 
 class LoomError(Exception):
@@ -38,8 +38,8 @@ class LoomError(Exception):
     default_code: ClassVar[str] = "LOOM_ERROR"
 
     def __init__(self, message: str, *, hint: str | None = None, code: str | None = None) -> None:
-        self.message = without_credentials(message)
-        self.hint = without_credentials(hint) if hint else hint
+        self.message = hide_credentials(message)
+        self.hint = hide_credentials(hint) if hint else hint
         super().__init__(self.message)
         self.code = code or self.default_code
 

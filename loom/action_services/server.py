@@ -78,7 +78,7 @@ class ResultsServer:
         }
 
     def listen(self, way: str) -> str:
-        """Answer at an address, for its network alone (`Provider.way_here`); return the URL. OSError where this machine does
+        """Answer at an address, for its network alone (`Provider.host_address`); return the URL. OSError where this machine does
         not have it.
         """
         with self._lock:

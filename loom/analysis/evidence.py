@@ -24,7 +24,7 @@ from loom.plan.clone import Clone
 from loom.record.documents import Highlights
 from loom.record.event_files import last_output
 from loom.record.events import Section, epoch_ns
-from loom.record.highlights import of_file, speaks_of_error
+from loom.record.highlights import file_highlights, speaks_of_error
 from loom.record.reader import Reading, Unit
 from loom.record.run import load_planned
 from loom.record.sections import reader_for
@@ -154,7 +154,7 @@ def _earlier(reading: Reading, job: str | None) -> tuple[Reading, str] | None:
     if run_id is None or run_id >= reading.run_id:
         return None
     with suppress(RecordError):  # `loom clean` has removed it
-        return Reading(entry_at(reading.paths.of_run(run_id)), foreign=reading.foreign), job
+        return Reading(entry_at(reading.paths.sibling(run_id)), foreign=reading.foreign), job
     return None
 
 
@@ -221,7 +221,7 @@ def _highlights(unit: Unit, end: Mapping[str, Any]) -> Highlights:
     if end:
         return typed.convert(end.get("highlights", {"complete": False}), Highlights)
     with open_regular(unit.events) as file:
-        return of_file(file, formats.watch())
+        return file_highlights(file, formats.watch())
 
 
 def excerpt_of(diagnosis: Diagnosis, root: Path) -> Excerpt | None:

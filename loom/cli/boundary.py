@@ -13,13 +13,13 @@ import traceback
 from pathlib import Path
 
 from loom import __version__
-from loom.addresses import without_credentials
+from loom.addresses import hide_credentials
 from loom.commands import terminal
 from loom.errors import InfrastructureError, LoomError, RequestError
 from loom.record.lines import STANDARD_OUTPUT
 from loom.status import ExitCode
 from loom.util import controls, startup
-from loom.util.controls import without_commands
+from loom.util.controls import escape_commands
 from loom.util.refusals import refusal
 
 RUNS = ("run", "rerun", "resume")
@@ -104,7 +104,7 @@ def _bug(error: Exception) -> int:
     with contextlib.suppress(OSError):
         handle, name = tempfile.mkstemp(prefix="loom-bug-", suffix=".txt")
         with os.fdopen(handle, "w") as file:
-            file.write(controls.hide(without_credentials(report)))
+            file.write(controls.hide(hide_credentials(report)))
         where = str(Path(name))
     _print(f"loom: internal error: {type(error).__name__}: {error}")
     _print(f"This is a bug in loom. The details are in {where}; please attach them to a report.")
@@ -121,4 +121,4 @@ def _print_error(error: LoomError) -> int:
 
 def _print(line: str) -> None:
     with contextlib.suppress(OSError, ValueError):
-        print(without_commands(line), file=sys.stderr, flush=True)
+        print(escape_commands(line), file=sys.stderr, flush=True)

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from msgspec import Struct
 
-from loom.addresses import without_credentials
+from loom.addresses import hide_credentials
 from loom.config.pools import Pool
 from loom.config.pools import parsed as _pools
 from loom.config.values import (
@@ -19,20 +19,20 @@ from loom.config.values import (
     GitLabSettings,
     KeepassDatabase,
     Parse,
-    as_choice,
-    as_count,
-    as_cpus,
-    as_duration,
-    as_flag,
-    as_github,
-    as_gitlab,
-    as_keepass,
-    as_memory,
-    as_names,
-    as_path,
-    as_platform,
-    as_size,
-    as_text,
+    parse_choice,
+    parse_count,
+    parse_cpus,
+    parse_duration,
+    parse_flag,
+    parse_github,
+    parse_gitlab,
+    parse_keepass,
+    parse_memory,
+    parse_names,
+    parse_path,
+    parse_platform,
+    parse_size,
+    parse_text,
 )
 from loom.util.units import duration_text, size_text
 
@@ -84,21 +84,21 @@ PLAIN_NETWORKS = (None, "none", "bridge", "default")
 _NETWORK = Rule(refuses=lambda mode: mode not in PLAIN_NETWORKS, rank=lambda mode: 0 if mode == "none" else 1)
 
 
-def _from_strict_to_loose(*values: str) -> Rule:
+def _order_of_strictness(*values: str) -> Rule:
     return Rule(rank=values.index)
 
 
 # The type of a key selects its parser.
-Duration = Annotated[float, as_duration]
-Size = Annotated[int, as_size]
-Memory = Annotated[int, as_memory]
-Count = Annotated[int, as_count]
-Cpus = Annotated[float, as_cpus]
-Platform = Annotated[str, as_platform]
-Names = Annotated[tuple[str, ...], as_names]
-Databases = Annotated[Mapping[str, KeepassDatabase], as_keepass]
-OfGitHub = Annotated[GitHubSettings, as_github]
-OfGitLab = Annotated[GitLabSettings, as_gitlab]
+Duration = Annotated[float, parse_duration]
+Size = Annotated[int, parse_size]
+Memory = Annotated[int, parse_memory]
+Count = Annotated[int, parse_count]
+Cpus = Annotated[float, parse_cpus]
+Platform = Annotated[str, parse_platform]
+Names = Annotated[tuple[str, ...], parse_names]
+Databases = Annotated[Mapping[str, KeepassDatabase], parse_keepass]
+OfGitHub = Annotated[GitHubSettings, parse_github]
+OfGitLab = Annotated[GitLabSettings, parse_gitlab]
 Pools = Annotated[Mapping[str, Pool], _pools]
 
 
@@ -123,12 +123,12 @@ class Config:
     )
     mount_mode: Literal["auto", "bind_mount", "overlay", "copy", "ephemeral_volume"] = _key(
         "auto",
-        _from_strict_to_loose("ephemeral_volume", "copy", "overlay", "auto", "bind_mount"),
+        _order_of_strictness("ephemeral_volume", "copy", "overlay", "auto", "bind_mount"),
         "How each job gets its files; with bind_mount all jobs share one directory.",
     )
     pull: Literal["always", "missing", "never"] = _key(
         "missing",
-        _from_strict_to_loose("never", "missing", "always"),
+        _order_of_strictness("never", "missing", "always"),
         "When images are pulled, unless the workflow sets it.",
     )
     frozen: bool = _key(
@@ -167,7 +167,7 @@ class Config:
     network: str | None = _key(None, _NETWORK, "The network mode of jobs without one: bridge, none or host.")
     keep: Literal["never", "on-failure", "always", "auto"] = _key(
         "auto",
-        _from_strict_to_loose("never", "auto", "on-failure", "always"),
+        _order_of_strictness("never", "auto", "on-failure", "always"),
         "When to keep a job's container for inspection; auto: after a failure, on a terminal.",
     )
     keep_for: Duration = _key(86400.0, LESS_IS_STRICTER, "How long a kept container stays.")
@@ -238,8 +238,10 @@ def _key_of(item: Field[Any], hint: Any) -> ConfigKey:
     clearable = NoneType in get_args(hint)
     kind = kinds[1] if clearable else kinds[0]
     choices = get_args(kind) if get_origin(kind) is Literal else ()
-    plain: Mapping[Any, Parse] = {bool: as_flag, str: as_text, Path: as_path}
-    parse = kind.__metadata__[0] if get_origin(kind) is Annotated else as_choice(*choices) if choices else plain[kind]
+    plain: Mapping[Any, Parse] = {bool: parse_flag, str: parse_text, Path: parse_path}
+    parse = (
+        kind.__metadata__[0] if get_origin(kind) is Annotated else parse_choice(*choices) if choices else plain[kind]
+    )
     return ConfigKey(parse, item.metadata["about"], item.metadata["project"], choices, clearable)
 
 
@@ -248,7 +250,11 @@ SETTINGS = {item.name: _key_of(item, _HINTS[item.name]) for item in fields(Confi
 KEYS = tuple(SETTINGS)
 MAPPINGS = frozenset({"github", "gitlab", "keepass", "pools"})
 """The settings that only a file can give."""
-MEASURES: Mapping[Parse, Callable[[Any], str]] = {as_duration: duration_text, as_size: size_text, as_memory: size_text}
+MEASURES: Mapping[Parse, Callable[[Any], str]] = {
+    parse_duration: duration_text,
+    parse_size: size_text,
+    parse_memory: size_text,
+}
 
 
 def text_of(name: str, value: Any) -> str:
@@ -266,4 +272,4 @@ def text_of(name: str, value: Any) -> str:
     if isinstance(value, GitHubSettings | GitLabSettings):
         given = (key for key in value.__struct_fields__ if getattr(value, key) != getattr(type(value)(), key))
         return "{" + ", ".join(given) + "}"
-    return without_credentials(str(value))
+    return hide_credentials(str(value))

@@ -72,20 +72,20 @@ def _found(value: Any) -> str:
     return repr(value)
 
 
-def as_text(value: Any, _: ValueContext) -> str:
+def parse_text(value: Any, _: ValueContext) -> str:
     if not isinstance(value, str) or not value.strip() or "\n" in value:
         raise ValueError(f"expected one line of text, found {_found(value)}")
     return value.strip()
 
 
-def as_names(value: Any, context: ValueContext) -> tuple[str, ...]:
+def parse_names(value: Any, context: ValueContext) -> tuple[str, ...]:
     items = value.split(",") if isinstance(value, str) else value
     if not isinstance(items, list):
         raise ValueError(f"expected a list of names, found {_found(value)}")
-    return tuple(as_text(item, context) for item in items if item != "")
+    return tuple(parse_text(item, context) for item in items if item != "")
 
 
-def as_choice(*allowed: str) -> Parse:
+def parse_choice(*allowed: str) -> Parse:
     def parse(value: Any, _: ValueContext) -> str:
         if not isinstance(value, str) or value not in allowed:
             close = meant(value, allowed) if isinstance(value, str) else ""
@@ -98,20 +98,20 @@ def as_choice(*allowed: str) -> Parse:
 _FLAGS = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
 
 
-def as_flag(value: Any, _: ValueContext) -> bool:
+def parse_flag(value: Any, _: ValueContext) -> bool:
     if (found := _FLAGS.get(str(value).lower())) is None:
         raise ValueError(f"expected true or false, found {_found(value)}")
     return found
 
 
-def as_count(value: Any, _: ValueContext) -> int:
+def parse_count(value: Any, _: ValueContext) -> int:
     number = int(value) if isinstance(value, str) and value.strip().isdecimal() and len(value) < 10 else value
     if not isinstance(number, int) or isinstance(number, bool) or number < 1:
         raise ValueError(f"expected a whole number from 1 up, found {_found(value)}")
     return number
 
 
-def as_cpus(value: Any, _: ValueContext) -> float:
+def parse_cpus(value: Any, _: ValueContext) -> float:
     try:
         number = float(value) if not isinstance(value, bool) else 0.0
     except (TypeError, ValueError):
@@ -121,29 +121,29 @@ def as_cpus(value: Any, _: ValueContext) -> float:
     return number
 
 
-def as_size(value: Any, _: ValueContext) -> int:
+def parse_size(value: Any, _: ValueContext) -> int:
     if isinstance(value, bool) or not isinstance(value, int | str):
         raise ValueError(f"expected a size such as 512m, 2g or 1.5GiB, found {_found(value)}")
     return size(str(value).strip())
 
 
-def as_memory(value: Any, context: ValueContext) -> int:
-    as_size(value, context)
+def parse_memory(value: Any, context: ValueContext) -> int:
+    parse_size(value, context)
     return memory(str(value).strip())
 
 
-def as_platform(value: Any, context: ValueContext) -> str:
-    return platform(as_text(value, context))
+def parse_platform(value: Any, context: ValueContext) -> str:
+    return platform(parse_text(value, context))
 
 
-def as_duration(value: Any, _: ValueContext) -> float:
+def parse_duration(value: Any, _: ValueContext) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise ValueError(f"expected a duration such as 90s, 10m or 1h30m, found {_found(value)}")
     return duration(str(value).strip())
 
 
-def as_path(value: Any, context: ValueContext) -> Path:
-    text = as_text(value, context)
+def parse_path(value: Any, context: ValueContext) -> Path:
+    text = parse_text(value, context)
     if text == "~" or text.startswith("~/"):
         if context.home is None:
             raise ValueError(f"can't resolve ~: HOME is not set; write {text!r} as an absolute path")
@@ -154,10 +154,10 @@ def as_path(value: Any, context: ValueContext) -> Path:
 
 
 def _converted(value: Any, kind: Any, context: ValueContext) -> Any:
-    return converted(value, kind, hook=lambda _, text: as_path(text, context))
+    return converted(value, kind, hook=lambda _, text: parse_path(text, context))
 
 
-def as_keepass(value: Any, context: ValueContext) -> Mapping[str, KeepassDatabase]:
+def parse_keepass(value: Any, context: ValueContext) -> Mapping[str, KeepassDatabase]:
     found: Mapping[str, KeepassDatabase] = _converted(value, Mapping[str, KeepassDatabase], context)
     # Where the paths lead now: what trust is asked for, and what is opened later.
     return {
@@ -166,11 +166,11 @@ def as_keepass(value: Any, context: ValueContext) -> Mapping[str, KeepassDatabas
     }
 
 
-def as_gitlab(value: Any, context: ValueContext) -> GitLabSettings:
+def parse_gitlab(value: Any, context: ValueContext) -> GitLabSettings:
     found: GitLabSettings = _converted(value, GitLabSettings, context)
     return found
 
 
-def as_github(value: Any, context: ValueContext) -> GitHubSettings:
+def parse_github(value: Any, context: ValueContext) -> GitHubSettings:
     found: GitHubSettings = _converted(value, GitHubSettings, context)
     return replace(found, server=found.server.rstrip("/"), vars={name: str(text) for name, text in found.vars.items()})

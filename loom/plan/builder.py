@@ -123,7 +123,7 @@ class Refusals:
                 why = f"{keyword.name} is not supported: {keyword.about}"
                 self.refuse_at(candidate, key, why)
 
-    def without_demands(self, job: p.Job) -> p.Job:
+    def drop_demands(self, job: p.Job) -> p.Job:
         """Return a job that, if it is refused, has the reasons and asks the engine and the user for nothing."""
         if job.id not in self.refused:
             return job
@@ -131,7 +131,7 @@ class Refusals:
         image = p.Image() if job.image is not None else None
         return replace(job, refused=reasons, image=image, services=(), secrets=())
 
-    def of_named(self, choice: Choice, jobs: Sequence[Candidate]) -> list[Problem]:
+    def errors_of_named(self, choice: Choice, jobs: Sequence[Candidate]) -> list[Problem]:
         """Return the refusals that are errors: those of jobs that the user has named, and of all if no job is left."""
         named = choice.named(jobs) if len(self.refused) < len(jobs) else self.refused.keys()
         return [problem for job_id in named for problem in self.refused.get(job_id, ())]

@@ -60,7 +60,7 @@ class Candidate(Struct, kw_only=True):
 C = TypeVar("C", bound=Candidate)
 
 
-def by_name(candidates: Iterable[C]) -> dict[str, list[C]]:
+def index_by_name(candidates: Iterable[C]) -> dict[str, list[C]]:
     """Return the candidates that each name in `needs` means: a job's name, or the title of one instance."""
     found: dict[str, list[C]] = {}
     for candidate in candidates:
@@ -92,7 +92,7 @@ def _conditions(rules: Node | None, matched: int | None) -> str:
     return "\n".join(text_of(rule.get("if")) for rule in asked)
 
 
-def in_plan_order(
+def sort_by_plan(
     stages: Iterable[str], stage_of: Mapping[str, str], needs: Mapping[str, Iterable[str]]
 ) -> Iterator[str]:
     """Yield the jobs by stage, then after their needs, then in the order of the file."""

@@ -9,7 +9,7 @@ from typing import Literal
 from msgspec import Struct
 
 from loom.util.globs import match_name
-from loom.util.paths import below
+from loom.util.paths import is_below
 
 Recursion = Literal["none", "normal", "recursive"]
 _RECURSION: tuple[Recursion, ...] = ("none", "normal", "recursive")
@@ -34,18 +34,18 @@ class Clone(Struct, frozen=True, kw_only=True):
         wanted = [spec for spec in self.submodule_paths if not spec.startswith(":")]
         return (not wanted or _fits(path, wanted)) and not _fits(path, without)
 
-    def without(self, paths: Iterable[str]) -> list[str]:
+    def lacking(self, paths: Iterable[str]) -> list[str]:
         """Return those of these submodules, at any depth, whose files the clone lacks."""
         found, taken, left = sorted(paths), list[str](), list[str]()
         for path in found:
-            above = [one for one in taken if below(path, one)]
+            above = [one for one in taken if is_below(path, one)]
             if self.submodules != "recursive" if above else not self.takes(path):
                 left.append(path)
             else:
                 taken.append(path)
         return left
 
-    def of_submodule(self) -> Clone:
+    def clone_of_submodule(self) -> Clone:
         """Return the clone of each of its submodules."""
         inner: Recursion = "recursive" if self.submodules == "recursive" else "none"
         return Clone(depth=self.submodule_depth, submodule_depth=self.submodule_depth, submodules=inner)
@@ -53,7 +53,7 @@ class Clone(Struct, frozen=True, kw_only=True):
 
 def _fits(path: str, specs: Iterable[str]) -> bool:
     plain = (spec.rstrip("/") for spec in specs)
-    return any(spec == "." or below(path, spec) or match_name(spec, path) for spec in plain)
+    return any(spec == "." or is_below(path, spec) or match_name(spec, path) for spec in plain)
 
 
 def widest(clones: Iterable[Clone | None]) -> Clone | None:

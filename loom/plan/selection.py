@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from loom.errors import Problem, RequestError
 from loom.plan import model as p
-from loom.plan.candidates import Candidate, by_name
+from loom.plan.candidates import Candidate, index_by_name
 from loom.util import globs
 from loom.util.bounded import listed
 from loom.util.toposort import closure
@@ -48,8 +48,8 @@ class Choice:
 
     def select(self, candidates: Sequence[C]) -> dict[str, C]:
         """Return the selected candidates by id; record those that their rules exclude, and those that are held."""
-        pool = self.by_matrix(candidates)
-        self._index = by_name(pool)
+        pool = self.select_matrix(candidates)
+        self._index = index_by_name(pool)
         self._artifacts = {candidate.id: candidate.artifacts for candidate in candidates}
         exact = self.named(pool)
         chosen = self.asked_for(pool)
@@ -93,7 +93,7 @@ class Choice:
             for name, reason in self.left_out.items()
         )
 
-    def by_matrix(self, candidates: Sequence[Candidate]) -> list[Candidate]:
+    def select_matrix(self, candidates: Sequence[Candidate]) -> list[Candidate]:
         for key, value in self.selection.matrix.items():
             values = dict.fromkeys(c.matrix[key] for c in candidates if key in c.matrix)
             if not values:
@@ -125,21 +125,21 @@ class Choice:
                     raise self.no_such_job(wanted, pool)
                 chosen |= matched
         if selection.from_job is not None:
-            chosen &= self.after(selection.from_job, pool)
+            chosen &= self.select_from(selection.from_job, pool)
         if selection.stages:
-            chosen &= self.in_stages(pool)
+            chosen &= self.select_stages(pool)
         if selection.jobs and not chosen:
             raise RequestError("no job matches all selection options; use fewer of them")
         return chosen
 
-    def in_stages(self, pool: list[Candidate]) -> set[str]:
+    def select_stages(self, pool: list[Candidate]) -> set[str]:
         for stage in self.selection.stages:
             if stage not in self.stages:
                 advice = meant(stage, self.stages) or f"; there are {', '.join(self.stages)}"
                 raise RequestError(f"unknown stage {stage}{advice}")
         return {c.id for c in pool if c.stage in self.selection.stages}
 
-    def after(self, start: str, pool: list[Candidate]) -> set[str]:
+    def select_from(self, start: str, pool: list[Candidate]) -> set[str]:
         """Return `start` and all jobs after it, by needs or by stage order."""
         position = {stage: number for number, stage in enumerate(self.stages)}
         found = {c.id for c in pool if start in c.names}
@@ -185,7 +185,7 @@ class Choice:
     def connect(self, candidates: Sequence[C], chosen: Mapping[str, C]) -> list[C]:
         """Connect the selected jobs by ids of their needs; a job with a missing need is left out or reported."""
         asked = self.named(candidates)
-        self._index = by_name(candidates)
+        self._index = index_by_name(candidates)
         jobs: list[C] = []
         for candidate in chosen.values():
             if candidate.wanted is None:

@@ -1,6 +1,6 @@
 """The variables that loom sets for a job: `LOOM_*`, and the `CI_*` names that scripts of other CI systems read.
 
-Pure. The plan expands `$NAME` with `for_run`; a job gets `for_job` below the plan's own variables.
+Pure. The plan expands `$NAME` with `run_variables`; a job gets `job_variables` below the plan's own variables.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ _OF_GITHUB = {
 }
 
 
-def in_gitlab(event: str) -> str:
+def gitlab_event(event: str) -> str:
     """Return GitLab's name of an event: `push` for one that it does not have."""
     event = _OF_GITHUB.get(event, event)
     return event if event in SOURCES else DEFAULT_EVENT
@@ -88,7 +88,7 @@ class User(Struct, frozen=True, kw_only=True):
     email: str = ""
 
 
-def for_run(
+def run_variables(
     *,
     run_id: str,
     workflow_path: str,
@@ -103,7 +103,7 @@ def for_run(
 
     `CI_COMMIT_BRANCH` is absent on a detached HEAD, for a tag and for a merge request, as in GitLab.
     """
-    given, event = event, in_gitlab(event)
+    given, event = event, gitlab_event(event)
     if event == "tag" and not commit.tags:
         raise RequestError(
             f"--event {given}: no tag points at the commit that is checked out",
@@ -130,7 +130,7 @@ def for_run(
         "LOOM_PIPELINE_ID": run_id,
         "LOOM_WORKFLOW_PATH": workflow_path,
     }
-    variables |= _of_commit(commit, event, of_tag)
+    variables |= _commit_variables(commit, event, of_tag)
     url, path = variables.get("CI_PROJECT_URL"), variables.get("CI_PROJECT_PATH")
     variables |= {
         "CI_PIPELINE_ID": run_id,
@@ -142,7 +142,7 @@ def for_run(
     }
     ref = f"refs/tags/{of_tag}" if of_tag else f"refs/heads/{commit.branch}" if commit.branch else None
     if event == "merge_request":
-        variables |= _of_merge_request(commit, variables)
+        variables |= _merge_request_variables(commit, variables)
         ref = variables["CI_MERGE_REQUEST_REF_PATH"]
     elif of_tag is None:
         variables["CI_COMMIT_BRANCH"] = commit.branch
@@ -160,7 +160,7 @@ def tag_of(commit: HeadCommit, event: str) -> str | None:
     return commit.tags[0] if of_tag and commit.tags else None
 
 
-def of_another_run(variables: Mapping[str, str], run_id: str) -> dict[str, str]:
+def rerun_variables(variables: Mapping[str, str], run_id: str) -> dict[str, str]:
     """Return the variables of a run for one that does it again, and has this id."""
     before = variables.get("LOOM_RUN_ID") or "\0"
     return {name: value.replace(before, run_id) for name, value in variables.items()}
@@ -175,7 +175,7 @@ def _iso(epoch_ns: int) -> str:
     return datetime.fromtimestamp(epoch_ns // 10**9, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _of_commit(commit: HeadCommit, event: str, tag: str | None) -> dict[str, str | None]:
+def _commit_variables(commit: HeadCommit, event: str, tag: str | None) -> dict[str, str | None]:
     ref = tag or commit.branch or commit.sha
     message = commit.message or Message(author="", timestamp="", text="")
     title, _, rest = message.text.partition("\n")
@@ -202,7 +202,7 @@ def _of_commit(commit: HeadCommit, event: str, tag: str | None) -> dict[str, str
     }
 
 
-def _of_merge_request(commit: HeadCommit, variables: Mapping[str, str | None]) -> dict[str, str | None]:
+def _merge_request_variables(commit: HeadCommit, variables: Mapping[str, str | None]) -> dict[str, str | None]:
     path, url = variables.get("CI_PROJECT_PATH"), variables.get("CI_PROJECT_URL")
     return {
         "CI_MERGE_REQUEST_ID": "1",
@@ -223,7 +223,7 @@ def _of_merge_request(commit: HeadCommit, variables: Mapping[str, str | None]) -
     }
 
 
-def of_job(name: str, job_id: str, stage: str, title: str = "") -> dict[str, str]:
+def rule_variables(name: str, job_id: str, stage: str, title: str = "") -> dict[str, str]:
     """Return the variables of a job that its rules see. `title`: GitLab's name of one instance."""
     return {
         "LOOM_JOB_NAME": name,
@@ -236,8 +236,8 @@ def of_job(name: str, job_id: str, stage: str, title: str = "") -> dict[str, str
     }
 
 
-def of_plan(*, job_id: str, project_dir: str | None) -> dict[str, str]:
-    """Return the variables of `for_job` that are known while planning, to expand the plan's texts."""
+def plan_variables(*, job_id: str, project_dir: str | None) -> dict[str, str]:
+    """Return the variables of `job_variables` that are known while planning, to expand the plan's texts."""
     values = {"CI_JOB_ID": job_id, "CI_CONCURRENT_ID": "0", "CI_CONCURRENT_PROJECT_ID": "0"}
     if project_dir is None:
         return values
@@ -249,7 +249,7 @@ def of_plan(*, job_id: str, project_dir: str | None) -> dict[str, str]:
     }
 
 
-def for_job(job: Job, *, project_dir: str, image_name: str, project_url: str = "") -> dict[str, str]:
+def job_variables(job: Job, *, project_dir: str, image_name: str, project_url: str = "") -> dict[str, str]:
     sometimes = {
         "CI_JOB_TIMEOUT": None if job.timeout_s is None else str(round(job.timeout_s)),
         "CI_JOB_URL": f"{project_url}/-/jobs/{job.id}" if project_url else None,
@@ -257,10 +257,10 @@ def for_job(job: Job, *, project_dir: str, image_name: str, project_url: str = "
         "CI_SHARED_ENVIRONMENT" if job.image is None else "CI_DISPOSABLE_ENVIRONMENT": "true",
     }
     return {
-        **of_job(job.name, job.id, job.stage),
+        **rule_variables(job.name, job.id, job.stage),
         "LOOM_JOB_IMAGE": image_name,
         "LOOM_PROVIDER": job.provider.partition(":")[0],
-        **of_plan(job_id=job.id, project_dir=project_dir),
+        **plan_variables(job_id=job.id, project_dir=project_dir),
         "CI_JOB_STATUS": "running",
         "CI_JOB_IMAGE": image_name,
         "CI_RUNNER_EXECUTABLE_ARCH": machine(),
@@ -271,12 +271,12 @@ def for_job(job: Job, *, project_dir: str, image_name: str, project_url: str = "
 ATTEMPT = frozenset({"CI_JOB_STARTED_AT", "CI_JOB_STARTED_AT_SLUG", "CI_JOB_RETRY_COUNT"})
 
 
-def of_attempt(number: int, began_ns: int) -> dict[str, str]:
+def attempt_variables(number: int, began_ns: int) -> dict[str, str]:
     at = _iso(began_ns)
     return {"CI_JOB_STARTED_AT": at, "CI_JOB_STARTED_AT_SLUG": slug(at), "CI_JOB_RETRY_COUNT": str(number - 1)}
 
 
-def of_status(status: Status) -> dict[str, str]:
+def status_variables(status: Status) -> dict[str, str]:
     """Return the variables that tell `after_script` how the job ended."""
     ended = status.value if status in (Status.SUCCESS, Status.CANCELED) else "failed"
     return {"LOOM_JOB_STATUS": status.value, "CI_JOB_STATUS": ended}
@@ -293,24 +293,24 @@ def job_environment(
     """Merge loom's variables and the plan's; later ones win. `services` locate the job's services.
 
     The plan's values may still refer to what it does not know: the directory of a host job, the addresses of services, and
-    the variables that only a job that starts has, of which those of its attempt come later (`of_session`).
+    the variables that only a job that starts has, of which those of its attempt come later (`session_variables`).
     """
-    own = for_job(job, project_dir=project_dir, image_name=image_name, project_url=run.get("CI_PROJECT_URL", ""))
+    own = job_variables(job, project_dir=project_dir, image_name=image_name, project_url=run.get("CI_PROJECT_URL", ""))
     late = {name: own.get(name, "") for name in KNOWN_AT_START - ATTEMPT} | dict(services)
     if job.image is None:
         late |= {name: own[name] for name in _DIRECTORIES}
     given = {name: _replaced(value, late) for name, value in job.variables.items()}
-    return {**_of_language(job, {**run, **own}), **services, **given}
+    return {**_drop_other_language(job, {**run, **own}), **services, **given}
 
 
-def with_predefined(job: Job, run: Mapping[str, str]) -> Job:
+def give_predefined_to_services(job: Job, run: Mapping[str, str]) -> Job:
     """Return a job of GitLab's whose services have the predefined variables too, below their own, as its runner gives them."""
     if not job.services or "GITLAB_CI" not in job.variables:
         return job
     image = (job.image and job.image.name) or ""
     known = {
         **run,
-        **for_job(job, project_dir=PROJECT_DIR, image_name=image, project_url=run.get("CI_PROJECT_URL", "")),
+        **job_variables(job, project_dir=PROJECT_DIR, image_name=image, project_url=run.get("CI_PROJECT_URL", "")),
     }
     # The engine has them among its settings, where no secret may be, and which are text.
     public = {
@@ -325,7 +325,7 @@ def with_predefined(job: Job, run: Mapping[str, str]) -> Job:
     return replace(job, services=tuple(map(given, job.services)))
 
 
-def _of_language(job: Job, values: Mapping[str, str]) -> Mapping[str, str]:
+def _drop_other_language(job: Job, values: Mapping[str, str]) -> Mapping[str, str]:
     """Return loom's variables for a job: one of GitHub's has none of GitLab's, by which tools tell one from the other."""
     if job.github is None:
         return values
@@ -354,7 +354,7 @@ def remote_sha(sha: str | None, origin_url: str | None) -> str | None:
     return sha or ("0" * 40 if origin_url else None)
 
 
-def with_reported(
+def add_reported(
     job: Job,
     reported: Mapping[str, str],
     run: Mapping[str, str] = MappingProxyType({}),
@@ -371,12 +371,12 @@ def with_reported(
     found = {name: value for name, value in reported.items() if name not in (*job.given_variables, *refused)}
     if job.referring is None:
         variables = {name: _replaced(value, found) for name, value in job.variables.items()}
-        made = _with_texts(job, job, lambda text: text, lambda text: _replaced(text, found))
+        made = _set_texts(job, job, lambda text: text, lambda text: _replaced(text, found))
         return replace(made, variables={**variables, **found})
-    return _with_referring(job, job.referring, found, run)
+    return _expand_referring(job, job.referring, found, run)
 
 
-def _with_referring(job: Job, referring: Referring, found: Mapping[str, str], run: Mapping[str, str]) -> Job:
+def _expand_referring(job: Job, referring: Referring, found: Mapping[str, str], run: Mapping[str, str]) -> Job:
     """Return a job of GitLab's with reported variables, and with all that refers to them."""
     kept = {*job.file_variables, *(secret.name for secret in job.secrets)}
     before = {name: value for name, value in job.variables.items() if name not in kept}
@@ -387,19 +387,19 @@ def _with_referring(job: Job, referring: Referring, found: Mapping[str, str], ru
     def unknown(name: str, written: str) -> str:
         return written if name in kept or is_known_at_start(name) else ""
 
-    def with_values(values: Mapping[str, str]) -> Callable[[str], str]:
+    def expander(values: Mapping[str, str]) -> Callable[[str], str]:
         return lambda text: interpolation.expand(text, values, unknown=unknown)
 
     own = interpolation.expand_all(
         {name: text for name, text in texts.items() if name not in kept}, fixed, unknown=unknown
     )
-    expanded = with_values({**fixed, **own})
+    expanded = expander({**fixed, **own})
     own |= {name: expanded(text) for name, text in texts.items() if name in kept}
     trigger = job.trigger
     if trigger is not None:  # a child's plan is in its record, where no secret may be
         passed = _harmless(own, trigger.variables.keys() - found.keys())
         trigger = replace(trigger, variables={**trigger.variables, **passed})
-    made = _with_texts(job, referring, with_values(before), expanded, own)
+    made = _set_texts(job, referring, expander(before), expanded, own)
     return replace(made, variables={**job.variables, **own}, trigger=trigger)
 
 
@@ -410,7 +410,7 @@ def _reported(name: str, value: str) -> str:
     return value.replace("$", "$$") if name in names(value) else references(value)
 
 
-def _with_texts(
+def _set_texts(
     job: Job,
     late: Job | Referring,
     before: Callable[[str], str],
@@ -508,7 +508,7 @@ def files_of(job: Job, secrets: Mapping[str, bytes]) -> dict[str, bytes]:
     }
 
 
-def of_session(
+def session_variables(
     job: Job,
     environment: Mapping[str, str],
     concealed: Mapping[str, str],
@@ -522,7 +522,7 @@ def of_session(
     if job.has_expressions:
         secrets = {}  # its steps get them by name
     own = {
-        **_of_language(job, attempt),
+        **_drop_other_language(job, attempt),
         **{name: value.decode(errors="surrogateescape") for name, value in secrets.items()},
         **paths,
     }

@@ -121,7 +121,7 @@ class SessionRequest(Struct, frozen=True, kw_only=True):
     """Returns when `workspace` is complete, and raises when it will not be: the session starts after that."""
 
 
-class Beside(Struct, frozen=True, kw_only=True):
+class SideProgram(Struct, frozen=True, kw_only=True):
     """A program in a container of its own beside a job's, with the same project directory and network."""
 
     name: str
@@ -381,7 +381,7 @@ class Provider(Protocol):
         return ()
 
     def run_beside(
-        self, request: SessionRequest, session: Session, asked: Beside, on_output: OnOutput, cancel: Cancel
+        self, request: SessionRequest, session: Session, asked: SideProgram, on_output: OnOutput, cancel: Cancel
     ) -> tuple[Exit, Mapping[str, Sequence[bytes]]]:
         """Run a program in a container beside a job's; return its end and the lines of the files that it reported in.
 
@@ -389,7 +389,7 @@ class Provider(Protocol):
         """
         raise ProviderError(f"{asked.name} needs a container beside the job's, and the provider {self.name} has none")
 
-    def way_here(self, request: SessionRequest, session: Session) -> str | None:
+    def host_address(self, request: SessionRequest, session: Session) -> str | None:
         """Return an address of this machine, with the network around it (`172.17.0.1/16`), at which such a container reaches a
         server of this process, and nothing beyond that network does. None where no such address exists.
         """

@@ -12,7 +12,7 @@ from loom.errors import LoomError, ProviderError, RequestError
 from loom.providers.base import SessionFacts, SessionRequest
 from loom.providers.command import Command
 from loom.providers.driver import protocol as driver
-from loom.providers.driver.channel import Attached, ConnectionLost, Died, Exchange
+from loom.providers.driver.channel import Attachment, ConnectionLost, Died, Exchange
 from loom.providers.driver.endings import reports_of
 from loom.providers.driver.steps import AUTO, MOST_COMMANDS, SH, chosen, handed_on
 from loom.status import Ended, Exit, OnOutput, Stream
@@ -54,7 +54,7 @@ class DrivenSession:
 
     def __init__(
         self,
-        attachment: Attached,
+        attachment: Attachment,
         request: SessionRequest,
         facts: SessionFacts,
         on_output: OnOutput,
@@ -95,7 +95,7 @@ class DrivenSession:
         """
         raise NotImplementedError
 
-    def over(self, where: str, code: int, *, oom: bool) -> Died | ConnectionLost:
+    def end_error(self, where: str, code: int, *, oom: bool) -> Died | ConnectionLost:
         """Return the error for the driver's end with this exit code; `where` names its container."""
         if code == driver.INPUT_LOST_CODE:
             return ConnectionLost(
@@ -172,7 +172,7 @@ class DrivenSession:
 
     # Steps
 
-    def before_step(self) -> None:
+    def prepare_step(self) -> None:
         """Prepare for the next step."""
 
     def still_running(self) -> Sequence[str]:
@@ -265,7 +265,7 @@ class DrivenSession:
             return Exit(code=130, ended=Ended.CANCELED)
         if self.kept_until is not None:
             raise ProviderError("the session is kept for inspection and runs no further steps")
-        self.before_step()
+        self.prepare_step()
         if self.died:
             raise ConnectionLost(f"a step of job {self._request.job_id} has ended its session; no other can run in it")
         self._reported = {}

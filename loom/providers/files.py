@@ -34,7 +34,7 @@ def members_of(root: Path, paths: Iterable[str]) -> Iterator[Item]:
     yield from DirectoryView(root).read(chosen, skipped)
 
 
-def below(folder: str, entry: TarEntry) -> TarEntry:
+def moved_below(folder: str, entry: TarEntry) -> TarEntry:
     """Return an entry that is moved below a folder."""
     target = f"{folder}/{entry.target}" if entry.kind == "hardlink" else entry.target
     return replace(entry, path=f"{folder}/{entry.path}", target=target)

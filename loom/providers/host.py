@@ -79,7 +79,7 @@ class HostProvider(Provider):
         finally:
             session.leave()
 
-    def way_here(self, request: SessionRequest, session: Session) -> str:
+    def host_address(self, request: SessionRequest, session: Session) -> str:
         return "127.0.0.1/8"
 
 
@@ -88,7 +88,7 @@ def provider(setup: Setup) -> Provider:
 
 
 class _Pipes:
-    """Implements `driver.channel.Attached` for a driver that is a process of this machine."""
+    """Implements `driver.channel.Attachment` for a driver that is a process of this machine."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         assert process.stdin is not None
@@ -194,7 +194,7 @@ class HostSession(DrivenSession):
             exchange, cancel, lambda output, reason: ProviderError(f"the driver did not start: {reason}: {output}")
         )
 
-    def before_step(self) -> None:
+    def prepare_step(self) -> None:
         if not self._request.workspace.is_dir():
             raise ProviderError(f"the workspace {self._request.workspace} is gone")
 

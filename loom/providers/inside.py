@@ -200,7 +200,7 @@ class CommandsInside(Struct, frozen=True, kw_only=True):
 
         A cancel, a timeout or a closed terminal also ends everything that the command started.
         """
-        command = interactive.on_terminal(command, kind(self.environment))
+        command = interactive.terminal_command(command, kind(self.environment))
         ran, watcher = self.begin(command, stdin=True, tty=True)
         cancel.pass_on = watcher.pass_on
         try:

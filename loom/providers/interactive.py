@@ -75,7 +75,7 @@ def continued(command: Sequence[str], state: str) -> Sequence[str]:
     return ("sh", "-c", _BASH_IF_THERE, "loom", _became(state) + _RUN, *command)
 
 
-def on_terminal(command: Sequence[str], term: str) -> Sequence[str]:
+def terminal_command(command: Sequence[str], term: str) -> Sequence[str]:
     """Return `command` for a terminal of the kind `term`; the container's own default counts where it does not know that kind."""
     return ("sh", "-c", _ON_TERMINAL, "loom", term, *command) if term and "/" not in term else command
 

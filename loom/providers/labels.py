@@ -59,7 +59,7 @@ def labels(*, run_id: str, job_id: str, workspace: Path, role: str) -> dict[str,
     }
 
 
-def of_request(request: SessionRequest, role: str) -> dict[str, str]:
+def request_labels(request: SessionRequest, role: str) -> dict[str, str]:
     """Return the labels of a resource of a session, made by this process."""
     own = labels(run_id=request.run_id, job_id=request.job_id, workspace=request.workspace, role=role)
     return {**own, PROJECT_DIR: request.project_dir}

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 
 from loom.cancel import Cancel
 from loom.errors import LoomError
-from loom.util.within import beside
+from loom.util.within import start_thread
 
 
 class Removals:
@@ -27,7 +27,7 @@ class Removals:
             except LoomError as error:
                 self.failed([str(error)])
 
-        thread = beside(run, name=name)
+        thread = start_thread(run, name=name)
         with self._lock:
             self._threads.append(thread)
 

@@ -89,7 +89,7 @@ class StartedService:
         self.say(f"ready after {time.monotonic() - begun:.1f} s{by()}")
 
 
-def how_it_ended(code: object, *, oom: bool) -> str:
+def describe_end(code: object, *, oom: bool) -> str:
     return f"ended with exit code {code}{': it was out of memory' if oom else ''}"
 
 

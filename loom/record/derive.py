@@ -55,7 +55,7 @@ def step_summary(fold: RunFold, job_id: str, attempt: int, step: str) -> documen
         line=span.data.get("line"),
         exit_code=span.exit_code,
         ended_by=_as(EndedBy, span.data.get("ended_by")),
-        **_of_unit(fold, job_id, span, step_dir(job_id, step, attempt, job.attempts)),
+        **_unit_fields(fold, job_id, span, step_dir(job_id, step, attempt, job.attempts)),
     )
 
 
@@ -66,12 +66,12 @@ def section_summary(fold: RunFold, job_id: str, section: str) -> dict[str, Any]:
         "kind": "section-summary",
         "section": section,
         "phase_code": span.start.phase_code,
-        **_of_unit(fold, job_id, span, section_dir(job_id, section)),
+        **_unit_fields(fold, job_id, span, section_dir(job_id, section)),
         "data": {key: value for key, value in span.data.items() if key not in ("output", "highlights")},
     }
 
 
-def _of_unit(fold: RunFold, job_id: str, span: Span, folder: str) -> dict[str, Any]:
+def _unit_fields(fold: RunFold, job_id: str, span: Span, folder: str) -> dict[str, Any]:
     """Return the common fields of the summaries of steps and sections."""
     return {
         "run_id": fold.run_id,
@@ -94,7 +94,7 @@ def _as(kind: type[T], shape: Any) -> T | None:
 def job_summary(fold: RunFold, job_id: str) -> documents.JobSummary:
     job = fold.jobs[job_id]
     return documents.JobSummary(
-        **_of_job(fold, job),
+        **_job_fields(fold, job),
         attempts=job.attempts,
         started_at=job.started_at,
         finished_at=job.finished_at,
@@ -105,7 +105,7 @@ def job_summary(fold: RunFold, job_id: str) -> documents.JobSummary:
     )
 
 
-def _of_job(fold: RunFold, job: JobState) -> dict[str, Any]:
+def _job_fields(fold: RunFold, job: JobState) -> dict[str, Any]:
     """Return the common fields of a job's summary and manifest."""
     stated = ("error_code", "blocked_by", "failing_step", "failing_section")
     return {name: job.outcome.get(name) for name in stated} | {
@@ -126,7 +126,7 @@ def job_manifest(fold: RunFold, job_id: str) -> documents.JobManifest:
     failing_step, failing_span = job.failing_step or (None, None)
     image = job.facts.get("image_resolved")
     return documents.JobManifest(
-        **_of_job(fold, job),
+        **_job_fields(fold, job),
         target=job.planned.get("target", "linux"),
         provider=job.planned.get("provider", ""),
         matrix=dict(job.planned.get("matrix", {})),
@@ -180,7 +180,7 @@ def _listed(span: Span, folder: str) -> dict[str, Any]:
 def pipeline_summary(fold: RunFold) -> dict[str, Any]:
     span = fold.pipeline
     return {
-        **_of_pipeline(fold, "pipeline-summary"),
+        **_pipeline_fields(fold, "pipeline-summary"),
         "started_at": span.start.ts if span else None,
         "finished_at": span.finished_at if span else None,
         "duration_ms": span.duration_ms if span else None,
@@ -193,7 +193,7 @@ def pipeline_manifest(fold: RunFold) -> dict[str, Any]:
     plan = fold.facts.get("plan_resolved", {})
     failing = fold.failing_job()
     return {
-        **_of_pipeline(fold, "pipeline-manifest"),
+        **_pipeline_fields(fold, "pipeline-manifest"),
         "stages": list(plan.get("stages", ())),
         "failing_job_id": failing.id if failing else None,
         "failing_job_manifest_path": f"{job_dir(failing.id)}/manifest.json" if failing else None,
@@ -209,7 +209,7 @@ def pipeline_manifest(fold: RunFold) -> dict[str, Any]:
     }
 
 
-def _of_pipeline(fold: RunFold, kind: str) -> dict[str, Any]:
+def _pipeline_fields(fold: RunFold, kind: str) -> dict[str, Any]:
     status = fold.pipeline.status if fold.pipeline else None
     ids = {"run_id": fold.run_id, "pipeline_id": fold.pipeline_id}
     return {"schema_version": SCHEMA_VERSION, "kind": kind, **ids, "status": status}
@@ -218,7 +218,7 @@ def _of_pipeline(fold: RunFold, kind: str) -> dict[str, Any]:
 def run_summary(fold: RunFold) -> documents.RunSummary:
     failing = fold.failing_job()
     return documents.RunSummary(
-        **_of_run(fold),
+        **_run_fields(fold),
         pipeline_id=fold.pipeline_id,
         status=fold.status,
         exit_code=fold.end.get("exit_code"),
@@ -230,7 +230,7 @@ def run_summary(fold: RunFold) -> documents.RunSummary:
     )
 
 
-def _of_run(fold: RunFold) -> dict[str, Any]:
+def _run_fields(fold: RunFold) -> dict[str, Any]:
     """Return the common fields of the run's summary and its receipt."""
     assert fold.first is not None
     assert fold.last is not None
@@ -284,7 +284,7 @@ def receipt(fold: RunFold) -> documents.Receipt:
     logs = str(started.get("logs_dir", ""))
     snapshot = fold.facts.get("snapshot_taken")
     return documents.Receipt(
-        **_of_run(fold),
+        **_run_fields(fold),
         loom_version=started.get("loom_version", ""),
         command=list(started.get("command", ())),
         invocation=typed.convert(started.get("invocation", {}), documents.Invocation),

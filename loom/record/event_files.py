@@ -59,13 +59,13 @@ def output_in(path: Path, start: int = 0) -> Iterator[OutputEvent]:
 
 def whole_lines(events: Iterable[OutputEvent]) -> Iterator[OutputEvent]:
     """Yield the lines of one file as printed."""
-    joining = Joining()
+    joining = LineJoiner()
     for event in events:
         yield from joining.add(event)
     yield from joining.rest()
 
 
-class Joining:
+class LineJoiner:
     """Joins the recorded pieces of long lines, in one file."""
 
     def __init__(self) -> None:

@@ -351,7 +351,7 @@ def _text(event: _Output) -> str:
     return clipped(cleaned(event.text).rstrip())
 
 
-def of_file(file: BinaryIO, watch: Watch, most_bytes: int = 1 << 28) -> Highlights:
+def file_highlights(file: BinaryIO, watch: Watch, most_bytes: int = 1 << 28) -> Highlights:
     """Return the highlights of an events file, up to `most_bytes`, a line that is no event or a half-written one."""
     highlighter = Highlighter(watch)
     rest = b""

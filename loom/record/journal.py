@@ -210,7 +210,7 @@ class Journal:
 
     def masked(self, value: Any) -> Any:
         """Hide secrets in every text of a JSON value."""
-        return jsons.with_texts(value, self.masker.mask) if self.masker.active else value
+        return jsons.map_texts(value, self.masker.mask) if self.masker.active else value
 
 
 _ENCODER = msgspec.json.Encoder()

@@ -25,7 +25,7 @@ _NOT_UTF8 = re.compile("[\ud800-\udfff]")
 
 def encodable(value: Any) -> Any:
     """Return a JSON value with U+FFFD for bytes of names that are not UTF-8, which documents can't hold."""
-    return jsons.with_texts(value, lambda text: text if text.isascii() else _NOT_UTF8.sub("\ufffd", text))
+    return jsons.map_texts(value, lambda text: text if text.isascii() else _NOT_UTF8.sub("\ufffd", text))
 
 
 class Line(Struct, frozen=True):

@@ -35,7 +35,7 @@ class PastRun(Reading):
         for run_id in {*self.fold.failed_earlier.values()}:
             if run_id < self.run_id:  # a record from elsewhere might go round in a circle
                 with suppress(LoomError):  # `loom clean` has removed it
-                    self._before[run_id] = PastRun(entry_at(self.paths.of_run(run_id)))
+                    self._before[run_id] = PastRun(entry_at(self.paths.sibling(run_id)))
 
     @property
     def workspace(self) -> Path:

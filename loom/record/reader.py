@@ -17,7 +17,7 @@ from loom.record import derive
 from loom.record.documents import Document, JobManifest, checked
 from loom.record.event_files import (
     LONGEST_LINE,
-    Joining,
+    LineJoiner,
     decoded,
     folded,
     last_event,
@@ -87,7 +87,7 @@ class Reading:
         before = [run_id for run_id in run_ids(self.paths.root.parent) if int(run_id) < int(self.run_id)]
         for run_id in before[:_MOST_RECORDS]:
             with suppress(RecordError):
-                entry = entry_at(self.paths.of_run(run_id))
+                entry = entry_at(self.paths.sibling(run_id))
                 same = entry.receipt or {}
                 if all(same.get(key) == receipt.get(key) for key in ("repo_root", "workflow_path")):
                     found.append(Reading(entry, foreign=self.foreign))
@@ -227,7 +227,7 @@ class Follower:
         self._wanted = wanted
         self._whole = whole
         self._phases = _tailed(paths.events)
-        self._open: list[tuple[Unit, Iterator[Event | None], Joining]] = []
+        self._open: list[tuple[Unit, Iterator[Event | None], LineJoiner]] = []
         self.over = False
 
     def poll(self) -> list[tuple[Where, OutputEvent]]:
@@ -261,7 +261,7 @@ class Follower:
         path, aside = _files(self._paths, event.job_id, event.step, event.section, attempt)
         unit = Unit(job_id=event.job_id, step=event.step, section=event.section, attempt=attempt, events=path)
         if self._wanted(unit):
-            self._open.append((unit, _tailed(path, aside), Joining()))
+            self._open.append((unit, _tailed(path, aside), LineJoiner()))
 
 
 def _tailed(path: Path, moved_to: Path | None = None) -> Iterator[Event | None]:

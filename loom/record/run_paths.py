@@ -15,7 +15,7 @@ class RunPaths(Struct, frozen=True, kw_only=True):
     root: Path
     run_id: str
 
-    def of_run(self, run_id: str) -> RunPaths:
+    def sibling(self, run_id: str) -> RunPaths:
         """Return the paths of another run in the same store."""
         return RunPaths(root=self.root.with_name(run_id), run_id=run_id)
 

@@ -17,7 +17,7 @@ def recorded(variables: Mapping[str, str], secrets: Mapping[str, bytes], masker:
     for name, value in variables.items():
         raw = value.encode("utf-8", "surrogateescape")
         masked = masker.mask_bytes(raw)
-        if _with_secrets(masked, secrets) != raw:
+        if _reveal(masked, secrets) != raw:
             lost.append(name)
         shown[name] = masked.decode("utf-8", "replace")
         if shown[name].encode() != masked:
@@ -33,11 +33,11 @@ def restored(fact: Mapping[str, Any], secrets: Mapping[str, bytes]) -> tuple[dic
     for name, shown in fact.get("variables", {}).items():
         masked = base64.b64decode(exact[name]) if name in exact else shown.encode()
         if name not in lost:
-            variables[name] = _with_secrets(masked, secrets).decode("utf-8", "surrogateescape")
+            variables[name] = _reveal(masked, secrets).decode("utf-8", "surrogateescape")
     return variables, sorted(lost)
 
 
-def _with_secrets(masked: bytes, secrets: Mapping[str, bytes]) -> bytes:
+def _reveal(masked: bytes, secrets: Mapping[str, bytes]) -> bytes:
     for name, value in secrets.items():
         masked = masked.replace(f"[REDACTED:SECRET_{name}]".encode(), value)
     return masked

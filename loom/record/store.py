@@ -159,16 +159,16 @@ class Store:
         recorded = set(self.run_ids())
         children: dict[str, list[RunEntry]] = {}
 
-        def with_children(entry: RunEntry) -> Iterator[RunEntry]:
+        def family_of(entry: RunEntry) -> Iterator[RunEntry]:
             yield entry
             for child in reversed(children.pop(entry.run_id, [])):
-                yield from with_children(child)
+                yield from family_of(child)
 
         for entry in self.entries(repo_root):
             if entry.child_of is not None and entry.child_of < entry.run_id and entry.child_of in recorded:
                 children.setdefault(entry.child_of, []).append(entry)
             else:
-                yield tuple(with_children(entry))
+                yield tuple(family_of(entry))
 
     def remove(self, run_id: str) -> None:
         """Delete a record. RecordError when its run is alive, when it is not loom's, or on failure."""

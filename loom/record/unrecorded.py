@@ -37,7 +37,7 @@ def note(state_dir: Path, root: Path, found: Unrecorded) -> None:
     atomic.write(path, msgspec.json.encode(found))
 
 
-def since(state_dir: Path, root: Path, run_id: str | None) -> Unrecorded | None:
+def find_unrecorded(state_dir: Path, root: Path, run_id: str | None) -> Unrecorded | None:
     """Return the last one of the checkout at `root`, if it is later than this run (None: than none)."""
     try:
         check_private(state_dir)

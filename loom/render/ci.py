@@ -18,7 +18,7 @@ from loom.render.look import Detail, Look
 from loom.render.screen import Screen, while_heard
 from loom.status import Status
 from loom.util import jsons
-from loom.util.controls import json_shown, visible, without_commands
+from loom.util.controls import escape_commands, json_shown, visible
 from loom.util.units import rough_duration
 
 MOST_LINES = 20_000
@@ -34,7 +34,7 @@ class _Jobs:
         self._write = while_heard(write)
         # Screen lines may contain job output, which must not act as CI commands.
         self._plain = Screen(
-            Look(detail=Detail.NORMAL, unicode=unicode), lambda line: self._write(without_commands(line))
+            Look(detail=Detail.NORMAL, unicode=unicode), lambda line: self._write(escape_commands(line))
         )
         self._lines: dict[str, deque[str]] = {}
         self._dropped: dict[str, int] = {}
@@ -87,7 +87,7 @@ class GitHub(_Jobs):
     def _group(self, event: PhaseEvent, lines: list[str]) -> Iterator[str]:
         yield f"::group::{escaped(_title(event))}"
         yield f"::stop-commands::{self._token}"
-        yield from map(without_commands, lines)  # the log page folds at `##[group]` even while commands are stopped
+        yield from map(escape_commands, lines)  # the log page folds at `##[group]` even while commands are stopped
         yield f"::{self._token}::"
         yield "::endgroup::"
 

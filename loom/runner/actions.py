@@ -17,7 +17,7 @@ from loom.errors import ImageError
 from loom.plan.image_lock import image_of
 from loom.plan.late import Action
 from loom.plan.model import Job, Step
-from loom.providers.base import Beside
+from loom.providers.base import SideProgram
 from loom.status import Exit, OnOutput
 from loom.util.extras import install_command
 
@@ -45,7 +45,7 @@ exec env {variables} "$node" {flags}{entry}
 class ActionTools(Struct, frozen=True, kw_only=True):
     environment: Callable[[], Mapping[str, str]]
     """Returns the variables by which they find the services of the run (`Results.environment`)."""
-    run_beside: Callable[[Beside, OnOutput, Cancel], tuple[Exit, Mapping[str, Sequence[bytes]]]]
+    run_beside: Callable[[SideProgram, OnOutput, Cancel], tuple[Exit, Mapping[str, Sequence[bytes]]]]
     cache_dir: Path
 
 
@@ -119,7 +119,7 @@ def container_of(
     workspace: Path,
     event: object,
     timeout_s: float | None,
-) -> Beside:
+) -> SideProgram:
     """Return the container of an action's program.
 
     `own` evaluates a text of its file, `given` one of the step; `reports`: files by the variables with their paths; `workspace`:
@@ -135,7 +135,7 @@ def container_of(
     entrypoint = own(action.entrypoint) if replaced is None else given(replaced)
     variables = {"HOME": f"{DIRECTORY}/home", "GITHUB_EVENT_PATH": f"{DIRECTORY}/event.json"}
     variables |= {name: f"{DIRECTORY}/files/{key}" for name, key in reports.items()}
-    return Beside(
+    return SideProgram(
         name=step.script,
         image=image,
         build_root=None if image.build is None else Path(action.directory) if action.directory else workspace,

@@ -165,7 +165,7 @@ class JobRunner(Struct, kw_only=True, eq=False):
                             environment=partial(
                                 self.results.environment,
                                 attempt,
-                                partial(provider.way_here, open_job.request, open_job.session),
+                                partial(provider.host_address, open_job.request, open_job.session),
                                 open_job.secrets,
                             ),
                             run_beside=partial(provider.run_beside, open_job.request, open_job.session),

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from msgspec.structs import replace
 
-from loom.providers.driver.endings import Begun, ended_by
+from loom.providers.driver.endings import CommandMark, ended_by
 from loom.status import EndedBy, Exit, OnOutput, Stream
 from loom.util.controls import cleaned
 from loom.workflow.patterns import Search, SearchError, pattern_of
@@ -32,7 +32,7 @@ class OwnOutput:
     def ended_by(self, script: str, exit_: Exit) -> EndedBy | None:
         """Return the command that ended the step, with the number of lines before its own output, as far as known."""
         pairs = zip(self._begun["stdout"], self._begun["stderr"], strict=False)
-        marks = [Begun(line, word, before, of_stderr) for (line, word, before), (_, _, of_stderr) in pairs]
+        marks = [CommandMark(line, word, before, of_stderr) for (line, word, before), (_, _, of_stderr) in pairs]
         found = ended_by(exit_.reports, marks, script, exit_.code)
         if found is None:
             return None
@@ -46,7 +46,7 @@ class OwnOutput:
             return found
         return replace(found, stdout_lines=mark.stdout_lines, stderr_lines=mark.stderr_lines)
 
-    def _at_end(self, found: EndedBy, marks: Sequence[Begun]) -> EndedBy:
+    def _at_end(self, found: EndedBy, marks: Sequence[CommandMark]) -> EndedBy:
         out, err = self._counts["stdout_lines"], self._counts["stderr_lines"]
         said = next((each for each in reversed(marks) if (each.stdout_lines, each.stderr_lines) != (out, err)), None)
         return replace(

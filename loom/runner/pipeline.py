@@ -40,7 +40,7 @@ from loom.status import ExitCode, JobResult, Skip, Status, exit_code_of, run_sta
 from loom.storage.cache import Cache
 from loom.util import jsons, typed
 from loom.util.refusals import refusals
-from loom.util.within import beside
+from loom.util.within import start_thread
 
 if TYPE_CHECKING:
     from loom.analysis.diagnosis import Diagnosis
@@ -398,7 +398,7 @@ class Run:
             grace_s = 0.0 if self._cancel.now else self._request.config.grace
             data = {"by": code.name.lower(), "at_once": self._cancel.now, "grace_s": grace_s}
             stating = partial(self._journal.fact, RUN, PhaseCode.RUN_PIPELINE_EXECUTE, "interrupted", data)
-            self._stating.append(beside(stating, name="interrupted"))
+            self._stating.append(start_thread(stating, name="interrupted"))
 
     # -- run.finalize ---------------------------------------------------------------------------------------------
 

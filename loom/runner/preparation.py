@@ -168,9 +168,9 @@ class Preparation:
         job, attempt = self._job, self._attempt
         files = variables.files_of(job, secrets)
         paths = {name: opened.session.put_secret(name, value) for name, value in files.items()}
-        own = variables.of_attempt(attempt.number, attempt.began_ns)
+        own = variables.attempt_variables(attempt.number, attempt.began_ns)
         request = opened.request
-        return variables.of_session(job, request.environment, request.concealed, secrets, paths, own)
+        return variables.session_variables(job, request.environment, request.concealed, secrets, paths, own)
 
     def _tell(self, opened: Opened) -> None:
         facts = opened.session.facts

@@ -119,7 +119,7 @@ class Handover:
         """
         found = self._once(self._merged, job, self._reported_by)
         try:
-            return variables.with_reported(job, found, run, allowed) if found else job
+            return variables.add_reported(job, found, run, allowed) if found else job
         except (CycleError, ExpansionTooLong) as error:
             why = f"variables: {error}, with what the jobs before {job.id} report"
             return replace(job, refused=(*job.refused, why))

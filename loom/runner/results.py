@@ -50,25 +50,25 @@ class Results:
         self._given: dict[int, Mapping[str, str]] = {}
 
     def environment(
-        self, attempt: Attempt, way_here: Callable[[], str | None], secrets: Mapping[str, bytes]
+        self, attempt: Attempt, host_address: Callable[[], str | None], secrets: Mapping[str, bytes]
     ) -> Mapping[str, str]:
         """Return the variables by which the actions of a job find the services; without a way to this machine, none.
 
-        `way_here`: as `Provider.way_here`, of the job's session.
+        `host_address`: as `Provider.host_address`, of the job's session.
         """
         with self._lock:
             if id(attempt) not in self._given:
                 for name, value in secrets.items():
                     with suppress(SecretError):  # too short to be one
                         self._masker.add(name, value)
-                self._given[id(attempt)] = self._admitted(attempt, way_here)
+                self._given[id(attempt)] = self._admitted(attempt, host_address)
             return self._given[id(attempt)]
 
-    def _admitted(self, attempt: Attempt, way_here: Callable[[], str | None]) -> Mapping[str, str]:
+    def _admitted(self, attempt: Attempt, host_address: Callable[[], str | None]) -> Mapping[str, str]:
         from loom.action_services import requests, server  # late: a heavy import for few runs
 
         try:
-            way = way_here()
+            way = host_address()
             if way is None:
                 attempt.warn(NO_WAY, PhaseCode.JOB_EXECUTION)
                 return {}

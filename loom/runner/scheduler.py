@@ -18,7 +18,7 @@ from msgspec import Struct, field
 from loom.cancel import Cancel
 from loom.plan.model import Job, Plan
 from loom.status import JobResult, Skip, Status
-from loom.util.within import beside
+from loom.util.within import start_thread
 
 _SKIPPED = JobResult(status=Status.SKIPPED)
 T = TypeVar("T")
@@ -266,7 +266,7 @@ class Schedule(Struct, kw_only=True, eq=False, dict=True):
                 outcome = error
             self._over.put(partial(settle, job, outcome))
 
-        beside(work, name=name)
+        start_thread(work, name=name)
 
     def _settle_wait(self, job: Job, outcome: Skip | BaseException | None) -> None:
         """Let a job start that waited, or skip it."""

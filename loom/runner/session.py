@@ -239,7 +239,7 @@ class SessionOpener:
         self, job: Job, on_output: OnOutput, cancel: Cancel, on_died: Callable[[str, str], None], secrets: SecretValues
     ) -> AbstractContextManager[OpenedServices]:
         return self.provider(job).services(
-            environment.with_predefined(job, self.settings.variables),
+            environment.give_predefined_to_services(job, self.settings.variables),
             workspace=self.settings.workspace,
             on_output=on_output,
             cancel=cancel,

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from loom.cancel import Cancel
 from loom.errors import InfrastructureError, SecretError
 from loom.plan.model import Job, Step
-from loom.plan.variables import of_status
+from loom.plan.variables import status_variables
 from loom.providers.base import Detachable
 from loom.providers.command import Command, Share
 from loom.providers.driver.endings import observable
@@ -80,7 +80,7 @@ class Steps:
         session.hand_over(
             [self._command(step, None, self._share(step, main)) for step in main],
             {
-                ok: [self._command(step, None, self._share(step, after), of_status(status)) for step in after]
+                ok: [self._command(step, None, self._share(step, after), status_variables(status)) for step in after]
                 for ok, status in statuses.items()
             },
             save,
@@ -143,7 +143,7 @@ class Steps:
             if any(step.phase == "after_script" for step in job.steps):
                 attempt.warn("`after_script` was not run: the job's time was over, as in GitLab", CODE)
             return
-        extra = of_status(attempt.status)
+        extra = status_variables(attempt.status)
         deadline_ns = attempt.journal.now_ns() + int((job.after_script_timeout_s or AFTER_SCRIPT_TIMEOUT_S) * 1e9)
         failed = attempt.status is not Status.SUCCESS and any(step.phase == "after_script" for step in job.steps)
         steps = [step for step in job.steps if step.phase == "after_script"]

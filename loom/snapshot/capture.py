@@ -504,7 +504,7 @@ class _Filling:
         git_dir = self._git_dir / "modules" / contents.module_directory(name, self._module_directories)
         target, outermost, may_borrow = self._target / path, self._outermost, self._may_borrow
         if (clone := self._source.clone) is not None:
-            inner = as_cloned(inner, clone.of_submodule(), ())
+            inner = as_cloned(inner, clone.clone_of_submodule(), ())
         filled = _Filling(
             inner, target, git_dir, prefix, outermost, self._cancel, self._on_progress, may_borrow, self._umask
         ).run()

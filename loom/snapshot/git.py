@@ -22,7 +22,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import BinaryIO
 
-from loom.addresses import without_credentials
+from loom.addresses import hide_credentials
 from loom.cancel import Cancel
 from loom.errors import RequestError, SnapshotError
 from loom.snapshot import repository as repositories
@@ -313,7 +313,7 @@ class Running:
             self._result = (
                 code,
                 _content(self._out),
-                without_credentials(_content(self._err).decode("utf-8", "backslashreplace")),
+                hide_credentials(_content(self._err).decode("utf-8", "backslashreplace")),
             )
         code, _, stderr = self._result
         if check and code != 0:

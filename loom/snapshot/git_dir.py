@@ -91,7 +91,7 @@ def reduction(source: Source, workspace: Path, clone: Clone | None) -> str:
         lines += ["rm -rf .git/refs", "mkdir -p .git/refs/heads .git/refs/tags"]
     lines += [f"printf %b '{_escaped(text)}' >.git/{name}" for name, text in files.items()]
     lines += ["[ -s .git/shallow ] || rm -f .git/shallow"]
-    for path in wanted.without(module.path for module in manifest.submodules):
+    for path in wanted.lacking(module.path for module in manifest.submodules):
         lines.append(f'path=$(printf %b. \'{_escaped(path)}\'); path=${{path%.}}; rm -rf "./$path"; mkdir -p "./$path"')
     if wanted.submodules == "none":
         lines.append("rm -rf .git/modules")
@@ -103,7 +103,7 @@ def reduction(source: Source, workspace: Path, clone: Clone | None) -> str:
 
 def reduced_manifest(workspace: Path, clone: Clone) -> bytes:
     """Return the manifest of a copy of `workspace` that is `clone`."""
-    left = clone.without(module.path for module in read_manifest(workspace).submodules)
+    left = clone.lacking(module.path for module in read_manifest(workspace).submodules)
     return manifest_bytes(workspace, without=left)
 
 

@@ -13,7 +13,7 @@ import msgspec
 from loom.errors import SnapshotError
 from loom.snapshot.model import Manifest
 from loom.util import typed
-from loom.util.jsons import with_texts
+from loom.util.jsons import map_texts
 from loom.util.untrusted_files import read_regular
 
 NAME = "loom-snapshot.json"
@@ -25,7 +25,7 @@ _FORM = {"kind": "loom-snapshot", "schema_version": "loom.snapshot.v2"}
 def write_manifest(git_dir: Path, manifest: Manifest) -> None:
     """Write the manifest, and remove the mark of an incomplete workspace."""
     # A path need not be UTF-8, as JSON is, so the file has all texts with a character for each byte.
-    document = _FORM | with_texts(msgspec.to_builtins(manifest), lambda text: os.fsencode(text).decode("latin-1"))
+    document = _FORM | map_texts(msgspec.to_builtins(manifest), lambda text: os.fsencode(text).decode("latin-1"))
     (git_dir / NAME).write_text(json.dumps(document))
     (git_dir / FILLING).unlink()
 
@@ -52,7 +52,7 @@ def read_manifest(workspace: Path, file: Path | None = None) -> Manifest:
         document: dict[str, Any] = json.loads(read_regular(file))
         if {key: document[key] for key in _FORM} != _FORM:
             raise ValueError("it has another form")
-        return typed.convert(with_texts(document, lambda text: os.fsdecode(text.encode("latin-1"))), Manifest)
+        return typed.convert(map_texts(document, lambda text: os.fsdecode(text.encode("latin-1"))), Manifest)
     except FileNotFoundError as error:
         raise SnapshotError(
             f"{workspace}: not one of loom's workspaces, or a job removed its .git",

@@ -23,7 +23,7 @@ from loom.snapshot.inside import parent_in, remove_empty
 from loom.snapshot.model import Change
 from loom.snapshot.names import is_refused
 from loom.util import atomic
-from loom.util.paths import ancestors, below
+from loom.util.paths import ancestors, is_below
 from loom.util.untrusted_files import open_regular
 
 Content = tuple[int, bytes]
@@ -67,7 +67,7 @@ def merge(
     while found := _in_the_way(target, wanted):
         for path, reason in found.items():
             # Changes above and below a path in conflict are in conflict as well.
-            for other in [one for one in wanted if below(one, path) or below(path, one)]:
+            for other in [one for one in wanted if is_below(one, path) or is_below(path, one)]:
                 conflicts[other] = reason
                 del wanted[other]
     return Merge(
@@ -205,7 +205,7 @@ def _put(target: Path, path: str, content: Content, applied: Applied, umask: int
     if os.geteuid() == 0:  # else a job of another user, or whoever owns the checkout, could not change them
         owner = target.stat()
         for one in (*ancestors(path), path):
-            if below(one, made):
+            if is_below(one, made):
                 with parent_in(target, one) as opened:
                     os.chown(opened, owner.st_uid, owner.st_gid, follow_symlinks=False)
     applied.written.append(made)

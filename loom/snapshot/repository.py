@@ -23,7 +23,7 @@ from pathlib import Path
 from msgspec import Struct
 from msgspec.structs import replace
 
-from loom.addresses import without_credentials
+from loom.addresses import hide_credentials
 from loom.errors import RequestError, SnapshotError
 from loom.util.private import make_private
 from loom.util.untrusted_files import special_kind
@@ -329,7 +329,7 @@ def _view(common: Path, config: Iterable[tuple[str, str]], environ: Mapping[str,
     config = list(config)
     version = 1 if any(key.startswith("extensions.") for key, _ in config) else 0
     format_ = [("core.repositoryformatversion", str(version)), ("core.bare", "false")]
-    text = config_text([*format_, *((key, without_credentials(value)) for key, value in config)])
+    text = config_text([*format_, *((key, hide_credentials(value)) for key, value in config)])
     links = {name: common / name for name in _LINKED}
     links |= {f"info/{name}": common / "info" / name for name in _RULES if _is_file_or_none(common / "info" / name)}
     content = text + "".join(f"{name} {target}\n" for name, target in links.items())

@@ -12,13 +12,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
-from loom.addresses import without_credentials
+from loom.addresses import hide_credentials
 from loom.errors import LoomError, RequestError, SnapshotError
 from loom.snapshot import git
 from loom.snapshot import repository as repositories
 from loom.snapshot.model import Allows, Lends, Source
 from loom.snapshot.repository import STORE, RepositoryView, bare, check_file
-from loom.util.paths import below
+from loom.util.paths import is_below
 from loom.util.untrusted_files import read_regular
 
 # Object stores up to this size are copied (docs/benchmarks.md: copying 50 MB costs about what laying out 600 files
@@ -250,7 +250,7 @@ def parse_config(data: bytes) -> dict[str, tuple[str, ...]]:
     result: dict[str, tuple[str, ...]] = {}
     for item in git.nul_list(data):
         key, given, value = os.fsdecode(item).partition("\n")
-        result[key] = (*result.get(key, ()), without_credentials(value) if given else "true")  # as in "[core] autocrlf"
+        result[key] = (*result.get(key, ()), hide_credentials(value) if given else "true")  # as in "[core] autocrlf"
     return result
 
 
@@ -444,7 +444,7 @@ def to_borrow(objects: Path) -> tuple[Path, ...]:
     if len(stores) == 1 and stores[0][1]:
         return ()
     if not all(is_open for _, _, is_open in stores) or any(
-        below(str(path), taken) for path, _, _ in stores for taken in _TAKEN_IN_CONTAINERS
+        is_below(str(path), taken) for path, _, _ in stores for taken in _TAKEN_IN_CONTAINERS
     ):
         return ()
     return tuple(path for path, _, _ in stores)

@@ -498,7 +498,7 @@ class Cache:
             os.utime(draft, (entry.used_at, entry.used_at))
         entries = self._all()
         newest = [one for one in entries if one.id == entry.id]
-        over = _over(newest + [one for one in entries if one.id != entry.id], self._max_size)
+        over = _exceeding(newest + [one for one in entries if one.id != entry.id], self._max_size)
         self._drop(over, entries, orphans={replaced.blob} if replaced is not None else set())
 
     def _touch(self, entry: Stored) -> None:
@@ -554,7 +554,7 @@ def _falls_back(spec: Spec, fallback: str, entry: Stored) -> bool:
     return bool(fallback) and not entry.by_key and entry.paths == spec.content and entry.key.startswith(fallback)
 
 
-def _over(entries: Sequence[Stored], max_size: int) -> list[Stored]:
+def _exceeding(entries: Sequence[Stored], max_size: int) -> list[Stored]:
     """Return the entries that exceed the limit, given the most valuable first; shared archives count once."""
     total, seen = 0, set[str]()
     over: list[Stored] = []

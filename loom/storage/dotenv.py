@@ -62,20 +62,20 @@ def _invalid(problem: str) -> ArtifactError:
     )
 
 
-def beside(archive: Path) -> Path:
+def reported_path(archive: Path) -> Path:
     """Return the path of a job's reported variables in the record, beside its artifacts."""
     return archive.with_name("variables.json")
 
 
 def keep(variables: Mapping[str, str], archive: Path) -> None:
     """Keep a job's variables for runs that do not run it again."""
-    atomic.write(beside(archive), jsons.encode_file(variables))
+    atomic.write(reported_path(archive), jsons.encode_file(variables))
 
 
 def kept(archive: Path) -> dict[str, str]:
     """Return the variables that `keep` saved; none if the file is gone."""
     with suppress(OSError, ValueError):
-        found = jsons.decode(read_regular(beside(archive)))
+        found = jsons.decode(read_regular(reported_path(archive)))
         if isinstance(found, dict):
             return {str(name): str(value) for name, value in found.items()}
     return {}

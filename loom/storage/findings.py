@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from loom.status import Failure
-from loom.storage.reports import UnreadableReport, in_project, short
+from loom.storage.reports import UnreadableReport, project_path, short
 from loom.storage.tar import Content
 from loom.util import typed
 
@@ -106,7 +106,7 @@ def _codequality(file: Content, project_dir: str) -> _Ranked:
         where = issue.location.lines or issue.location.positions
         begin = where.begin if where else 0
         line, column = (begin, 0) if isinstance(begin, int) else (begin.line, begin.column)
-        path = in_project(issue.location.path, project_dir)
+        path = project_path(issue.location.path, project_dir)
         if issue.type.lower() == "issue":
             found = _finding("codequality", path, line, column, issue.description, issue.check_name)
             yield _RANK.get(issue.severity.lower(), _LEAST), found
@@ -197,7 +197,7 @@ def _sarif(file: Content, project_dir: str) -> _Ranked:
         rules = {rule.id: rule for rule in run.tool.driver.rules}
         for result in run.results or ():
             if _counts(result):
-                yield _of_result(result, run, rules, project_dir)
+                yield _parse_result(result, run, rules, project_dir)
 
 
 def _counts(result: _Result) -> bool:
@@ -206,7 +206,7 @@ def _counts(result: _Result) -> bool:
     return result.kind in ("fail", "open", "review") and result.baselineState != "absent" and not suppressed
 
 
-def _of_result(result: _Result, run: _Run, rules: Mapping[str, _Rule], project_dir: str) -> tuple[int, Failure]:
+def _parse_result(result: _Result, run: _Run, rules: Mapping[str, _Rule], project_dir: str) -> tuple[int, Failure]:
     named = result.rule or _RuleReference()
     rule_id = result.ruleId or named.id
     rule = rules.get(rule_id) if rule_id else _at(run.tool.driver.rules, max(result.ruleIndex, named.index))
@@ -214,7 +214,7 @@ def _of_result(result: _Result, run: _Run, rules: Mapping[str, _Rule], project_d
     location = next((each.physicalLocation for each in result.locations if each.physicalLocation), _Physical())
     region = location.region or _Region()
     uri = location.artifactLocation.uri if location.artifactLocation else None
-    path = in_project(uri if uri.startswith("file:") else unquote(uri), project_dir) if uri else None
+    path = project_path(uri if uri.startswith("file:") else unquote(uri), project_dir) if uri else None
     message = result.message
     if message.text is None and message.id is not None and rule is not None:
         message = rule.messageStrings.get(message.id, message)

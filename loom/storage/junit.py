@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 from msgspec import Struct
 
 from loom.status import FailingTest
-from loom.storage.reports import UnreadableReport, in_project, short
+from loom.storage.reports import UnreadableReport, project_path, short
 from loom.storage.tar import Content
 
 MAX_BYTES = 64 << 20
@@ -41,7 +41,7 @@ def read(file: Content, *, project_dir: str = "/workspace", report: str | None =
 
     UnreadableReport for a file that is not XML, not JUnit, too large, or defines entities.
     """
-    cases = _Cases(lambda path: in_project(path, project_dir), report)
+    cases = _Cases(lambda path: project_path(path, project_dir), report)
     parser = ElementTree.XMLParser(target=cases)
     size = 0
     try:

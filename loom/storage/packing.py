@@ -15,16 +15,14 @@ from loom.storage.tar import Check, CheckedStream, Content, Item, TarEntry
 from loom.storage.unpacking import Totals
 from loom.storage.workspace import Skipped, WorkspaceView
 from loom.util.masking import Masker
-from loom.util.paths import below, climbs_out
+from loom.util.paths import climbs_out, is_below
 
 
-def _without_secret_names(
-    items: Iterable[Item], masker: Masker, on_skipped: Callable[[Skipped], None]
-) -> Iterator[Item]:
+def _drop_secret_names(items: Iterable[Item], masker: Masker, on_skipped: Callable[[Skipped], None]) -> Iterator[Item]:
     """Leave out entries with a secret in their name or link target, and report them masked; does not read contents."""
     left_out = ""
     for entry, content in items:
-        if left_out and below(entry.path, left_out):
+        if left_out and is_below(entry.path, left_out):
             continue  # below a directory that is already reported
         path, target = os.fsencode(entry.path), os.fsencode(entry.target)
         shown = masker.mask_bytes(path)
@@ -47,7 +45,7 @@ def packing(
     masker = masker if masker is not None and masker.active else None
     left_out = set[str]()
     items: Iterable[Item] = view.read(selection, skipped.append)
-    for entry, content in items if masker is None else _without_secret_names(items, masker, skipped.append):
+    for entry, content in items if masker is None else _drop_secret_names(items, masker, skipped.append):
         if entry.kind == "hardlink" and entry.target in left_out:
             skipped.append(Skipped(path=entry.path, reason=f"the same file as {entry.target}, which was left out"))
         elif masker is None or content is None:

@@ -13,7 +13,7 @@ class UnreadableReport(ValueError):
     """Not a report of the expected format, or one beyond the limits; the message has the reason."""
 
 
-def in_project(path: str, project_dir: str) -> str:
+def project_path(path: str, project_dir: str) -> str:
     """Return a path or `file:` URL of a report, relative to the project if it is inside. `project_dir`: in the job."""
     if path.startswith("file:"):
         path = unquote(re.sub("^file:(//[^/]*(?=/))?", "", path))

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator
 
 from loom.util import globs
-from loom.util.paths import Tracked, below, normal
+from loom.util.paths import Tracked, is_below, normal
 
 LOOM_DIRECTORIES = (".git/loom", ".loom/.runtime")
 """Loom's own files in a workspace: never read, never written."""
@@ -81,7 +81,7 @@ class PathSelection(Everything):
         for root in sorted(
             {""} if beyond is not None else {root for pattern in self.paths for root in _roots(pattern)}
         ):
-            if not any(below(root, other) for other in outermost):
+            if not any(is_below(root, other) for other in outermost):
                 outermost.append(root)
         super().__init__(*outermost)
         self._include = [(pattern, _all_of(pattern), _depth_patterns(pattern)) for pattern in self.paths]
@@ -113,9 +113,9 @@ class PathSelection(Everything):
         if path == _GIT or path.startswith(".git/"):
             if not self._with_git:
                 return True
-            if below(path, LOOM_DIRECTORIES[0]):
+            if is_below(path, LOOM_DIRECTORIES[0]):
                 return True
-        elif path.startswith(".loom/") and below(path, LOOM_DIRECTORIES[1]):
+        elif path.startswith(".loom/") and is_below(path, LOOM_DIRECTORIES[1]):
             return True
         return any(compiled.fullmatch(path) for compiled in self._exclude)
 

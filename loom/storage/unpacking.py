@@ -21,7 +21,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from loom.storage.tar import Content, Item, TarEntry
-from loom.util.paths import ancestors, below, normal
+from loom.util.paths import ancestors, is_below, normal
 
 MOST_ENTRIES = 4_000_000
 MOST_BYTES = 128 << 30
@@ -46,7 +46,7 @@ def checked(items: Iterable[Item], reserved: Iterable[str] = ()) -> Iterator[Ite
     for entry, content in items:
         name = entry.path
         path = _safe_path(name)
-        if any(below(path, directory) for directory in reserved):
+        if any(is_below(path, directory) for directory in reserved):
             raise UnsafeArchive(f"{name!r} is a path of loom's own record")
         if not path:
             continue

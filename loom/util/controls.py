@@ -97,6 +97,6 @@ def json_shown(text: str) -> str:
     return text if text.isascii() else _NOT_IN_JSON.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
-def without_commands(text: str) -> str:
+def escape_commands(text: str) -> str:
     """Escape lines of `text` that the calling CI system would execute as commands (`::error::`, `##[group]`)."""
     return _COMMAND.sub(lambda match: f"{match[0]}| " if match[1] is not None else " ", text)

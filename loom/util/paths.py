@@ -97,7 +97,7 @@ def normal(path: str) -> str:
     return "/".join(part for part in path.split("/") if part not in ("", "."))
 
 
-def below(path: str, directory: str) -> bool:
+def is_below(path: str, directory: str) -> bool:
     """Return whether `path` is `directory` or below it; "" contains everything."""
     return not directory or path == directory or path.startswith(directory + "/")
 
@@ -127,4 +127,4 @@ class Tracked(Struct, frozen=True, kw_only=True):
 
     def __contains__(self, path: str) -> bool:
         """Return whether git tracks this path, or something below it, or a submodule has it."""
-        return path in self.paths or any(below(path, each) for each in self.submodules)
+        return path in self.paths or any(is_below(path, each) for each in self.submodules)

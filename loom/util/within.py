@@ -45,7 +45,7 @@ def within(limit_s: float, call: Callable[[], T]) -> T:
     return outcome(call, name="within")[1].result(limit_s)
 
 
-def beside(run: Callable[[], object], *, name: str) -> threading.Thread:
+def start_thread(run: Callable[[], object], *, name: str) -> threading.Thread:
     """Start `run` in a daemon thread; run it here and now where the machine allows no more threads."""
     thread = threading.Thread(target=run, name=name, daemon=True)
     try:

@@ -37,7 +37,7 @@ def instances(parallel: Mapping[str, Node | None]) -> dict[str, list[Instance]]:
         if node is None or node.value is None:
             found[name] = [Instance(id=bases[name], title=name)]
         elif (matrix := node.get("matrix")) is not None:
-            found[name] = _of_matrix(name, bases[name], combinations(matrix), taken)
+            found[name] = _matrix_instances(name, bases[name], combinations(matrix), taken)
         else:
             count = node.get("count") or node
             found[name] = _copies(name, bases[name], min(int(count.value or 0), MOST + 1), taken)
@@ -73,7 +73,7 @@ def _copies(name: str, base: str, total: int, taken: set[str]) -> list[Instance]
     ]
 
 
-def _of_matrix(name: str, base: str, found: list[dict[str, str]], taken: set[str]) -> list[Instance]:
+def _matrix_instances(name: str, base: str, found: list[dict[str, str]], taken: set[str]) -> list[Instance]:
     return [
         Instance(
             id=unique_id(f"{base}.{'-'.join(id_part(value, 32) for value in combination.values())}"[:128], taken),

@@ -51,7 +51,7 @@ Table = Mapping[str, Mapping[str, Keyword]]
 """The keywords of each mapping, by the name that it has; empty for the whole."""
 
 
-def below(prefix: str, keywords: Iterable[Keyword], *left_out: str) -> tuple[Keyword, ...]:
+def nested(prefix: str, keywords: Iterable[Keyword], *left_out: str) -> tuple[Keyword, ...]:
     """Return the keywords as they stand below another one."""
     return tuple(
         replace(one, name=f"{prefix}:{one.name}") for one in keywords if one.name.split(":")[0] not in left_out

@@ -12,7 +12,7 @@ from loom.errors import Problem, RequestError
 from loom.util import yaml_file
 from loom.util.paths import name_from
 from loom.util.yaml_file import Node, YamlFile
-from loom.workflow.messages import in_order
+from loom.workflow.messages import sort_problems
 
 
 class Entry(Struct, frozen=True, kw_only=True):
@@ -73,9 +73,9 @@ class Examined(Struct, frozen=True, kw_only=True):
     rest: Loaded | None = None
     """The workflow without the files that have mistakes, of several; the plan decides whether these count."""
 
-    def in_order(self, problems: Iterable[Problem]) -> list[Problem]:
+    def sort(self, problems: Iterable[Problem]) -> list[Problem]:
         """Return the problems without repetition, sorted by file, line and column."""
-        return in_order(problems, self.ranks)
+        return sort_problems(problems, self.ranks)
 
 
 def content_of(path: Path, root: Path) -> bytes:

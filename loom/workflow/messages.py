@@ -40,7 +40,7 @@ class Problems(Struct, kw_only=True):
         return (meant(name, known) if self._comparisons > 0 else "") or else_
 
 
-def in_order(problems: Iterable[Problem], ranks: Mapping[str, int]) -> list[Problem]:
+def sort_problems(problems: Iterable[Problem], ranks: Mapping[str, int]) -> list[Problem]:
     """Return the problems without repetition, sorted by file, line and column."""
     unique = dict.fromkeys(problems)
     return sorted(unique, key=lambda one: (ranks.get(one.file, 0), one.file, one.line, one.column))

@@ -16,7 +16,7 @@ import msgspec
 import pydantic
 import pytest
 
-from loom.addresses import Address, without_credentials
+from loom.addresses import Address, hide_credentials
 from loom.errors import LoomError
 
 from .conftest import Victim
@@ -52,7 +52,7 @@ def test_no_form_of_an_address_shows_its_credential(url: str) -> None:
         f"{address!s} {address!r}",
         str([address]),
     ]
-    shown += [repr(Document(address)), without_credentials(f"fatal: unable to access '{url}': 403 ({url})")]
+    shown += [repr(Document(address)), hide_credentials(f"fatal: unable to access '{url}': 403 ({url})")]
     shown.append(str(LoomError(f"{url}: refused", hint=f"see {url}")))
     assert not [text for text in shown if TOKEN in text]
     for write in (msgspec.json.encode, json.dumps, pickle.dumps):
@@ -75,7 +75,7 @@ def test_no_form_of_an_address_shows_its_credential(url: str) -> None:
     ],
 )
 def test_what_is_no_credential_stays(text: str) -> None:
-    assert without_credentials(text) == text
+    assert hide_credentials(text) == text
 
 
 def test_the_whole_address_is_asked_for_in_one_module() -> None:

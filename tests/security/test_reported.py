@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from loom.errors import ArtifactError
 from loom.plan.model import Image, Job, Referring
-from loom.plan.variables import with_reported
+from loom.plan.variables import add_reported
 from loom.providers import labels
 from loom.storage import dotenv
 
@@ -52,12 +52,12 @@ def test_a_job_on_this_machine_gets_what_its_file_declares_and_what_the_user_all
     names = (
         "VERSION NODE_OPTIONS ARGS TAR_OPTIONS PYTEST_ADDOPTS GTK_MODULES BASHOPTS IMAGE_TAG APP_URL LOOM_MASK version"
     )
-    got = [name for name in names.split() if not with_reported(here, {name: "x"}, {}, ["APP_*", "LOOM_*"]).refused]
+    got = [name for name in names.split() if not add_reported(here, {name: "x"}, {}, ["APP_*", "LOOM_*"]).refused]
     assert got == ["VERSION", "APP_URL"]
-    refused = with_reported(here, {"TAR_OPTIONS": "x", "VERSION": "1", "GIVEN": "x"})
+    refused = add_reported(here, {"TAR_OPTIONS": "x", "VERSION": "1", "GIVEN": "x"})
     assert "reports TAR_OPTIONS in its dotenv file" in refused.refused[0]
     assert (refused.variables["VERSION"], "TAR_OPTIONS" in refused.variables) == ("1", False)
-    inside = with_reported(replace(here, image=Image(name="x")), {"TAR_OPTIONS": "x"})
+    inside = add_reported(replace(here, image=Image(name="x")), {"TAR_OPTIONS": "x"})
     assert (inside.refused, inside.variables["TAR_OPTIONS"]) == ((), "x")
 
 

@@ -38,7 +38,7 @@ from loom.errors import LoomError, RecordError, RequestError
 from loom.plan.builder import finished, settled
 from loom.plan.model import Job, JobSelection, Plan, Secret, Step
 from loom.plan.placement import pool_for
-from loom.plan.variables import of_another_run
+from loom.plan.variables import rerun_variables
 from loom.record.reader import Reading
 from loom.record.run import SavedPlan, load_planned
 from loom.runner.request import Brought
@@ -238,7 +238,7 @@ def _prepared(
         here=here,
         source=source,
         plan=replace(planned.plan, jobs=tuple(_Stranger(file, here, actions).job(job) for job in planned.plan.jobs)),
-        variables=of_another_run(planned.variables, run_id),
+        variables=rerun_variables(planned.variables, run_id),
         brought=Brought(origin=str(file), results={}, archive_of=actions.joinpath),
     )
     jobs = prepared.plan.jobs

@@ -53,7 +53,7 @@ from loom.plan.github.growth import grown
 from loom.plan.github.labels import refused
 from loom.plan.model import Job, Plan
 from loom.plan.origin import origin_of as project_origin
-from loom.plan.variables import of_another_run
+from loom.plan.variables import rerun_variables
 from loom.record.run_paths import artifacts_beside
 from loom.runner.late.jobs import LateJobs
 from loom.runner.request import Brought
@@ -475,7 +475,7 @@ class _Reproducing:
             prepared,
             run_id=run_id,
             here=replace(prepared.here, config=dataclasses.replace(prepared.here.config, keep="never")),
-            variables=of_another_run(prepared.variables, run_id),
+            variables=rerun_variables(prepared.variables, run_id),
         )
         running.execute(changed)
         kind, text = verdict(before.there, recorded(prepared.here.find(run_id), job_id), None)

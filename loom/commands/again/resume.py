@@ -25,7 +25,7 @@ from loom.commands.run import run as running
 from loom.errors import RequestError, SnapshotError
 from loom.plan.model import MountMode, Plan
 from loom.plan.selection import dependents
-from loom.plan.variables import of_another_run
+from loom.plan.variables import rerun_variables
 from loom.providers.base import KeptSession
 from loom.record.documents import Assistance
 from loom.record.extent import noted_assistance
@@ -320,7 +320,7 @@ def execute(
         here=preparing.here_for(options, source.root),
         source=source,
         plan=plan,
-        variables=of_another_run(past.planned.variables, run_id),
+        variables=rerun_variables(past.planned.variables, run_id),
     )
     return running.execute(prepared, reuse=reuse, follow=follow)
 

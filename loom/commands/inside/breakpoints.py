@@ -21,7 +21,7 @@ from loom.status import Exit
 _VERDICTS = {"r": Verdict.RETRY, "n": Verdict.NEXT, "f": Verdict.FAIL, "": Verdict.FAIL}
 
 
-class Held:
+class PausableLines:
     """Writes lines, but for the time that somebody has the terminal: then they wait."""
 
     def __init__(self, write: Callable[[str], None]) -> None:
@@ -51,7 +51,7 @@ class Held:
 class TerminalGate:
     """Implements `runner.Gate` on standard input and output, for one job at a time; others wait or continue."""
 
-    def __init__(self, screen: Held, stop_at: Sequence[str], plan: Plan | None) -> None:
+    def __init__(self, screen: PausableLines, stop_at: Sequence[str], plan: Plan | None) -> None:
         """Raise RequestError for a step that is not in the plan."""
         self._screen = screen
         self._on_failure = FAILURE in stop_at

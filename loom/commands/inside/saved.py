@@ -17,7 +17,7 @@ from loom.plan.model import MountMode
 from loom.record.past_run import PastJob
 from loom.snapshot import Change, Content, SavedFiles, Verification, readable
 from loom.util import atomic, typed
-from loom.util.jsons import with_texts
+from loom.util.jsons import map_texts
 from loom.util.units import rough_size
 from loom.util.untrusted_files import read_regular
 
@@ -88,7 +88,7 @@ def _write(job: PastJob, found: Verification, without: dict[str, str]) -> None:
         SavedFiles(files=tuple(files), left_out=tuple(left_out.items())), builtin_types=(bytes,)
     )
     # Paths need not be texts, so all texts are written with a character for each byte.
-    packed = msgspec.msgpack.encode(with_texts(saved, lambda text: os.fsencode(text).decode("latin-1")))
+    packed = msgspec.msgpack.encode(map_texts(saved, lambda text: os.fsencode(text).decode("latin-1")))
     data = zstandard.ZstdCompressor(level=1).compress(packed)
     target = job.run.entry.paths.saved(job.job.id)
     try:
@@ -120,7 +120,7 @@ def read(job: PastJob) -> SavedFiles | None:
         if zstandard.frame_content_size(packed) > 2 * MOST_BYTES:
             raise ValueError("it is larger than what loom saves")
         data = zstandard.ZstdDecompressor().decompress(packed)
-        saved = with_texts(msgspec.msgpack.decode(data), lambda text: os.fsdecode(text.encode("latin-1")))
+        saved = map_texts(msgspec.msgpack.decode(data), lambda text: os.fsdecode(text.encode("latin-1")))
         return typed.convert(saved, SavedFiles)
     except (OSError, ValueError, RecursionError, zstandard.ZstdError) as error:
         raise RecordError(f"{file} can't be read: {error}") from error

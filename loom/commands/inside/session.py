@@ -156,7 +156,7 @@ def _found(here: Here, job: PastJob, step: Step, found: KeptSession, *, as_root:
         project_dir=here.provider(job).project_dir(job.run.workspace),
         image_name=job.image.name if job.image is not None else "",
     )
-    of_session = variables.of_session(job.job, known, {}, secrets, paths, _attempt(job))
+    of_session = variables.session_variables(job.job, known, {}, secrets, paths, _attempt(job))
     environment, notes = _environment(here, job, step, secrets, of_session)
     if woken:
         in_memory = ", ".join(entry.partition(":")[0] for entry in job.job.resources.tmpfs)
@@ -207,7 +207,9 @@ def _fresh(here: Here, job: PastJob, step: Step, stack: ExitStack, *, as_root: b
     if job.view is None:
         handover.restore_artifacts(planned, session, progress)
     paths = {name: session.put_secret(name, value) for name, value in variables.files_of(planned, values.own).items()}
-    of_session = variables.of_session(planned, request.environment, request.concealed, values.own, paths, _attempt(job))
+    of_session = variables.session_variables(
+        planned, request.environment, request.concealed, values.own, paths, _attempt(job)
+    )
     environment, notes = _environment(here, job, step, values.own, of_session)
     return EnteredJob(
         inside=session.inside(environment, as_root=as_root),
@@ -358,7 +360,7 @@ def _environment(
 
 def _attempt(job: PastJob) -> dict[str, str]:
     began = job.state.attempt_started_at
-    return {} if began is None else variables.of_attempt(max(1, job.state.attempts), epoch_ns(began))
+    return {} if began is None else variables.attempt_variables(max(1, job.state.attempts), epoch_ns(began))
 
 
 def after_script_notes(job: PastJob) -> list[str]:

@@ -48,10 +48,10 @@ def take(here: Here, past: PastRun, workspace: Path, run_id: str) -> Snapshot:
     with signals(cancel):
         here.store.workspaces.make(workspace, run_id=run_id, repo_root=past.repo_root)
         found, umask = discover(past.repo_root, here.environ, flag=here.trusting), past.planned.plan.umask
-        return snapshot.take(_as_planned(found, past), workspace, cancel=cancel, umask=umask)
+        return snapshot.take(_planned_source(found, past), workspace, cancel=cancel, umask=umask)
 
 
-def _as_planned(source: Source, past: PastRun) -> Source:
+def _planned_source(source: Source, past: PastRun) -> Source:
     """Return the source as a clone of that run has it. RequestError where the merge of a pull request can't be made."""
     variables = past.planned.variables
     source = snapshot.with_merge_of(source, variables)

@@ -169,7 +169,7 @@ class _Cleaning:
         entry = self._store.find(run, repo_root=self._here.root)
         if entry.alive:
             raise RequestError(f"run {entry.run_id} is still running: nothing was deleted")
-        if self._records.in_use(entry) and not entry.goes_on:
+        if self._records.is_in_use(entry) and not entry.goes_on:
             raise RequestError(
                 f"a shell, or a run that goes on from {entry.run_id}, is in its workspace: nothing was deleted",
                 hint="wait for it to end",
@@ -192,7 +192,7 @@ class _Cleaning:
             family
             for family in families[keep_last:]
             if int(family[0].run_id) < before_ns
-            and not any(map(records.in_use, family))
+            and not any(map(records.is_in_use, family))
             and not (by_limits and (family[0].run_id in records.failed or any(map(retention.is_kept, family))))
         ]
         runs = self._runs([entry for family in going for entry in family])
@@ -210,7 +210,7 @@ class _Cleaning:
             *runs,
             *(containers if by_limits else ()),
             *(one for one in spaces if one.reason is not None),
-            *(self._of_cache([*spaces, *containers], with_actions=by_limits)),
+            *(self._unneeded_in_cache([*spaces, *containers], with_actions=by_limits)),
         ]
 
     def _runs(self, chosen: Sequence[RunEntry]) -> list[Item]:
@@ -230,7 +230,7 @@ class _Cleaning:
             bytes=allocated(entry.paths.root, *(left for path in there for left in remains(path))),
         )
 
-    def _of_cache(self, left: Sequence[Item], *, with_actions: bool) -> Iterator[Item]:
+    def _unneeded_in_cache(self, left: Sequence[Item], *, with_actions: bool) -> Iterator[Item]:
         """Find checkouts of loom's own of whose runs only records are left, and actions that no kept run uses."""
         needed = [Path(os.path.realpath(one.repo_root)) for one in left if one.reason is None]
         cache = self._here.config.cache_dir

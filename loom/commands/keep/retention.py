@@ -103,7 +103,7 @@ class Records:
         there = [one for path, one in found.items() if remains(Path(path)) and vouched(self.store, Path(path))]
         return sorted(there, key=lambda one: one.made_at)
 
-    def in_use(self, entry: RunEntry) -> bool:
+    def is_in_use(self, entry: RunEntry) -> bool:
         """Return whether jobs of the run still run, or somebody is in its workspaces or kept containers."""
         return (
             entry.goes_on

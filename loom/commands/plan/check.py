@@ -86,7 +86,7 @@ def check(workflow: Path | None, form: str, *, inputs: list[str] | None, strict:
     problems += _unmerged(root)
     if here is not None:
         problems += _notices(loaded, [job for _, job in jobs], here)
-    problems = examined.in_order(problems)
+    problems = examined.sort(problems)
     sound = loaded if not examined.problems else None
     _show(form, loaded.path if loaded is not None else name_from(root, path), problems, sound, [job for _, job in jobs])
     if any(problem.severity == "error" for problem in problems):

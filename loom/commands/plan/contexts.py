@@ -73,7 +73,7 @@ def commit_variables(here: Here, workflow_path: str, event: str = "push") -> dic
         source = trusting.discover(here.root, here.environ, flag=here.trusting)
     except LoomError:
         name, none = variables.project_name_of(here.root), HeadCommit(sha="")
-        found = variables.for_run(
+        found = variables.run_variables(
             run_id="", event=event, workflow_path=workflow_path, commit=none, project_name=name, origin_url=None
         )
     else:

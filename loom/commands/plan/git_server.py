@@ -111,7 +111,7 @@ class GitServer:
         words = []
         for argument in arguments:
             if isinstance(argument, Address):
-                argument, config, given = argument.for_git()
+                argument, config, given = argument.git_arguments()
                 environment = git.with_config({**environment, **given}, config)
             words.append(argument)
         return git.Running(words, environment, cwd=Path("/")).result(check=False)

@@ -42,9 +42,9 @@ def notices_of(loaded: Loaded, plan: Plan, selection: JobSelection, *, is_defaul
     check = "loom check" if is_default else shlex.join(("loom", "check", "--workflow", loaded.path))
     found: Sequence[Problem] = loaded.notices
     if loaded.language == NATIVE.name:
-        from loom.workflow.native.lint import of_run  # of that language, and imported with it
+        from loom.workflow.native.lint import run_warnings  # of that language, and imported with it
 
-        found = of_run(loaded, {job.name for job in plan.jobs}, defined=(*KNOWN_TO_PLANS, *selection.variables))
+        found = run_warnings(loaded, {job.name for job in plan.jobs}, defined=(*KNOWN_TO_PLANS, *selection.variables))
     refused = [f"{job.id} will be refused: {text}" for job in plan.jobs for text in job.refused]
     idle = sum(problem.code in _IDLE for problem in found)
     told = [

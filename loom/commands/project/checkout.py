@@ -115,9 +115,9 @@ def run_variables(
 ) -> dict[str, str]:
     """Return the variables for all jobs of a run on `source`."""
     commit = head_of(source)
-    message = _message(source, environ, commit, variables.in_gitlab(event))
+    message = _message(source, environ, commit, variables.gitlab_event(event))
     name, email = (source.config.get(f"user.{part}", ("",))[-1] for part in ("name", "email"))
-    return variables.for_run(
+    return variables.run_variables(
         run_id=run_id,
         event=event,
         workflow_path=workflow_path,

@@ -41,7 +41,7 @@ def requests_of(
 
         return check_reference(reference) is None
 
-    around = permissions.Around(
+    around = permissions.Surroundings(
         root=here.root,
         home=here.environ.get("HOME"),
         network=here.config.network,
@@ -52,7 +52,7 @@ def requests_of(
     )
     position_of = None if workflow is None else partial(_position_in, workflow)
     found = repository.find(here.root, here.environ)
-    return (*_of_filters(found), *_of_objects(found, here), *permissions.of_jobs(jobs, around, position_of))
+    return (*_of_filters(found), *_of_objects(found, here), *permissions.requests_of(jobs, around, position_of))
 
 
 def _of_filters(found: RepositoryView | None) -> list[PermissionRequest]:

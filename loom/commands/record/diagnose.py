@@ -21,7 +21,7 @@ from loom.commands.screen import screen_parts
 from loom.commands.servers import is_address
 from loom.errors import RequestError
 from loom.record.reader import Reading
-from loom.record.unrecorded import since
+from loom.record.unrecorded import find_unrecorded
 from loom.render import diagnosis as forms
 from loom.util.untrusted_files import open_regular
 
@@ -89,5 +89,5 @@ def of_log(project: Here, named: str, job: str | None) -> Diagnosis:
 def _refusal(project: Here) -> Diagnosis | None:
     """Diagnose a run that was refused after the last one that has a record."""
     last = next((entry.run_id for entry, *_ in project.store.families(project.root)), None)
-    found = since(project.config.state_dir, project.root, last)
+    found = find_unrecorded(project.config.state_dir, project.root, last)
     return None if found is None else diagnose_refusal(found, last)

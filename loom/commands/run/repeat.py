@@ -15,7 +15,7 @@ from loom.commands.plan.wiring import request_of, tools_of
 from loom.commands.project.background import clean_later
 from loom.commands.run.children import ChildRuns
 from loom.plan.model import Job, Plan, Trigger
-from loom.plan.variables import of_another_run
+from loom.plan.variables import rerun_variables
 from loom.record.journal import Sink
 from loom.record.reader import Reading
 from loom.render.look import Detail, Look
@@ -39,7 +39,7 @@ class _Repetitions(ChildRuns):
 
     def __call__(self, child: Child, on_output: OnOutput, cancel: Cancel, started: Callable[[str], None]) -> ChildEnded:
         run_id = str(time.time_ns())
-        variables = of_another_run(self._parent.variables, run_id)
+        variables = rerun_variables(self._parent.variables, run_id)
         return self._run(child, replace(self._parent, run_id=run_id, variables=variables), on_output, cancel, started)
 
 

@@ -31,7 +31,7 @@ from loom.runner.request import Ran, Reuse
 from loom.status import ExitCode
 from loom.util import clock
 from loom.util.bounded import listed
-from loom.util.controls import without_commands
+from loom.util.controls import escape_commands
 
 if TYPE_CHECKING:
     from loom.render.ci import GitHub, GitLab, JsonLines
@@ -130,7 +130,7 @@ def audience_for(
         )
     if options.attended:
         breakpoints.needs_terminal(f"--stop-at {options.stop_at[0]}", "--stop-at pause works without one")
-        screen = breakpoints.Held(write)
+        screen = breakpoints.PausableLines(write)
         return Screen(look, screen), breakpoints.TerminalGate(screen, options.stop_at, plan)
     if options.form != "screen":
         return audience_in(options.form, look, write), gate
@@ -155,7 +155,7 @@ def _say_the_end(ran: Ran, audience: object, here: Here, form: str, look: Look, 
             first, *others = (diagnosis_of(reading, job) for job in failed)
             write(*forms.lines("github", first, look, now_ns=0, others=others))
         for line in closing_lines(ran.receipt.status.value, ran.receipt_path, ran.diagnosis, ran.kept, look):
-            write(without_commands(line))
+            write(escape_commands(line))
 
 
 def audience_in(form: str, look: Look, write: Callable[[str], None]) -> JsonLines | GitHub | GitLab:

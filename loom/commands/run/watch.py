@@ -36,7 +36,7 @@ from loom.render.screen import diagnosis_lines
 from loom.runner.request import Ran
 from loom.snapshot.observed import CheckoutChange
 from loom.status import ExitCode, JobResult, Status
-from loom.util.controls import shown, without_commands
+from loom.util.controls import escape_commands, shown
 from loom.util.units import counted
 from loom.util.within import readable
 
@@ -110,7 +110,7 @@ class _Watch:
             self._keys.enter_context(_keys(self._events.put))
 
     def _say(self, line: str) -> None:
-        self._write(without_commands(line))
+        self._write(escape_commands(line))
 
     # -- what is to be done ---------------------------------------------------------------------------------------
 

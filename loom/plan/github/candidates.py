@@ -19,7 +19,7 @@ from loom.util.budget import spend
 from loom.util.toposort import CycleError, order
 from loom.util.units import meant
 from loom.util.yaml_file import Kind, Node, fields_of, items_of, one_or_more, read_bytes, text_of
-from loom.workflow.changes import of_event
+from loom.workflow.changes import event_changes
 from loom.workflow.github import events, expressions, yaml
 from loom.workflow.github.expressions import truth
 from loom.workflow.github.loader import REMOTE_CALL, WorkflowReader
@@ -158,7 +158,7 @@ class GitHubCandidates:
             return ""
         happened = self.event.happened
         asks = events.asks_for_paths(file, happened.name)
-        return events.why_not(file, happened, of_event(self.context) if asks else None)
+        return events.why_not(file, happened, event_changes(self.context) if asks else None)
 
     def _scope(self, file: WorkflowFile) -> WorkflowScope:
         github = {

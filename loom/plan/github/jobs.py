@@ -117,7 +117,7 @@ class GitHubJobBuilder(builder.Refusals):
             sources=builder.sources(node, config, _LABELED if self._image_of_label(candidate) else _NAMED),
             late=late if seconds else replace(late, timeout_minutes=text_of(node.get("timeout-minutes"))),
         )
-        job = self.without_demands(job)
+        job = self.drop_demands(job)
         return builder.finished(job, config, lambda _, why: self.refuse_at(candidate, candidate.entry.key, why))
 
     def _read(self, uses: str, directory: str) -> actions.ActionFile:

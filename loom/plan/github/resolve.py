@@ -44,7 +44,7 @@ def resolve(workflows: Workflows, selection: p.JobSelection, context: p.ResolveC
     made = GitHubJobBuilder(candidates, context, selection)
     made.there = frozenset(candidate.id for candidate in jobs)
     built = tuple(made.job(candidate) for candidate in jobs)
-    problems = [*choice.problems, *candidates.of_values.found, *made.of_named(choice, jobs)]
+    problems = [*choice.problems, *candidates.of_values.found, *made.errors_of_named(choice, jobs)]
     if problems:
         raise WorkflowError(list(dict.fromkeys(problems)))
     if not built and selection.everything:

@@ -9,8 +9,8 @@ from functools import partial
 from msgspec.structs import replace
 
 from loom.plan import model as p
-from loom.plan.candidates import DEPLOYMENTS, Candidate, Withheld, by_name, in_plan_order
-from loom.plan.variables import of_job, of_plan
+from loom.plan.candidates import DEPLOYMENTS, Candidate, Withheld, index_by_name, sort_by_plan
+from loom.plan.variables import plan_variables, rule_variables
 from loom.util.budget import spend
 from loom.util.yaml_file import Node, fields_of, one_or_more, text_of
 from loom.workflow.facts import Variable
@@ -122,7 +122,7 @@ class Candidates:
     def job_values(self, entry: Entry, instance: Instance) -> dict[str, str]:
         """Return the predefined variables of one job that its rules see."""
         return {
-            **of_job(entry.name, instance.id, entry.stage, instance.title),
+            **rule_variables(entry.name, instance.id, entry.stage, instance.title),
             **for_instance(instance),
             "LOOM_WORKFLOW_PATH": self.pipeline.path,
         }
@@ -131,7 +131,7 @@ class Candidates:
         """Return the variables for the job's texts only: in GitLab, they exist once a runner has taken the job."""
         in_container = entry.merged.get("image") is not None or self.selection.container
         project_dir = p.PROJECT_DIR if in_container else self.context.host_project_dir
-        return of_plan(job_id=instance.id, project_dir=project_dir)
+        return plan_variables(job_id=instance.id, project_dir=project_dir)
 
     def gets_reported(self, candidate: JobCandidate) -> bool:
         """Return whether jobs before this one may report variables to it."""
@@ -148,7 +148,7 @@ class Candidates:
         stage_of = {name: entry.stage for name, entry in jobs.items()}
         found = [
             self.candidate(jobs[name], instance)
-            for name in in_plan_order(self.pipeline.stages, stage_of, needed)
+            for name in sort_by_plan(self.pipeline.stages, stage_of, needed)
             for instance in self.instances[name]
         ]
         if all(one.stage in (".pre", ".post") for one in found if one.decision.runs):
@@ -159,7 +159,7 @@ class Candidates:
 
     def check_needs(self, candidates: list[JobCandidate]) -> None:
         """Report a need whose matrix no instance has; one of an unknown job is reported already."""
-        there = by_name(candidates)
+        there = index_by_name(candidates)
         for candidate in candidates:
             for need in candidate.wanted or ():
                 named = there.get(need.job, ())

@@ -15,7 +15,7 @@ from loom.errors import Problem, RequestError
 from loom.images.reference import parse_reference, service_aliases
 from loom.plan import builder
 from loom.plan import model as p
-from loom.plan.candidates import by_name
+from loom.plan.candidates import index_by_name
 from loom.plan.clone import Clone
 from loom.plan.gitlab.candidates import Candidates, JobCandidate, deploys, system_of
 from loom.plan.gitlab.scripts import joined
@@ -70,7 +70,7 @@ class GitLabJobBuilder(builder.Refusals):
         self.candidates = candidates
         self.context = context
         self.known = known
-        self._named = by_name(known.values())
+        self._named = index_by_name(known.values())
         self._position = {job_id: number for number, job_id in enumerate(known)}
         self._said: list[Problem] = []
 
@@ -89,10 +89,10 @@ class GitLabJobBuilder(builder.Refusals):
         self.refuse_keywords(candidate, merged)
         self._refuse_tags(candidate)
         pool = self.pool(merged)
-        for_runner, referring = self._for_runner(merged, texts, pool), None
+        for_runner, referring = self._expand_for_runner(merged, texts, pool), None
         if texts.reported:
             later, said = texts.referring(), len(self._said)
-            referring = p.Referring(variables=later.variables, **self._for_runner(merged, later, pool))
+            referring = p.Referring(variables=later.variables, **self._expand_for_runner(merged, later, pool))
             del self._said[said:]  # it is said of the texts already, or is for the run to say
         timeout_s, ends_at_timeout = self.timeout(candidate, texts)
         job = p.Job(
@@ -136,9 +136,9 @@ class GitLabJobBuilder(builder.Refusals):
             sources=builder.sources(merged, config),
             rule=decided.rule,
         )
-        return builder.finished(self.without_demands(job), config, lambda _, why: self.say(candidate.entry.key, why))
+        return builder.finished(self.drop_demands(job), config, lambda _, why: self.say(candidate.entry.key, why))
 
-    def _for_runner(self, merged: Node, texts: _Texts, pool: Pool) -> dict[str, Any]:
+    def _expand_for_runner(self, merged: Node, texts: _Texts, pool: Pool) -> dict[str, Any]:
         """Return the fields of a job, or of its `referring`, whose texts GitLab's runner expands."""
         image = self.image(merged.get("image"), texts) if pool.in_container else None
         if image is not None and image.name:
@@ -335,7 +335,7 @@ class GitLabJobBuilder(builder.Refusals):
         if node is None or node.get("include") is None:
             return None
         forward, given = fields_of(node.get("forward")), self.candidates.selection.variables
-        own = texts.of_file(given) if truth(forward.get("yaml_variables"), True) else {}
+        own = texts.file_values(given) if truth(forward.get("yaml_variables"), True) else {}
         if not truth(forward.get("pipeline_variables")):
             given = {}
         return p.Trigger(
@@ -397,7 +397,7 @@ class _Texts:
         self.values = {**self.known, **{name: text for name, text in expanded.items() if name not in self._of_session}}
         self.variables = {**self._own(), **{name: text for name, text in expanded.items() if not layered[name].ref}}
 
-    def of_file(self, given: Mapping[str, str]) -> dict[str, str]:
+    def file_values(self, given: Mapping[str, str]) -> dict[str, str]:
         """Return the variables as they are without those that the run was given (`--var`)."""
         of, rule = self.candidate, self.candidate.decision.variables
         layered = self.builder.candidates.scope(of.entry, of.instance, rule, given={}).layered

@@ -29,7 +29,7 @@ def resolve(pipeline: Pipeline, selection: p.JobSelection, context: p.ResolveCon
     builder = GitLabJobBuilder(candidates, context, {one.id: one for one in found})
     built = tuple(builder.job(candidate) for candidate in jobs)
     errors = [one for one in (*candidates.problems.found, *_checked(pipeline)) if one.severity == "error"]
-    problems = errors + choice.problems + builder.errors + builder.of_named(choice, jobs)
+    problems = errors + choice.problems + builder.errors + builder.errors_of_named(choice, jobs)
     if problems:
         raise WorkflowError(list(dict.fromkeys(problems)))
     return p.Plan(

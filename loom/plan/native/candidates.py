@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 from loom.errors import WorkflowError
 from loom.plan import model as p
-from loom.plan.candidates import Candidate, in_plan_order
+from loom.plan.candidates import Candidate, sort_by_plan
 from loom.plan.placement import pool_for
-from loom.plan.variables import of_job, of_plan
+from loom.plan.variables import plan_variables, rule_variables
 from loom.util import globs
 from loom.util.toposort import CycleError
 from loom.util.yaml_file import Node
@@ -35,8 +35,8 @@ def job_values(
     pool = pool_for(fields.get("runner_pool"), has_image="image" in fields, selection=selection, config=context.config)
     project_dir = p.PROJECT_DIR if pool.in_container else context.host_project_dir
     return {
-        **of_job(entry.name, job_id, fields.get("stage", "")),
-        **of_plan(job_id=job_id, project_dir=project_dir),
+        **rule_variables(entry.name, job_id, fields.get("stage", "")),
+        **plan_variables(job_id=job_id, project_dir=project_dir),
         "LOOM_PROVIDER": pool.provider,
         "LOOM_WORKFLOW_PATH": workflow.path,
     }
@@ -83,7 +83,7 @@ class RuleEvaluator:
         there = instances_of(self.workflow)
         return [
             candidate_of(jobs[name], one, verdict or self.decide(jobs[name], one))
-            for name in in_plan_order(self.workflow.stages, stage_of, needs)
+            for name in sort_by_plan(self.workflow.stages, stage_of, needs)
             for one in there[name]
         ]
 
@@ -94,11 +94,13 @@ class RuleEvaluator:
         values = self.rule_values({}, {}, {})
         passed: list[str] = []
         for number, rule in enumerate(self.workflow.rules):
-            if (why := self.why_not(rule, values, self.workflow.rules_node, number)) is not None:
+            if (why := self.mismatch(rule, values, self.workflow.rules_node, number)) is not None:
                 passed.append(why)
                 continue
             if rule.get("when") == "never":
-                return decision("never", number, f"workflow: rules[{number}] says never{self.of_values(rule, values)}")
+                return decision(
+                    "never", number, f"workflow: rules[{number}] says never{self.quoted_values(rule, values)}"
+                )
             self.workflow_variables = rule.get("variables", {})
             return None
         return decision("never", reason=no_match(passed, NO_PIPELINE))
@@ -112,11 +114,11 @@ class RuleEvaluator:
         values = self.rule_values(fields.get("variables", {}), instance.matrix, known)
         passed: list[str] = []
         for number, rule in enumerate(fields["rules"]):
-            if (why := self.why_not(rule, values, entry.merged.get("rules"), number)) is not None:
+            if (why := self.mismatch(rule, values, entry.merged.get("rules"), number)) is not None:
                 passed.append(why)
                 continue
             when, may_fail = rule.get("when", base), rule.get("allow_failure")
-            reason = f"rules[{number}] says never{self.of_values(rule, values)}" if when == "never" else ""
+            reason = f"rules[{number}] says never{self.quoted_values(rule, values)}" if when == "never" else ""
             return decision(when, number, reason, variables=rule.get("variables", {}), allow_failure=may_fail)
         return decision("never", reason=no_match(passed))
 
@@ -129,11 +131,11 @@ class RuleEvaluator:
         except (CycleError, interpolation.ExpansionTooLong):
             return {**known, **layered}  # reported when the job is built
 
-    def of_values(self, rule: Fields, values: Mapping[str, str]) -> str:
+    def quoted_values(self, rule: Fields, values: Mapping[str, str]) -> str:
         """Return the values that the condition of a rule reads, in parentheses."""
         return f" ({values_of(rule['if'], values, self.selection.variables)})" if "if" in rule else ""
 
-    def why_not(self, rule: Fields, values: Mapping[str, str], rules: Node | None, number: int) -> str | None:
+    def mismatch(self, rule: Fields, values: Mapping[str, str], rules: Node | None, number: int) -> str | None:
         """Return why the rule with this number in the list does not apply; None if it does.
 
         WorkflowError for a condition that takes too long.

@@ -17,7 +17,6 @@ from loom.errors import ProviderError
 from loom.plan.model import Job, MountMode
 from loom.providers import labels
 from loom.providers.base import (
-    Beside,
     Capabilities,
     OpenedServices,
     Provider,
@@ -26,6 +25,7 @@ from loom.providers.base import (
     SessionFacts,
     SessionRequest,
     Setup,
+    SideProgram,
 )
 from loom.providers.docker.container import create as container
 from loom.providers.docker.container import refusals
@@ -205,7 +205,7 @@ class DockerProvider(Provider):
         return [str(left) for left in remove_run(self._connect(), run_id) if left.problem]
 
     def run_beside(
-        self, request: SessionRequest, session: Session, asked: Beside, on_output: OnOutput, cancel: Cancel
+        self, request: SessionRequest, session: Session, asked: SideProgram, on_output: OnOutput, cancel: Cancel
     ) -> tuple[Exit, Mapping[str, Sequence[bytes]]]:
         from loom.providers.docker.images.build import build_image  # few runs need these
         from loom.providers.docker.session.beside import run_beside
@@ -226,12 +226,12 @@ class DockerProvider(Provider):
             found = images.resolve(asked.image, workspace=request.workspace, on_output=on_output, cancel=cancel)
         return run_beside(client, request, session.facts, found.image_id, asked, on_output, cancel)
 
-    def way_here(self, request: SessionRequest, session: Session) -> str | None:
+    def host_address(self, request: SessionRequest, session: Session) -> str | None:
         client = self._connect()
         if not Traits(client).reachable:
             return None  # an address of its networks may be one of this machine too
         # The container tells its network: a kept one may have that of services of an earlier run.
-        return way_here(client, replace(request, network_id=f"container:{session.facts.container_id}"))
+        return host_address(client, replace(request, network_id=f"container:{session.facts.container_id}"))
 
     def has_image(self, image_id: str) -> bool:
         return container.image_is_there(self._connect(), image_id)
@@ -277,8 +277,8 @@ class DockerProvider(Provider):
         self._removals.start(f"remove {' '.join(names)}", remove)
 
 
-def way_here(client: docker.DockerClient, request: SessionRequest) -> str | None:
-    """Return this machine's address in the container's network (`Provider.way_here`).
+def host_address(client: docker.DockerClient, request: SessionRequest) -> str | None:
+    """Return this machine's address in the container's network (`Provider.host_address`).
 
     That is the network's gateway, or, where loom runs in a container itself, this container's address. An engine in a virtual
     machine has its networks there, and so this machine has no address in them.

@@ -88,7 +88,7 @@ class ConnectionLost(ProviderError):
     default_code = "CONTAINER_LOST"
 
 
-class Attached(Protocol):
+class Attachment(Protocol):
     """The connection to a container's standard input and output."""
 
     @property

@@ -145,7 +145,7 @@ def marking(shell: Sequence[str], script: str, token: bytes) -> str:
     return errtrace + _PREPARE % shlex.quote(mark)
 
 
-class Begun(Struct, frozen=True):
+class CommandMark(Struct, frozen=True):
     """A mark: the line and the first word of a command, and the lines of each stream before its output."""
 
     line: int
@@ -209,7 +209,7 @@ def _levels(lines: Sequence[str]) -> list[_Level]:
     return found
 
 
-def ended_by(reports: Sequence[str], marks: Sequence[Begun], script: str, code: int) -> EndedBy | None:
+def ended_by(reports: Sequence[str], marks: Sequence[CommandMark], script: str, code: int) -> EndedBy | None:
     """Return the command that ended `script` with `code`, as its shell reported it; None where that is not certain. In a script
     that this command ran, the command there."""
     step, *scripts = _levels(reports)
@@ -218,14 +218,14 @@ def ended_by(reports: Sequence[str], marks: Sequence[Begun], script: str, code: 
         (report.directory for report in reversed(list(step.reports.values())) if report.directory.startswith("/")), None
     )
     for level in scripts:
-        inner = None if ended is None else _in_script(level, ended)
+        inner = None if ended is None else _command_in_script(level, ended)
         if inner is None:
             break
         ended = inner
     return ended and replace(ended, directory=directory, background="B" in reports)
 
 
-def _in_script(level: _Level, outer: EndedBy) -> EndedBy | None:
+def _command_in_script(level: _Level, outer: EndedBy) -> EndedBy | None:
     """Return the command that ended a script, if `outer` is the command that ran it and ended by it."""
     at_end, failed = level.reports.get("X"), level.reports.get("E")
     if at_end is None or not _runs(outer.command, PurePosixPath(level.name).name):
@@ -258,7 +258,7 @@ def _runs(command: str, script: str) -> bool:
     return False
 
 
-def _ended_by(found: Mapping[str, _Report], marks: Sequence[Begun], script: str, code: int) -> EndedBy | None:
+def _ended_by(found: Mapping[str, _Report], marks: Sequence[CommandMark], script: str, code: int) -> EndedBy | None:
     written = script.splitlines()
     failed, at_end, plain = found.get("E"), found.get("X"), found.get("S")
     if plain is not None:
@@ -275,18 +275,18 @@ def _ended_by(found: Mapping[str, _Report], marks: Sequence[Begun], script: str,
         and failed.files
         and _is_last(failed, at_end, marks, script)
     ):
-        return _by_report(failed, failed.line, written)
+        return _ending_by_report(failed, failed.line, written)
     if at_end is not None and at_end.code != code:
         return None
     if at_end is not None and at_end.files and not _sources_step(at_end):
         in_function = bool(at_end.functions) and at_end.functions[0] not in ("source", "main")
         known = in_function or _ENDS.match(at_end.command) is not None
         line = _only_line(written, at_end.command) if _OF_STEP.search(at_end.files[0]) else None
-        return _by_report(at_end, line, written) if known else None
-    return _by_mark(marks, at_end, written, code)
+        return _ending_by_report(at_end, line, written) if known else None
+    return _ending_by_mark(marks, at_end, written, code)
 
 
-def _is_last(failed: _Report, at_end: _Report | None, marks: Sequence[Begun], script: str) -> bool:
+def _is_last(failed: _Report, at_end: _Report | None, marks: Sequence[CommandMark], script: str) -> bool:
     """Return whether a failed command ended the shell: under `-e` each does."""
     if not _GOES_ON.search(script):
         return True
@@ -300,7 +300,7 @@ def _sources_step(report: _Report) -> bool:
     return report.command.startswith((". ", 'exit "$loom_code"'))
 
 
-def _by_report(report: _Report, line: int | None, written: Sequence[str]) -> EndedBy:
+def _ending_by_report(report: _Report, line: int | None, written: Sequence[str]) -> EndedBy:
     stack = _stack(report, line)
     own = [frame.line for frame in stack if frame.file is None]
     command = report.command
@@ -315,13 +315,15 @@ def _by_report(report: _Report, line: int | None, written: Sequence[str]) -> End
     )
 
 
-def _by_mark(marks: Sequence[Begun], at_end: _Report | None, written: Sequence[str], code: int) -> EndedBy | None:
+def _ending_by_mark(
+    marks: Sequence[CommandMark], at_end: _Report | None, written: Sequence[str], code: int
+) -> EndedBy | None:
     """Return the command of the mark at which the shell ended: `exit`, `exec`, or the call of a function."""
     if not marks or marks[-1].line == 0:
         return None
     if at_end is not None and at_end.functions and at_end.functions[0] not in ("source", "main"):
         command = f"exit {code}"
-        return _by_report(replace(at_end, command=command), _only_line(written, command), written)
+        return _ending_by_report(replace(at_end, command=command), _only_line(written, command), written)
     last = next((mark for mark in marks if mark.word == "exit"), marks[-1])
     line = written[last.line - 1] if 1 <= last.line <= len(written) else ""
     if (given := re.search(r"\bexit (\d+)\s*$", line)) and int(given[1]) != code:

@@ -122,7 +122,7 @@ def boot(limit_s: int = NOBODY_CAME_S) -> tuple[str, ...]:
 BOOT = boot()
 
 
-def behind(entrypoint: Sequence[str] | None, command: Sequence[str]) -> list[str]:
+def command_behind(entrypoint: Sequence[str] | None, command: Sequence[str]) -> list[str]:
     """Return a container's command, a `boot`, behind an entrypoint of the workflow.
 
     A shell with `-c` reads one word of it as its script, which is all of it here. GitLab's runner gives it `sh -c SCRIPT`,

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from loom.analysis.diagnosis import Diagnosis
 from loom.record.workflow_commands import annotation
 from loom.render.diagnosis.findings import findings, grouped, of_step, reasons
-from loom.util.controls import cleaned, without_commands
+from loom.util.controls import cleaned, escape_commands
 
 MOST = 10
 """GitHub shows so many of a step's annotations of one level."""
@@ -35,4 +35,4 @@ def _message(diagnosis: Diagnosis, total: int) -> str:
 
 def _annotation(level: str, file: str | None, line: int | None, column: int | None, title: str, message: str) -> str:
     where = {} if file is None else {"file": cleaned(file), "line": line, "col": column}
-    return annotation(level, {**where, "title": cleaned(title)}, without_commands(cleaned(message)))
+    return annotation(level, {**where, "title": cleaned(title)}, escape_commands(cleaned(message)))

@@ -23,7 +23,7 @@ from loom.plan.late import Action, limit_of
 from loom.plan.model import MountMode, Step
 from loom.providers.command import Command, Share
 from loom.providers.driver.steps import is_variable
-from loom.providers.files import below, members_of, unpack
+from loom.providers.files import members_of, moved_below, unpack
 from loom.record.documents import plain
 from loom.record.events import PhaseCode, Where
 from loom.record.workflow_commands import WorkflowCommand
@@ -457,7 +457,7 @@ class LateSteps(Steps):
         session.settle()
         files, source = session.files(), Path(made.other) if made.other else self._snapshot
         found = (item for item in members_of(source, ["."]) if item[0].path not in (".", RUNTIME))
-        items = ((below(made.target, entry), content) for entry, content in found) if at else found
+        items = ((moved_below(made.target, entry), content) for entry, content in found) if at else found
         try:
             unpack(items, files) if isinstance(files, Path) else files.put(items)
         except OSError as error:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from loom.workflow.keywords import Keyword, Support, below
+from loom.workflow.keywords import Keyword, Support, nested
 
 _SAME, _DIFFERS, _NONE, _REFUSED, _NO_JOB = Support
 _TOKEN = "The token of a job is the one that you give, with its own rights; it is empty unless you give one."
@@ -202,7 +202,7 @@ JOB = (
     Keyword("steps:shell", "nonempty"),
     Keyword("steps:with", "open | expression"),
     Keyword("steps:with:NAME", "scalar"),
-    *below("steps", _OWN_ENV),
+    *nested("steps", _OWN_ENV),
     Keyword("steps:continue-on-error", "boolean"),
     Keyword("steps:timeout-minutes", "number"),
     Keyword("steps:parallel", "[any]", "Its steps run one after the other.", _DIFFERS),
@@ -220,10 +220,10 @@ JOB = (
     Keyword("strategy:max-parallel", "number"),
     Keyword("continue-on-error", "boolean"),
     Keyword("container", "scalar | map"),
-    *below("container", _CONTAINER),
+    *nested("container", _CONTAINER),
     Keyword("services", "open | expression"),
     Keyword("services:NAME", "scalar | map"),
-    *below("services:NAME", _CONTAINER),
+    *nested("services:NAME", _CONTAINER),
     Keyword("services:NAME:command", "scalar"),
     Keyword("services:NAME:entrypoint", "scalar"),
     Keyword("uses", "text"),

@@ -21,7 +21,7 @@ from loom.workflow.github import events, yaml
 from loom.workflow.github.shapes import JOB_TABLE, ROOT_TABLE, GitHubShapes, check_expressions
 from loom.workflow.github.workflows import CALL, Entry, Faulty, WorkflowFile, Workflows, calls_of, local_path
 from loom.workflow.loaded import Examined, content_of
-from loom.workflow.messages import in_order
+from loom.workflow.messages import sort_problems
 from loom.workflow.needs import Needing, WantedNeed
 
 SUFFIXES = (".yml", ".yaml")
@@ -64,7 +64,7 @@ def examine(path: Path, root: Path, facts: Callable[[], Facts]) -> Examined:
             called=reading.found,
         )
     of_files = (problem for file in reading.files for problem in file.problems)
-    found = tuple(in_order([*of_files, *reading.problems.found], ranks))
+    found = tuple(sort_problems([*of_files, *reading.problems.found], ranks))
     rest = None
     if found and workflows is not None and path.is_dir():
         rest = _without_faulty(workflows, [name_from(root, one) for one in paths], found)

@@ -12,7 +12,7 @@ from pathlib import Path
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from loom.addresses import without_credentials
+from loom.addresses import hide_credentials
 from loom.errors import InfrastructureError
 from loom.util import globs, yaml_file
 from loom.util.yaml_file import Kind, Node, YamlFile, fields_of, flat, items_of, one_or_more, text_of
@@ -153,7 +153,7 @@ class GitLabFiles:
                 url = self._text(entry[kind])
                 data = self.sources.remote(url)
                 _check_integrity(data, entry.get("integrity"))
-                yield from self._one(self.own, without_credentials(url), data, entry[kind], where, given)
+                yield from self._one(self.own, hide_credentials(url), data, entry[kind], where, given)
             case _:
                 name = self._text(entry[kind])
                 yield from self._one(

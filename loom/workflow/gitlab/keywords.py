@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from loom.workflow.keywords import Keyword, Support, below
+from loom.workflow.keywords import Keyword, Support, nested
 
 _SAME, _DIFFERS, _NONE, _REFUSED, _NO_JOB = Support
 _WHEN = "(on_success on_failure always)"
@@ -137,7 +137,7 @@ JOB = (
     Keyword("interruptible", "boolean", _NOT_CANCELED, _NONE),
     Keyword("manual_confirmation", "text", "A manual job that is named runs without a question.", _NONE),
     Keyword("needs", "[text | map] | map"),
-    *below("needs", _NEED),
+    *nested("needs", _NEED),
     Keyword("needs:pipeline", "text", "A pipeline that starts this one; for another, the job is refused.", _DIFFERS),
     Keyword("needs:project", "text", "Artifacts of other projects are not fetched; the job runs without them.", _NONE),
     Keyword("needs:ref", "text", "See `needs:project`.", _NONE),
@@ -179,14 +179,14 @@ JOB = (
     Keyword("retry:when", f"({_REASONS}) | [({_REASONS})]", "Reasons that only a server has never occur.", _DIFFERS),
     Keyword("retry:exit_codes", "integer | [integer]"),
     Keyword("rules", "[map]"),
-    *below("rules", _RULE),
+    *nested("rules", _RULE),
     Keyword("rules:when", _JOB_WHEN),
     Keyword("rules:start_in", "duration"),
     Keyword("rules:allow_failure", "boolean"),
     Keyword("rules:variables", "open"),
     Keyword("rules:variables:NAME", "scalar"),
     Keyword("rules:needs", "[text | map] | map"),
-    *below("rules:needs", _NEED),
+    *nested("rules:needs", _NEED),
     Keyword("rules:interruptible", "boolean", _NOT_CANCELED, _NONE),
     Keyword("run", "any", "CI/CD steps need GitLab's step runner; write `script`.", _NO_JOB),
     Keyword("script", "text | [text]", _STEPS, _DIFFERS),
@@ -269,7 +269,7 @@ ROOT_KEYWORDS = (
     ),
     Keyword("include:ref", "text"),
     Keyword("include:remote", "text"),
-    *below("include", (Keyword("rules", "[map]"), *below("rules", _RULE), Keyword("rules:when", "(always never)"))),
+    *nested("include", (Keyword("rules", "[map]"), *nested("rules", _RULE), Keyword("rules:when", "(always never)"))),
     Keyword("include:template", "text", "From the folder that `gitlab: templates` names.", _DIFFERS),
     Keyword("spec", "map", "In the header of a file, before a line `---`."),
     Keyword("spec:description", "text"),
@@ -296,13 +296,13 @@ ROOT_KEYWORDS = (
     Keyword("variables:NAME:options", "[text]"),
     Keyword("workflow", "map"),
     Keyword("workflow:name", "text"),
-    *below("workflow", _AUTO_CANCEL),
+    *nested("workflow", _AUTO_CANCEL),
     Keyword("workflow:rules", "[map]"),
-    *below("workflow:rules", _RULE),
+    *nested("workflow:rules", _RULE),
     Keyword("workflow:rules:variables", "open"),
     Keyword("workflow:rules:variables:NAME", "scalar"),
     Keyword("workflow:rules:when", "(always never)"),
-    *below("workflow:rules", _AUTO_CANCEL),
+    *nested("workflow:rules", _AUTO_CANCEL),
 )
 
 ROOT = frozenset({"default", "include", "spec", "stages", "types", "variables", "workflow", "$schema", *GLOBALS})

@@ -20,7 +20,7 @@ from loom.workflow.gitlab.references import Resolver
 from loom.workflow.gitlab.shapes import JOB_TABLE, GitLabShapes
 from loom.workflow.loaded import Examined, content_of
 from loom.workflow.merge import extended
-from loom.workflow.messages import in_order
+from loom.workflow.messages import sort_problems
 
 STAGES = ("build", "test", "deploy")
 FIRST, LAST = ".pre", ".post"
@@ -44,7 +44,7 @@ def examine_text(name: str, data: bytes, root: Path, facts: Facts) -> Examined:
     if not any(problem.code == CODE for problem in problems.found) and content is not None:
         pipeline = _Assembly(name, files, problems).pipeline(content)
     ranks = {file.name: number for number, file in enumerate(files.found)} | {name: -1}
-    return Examined(workflow=pipeline, problems=tuple(in_order(problems.found, ranks)), ranks=ranks)
+    return Examined(workflow=pipeline, problems=tuple(sort_problems(problems.found, ranks)), ranks=ranks)
 
 
 class _Assembly:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from loom.util.globs import GlobError
 from loom.util.yaml_file import Kind, Node, one_or_more, text_of
-from loom.workflow.changes import of_event
+from loom.workflow.changes import event_changes
 from loom.workflow.facts import Facts
 from loom.workflow.gitlab import conditions, paths
 from loom.workflow.gitlab.pipeline import Entry
@@ -71,7 +71,7 @@ def _clauses(
     if (changes := node.get("changes")) is not None:
         try:
             globs = [text_of(glob) for glob in one_or_more(changes)]
-            changed = None if (files := of_event(facts)) is None else set(files)
+            changed = None if (files := event_changes(facts)) is None else set(files)
             matches = paths.any_changed(changed, globs)
             told = f"a changed file matches {', '.join(globs)}" if matches else unchanged(changed, globs)
             found.append(("changes", matches, told))

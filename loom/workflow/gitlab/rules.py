@@ -14,7 +14,7 @@ from loom.util import globs
 from loom.util.budget import spend
 from loom.util.globs import GlobError
 from loom.util.yaml_file import Kind, Node, fields_of, flat, items_of, one_or_more, text_of
-from loom.workflow.changes import of_event, since
+from loom.workflow.changes import changes_since, event_changes
 from loom.workflow.facts import Facts
 from loom.workflow.gitlab import conditions, durations, paths, policies
 from loom.workflow.gitlab.pipeline import Entry, Pipeline
@@ -217,8 +217,8 @@ def _unchanged(node: Node, scope: Scope, facts: Facts, problems: Problems) -> st
     """Return why `changes` does not hold; None if it does."""
     compare_to = node.get("compare_to")
     if compare_to is None:
-        changed = of_event(facts)
-    elif (changed := since(facts, ref := expand_existing(text_of(compare_to), scope.expanded))) is None:
+        changed = event_changes(facts)
+    elif (changed := changes_since(facts, ref := expand_existing(text_of(compare_to), scope.expanded))) is None:
         why = f"git can't compare with {ref} here, and GitLab starts no pipeline with an unknown ref; fetch it"
         problems.say(compare_to, f"rules:changes:compare_to: {why}")
         return ""

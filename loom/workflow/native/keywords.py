@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 
 from msgspec.structs import replace
 
-from loom.workflow.keywords import Keyword, below, tabled
+from loom.workflow.keywords import Keyword, nested, tabled
 
 SHORT = {
     "image": ("name", "an image's name, or a mapping with name or build"),
@@ -81,17 +81,17 @@ _READY = (
 _SERVICE = (
     Keyword("name", "line", "The service's name; it is the image too if `image` is not given.", required=True),
     Keyword("image", "line | map", "The service's image."),
-    *below("image", _IMAGE),
+    *nested("image", _IMAGE),
     Keyword("alias", "host_name | [host_name]", "The host names under which steps reach the service."),
     Keyword("variables", "open", "Environment variables of the service."),
     Keyword("variables:NAME", "text"),
     Keyword("secrets", "open", "Secrets: a file with its path in NAME_FILE; with file: false, the variable NAME."),
-    *below("secrets", _SECRET),
+    *nested("secrets", _SECRET),
     Keyword("command", _TEXTS, "Replaces the image's command."),
     Keyword("entrypoint", _TEXTS, "Replaces the image's entrypoint."),
     Keyword("user", "user", "The user that the service runs as."),
     Keyword("ready", "map", "How to know that the service is ready."),
-    *below("ready", _READY),
+    *nested("ready", _READY),
 )
 _CACHE = (
     Keyword("paths", _PATHS, "What to keep: paths or globs inside the project.", required=True, filled=True),
@@ -149,7 +149,7 @@ COMMON = (
     Keyword("before_script", _SCRIPTS, "Steps before `script`."),
     Keyword("after_script", _SCRIPTS, "Steps after `script`, also when it failed or timed out."),
     Keyword("image", "line | map", "The image that the job runs in."),
-    *below("image", _IMAGE),
+    *nested("image", _IMAGE),
     Keyword("user", "user", "The user that steps run as; the image's own if not given."),
     Keyword("shell", "shell", "The shell that runs each step: auto, a name, or its command line."),
     Keyword("shared_shell", "boolean", "One shell for all steps before `after_script`, and another for those of it."),
@@ -158,13 +158,13 @@ COMMON = (
     Keyword("variables", "open", "Environment variables; values are text."),
     Keyword("variables:NAME", "text"),
     Keyword("secrets", "open", "Secrets, by the variable that hands them over."),
-    *below("secrets", _SECRET),
+    *nested("secrets", _SECRET),
     Keyword("services", "[line | map]", "Containers that run beside the job."),
-    *below("services", _SERVICE),
+    *nested("services", _SERVICE),
     Keyword("cache", "map | [map]", "Folders kept between runs."),
-    *below("cache", _CACHE),
+    *nested("cache", _CACHE),
     Keyword("artifacts", "map", "Files to keep and to hand to later jobs."),
-    *below("artifacts", _ARTIFACTS),
+    *nested("artifacts", _ARTIFACTS),
     Keyword("allow_failure", "boolean | map", "Whether the pipeline goes on when the job fails."),
     Keyword(
         "allow_failure:exit_codes", _CODES, "Exit codes that do not fail the pipeline.", required=True, filled=True
@@ -177,7 +177,7 @@ COMMON = (
     Keyword("timeout", "limit", "How long the job may take."),
     Keyword("step_timeout", "limit", "How long each step may take."),
     Keyword("resources", "map", "Limits of the job's container."),
-    *below("resources", _RESOURCES),
+    *nested("resources", _RESOURCES),
     Keyword("network", "network | map", "The network of the job's container."),
     Keyword("network:mode", "network", "bridge, none, host, or the name of a network."),
     Keyword("network:extra_hosts", "open", "Further host names and their addresses."),
@@ -201,7 +201,7 @@ JOB = (
     Keyword("needs:matrix", "open", "Only the combinations with these values."),
     Keyword("needs:matrix:NAME", "text"),
     Keyword("rules", "[map]", "Whether and how the job runs; the first rule that matches counts."),
-    *below("rules", _RULE),
+    *nested("rules", _RULE),
     Keyword("rules:when", _JOB_WHEN, "When the job runs if this rule matches."),
     Keyword("rules:allow_failure", "boolean", "Whether the job may fail if this rule matches."),
     Keyword("when", _JOB_WHEN, "When the job runs: on_success, on_failure, always, manual or never."),
@@ -225,7 +225,7 @@ ROOT = (
     *INCLUDED[1:],
     Keyword("workflow", "map", "Rules for the workflow as a whole."),
     Keyword("workflow:rules", "[map]", "Whether anything runs; the first rule that matches counts.", required=True),
-    *below("workflow:rules", _RULE),
+    *nested("workflow:rules", _RULE),
     Keyword("workflow:rules:when", "(always never)", "Whether anything runs when this rule matches."),
 )
 """Root keys of the main file, beside `default`."""

@@ -35,7 +35,7 @@ def warnings(workflow: Loaded, *, predefined: Collection[str]) -> list[Problem]:
     return _in_order(workflow, found)
 
 
-def of_run(workflow: Loaded, jobs: Collection[str], *, defined: Collection[str]) -> list[Problem]:
+def run_warnings(workflow: Loaded, jobs: Collection[str], *, defined: Collection[str]) -> list[Problem]:
     """Return the warnings that change what jobs of these names do in a run; `workflow` is in loom's language."""
     assert isinstance(workflow, Workflow)
     entries = [entry for name, entry in workflow.jobs.items() if name in jobs]

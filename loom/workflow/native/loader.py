@@ -14,7 +14,7 @@ from loom.util.yaml_file import Kind, Node, YamlFile, fields_of, items_of
 from loom.workflow import merge
 from loom.workflow.facts import Facts
 from loom.workflow.loaded import Examined, LoadedOf
-from loom.workflow.messages import in_order
+from loom.workflow.messages import sort_problems
 from loom.workflow.native import references
 from loom.workflow.native.files import WorkflowFiles
 from loom.workflow.native.inheritance import RULES, Entry, entries_of
@@ -38,7 +38,7 @@ def examine(path: Path, root: Path, facts: Callable[[], Facts] | None = None) ->
     name = files.read(path)
     workflow = _assemble(name, files.found, problems)
     ranks = {file.name: number for number, file in enumerate(files.found)} | {name: -1}
-    return Examined(workflow=workflow, problems=tuple(in_order(problems.found, ranks)), ranks=ranks)
+    return Examined(workflow=workflow, problems=tuple(sort_problems(problems.found, ranks)), ranks=ranks)
 
 
 def _assemble(path: str, files: list[YamlFile], problems: Shapes) -> Workflow | None:

@@ -17,17 +17,17 @@ Fields = Mapping[str, Any]
 """The parsed values of a job, by the names of the table of keys; those that are not written are missing."""
 
 
-def _one_probe(ready: Fields, _: bool) -> str | None:
+def _check_probes(ready: Fields, _: bool) -> str | None:
     given = [name for name in PROBES if name in ready]
     return f"expected one probe, found {' and '.join(given)}; keep one" if len(given) > 1 else None
 
 
-def _something(artifacts: Fields, partial: bool) -> str | None:
+def _check_artifacts(artifacts: Fields, partial: bool) -> str | None:
     kept = artifacts.get("paths") or artifacts.get("untracked") or any(artifacts.get("reports", {}).values())
     return None if kept or partial else "expected paths, untracked or reports; there is nothing to keep"
 
 
-def _combinations(parallel: Fields, partial: bool) -> str | None:
+def _check_matrix(parallel: Fields, partial: bool) -> str | None:
     if ("count" in parallel) == ("matrix" in parallel):
         return None if partial else "expected a number of copies, or matrix with the values to combine"
     total = sum(prod(map(len, row.values())) for row in parallel.get("matrix", ()))
@@ -35,7 +35,7 @@ def _combinations(parallel: Fields, partial: bool) -> str | None:
     return f"the matrix has {total} combinations; at most {most} are allowed" if total > most else None
 
 
-def _in_order(limit: Fields, partial: bool) -> str | None:
+def _check_limits(limit: Fields, partial: bool) -> str | None:
     soft, hard = limit.get("soft", 0), limit.get("hard", -1)
     # The kernel treats -1 as the largest number: no limit.
     return f"the soft limit {soft} is above the hard limit {hard}" if soft % 2**64 > hard % 2**64 else None
@@ -43,10 +43,10 @@ def _in_order(limit: Fields, partial: bool) -> str | None:
 
 PROBES = ("tcp", "command", "http", "log")
 CHECKS: Mapping[str, Check] = {
-    "services:ready": _one_probe,
-    "artifacts": _something,
-    "parallel": _combinations,
-    "resources:ulimits:NAME": _in_order,
+    "services:ready": _check_probes,
+    "artifacts": _check_artifacts,
+    "parallel": _check_matrix,
+    "resources:ulimits:NAME": _check_limits,
 }
 
 

@@ -16,12 +16,12 @@ from loom.plan.resolve import resolve
 from loom.plan.variables import (
     HeadCommit,
     Message,
-    for_run,
+    add_reported,
+    attempt_variables,
     job_environment,
-    of_attempt,
-    of_session,
-    of_status,
-    with_reported,
+    run_variables,
+    session_variables,
+    status_variables,
 )
 from loom.status import Status
 from loom.util import controls
@@ -190,7 +190,7 @@ alone: {stage: test, needs: [], script: x, variables: {A: $DYNAMIC/x}}
     found = plan(tmp_path, text)
     assert [found.job(name).variables["A"] for name in ("job", "with-needs", "alone")] == ["/main", "", "/x"]
     for reported, value in (({"OTHER": "1"}, ""), ({"DYNAMIC": "1"}, "1")):
-        made = with_reported(found.job("job"), reported)
+        made = add_reported(found.job("job"), reported)
         assert made.variables["A"] == f"{value}/main"
         assert made.variables["COST"] == f"${value}main"
         assert made.variables["CI_ENVIRONMENT_URL"] == f"{value}/here/${{CI_JOB_URL}}"
@@ -225,7 +225,7 @@ job:
 @pytest.mark.parametrize("v", ["0", "1"])
 def test_each_text_that_gitlabs_runner_expands_has_the_reported_value(tmp_path: Path, v: str) -> None:
     planned = plan(tmp_path, FIELDS).job("job")
-    made = planned if v == "0" else with_reported(planned, {"V": v, "MORE": "m"})
+    made = planned if v == "0" else add_reported(planned, {"V": v, "MORE": "m"})
     more = () if v == "0" else ("m",)
     assert made.image is not None
     assert (made.image.name, made.image.entrypoint, made.image.user) == (f"app:{v}", ("$V",), f"u{v}")
@@ -264,7 +264,7 @@ job: {script: x, variables: {USER: $USER}, services: [{name: db, variables: {OWN
 
 def test_services_get_no_reported_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(controls, "hide", lambda text: text.replace("hush", "***"))
-    made = with_reported(plan(tmp_path, FIELDS).job("job"), {"V": "hush", "NEW": "1"})
+    made = add_reported(plan(tmp_path, FIELDS).job("job"), {"V": "hush", "NEW": "1"})
     values = made.services[0].variables
     assert {name: values[name] for name in ("V", "DIR", "OWN", "NEW")} == {
         "V": "0",
@@ -278,8 +278,8 @@ def test_services_get_no_reported_secret(tmp_path: Path, monkeypatch: pytest.Mon
 def test_only_a_name_that_a_report_changes_replaces_an_image_with_a_digest(tmp_path: Path) -> None:
     planned = plan(tmp_path, FIELDS).job("job")
     exact = Image(name=f"app@sha256:{'0' * 64}", platform="linux/arm64")
-    assert with_reported(replace(planned, image=exact), {"OTHER": "1"}).image == replace(exact, user="u0")
-    made = with_reported(replace(planned, image=exact), {"V": "1"})
+    assert add_reported(replace(planned, image=exact), {"OTHER": "1"}).image == replace(exact, user="u0")
+    made = add_reported(replace(planned, image=exact), {"V": "1"})
     assert made.image is not None
     assert made.image.name == "app:1"
 
@@ -292,9 +292,9 @@ job: {script: x, image: "app:$VERSION", artifacts: {paths: [$OUT]}, variables: {
     found = plan(tmp_path, text).job("job")
     assert found.image is not None
     assert found.image.name == "app:$VERSION"
-    made = with_reported(found, {"VERSION": "2", "OUT": "/workspace/o"})
+    made = add_reported(found, {"VERSION": "2", "OUT": "/workspace/o"})
     assert (made.image and made.image.name, made.artifacts and made.artifacts.paths) == ("app:2", ("o",))
-    made = with_reported(found, {"VERSION": "2", "OUT": "../o"})
+    made = add_reported(found, {"VERSION": "2", "OUT": "../o"})
     assert made.artifacts is not None
     assert made.artifacts.paths == ()
 
@@ -312,7 +312,7 @@ build: {{stage: build, script: x, artifacts: {{reports: {{dotenv: a.env}}}}}}
 job: {{script: x, image: {name}, environment: {{name: e, url: "hub.here/app:1", action: verify}}}}
 """
     found = plan(tmp_path, text).job("job")
-    for made in (found, with_reported(found, {"OTHER": "1"})):
+    for made in (found, add_reported(found, {"OTHER": "1"})):
         assert (made.refused, made.image and made.image.name) == ((), "hub.here/app:1")
 
 
@@ -322,7 +322,7 @@ build: {stage: build, script: x, artifacts: {reports: {dotenv: a.env}}}
 job: {script: x, variables: {AUTH: "Bearer $TOKEN $V", WHERE: "$CONF $CI_JOB_URL"}}
 """
     own = 'TOKEN: {ref: "env://TOKEN"}\nCONF: {value: "version $V", file: true}'
-    made = with_reported(plan(tmp_path, text, own=own).job("job"), {"V": "1", "TOKEN": "no"}).variables
+    made = add_reported(plan(tmp_path, text, own=own).job("job"), {"V": "1", "TOKEN": "no"}).variables
     assert (made["AUTH"], made["WHERE"]) == ("Bearer ${TOKEN} 1", "${CONF} ${CI_JOB_URL}")
     assert made["CONF"] == "version 1"
 
@@ -335,11 +335,11 @@ variables: {V: "0"}
 build: {stage: build, script: x, artifacts: {reports: {dotenv: a.env}}}
 job: {trigger: {include: child.yml}, variables: {PASSED: v$V}}
 """
-    made = with_reported(plan(tmp_path, text).job("job"), {"V": "1"})
+    made = add_reported(plan(tmp_path, text).job("job"), {"V": "1"})
     assert made.trigger is not None
     assert (made.trigger.variables["PASSED"], made.trigger.variables["V"]) == ("v1", "0")
     monkeypatch.setattr(controls, "hide", lambda text: text.replace("1", "***"))
-    made = with_reported(plan(tmp_path, text).job("job"), {"V": "1"})
+    made = add_reported(plan(tmp_path, text).job("job"), {"V": "1"})
     assert made.trigger is not None
     assert made.trigger.variables["PASSED"] == "v0", "its plan is in its record"
 
@@ -355,13 +355,13 @@ alone: {stage: test, needs: [], script: x}
     found = plan(tmp_path, text, given={"OTHER": "given"})
     assert found.job("alone").referring is None
     job = next(one for one in found.jobs if "SAID" in one.variables)
-    made = with_reported(job, {"VERSION": "1", "OTHER": "reported"}).variables
+    made = add_reported(job, {"VERSION": "1", "OTHER": "reported"}).variables
     expected = {"VERSION": "1", "TAG": "app:1", "NAME": "app:1/main", "SUFFIX": "1main", "SAID": "costs $5 1"}
     literal = {"RAW": "$VERSION", "COST": "$VERSION", "GIVEN": "given", "OTHER": "given"}
     assert {name: made[name] for name in (*expected, *literal)} == {**expected, **literal}
     before = {"VERSION": "0", "TAG": "app:0", "NAME": "app:0/main", "SUFFIX": "0main", "SAID": "costs $5 0"}
     assert {name: job.variables[name] for name in (*before, *literal)} == {**before, **literal}
-    assert with_reported(job, {"NEW": "1"}).variables == {**job.variables, "NEW": "1"}
+    assert add_reported(job, {"NEW": "1"}).variables == {**job.variables, "NEW": "1"}
 
 
 def test_an_instance_has_the_name_that_gitlab_prints(tmp_path: Path) -> None:
@@ -479,8 +479,8 @@ other: {script: x, cache: {paths: [a]}}
     for key, keys in (("main", ("f", "main")), ("main-protected", ("f",)), ("$V", ("f",))):
         found = plan(tmp_path, text.replace("@", key))
         assert [found.job(name).cache[0].fallback_keys for name in ("job", "other")] == [keys, ()]
-    assert with_reported(found.job("job"), {"V": "v"}).cache[0].fallback_keys == ("f", "v")
-    assert with_reported(found.job("other"), {"V": "v"}).cache[0].fallback_keys == ()
+    assert add_reported(found.job("job"), {"V": "v"}).cache[0].fallback_keys == ("f", "v")
+    assert add_reported(found.job("other"), {"V": "v"}).cache[0].fallback_keys == ()
 
 
 def test_a_reported_value_is_expanded_as_gitlab_expands_it(tmp_path: Path) -> None:
@@ -495,7 +495,7 @@ job: {script: x, variables: {OWN: "own $R", TEXT: a}, cache: {paths: [a], key: $
         "SELF": "$SELF:x",
         "AT": "$CI_JOB_URL",
     }
-    made = with_reported(plan(tmp_path, text, own=own).job("job"), reported, {"CI_COMMIT_BRANCH": "main"})
+    made = add_reported(plan(tmp_path, text, own=own).job("job"), reported, {"CI_COMMIT_BRANCH": "main"})
     value = "ao-main-a--${TOKEN}-$HOME-%x%"
     assert {name: made.variables[name] for name in (*reported, "OWN")} == {
         "R": value, "OTHER": "ao", "SELF": "$SELF:x", "AT": "${CI_JOB_URL}", "OWN": f"own {value}",
@@ -527,12 +527,12 @@ def test_a_job_for_another_system_is_left_out_unless_a_tag_is_a_pool(tmp_path: P
 def test_a_job_runs_until_after_script_says_how_it_ended(tmp_path: Path) -> None:
     found = job_environment(job(tmp_path, "job: {script: x}"), {}, project_dir="/p", image_name="")
     assert found["CI_JOB_STATUS"] == "running"
-    assert of_status(Status.TIMED_OUT)["CI_JOB_STATUS"] == "failed"
+    assert status_variables(Status.TIMED_OUT)["CI_JOB_STATUS"] == "failed"
 
 
 def test_a_commit_without_a_description_has_an_empty_one() -> None:
     commit = HeadCommit(sha="a" * 40, message=Message(author="", timestamp="", text="title\n"))
-    found = for_run(run_id="", workflow_path="f", commit=commit, project_name="p", origin_url=None)
+    found = run_variables(run_id="", workflow_path="f", commit=commit, project_name="p", origin_url=None)
     assert (found["CI_COMMIT_DESCRIPTION"], "CI_COMMIT_TAG" in found) == ("", False)
 
 
@@ -561,7 +561,7 @@ def test_variables_that_a_job_gets_when_it_starts_wait_for_it(tmp_path: Path) ->
     )
     assert (environment["A"], environment["B"]) == ("job / base:1 3600", "${CI_JOB_STARTED_AT} base:1")
     assert environment["CI_JOB_URL"] == "https://x/p/-/jobs/job"
-    own = of_session(found, environment, {}, {}, {}, of_attempt(2, 1_700_000_000 * 10**9))
+    own = session_variables(found, environment, {}, {}, {}, attempt_variables(2, 1_700_000_000 * 10**9))
     assert own == {
         "B": "2023-11-14T22:13:20Z base:1",
         "CI_JOB_STARTED_AT": "2023-11-14T22:13:20Z",

@@ -18,15 +18,15 @@ from loom.plan.variables import (
     HeadCommit,
     Message,
     User,
+    attempt_variables,
     default_branch,
-    for_job,
-    for_run,
     job_environment,
-    of_another_run,
-    of_attempt,
-    of_status,
+    job_variables,
     project_name_of,
     remote_sha,
+    rerun_variables,
+    run_variables,
+    status_variables,
 )
 from loom.status import Status
 from loom.util.units import machine
@@ -47,7 +47,7 @@ BRANCH = HeadCommit(
 
 def test_all_variables_of_each_event() -> None:
     found = {
-        f"{event} of {name}": for_run(
+        f"{event} of {name}": run_variables(
             run_id="1700000000000000000",
             workflow_path=".gitlab-ci.yml",
             commit=commit,
@@ -143,7 +143,7 @@ OF_JOB = {
 
 def test_the_variables_of_a_job_are_those_of_the_run_its_own_and_the_plans() -> None:
     asked = {"project_dir": "/builds/p", "image_name": "i@sha256:1"}
-    assert for_job(JOB, **asked) == OF_JOB
+    assert job_variables(JOB, **asked) == OF_JOB
     found = job_environment(JOB, {"CI": "true", "CI_JOB_NAME": "of the run"}, **asked, services={"REDIS": "redis:6379"})
     plans = {"A": "i@sha256:1 at redis:6379", "B": "$$", "C": "$CI_JOB_TOKEN-$CI_JOB_STARTED_AT"}
     assert found == {"CI": "true", **OF_JOB, "REDIS": "redis:6379", **plans}
@@ -151,7 +151,7 @@ def test_the_variables_of_a_job_are_those_of_the_run_its_own_and_the_plans() -> 
 
 def test_some_variables_of_a_job_are_there_only_sometimes() -> None:
     here = replace(JOB, image=None, timeout_s=None, when="manual", provider="host")
-    found = for_job(here, project_dir="/w", image_name="", project_url="https://h/p")
+    found = job_variables(here, project_dir="/w", image_name="", project_url="https://h/p")
     assert {name: found.get(name) for name in ("CI_JOB_URL", "CI_JOB_MANUAL", "CI_SHARED_ENVIRONMENT")} == {
         "CI_JOB_URL": "https://h/p/-/jobs/unit.1",
         "CI_JOB_MANUAL": "true",
@@ -171,11 +171,11 @@ def test_some_variables_of_a_job_are_there_only_sometimes() -> None:
     ],
 )
 def test_after_script_knows_how_the_job_ended(status: str, loom: str, gitlab: str) -> None:
-    assert of_status(Status(status)) == {"LOOM_JOB_STATUS": loom, "CI_JOB_STATUS": gitlab}
+    assert status_variables(Status(status)) == {"LOOM_JOB_STATUS": loom, "CI_JOB_STATUS": gitlab}
 
 
 def test_an_attempt_has_its_number_and_its_time() -> None:
-    assert of_attempt(2, 1_700_000_000_999_999_999) == {
+    assert attempt_variables(2, 1_700_000_000_999_999_999) == {
         "CI_JOB_STARTED_AT": "2023-11-14T22:13:20Z",
         "CI_JOB_STARTED_AT_SLUG": "2023-11-14t22-13-20z",
         "CI_JOB_RETRY_COUNT": "1",
@@ -185,15 +185,15 @@ def test_an_attempt_has_its_number_and_its_time() -> None:
 def test_a_run_that_does_another_one_again_has_its_own_id_in_every_variable() -> None:
     def made(run_id: str) -> dict[str, str]:
         url = "https://example.com/a/b.git"
-        return for_run(
+        return run_variables(
             run_id=run_id, workflow_path="w", commit=HeadCommit(sha="a" * 40), project_name="b", origin_url=url
         )
 
     before, after = made("1700000000000000001"), made("1800000000000000002")
     changed = {name for name, value in before.items() if value != after[name]}
     assert {"LOOM_RUN_ID", "LOOM_PIPELINE_ID", "CI_PIPELINE_ID", "CI_PIPELINE_IID", "CI_PIPELINE_URL"} <= changed
-    assert of_another_run(before, "1800000000000000002") == {
+    assert rerun_variables(before, "1800000000000000002") == {
         **after,
         "CI_PIPELINE_CREATED_AT": before["CI_PIPELINE_CREATED_AT"],
     }
-    assert of_another_run({"A": "b"}, "1") == {"A": "b"}
+    assert rerun_variables({"A": "b"}, "1") == {"A": "b"}

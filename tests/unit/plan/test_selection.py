@@ -3,7 +3,7 @@
 import pytest
 
 from loom.errors import RequestError
-from loom.plan.candidates import Candidate, in_plan_order
+from loom.plan.candidates import Candidate, sort_by_plan
 from loom.plan.model import JobSelection, NotSelected, Plan
 from loom.plan.selection import Choice, held_back
 from loom.workflow.rules import decision
@@ -27,7 +27,7 @@ def candidates(count: int) -> list[Candidate]:
 
 
 def test_jobs_that_need_each_other_keep_the_order_of_the_file() -> None:
-    found = in_plan_order(["b", "a"], {"x": "a", "y": "a", "z": "b"}, {"x": ["y"], "y": ["x"]})
+    found = sort_by_plan(["b", "a"], {"x": "a", "y": "a", "z": "b"}, {"x": ["y"], "y": ["x"]})
     assert list(found) == ["z", "x", "y"]
 
 

@@ -98,7 +98,7 @@ def test_a_terminals_kind_counts_where_its_description_is(tmp_path: Path) -> Non
     (tmp_path / "f").mkdir()
     (tmp_path / "f/fancy").touch()
     for term, counts in (("fancy", "fancy"), ("strange", "xterm"), ("../f/fancy", "xterm"), ("", "xterm")):
-        command = interactive.on_terminal(["sh", "-c", "echo $TERM $0", "an argument"], term)
+        command = interactive.terminal_command(["sh", "-c", "echo $TERM $0", "an argument"], term)
         env = {**environ(tmp_path), "TERMINFO": str(tmp_path)}
         done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
         assert done.stdout == f"{counts} an argument\n"

@@ -8,7 +8,7 @@ import pytest
 
 from loom.record.documents import Highlights
 from loom.record.events import OutputEvent, encode
-from loom.record.highlights import SHELF, Highlighter, Watch, of_file
+from loom.record.highlights import SHELF, Highlighter, Watch, file_highlights
 from loom.status import Stream
 
 NOISE = [f"[{number}] compiling module {number} with flags -O2" for number in range(10_000)]
@@ -77,7 +77,7 @@ def test_the_size_of_the_pieces_changes_nothing(seed: int) -> None:
     whole = highlights(events, len(events))
     assert highlights(events, 1) == whole
     assert highlights(events, 777) == whole
-    assert of_file(io.BytesIO(b"".join(events)), Watch()) == whole
+    assert file_highlights(io.BytesIO(b"".join(events)), Watch()) == whole
 
 
 def test_lines_that_differ_in_numbers_alone_leave_room_for_others() -> None:
@@ -116,12 +116,12 @@ def test_the_words_of_a_project() -> None:
 
 def test_a_file_that_is_no_record_is_read_up_to_its_first_long_line() -> None:
     begin = encoded(["error: boo"])[0]
-    found = of_file(io.BytesIO(begin + b"\0" * 20_000_000), Watch())
+    found = file_highlights(io.BytesIO(begin + b"\0" * 20_000_000), Watch())
     assert (texts(found), found.complete) == (["error: boo"], False)
 
 
 def test_a_half_written_last_line_is_not_read() -> None:
-    found = of_file(io.BytesIO(b"".join(encoded(["error: boo", "error: more"]))[:-5]), Watch())
+    found = file_highlights(io.BytesIO(b"".join(encoded(["error: boo", "error: more"]))[:-5]), Watch())
     assert (texts(found), found.complete) == (["error: boo"], True)
 
 

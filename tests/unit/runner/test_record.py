@@ -19,7 +19,7 @@ from msgspec import Struct
 from msgspec.structs import fields, replace
 
 from loom.plan.model import Plan
-from loom.providers.base import Beside, SessionRequest
+from loom.providers.base import SessionRequest, SideProgram
 from loom.record import past_run
 from loom.record.event_files import read_events
 from loom.record.events import OutputEvent, PhaseEvent
@@ -227,9 +227,9 @@ class Acting(Serving):
 
     def __init__(self) -> None:
         super().__init__()
-        self.asked: list[Beside] = []
+        self.asked: list[SideProgram] = []
 
-    def run_beside(self, _: Any, __: Any, asked: Beside, on_output: Any, ___: Any) -> Any:
+    def run_beside(self, _: Any, __: Any, asked: SideProgram, on_output: Any, ___: Any) -> Any:
         self.asked.append(asked)
         on_output("stdout", b"beside\n")
         return Exit(code=len(self.asked) // 4), {"output": [b"out=o"], "env": [b"FROM=it"]}
@@ -310,7 +310,7 @@ def configured(project: Project) -> Project:
     return project
 
 
-def said_of(request: SessionRequest | Beside) -> Iterator[str]:
+def said_of(request: SessionRequest | SideProgram) -> Iterator[str]:
     """Yield what an engine is asked for, but for the variables that another moment or machine has otherwise."""
     other = {"CI_COMMIT_SHORT_SHA", "CI_COMMIT_TIMESTAMP", "CI_PIPELINE_CREATED_AT", "CI_RUNNER_EXECUTABLE_ARCH"}
     other |= {

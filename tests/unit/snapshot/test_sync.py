@@ -38,7 +38,7 @@ from loom.snapshot import (
     read_manifest,
     take,
 )
-from loom.util.paths import below
+from loom.util.paths import is_below
 from tests.support.effort import fuzzed
 
 from .conftest import NewRepo, Repo
@@ -422,7 +422,7 @@ def changes_of(before: dict[bytes, Any], after: dict[bytes, Any]) -> list[Change
 
 def related(path: str, others: Collection[str]) -> bool:
     """Whether one is, or is above or below, one of the others."""
-    return any(below(path, other) or below(other, path) for other in others)
+    return any(is_below(path, other) or is_below(other, path) for other in others)
 
 
 @pytest.mark.slow

@@ -226,10 +226,10 @@ def entry_of(blob: str, size: int) -> Stored:
 
 def test_what_is_over_the_limit_counts_a_shared_archive_once() -> None:
     entries = [entry_of(blob, size) for blob, size in (("a", 10), ("a", 10), ("b", 5), ("c", 2), ("a", 10))]
-    assert caches._over(entries, 17) == []
-    assert caches._over(entries, 16) == entries[3:], "nothing less valuable stays in place of a large one"
-    assert caches._over(entries, 14) == entries[2:]
-    assert caches._over(entries, 0) == entries
+    assert caches._exceeding(entries, 17) == []
+    assert caches._exceeding(entries, 16) == entries[3:], "nothing less valuable stays in place of a large one"
+    assert caches._exceeding(entries, 14) == entries[2:]
+    assert caches._exceeding(entries, 0) == entries
 
 
 def test_what_is_gone_can_be_removed_once_more(store: Cache, workspace: Path) -> None:

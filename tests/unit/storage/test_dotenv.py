@@ -7,7 +7,7 @@ import pytest
 
 from loom.errors import ArtifactError
 from loom.plan.model import Artifacts, Cache, Image, Job, Service
-from loom.plan.variables import files_of, with_reported
+from loom.plan.variables import add_reported, files_of
 from loom.storage import dotenv
 from loom.storage.workspace import DirectoryView
 
@@ -54,7 +54,7 @@ def test_reported_variables_stand_between_the_jobs_own_and_the_users() -> None:
         artifacts=Artifacts(paths=("out/$TAG",)),
         cache=(Cache(paths=("c",), key="k-$TAG"),),
     )
-    made = with_reported(job, {"OWN": "new", "GIVEN": "new", "HOST": "h", "TAG": "1"})
+    made = add_reported(job, {"OWN": "new", "GIVEN": "new", "HOST": "h", "TAG": "1"})
     assert made.variables == {
         "OWN": "new",
         "GIVEN": "user",

@@ -6,7 +6,7 @@ import pytest
 
 from loom.errors import WorkflowError
 from loom.render.problems import problem_lines
-from loom.util.controls import cleaned, json_shown, shown, visible, without_commands
+from loom.util.controls import cleaned, escape_commands, json_shown, shown, visible
 from tests.support import native as workflow
 
 
@@ -36,7 +36,7 @@ def test_json_keeps_its_content_and_steers_nothing() -> None:
 
 def test_no_line_is_a_command_to_a_ci_system() -> None:
     text = "one\n::error::x\n  ::set-output name=a::b\nsee ##[group]x\na::b"
-    assert without_commands(text) == "one\n| ::error::x\n  | ::set-output name=a::b\nsee ## [group]x\na::b"
+    assert escape_commands(text) == "one\n| ::error::x\n  | ::set-output name=a::b\nsee ## [group]x\na::b"
 
 
 def test_colours_stay_and_end_with_the_line() -> None:

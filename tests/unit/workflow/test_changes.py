@@ -45,19 +45,19 @@ class Asked:
 )
 def test_an_event_has_a_base_of_its_own(values: Mapping[str, str], base: str | None, bases: list[str | None]) -> None:
     asked = Asked()
-    assert changes.of_event(facts(values, changed=asked, base=base)) is None
+    assert changes.event_changes(facts(values, changed=asked, base=base)) is None
     assert asked.bases == bases
     if bases:
-        assert changes.of_event(facts(values, changed=Asked(bases[-1]), base=base)) == ["a"]
+        assert changes.event_changes(facts(values, changed=Asked(bases[-1]), base=base)) == ["a"]
 
 
 @pytest.mark.parametrize("ref", ["main", "refs/heads/main"])
 def test_a_ref_is_the_remotes_branch_else_what_git_calls_so(ref: str) -> None:
     asked = Asked(ORIGIN, ref)
-    assert changes.since(facts(changed=asked), ref) == ["a"]
+    assert changes.changes_since(facts(changed=asked), ref) == ["a"]
     assert asked.bases == [ORIGIN]
     asked = Asked(ref)
-    assert changes.since(facts(changed=asked), ref) == ["a"]
+    assert changes.changes_since(facts(changed=asked), ref) == ["a"]
     assert asked.bases == [ORIGIN, ref]
 
 

@@ -12,7 +12,7 @@ from loom import __version__
 from loom.plan.model import JobSelection, ResolveContext
 from loom.plan.resolve import rehearse, resolve
 from loom.render.plan import plan_yaml
-from loom.workflow.native.lint import of_run, warnings
+from loom.workflow.native.lint import run_warnings, warnings
 from loom.workflow.predefined import KNOWN_TO_PLANS
 from tests.support import native as workflow
 from tests.support.plans import as_declared, expect, lines, problem_line
@@ -42,7 +42,7 @@ def laid_out(path: Path, project: Path) -> Path:
 def test_broken(path: Path, tmp_path: Path) -> None:
     file = laid_out(path, tmp_path)
     examined = workflow.examine(file, tmp_path)
-    problems = examined.in_order(
+    problems = examined.sort(
         [*examined.problems, *(rehearse(examined.workflow)[0] if examined.workflow is not None else ())]
     )
     assert problems
@@ -93,6 +93,6 @@ def test_warnings_of_a_run_are_those_of_its_jobs(tmp_path: Path) -> None:
     file.write_text(f"version: v1\nstages: [a]\none:\n{job}two:\n{job}")
     loaded = workflow.load(file, tmp_path)
     every = [(one.line, one.code) for one in warnings(loaded, predefined=KNOWN_TO_PLANS)]
-    of_two = [(one.line, one.code) for one in of_run(loaded, ["two"], defined=KNOWN_TO_PLANS)]
+    of_two = [(one.line, one.code) for one in run_warnings(loaded, ["two"], defined=KNOWN_TO_PLANS)]
     assert {line for line, _ in every} == {5, 6, 7, 10, 11, 12}
     assert of_two == [one for one in every if one[0] >= 8]

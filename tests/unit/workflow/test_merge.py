@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from loom.workflow.merge import extended
-from loom.workflow.messages import MAX_PROBLEMS, Problems, in_order, refused
+from loom.workflow.messages import MAX_PROBLEMS, Problems, refused, sort_problems
 from tests.support.gitlab import node
 
 Said = list[tuple[int, str, str]]
@@ -80,9 +80,9 @@ def test_problems_come_by_file_line_and_column_and_up_to_a_number() -> None:
     root = node("{a: 1, b: 2, c: 3}")
     for name in ("c", "a", "b", "a"):
         problems.say(root.value[name], name)
-    assert [one.message for one in in_order(problems.found, {})] == ["a", "b", "c"]
+    assert [one.message for one in sort_problems(problems.found, {})] == ["a", "b", "c"]
     other = [one for one in problems.found if one.message == "c"]
-    assert [one.message for one in in_order([*other, *problems.found], {".gitlab-ci.yml": 1})] == ["a", "b", "c"]
+    assert [one.message for one in sort_problems([*other, *problems.found], {".gitlab-ci.yml": 1})] == ["a", "b", "c"]
     many = problems.found[:1] * MAX_PROBLEMS
     assert (len(refused(many).problems), refused(many).hint, refused(many, "so").hint) == (MAX_PROBLEMS, None, "so")
     more = [*many, problems.found[0]]

@@ -102,7 +102,7 @@ def test_every_event_is_in_the_reference() -> None:
     rows = re.findall(r"^\| `([a-z_]+)`[^|]*\| `(\w+)` \|[^|]*\|$", (PAGES / "variables.md").read_text(), re.MULTILINE)
     assert dict(rows) == variables.SOURCES
     assert tuple(event.value for event in options.Event) == variables.EVENTS
-    assert {variables.in_gitlab(event.value) for event in options.Event} == variables.SOURCES.keys()
+    assert {variables.gitlab_event(event.value) for event in options.Event} == variables.SOURCES.keys()
 
 
 def test_loom_sets_the_predefined_variables_and_no_others() -> None:
@@ -115,7 +115,7 @@ def test_loom_sets_the_predefined_variables_and_no_others() -> None:
     )
     given: set[str] = set()
     for event in variables.SOURCES:
-        given |= variables.for_run(
+        given |= variables.run_variables(
             run_id="1",
             workflow_path="w",
             commit=commit,
@@ -126,9 +126,9 @@ def test_loom_sets_the_predefined_variables_and_no_others() -> None:
         ).keys()
     for image in (None, plan.Image(name="i")):
         job = plan.Job(id="a", name="a", stage="s", steps=(), provider="host", image=image, timeout_s=60, when="manual")
-        given |= variables.for_job(job, project_dir="/p", image_name="", project_url="https://x").keys()
+        given |= variables.job_variables(job, project_dir="/p", image_name="", project_url="https://x").keys()
     given |= {"CI_NODE_INDEX", "CI_NODE_TOTAL"}
-    given |= variables.of_attempt(1, 0).keys()
+    given |= variables.attempt_variables(1, 0).keys()
     assert given == known_from("plan", "job", "start")
     settings = {f"LOOM_{key.upper()}" for key in config.KEYS}
     assert settings.isdisjoint(rows_of_variables("every_job")), "loom in a job would read its own variables"
@@ -171,7 +171,7 @@ def test_an_event_sets_what_ci_would_set(
     event: str, branch: str | None, tags: list[str], expected: dict[str, str | None]
 ) -> None:
     commit = variables.HeadCommit(sha="a" * 40, branch=branch, tags=tags, default_branch="main")
-    given = variables.for_run(
+    given = variables.run_variables(
         run_id="1", workflow_path="w", commit=commit, project_name="p", origin_url=None, event=event
     )
     assert {name: given.get(name) for name in expected} == expected
@@ -181,4 +181,6 @@ def test_an_event_sets_what_ci_would_set(
 def test_an_event_of_a_tag_wants_a_tag() -> None:
     commit = variables.HeadCommit(sha="a" * 40, branch="main")
     with pytest.raises(RequestError, match="no tag points at the commit"):
-        variables.for_run(run_id="1", workflow_path="w", commit=commit, project_name="p", origin_url=None, event="tag")
+        variables.run_variables(
+            run_id="1", workflow_path="w", commit=commit, project_name="p", origin_url=None, event="tag"
+        )

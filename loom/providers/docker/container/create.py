@@ -50,14 +50,14 @@ def create(
     config = api.create_container_config(
         image=image,
         command=None,
-        entrypoint=driver.behind(request.image.entrypoint, driver.BOOT),
+        entrypoint=driver.command_behind(request.image.entrypoint, driver.BOOT),
         environment=driver.environment(request.environment)[0],
         working_dir=request.project_dir,
         hostname=request.network.hostname,
         user=request.image.user,
         stdin_open=True,
         stop_signal="SIGKILL",  # the driver ignores TERM, and a step's `kill 1` should not look like a stop
-        labels=labels.of_request(request, "job"),
+        labels=labels.request_labels(request, "job"),
         host_config=api.create_host_config(
             **host_config(request, mount, traits),
             # The whole log, whatever the engine's default: a lost connection is resumed from its beginning.

@@ -25,7 +25,7 @@ from loom.providers.docker.container.ownership import Owner, Workspaces, chown_a
 from loom.providers.docker.engine.client import Traits
 from loom.providers.docker.engine.errors import engine_errors, translated
 from loom.providers.docker.engine.retries import retrying
-from loom.providers.files import below, members_in, members_of, unless_canceled
+from loom.providers.files import members_in, members_of, moved_below, unless_canceled
 from loom.storage.tar import Item, packed
 from loom.util.file_systems import file_system_of
 from loom.util.paths import climbs_out, jobs_of
@@ -108,11 +108,11 @@ class BindMount(Mount):
     def chown_back(self, as_root: AsRoot) -> None:
         if self._user is None:
             return
-        me = Owner.of_this_process()
+        me = Owner.process_owner()
         alone, chowned = self._workspaces.leave(self._workspace, self._user)
         # Root may change all files, so no search is needed. Running jobs need their own files there.
         if chowned or (me.uid != 0 and alone and any(foreign_paths(self._workspace, me))):
-            inside = Owner.of_this_process(rootless=self._rootless)
+            inside = Owner.process_owner(rootless=self._rootless)
             chown_all(self._workspace, inside, self._request.project_dir, as_root)
             if me.uid != 0 and (path := next(foreign_paths(self._workspace, me), "")):
                 raise ProviderError(
@@ -150,7 +150,7 @@ class _EngineVolume(Mount):
 
     def _create(self, options: Mapping[str, str]) -> None:
         request = self._request
-        marks = labels.of_request(request, self.role)
+        marks = labels.request_labels(request, self.role)
         with translated(f"making the workspace's volume for job {request.job_id}"):
             self._made = True
             # Repeatable: the engine returns an existing volume with this name and options.
@@ -205,7 +205,7 @@ class _EngineVolume(Mount):
                 if entry.kind != "link" or not climbs_out(entry.path, entry.target) or Traits(self._client).podman:
                     yield entry, content
                 else:
-                    links.append((below(self._request.project_dir.strip("/"), entry), None))
+                    links.append((moved_below(self._request.project_dir.strip("/"), entry), None))
 
         self._upload(self._request.project_dir, others(), owner, cancel)
         if links:
@@ -291,7 +291,7 @@ class OverlayMount(_EngineVolume):
         # For a non-root caller: only files of the upper layer; a chown of others would copy them up.
         if os.geteuid() == 0:
             return
-        me, inside = Owner.of_this_process(), Owner.of_this_process(rootless=self._rootless)
+        me, inside = Owner.process_owner(), Owner.process_owner(rootless=self._rootless)
         seen: set[str] = set()
         # Directories become accessible one level at a time.
         while paths := set(foreign_paths(self._upper, me)) - seen:
@@ -323,7 +323,7 @@ class VolumeMount(_EngineVolume):
             # git looks for borrowed object stores at their original path.
             # By its real path, since links on the way are not followed.
             folder, members = borrowed.as_posix().strip("/"), members_of(borrowed.resolve(), ["."])
-            moved = ((below(folder, entry), content) for entry, content in members if entry.path != ".")
+            moved = ((moved_below(folder, entry), content) for entry, content in members if entry.path != ".")
             self._upload("/", moved, (0, 0), cancel)
 
     def chown_to_job(self, user: Owner, as_root: AsRoot) -> None:

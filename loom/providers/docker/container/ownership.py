@@ -23,7 +23,7 @@ class Owner(Struct, frozen=True):
     gid: int
 
     @classmethod
-    def of_this_process(cls, *, rootless: bool = False) -> Owner:
+    def process_owner(cls, *, rootless: bool = False) -> Owner:
         """Return the caller; in containers of a rootless engine, that is root."""
         return cls(0, 0) if rootless else cls(os.geteuid(), os.getegid())
 

@@ -32,7 +32,7 @@ Item = TypeVar("Item")
 def streamed(
     engine: Engine, ask: Callable[[Any], Iterable[dict[str, Any]]], cancel: Cancel, *, what: str
 ) -> Iterator[dict[str, Any]]:
-    """Yield the answers to one long call of the API (a pull, a build), as `in_background`.
+    """Yield the answers to one long call of the API (a pull, a build), as `iterate_in_thread`.
 
     It has a connection of its own, which ends with the call: the engine stops when it closes.
     """
@@ -49,12 +49,12 @@ def streamed(
                 CancellableStream(iter(()), answer).close()
 
     try:
-        yield from in_background(items(), cancel, what=what, cut=cut)
+        yield from iterate_in_thread(items(), cancel, what=what, cut=cut)
     finally:
         client.close()
 
 
-def in_background(
+def iterate_in_thread(
     items: Iterable[Item], cancel: Cancel, *, what: str, cut: Callable[[], None] | None = None
 ) -> Iterator[Item]:
     """Yield the items of a blocking iterable, read in a thread, so that a cancel or a stall ends the wait.

@@ -27,7 +27,7 @@ from loom.providers.docker.engine.client import Traits
 from loom.providers.docker.engine.errors import engine_errors, explanation, translated
 from loom.providers.docker.engine.long_calls import say, streamed
 from loom.providers.docker.images.build_inputs import BuildInputs, settle
-from loom.providers.docker.images.buildx import Tail, build_failed, build_with_buildx, find_buildx
+from loom.providers.docker.images.buildx import BuildOutput, build_failed, build_with_buildx, find_buildx
 from loom.providers.docker.images.named import NamedImages, ResolvedImage
 from loom.providers.labels import BUILD_REPOSITORY
 from loom.status import OnOutput
@@ -131,7 +131,7 @@ def _build_classic(
                 error.hint = f"{error.hint}\nThe file may need BuildKit, which was not found. {_GET_BUILDX}"
             return error
 
-        tail = Tail(on_output)
+        tail = BuildOutput(on_output)
         try:
             for entry in streamed(images.engine, ask, cancel, what=f"building {inputs.tag}"):
                 if "error" in entry:

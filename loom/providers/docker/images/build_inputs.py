@@ -93,11 +93,11 @@ def _read(
 ) -> tuple[model.Build, Path, Path, bytes, list[Stage]]:
     build = image.build
     assert build is not None
-    context = _inside(workspace, build.context, "context")
+    context = _resolve_below(workspace, build.context, "context")
     # Accept both conventions: relative to the context and, as in `docker build -f`, to the working directory.
-    candidates = [_inside(workspace, f"{build.context}/{build.dockerfile}", "dockerfile")]
+    candidates = [_resolve_below(workspace, f"{build.context}/{build.dockerfile}", "dockerfile")]
     if not candidates[0].is_file():
-        candidates.append(_inside(workspace, build.dockerfile, "dockerfile"))
+        candidates.append(_resolve_below(workspace, build.dockerfile, "dockerfile"))
     dockerfile = candidates[-1]
     if not context.is_dir():
         raise ImageError(
@@ -130,7 +130,7 @@ def _read(
     return build, context, dockerfile, raw, stages
 
 
-def _inside(workspace: Path, relative: str, what: str) -> Path:
+def _resolve_below(workspace: Path, relative: str, what: str) -> Path:
     """Resolve a path of the snapshot with its links; ImageError when it is outside."""
     root = workspace.resolve()
     path = (root / relative).resolve()

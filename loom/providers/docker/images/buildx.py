@@ -59,7 +59,7 @@ def build_with_buildx(
     # the workspace stays untouched.
     with (
         TemporaryDirectory(prefix="loom-build-", ignore_cleanup_errors=True) as folder,
-        _in_memory(secrets) as descriptors,
+        _memory_files(secrets) as descriptors,
     ):
         dockerfile = Path(folder, inputs.dockerfile.name)
         dockerfile.write_bytes(inputs.text.encode())
@@ -73,7 +73,7 @@ def build_with_buildx(
             command += ["--build-arg", f"{name}={value}"]
         for name, descriptor in descriptors.items():
             command += ["--secret", f"id={name},src=/proc/self/fd/{descriptor}"]
-        tail = Tail(on_output)
+        tail = BuildOutput(on_output)
         arguments = [folder, *command, str(inputs.context)]
         code = _run(arguments, descriptors.values(), _buildx_environment(environ), tail.feed, cancel)
         tail.end()
@@ -84,7 +84,7 @@ def build_with_buildx(
 
 
 @contextmanager
-def _in_memory(secrets: Mapping[str, bytes]) -> Iterator[dict[str, int]]:
+def _memory_files(secrets: Mapping[str, bytes]) -> Iterator[dict[str, int]]:
     """Provide each value as a private file in memory, which is freed with its last process."""
     descriptors: dict[str, int] = {}
     try:
@@ -166,7 +166,7 @@ def _run(
 # The output of a builder, this one or the classic one
 
 
-class Tail:
+class BuildOutput:
     """Passes a builder's output on and keeps its end, which has the reason of a failure."""
 
     def __init__(self, on_output: OnOutput) -> None:
@@ -188,10 +188,10 @@ class Tail:
 
     def failure(self) -> tuple[int | None, str | None, str]:
         """Return the failed Dockerfile line and instruction, if reported, and the message."""
-        return what_failed(self._last.decode(errors="replace"))
+        return parse_failure(self._last.decode(errors="replace"))
 
 
-def what_failed(output: str) -> tuple[int | None, str | None, str]:
+def parse_failure(output: str) -> tuple[int | None, str | None, str]:
     """Return line, instruction and message from the end of a builder's output (BuildKit's or the classic one's)."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     errors = [line for line in lines if line.startswith(("ERROR: ", "error: "))]

@@ -37,7 +37,7 @@ from loom.providers.docker.images.named import ResolvedImage
 from loom.providers.docker.services.readiness import NotReady, ProbeTarget, ports_of, probe_of
 from loom.providers.docker.session.attach import attached, follow
 from loom.providers.services import Lines, OnDied, Output
-from loom.util.within import beside, wait_until
+from loom.util.within import start_thread, wait_until
 
 # Reads one line from standard input, shell code that stores the secrets, then runs the container's command.
 _TAKES_SECRETS = (
@@ -260,7 +260,7 @@ class ServiceContainer(any_services.StartedService):
         if self._group.over.is_set():
             return
         # The stream may close just before the engine records the end.
-        ended = wait_until(lambda: self._how_it_ended(container_id), limit_s=2.0, every_s=0.05)
+        ended = wait_until(lambda: self._describe_end(container_id), limit_s=2.0, every_s=0.05)
         if ended and not self._group.over.is_set():
             self.report(ended, on_died)
 
@@ -282,7 +282,7 @@ class ServiceContainer(any_services.StartedService):
 
     # Waiting
 
-    def _how_it_ended(self, container_id: str) -> str:
+    def _describe_end(self, container_id: str) -> str:
         """Describe its end; empty while it runs."""
         try:
             state = retrying(lambda: self._api.inspect_container(container_id))["State"]
@@ -292,7 +292,7 @@ class ServiceContainer(any_services.StartedService):
             return f"is lost with the engine: {explanation(error)}"
         if state["Running"] or state.get("Restarting"):
             return ""
-        return any_services.how_it_ended(state["ExitCode"], oom=bool(state.get("OOMKilled")))
+        return any_services.describe_end(state["ExitCode"], oom=bool(state.get("OOMKilled")))
 
     def is_ready(self) -> bool:
         try:
@@ -310,7 +310,7 @@ class ServiceContainer(any_services.StartedService):
         return self._why
 
     def ended(self) -> str:
-        if ended := self._how_it_ended(self.container_id):
+        if ended := self._describe_end(self.container_id):
             self.join(2.0)
         return ended
 
@@ -415,7 +415,7 @@ def _remove(group: ServiceGroup, containers: Sequence[ServiceContainer], network
             group.output.say(error.message)
 
     removals = [partial(remove_container, group.client, made) for one in containers for made in one.containers()]
-    for thread in [beside(partial(attempt, remove), name="remove a service") for remove in removals]:
+    for thread in [start_thread(partial(attempt, remove), name="remove a service") for remove in removals]:
         thread.join(_LEAVE_WITHIN_S)
     for one in containers:
         one.join(_LEAVE_WITHIN_S)

@@ -197,7 +197,7 @@ class LogFollower:
 
 
 class Attachment:
-    """Implements `driver.channel.Attached`."""
+    """Implements `driver.channel.Attachment`."""
 
     def __init__(
         self, client: docker.DockerClient, container_id: str, input_: EngineSocket, output: EngineSocket | LogFollower
@@ -253,7 +253,7 @@ class Attachment:
                 os.eventfd_read(self._wake)
             if self._output.fileno() not in ready:
                 return []
-        if self._in_flood():
+        if self._is_flooded():
             time.sleep(_GATHER_S)
         data = self._output.recv(_READ)  # no limit: the data is there
         self._count(len(data))
@@ -279,7 +279,7 @@ class Attachment:
         self._small_reads = self._small_reads + 1 if small_and_soon else 0
         self._read_at = now
 
-    def _in_flood(self) -> bool:
+    def _is_flooded(self) -> bool:
         """Return whether output comes without a pause: a read then costs the same for one line as for many."""
         return self._small_reads >= _FLOOD_FROM and time.monotonic() - self._read_at < _SOON_S
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from loom.cancel import Cancel
 from loom.errors import ProviderError
 from loom.providers import labels
-from loom.providers.base import Beside, SessionFacts, SessionRequest
+from loom.providers.base import SessionFacts, SessionRequest, SideProgram
 from loom.providers.docker.container.cleanup import remove_container
 from loom.providers.docker.container.create import HARDENED_SERVICE, limits_of
 from loom.providers.docker.engine.errors import explanation, translated
@@ -34,7 +34,7 @@ def run_beside(
     request: SessionRequest,
     facts: SessionFacts,
     image_id: str,
-    asked: Beside,
+    asked: SideProgram,
     on_output: OnOutput,
     cancel: Cancel,
 ) -> tuple[Exit, Mapping[str, Sequence[bytes]]]:
@@ -54,7 +54,7 @@ def run_beside(
             command=list(asked.arguments) or None,
             environment=driver.environment(asked.environment)[0],  # git trusts the workspace, whoever owns it
             working_dir=request.project_dir,
-            labels=labels.of_request(request, "helper"),
+            labels=labels.request_labels(request, "helper"),
             host_config=api.create_host_config(**host),
         )
         made = api.create_container_from_config(config, f"{facts.container_name}-{token_hex(3)}")["Id"]
@@ -68,8 +68,8 @@ def run_beside(
         remove_container(client, made)
 
 
-def _files(asked: Beside, project_dir: str) -> bytes:
-    """Return the content of `Beside.directory`: the program's files, a home, and the project's directory as `workspace`."""
+def _files(asked: SideProgram, project_dir: str) -> bytes:
+    """Return the content of `SideProgram.directory`: the program's files, a home, and the project's directory as `workspace`."""
     archive = io.BytesIO()
     root = asked.directory.strip("/")
     with tarfile.open(fileobj=archive, mode="w") as packed:
@@ -86,7 +86,7 @@ def _files(asked: Beside, project_dir: str) -> bytes:
 
 
 def _run(
-    client: docker.DockerClient, made: str, asked: Beside, on_output: OnOutput, cancel: Cancel, grace_s: float
+    client: docker.DockerClient, made: str, asked: SideProgram, on_output: OnOutput, cancel: Cancel, grace_s: float
 ) -> Exit:
     api: Any = client.api
     output = attached(client, made, "stdout", "stderr")
@@ -125,7 +125,7 @@ def _run(
     return Exit(code=int(state["StatusCode"]), ended=why)
 
 
-def _reported(api: Any, made: str, asked: Beside) -> dict[str, Sequence[bytes]]:
+def _reported(api: Any, made: str, asked: SideProgram) -> dict[str, Sequence[bytes]]:
     """Return the lines of the files that the program was to write."""
     found: dict[str, Sequence[bytes]] = {}
     for key, path in asked.reported.items():

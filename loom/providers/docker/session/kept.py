@@ -251,7 +251,7 @@ def lay_out(client: docker.DockerClient, request: SessionRequest, target: Path, 
     """
     api: Any = client.api
     mount = OverlayMount(client, request)
-    marks = labels.of_request(request, "helper")
+    marks = labels.request_labels(request, "helper")
     name = f"{name_of(request)}-files"
     try:
         mount.make()

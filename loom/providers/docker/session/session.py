@@ -132,7 +132,7 @@ class DockerSession(DrivenSession):
             )
         if code != driver.INPUT_LOST_CODE and (why := state.get("Error")):
             raise ConnectionLost(f"the container of job {job_id} ended while it ran: {why}")
-        raise self.over("the container", code, oom=bool(state.get("OOMKilled")))
+        raise self.end_error("the container", code, oom=bool(state.get("OOMKilled")))
 
     def _state(self) -> dict[str, Any]:
         job_id = self._request.job_id
@@ -173,9 +173,9 @@ class DockerSession(DrivenSession):
 
     # Steps
 
-    def before_step(self) -> None:
+    def prepare_step(self) -> None:
         if self._request.chmod and not self._chowned:
-            self._as_root(f"chmod -R {self._request.chmod} '{self._request.project_dir}'")
+            self._run_as_root(f"chmod -R {self._request.chmod} '{self._request.project_dir}'")
         if not self._chowned or self._settled:
             self._chowned, self._settled = True, False
             self._chown_to_job()
@@ -191,34 +191,34 @@ class DockerSession(DrivenSession):
     # Files
 
     def _chown_to_job(self) -> None:
-        self._mount.chown_to_job(self._user or Owner(0, 0), self._as_root)
+        self._mount.chown_to_job(self._user or Owner(0, 0), self._run_as_root)
 
-    def _as_root(self, line: str) -> int:
+    def _run_as_root(self, line: str) -> int:
         """Run a line of shell as root on the workspace, in a new container if the job's has ended; return its exit code."""
         with translated(f"changing the owner of files for job {self._request.job_id}"):
             try:
-                return self._as_root_in_it(line)
+                return self._run_as_root_inside(line)
             except Exception as error:
                 # The engine's error, or its conversion: the container has ended.
                 if not {getattr(one, "status_code", None) for one in (error, error.__cause__)} & {404, 409}:
                     raise
-            return self._as_root_beside(line)
+            return self._run_as_root_beside(line)
 
-    def _as_root_in_it(self, line: str) -> int:
+    def _run_as_root_inside(self, line: str) -> int:
         command = EngineCommand(self._client, self.container_id, ["sh", "-c", line], user="0:0")
         try:
             return command.result(LONG_S)[0]
         except TimeoutError as error:
             raise ProviderError(f"the owner of files was not changed in {LONG_S} s") from error
 
-    def _as_root_beside(self, line: str) -> int:
+    def _run_as_root_beside(self, line: str) -> int:
         config = self._api.create_container_config(
             image=self._request.image_id or self._request.image.name,
             command=None,
             entrypoint=["sh", "-c", line],
             user="0:0",
             working_dir="/",
-            labels=labels.of_request(self._request, "helper"),
+            labels=labels.request_labels(self._request, "helper"),
             host_config=self._api.create_host_config(  # use the image's own programs, with minimal rights
                 mounts=self._mount.spec()[:1], network_mode="none", read_only=True, **HARDENED_JOB
             ),
@@ -232,7 +232,7 @@ class DockerSession(DrivenSession):
 
     def settle(self) -> None:
         if self._chowned:
-            self._mount.chown_back(self._as_root)
+            self._mount.chown_back(self._run_as_root)
             self._settled = True
 
     def files(self) -> Path | Archives:
@@ -280,7 +280,7 @@ class DockerSession(DrivenSession):
                 self.end()
             if self._chowned:
                 try:
-                    self._mount.chown_back(self._as_root)
+                    self._mount.chown_back(self._run_as_root)
                 except LoomError as error:
                     problems.append(str(error))
             # Root's kill reaches everything; after another user's, wait for the container's end (30 ms).

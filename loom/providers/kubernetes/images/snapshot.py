@@ -27,7 +27,7 @@ from loom.config.pools import Pool
 from loom.errors import ProviderError
 from loom.images.reference import parse_reference
 from loom.providers.base import SessionRequest
-from loom.providers.files import below, members_of
+from loom.providers.files import members_of, moved_below
 from loom.providers.kubernetes.images.registry import CONFIG, LAYER, MANIFEST, RegistryError, Repository
 from loom.status import OnOutput
 from loom.storage.tar import Item, packed
@@ -61,7 +61,7 @@ def members_below(source: Path, folder: str, digests: list[bytes] | None = None)
         if entry.path == ".":
             continue
         hashed = None if content is None or digests is None else Hashed(content)
-        yield below(folder, entry), hashed or content
+        yield moved_below(folder, entry), hashed or content
         if digests is not None and hashed and (line := digest_line(hashed.digest.hexdigest(), entry.path)):
             digests.append(line)
 

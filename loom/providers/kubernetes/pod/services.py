@@ -20,7 +20,7 @@ from loom.providers.kubernetes.cluster import pods as states
 from loom.providers.kubernetes.cluster.client import Gone, is_transient
 from loom.providers.kubernetes.pod.spec import PodServiceContainer, host_names
 from loom.providers.retrying import Policy, retrying
-from loom.providers.services import OnDied, Output, ReadyLine, StartedService, addresses, how_it_ended, named_port
+from loom.providers.services import OnDied, Output, ReadyLine, StartedService, addresses, describe_end, named_port
 
 if TYPE_CHECKING:
     from loom.providers.kubernetes.cluster.client import Cluster
@@ -191,7 +191,7 @@ def _ended(pod: Mapping[str, Any] | None, container: str) -> str:
     ended = states.state_of(pod, container).get("terminated")
     if ended is None:
         return ""
-    return how_it_ended(ended.get("exitCode"), oom=ended.get("reason") == "OOMKilled")
+    return describe_end(ended.get("exitCode"), oom=ended.get("reason") == "OOMKilled")
 
 
 @contextlib.contextmanager

@@ -116,7 +116,7 @@ def specification(
     """
     _refuse(request)
     pool = request.pool or Pool(provider="kubernetes")
-    marks = labels.of_request(request, "job")
+    marks = labels.request_labels(request, "job")
     marks.pop(labels.WORKSPACE)  # a path of this machine is nobody else's business
     volumes = _volumes(request)
     if services:
@@ -284,7 +284,13 @@ def _job(request: SessionRequest, environment: Mapping[str, str], image: str, co
         "name": JOB,
         "image": image,
         "imagePullPolicy": _PULL[request.image.pull],
-        "command": ["sh", "-c", JOINS, "loom", *driver.behind(request.image.entrypoint, driver.boot(int(LEASE_S)))],
+        "command": [
+            "sh",
+            "-c",
+            JOINS,
+            "loom",
+            *driver.command_behind(request.image.entrypoint, driver.boot(int(LEASE_S))),
+        ],
         "workingDir": request.project_dir,
         "env": _environment(environment),
         "securityContext": {

@@ -63,7 +63,7 @@ class _Position(Struct):
 
 
 class Link:
-    """Implements `driver.channel.Attached`. A thread reads, acknowledges, keeps the pod alive and connects again."""
+    """Implements `driver.channel.Attachment`. A thread reads, acknowledges, keeps the pod alive and connects again."""
 
     def __init__(
         self,

@@ -217,7 +217,7 @@ class PodSession(DrivenSession):
         if ended is None or states.is_taken_away(seen):
             raise states.why_lost(self._cluster, self._pod, self._request.job_id)
         oom = ended.get("reason") == "OOMKilled"
-        raise self.over(f"the pod {self._pod}", int(ended.get("exitCode") or 0), oom=oom)
+        raise self.end_error(f"the pod {self._pod}", int(ended.get("exitCode") or 0), oom=oom)
 
     def kill(self) -> None:
         remove(self._cluster, self._pod)

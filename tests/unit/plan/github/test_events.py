@@ -10,7 +10,7 @@ from loom.config import Config
 from loom.config.values import GitHubSettings
 from loom.plan.github.events import event_of
 from loom.plan.model import ResolveContext
-from loom.workflow.changes import of_event
+from loom.workflow.changes import event_changes
 from loom.workflow.languages import GITHUB
 
 SHA, FORK = "c" * 40, "f" * 40
@@ -194,7 +194,7 @@ def test_a_kept_plan_is_of_the_values_that_an_event_reads() -> None:
     event_of(ResolveContext(predefined=known))
     for source in ("push", "merge_request_event"):
         known["CI_PIPELINE_SOURCE"] = source
-        of_event(ResolveContext(predefined=known))
+        event_changes(ResolveContext(predefined=known))
     assert known.asked == GITHUB.reads
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from loom.providers.docker.images.buildx import what_failed
+from loom.providers.docker.images.buildx import parse_failure
 
 BUILDKIT_SAID = """\
 #6 ERROR: failed to calculate checksum: "/nothing": not found
@@ -32,4 +32,4 @@ ERROR: failed to solve: failed to compute cache key: "/nothing": not found
     ],
 )
 def test_which_line_of_a_build_failed(said: str, failed: tuple[int | None, str | None, str]) -> None:
-    assert what_failed(said) == failed
+    assert parse_failure(said) == failed

@@ -6,18 +6,18 @@ import pytest
 
 from loom.cancel import Cancel
 from loom.errors import ImageError
-from loom.providers.docker.engine.long_calls import in_background
+from loom.providers.docker.engine.long_calls import iterate_in_thread
 from tests.support.waiting import promptly
 
 
 def test_a_blocking_stream_hands_on_items_and_errors() -> None:
-    assert list(in_background(iter([1, 2, 3]), Cancel(), what="x")) == [1, 2, 3]
+    assert list(iterate_in_thread(iter([1, 2, 3]), Cancel(), what="x")) == [1, 2, 3]
 
     def broken() -> object:
         yield 1
         raise ValueError("inside")
 
-    items = in_background(broken(), Cancel(), what="x")  # type: ignore[arg-type]
+    items = iterate_in_thread(broken(), Cancel(), what="x")  # type: ignore[arg-type]
     assert next(items) == 1
     with pytest.raises(ValueError, match="inside"):
         next(items)
@@ -33,5 +33,5 @@ def test_a_cancel_ends_the_wait_for_a_stream_that_says_nothing() -> None:
         yield 1
 
     with promptly(), pytest.raises(ImageError, match="canceled while x"):
-        next(in_background(silent(), cancel, what="x"))  # type: ignore[arg-type]
+        next(iterate_in_thread(silent(), cancel, what="x"))  # type: ignore[arg-type]
     release.set()

@@ -16,7 +16,7 @@ from loom.cancel import Cancel
 from loom.errors import ImageError
 from loom.plan.late import Action
 from loom.plan.model import Build, Image, Job, Step
-from loom.providers.base import Beside
+from loom.providers.base import SideProgram
 from loom.runner import actions
 from loom.status import Exit, OnOutput
 from tests.unit.runner.conftest import Make, Replaced, on
@@ -42,10 +42,10 @@ class Acting(Replaced):
     def __init__(self, *answers: tuple[int, Mapping[str, Sequence[bytes]]]) -> None:
         super().__init__()
         self.answers = list(answers)
-        self.asked: list[Beside] = []
+        self.asked: list[SideProgram] = []
 
     def run_beside(
-        self, request: Any, session: Any, asked: Beside, on_output: OnOutput, cancel: Cancel
+        self, request: Any, session: Any, asked: SideProgram, on_output: OnOutput, cancel: Cancel
     ) -> tuple[Exit, Mapping[str, Sequence[bytes]]]:
         self.asked.append(asked)
         code, reported = self.answers.pop(0)

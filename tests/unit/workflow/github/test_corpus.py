@@ -55,7 +55,7 @@ def made_of(path: Path, root: Path) -> Iterator[str]:
     if found.workflow is None or found.problems:
         return
     yield from (
-        problem_line(one) for one in found.in_order([*found.workflow.notices, *rehearse(found.workflow, CONFIG)[0]])
+        problem_line(one) for one in found.sort([*found.workflow.notices, *rehearse(found.workflow, CONFIG)[0]])
     )
     first: list[str] = []
     told: set[str] = set()

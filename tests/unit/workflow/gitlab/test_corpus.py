@@ -43,7 +43,7 @@ def made_of(folder: Path) -> str:
     context = ResolveContext(config=config, predefined=PUSH, files=lambda: files, changed=lambda _: ["src/a.py"])
     found = examine(folder / ".gitlab-ci.yml", folder, lambda: context)
     loaded = found.workflow
-    problems = found.in_order([*found.problems, *(rehearse(loaded)[0] if loaded is not None else ())])
+    problems = found.sort([*found.problems, *(rehearse(loaded)[0] if loaded is not None else ())])
     if found.problems or loaded is None:
         return listed(problems)
     assert isinstance(loaded, Pipeline)
@@ -54,12 +54,12 @@ def made_of(folder: Path) -> str:
         for job in plan.jobs
         if job.id in ("build", "test.one-1")
     }
-    around = permissions.Around(root=folder, home="/home/u")
+    around = permissions.Surroundings(root=folder, home="/home/u")
     return "\n---\n".join(
         (
             listed(problems),
             listed(warnings(loaded, predefined=KNOWN_TO_PLANS)),
-            "".join(f"{request}\n" for request in permissions.of_jobs(plan.jobs, around)),
+            "".join(f"{request}\n" for request in permissions.requests_of(plan.jobs, around)),
             yaml.safe_dump(origins, sort_keys=False, width=200),
             "".join(f"{line}\n" for line in lines(plan)),
         )

@@ -390,7 +390,7 @@ def test_all_that_is_said_of_mistakes(tmp_path: Path) -> None:
     for text in MORE_MISTAKES:
         found = loaded(tmp_path, f"{text}\n", Server({"group/templates": {}}), **files)
         more = rehearse(found.workflow)[0] if found.workflow is not None else ()
-        said += [f"-- {text!r}", *map(problem_line, found.in_order([*found.problems, *more]))]
+        said += [f"-- {text!r}", *map(problem_line, found.sort([*found.problems, *more]))]
     expect(Path(__file__).with_name("mistakes.txt"), "".join(f"{line}\n" for line in said))
 
 

@@ -14,7 +14,7 @@ import pytest
 from loom.action_services.server import ResultsServer
 from loom.plan.model import Network
 from loom.providers.base import SessionRequest
-from loom.providers.docker.provider import way_here
+from loom.providers.docker.provider import host_address
 from loom.util.masking import Masker
 
 pytestmark = pytest.mark.docker
@@ -47,7 +47,7 @@ def test_a_container_reaches_the_services_at_it(client: Any, tmp_path: Path, int
         masker=Masker(),
     )
     try:
-        way = way_here(client, request(network_id=None if network is None else network.id))
+        way = host_address(client, request(network_id=None if network is None else network.id))
         assert way is not None
         url = server.listen(way)
         port = url.rpartition(":")[2]
@@ -68,5 +68,5 @@ def test_a_container_reaches_the_services_at_it(client: Any, tmp_path: Path, int
 
 
 def test_no_network_has_no_way_and_this_machines_own_is_its_own(client: Any) -> None:
-    assert way_here(client, request(network=Network(mode="none"))) is None
-    assert way_here(client, request(network=Network(mode="host"))) == "127.0.0.1/8"
+    assert host_address(client, request(network=Network(mode="none"))) is None
+    assert host_address(client, request(network=Network(mode="host"))) == "127.0.0.1/8"
