@@ -273,3 +273,14 @@ def test_git_is_that_of_a_checkout_of_the_request(name: str, work: Repo, tmp_pat
     assert {words: ours.git(*words) for words in questions} == {words: theirs.git(*words) for words in questions}
     assert contents(ours.root) == contents(theirs.root)
     ours.git("fsck", "--connectivity-only", "--no-dangling")
+
+
+def test_no_merge_driver_of_a_configuration_runs(work: Repo, tmp_path: Path) -> None:
+    work.write(".git/info/attributes", "lines merge=own\n")
+    forked(work, edited, lambda repo: repo.write("lines", LINES.replace("line 17\n", "line seventeen\n")))
+    work.git("config", "merge.own.driver", f"touch {tmp_path}/ran")
+    user = tmp_path / "config"
+    user.write_text(f'[merge "own"]\n\tdriver = touch {tmp_path}/ran\n')
+    source = discover(work.root, environ=ENVIRONMENT | {"GIT_CONFIG_GLOBAL": str(user)})
+    assert isinstance(with_merge(source, "main", tip_of(source)), Source)
+    assert not (tmp_path / "ran").exists()
