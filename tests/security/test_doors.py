@@ -121,7 +121,6 @@ def test_values_of_other_jobs_pass_the_function_that_knows_this_machine() -> Non
         return isinstance(node, ast.Attribute) and ast.unparse(node) in ("dotenv.read", "dotenv.kept")
 
     assert where("dotenv", reads) == {"runner/products.py"}
-    assert callers("with_reported") == {"runner/products.py", "runner/job.py", "commands/inside/session.py"}
     assert callers("may_get") == {"plan/variables.py"}
 
 
