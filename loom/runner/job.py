@@ -29,7 +29,7 @@ from loom.runner.preparation import CODE, Preparation
 from loom.runner.products import Handover
 from loom.runner.results import Results
 from loom.runner.session import OpenJob, SessionOpener
-from loom.runner.steps import Steps
+from loom.runner.steps import JobSteps, Steps
 from loom.runner.views import save_files
 from loom.status import JobResult, Skip, Status
 from loom.util import atomic
@@ -174,9 +174,6 @@ class JobRunner(Struct, kw_only=True, eq=False):
                     if self.opener.settings.detached:
                         self._hand_over(attempt, steps)
                     steps.run()
-                    attempt.paused = attempt.paused and not (self._tries_again(attempt) or _is_allowed(attempt))
-                    if not attempt.paused:
-                        steps.run_after_script(self.opener.cancel.again)
                     outcome.status, outcome.exit_code = attempt.status, attempt.exit_code
                 else:
                     outcome.status = Status.SKIPPED
@@ -210,14 +207,20 @@ class JobRunner(Struct, kw_only=True, eq=False):
             raise ProviderError(f"{job.id}: the job's clone could not be made: {text}", code="CLONE_NOT_MADE")
 
     def _steps(self, attempt: Attempt, open_job: OpenJob, start: Start | None, cancel: Cancel) -> Steps:
-        gate = self.opener.tools.gate
-        if start is None or self.late is None:
-            return Steps(attempt, open_job, gate, cancel)
         request, settings = open_job.request, self.opener.settings
         shares = request.mount_mode is MountMode.BIND and request.workspace == settings.workspace and not settings.alone
-        own, again = self.late, self.opener.cancel.again
-        snapshot, needs = settings.workspace, start.needs
-        return own.steps(attempt, open_job, gate, cancel, needs=needs, again=again, shares=shares, snapshot=snapshot)
+        own = JobSteps(
+            attempt=attempt,
+            open_job=open_job,
+            gate=self.opener.tools.gate,
+            cancel=cancel,
+            again=self.opener.cancel.again,
+            goes_on=lambda: self._tries_again(attempt) or _is_allowed(attempt),
+            needs=start.needs if start is not None else {},
+            snapshot=settings.workspace,
+            shares_files=shares,
+        )
+        return Steps(own) if self.late is None else self.late.steps(own)
 
     def _hand_over(self, attempt: Attempt, steps: Steps) -> None:
         path = self.handed_over(attempt.job.id, attempt.number)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from loom.cancel import Cancel
@@ -19,7 +22,7 @@ from loom.record.documents import Assistance, plain
 from loom.record.events import RUN, PhaseCode, Section, Where
 from loom.record.step_outputs import recorded
 from loom.runner.attempt import Attempt
-from loom.runner.hooks import AtStep, Gate, Verdict
+from loom.runner.hooks import AtStep, Gate, Resumption, Verdict
 from loom.runner.own_output import Coverage, OwnOutput
 from loom.runner.session import OpenJob
 from loom.status import Ended, Exit, OnOutput, Status
@@ -31,26 +34,61 @@ if TYPE_CHECKING:
     from loom.runner.actions import ActionTools
 
 CODE = PhaseCode.JOB_EXECUTION
+SUCCESS, FAILURE, CANCELLED, SKIPPED = "success", "failure", "cancelled", "skipped"
+"""The results of a step."""
 AFTER_SCRIPT_TIMEOUT_S = 300.0
 """The total time of `after_script`, as in GitLab, unless `step_timeout` limits its steps: the job's own time may be
 used up.
 """
 
 
-class Steps:
-    """Runs the steps in a session, and stores results in `attempt`. `cancel` belongs to the attempt."""
+class JobSteps(Struct, frozen=True, kw_only=True):
+    """What runs the steps of an attempt, and where."""
 
-    def __init__(self, attempt: Attempt, open_job: OpenJob, gate: Gate | None, cancel: Cancel) -> None:
-        self._attempt = attempt
+    attempt: Attempt
+    open_job: OpenJob
+    gate: Gate | None
+    cancel: Cancel
+    """Ends the attempt."""
+    again: Cancel
+    """Ends the steps that run although it was."""
+    goes_on: Callable[[], bool]
+    """Return whether the job does, although its step failed: it may fail, or another attempt follows."""
+    needs: Mapping[str, Any] = MappingProxyType({})
+    """The results of the jobs before, for expressions."""
+    snapshot: Path
+    shares_files: bool
+    """Other jobs have the same files."""
+
+
+class Steps:
+    """Runs the steps in a session, one after the other, and stores results in `attempt`.
+
+    Each has a condition: one of `after_script` always runs, any other while none before it has failed. A language with
+    expressions evaluates its own, and a step's other texts.
+    """
+
+    def __init__(self, of: JobSteps) -> None:
+        self._attempt = attempt = of.attempt
         self._job = attempt.job
-        self._open_job = open_job
-        self._gate = gate
+        self._open_job = of.open_job
+        self._gate = of.gate
         self._entered = False
-        self._cancel = cancel
+        self._cancel = of.cancel
+        self._again = of.again
+        self._goes_on = of.goes_on
         self._coverage = self._coverage_of(attempt)
         self.for_actions: ActionTools | None = None
         self._observed = observable([step.script for step in attempt.job.steps])
-        self._clock = _JobClock(attempt.job, attempt)
+        self._clock = Clock(attempt.job.timeout_s, attempt.journal.now_ns)
+        self._left: list[Step] = []
+        """The steps that have not begun."""
+        self._canceled = False
+        """Whether the job was, when the present step began."""
+        self._failed = False
+        """Whether a step failed, and nobody went on after it."""
+        self._after: Mapping[str, str] = {}
+        """The variables that only the steps of `after_script` have."""
 
     def _coverage_of(self, attempt: Attempt) -> Coverage | None:
         if attempt.job.coverage is None:
@@ -78,47 +116,129 @@ class Steps:
         after = [step for step in self._job.steps if step.phase == "after_script"]
         statuses = {True: Status.SUCCESS, False: Status.FAILURE}
         session.hand_over(
-            [self._command(step, None, self._share(step, main)) for step in main],
+            [self._command(step, None) for step in main],
             {
-                ok: [self._command(step, None, self._share(step, after), status_variables(status)) for step in after]
+                ok: [self._command(step, None, status_variables(status)) for step in after]
                 for ok, status in statuses.items()
             },
             save,
         )
 
     def run(self) -> None:
-        job, attempt, clock = self._job, self._attempt, self._clock
-        all_steps = [step for step in job.steps if step.phase != "after_script"]
-        steps = list(all_steps)
-        if self._open_job.resumed is not None and not self._open_job.resumed.attached:
-            steps = steps[[step.id for step in steps].index(self._open_job.resumed.step) :]
-            self._tell_handed_on("", PhaseCode.PIPELINE_EXECUTE)
-        while steps:
-            step = steps[0]
-            with clock.stopped():
-                self._stop_before(step)
-            if self._cancel.requested:
-                attempt.status, attempt.error = Status.CANCELED, "interrupted"
-                break
-            limit_s = clock.left_s()
-            exit_ = self._step(step, limit_s, self._cancel, self._share(step, all_steps))
-            verdict = Verdict.NEXT
-            if exit_.status is not Status.SUCCESS:
-                with clock.stopped():
-                    verdict = self._verdict(step, exit_)
-                if verdict is not Verdict.RETRY and attempt.failing_step is None:
-                    attempt.status, attempt.exit_code = exit_.status, exit_.code
-                    attempt.failing_step, attempt.error = step.id, why(job, step, exit_, limit_s)
-            if verdict in (Verdict.FAIL, Verdict.PAUSE):
-                attempt.paused = verdict is Verdict.PAUSE
-                break
-            if verdict is Verdict.NEXT:
-                steps.pop(0)
-                if job.shared_shell and not exit_.goes_on and exit_.status is Status.SUCCESS and steps:
-                    attempt.warn(f"{step.id} ended the shell with exit code 0: the steps after it were not run", CODE)
-                    break
+        attempt, resumed = self._attempt, self._open_job.resumed
+        self._left = [step for step in self._job.steps if step.phase != "after_script"]
+        if resumed is not None and not resumed.attached:
+            del self._left[: [step.id for step in self._left].index(resumed.step)]
+            self._restore(resumed)
+        self._run_those_left()
+        self._decide()
+        attempt.paused = attempt.paused and not self._goes_on()
+        if not attempt.paused:
+            self._run_after_script()
+
+    def _run_those_left(self) -> None:
+        while self._left:
+            self._process(self._left.pop(0))
+
+    def _process(self, step: Step) -> None:
+        """Run or skip a step."""
+        self._canceled = self._is_canceled()
+        if not self._begins(step):
+            return
+        with self._clock.stopped():
+            self._stop_before(step)
+        if self._cancel.requested and not self._canceled:
+            self._process(step)  # the person who was asked has left
+        else:
+            self._do(step)
+
+    def _do(self, step: Step) -> None:
+        running, limit_s, is_after = self._evaluated(step), self._limit_s(step), step.phase == "after_script"
+        if limit_s is not None and limit_s <= 0:
+            self._warn_of_time(f"{step.id} was not run: those before it had used up the time")
+            return
+        exit_ = self._step(running, limit_s, self._again if self._canceled or is_after else self._cancel)
+        ends = self._job.shared_shell and not exit_.goes_on
+        if is_after:
+            self._tell_failure(step, exit_, limit_s)
+            ends = ends or exit_.ended_session
+        elif exit_.status is not Status.SUCCESS:
+            self._judge(step, exit_, self._why(running, exit_, limit_s))
+            return
+        else:
+            self._end(step)
+            if ends and self._left:
+                text = f"{step.id} ended the shell with exit code 0: the steps after it were not run"
+                self._attempt.warn(text, CODE)
+        if ends:
+            self._left.clear()
+
+    def _judge(self, step: Step, exit_: Exit, text: str) -> None:
+        """Decide about a failed step, and those after it."""
+        with self._clock.stopped():
+            verdict = self._verdict(step, exit_)
+        if verdict is Verdict.RETRY:
+            self._process(step)
+            return
+        if verdict is Verdict.FAIL:
+            self._fail(step, exit_, text)
+        else:
+            self._blame(step, exit_, text)
+            self._attempt.paused = verdict is Verdict.PAUSE
+            self._end(step, FAILURE, SUCCESS)  # a person repaired it
+        if self._attempt.paused or exit_.ended_session:
+            self._left.clear()
+
+    def _fail(self, step: Step, exit_: Exit, text: str) -> None:
+        self._blame(step, exit_, text)
+        self._end(step, FAILURE)
+
+    def _blame(self, step: Step, exit_: Exit, text: str) -> None:
+        """Make a step the reason for the job's failure, unless an earlier one is."""
+        attempt = self._attempt
+        if attempt.failing_step is None:
+            attempt.status, attempt.exit_code = exit_.status, exit_.code
+            attempt.failing_step, attempt.error = step.id, text
+
+    def _decide(self) -> None:
+        """Complete the result of the steps before `after_script`."""
+        if self._canceled and self._cancel.requested and not self._failed:
+            self._attempt.status, self._attempt.error = Status.CANCELED, "interrupted"
         self._state_coverage()
         self._blame_service()
+
+    # -- what a language with expressions decides itself -----------------------------------------------------------
+
+    def _restore(self, resumed: Resumption) -> None:
+        """Restore what the steps before the first one made in the run that the job resumes."""
+        self._tell_handed_on("", PhaseCode.PIPELINE_EXECUTE)
+
+    def _is_canceled(self) -> bool:
+        return self._cancel.requested
+
+    def _begins(self, step: Step) -> bool:
+        """Return whether the condition of a step holds."""
+        return step.phase == "after_script" or not (self._canceled or self._failed)
+
+    def _limit_s(self, step: Step) -> float | None:
+        left_s, own_s = self._clock.left_s(), self._job.step_timeout_s
+        if step.phase == "after_script":
+            return own_s or left_s
+        limits = (own_s, None if left_s is None else max(0.001, left_s))
+        return min((limit for limit in limits if limit is not None), default=None)
+
+    def _evaluated(self, step: Step) -> Step:
+        """Return the step with the script that it runs."""
+        return step
+
+    def _why(self, step: Step, exit_: Exit, limit_s: float | None) -> str:
+        return why(self._job, step, exit_, limit_s) or ""
+
+    def _end(self, step: Step, outcome: str = SUCCESS, conclusion: str = "") -> None:
+        """Take over the result of a step; `conclusion`: the one for the job, if it is another."""
+        self._failed = self._failed or (conclusion or outcome) == FAILURE
+
+    # -- the parts of a step ---------------------------------------------------------------------------------------
 
     def _blame_service(self) -> None:
         """Make a service that ended the reason for the end of the job that it interrupted."""
@@ -128,45 +248,39 @@ class Steps:
             attempt.error_code = attempt.service_died.code
             attempt.failing_step, attempt.failing_section = None, Section.SERVICES
 
-    def _share(self, step: Step, steps: Sequence[Step]) -> Share | None:
-        """Return the step's part in the shell that `steps` share, if the job's steps do."""
+    def _share(self, step: Step) -> Share | None:
+        """Return the step's part in the shell of `after_script`, or in that of the others, if the job's steps share one."""
         if not self._job.shared_shell:
             return None
-        first = step is steps[0]
-        saved = step.phase != "after_script"
-        return Share(first=first, last=step is steps[-1], saved=saved, trace=self._job.trace)
+        is_after = step.phase == "after_script"
+        steps = [one for one in self._job.steps if (one.phase == "after_script") == is_after]
+        return Share(first=step is steps[0], last=step is steps[-1], saved=not is_after, trace=self._job.trace)
 
-    def run_after_script(self, cancel: Cancel) -> None:
-        """Run `after_script` regardless of the result. It has its own time limit and never changes the result."""
+    def _run_after_script(self) -> None:
+        """Run `after_script` whatever the result, which it never changes. It has its own time limit."""
         job, attempt = self._job, self._attempt
-        if attempt.status is Status.TIMED_OUT and job.ends_at_timeout:
-            if any(step.phase == "after_script" for step in job.steps):
-                attempt.warn("`after_script` was not run: the job's time was over, as in GitLab", CODE)
+        self._left = [step for step in job.steps if step.phase == "after_script"]
+        if not self._left:
             return
-        extra = status_variables(attempt.status)
-        deadline_ns = attempt.journal.now_ns() + int((job.after_script_timeout_s or AFTER_SCRIPT_TIMEOUT_S) * 1e9)
-        failed = attempt.status is not Status.SUCCESS and any(step.phase == "after_script" for step in job.steps)
-        steps = [step for step in job.steps if step.phase == "after_script"]
-        for step in steps:
-            paused_ns = attempt.journal.now_ns()
-            self._stop_before(step)
-            deadline_ns += attempt.journal.now_ns() - paused_ns
-            left_s = job.step_timeout_s or (deadline_ns - attempt.journal.now_ns()) / 1e9
-            if left_s <= 0:
-                self._warn_of_time(f"{step.id} was not run: those before it had used up the time")
-                continue
-            exit_ = self._step(step, left_s, cancel, self._share(step, steps), extra)
-            if exit_.ended is Ended.TIMED_OUT:
-                self._warn_of_time(f"{step.id} ran out of time and was ended")
-            elif exit_.status is Status.FAILURE:
-                not_run = exit_.ended_session and step is not job.steps[-1]
-                rest = ", and what comes after it was not run: it has ended the container" if not_run else ""
-                text = f"{why(job, step, exit_, left_s)}{rest}; `after_script` does not change the job's result"
-                attempt.warn(text, CODE)
-            if exit_.ended_session or (job.shared_shell and not exit_.goes_on):
-                break
-        if failed:  # somebody who enters the container later does not find it as the failing step left it
+        if attempt.status is Status.TIMED_OUT and job.ends_at_timeout:
+            attempt.warn("`after_script` was not run: the job's time was over, as in GitLab", CODE)
+            return
+        self._after = status_variables(attempt.status)
+        self._clock = Clock(job.after_script_timeout_s or AFTER_SCRIPT_TIMEOUT_S, attempt.journal.now_ns)
+        self._run_those_left()
+        if attempt.status is not Status.SUCCESS:
+            # Somebody who enters the container later does not find it as the failing step left it.
             attempt.fact("after_script_ran", {}, CODE)
+
+    def _tell_failure(self, step: Step, exit_: Exit, limit_s: float | None) -> None:
+        """Tell the failure of a step of `after_script`."""
+        if exit_.ended is Ended.TIMED_OUT:
+            self._warn_of_time(f"{step.id} ran out of time and was ended")
+        elif exit_.status is Status.FAILURE:
+            not_run = exit_.ended_session and self._left
+            rest = ", and what comes after it was not run: it has ended the container" if not_run else ""
+            text = f"{why(self._job, step, exit_, limit_s)}{rest}; `after_script` does not change the job's result"
+            self._attempt.warn(text, CODE)
 
     def _stop_before(self, step: Step) -> None:
         if self._gate is not None and not self._cancel.requested:
@@ -216,14 +330,7 @@ class Steps:
             "LOOM_ATTEMPT": str(self._attempt.number),
         }
 
-    def _step(
-        self,
-        step: Step,
-        timeout_s: float | None,
-        cancel: Cancel,
-        share: Share | None,
-        extra: Mapping[str, str] | None = None,
-    ) -> Exit:
+    def _step(self, step: Step, timeout_s: float | None, cancel: Cancel) -> Exit:
         job, attempt, open_job = self._job, self._attempt, self._open_job
         where = Where(scope="step", job_id=job.id, step=step.id)
         writer = attempt.journal.writer(where)
@@ -232,7 +339,7 @@ class Steps:
         with attempt.journal.span(where, PhaseCode.STEP_EXECUTE, self._started(step)) as outcome:
             try:
                 before = open_job.handed_on()
-                command = replace(self._command(step, timeout_s, share, extra), began=own.began)
+                command = replace(self._command(step, timeout_s, self._after), began=own.began)
                 coverage = self._coverage if step.phase != "after_script" else None
                 on_output = writer if coverage is None else coverage.watching(writer)
                 exit_ = self._run(step, command, on_output, cancel)
@@ -264,16 +371,14 @@ class Steps:
         started["attempt"] = self._attempt.number
         return started | ({"file": step.file, "line": step.line, "literal": step.literal} if step.file else {})
 
-    def _command(
-        self, step: Step, timeout_s: float | None, share: Share | None, extra: Mapping[str, str] | None = None
-    ) -> Command:
+    def _command(self, step: Step, timeout_s: float | None, after: Mapping[str, str] = MappingProxyType({})) -> Command:
         return Command(
             script=step.script,
             shell=self._job.shell,
-            environment={**self._environment(step), **(extra or {})},
+            environment={**self._environment(step), **after},
             timeout_s=timeout_s,
             merge_output=self._job.merge_output,
-            share=share,
+            share=self._share(step),
             name=step.id,
             observed=self._observed,
         )
@@ -293,13 +398,12 @@ class Steps:
                 self._attempt.warn(f"{step.id}: a line of $LOOM_MASK is not masked: {reason}", CODE)
 
 
-class _JobClock:
-    """The remaining time of a job's steps. It is paused while the gate waits for a person."""
+class Clock:
+    """The remaining time of several steps. It is paused while the gate waits for a person."""
 
-    def __init__(self, job: Job, attempt: Attempt) -> None:
-        self._job = job
-        self._now_ns = attempt.journal.now_ns
-        self._deadline_ns = None if job.timeout_s is None else self._now_ns() + int(job.timeout_s * 1e9)
+    def __init__(self, limit_s: float | None, now_ns: Callable[[], int]) -> None:
+        self._now_ns = now_ns
+        self._deadline_ns = None if limit_s is None else now_ns() + int(limit_s * 1e9)
 
     @contextmanager
     def stopped(self) -> Iterator[None]:
@@ -308,14 +412,12 @@ class _JobClock:
         if self._deadline_ns is not None:
             self._deadline_ns += self._now_ns() - asked_ns
 
+    def left_s(self) -> float | None:
+        return None if self._deadline_ns is None else (self._deadline_ns - self._now_ns()) / 1e9
+
     @property
     def over(self) -> bool:
         return self._deadline_ns is not None and self._now_ns() >= self._deadline_ns
-
-    def left_s(self) -> float | None:
-        left = None if self._deadline_ns is None else max(0.001, (self._deadline_ns - self._now_ns()) / 1e9)
-        limits = [limit for limit in (left, self._job.step_timeout_s) if limit is not None]
-        return min(limits, default=None)
 
 
 def _limit_reached(job: Job, step: Step, limit_s: float | None) -> str:

@@ -17,8 +17,8 @@ from loom.plan.github.labels import refused
 from loom.plan.github.matrix import combinations, texts
 from loom.plan.late import LateCaller, LateJob, LateNeed, limit_of
 from loom.plan.model import AllowFailure, Image, Job, Plan
-from loom.runner.late.state import CANCELLED, FAILURE, SKIPPED, SUCCESS
 from loom.runner.late.steps import LateSteps
+from loom.runner.steps import CANCELLED, FAILURE, SKIPPED, SUCCESS
 from loom.status import JobResult, Status
 from loom.util.toposort import closure
 from loom.workflow.github.expressions import (

@@ -21,6 +21,7 @@ from loom.plan.model import Job, Step
 from loom.providers.driver import protocol
 from loom.record.step_outputs import recorded, restored
 from loom.runner.late.files import FILES
+from loom.runner.steps import CANCELLED, FAILURE, SKIPPED, SUCCESS
 from loom.util.masking import Masker
 from loom.workflow.github.expressions import (
     Exact,
@@ -35,7 +36,6 @@ from loom.workflow.github.expressions import (
 )
 from loom.workflow.parser import InvalidExpression
 
-SUCCESS, FAILURE, CANCELLED, SKIPPED = "success", "failure", "cancelled", "skipped"
 _ARCHITECTURES = {"x86_64": "X64", "aarch64": "ARM64", "armv7l": "ARM"}
 _NO_VARIABLES = frozenset(
     [

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from msgspec.structs import replace
@@ -21,22 +22,20 @@ from loom.errors import ImageError, InfrastructureError, ProviderError, RequestE
 from loom.plan.github.actions import BadAction
 from loom.plan.late import Action, limit_of
 from loom.plan.model import MountMode, Step
-from loom.providers.command import Command, Share
+from loom.providers.command import Command
 from loom.providers.driver.steps import is_variable
 from loom.providers.files import members_of, moved_below, unpack
 from loom.record.documents import plain
 from loom.record.events import PhaseCode, Where
 from loom.record.workflow_commands import WorkflowCommand
 from loom.runner.actions import NO_NODE, container_of, node_script
-from loom.runner.attempt import Attempt
-from loom.runner.hooks import Gate, Verdict
+from loom.runner.hooks import Resumption
 from loom.runner.late.checkout import Checkout, checkout_of
 from loom.runner.late.commands import CommandFilter
 from loom.runner.late.files import FILES, InvalidFile, paths_of, summary_of, values_of
-from loom.runner.late.state import CANCELLED, FAILURE, SKIPPED, SUCCESS, LateState, StepResult, runtime
+from loom.runner.late.state import LateState, StepResult, runtime
 from loom.runner.late.written import steps_of
-from loom.runner.session import OpenJob
-from loom.runner.steps import CODE, Steps, why
+from loom.runner.steps import CANCELLED, CODE, FAILURE, SKIPPED, SUCCESS, Clock, JobSteps, Steps
 from loom.status import Ended, Exit, OnOutput, Status, Stream
 from loom.storage.selection import PathSelection, UnsafePath
 from loom.storage.workspace import view_of
@@ -95,34 +94,21 @@ _POWERSHELL = (
 
 
 class LateSteps(Steps):
-    """`run` does all of the job's steps, also those after a failure and a cancel; `outputs` are then the job's."""
+    """Evaluates the expressions of GitHub's steps, and carries out what these say; `outputs` are then the job's."""
 
-    def __init__(
-        self,
-        attempt: Attempt,
-        open_job: OpenJob,
-        gate: Gate | None,
-        cancel: Cancel,
-        *,
-        needs: Mapping[str, Any],
-        again: Cancel,
-        shares: bool,
-        snapshot: Path,
-    ) -> None:
-        """`again`: ends the steps that run after a cancel; `shares`: other jobs have the same files."""
-        super().__init__(attempt, open_job, gate, cancel)
-        self._again = again
-        self._shares = shares
-        self._snapshot = snapshot
-        self._canceled_at_ns = 0
+    def __init__(self, of: JobSteps) -> None:
+        super().__init__(of)
+        attempt, open_job = of.attempt, of.open_job
+        self._shares = of.shares_files
+        self._snapshot = of.snapshot
+        self._began = False
+        """Whether the present step's `if` and `env` are valid."""
         self._env: dict[str, str] = {}
         """The context `env` of the step that runs."""
         self._result = StepResult(outcome=SUCCESS, conclusion=SUCCESS)
         """The current step's results so far."""
         self._failed_by: str | None = None
         """Why a step fails that ended well."""
-        self._left: list[Step] = []
-        """The steps that have not begun."""
         self._number = len(self._job.steps)
         """The highest number of a step."""
         self._before: dict[str, tuple[Mapping[str, str], int]] = {}
@@ -133,8 +119,6 @@ class LateSteps(Steps):
         self._matchers: dict[str, Reader] = {}
         self._filter: CommandFilter | None = None
         self._heard: deque[str] = deque(maxlen=MOST_LOOKED_AT)
-        self._fails = False
-        """Whether the job fails whatever its steps say: a person went on after a failure, or its time was over."""
         self._failing: dict[tuple[str, ...], tuple[Step, Exit, str]] = {}
         """The step that failed each scope."""
         facts, event_path = open_job.session.facts, open_job.environment.get("GITHUB_EVENT_PATH", "")
@@ -148,7 +132,7 @@ class LateSteps(Steps):
                 {"id": facts.container_id, "network": open_job.request.network_id or attempt.job.network.mode or ""},
                 open_job.services.container_ids if open_job.services is not None else {},
             ),
-            needs=needs,
+            needs=of.needs,
             secrets=open_job.secrets,
             run_id=open_job.request.run_id,
             hash_files=self._hash_files,
@@ -157,35 +141,21 @@ class LateSteps(Steps):
     # -- the job --------------------------------------------------------------------------------------------------
 
     def run(self) -> None:
-        attempt, resumed = self._attempt, self._open_job.resumed
-        first = 0
         try:
             self.state.begin()
         except InvalidExpression as error:
-            attempt.status, attempt.error = Status.FAILURE, f"the job's `env`: {error}"
+            self._attempt.status, self._attempt.error = Status.FAILURE, f"the job's `env`: {error}"
             return
-        if resumed is not None and not resumed.attached:
-            first = [step.id for step in self._job.steps].index(resumed.step)
-            if lost := self.state.restore(resumed.step_states, self._open_job.secrets, resumed.step):
-                attempt.warn(f"not set, since the record has them without their secret: {', '.join(lost)}", CODE)
-            for fact in resumed.step_states:
-                attempt.fact("step_state", {**fact, "attempt": attempt.number}, PhaseCode.PIPELINE_EXECUTE)
-        self._left = [*self._job.steps[first:]]
-        while self._left and self._process(self._left.pop(0)):
-            pass
-        self._decide()
-        if not attempt.paused:
+        super().run()
+        if not self._attempt.paused:
             self._set_outputs()
 
-    def _decide(self) -> None:
+    def _restore(self, resumed: Resumption) -> None:
         attempt = self._attempt
-        if self._fails or self.state.status == FAILURE:
-            step, exit_, text = self._failing[()]
-            attempt.status, attempt.exit_code = exit_.status, exit_.code
-            attempt.failing_step, attempt.error = step.id, text
-        if self._cancel.requested:
-            attempt.status, attempt.error = Status.CANCELED, "interrupted"
-        self._blame_service()
+        if lost := self.state.restore(resumed.step_states, self._open_job.secrets, resumed.step):
+            attempt.warn(f"not set, since the record has them without their secret: {', '.join(lost)}", CODE)
+        for fact in resumed.step_states:
+            attempt.fact("step_state", {**fact, "attempt": attempt.number}, PhaseCode.PIPELINE_EXECUTE)
 
     def _set_outputs(self) -> None:
         attempt, masker = self._attempt, self._attempt.journal.masker
@@ -199,47 +169,48 @@ class LateSteps(Steps):
 
     # -- a step ---------------------------------------------------------------------------------------------------
 
-    def _process(self, step: Step) -> bool:
-        """Run, skip, enter or leave a step; return whether others follow."""
-        began = False
-        self.state.cancelled = self._is_canceled()
-        self._result, self._failed_by = StepResult(outcome=SUCCESS, conclusion=SUCCESS), None
+    def _process(self, step: Step) -> None:
         try:
-            if self.state.skips(step):
-                self._end(step, replace(self._result, outcome=SKIPPED, conclusion=SKIPPED))
-                return True
-            if step.kind == "leave":
-                self._leave(step)
-                return True
-            self._env, began = self.state.with_env(step), True
-            if step.unexpected:
-                self._attempt.warn(f"{step.id}: {step.unexpected}", CODE)
-            with self._clock.stopped():
-                self._stop_before(step)
-            if self._cancel.requested and not self.state.cancelled:
-                return self._process(step)  # the person who was asked has left
-            if step.action is not None and self._lacks(step.action, step):
-                return self._not_valid(
-                    step, _NO_ACTION.format(self.state.directory_of(step.action)), "Error", began=True
-                )
-            if step.kind == "written":
-                return self._insert(step)
-            if step.kind == "enter":
-                if (limit_s := self._limit_s(step)) is not None:
-                    self._deadlines[self.state.inner(step)] = self._attempt.journal.now_ns() + int(limit_s * 1e9)
-                self.state.enter(step)
-                self._end(step, self._result)
-                return True
+            super()._process(step)
         except InvalidExpression as error:
-            return self._not_valid(step, str(error), began=began)
-        return self._do(step)
+            self._not_valid(step, str(error))
 
-    def _insert(self, step: Step) -> bool:
+    def _begins(self, step: Step) -> bool:
+        """Leave a composite action, or return whether a step's `if` holds. InvalidExpression."""
+        self._result, self._failed_by, self._began = StepResult(outcome=SUCCESS, conclusion=SUCCESS), None, False
+        self.state.cancelled = self._canceled
+        if self.state.skips(step):
+            self._end(step, SKIPPED)
+            return False
+        if step.kind == "leave":
+            self._leave(step)
+            return False
+        self._env, self._began = self.state.with_env(step), True
+        if step.unexpected:
+            self._attempt.warn(f"{step.id}: {step.unexpected}", CODE)
+        return True
+
+    def _do(self, step: Step) -> None:
+        """Run a step, enter a composite action, or read one that the job has written. InvalidExpression."""
+        if step.action is not None and self._lacks(step.action, step):
+            self._not_valid(step, _NO_ACTION.format(self.state.directory_of(step.action)), "Error")
+        elif step.kind == "written":
+            self._insert(step)
+        elif step.kind == "enter":
+            if (limit_s := self._limit_s(step)) is not None:
+                self._deadlines[self.state.inner(step)] = self._attempt.journal.now_ns() + int(limit_s * 1e9)
+            self.state.enter(step)
+            self._end(step)
+        else:
+            super()._do(step)
+
+    def _insert(self, step: Step) -> None:
         """Put the steps of an action that the job has written where it is used."""
         try:
             steps = steps_of(step, self._content, self._number + 1, self.state.scope_names)
         except BadAction as error:
-            return self._not_valid(step, str(error), "Error", began=True)
+            self._not_valid(step, str(error), "Error")
+            return
         self.state.insert(steps)
         self._number += len(steps)
         self._before[step.id] = {**self.state.env}, len(self.state.path)
@@ -247,7 +218,6 @@ class LateSteps(Steps):
         ran = (number for number, one in enumerate(self._left) if self.state.has_run(one.main))
         at = next(ran, len(self._left))  # post steps run in the reverse order of their main steps
         self._left = [*main, *self._left[:at], *steps[len(main) :], *self._left[at:]]
-        return True
 
     def _content(self, path: str) -> bytes | None:
         """Return a file of the job, up to a byte more than a workflow may have; None if it can't be read."""
@@ -257,54 +227,42 @@ class LateSteps(Steps):
         exit_ = inside.exec(words, lambda stream, data: heard.append(data), self._cancel, timeout_s=10, stdin=False)
         return b"".join(heard) if exit_.code == 0 else None
 
-    def _do(self, step: Step) -> bool:
-        self._result, self._failed_by = StepResult(outcome=SUCCESS, conclusion=SUCCESS), None
-        try:
-            script = self.state.text(step.script, step, self._env) if step.kind == "run" else step.script
-            limit_s = self._limit_s(step)
-            command = self._command(replace(step, script=script), limit_s, None)
-        except InvalidExpression as error:
-            return self._not_valid(step, str(error), began=True)
+    def _evaluated(self, step: Step) -> Step:
+        script = self.state.text(step.script, step, self._env) if step.kind == "run" else step.script
         same_lines = script.count("\n") == step.script.count("\n")
         running = replace(step, script=script, literal=step.literal and same_lines)
-        if step.kind == "checkout" and not command.script and not self._job.no_checkout:
-            exit_ = Exit(code=0)
-        else:
-            exit_ = self._step(running, limit_s, self._again if self.state.cancelled else self._cancel, None)
-        if exit_.status is Status.SUCCESS:
-            if step.kind == "checkout":
-                self._result = replace(self._result, outputs=self._checkout(step).outputs)
-            self._end(step, self._result)
-            return True
-        text = self._why(running, exit_, limit_s)
+        self._command(running, None)  # an invalid text ends the step before it begins
+        return running
+
+    def _step(self, step: Step, timeout_s: float | None, cancel: Cancel) -> Exit:
+        if step.kind == "checkout" and not self._job.no_checkout and not self._checkout(step).script:
+            return Exit(code=0)
+        return super()._step(step, timeout_s, cancel)
+
+    def _judge(self, step: Step, exit_: Exit, text: str) -> None:
         if exit_.ended is Ended.CANCELED or (exit_.ended is Ended.TIMED_OUT and self._is_canceled()):
-            self._end(step, replace(self._result, outcome=CANCELLED, conclusion=CANCELLED))
+            self._canceled = True
             if exit_.ended is Ended.TIMED_OUT:
-                self._failing.setdefault((), (step, exit_, text))
-                self._fails = True
-            return True
-        if not exit_.ended_session and self._continues(step):
-            self._end(step, replace(self._result, outcome=FAILURE))
-            return True
-        with self._clock.stopped():
-            verdict = self._verdict(step, exit_)
-        if verdict is Verdict.RETRY:
-            return self._process(step)
-        if verdict is Verdict.FAIL:
-            self._fail(step, exit_, text)
-            return not exit_.ended_session
-        self._failing.setdefault((), (step, exit_, text))
-        self._fails = True
-        self._attempt.paused = verdict is Verdict.PAUSE
-        self._end(step, replace(self._result, outcome=FAILURE))  # its conclusion is success: a person repaired it
-        return not (self._attempt.paused or exit_.ended_session)
+                self._blame(step, exit_, text)
+            self._end(step, CANCELLED)
+        elif not exit_.ended_session and self._continues(step):
+            self._end(step, FAILURE, SUCCESS)
+        else:
+            super()._judge(step, exit_, text)
 
     def _why(self, step: Step, exit_: Exit, limit_s: float | None) -> str:
-        return self._failed_by or why(self._job, step, exit_, limit_s) or ""
+        return self._failed_by or super()._why(step, exit_, limit_s)
 
     def _fail(self, step: Step, exit_: Exit, text: str) -> None:
-        self._failing.setdefault(self.state.judged(step), (step, exit_, text))
-        self._end(step, replace(self._result, outcome=FAILURE, conclusion=FAILURE))
+        self._blame_in(self.state.judged(step), step, exit_, text)
+        self._end(step, FAILURE)
+
+    def _blame_in(self, scope: tuple[str, ...], step: Step, exit_: Exit, text: str) -> None:
+        """Make a step the reason for the failure of a composite action, or of the job, unless an earlier one is."""
+        if scope:
+            self._failing.setdefault(scope, (step, exit_, text))
+        else:
+            self._blame(step, exit_, text)
 
     def _leave(self, step: Step) -> None:
         inner = self.state.inner(step)
@@ -312,14 +270,15 @@ class LateSteps(Steps):
         if step.id in self._before:  # the record has it for all steps of the action, which no plan has
             env, length = self._before[step.id]
             env = {name: value for name, value in self.state.env.items() if env.get(name) != value}
-            self._result = result = replace(result, env=env, path=self.state.path[length:])
+            self._result = replace(result, env=env, path=self.state.path[length:])
             del self.state.path[length:]
+        conclusion = result.conclusion
         if result.outcome == FAILURE:
             if self._continues(step):
-                self._result = replace(result, conclusion=SUCCESS)
+                conclusion = SUCCESS
             elif inner in self._failing:
-                self._failing.setdefault(self.state.judged(step), self._failing[inner])
-        self._end(step, self._result)
+                self._blame_in(self.state.judged(step), *self._failing[inner])
+        self._end(step, result.outcome, conclusion)
 
     def _continues(self, step: Step) -> bool:
         if "${{" not in step.continue_on_error:
@@ -330,7 +289,10 @@ class LateSteps(Steps):
             self._attempt.warn(f"continue-on-error: {error}", CODE)
             return False
 
-    def _end(self, step: Step, result: StepResult) -> None:
+    def _end(self, step: Step, outcome: str = SUCCESS, conclusion: str = "") -> None:
+        result = replace(self._result, outcome=outcome, conclusion=conclusion or outcome)
+        if step.kind == "checkout" and outcome == SUCCESS:
+            result = replace(result, outputs=self._checkout(step).outputs)
         self.state.apply(step, result)
         fact = result.fact(
             step,
@@ -352,14 +314,13 @@ class LateSteps(Steps):
         inside = self._open_job.session.inside({})
         return inside.exec(words, lambda *_: None, self._cancel, timeout_s=10, stdin=False).code != 0
 
-    def _not_valid(self, step: Step, error: str, kind: str = "", *, began: bool) -> bool:
+    def _not_valid(self, step: Step, error: str, kind: str = "") -> None:
         """Fail a step; if it has not begun, for its `if` or `env` is invalid, `continue-on-error` does not count."""
         exit_ = self._invalid(step, error, kind or f"The template is not valid. {step.position}")
-        if began and self._continues(step):
-            self._end(step, replace(self._result, outcome=FAILURE))
+        if self._began and self._continues(step):
+            self._end(step, FAILURE, SUCCESS)
         else:
             self._fail(step, exit_, error)
-        return True
 
     def _invalid(self, step: Step, text: str, kind: str = "Error") -> Exit:
         where = Where(scope="step", job_id=self._job.id, step=step.id)
@@ -374,24 +335,19 @@ class LateSteps(Steps):
     # -- time -----------------------------------------------------------------------------------------------------
 
     def _is_canceled(self) -> bool:
-        canceled = self._cancel.requested or self._clock.over
-        if canceled and not self._canceled_at_ns:
-            self._canceled_at_ns = self._attempt.journal.now_ns()
-        return canceled
+        if not self._canceled and (self._cancel.requested or self._clock.over):
+            self._clock = Clock(AFTER_CANCEL_S, self._attempt.journal.now_ns)
+            return True
+        return self._canceled
 
     def _limit_s(self, step: Step) -> float | None:
         own = None
         if step.timeout_minutes:
             own = limit_of(number_of(self.state.value(step.timeout_minutes, step, self._env)))
-        if self.state.cancelled:
-            used_s = (self._attempt.journal.now_ns() - self._canceled_at_ns) / 1e9
-            left: float | None = max(0.001, AFTER_CANCEL_S - used_s)
-        else:
-            left = self._clock.left_s()
         now_ns = self._attempt.journal.now_ns()
         around = (self._deadlines.get(step.scope[:n]) for n in range(1, len(step.scope) + 1))
-        limits = [max(0.001, (deadline - now_ns) / 1e9) for deadline in around if deadline and not self.state.cancelled]
-        return min((limit for limit in (own, left, *limits) if limit is not None), default=None)
+        limits = [max(0.001, (deadline - now_ns) / 1e9) for deadline in around if deadline and not self._canceled]
+        return min((limit for limit in (own, super()._limit_s(step), *limits) if limit is not None), default=None)
 
     # -- its command ----------------------------------------------------------------------------------------------
 
@@ -407,9 +363,7 @@ class LateSteps(Steps):
             "LOOM_ATTEMPT": str(self._attempt.number),
         }
 
-    def _command(
-        self, step: Step, timeout_s: float | None, share: Share | None, extra: Mapping[str, str] | None = None
-    ) -> Command:
+    def _command(self, step: Step, timeout_s: float | None, after: Mapping[str, str] = MappingProxyType({})) -> Command:
         environment, script = self._environment(step), step.script
         others = {name: value for name, value in environment.items() if not is_variable(name)}
         shell: tuple[str, ...] = ()
