@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from loom.snapshot import git_dir
+from loom.snapshot.index import _mode_in_conflict
 from tests.unit.snapshot.conftest import Repo
 
 
@@ -66,3 +67,20 @@ def test_the_tree_that_git_noted_in_an_index(tmp_path: Path) -> None:
     assert git_dir.tree_of_index(index.read_bytes(), 20) is None
     tree = repository.git("write-tree").strip()
     assert git_dir.tree_of_index(index.read_bytes(), 20) in (None, tree)
+
+
+@pytest.mark.parametrize(
+    ("stages", "mode"),
+    [
+        ("1:100644:a 2:100755:a 3:100644:a", "100755"),
+        ("1:100644:a 3:100755:a", "100644"),
+        ("2:100755:a 3:100644:a", "100755"),
+        ("3:100755:a", "100755"),
+        ("1:100644:a 2:100755:b", "100644"),
+        ("1:100644:a", "100644"),
+    ],
+)
+def test_the_mode_of_a_conflict_is_ours_else_that_of_the_base_else_theirs(stages: str, mode: str) -> None:
+    entries = [one.split(":") for one in stages.split()]
+    items = [f"M {each} {'0' * 40} {stage}\t{path}" for stage, each, path in entries]
+    assert _mode_in_conflict(items, 0) == mode

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -354,6 +355,11 @@ def test_workspaces_in_the_checkout_are_no_part_of_it(work: Repo, snap: Snap) ->
         assert (workspace / "tmp/file").is_file()
         assert snapshot.left_out == ()
         assert sorted(str(path.relative_to(workspace)) for path in workspace.glob("tmp/*")) == ["tmp/file"]
+    own = work.root / "tmp/any name"  # not one that loom gives
+    own.mkdir()
+    snapshot = take(discover(work.root, environ=work.environ), own, cancel=Cancel())
+    assert (snapshot.tree_sha in trees, snapshot.left_out) == (True, ())
+    shutil.rmtree(own)
     assert len(trees) == 1
     # From anywhere else they are known by their manifests; what is only called like one is the user's.
     work.write("loom-run-local-1-2/file")
