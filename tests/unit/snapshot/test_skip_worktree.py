@@ -17,8 +17,6 @@ from loom.snapshot.model import Source
 
 from .conftest import ENVIRONMENT, NewRepo, Repo, Snap, clone, contents
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.mark.parametrize("cone", ["--cone", "--no-cone"])
 @pytest.mark.parametrize("index", ["--sparse-index", "--no-sparse-index"])
@@ -92,6 +90,7 @@ def test_nothing_is_fetched_for_a_sparse_partial_clone(work: Repo, snap: Snap, t
     assert contents(snap(partial).path)["docs/page.md"][1] == b"page\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("index", ["--no-sparse-index", "--sparse-index"])
 @pytest.mark.parametrize("age", [0, 100])
 def test_files_that_a_sparse_checkout_should_not_have(work: Repo, snap: Snap, index: str, age: int) -> None:
@@ -114,6 +113,7 @@ def test_files_that_a_sparse_checkout_should_not_have(work: Repo, snap: Snap, in
     assert " M docs/page.md\n" in inside.git("status", "--porcelain")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mark", ["--skip-worktree", "--assume-unchanged"])
 @pytest.mark.parametrize("inside", ["file", "nothing", "ignored", "repository"])
 def test_a_hidden_file_that_a_directory_replaced(work: Repo, snap: Snap, mark: str, inside: str) -> None:
@@ -143,6 +143,7 @@ def test_a_hidden_file_that_a_directory_replaced(work: Repo, snap: Snap, mark: s
     assert verify(snapshot.path, environ=ENVIRONMENT, tree_sha=snapshot.tree_sha).same
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["--skip-worktree", "--assume-unchanged", "sparse", "sparse index"])
 @pytest.mark.parametrize("what", ["file", "link", "ignored file"])
 def test_a_directory_of_hidden_files_that_something_replaced(work: Repo, snap: Snap, how: str, what: str) -> None:
@@ -217,6 +218,7 @@ def test_an_object_that_is_half_copied_is_not_read(work: Repo, snap: Snap, monke
     assert "x.tmp" not in contents(snap(work).path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mark", ["--skip-worktree", "--assume-unchanged"])
 @pytest.mark.parametrize("what", ["as it was", "moved on", "deleted", "a file"])
 def test_a_hidden_submodule(work: Repo, snap: Snap, new_repo: NewRepo, mark: str, what: str) -> None:

@@ -530,6 +530,34 @@ def make_workspace(repo: Repo, parent: Path, name: str = "loom-run-local-1700000
     return workspace
 
 
+DELETE_AS_OTHER = """import os, sys
+from pathlib import Path
+from loom.snapshot.removal import delete
+os.setgid(65534); os.setuid(65534)
+print(delete(Path(sys.argv[1])))
+"""
+
+
+@pytest.mark.open_tmp_path
+@pytest.mark.skipif(os.geteuid() != 0, reason="root may enter and change every directory")
+def test_directories_that_their_owner_closed_are_deleted_all_the_same(tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    for name in ("unwritable", "unreadable", "not to be entered"):
+        (tree / name / "inner").mkdir(parents=True)
+        (tree / name / "inner/file").write_text("x")
+        (tree / name / "file").write_text("x")
+    for path in (tmp_path, tree, *tree.rglob("*")):
+        os.chown(path, 65534, 65534)
+    for name, mode in (("unwritable", 0o500), ("unreadable", 0o300), ("not to be entered", 0o600)):
+        (tree / name).chmod(mode)
+    others = tmp_path / "tree/of another"
+    (others / "kept").mkdir(parents=True)
+    command = [sys.executable, "-c", DELETE_AS_OTHER, str(tree)]
+    done = subprocess.run(command, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=True)
+    assert [str(path.relative_to(tree)) for path in sorted(tree.rglob("*"))] == ["of another", "of another/kept"]
+    assert "of another" in done.stdout
+
+
 def test_removal(work: Repo, tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()
