@@ -125,6 +125,7 @@ def test_what_takes_the_place_of_what(work: Repo, snap: Snap) -> None:
     snapshot = snap(work)
     check(work, snapshot)
     assert {change.path: change.kind for change in snapshot.changed}["link"] == "type_changed"
+    assert snapshot.left_out == ()  # a directory is not a repository
 
 
 def test_a_tracked_path_behind_a_link(work: Repo, snap: Snap, tmp_path: Path) -> None:
