@@ -50,7 +50,9 @@ Answers have at most 2 KB of text; `more` gives the rest of one. `explain` tells
 
 GOES_ON_EVERY_S = 10.0
 """The interval at which a client is told that its call goes on."""
-RunName = Annotated[str, Field(description="A run's id or a part of it, `last` or `last-failed`.")]
+_RUN = r"^(last|last-failed|[0-9]+)$"
+"""No path and no address: of those, `loom diagnose` shows any file, and asks servers with the user's token."""
+RunName = Annotated[str, Field(pattern=_RUN, description="A run's id or a part of it, `last` or `last-failed`.")]
 JobName = Annotated[str | None, Field(description="A job's name; null: the one that failed first.")]
 _LOOK = ToolAnnotations(read_only_hint=True)
 _ACT = ToolAnnotations(read_only_hint=False, destructive_hint=False)
@@ -241,7 +243,7 @@ def _acting(server: MCPServer[Any], serving: _Serving) -> None:
         context: Context[Any],
         job: str,
         command: Annotated[list[str], Field(min_length=1, description='Such as ["sh", "-c", "ls | head"].')],
-        run: Annotated[str | None, Field(description="A run's id; null: the last one.")] = None,
+        run: Annotated[str | None, Field(pattern=_RUN, description="A run's id; null: the last one.")] = None,
         timeout_seconds: Annotated[float, Field(gt=0, le=3600)] = 60,
     ) -> ExecAnswer:
         """Run a command where a failed job stands: its container, files and environment. What it changes stays there."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import subprocess
@@ -9,7 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from mcp.server.mcpserver.exceptions import ToolError
 
+from loom.commands.agents.mcp import _looking, _Server, _Serving
+from loom.commands.agents.tools import AgentTools, Limits
 from tests.support.waiting import promptly, until
 
 CLIENT = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "an agent", "version": "1"}}
@@ -18,6 +22,14 @@ MESSAGES = [
     {"method": "notifications/initialized"},
     {"id": 2, "method": "tools/call", "params": {"name": "explain", "arguments": {"paths": ["x"]}}},
 ]
+
+
+@pytest.mark.parametrize("run", ["/etc/hostname", "../x", "-", "https://127.0.0.1:1/x", "x.bundle"])
+def test_an_agent_names_a_run_and_no_file_or_address(run: str) -> None:
+    server = _Server("loom")
+    _looking(server, _Serving(AgentTools(Limits(), None)))
+    with pytest.raises(ToolError, match="pattern"):
+        asyncio.run(server.call_tool("diagnose", {"run": run}))
 
 
 def is_running(pid: str) -> bool:
