@@ -322,11 +322,12 @@ def test_nobody_is_asked_about_a_step_that_was_interrupted(make: Make) -> None:
         cancel.request()
         return Exit(code=1)
 
-    ran = make(workflow("true")).run(
+    ran = make(workflow("true", "true")).run(
         code=130, cancel=cancel, tools=lambda tools: replace(on(Replaced(run=run))(tools), gate=gate)
     )
     assert gate.seen == ["before script/01"]
     assert ran.facts("step_decided", "one") == []
+    assert ran.error("one") == "script/01 failed with exit code 1", "which the interrupt came after"
 
 
 def test_a_person_who_was_inside_makes_the_run_an_assisted_one(make: Make) -> None:
