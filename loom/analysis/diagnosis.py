@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -196,7 +196,6 @@ class Evidence(Struct, frozen=True, kw_only=True):
     root: Path | None = None
     of_github: bool = False
     depth: int = 0
-    in_checkout: Callable[[str], bool] = lambda _: False
 
 
 def failing_tests_total(named: Sequence[Any], reports: Mapping[str, Any] | None) -> int:
@@ -245,7 +244,6 @@ def diagnose(evidence: Evidence) -> Diagnosis:
         image=(job.get("image") or {}).get("name"),
         of_github=evidence.of_github,
         depth=evidence.depth,
-        in_checkout=evidence.in_checkout,
     )
     readings = _Readings(evidence, place, command, ending.get("exit_code"))
     background = bool((evidence.ended_by or {}).get("background"))

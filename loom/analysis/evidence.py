@@ -91,7 +91,6 @@ def diagnosis_of(reading: Reading, job: str | None = None, *, workspace: Path | 
             in_source=lambda paths: _look(reading, root, job_id, clone, paths),
             of_github=bool(planned.get("commands")),
             depth=clone.depth if clone is not None else 0,
-            in_checkout=lambda name: _knows(root, name),
         )
     )
     found = replace(
@@ -181,15 +180,6 @@ def _look(
             if why and (seen.ignored or path not in found):
                 found[path] = replace(seen, maker=f"{maker}, which {why}")
     return found
-
-
-def _knows(root: Path | None, name: str) -> bool:
-    """Return whether git in the checkout knows a revision, or has a tag that describes HEAD (`it`)."""
-    words = ("rev-parse", "--verify", "-q", "--end-of-options", f"{name.partition('..')[0]}^{{commit}}")
-    try:
-        return root is not None and snapshot.answers(root, ("describe", "--tags") if name == "it" else words)
-    except (LoomError, OSError):
-        return False
 
 
 def _end(reading: Reading, unit: Unit | None) -> Mapping[str, Any]:

@@ -42,12 +42,13 @@ _HEADING = re.compile(r"\s*(?:Traceback \(most recent call last\)|stack tracebac
 """Its error follows it, after indented lines, or is before it."""
 _PASSES_ON = re.compile(
     r"[\s|]*(?:raise|throw)\s|(?!.*Error\b)[^:]{0,60}:$|[\s|]*Traceback |[✗✘] Build failed in "
-    r"|\s*Uncaught exception in |.*\*\*\* .*Error \d+|ninja: build stopped|npm (?:ERR!|error) (?:code|errno|A complete log)\b"
+    r"|\s*Uncaught exception in |.*\*\*\* .*Error \d+|ninja: build stopped"
+    r"|npm (?:ERR!|error)(?: (?:code|errno|syscall|path|A complete log)\b|\s*$|\s+/\S+\.log$)"
     r"|[\s|+]*Exception ?Group\b|Aborted with \d+ warnings?\b|={3,} (?:FAILURES|ERRORS) =|Finished in "
-    r"|npm (?:ERR!|error)\s*$|tar: (?:Child returned|Error is not recoverable|Exiting with)|collect2: error: ld returned"
+    r"|tar: (?:Child returned|Error is not recoverable|Exiting with)|collect2: error: ld returned"
     r"|clang\S*: error: linker command failed|fatal: Could not read from remote|BEGIN failed--|Compilation failed in require"
     r"|Node\.js v\d|FAILED \((?:errors|failures)=|\d+ errors? (?:generated\.$|in )|ERROR \S+\.py\b|[!=]{3,} "
-    r"|subprocess\.CalledProcessError: "
+    r"|subprocess\.CalledProcessError: |ImportError while (?:loading|importing) "
     r"|rake aborted!|-- Configuring incomplete|Execution of \S+ aborted|FAILED: "
 )
 """The source of an error whose message follows, a title, or a program that reports the end of another."""
@@ -58,7 +59,7 @@ _FATAL = re.compile(r".*\b(?:CRITICAL|FATAL)\b")
 _LOGGED = re.compile(r"\[?(?:\d{4}-\d\d-\d\d[T ]|\d\d:\d\d:\d\d\b|(?:DEBUG|INFO|WARNING)\b|(?:ERROR|CRITICAL):)")
 """The beginning of a line that a logger wrote."""
 _BY_PROGRAM = re.compile(r"(?!fatal:|error:|warning:)[a-z][\w.+-]*: ")
-_FRAME = re.compile(r"\s|#\s+at |\S+:\d+:in ")
+_FRAME = re.compile(r"\s|#\s+at |\S+:\d+: ?in ")
 _SURVIVED = re.compile(
     r"(?:\S+: )*(?:fatal|error|fatal error|E): |(?:\w+\.)*\w+(?:Error|Exception): "
     r"|\S+: .*(?:command not found|: not found|No such file or directory|Permission denied)$"

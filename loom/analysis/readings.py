@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 
 import msgspec
 from msgspec import Struct
-from msgspec.structs import replace
 
 from loom.record.documents import Document
 from loom.util.units import counted
@@ -73,8 +71,6 @@ class Place(Struct, frozen=True, kw_only=True):
     of_github: bool = False
     depth: int = 0
     """The depth of the job's clone, if that is less than the checkout's."""
-    in_checkout: Callable[[str], bool] = lambda _: False
-    """Tell whether git in the checkout knows a revision, or describes HEAD by a tag (`it`)."""
 
 
 _OF_GITHUB = (
@@ -82,24 +78,10 @@ _OF_GITHUB = (
 )
 
 
-_NOT_CLONED = (
-    "your checkout has it, and the job's clone has not: it is {deep} deep, and has the ref of its branch alone"
-)
-_DEEPER = '`GIT_DEPTH: "0"` among the variables of the job brings all of it (in loom\'s own language: no `git_depth`)'
-
-
 @cache
 def table() -> Table:
     data = Path(__file__).with_suffix(".yml").read_bytes()
     return msgspec.yaml.decode(data, type=Table)
-
-
-@cache
-def packages() -> Mapping[str, str]:
-    """Return the package of a command: its name, or one for each package manager."""
-    named = msgspec.yaml.decode(Path(__file__).with_name("packages.yml").read_bytes())
-    found: dict[str, str] = named["others"] | {name: name for name in named["same"]}
-    return found | {name: f"{kind}:{name}" for kind in ("pip", "npm") for name in named[kind]}
 
 
 @cache
@@ -122,8 +104,6 @@ def reading_of(line: str, place: Place) -> LineReading | None:
         for text in known.lines if known.ended in (None, place.ended) else ():
             if required_by(text) in line and (match := _compiled(text).match(line)) is not None:
                 name = match.groupdict().get("name") or known.it
-                if place.depth and "{depth}" in known.advice and place.in_checkout(name):
-                    known = replace(known, text=f"{known.text.partition(':')[0]}: {_NOT_CLONED}", advice=_DEEPER)
                 return _reading(known, line, **_values(known, name, place))
     return None
 
@@ -131,39 +111,16 @@ def reading_of(line: str, place: Place) -> LineReading | None:
 def _values(known: Known, name: str, place: Place) -> dict[str, str]:
     values = {"name": name, "where": "" if place.image else " (on this machine)"}
     values["checkout"] = ", nothing before `actions/checkout`" if place.of_github else ""
-    values["deep"] = counted(place.depth, "commit")
     values["depth"] = "`fetch-depth: 0` brings all, branches as `origin/NAME`; else: " if place.of_github else ""
     if place.depth:
-        values["depth"] = '`GIT_DEPTH: "0"` among its variables, and '
-    if "{install}" in known.advice:
-        values["install"] = how_to_install(name, place.image)
+        clone = f"the job's clone is {counted(place.depth, 'commit')} deep, and has the ref of its branch alone"
+        values["depth"] = f'{clone}: `GIT_DEPTH: "0"` among its variables brings all of it; else '
     if "{more}" in known.advice:
         no_engine = next(each.advice for each in table().readings if each.code == "docker_in_job")
         of_engine = place.image is not None and name in ("docker", "docker-compose")
         more = no_engine.partition(";")[0] if of_engine else _OF_GITHUB if place.of_github else ""
         values["more"] = f"; {more}" if more else ""
     return values
-
-
-_MANAGERS = (
-    (re.compile(r"alpine|busybox"), "apk", "apk add --no-cache {}"),
-    (re.compile(r"fedora|centos|rocky|almalinux|redhat|/ubi|amazonlinux"), "dnf", "dnf install -y {}"),
-    (re.compile(""), "apt", "apt-get update && apt-get install -y --no-install-recommends {}"),
-)
-
-
-def how_to_install(command: str, image: str | None) -> str:
-    """Name the package of a command, as far as it is known, in the words of the image's package manager."""
-    package = packages().get(command)
-    kind, _, rest = (package or "").partition(":")
-    if image is not None and rest and kind in ("pip", "npm"):
-        return f"install it in the job: `{'pip install' if kind == 'pip' else 'npm install --save-dev'} {rest}`"
-    if package is None or image is None:
-        return "install it in the job (or its image)"
-    manager, install = next(known for pattern, *known in _MANAGERS if pattern.search(image))
-    names = dict(part.partition("=")[::2] for part in package.split() if "=" in part)
-    name = names.get(manager) or package.split()[0]
-    return f"install it in the job (or its image): `{install.format(name)}`"
 
 
 def reading_by_source(line: str, seen: InSource) -> LineReading:

@@ -43,7 +43,8 @@ _FORMS = 4096
 TELLING = re.compile(
     r"""\b(?:errors?|fail(?:ed|ures?)?|fatal|panic|panicked|exception|traceback|assert\w*|undefined|unresolved
     |cannot|can't|could(?:\ not|n't)|unable\ to|not\ found|no\ such\ file|denied|refused|segmentation\ fault|killed
-    |timed?\ ?out|abort\w*|invalid|unexpected|expected)\b|^E\s{2,}|^FAIL\b|\bnot\ ok\b|✗|✘|✕|✖|[A-Z]\w+(?:Error|Exception)\b""",
+    |timed?\ ?out|abort\w*|invalid|unexpected|expected)\b|^E\s{2,}|^npm\ ERR!|^FAIL\b
+    |\bnot\ ok\b|✗|✘|✕|✖|[A-Z]\w+(?:Error|Exception)\b""",
     re.VERBOSE | re.IGNORECASE,
 )
 NOT_TELLING = re.compile(

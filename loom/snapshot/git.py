@@ -396,15 +396,6 @@ def run(
     return Running(arguments, environment, cwd=cwd, given=given).output()
 
 
-def answers(root: Path, arguments: Sequence[str]) -> bool:
-    """Return whether a command succeeds in the checkout at `root`, also one without a repository."""
-    repository = repositories.find(root, os.environ)
-    if repository is None:
-        return False
-    asked = Running(arguments, in_repository(repository, as_inherited(os.environ)), cwd=root)
-    return asked.result(check=False)[0] == 0
-
-
 def unlisted_directories(stderr: str) -> list[tuple[str, str]]:
     """Parse unreadable directories and reasons from the standard error of `ls-files --others`."""
     start = "warning: could not open directory '"

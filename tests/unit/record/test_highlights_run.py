@@ -45,6 +45,8 @@ def diagnosis(project: Project) -> dict[str, Any]:
 @pytest.mark.slow
 def test_an_error_far_from_the_end(make: Make, tmp_path: Path) -> None:
     project = make(LONG.replace("PLACE", str(tmp_path)))
+    (project.root / "src").mkdir()
+    (project.root / "src" / "x.py").write_text("def main():\n    ...\nmain()\n")
     project.loom("run", "--local", "--trust", code=1, MY_TOKEN="hunter2hunter2")
     found = diagnosis(project)
     assert found["output_read"] == "highlights"
