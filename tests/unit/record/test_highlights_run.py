@@ -52,7 +52,7 @@ def test_an_error_far_from_the_end(make: Make, tmp_path: Path) -> None:
     assert found["output_read"] == "highlights"
     assert "ERROR: cannot log in with [REDACTED:SECRET_TOKEN]" in found["lines"]
     assert "ValueError: boo" in found["lines"]
-    assert {"file": "src/x.py", "line": 3, "column": None} in found["locations"]
+    assert {"file": "src/x.py", "line": 3, "column": None, "one_of": []} in found["locations"]
     assert [failure["test"] for failure in found["failures"]] == [None, "tests/test_x.py::test_a"]
     events = project.last().paths.job("long") / "user/script/01/events.jsonl"
     summary = json.loads(events.with_name("summary.json").read_text())
