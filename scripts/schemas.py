@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from loom.analysis import schemas
+from loom.commands.record import schema as schemas
 from loom.render.output import json_text
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs/reference/schemas"

@@ -62,5 +62,5 @@ KINDS: Mapping[str, Callable[[Given], Iterable[Any]]] = {
     "pool": lambda _: (*MODULES, *here().config.pools),
     "matrix": lambda _: dict.fromkeys(f"{key}={value}" for job in _plan().jobs for key, value in job.matrix.items()),
     "setting": lambda _: config.KEYS,
-    "document": lambda _: ("list", *import_module("loom.analysis.schemas").NAMES),
+    "document": lambda _: ("list", *import_module("loom.commands.record.schema").NAMES),
 }

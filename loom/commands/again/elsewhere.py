@@ -12,8 +12,7 @@ from msgspec.structs import replace
 from loom.analysis.diagnosis import Diagnosis
 from loom.analysis.diff import Pair
 from loom.analysis.failure import JobEnding
-from loom.analysis.reasons import OF_TAG, reasons
-from loom.analysis.verdict import Block, LogParting, Reproduction, lines_of, verdict
+from loom.analysis.verdict import OF_TAG, Block, LogParting, Reproduction, lines_of, reasons, verdict
 from loom.cancel import Cancel
 from loom.commands.plan.preparing import Prepared
 from loom.commands.screen import screen_parts

@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 
 from loom.analysis.diff import Pair
-from loom.analysis.reasons import reasons
 from loom.analysis.server_log import diagnosis_of_log, read_log
-from loom.analysis.verdict import Verdict
+from loom.analysis.verdict import Verdict, reasons
 from loom.plan.model import Artifacts, Job, Need, Plan
 from tests.unit.analysis.test_server_log import gitlab
 

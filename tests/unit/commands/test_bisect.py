@@ -15,7 +15,7 @@ import jsonschema
 import pytest
 
 from loom.analysis.bisection import Order, Verdict, left_of
-from loom.analysis.schemas import record_schema
+from loom.commands.record.schema import record_schema
 from tests.unit.commands.test_gitlab_runs import Project
 from tests.unit.commands.test_gitlab_runs import project as project
 

@@ -9,7 +9,7 @@ import jsonschema
 import pytest
 
 from loom.analysis.repetition import wilson
-from loom.analysis.schemas import record_schema
+from loom.commands.record.schema import record_schema
 from tests.unit.commands.test_gitlab_runs import Project
 from tests.unit.commands.test_gitlab_runs import project as project
 

@@ -9,7 +9,7 @@ import jsonschema
 import pytest
 from msgspec.structs import replace
 
-from loom.analysis import schemas
+from loom.commands.record import schema as schemas
 from loom.record import derive
 from loom.record.derive import section_dir, step_dir
 from loom.record.documents import Document
