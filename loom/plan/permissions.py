@@ -54,7 +54,7 @@ class PermissionRequest(Struct, frozen=True, kw_only=True):
         return f"{self._asker} asks for {self.subject}: {self.gives}"
 
 
-class Surroundings(Struct, frozen=True, kw_only=True):
+class TrustContext(Struct, frozen=True, kw_only=True):
     """Facts that decide whether a value refers outside the repository."""
 
     root: Path
@@ -74,17 +74,17 @@ _Asked = tuple[str, str, str]
 """Kind, subject, exposure."""
 
 
-def _privileged(value: bool, _: Surroundings) -> Iterator[_Asked]:
+def _privileged(value: bool, _: TrustContext) -> Iterator[_Asked]:
     if value:
         yield "privileged", "privileged", "the job can take over the machine that the engine runs on"
 
 
-def _engine_socket(value: bool, _: Surroundings) -> Iterator[_Asked]:
+def _engine_socket(value: bool, _: TrustContext) -> Iterator[_Asked]:
     if value:
         yield "docker_socket", "docker_socket", "the job commands the engine, and so can take over its machine"
 
 
-def _network(mode: str | None, around: Surroundings) -> Iterator[_Asked]:
+def _network(mode: str | None, around: TrustContext) -> Iterator[_Asked]:
     if mode == around.network or mode in config.PLAIN_NETWORKS:
         return
     if mode == "host":
@@ -93,22 +93,22 @@ def _network(mode: str | None, around: Surroundings) -> Iterator[_Asked]:
         yield "network", f"network {mode}", "the job reaches the containers in it"
 
 
-def _hosts(hosts: Mapping[str, str], _: Surroundings) -> Iterator[_Asked]:
+def _hosts(hosts: Mapping[str, str], _: TrustContext) -> Iterator[_Asked]:
     for name, address in hosts.items():
         yield "extra_hosts", f"host {name}={address}", "the name leads to that address"
 
 
-def _devices(devices: Iterable[str], _: Surroundings) -> Iterator[_Asked]:
+def _devices(devices: Iterable[str], _: TrustContext) -> Iterator[_Asked]:
     for device in devices:
         yield "devices", f"device {device}", "the job uses this device of the engine's machine"
 
 
-def _gpus(gpus: str | None, _: Surroundings) -> Iterator[_Asked]:
+def _gpus(gpus: str | None, _: TrustContext) -> Iterator[_Asked]:
     if gpus:
         yield "gpus", f"gpus {gpus}", "the job uses the GPUs of the engine's machine"
 
 
-def _runner_pool(name: str | None, around: Surroundings) -> Iterator[_Asked]:
+def _runner_pool(name: str | None, around: TrustContext) -> Iterator[_Asked]:
     pool = around.pools.get(name or "")
     if pool is not None and pool.elsewhere:
         gives = f"the job runs in {pool.target}, with the rights that this pool of yours gives"
@@ -117,7 +117,7 @@ def _runner_pool(name: str | None, around: Surroundings) -> Iterator[_Asked]:
         yield "runner_pool", f"runner_pool {name}", "the job runs on this machine, as you, without isolation"
 
 
-def _secret(reference: str, around: Surroundings) -> Iterator[_Asked]:
+def _secret(reference: str, around: TrustContext) -> Iterator[_Asked]:
     scheme, _, rest = reference.partition("://")
     if not around.is_reference(reference):
         return
@@ -130,7 +130,7 @@ def _secret(reference: str, around: Surroundings) -> Iterator[_Asked]:
         yield "secret", subject, "the job gets the content of this file of yours"
 
 
-def _elsewhere(path: str, around: Surroundings) -> str | None:
+def _elsewhere(path: str, around: TrustContext) -> str | None:
     """Return the real path of a file outside the snapshot (outside the repository, in `.git`, or ignored); None for one
     inside.
     """
@@ -144,7 +144,7 @@ def _elsewhere(path: str, around: Surroundings) -> str | None:
     return path if str(real) == os.path.normpath(written) else str(real)
 
 
-ASKS: Mapping[tuple[type, str], Callable[[Any, Surroundings], Iterator[_Asked]]] = {
+ASKS: Mapping[tuple[type, str], Callable[[Any, TrustContext], Iterator[_Asked]]] = {
     (model.Job, "privileged"): _privileged,
     (model.Job, "docker_socket"): _engine_socket,
     (model.Job, "runner_pool"): _runner_pool,
@@ -157,7 +157,7 @@ ASKS: Mapping[tuple[type, str], Callable[[Any, Surroundings], Iterator[_Asked]]]
 
 
 def requests_of(
-    jobs: Iterable[model.Job], around: Surroundings, position_of: PositionOf | None = None
+    jobs: Iterable[model.Job], around: TrustContext, position_of: PositionOf | None = None
 ) -> tuple[PermissionRequest, ...]:
     """Return the distinct requests of these jobs; copies of a matrix job share theirs."""
     found: dict[tuple[str, str, str], PermissionRequest] = {}
@@ -171,7 +171,7 @@ def requests_of(
 
 
 def _asked(
-    value: Struct, path: tuple[str | int, ...], around: Surroundings
+    value: Struct, path: tuple[str | int, ...], around: TrustContext
 ) -> Iterator[tuple[tuple[str | int, ...], _Asked]]:
     """Collect the requests of all fields below a job."""
     for name in value.__struct_fields__:

@@ -41,7 +41,7 @@ def requests_of(
 
         return check_reference(reference) is None
 
-    around = permissions.Surroundings(
+    around = permissions.TrustContext(
         root=here.root,
         home=here.environ.get("HOME"),
         network=here.config.network,

@@ -35,7 +35,7 @@ from loom.providers.docker.container.ownership import Workspaces
 from loom.providers.docker.engine.client import Engine, Traits
 from loom.providers.docker.engine.errors import DISK_FULL, translated
 from loom.providers.docker.engine.retries import StartFailed, starting
-from loom.providers.docker.session.attach import Attachment, attach
+from loom.providers.docker.session.attach import ContainerAttachment, attach
 from loom.providers.docker.session.session import DockerSession
 from loom.providers.removals import Removals
 from loom.status import Exit, OnOutput
@@ -248,7 +248,7 @@ class DockerProvider(Provider):
             self._engine.close()
         return self._removals.problems()
 
-    def _attach(self, client: docker.DockerClient, request: SessionRequest, container_id: str) -> Attachment:
+    def _attach(self, client: docker.DockerClient, request: SessionRequest, container_id: str) -> ContainerAttachment:
         try:
             return attach(client, container_id, apart=not Traits(client).podman)
         except ProviderError as error:

@@ -10,19 +10,19 @@ from msgspec.structs import replace
 
 from loom.config.pools import Pool
 from loom.plan.model import Image, Job, Network, Resources, Secret, Service
-from loom.plan.permissions import PermissionRequest, Surroundings, requests_of
+from loom.plan.permissions import PermissionRequest, TrustContext, requests_of
 
 PLAIN = Job(id="a", name="a", stage="s", steps=(), provider="docker")
 
 
 @pytest.fixture
-def around(tmp_path: Path) -> Surroundings:
+def around(tmp_path: Path) -> TrustContext:
     (tmp_path / "repo" / ".git").mkdir(parents=True)
     (tmp_path / "repo" / "inside").write_text("x")
     (tmp_path / "repo" / "ignored").write_text("x")
     (tmp_path / "repo" / "link").symlink_to("../outside")
     (tmp_path / "outside").write_text("x")
-    return Surroundings(
+    return TrustContext(
         root=tmp_path / "repo",
         home=str(tmp_path / "home"),
         is_reference=lambda reference: "://" in reference,
@@ -36,11 +36,11 @@ def around(tmp_path: Path) -> Surroundings:
     )
 
 
-def asked(around: Surroundings, **changes: Any) -> list[str]:
+def asked(around: TrustContext, **changes: Any) -> list[str]:
     return [str(request) for request in requests_of([replace(PLAIN, **changes)], around)]
 
 
-def test_a_plain_job_asks_for_nothing(around: Surroundings) -> None:
+def test_a_plain_job_asks_for_nothing(around: TrustContext) -> None:
     assert asked(around) == []
     assert asked(around, network=Network(mode="none")) == asked(around, network=Network(mode="bridge")) == []
     assert asked(around, network=Network(mode="mine")) == [], "the user allowed it"
@@ -63,7 +63,7 @@ def test_a_plain_job_asks_for_nothing(around: Surroundings) -> None:
         ({"secrets": (Secret(name="A", ref="op://x"),)}, "op://x: the job gets this value of your secrets"),
     ],
 )
-def test_what_a_job_asks_for(around: Surroundings, changes: dict[str, Any], said: str) -> None:
+def test_what_a_job_asks_for(around: TrustContext, changes: dict[str, Any], said: str) -> None:
     (text,) = asked(around, **changes)
     assert text.startswith(f"job a asks for {said}")
 
@@ -82,7 +82,7 @@ def test_what_a_job_asks_for(around: Surroundings, changes: dict[str, Any], said
         ("/etc/passwd", "file:///etc/passwd"),
     ],
 )
-def test_a_file_outside_of_the_snapshot_is_asked_for(around: Surroundings, path: str, subject: str | None) -> None:
+def test_a_file_outside_of_the_snapshot_is_asked_for(around: TrustContext, path: str, subject: str | None) -> None:
     found = requests_of([replace(PLAIN, secrets=(Secret(name="A", ref=f"file://{path}"),))], around)
     if subject is None:
         assert found == ()
@@ -97,11 +97,11 @@ def test_a_file_outside_of_the_snapshot_is_asked_for(around: Surroundings, path:
     assert request.gives == "the job gets the content of this file of yours"
 
 
-def test_what_is_no_reference_is_not_shown(around: Surroundings) -> None:
+def test_what_is_no_reference_is_not_shown(around: TrustContext) -> None:
     assert asked(around, secrets=(Secret(name="A", ref="the-value-itself"),)) == []
 
 
-def test_services_ask_too_with_their_position_and_copies_ask_once(around: Surroundings) -> None:
+def test_services_ask_too_with_their_position_and_copies_ask_once(around: TrustContext) -> None:
     service = Service(name="db", aliases=("db",), image=Image(name="x"), secrets=(Secret(name="B", ref="env://B"),))
     job = replace(PLAIN, services=(service,), secrets=(Secret(name="A", ref="env://A"),))
     places: list[tuple[str, tuple[str | int, ...]]] = []
@@ -116,7 +116,7 @@ def test_services_ask_too_with_their_position_and_copies_ask_once(around: Surrou
     assert [request.position for request in found] == ["line 1", "line 2"]
 
 
-def test_a_request_has_no_position_where_nobody_knows_it(around: Surroundings) -> None:
+def test_a_request_has_no_position_where_nobody_knows_it(around: TrustContext) -> None:
     (request,) = requests_of([replace(PLAIN, privileged=True)], around)
     assert request.position == ""
 
@@ -134,7 +134,7 @@ def test_the_same_request_elsewhere_is_the_same() -> None:
         assert str(replace(request, job="", kind=kind)) == f"{asker} asks for env://A: x"
 
 
-def test_without_a_home_its_files_are_those_of_the_root(around: Surroundings) -> None:
+def test_without_a_home_its_files_are_those_of_the_root(around: TrustContext) -> None:
     job = replace(PLAIN, secrets=(Secret(name="A", ref="file://~/key"),))
     (request,) = requests_of([job], replace(around, home=None))
     assert request.subject == "file://~/key"

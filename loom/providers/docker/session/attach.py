@@ -196,7 +196,7 @@ class LogFollower:
             self._response.close()
 
 
-class Attachment:
+class ContainerAttachment:
     """Implements `driver.channel.Attachment`."""
 
     def __init__(
@@ -318,7 +318,7 @@ class Attachment:
             os.close(self._wake)
 
 
-def attach(client: docker.DockerClient, container_id: str, *, apart: bool) -> Attachment:
+def attach(client: docker.DockerClient, container_id: str, *, apart: bool) -> ContainerAttachment:
     """Attach before the container starts, because earlier output is lost.
 
     `apart=False`: one connection for input and output. Podman sends output to every connection, even for input only, and
@@ -326,16 +326,16 @@ def attach(client: docker.DockerClient, container_id: str, *, apart: bool) -> At
     """
     if not apart:
         both = attached(client, container_id, "stdin", "stdout", "stderr")
-        return Attachment(client, container_id, both, both)
+        return ContainerAttachment(client, container_id, both, both)
     input_ = attached(client, container_id, "stdin")
     try:
-        return Attachment(client, container_id, input_, attached(client, container_id, "stdout", "stderr"))
+        return ContainerAttachment(client, container_id, input_, attached(client, container_id, "stdout", "stderr"))
     except BaseException:
         input_.close()
         raise
 
 
-class ExecAttachment(Attachment):
+class ExecAttachment(ContainerAttachment):
     """An attachment to a driver that an exec started in a kept container."""
 
     def __init__(

@@ -29,7 +29,7 @@ from loom.providers.docker.container.ownership import Owner, Workspaces
 from loom.providers.docker.engine.client import Traits
 from loom.providers.docker.engine.errors import translated
 from loom.providers.docker.engine.retries import restarting, retrying
-from loom.providers.docker.session.attach import Attachment, ExecAttachment, attach
+from loom.providers.docker.session.attach import ContainerAttachment, ExecAttachment, attach
 from loom.providers.docker.session.exec import ContainerInside
 from loom.providers.docker.session.session import DockerSession
 from loom.providers.driven import GREETING_S
@@ -214,7 +214,7 @@ class KeptContainer(Kept, frozen=True, kw_only=True):
             on_output("stderr", f"{problem}\n".encode())
 
     def _session(
-        self, attachment: Attachment, request: SessionRequest, mount: Mount, on_output: OnOutput
+        self, attachment: ContainerAttachment, request: SessionRequest, mount: Mount, on_output: OnOutput
     ) -> DockerSession:
         return DockerSession(
             request=request,

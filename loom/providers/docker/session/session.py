@@ -24,7 +24,7 @@ from loom.providers.docker.container.ownership import Owner
 from loom.providers.docker.engine.client import ANSWER_S, LONG_S
 from loom.providers.docker.engine.errors import explanation, to_loom_error, translated
 from loom.providers.docker.engine.retries import RESUMED_AT_MOST, retrying
-from loom.providers.docker.session.attach import Attachment
+from loom.providers.docker.session.attach import ContainerAttachment
 from loom.providers.docker.session.exec import ContainerInside, EngineCommand
 from loom.providers.driven import LEAVE_S, DrivenSession
 from loom.providers.driver import protocol as driver
@@ -43,13 +43,13 @@ PING_S = 15.0
 class DockerSession(DrivenSession):
     """Implements `providers.base.Session` for an attached container."""
 
-    attachment: Attachment
+    attachment: ContainerAttachment
 
     def __init__(
         self,
         *,
         request: SessionRequest,
-        attachment: Attachment,
+        attachment: ContainerAttachment,
         facts: SessionFacts,
         mount: Mount,
         on_output: OnOutput,
