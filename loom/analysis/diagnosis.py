@@ -28,9 +28,10 @@ from loom.analysis.output import (
 from loom.analysis.patterns import FailureGroup
 from loom.analysis.readings import LineReading, Place, reading_by_source, reading_of
 from loom.analysis.reproduction import reproduce_command
-from loom.record.documents import DIAGNOSIS_SCHEMA, Document, Invocation, Milliseconds, Moment, Sha
+from loom.record.documents import DIAGNOSIS_SCHEMA, Document, Milliseconds, Moment, Sha
 from loom.record.events import Section, epoch_ns
 from loom.record.highlights import form_of
+from loom.record.request import Request
 from loom.record.unrecorded import Unrecorded
 from loom.status import Code, Count, FailingTest, Failure
 from loom.util import typed
@@ -317,7 +318,7 @@ def diagnose(evidence: Evidence) -> Diagnosis:
         skipped=sum(other["status"] == "skipped" for other in evidence.pipeline["jobs"]),
         reproduce=f"loom {'reproduce' if '://' in origin else 'replay'} {shlex.quote(origin)}"
         if (origin := evidence.receipt.get("origin"))
-        else reproduce_command(typed.convert(evidence.receipt.get("invocation", {}), Invocation), job_id),
+        else reproduce_command(typed.convert(evidence.receipt.get("invocation", {}), Request), job_id),
         logs_command=None
         if job_id is None
         else shlex.join(filter(None, ("loom", "logs", evidence.run_id, job_id, step or section))),

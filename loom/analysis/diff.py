@@ -16,7 +16,7 @@ from loom.plan.model import Job
 from loom.record.documents import Document
 from loom.record.event_files import output_in, whole_lines
 from loom.record.reader import Reading
-from loom.record.run import load_planned
+from loom.record.run import load_run
 from loom.status import Code, Count, Stream
 
 FILES_SHOWN = 200
@@ -160,7 +160,7 @@ def _inputs(run: Reading, job_ids: Sequence[str]) -> Iterator[dict[str, str]]:
     yield {job_id: f"{image['name']} {image['digest'] or image['id']}" for job_id, image in images if image}
     planned: Sequence[Job] = ()
     with suppress(RecordError):
-        planned = load_planned(run.paths.plan).plan.jobs
+        planned = load_run(run.paths.plan).plan.jobs
     yield {
         f"{job.id}.{name}": value
         for job in planned

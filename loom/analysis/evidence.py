@@ -26,7 +26,7 @@ from loom.record.event_files import last_output
 from loom.record.events import Section, epoch_ns
 from loom.record.highlights import file_highlights, speaks_of_error
 from loom.record.reader import Reading, Unit
-from loom.record.run import load_planned
+from loom.record.run import load_run
 from loom.record.sections import reader_for
 from loom.record.store import UNFINISHED, entry_at, read_document
 from loom.util import typed
@@ -174,7 +174,7 @@ def _look(
     if not paths or job_id is None:
         return found
     with suppress(RecordError, KeyError):
-        plan = load_planned(reading.paths.plan).plan
+        plan = load_run(reading.paths.plan).plan
         for path, (maker, why) in makers(plan, plan.job(job_id), paths).items():
             seen = found.get(path, InSource(path=path))
             if why and (seen.ignored or path not in found):

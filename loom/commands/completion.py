@@ -43,9 +43,10 @@ def runs(_given: Given) -> list[tuple[str, str]]:
 
 @limited(COMPLETION_S)
 def _plan() -> Plan:
-    from loom.commands.plan.preparing import Options, planner_of  # not for a run's name
+    from loom.commands.plan.plan_run import planner_of  # not for a run's name
+    from loom.record.request import Request
 
-    return planner_of(Options(), here()).made()[0]
+    return planner_of(here(), Request()).made()[0]
 
 
 def workflow_jobs(_given: Given) -> Iterable[str]:

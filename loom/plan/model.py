@@ -555,6 +555,9 @@ class JobSelection(Struct, frozen=True, kw_only=True):
     on: str = CONTAINERS
     """The default for jobs in containers that name no pool: a pool, or a provider with an optional context."""
 
+    no_delay: bool = False
+    """Whether delayed jobs start at once when they may."""
+
     @property
     def everything(self) -> bool:
         return not self.jobs and not self.stages and self.from_job is None

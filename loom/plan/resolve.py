@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Protocol, cast
 
+from msgspec.structs import replace
+
 from loom.config import Config
 from loom.errors import Problem
 from loom.plan import model as p
@@ -36,7 +38,10 @@ def resolve(workflow: Loaded, selection: p.JobSelection, context: p.ResolveConte
     context's callables, which answer a question that is asked again at once.
     """
     with limited():
-        return _of(workflow).resolve(workflow, selection, context)
+        plan = _of(workflow).resolve(workflow, selection, context)
+    if selection.no_delay:
+        plan = replace(plan, jobs=tuple(replace(job, delay_s=None) for job in plan.jobs))
+    return plan
 
 
 def rehearse(workflow: Loaded, config: Config | None = None, repositories: Elsewhere = lambda: None) -> Rehearsed:

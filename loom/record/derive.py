@@ -9,6 +9,7 @@ from loom.record.documents import RUN_SCHEMA, SCHEMA_VERSION
 from loom.record.events import PhaseCode
 from loom.record.extent import extent_of
 from loom.record.fold import JobState, RunFold, Span, duration, image_of
+from loom.record.request import Request
 from loom.status import EndedBy, ExitCode, FailingTest, Failure, Status
 from loom.util import typed
 
@@ -287,7 +288,7 @@ def receipt(fold: RunFold) -> documents.Receipt:
         **_run_fields(fold),
         loom_version=started.get("loom_version", ""),
         command=list(started.get("command", ())),
-        invocation=typed.convert(started.get("invocation", {}), documents.Invocation),
+        invocation=typed.convert(started.get("invocation", {}), Request),
         origin=started.get("origin"),
         repo_root=started.get("repo_root"),
         workflow_path=started.get("workflow_path"),

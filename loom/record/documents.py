@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 
+from loom.record.request import Request
 from loom.status import Code, Count, EndedBy, FailingTest, Failure, Status
 from loom.util import typed
 
@@ -43,7 +44,7 @@ def check_moment(text: str) -> None:
 
 def plain(document: Struct) -> dict[str, Any]:
     """Convert the document to plain JSON types."""
-    shape: dict[str, Any] = msgspec.to_builtins(document)
+    shape: dict[str, Any] = msgspec.to_builtins(document, enc_hook=str)
     return shape
 
 
@@ -234,15 +235,6 @@ class RunSummary(Document, frozen=True, kw_only=True):
     pipeline_manifest_path: RelativePath
 
 
-class Invocation(Document, frozen=True, kw_only=True):
-    """The request for a run, and for a run that does it again."""
-
-    options: dict[str, Any] = field(default_factory=dict)
-    """The options of `loom run` that were given, by the names of its parameters."""
-    variables: dict[str, str] = field(default_factory=dict)
-    """The settings that variables of the environment gave: `LOOM_NETWORK` and its value."""
-
-
 class Reused(Document, frozen=True, kw_only=True):
     """The results of one job of its parent that a run took over."""
 
@@ -306,7 +298,7 @@ class Receipt(Document, frozen=True, kw_only=True):
     loom_version: str
     run_id: RunId
     command: list[str]
-    invocation: Invocation = field(default_factory=Invocation)
+    invocation: Request = field(default_factory=Request)
     origin: str | None = None
     """The address of the job on a CI server that this run reproduces."""
     repo_root: str | None

@@ -10,7 +10,8 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, defstruct
 
 from loom.plan.clone import Clone
-from loom.record.documents import Assistance, Extent, Highlights, Invocation, OutputCounts, RelativePath, SavedArtifacts
+from loom.record.documents import Assistance, Extent, Highlights, OutputCounts, RelativePath, SavedArtifacts
+from loom.record.request import Request
 from loom.status import Code, Count, EndedBy, FailingTest, Failure, Status
 from loom.util import typed
 
@@ -65,7 +66,7 @@ _BEGUN = _data(
     origin=str,
     loom_version=str,
     command=list[str],
-    invocation=Invocation,
+    invocation=Request,
     repo_root=str,
     workflow_path=str | None,
     workspace=str,

@@ -12,15 +12,12 @@ from msgspec import Struct
 
 from loom.errors import LoomError, RequestError
 from loom.plan.model import Job, MountMode, Resolved, Step
-from loom.record.documents import Invocation
 from loom.record.facts import COMMAND_USER, NOT_KEPT
 from loom.record.fold import JobState
 from loom.record.reader import Reading
-from loom.record.run import View, load_planned
-from loom.record.step_outputs import restored
+from loom.record.run import LeftContainer, Resumed, TakenOver, View, load_run
 from loom.record.store import RunEntry, entry_at
 from loom.status import JobResult, Status
-from loom.util import typed
 from loom.util.paths import is_of_job
 
 
@@ -29,7 +26,7 @@ class PastRun(Reading):
 
     def __init__(self, entry: RunEntry) -> None:
         super().__init__(entry)
-        self.planned = load_planned(self.paths.plan)
+        self.planned = load_run(self.paths.plan)
         self._before: dict[str, PastRun] = {}
         """The runs in which jobs failed that did not run again in this one, by their ids."""
         for run_id in {*self.fold.failed_earlier.values()}:
@@ -43,11 +40,7 @@ class PastRun(Reading):
 
     @property
     def repo_root(self) -> Path:
-        return Path(str(self.fold.started.get("repo_root", "")))
-
-    @property
-    def invocation(self) -> Invocation:
-        return typed.convert(self.fold.started.get("invocation", {}), Invocation)
+        return self.planned.repo_root
 
     @property
     def snapshot(self) -> Mapping[str, Any] | None:
@@ -138,6 +131,27 @@ class PastRun(Reading):
             exit_code=state.end.exit_code,
             outputs=state.outcome.get("outputs", {}),
         )
+
+    def taken_over(self, job_id: str, result: JobResult | None = None) -> TakenOver:
+        """Return the job for a run that does not run it again; `result`: of a job that never ended."""
+        found = self.result_of(job_id) or result
+        assert found is not None
+        return TakenOver(
+            result=found,
+            archive=self.archive_of(job_id),
+            run_id=self.run_of(job_id),
+            steps=self.steps_before(job_id),
+        )
+
+    def steps_before(self, job_id: str, step: str | None = None) -> dict[str, float]:
+        """Return the job's steps before one (None: all), each with the time that it took when it ran, in milliseconds."""
+        reused = self.fold.facts.get("steps_reused", {}).get("jobs", ())
+        known = {each["job_id"]: each["steps"] for each in reused}.get(job_id, {})
+        if (state := self.fold.jobs.get(job_id)) is not None:
+            spans = ((name, span) for (number, name), span in state.steps.items() if number == state.attempts)
+            known = {**known, **{name: span.duration_ms or 0.0 for name, span in spans}}
+        order = [each.id for each in self.job(job_id).job.steps]
+        return {name: known[name] for name in order[: order.index(step) if step else None] if name in known}
 
 
 class PastJob(Struct, frozen=True, kw_only=True):
@@ -278,8 +292,8 @@ class PastJob(Struct, frozen=True, kw_only=True):
             fact for fact in facts if fact["step"] in before and fact.get("attempt", 1) == max(1, self.state.attempts)
         ]
 
-    def handed_on(self, step: Step, secrets: Mapping[str, bytes]) -> tuple[dict[str, str], list[str]]:
-        """Return the outputs of the steps before `step`, and the names that the record lacks."""
+    def handed_on(self, step: Step) -> Mapping[str, Any]:
+        """Return the outputs of the steps before `step`, as the record has them (`step_outputs`)."""
         order = [item.id for item in self.job.steps]
         latest: Mapping[str, Any] = {}
         for fact in self.state.lists.get("handed_on", ()):
@@ -288,7 +302,19 @@ class PastJob(Struct, frozen=True, kw_only=True):
                 continue
             if said_by == "" or (said_by in order and order.index(said_by) < order.index(step.id)):
                 latest = fact
-        return restored(latest, secrets)
+        return latest
+
+    def resumed(self, step: str, **more: Any) -> Resumed:
+        """Return the job for a run that goes on with it from this step."""
+        archive, steps = self.run.archive_of(self.job.id), self.run.steps_before(self.job.id, step)
+        return Resumed(
+            step=step, archive=archive, run_id=self.run.run_id, steps=steps, cache_keys=self.cache_keys, **more
+        )
+
+    def container(self, container_id: str, handed_over: Path | None = None) -> LeftContainer:
+        return LeftContainer(
+            run_id=self.run.run_id, container_id=container_id, user=self.command_user, handed_over=handed_over
+        )
 
 
 def step_named(job: Job, wanted: str) -> Step:

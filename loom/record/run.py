@@ -1,17 +1,22 @@
-"""The plan in a run's record (`plan.json`), with all that recreates a job's container, but references instead of secrets."""
+"""A run as one value: a planner makes it, the kernel runs it, and the record keeps it (`plan.json`), without any secret."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from loom.errors import RecordError
-from loom.plan.model import MountMode, Plan, WorkspaceMode
-from loom.record.documents import RelativePath
+from loom.plan.clone import Clone, widest
+from loom.plan.model import MountMode, Plan, Resolved, WorkspaceMode
+from loom.plan.variables import rerun_variables
+from loom.record.documents import Assistance, RelativePath
+from loom.record.request import Request
+from loom.status import JobResult
 from loom.util import typed
 from loom.util.paths import jobs_of, workspace_beside
 from loom.util.untrusted_files import read_regular
@@ -46,28 +51,125 @@ class View(Struct, frozen=True, kw_only=True):
         return self.directory / "workspace" if self.directory is not None else self.workspace
 
 
-class SavedPlan(Struct, frozen=True, kw_only=True):
-    """The request of a run."""
+class LeftContainer(Struct, frozen=True, kw_only=True):
+    """The container of a job that an earlier run has left."""
 
-    schema_version: Literal["loom.plan.v1"] = "loom.plan.v1"
+    run_id: str
+    container_id: str
+    user: str = ""
+    """Of commands in it; empty: the container's own."""
+    handed_over: Path | None = None
+    """The file with the commands that go on in it without a session; None: none do."""
+
+
+class JobStart(Struct, frozen=True, kw_only=True, tag_field="start"):
+    """What a job has from before its run; a job without one starts fresh."""
+
+    archive: Path
+    """Its artifacts, if it left any."""
+    run_id: str = ""
+    """The run that it ran in; empty: none of this machine."""
+    steps: Mapping[str, float] = field(default_factory=dict)
+    """Its steps that do not run again, with the milliseconds that each took."""
+
+
+class TakenOver(JobStart, frozen=True, kw_only=True, tag="taken-over"):
+    """A job that does not run: its result is that of an earlier run, or of a CI server."""
+
+    result: JobResult
+
+
+class Resumed(JobStart, frozen=True, kw_only=True, tag="resumed"):
+    """A job that goes on from a step of an earlier run."""
+
+    step: str
+    handed_on: Mapping[str, Any] = field(default_factory=dict)
+    """The recorded outputs of the steps before."""
+    step_states: tuple[Mapping[str, Any], ...] = ()
+    """The facts of the steps before, for a job with a `LateJob`."""
+    cache_keys: tuple[str, ...] = ()
+    image: Resolved | None = None
+    number: int = 1
+    attached: bool = False
+    """It is not resumed: its steps go on from the first one (`kept`), or begin."""
+    kept: LeftContainer | None = None
+    """None: create a container from `image`."""
+    view: View | None = None
+    """The job's saved files; None: a new view, as at the start of a job."""
+
+
+class FilledWorkspace(Struct, frozen=True, kw_only=True):
+    """A workspace that has its files already; nothing is copied."""
+
+    path: Path
+    snapshot: Mapping[str, Any]
+    """The recorded facts of its snapshot."""
+    manifest: bytes | None = None
+    """The manifest of the snapshot that the resumed jobs' files were last synced with; None: the workspace's own."""
+    has_products: bool = False
+    """Whether it holds the output of the jobs before; if not, their artifacts are restored into it."""
+
+
+class Run(Struct, frozen=True, kw_only=True):
+    schema_version: Literal["loom.plan.v2"] = "loom.plan.v2"
     kind: Literal["run-plan"] = "run-plan"
+    run_id: str
+    command: tuple[str, ...]
+    request: Request
+    """A rerun keeps that of the original run."""
+    repo_root: Path
     plan: Plan
     variables: Mapping[str, str]
     """The variables that loom sets for every job (`LOOM_RUN_ID`, `CI_COMMIT_SHA`, ...)."""
+    workspace: FilledWorkspace | None = None
+    """None: a new snapshot of the checkout."""
+    starts: Mapping[str, TakenOver | Resumed] = field(default_factory=dict)
+    """By job; the others start fresh."""
     mount_mode: WorkspaceMode = WorkspaceMode.SHARED
-    read_only_mounts: tuple[str, ...] = ()
+    read_only_mounts: tuple[Path, ...] = ()
     container: bool = False
-    """Whether jobs without an image ran in a container."""
+    """Whether jobs without an image run in a container."""
     isolated: bool = False
-    """Whether services' networks were isolated (`--strict`)."""
+    """Whether services' networks are isolated (`--strict`)."""
     grace_s: float = 10.0
+    detached: bool = False
+    """Whether jobs go on without this process: it hands them over to their sessions."""
+    attached: bool = False
+    """Whether the run was left, and goes on in its record."""
+    parent_run_id: str | None = None
+    """The run that this one repeats, or goes on from."""
+    child_of: str | None = None
+    """The run that starts this one as a child pipeline."""
+    origin: str | None = None
+    """The origin of the run that this one repeats: the address of a job's page, or a bundle."""
+    assisted: tuple[Assistance, ...] = ()
+    notices: tuple[str, ...] = ()
+
+    @property
+    def done(self) -> dict[str, JobResult]:
+        """The results of the plan's jobs that do not run."""
+        return {job_id: start.result for job_id, start in self.starts.items() if isinstance(start, TakenOver)}
+
+    @property
+    def resumed(self) -> dict[str, Resumed]:
+        return {job_id: start for job_id, start in self.starts.items() if isinstance(start, Resumed)}
+
+    @property
+    def clone(self) -> Clone | None:
+        """What the workspace has of the repository: what each of the jobs gets, or more."""
+        jobs = (job for job in self.plan.jobs if job.trigger is None and not (job.clone and job.no_checkout))
+        return widest(job.clone for job in jobs)
+
+    def again(self, run_id: str, **changes: Any) -> Run:
+        """Return another run that does the same, but for these changes."""
+        return replace(self, run_id=run_id, variables=rerun_variables(self.variables, run_id), **changes)
 
 
-def load_planned(path: Path) -> SavedPlan:
-    """Parse a `SavedPlan`. RecordError if it is missing or invalid."""
+def load_run(path: Path) -> Run:
+    """Parse the run of a record. RecordError if it is missing or invalid."""
     try:
-        planned = typed.decode(read_regular(path), SavedPlan)
-        check_consistent(planned.plan)
+        run = typed.decode(read_regular(path), Run)
+        check_consistent(run.plan)
     except OSError as error:
         raise RecordError(
             f"the record has no plan ({path}: {(error.strerror or str(error)).lower()})",
@@ -78,7 +180,7 @@ def load_planned(path: Path) -> SavedPlan:
             f"{path}: this plan can't be read: {error}",
             hint="it was written by another version of loom, or edited; run the workflow again with `loom run`",
         ) from error
-    return planned
+    return run
 
 
 def check_consistent(plan: Plan) -> None:

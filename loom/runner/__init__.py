@@ -4,5 +4,5 @@
 # ruff: noqa: F401  the names that other folders use
 
 from loom.record.run import View
-from loom.runner.hooks import AtStep, Gate, Resumption, Verdict
-from loom.runner.session import JobTools, RunSettings, SessionOpener
+from loom.runner.hooks import AtStep, Gate, Verdict
+from loom.runner.session import JobTools, SessionOpener

@@ -10,30 +10,31 @@ from typing import TYPE_CHECKING
 
 from loom.analysis import formats
 from loom.errors import LoomError
-from loom.runner.request import Ran, RunRequest
+from loom.record.run import Run
 from loom.runner.start import start
+from loom.runner.tools import Ran, RunTools
 from loom.util.refusals import refusals
 
 if TYPE_CHECKING:
     from loom.runner.prewarmed import NextRun
 
 
-def execute(request: RunRequest, prepared: NextRun | None = None) -> Ran:
-    """Run the plan. Every failure ends in a receipt, except bugs and an unwritable record.
+def execute(run: Run, tools: RunTools, prepared: NextRun | None = None) -> Ran:
+    """Run a run. Every failure ends in a receipt, except bugs and an unwritable record.
 
-    `prepared`: what was prepared for this run, by its id; not with `request.reuse`.
+    `prepared`: what was prepared for this run, by its id; not with `run.workspace`.
     """
-    started = start(request, formats.watch(), prepared)
+    started = start(run, tools, formats.watch(), prepared)
     try:
         try:
             with refusals():
-                from loom.runner.pipeline import Run
+                from loom.runner.pipeline import Execution
         except LoomError as error:  # concurrent work has used up the descriptors
             started.undo()
             started.problem = started.problem or error
-            from loom.runner.pipeline import Run
+            from loom.runner.pipeline import Execution
 
-        return Run(request, started).execute()
+        return Execution(started).execute()
     except BaseException:
         started.undo()
         started.journal.close()  # jobs that have not ended write nothing more

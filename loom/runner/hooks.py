@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from msgspec import Struct, field
+from msgspec import Struct
 
 from loom.cancel import Cancel
-from loom.plan.model import Job, Resolved, Step
-from loom.providers.base import Session, SessionRequest
+from loom.plan.model import Job, Step
 from loom.status import Exit, OnOutput, Status
 
 if TYPE_CHECKING:
     from loom.providers.inside import CommandsInside
-    from loom.record.run import View
 
 
 class Verdict(StrEnum):
@@ -81,24 +78,3 @@ def keeps(when: str, status: Status, *, by_hand: bool) -> bool:
     """
     failed = status in (Status.FAILURE, Status.TIMED_OUT, Status.ERROR) or (by_hand and status is Status.CANCELED)
     return when == "always" or (when == "on-failure" and failed)
-
-
-Adopt = Callable[[SessionRequest, OnOutput, Cancel], AbstractContextManager[Session]]
-
-
-class Resumption(Struct, frozen=True, kw_only=True):
-    """The way in which a job resumes from a step of an earlier run."""
-
-    step: str
-    handed_on: Mapping[str, str] = field(default_factory=dict)
-    step_states: Sequence[Mapping[str, Any]] = ()
-    """The facts of the steps before, for a job with a `LateJob`."""
-    cache_keys: tuple[str, ...] = ()
-    image: Resolved | None = None
-    number: int = 1
-    attached: bool = False
-    """It is not resumed: its steps go on from the first one (`adopt`), or begin."""
-    adopt: Adopt | None = None
-    """Opens the kept container with its services; None: create a container from `image`."""
-    view: View | None = None
-    """The job's saved files; None: a new view, as at the start of a job."""

@@ -65,8 +65,7 @@ class JobRunner(Struct, kw_only=True, eq=False):
             job = start.job
             if start.status is not Status.SUCCESS:
                 return self.skip(job, Skip(job_id=job.id, reason=start.reason, held=start.held), start.status)
-        settings = self.opener.settings
-        job = self.products.with_reported(job, settings.variables, settings.config.reported)
+        job = self.products.with_reported(job, self.opener.run.variables, self.opener.tools.config.reported)
         resumed = self.opener.resumed(job)
         number = resumed.number if resumed is not None else 1
         while True:
@@ -158,7 +157,7 @@ class JobRunner(Struct, kw_only=True, eq=False):
                     steps = self._steps(attempt, open_job, start, cancel)
                     if self.results is not None:
                         stack.callback(self.results.ended, attempt)
-                    if self.opener.settings.detached:
+                    if self.opener.run.detached:
                         self._hand_over(attempt, steps)
                     steps.run()
                     outcome.status, outcome.exit_code = attempt.status, attempt.exit_code
@@ -176,15 +175,15 @@ class JobRunner(Struct, kw_only=True, eq=False):
 
     def _reduce(self, attempt: Attempt, open_job: OpenJob, cancel: Cancel) -> None:
         """Leave the job what its clone has in CI, where the run's workspace has more for another job."""
-        job, settings, request = attempt.job, self.opener.settings, open_job.request
+        job, opener, request = attempt.job, self.opener, open_job.request
         if job.clone is None or job.no_checkout or open_job.resumed is not None:
             return
-        if not (script := settings.reduction(job.clone)):
+        if not (script := opener.reduction(job.clone)):
             return
         if request.directory is not None:  # what its files are compared with later
-            reduced = snapshot.reduced_manifest(settings.workspace, job.clone)
+            reduced = snapshot.reduced_manifest(opener.workspace, job.clone)
             atomic.write(request.directory / BROUGHT, reduced, mode=0o600)
-        if request.directory is None and not settings.alone:
+        if request.directory is None and not opener.alone:
             attempt.warn("it has more of git than its clone in CI: all jobs share their files (mount_mode)", CODE)
             return
         inside, printed = open_job.session.inside(open_job.environment), list[bytes]()
@@ -194,20 +193,20 @@ class JobRunner(Struct, kw_only=True, eq=False):
             raise ProviderError(f"{job.id}: the job's clone could not be made: {text}", code="CLONE_NOT_MADE")
 
     def _steps(self, attempt: Attempt, open_job: OpenJob, start: Start | None, cancel: Cancel) -> Steps:
-        request, settings = open_job.request, self.opener.settings
-        shares = request.mount_mode is MountMode.BIND and request.workspace == settings.workspace and not settings.alone
+        request, opener = open_job.request, self.opener
+        shares = request.mount_mode is MountMode.BIND and request.workspace == opener.workspace and not opener.alone
         own = JobSteps(
             attempt=attempt,
             open_job=open_job,
             gate=self.opener.tools.gate,
             cancel=cancel,
-            again=self.opener.cancel.again,
+            again=opener.cancel.again,
             goes_on=lambda: self._tries_again(attempt) or _is_allowed(attempt),
             needs=start.needs if start is not None else {},
             provider=self.opener.provider(attempt.job),
             results=self.results,
-            cache_dir=settings.config.cache_dir,
-            snapshot=settings.workspace,
+            cache_dir=opener.tools.config.cache_dir,
+            snapshot=opener.workspace,
             shares_files=shares,
         )
         return Steps(own) if self.late is None else self.late.steps(own)
@@ -233,7 +232,7 @@ class JobRunner(Struct, kw_only=True, eq=False):
 
     def _keep_session(self, attempt: Attempt, open_job: OpenJob) -> bool:
         """Keep the job's session for inspection. A failure is only a warning, because the job has its result."""
-        job, config = attempt.job, self.opener.settings.config
+        job, config = attempt.job, self.opener.tools.config
         by_hand = open_job.resumed is not None or attempt.entered
         if not keeps(config.keep, attempt.status, by_hand=by_hand) or self._tries_again(attempt):
             return False

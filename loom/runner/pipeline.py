@@ -23,17 +23,17 @@ from loom.record.extent import extent_of, noted_assistance
 from loom.record.journal import Outcome
 from loom.record.lines import encodable
 from loom.record.reader import Reading
-from loom.record.run import SavedPlan
+from loom.record.run import FilledWorkspace, Resumed, TakenOver
 from loom.record.run_paths import artifacts_beside
 from loom.record.store import RunEntry
 from loom.runner.children import Children
 from loom.runner.hooks import Child
 from loom.runner.job import JobRunner
 from loom.runner.products import Handover
-from loom.runner.request import Ran, RunRequest
 from loom.runner.results import Results, take_over
 from loom.runner.scheduler import Schedule
 from loom.runner.start import RunStart
+from loom.runner.tools import Ran
 from loom.runner.waits import Waits, waits
 from loom.snapshot import Snapshot
 from loom.status import ExitCode, JobResult, Skip, Status, exit_code_of, run_status
@@ -55,17 +55,18 @@ RunAll = Callable[[Plan, Mapping[str, JobResult]], dict[str, JobResult]]
 """Runs the jobs of a plan but those that have a result already."""
 
 
-class Run:
-    def __init__(self, request: RunRequest, started: RunStart) -> None:
-        self._request = request
+class Execution:
+    def __init__(self, started: RunStart) -> None:
+        self._run = started.run
+        self._tools = started.tools
         self._start = started
         self._workspace = started.workspace
         self._record = started.record
         self._recorder = started.recorder
         self._diagnosed: Diagnosis | None = None
         self._journal = started.journal
-        self._cancel = request.cancel
-        self._done = request.done
+        self._cancel = started.tools.cancel
+        self._done = started.run.done
         self._opener = started.opener
         self._late = self._late_jobs()
         self._growing = threading.Lock()
@@ -76,27 +77,24 @@ class Run:
         self._stating: list[threading.Thread] = []
 
     def _late_jobs(self) -> LateJobs | None:
-        plan = self._request.plan
+        plan = self._run.plan
         if not any(job.has_expressions for job in plan.jobs):
             return None
         from loom.runner.late.jobs import LateJobs  # late: only for such jobs
 
-        images = self._request.config.github.runs_on
+        images = self._tools.config.github.runs_on
         return LateJobs(plan, self._done, self._cancel, images, self._publish_growth)
 
     def _publish_growth(self) -> None:
         with self._growing:
             assert self._late is not None
             plan = self._late.plan
-            self._record.publish(
-                self._record.paths.plan, jsons.encode_file(replace(self._planned(), plan=plan), sort=True)
-            )
+            self._publish_run(plan)
             shape = plan_shape(plan, without=self._done)
             self._journal.fact(RUN, PhaseCode.RUN_PIPELINE_EXECUTE, "plan_resolved", shape)
 
     def execute(self) -> Ran:
-        resumed = self._request.reuse.resumed.values() if self._request.reuse else ()
-        theirs = [job.view for job in resumed if job.view is not None]
+        theirs = [job.view for job in self._run.resumed.values() if job.view is not None]
         with snapshot.occupied(
             self._workspace, *(path for view in theirs for path in (view.workspace, view.run_workspace))
         ):
@@ -104,7 +102,7 @@ class Run:
 
     def _execute(self) -> Ran:
         try:
-            filled = self._go_on() if self._request.so_far else self._bootstrap()
+            filled = self._go_on() if self._run.attached else self._bootstrap()
             status = self._pipeline(started=filled)
             with _ENDING:
                 receipt = self._finalize(status)
@@ -124,20 +122,17 @@ class Run:
 
     def _bootstrap(self) -> bool:
         """Fill the workspace while the first containers start; False when the run can't continue."""
-        request = self._request
+        run = self._run
         self._deaf = self._cancel.on_request(self._interrupted)
-        shape = plan_shape(request.plan, without=self._done)
+        shape = plan_shape(run.plan, without=self._done)
         self._journal.fact(RUN, PhaseCode.RUN_BOOTSTRAP, "plan_resolved", shape)
         if self._done:
             self._journal.fact(RUN, PhaseCode.RUN_BOOTSTRAP, "results_reused", self._results_reused())
-        if reuse := request.reuse:
-            resumed = reuse.has_products or bool(reuse.resumed)
-            self._journal.fact(
-                RUN, PhaseCode.RUN_BOOTSTRAP, "steps_reused", {"resumed": resumed, "jobs": list(reuse.steps)}
-            )
-            for assisted in reuse.assisted:
-                self._journal.fact(RUN, PhaseCode.RUN_BOOTSTRAP, "assisted", plain(assisted))
-        self._record.publish(self._record.paths.plan, jsons.encode_file(self._planned(), sort=True))
+        if run.workspace is not None:
+            self._journal.fact(RUN, PhaseCode.RUN_BOOTSTRAP, "steps_reused", self._steps_reused(run.workspace))
+        for assisted in run.assisted:
+            self._journal.fact(RUN, PhaseCode.RUN_BOOTSTRAP, "assisted", plain(assisted))
+        self._publish_run(run.plan)
         outcome = Outcome()
         filled = False
         try:
@@ -157,9 +152,9 @@ class Run:
 
     def _go_on(self) -> bool:
         """Go on with the record of a run that was left; False when that can't be done."""
-        for event in self._request.so_far:
+        for event in self._start.so_far:
             self._recorder.fold.apply(event)
-            for sink in self._request.sinks:
+            for sink in self._tools.sinks:
                 sink.phase(event)
         self._deaf = self._cancel.on_request(self._interrupted)
         self._recorder.complete()
@@ -171,26 +166,26 @@ class Run:
 
     def _began(self, code: PhaseCode) -> int | None:
         """Return the time at which a phase began that goes on."""
-        went_on = (event for event in self._request.so_far if (event.phase_code, event.kind) == (code, "phase_started"))
+        went_on = (event for event in self._start.so_far if (event.phase_code, event.kind) == (code, "phase_started"))
         return next((epoch_ns(event.ts) for event in went_on), None)
 
     def _fill(self) -> None:
-        request = self._request
+        run, filled = self._run, self._run.workspace
         if self._start.problem is not None:
             raise self._start.problem
-        if request.reuse is None:
+        if filled is None:
             document = self._take_snapshot().document()
             self._keep_manifest()
             self._opener.filled()
         else:
-            document = dict(request.reuse.snapshot)
+            document = dict(filled.snapshot)
             with suppress(OSError):  # a job of the earlier run removed it
-                self._keep_manifest(request.reuse.manifest)
+                self._keep_manifest(filled.manifest)
         self._journal.fact(RUN, PhaseCode.RUN_BOOTSTRAP, "snapshot_taken", {**document, "path": str(self._workspace)})
-        for text in request.notices:
+        for text in (*run.notices, *filter(None, [run.plan.behind])):
             self._journal.fact(RUN, PhaseCode.RUN_BOOTSTRAP, "notice", {"text": text})
         self._keep_build_inputs()
-        engines = [provider.described() for provider in request.tools.providers.values()]
+        engines = [provider.described() for provider in self._tools.providers.values()]
         if engine := ", ".join(filter(None, engines)):  # checked while the first containers start
             self._journal.fact(RUN, PhaseCode.RUN_BOOTSTRAP, "engine_answered", {"engine": engine})
 
@@ -200,23 +195,23 @@ class Run:
             taken = taking.result(snapshot.SnapshotCanceled("interrupted while the workspace was being filled"))
             self._start.taking = None
             return taken
-        source, umask = self._request.cloned(self._request.clone), self._request.plan.umask
+        source, umask = self._tools.cloned(self._run, self._run.clone), self._run.plan.umask
         if prepared is not None:
             return prepared.renewed(source, self._cancel, umask)
         return snapshot.take(source, self._workspace, cancel=self._cancel, umask=umask)
 
     def _keep_build_inputs(self) -> None:
-        request = self._request
-        for images in (provider.images for provider in request.tools.providers.values()):
+        run = self._run
+        for images in (provider.images for provider in self._tools.providers.values()):
             if images is None:
                 continue
-            if request.reuse is None:  # earlier jobs may have changed the files
+            if run.workspace is None:  # earlier jobs may have changed the files
                 manifest = self._record.paths.snapshot
                 images.identity_of = partial(
-                    snapshot.identity_of, request.source, self._workspace, manifest_file=manifest
+                    snapshot.identity_of, self._tools.source, self._workspace, manifest_file=manifest
                 )
-            if request.config.mount_mode == "bind_mount":  # jobs may write to the build inputs before they run
-                builds = _builds(request.plan, self._done)
+            if run.mount_mode is WorkspaceMode.SHARED:  # jobs may write to the build inputs before they run
+                builds = _builds(run.plan, self._done)
                 images.keep_inputs(builds, workspace=self._workspace, folder=self._record.paths.builds)
 
     def _keep_manifest(self, content: bytes | None = None) -> None:
@@ -231,32 +226,32 @@ class Run:
             self._span(PIPELINE, PhaseCode.PIPELINE_EXECUTE) as outcome,
             ExitStack() as services,
         ):
-            paths, reuse = self._record.paths, self._request.reuse
+            paths, filled = self._record.paths, self._run.workspace
             cache = self._caches()
             results = self._results(cache)
             if results is not None:
                 services.callback(results.close)
             tracked = partial(
-                snapshot.tracked, self._workspace, self._request.source.environment, manifest_file=paths.snapshot
+                snapshot.tracked, self._workspace, self._tools.source.environment, manifest_file=paths.snapshot
             )
             child_of = partial(
                 Child,
-                run_id=self._request.run_id,
+                run_id=self._run.run_id,
                 workspace=self._workspace,
                 snapshot=self._recorder.fold.facts.get("snapshot_taken", {}),
                 archive_of=self._archive_of,
                 succeeded=self._succeeded,
             )
-            children = Children(self._request.tools.run_child, lambda job: child_of(job=job), self._cancel)
+            children = Children(self._tools.run_child, lambda job: child_of(job=job), self._cancel)
             runner = JobRunner(
                 journal=self._journal,
                 opener=self._opener,
                 products=Handover(
-                    self._request.plan,
+                    self._run.plan,
                     workspace=self._workspace,
                     archive_of=self._archive_of,
                     tracked=tracked,
-                    missing_here=frozenset(() if reuse is not None and reuse.has_products else self._done),
+                    missing_here=frozenset(() if filled is not None and filled.has_products else self._done),
                     logs=paths.logs,
                     masker=self._journal.masker,
                     cache=cache,
@@ -271,7 +266,7 @@ class Run:
                 status = self._jobs(runner)
                 children.join()  # no limit: their jobs have their own, and a second interrupt ends it
             else:
-                for job in self._request.plan.jobs:
+                for job in self._run.plan.jobs:
                     if job.id not in self._done:
                         runner.skip(job, Skip(job_id=job.id, reason="the run could not start"))
                 status = Status.CANCELED if self._cancel.requested else Status.ERROR
@@ -280,32 +275,30 @@ class Run:
 
     def _results(self, cache: Cache | None) -> Results | None:
         """Return the services for actions, if a job uses any."""
-        jobs, reuse, paths = self._request.plan.jobs, self._request.reuse, self._record.paths
+        jobs, paths = self._run.plan.jobs, self._record.paths
         if not any(job.uses_actions for job in jobs):
             return None
-        if reuse is not None:
-            for job_id in reuse.resumed:
-                take_over(artifacts_beside(reuse.archive_of(job_id)), paths.artifacts(job_id))
+        for job_id, resumed in self._run.resumed.items():
+            take_over(artifacts_beside(resumed.archive), paths.artifacts(job_id))
         return Results(
             jobs=jobs,
             artifacts_of=lambda job_id: artifacts_beside(self._archive_of(job_id)),
             record=paths.root,
             cache=cache,
-            most_bytes=self._request.config.cache_max_size,
+            most_bytes=self._tools.config.cache_max_size,
         )
 
     def _span(self, where: Where, code: PhaseCode) -> AbstractContextManager[Outcome]:
         return self._journal.span(where, code, started_ns=self._began(code))
 
     def _caches(self) -> Cache | None:
-        request = self._request
-        own = request.reuse is None or request.so_far
+        own = self._run.workspace is None or self._run.attached
         taken = self._recorder.fold.facts.get("snapshot_taken", {}) if own else {}
-        return None if request.cache is None else request.cache(taken)
+        return None if self._tools.cache is None else self._tools.cache(taken)
 
     def _jobs(self, runner: JobRunner) -> Status:
         try:
-            results = self._run_all(runner)(self._request.plan, self._done)
+            results = self._run_all(runner)(self._run.plan, self._done)
         finally:
             self._opener.close_unused()
         if self._cancel.exit_code is not None:
@@ -313,13 +306,13 @@ class Run:
         return run_status(results.values())
 
     def _run_all(self, runner: JobRunner) -> RunAll:
-        request = self._request
-        project = request.source.origin_url or str(request.source.root)
+        run, tools = self._run, self._tools
+        project = tools.source.origin_url or str(run.repo_root)
         waiting = Waits(
             journal=self._journal,
             cancel=self._cancel,
-            lock_of=partial(request.store.lock_of_group, project),
-            command=shlex.join(request.command),
+            lock_of=partial(tools.store.lock_of_group, project),
+            command=shlex.join(run.command),
         )
 
         def run_job(job: Job) -> JobResult:
@@ -344,9 +337,9 @@ class Run:
                 until_free=waiting.until_free,
                 on_skip=on_skip,
                 on_stuck=runner.leave_behind,
-                at_most=request.lanes,
+                at_most=tools.lanes,
                 cancel=self._cancel,
-                fail_fast=request.config.fail_fast or request.plan.ends_at_failure,
+                fail_fast=tools.config.fail_fast or run.plan.ends_at_failure,
                 stop=partial(self._cancel.request, None),  # which does not mark the run as interrupted by the user
                 done=done,
             ).run()
@@ -359,7 +352,7 @@ class Run:
         start, jobs = self._late.several(job)
         if start.status is not Status.SUCCESS:
             return runner.skip(job, Skip(job_id=job.id, reason=start.reason, held=start.held), start.status)
-        results = run_all(Plan(workflow_path=self._request.plan.workflow_path, stages=(job.stage,), jobs=jobs), {})
+        results = run_all(Plan(workflow_path=self._run.plan.workflow_path, stages=(job.stage,), jobs=jobs), {})
         outputs: dict[str, str] = {}
         for result in results.values():
             outputs |= result.outputs
@@ -367,17 +360,28 @@ class Run:
         return JobResult(status=Status.SKIPPED if skipped else run_status(results.values()), outputs=outputs)
 
     def _archive_of(self, job_id: str) -> Path:
-        known = self._request.reuse or self._request.brought
-        if known is not None and job_id in self._done:
-            return known.archive_of(job_id)
-        return self._record.paths.artifacts_archive(job_id)
+        start = self._run.starts.get(job_id)
+        return start.archive if isinstance(start, TakenOver) else self._record.paths.artifacts_archive(job_id)
 
     def _succeeded(self, job_id: str) -> bool:
         ended = self._done.get(job_id) or self._recorder.fold.jobs.get(job_id)
         return ended is not None and ended.status is Status.SUCCESS
 
+    def _steps_reused(self, filled: FilledWorkspace) -> dict[str, Any]:
+        return {
+            "resumed": filled.has_products or bool(self._run.resumed),
+            "jobs": [
+                {
+                    "job_id": job_id,
+                    "from_step": start.step if isinstance(start, Resumed) else None,
+                    "steps": dict(start.steps),
+                }
+                for job_id, start in self._run.starts.items()
+                if start.steps
+            ],
+        }
+
     def _results_reused(self) -> dict[str, Any]:
-        reuse, own = self._request.reuse, self._request.run_id
         return {
             "jobs": {
                 job_id: {
@@ -385,7 +389,7 @@ class Run:
                     "allowed_failure": result.allowed_failure,
                     "exit_code": result.exit_code,
                     "archive": str(self._archive_of(job_id)),
-                    "run_id": reuse.run_of(job_id) if reuse is not None else own,
+                    "run_id": self._run.starts[job_id].run_id or self._run.run_id,
                     **({"outputs": dict(result.outputs)} if result.outputs else {}),
                 }
                 for job_id, result in self._done.items()
@@ -395,7 +399,7 @@ class Run:
     def _interrupted(self) -> None:
         """Report it in a separate thread while jobs end, so that a second request is not delayed by listeners."""
         if (code := self._cancel.exit_code) is not None:
-            grace_s = 0.0 if self._cancel.now else self._request.config.grace
+            grace_s = 0.0 if self._cancel.now else self._run.grace_s
             data = {"by": code.name.lower(), "at_once": self._cancel.now, "grace_s": grace_s}
             stating = partial(self._journal.fact, RUN, PhaseCode.RUN_PIPELINE_EXECUTE, "interrupted", data)
             self._stating.append(start_thread(stating, name="interrupted"))
@@ -465,22 +469,16 @@ class Run:
     def _close_providers(self) -> list[str]:
         """Wait until everything is removed; return the failures. Idempotent."""
         prepared = self._start.prepared
-        providers = (*self._request.tools.providers.values(), *(prepared.providers if prepared is not None else ()))
+        providers = (*self._tools.providers.values(), *(prepared.providers if prepared is not None else ()))
         return [text for provider in providers for text in provider.close(self._cancel)]
 
     # -- values ---------------------------------------------------------------------------------------------------
 
-    def _planned(self) -> SavedPlan:
-        request, settings = self._request, self._opener.settings
-        return SavedPlan(
-            plan=request.plan,
-            variables=settings.variables,
-            mount_mode=WorkspaceMode(request.config.mount_mode),
-            read_only_mounts=tuple(map(str, settings.read_only_mounts)),
-            container=request.config.container,
-            isolated=request.isolated,
-            grace_s=request.config.grace,
-        )
+    def _publish_run(self, plan: Plan) -> None:
+        filled = self._run.workspace
+        # Its manifest is in the record by itself.
+        kept = replace(self._run, plan=plan, workspace=None if filled is None else replace(filled, manifest=None))
+        self._record.publish(self._record.paths.plan, jsons.encode_file(kept, sort=True))
 
 
 def _builds(plan: Plan, done: Container[str]) -> Iterator[Build]:

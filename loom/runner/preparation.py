@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
 
 from loom.cancel import Cancel
 from loom.errors import InfrastructureError, ProviderError, SecretError, ServiceError
@@ -12,8 +12,8 @@ from loom.plan.model import Job, Resolved
 from loom.providers.base import NO_SECRETS, OpenedServices, SecretValues
 from loom.providers.driver.steps import chosen
 from loom.record.events import PhaseCode, Section
+from loom.record.run import LeftContainer
 from loom.runner.attempt import Attempt, SectionOutput
-from loom.runner.hooks import Adopt
 from loom.runner.session import Opened, OpenJob, Prewarmed, SessionOpener
 
 CODE = PhaseCode.JOB_PROVIDER_PREPARE
@@ -38,10 +38,10 @@ class Preparation:
             found = {"name": image.name, "id": image.image_id, "digest": image.digest}
             self._attempt.fact("image_resolved", found, CODE)
             self._images_used(image.bases)
-        adopt = resumed.adopt if resumed is not None else None
-        services = None if adopt else self._services(secrets)
+        kept = resumed.kept if resumed is not None else None
+        services = None if kept else self._services(secrets)
         try:
-            opened = self._session(prewarmed, image, services, adopt)
+            opened = self._session(prewarmed, image, services, kept)
         except ProviderError as error:
             ended = services and (self._attempt.service_died or services.blamed_for(error))
             if not ended:
@@ -132,7 +132,11 @@ class Preparation:
         return opened
 
     def _session(
-        self, prewarmed: Prewarmed | None, image: Resolved | None, services: OpenedServices | None, adopt: Adopt | None
+        self,
+        prewarmed: Prewarmed | None,
+        image: Resolved | None,
+        services: OpenedServices | None,
+        kept: LeftContainer | None,
     ) -> Opened:
         with self._attempt.section(Section.PROVIDER, CODE) as output:
             # Again after the session: background processes may end with a partial line.
@@ -140,16 +144,11 @@ class Preparation:
             if prewarmed is not None:
                 return self._prewarmed(prewarmed, image, output)
             opening: AbstractContextManager[Opened] = (
-                self._adopted(adopt, image, output) if adopt else self._opener.open(self._job, image, output, services)
+                self._opener.adopted(self._job, kept, image, output, self._cancel)
+                if kept
+                else self._opener.open(self._job, image, output, services)
             )
             return self._stack.enter_context(opening)
-
-    @contextmanager
-    def _adopted(self, adopt: Adopt, image: Resolved | None, on_output: SectionOutput) -> Iterator[Opened]:
-        view = self._opener.view(self._job)
-        request = self._opener.request(self._job, view, image)
-        with adopt(request, on_output, self._cancel) as session:
-            yield Opened(session=session, request=request, view=view)
 
     def _prewarmed(self, prewarmed: Prewarmed, image: Resolved | None, on_output: SectionOutput) -> Opened:
         """Return the prewarmed session, or open another one if it can't show the workspace."""

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from msgspec import Struct, field
+from msgspec import Struct
 from msgspec.structs import replace
 
 from loom import snapshot
@@ -21,13 +21,23 @@ from loom.config import Config
 from loom.errors import ImageError, LoomError, ProviderError
 from loom.plan import variables as environment
 from loom.plan.clone import Clone
-from loom.plan.model import Image, Job, Resolved, WorkspaceMode
-from loom.providers.base import NO_SECRETS, OpenedServices, Provider, SecretValues, Session, SessionRequest
-from loom.record.run import View
-from loom.runner.hooks import Gate, Resumption, RunChild
+from loom.plan.model import Image, Job, Resolved
+from loom.providers.base import (
+    NO_SECRETS,
+    DetachedContainer,
+    OpenedServices,
+    Provider,
+    SecretValues,
+    Session,
+    SessionRequest,
+)
+from loom.record.run import LeftContainer, Resumed, Run, View
+from loom.record.step_outputs import restored
+from loom.runner.hooks import Gate, RunChild
 from loom.runner.views import Views
 from loom.status import OnOutput, Stream
 from loom.util import controls
+from loom.util.untrusted_files import read_regular
 from loom.util.within import outcome
 
 T = TypeVar("T")
@@ -45,29 +55,14 @@ It gets the reason why it can't follow them any more; an empty one if all that c
 
 
 class JobTools(Struct, frozen=True, kw_only=True):
+    config: Config
+    """The effective settings, including the command line's."""
     providers: Mapping[str, Provider]
     """The providers of the jobs and of their services, by name."""
     secrets: ResolveSecrets
     gate: Gate | None = None
     run_child: RunChild | None = None
     leave: Leave | None = None
-
-
-class RunSettings(Struct, frozen=True, kw_only=True):
-    run_id: str
-    workspace: Path
-    variables: Mapping[str, str]
-    config: Config
-    umask: int = 0o022
-    """The umask of the files in the workspace."""
-    alone: bool = False
-    """Only one job runs, so it may use the run's workspace itself."""
-    read_only_mounts: tuple[Path, ...] = ()
-    detached: bool = False
-    reduction: Callable[[Clone], str] = lambda _: ""
-    """Return a script that leaves, of the files of a job, what its clone has; empty: they have no more."""
-    resumed: Mapping[str, Resumption] = field(default_factory=dict)
-    """Jobs that resume from a step of an earlier run, by id."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -80,12 +75,12 @@ class OpenJob:
     environment: Mapping[str, str]
     secrets: Mapping[str, bytes] = dataclasses.field(default_factory=dict, repr=False)
     services: OpenedServices | None = None
-    resumed: Resumption | None = None
+    resumed: Resumed | None = None
 
     def handed_on(self) -> dict[str, str]:
         """Return the outputs of earlier steps, also of an earlier run."""
         before = self.resumed.handed_on if self.resumed else {}
-        return {**before, **self.session.handed_on()}
+        return {**restored(before, self.secrets)[0], **self.session.handed_on()}
 
 
 class Opened(Struct, frozen=True, kw_only=True):
@@ -149,16 +144,30 @@ class _Buffered:
 
 
 class SessionOpener:
-    """Opens jobs' sessions, some ahead of time: a container starts while the snapshot is still in progress."""
+    """Opens jobs' sessions, some ahead of time: a container starts while the snapshot is still in progress.
 
-    def __init__(self, tools: JobTools, settings: RunSettings, cancel: Cancel) -> None:
+    `reduction` returns a script that leaves, of the files of a job, what its clone has; empty: they have no more.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        workspace: Path,
+        tools: JobTools,
+        cancel: Cancel,
+        reduction: Callable[[Clone], str] = lambda _: "",
+    ) -> None:
+        self.run = run
+        self.workspace = workspace
         self.tools = tools
-        self.settings = settings
         self.cancel = cancel
+        self.reduction = reduction
+        filled, going = run.workspace, len(run.plan.jobs) - len(run.done)
+        self.alone = going == 1 and not (run.resumed or (filled is not None and filled.has_products))
+        """Whether only one job runs, so that it may use the run's workspace itself."""
         self.prewarmed: dict[str, Prewarmed] = {}
         """The sessions that no job has taken, by job."""
-        mode = WorkspaceMode(settings.config.mount_mode)
-        self._views = Views(settings.workspace, mode, tools.providers, alone=settings.alone)
+        self._views = Views(workspace, run.mount_mode, tools.providers, alone=self.alone)
         self._over: set[str] = set()
         self._discarding: list[threading.Thread] = []
         self._filled: Future[None] = Future()
@@ -168,8 +177,8 @@ class SessionOpener:
     def provider(self, job: Job) -> Provider:
         return self.tools.providers[job.provider]
 
-    def resumed(self, job: Job) -> Resumption | None:
-        return None if job.id in self._over else self.settings.resumed.get(job.id)
+    def resumed(self, job: Job) -> Resumed | None:
+        return None if job.id in self._over else self.run.resumed.get(job.id)
 
     def forget_resumed(self, job: Job) -> None:
         """Let the job's next attempt be one in a new session."""
@@ -183,22 +192,22 @@ class SessionOpener:
     def request(
         self, job: Job, view: View, image: Resolved | None, services: OpenedServices | None = None
     ) -> SessionRequest:
-        settings = self.settings
+        run = self.run
         project_dir = self.provider(job).project_dir(view.workspace)
         variables = environment.job_environment(
             job,
-            settings.variables,
+            run.variables,
             project_dir=project_dir,
             image_name=image.name if image else "",
             services=services.variables if services is not None else {},
         )
         concealed = {name: value for name, value in variables.items() if controls.hide(value) != value}
         return SessionRequest(
-            run_id=settings.run_id,
+            run_id=run.run_id,
             job_id=job.id,
             workspace=view.workspace,
             umask=job.umask,
-            chmod="go-w" if job.umask & ~settings.umask and self.resumed(job) is None else "",
+            chmod="go-w" if job.umask & ~run.plan.umask and self.resumed(job) is None else "",
             directory=view.directory,
             project_dir=project_dir,
             environment={name: value for name, value in variables.items() if name not in concealed},
@@ -207,22 +216,22 @@ class SessionOpener:
             image=job.image or Image(),
             image_id=image.image_id if image else None,
             mount_mode=view.mode,
-            read_only_mounts=self._with_actions(job) if job.uses_actions else settings.read_only_mounts,
+            read_only_mounts=self._with_actions(job) if job.uses_actions else run.read_only_mounts,
             resources=job.resources,
             network=job.network,
             network_id=services.network_id if services else None,
-            grace_s=settings.config.grace,
+            grace_s=run.grace_s,
             privileged=job.privileged,
             docker_socket=job.docker_socket,
             hardened=job.hardened,
             pool=job.pool,
-            detached=settings.detached,
+            detached=run.detached,
         )
 
     def _with_actions(self, job: Job) -> tuple[Path, ...]:
         from loom.runner.actions import mounts_of  # for jobs of one language
 
-        return (*self.settings.read_only_mounts, *mounts_of(job, self.settings.config.cache_dir))
+        return (*self.run.read_only_mounts, *mounts_of(job, self.tools.config.cache_dir))
 
     def filled(self) -> None:
         """Let the sessions start that wait for the run's workspace: it is complete."""
@@ -239,8 +248,8 @@ class SessionOpener:
         self, job: Job, on_output: OnOutput, cancel: Cancel, on_died: Callable[[str, str], None], secrets: SecretValues
     ) -> AbstractContextManager[OpenedServices]:
         return self.provider(job).services(
-            environment.give_predefined_to_services(job, self.settings.variables),
-            workspace=self.settings.workspace,
+            environment.give_predefined_to_services(job, self.run.variables),
+            workspace=self.workspace,
             on_output=on_output,
             cancel=cancel,
             on_died=on_died,
@@ -254,7 +263,7 @@ class SessionOpener:
         try:
             return images.resolve(
                 job.image,
-                workspace=self.settings.workspace,
+                workspace=self.workspace,
                 on_output=on_output,
                 cancel=self.cancel,
                 secrets=secrets.own,
@@ -290,11 +299,34 @@ class SessionOpener:
         return True
 
     @contextmanager
+    def adopted(
+        self, job: Job, kept: LeftContainer, image: Resolved | None, on_output: OnOutput, cancel: Cancel
+    ) -> Iterator[Opened]:
+        """Open a job's session in the container that an earlier run has left. ProviderError where it is gone."""
+        view = self.view(job)
+        request = self.request(job, view, image)
+        found = self.provider(job).find(kept.run_id, job.id, kept.container_id, user=kept.user)
+        if kept.handed_over is not None and isinstance(found, DetachedContainer):
+            opening = found.attach(read_regular(kept.handed_over), request, on_output, cancel)
+        elif kept.handed_over is not None:
+            raise ProviderError(
+                f"the pod that continued job {job.id} is gone",
+                hint="it reached its deadline, or was deleted, or lost with its node",
+                code="POD_LOST",
+            )
+        elif found is not None:
+            opening = found.adopt(request, on_output, cancel)
+        else:
+            raise ProviderError(f"the kept container of job {job.id} is gone", code="NOTHING_KEPT")
+        with opening as session:
+            yield Opened(session=session, request=request, view=view)
+
+    @contextmanager
     def _opened(self, request: SessionRequest, job: Job, view: View, on_output: OnOutput) -> Iterator[Session]:
         with ExitStack() as stack:
             filling = None
             if view.copied:  # while its container starts
-                fill = partial(snapshot.duplicate, self.settings.workspace, view.workspace)
+                fill = partial(snapshot.duplicate, self.workspace, view.workspace)
                 filling = Work(lambda cancel: fill(cancel=cancel), self.cancel, name=f"fill {view.workspace}")
                 stack.callback(filling.stop)
             session = stack.enter_context(self.provider(job).open(request, on_output, self.cancel))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -14,14 +15,16 @@ from msgspec import Struct
 from loom import __version__, snapshot
 from loom.errors import LoomError
 from loom.record.documents import plain
-from loom.record.events import RUN, PhaseCode, epoch_ns
+from loom.record.event_files import read_phases
+from loom.record.events import RUN, PhaseCode, PhaseEvent, epoch_ns
 from loom.record.highlights import Watch
 from loom.record.journal import Journal
 from loom.record.recorder import Recorder
+from loom.record.run import Run
 from loom.record.run_record import RunRecord
 from loom.runner import SessionOpener
-from loom.runner.request import RunRequest, first_jobs, preflight, settings_of
 from loom.runner.session import Work
+from loom.runner.tools import RunTools, first_jobs, preflight
 from loom.util import processes
 from loom.util.masking import Masker, known
 from loom.util.paths import jobs_of, new_workspace
@@ -35,13 +38,16 @@ if TYPE_CHECKING:
 class RunStart(Struct, kw_only=True):
     """The record, the empty workspace and the opening sessions of the first jobs; or the `problem` that ends the run."""
 
+    run: Run
+    tools: RunTools
     record: RunRecord
     recorder: Recorder
     journal: Journal
     begun_ns: int
     workspace: Path
     opener: SessionOpener
-    reused: bool
+    so_far: Sequence[PhaseEvent]
+    """The events of the record that goes on, of a run that was left."""
     prepared: NextRun | None = None
     taking: Work[Snapshot] | None = None
     """The snapshot, which a thread takes while the engine is reached; None once somebody has it."""
@@ -52,60 +58,69 @@ class RunStart(Struct, kw_only=True):
         self.opener.close_unused()
         if (work := self.taking) is not None and work.stop() and work.error(LoomError("it has ended")) is None:
             snapshot.empty(self.workspace)
-        if not self.reused:
+        if self.run.workspace is None:
             with suppress(OSError):
                 self.workspace.rmdir()
                 shutil.rmtree(jobs_of(self.workspace), ignore_errors=True)
 
 
-def start(request: RunRequest, watch: Watch, prepared: NextRun | None = None) -> RunStart:
-    """Write the record's first event and open the first containers. Raises InfrastructureError if the record can't be written."""
-    reuse = request.reuse
-    there = reuse or prepared
-    workspace = there.workspace if there else new_workspace(request.config.tmp_dir, request.run_id)
-    record = request.store.new(request.run_id)
+def start(run: Run, tools: RunTools, watch: Watch, prepared: NextRun | None = None) -> RunStart:
+    """Write the record's first event and open the first containers. Raises InfrastructureError if the record can't be written.
+
+    A run that was left stays as it is where it can't go on: InfrastructureError.
+    """
+    if run.attached:
+        preflight(run.plan, tools)
+    filled = run.workspace
+    workspace = (
+        filled.path if filled else prepared.workspace if prepared else new_workspace(tools.config.tmp_dir, run.run_id)
+    )
+    record = tools.store.new(run.run_id)
+    so_far = list(_events_that_stay(read_phases(record.paths), run)) if run.attached else []
     recorder = Recorder(record, watch)
     journal = Journal(
-        run_id=request.run_id,
-        pipeline_id=request.run_id,
-        clock_ns=request.clock_ns,
+        run_id=run.run_id,
+        pipeline_id=run.run_id,
+        clock_ns=tools.clock_ns,
         masker=known(Masker()),
-        sinks=[recorder, *request.sinks],
-        seq=request.so_far[-1].seq if request.so_far else 0,
+        sinks=[recorder, *tools.sinks],
+        seq=so_far[-1].seq if so_far else 0,
     )
-    if request.so_far:
-        record.reopen(_identity(request, workspace), request.so_far)
-        begun_ns = epoch_ns(request.so_far[0].ts)
+    if run.attached:
+        record.reopen(_identity(run, workspace), so_far)
+        begun_ns = epoch_ns(so_far[0].ts)
     else:
         # First of all, so that the record tells of the run and its resources after any end of this process.
-        with record.created(_identity(request, workspace)):
-            begun_ns = journal.started(RUN, PhaseCode.RUN_BOOTSTRAP, _what_begins(request, record, workspace))
-    settings = settings_of(request, workspace)
-    opener = SessionOpener(request.tools, settings, request.cancel)
+        with record.created(_identity(run, workspace)):
+            begun_ns = journal.started(RUN, PhaseCode.RUN_BOOTSTRAP, _what_begins(run, record, workspace))
+    opener = tools.opener(run, workspace)
     started = RunStart(
+        run=run,
+        tools=tools,
         record=record,
         recorder=recorder,
         journal=journal,
         begun_ns=begun_ns,
         workspace=workspace,
         opener=opener,
-        reused=reuse is not None,
+        so_far=so_far,
         prepared=prepared,
     )
     try:
         with refusals():
             if prepared is not None:
                 prepared.taken_over()
-            elif reuse is None:
-                request.store.workspaces.make(workspace, run_id=request.run_id, repo_root=request.source.root)
+            elif filled is None:
+                tools.store.workspaces.make(workspace, run_id=run.run_id, repo_root=run.repo_root)
                 # One job alone needs the engine first, since its container starts without the files.
-                if not settings.alone and any(one.capabilities.isolated for one in request.tools.providers.values()):
-                    take = partial(snapshot.take, workspace=workspace, umask=request.plan.umask)
-                    source = partial(request.cloned, request.clone)
-                    started.taking = Work(lambda cancel: take(source(), cancel=cancel), request.cancel, name="snapshot")
-            preflight(request.plan, request.tools, request.config)
-            if reuse is None:
-                for job in first_jobs(request.plan, request.jobs_at_once, request.done):
+                if not opener.alone and any(one.capabilities.isolated for one in tools.providers.values()):
+                    take = partial(snapshot.take, workspace=workspace, umask=run.plan.umask)
+                    source = partial(tools.cloned, run, run.clone)
+                    started.taking = Work(lambda cancel: take(source(), cancel=cancel), tools.cancel, name="snapshot")
+            if not run.attached:
+                preflight(run.plan, tools)
+            if filled is None:
+                for job in first_jobs(run.plan, tools.jobs_at_once, run.done):
                     opener.prewarm(job, prepared.sessions.pop(job.id, None) if prepared is not None else None)
                     opener.make_ready(job)
     except LoomError as error:
@@ -113,39 +128,52 @@ def start(request: RunRequest, watch: Watch, prepared: NextRun | None = None) ->
     return started
 
 
-def _what_begins(request: RunRequest, record: RunRecord, workspace: Path) -> dict[str, Any]:
-    reuse = request.reuse
+def _events_that_stay(events: Iterable[PhaseEvent], run: Run) -> Iterator[PhaseEvent]:
+    """Yield no events of the present attempts at jobs, which are heard again, nor any of the run's end."""
+    known, done = list(events), run.done
+    set_aside = {event.job_id: event.seq for event in known if event.message == "attempt_failed"}
+    for event in known:
+        of_end = event.kind == "phase_finished" and event.phase_code != PhaseCode.RUN_BOOTSTRAP
+        if event.job_id is not None:
+            stays = event.job_id in done or event.seq <= set_aside.get(event.job_id, 0)
+        else:
+            stays = event.phase_code != PhaseCode.RUN_FINALIZE and not of_end
+        if stays:
+            yield event
+
+
+def _what_begins(run: Run, record: RunRecord, workspace: Path) -> dict[str, Any]:
     return {
-        "parent_run_id": reuse.parent_run_id if reuse else request.parent_run_id,
-        **({"origin": request.brought.origin} if request.brought is not None else {}),
+        "parent_run_id": run.parent_run_id,
+        **({"origin": run.origin} if run.origin is not None else {}),
         "loom_version": __version__,
-        "command": list(request.command),
-        "invocation": plain(request.invocation),
-        "repo_root": str(request.source.root),
-        "workflow_path": request.plan.workflow_path,
+        "command": list(run.command),
+        "invocation": plain(run.request),
+        "repo_root": str(run.repo_root),
+        "workflow_path": run.plan.workflow_path,
         "workspace": str(workspace),
         "logs_dir": str(record.paths.logs),
-        "mount_mode": request.config.mount_mode,
+        "mount_mode": run.mount_mode.value,
     }
 
 
-def _identity(request: RunRequest, workspace: Path) -> dict[str, Any]:
+def _identity(run: Run, workspace: Path) -> dict[str, Any]:
     return {
         "schema_version": "loom.identity.v1",
         "kind": "run-identity",
-        "run_id": request.run_id,
-        "repo_root": str(request.source.root),
+        "run_id": run.run_id,
+        "repo_root": str(run.repo_root),
         "workspace": str(workspace),
-        "workflow_path": request.plan.workflow_path,
-        "child_of": request.child_of,
+        "workflow_path": run.plan.workflow_path,
+        "child_of": run.child_of,
         "job_workspaces": {
             job_id: str(resumed.view.run_workspace)
-            for job_id, resumed in (request.reuse.resumed if request.reuse else {}).items()
+            for job_id, resumed in run.resumed.items()
             if resumed.view is not None and resumed.view.run_workspace != workspace
         },
-        "command": list(request.command),
+        "command": list(run.command),
         "pid": os.getpid(),
         "pid_started": processes.started_at(os.getpid()),
         "boot_id": processes.boot_id(),
-        **({"detached": True} if request.detached else {}),
+        **({"detached": True} if run.detached else {}),
     }

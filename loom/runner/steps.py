@@ -20,9 +20,10 @@ from loom.providers.command import Command, Share
 from loom.providers.driver.endings import observable
 from loom.record.documents import Assistance, plain
 from loom.record.events import RUN, PhaseCode, Section, Where
+from loom.record.run import Resumed
 from loom.record.step_outputs import recorded
 from loom.runner.attempt import Attempt
-from loom.runner.hooks import AtStep, Gate, Resumption, Verdict
+from loom.runner.hooks import AtStep, Gate, Verdict
 from loom.runner.own_output import Coverage, OwnOutput
 from loom.runner.session import OpenJob
 from loom.status import Ended, Exit, OnOutput, Status
@@ -212,7 +213,7 @@ class Steps:
 
     # -- what a language with expressions decides itself -----------------------------------------------------------
 
-    def _restore(self, resumed: Resumption) -> None:
+    def _restore(self, resumed: Resumed) -> None:
         """Restore what the steps before the first one made in the run that the job resumes."""
         self._tell_handed_on("", PhaseCode.PIPELINE_EXECUTE)
 

@@ -14,8 +14,9 @@ def encode_line(document: Any) -> bytes:
 
 
 def encode_file(document: Any, *, sort: bool = False) -> bytes:
-    """Encode with indentation, for people and machines alike; the keys in the document's order, or sorted."""
-    return msgspec.json.format(msgspec.json.encode(document, order="deterministic" if sort else None), indent=2) + b"\n"
+    """Encode with indentation, for people and machines alike, paths as texts; the keys in the document's order, or sorted."""
+    data = msgspec.json.encode(document, enc_hook=str, order="deterministic" if sort else None)
+    return msgspec.json.format(data, indent=2) + b"\n"
 
 
 def decode(data: bytes | str) -> Any:

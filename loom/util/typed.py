@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
@@ -20,6 +21,12 @@ def convert(value: object, kind: type[T], dec_hook: Callable[[type, Any], Any] |
 
 
 def decode(data: bytes | bytearray | str, kind: type[T]) -> T:
-    """Decode JSON to a value of this type."""
+    """Decode JSON to a value of this type; a path is a text."""
     with _ONE_AT_A_TIME:
-        return msgspec.json.decode(data, type=kind)
+        return msgspec.json.decode(data, type=kind, dec_hook=_path)
+
+
+def _path(kind: type, value: Any) -> Any:
+    if kind is Path and isinstance(value, str):
+        return Path(value)
+    raise ValueError(f"expected {kind.__name__}")

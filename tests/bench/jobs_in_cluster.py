@@ -21,6 +21,7 @@ GIT = ["git", "-c", "user.name=b", "-c", "user.email=b@example.org"]
 PROGRAM = """
 import json, resource, sys, time
 from loom.commands.run import run
+from loom.record.request import Request
 from loom.providers.kubernetes.cluster.client import ws_client
 from urllib3 import PoolManager
 place, jobs = sys.argv[1], int(sys.argv[2])
@@ -30,7 +31,7 @@ def counted(ask):
 PoolManager.request = counted(PoolManager.request)
 ws_client.create_websocket = counted(ws_client.create_websocket)
 begun = time.monotonic()
-code = run.run_with(run.Options(quiet=True, flags={"on": place, "jobs": jobs}))
+code = run.run_with(Request(quiet=True, flags={"on": place, "jobs": jobs}))
 used = resource.getrusage(resource.RUSAGE_SELF)
 requests = len(made)
 print(json.dumps([code, time.monotonic() - begun, used.ru_utime + used.ru_stime, used.ru_maxrss // 1024, requests]), file=sys.stderr)

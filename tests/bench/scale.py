@@ -19,7 +19,8 @@ sys.path.insert(0, {str(HERE)!r})
 from loom import providers
 providers.MODULES["null"] = "_null_provider"
 from loom.commands.run import run
-code = run.run_with(run.Options(quiet=True, flags={{"on": "null"}}))
+from loom.record.request import Request
+code = run.run_with(Request(quiet=True, flags={{"on": "null"}}))
 used = resource.getrusage(resource.RUSAGE_SELF)
 print(json.dumps([code, used.ru_utime + used.ru_stime, used.ru_maxrss // 1024]), file=sys.stderr)
 """

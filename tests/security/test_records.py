@@ -31,7 +31,7 @@ from loom.record.events import PhaseEvent, decode
 from loom.record.fold import RunFold
 from loom.record.past_run import PastRun
 from loom.record.reader import Reading
-from loom.record.run import load_planned
+from loom.record.run import load_run
 from loom.record.store import Store
 from loom.render.look import Detail, Look
 from loom.render.screen import Screen
@@ -361,7 +361,7 @@ def read_all(reading: Reading, events: list[PhaseEvent]) -> None:
     with suppress(RecordError):
         page_values(reading)
     past = PastRun.__new__(PastRun)
-    vars(past).update(vars(reading), planned=load_planned(reading.paths.plan), _before={})
+    vars(past).update(vars(reading), planned=load_run(reading.paths.plan), _before={})
     for job in ("build", "test"):
         before = past.job(job)
         assert before.image is None or before.image.name is not None

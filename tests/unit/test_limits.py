@@ -36,7 +36,7 @@ GITLAB = {
 }
 LOOM = {
     "plan.hardening": {"PIDS": 1024},
-    "runner.request": {"JOBS_ELSEWHERE": 100},
+    "runner.tools": {"JOBS_ELSEWHERE": 100},
     "runner.views": {"MAX_SAVED": 2_000_000_000},
     "storage.cache_keys": {"_LONGEST_KEY": 1000},
     "storage.findings": {"MAX_BYTES": 16 * MIB, "MAX_FINDINGS": 1000, "_MAX_MESSAGE": 2000, "_MAX_PATH": 1000},

@@ -2,30 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from functools import partial
-from pathlib import Path
+from contextlib import ExitStack
 
-from msgspec.structs import replace
-
-from loom.cancel import Cancel
 from loom.commands import project
 from loom.commands.again import resume
 from loom.commands.inside import session
-from loom.commands.plan import preparing
-from loom.commands.project import Here
-from loom.errors import ProviderError, RequestError
+from loom.errors import RequestError
 from loom.providers import locks
-from loom.providers.base import DetachedContainer, Session, SessionRequest
-from loom.record.event_files import read_phases
-from loom.record.events import PhaseCode, PhaseEvent
 from loom.record.past_run import PastJob, PastRun
+from loom.record.request import Request
+from loom.record.run import FilledWorkspace, Resumed
 from loom.record.store import DETACHED, RUNNING
-from loom.runner import Resumption
-from loom.runner.request import Reuse, preflight
-from loom.status import OnOutput
-from loom.util.untrusted_files import read_regular
 
 
 def attach(run: str | None, *, stream: bool | None, quiet: bool, jobs: int | None, trust: bool) -> int:
@@ -43,31 +30,23 @@ def attach(run: str | None, *, stream: bool | None, quiet: bool, jobs: int | Non
         _check(past)
         here = project.here(trusting=True)  # the run began after all that its jobs ask for was allowed
         session.permit(here, past)
-        trusted = trust or bool(past.invocation.options.get("trust"))
-        options = preparing.Options.of(
-            {"stream": stream, "quiet": quiet, "jobs": jobs, "trust": trusted, "detach": True}
+        request = past.planned.request
+        given = {"stream": stream, "quiet": quiet, "jobs": jobs, "trust": trust or request.trust, "detach": True}
+        again = resume.request_again(past, Request.of(given))
+        ids = [job.id for job in past.planned.plan.jobs]
+        going = [past.job(job_id) for job_id in ids if past.result_of(job_id) is None]
+        for job in going:
+            session.resolve_secrets(here, job)  # one that is missing is told before the record is touched
+        done = {job_id: past.taken_over(job_id) for job_id in ids if past.result_of(job_id) is not None}
+        return resume.execute(
+            past,
+            again,
+            past.run_id,
+            past.planned.plan,
+            attached=True,
+            workspace=FilledWorkspace(path=past.workspace, snapshot=past.snapshot or {}),
+            starts={**done, **{job.job.id: start for job in going if (start := _resumed(job)) is not None}},
         )
-        plan = past.planned.plan
-        preflight(plan, session.tools_of(here, past, past.run_id), here.config)
-        return resume.execute(here, past, plan, _reuse(here, past), options, past.run_id, follow=True)
-
-
-def _reuse(here: Here, past: PastRun) -> Reuse:
-    plan = past.planned.plan
-    results = {job.id: result for job in plan.jobs if (result := past.result_of(job.id)) is not None}
-    going = [past.job(job.id) for job in plan.jobs if job.id not in results]
-    for job in going:
-        session.resolve_secrets(here, job)  # one that is missing is told before the record is touched
-    return Reuse(
-        parent_run_id=past.run_id,
-        workspace=past.workspace,
-        snapshot=past.snapshot or {},
-        results=results,
-        resumed={job.job.id: resumed for job in going if (resumed := _resumed(here, job)) is not None},
-        archive_of=past.archive_of,
-        run_of=past.run_of,
-        so_far=_so_far(past),
-    )
 
 
 def _check(past: PastRun) -> None:
@@ -101,41 +80,11 @@ def _followed(run_id: str, why: str) -> RequestError:
     )
 
 
-def _so_far(past: PastRun) -> Sequence[PhaseEvent]:
-    """Return the events that stay: not those of the present attempts at jobs, which are heard again, nor any of the run's end."""
-    events = list(read_phases(past.entry.paths))
-    set_aside = {event.job_id: event.seq for event in events if event.message == "attempt_failed"}
-
-    def stays(event: PhaseEvent) -> bool:
-        if event.job_id is not None:
-            return past.result_of(event.job_id) is not None or event.seq <= set_aside.get(event.job_id, 0)
-        of_end = event.kind == "phase_finished" and event.phase_code != PhaseCode.RUN_BOOTSTRAP
-        return event.phase_code != PhaseCode.RUN_FINALIZE and not of_end
-
-    return [event for event in events if stays(event)]
-
-
-def _resumed(here: Here, job: PastJob) -> Resumption | None:
+def _resumed(job: PastJob) -> Resumed | None:
     """Return the state from which an unfinished job continues; None if it starts again."""
-    number = max(1, job.state.attempts)
+    number, first = max(1, job.state.attempts), job.job.steps[0].id
     path = job.run.entry.paths.handed_over(job.job.id, number)
-    again = Resumption(step=job.job.steps[0].id, number=number, attached=True)
-    if not path.exists():
-        return None if number == 1 else again
-    adopt = partial(_opened, here, job, path)
-    return replace(again, cache_keys=job.cache_keys, image=job.image, adopt=adopt, view=job.view)
-
-
-@contextmanager
-def _opened(
-    here: Here, job: PastJob, saved: Path, request: SessionRequest, on_output: OnOutput, cancel: Cancel
-) -> Iterator[Session]:
-    found = session.find_kept(here, job)
-    if not isinstance(found, DetachedContainer):
-        raise ProviderError(
-            f"the pod that continued job {job.job.id} is gone",
-            hint="it reached its deadline, or was deleted, or lost with its node",
-            code="POD_LOST",
-        )
-    with found.attach(read_regular(saved), request, on_output, cancel) as opened:
-        yield opened
+    if path.exists():
+        kept = job.container("", path)
+        return job.resumed(first, number=number, attached=True, kept=kept, image=job.image, view=job.view)
+    return None if number == 1 else job.resumed(first, number=number, attached=True)

@@ -27,8 +27,9 @@ from loom.commands.project.recreate_tree import checked_out
 from loom.commands.project.trusting import discover, settle_objects
 from loom.commands.screen import screen_parts
 from loom.errors import InfrastructureError, LoomError, RequestError, SnapshotError
-from loom.record.documents import Commit, Invocation
+from loom.record.documents import Commit
 from loom.record.reader import Reading
+from loom.record.request import Request
 from loom.render import diagnosis as forms
 from loom.render.look import Look
 from loom.render.output import print_json
@@ -52,8 +53,7 @@ def bisect(
     source = discover(Path.cwd(), os.environ, flag=trust)
     here = project.here({"color": color}, root=source.root, trusting=trust)
     settle_objects(here, can_ask=not as_json)
-    options = {name: value for name, value in given.items() if value is not None}
-    command = [*shlex.split(reproduce_command(Invocation(options={**options, "names": [job]}), None))[1:]]
+    command = [*shlex.split(reproduce_command(Request.of({**given, "names": [job]}), None))[1:]]
     words = [*command, *(["--trust"] if trust else [])]
     look, write = screen_parts(here.config.color)
     cancel = Cancel()

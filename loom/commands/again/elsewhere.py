@@ -14,7 +14,7 @@ from loom.analysis.diff import Pair
 from loom.analysis.failure import JobEnding
 from loom.analysis.verdict import OF_TAG, Block, LogParting, Reproduction, lines_of, reasons, verdict
 from loom.cancel import Cancel
-from loom.commands.plan.preparing import Prepared
+from loom.commands.plan.plan_run import Worktree
 from loom.commands.screen import screen_parts
 from loom.errors import ImageError, RequestError
 from loom.images.reference import Reference, parse_reference
@@ -36,7 +36,7 @@ def hold(folder: Path) -> None:
 
 
 def pinned_job(
-    job: Job, digests: Mapping[str, str], prepared: Prepared, notes: list[str], differs: list[Pair] | None = None
+    job: Job, digests: Mapping[str, str], here: Worktree, notes: list[str], differs: list[Pair] | None = None
 ) -> Job:
     """Return the job with its images, its services' and those that they build on by these digests.
 
@@ -45,7 +45,7 @@ def pinned_job(
     `digests`: by the names that the images have in the workflow. `differs` gets the tags that mean another image here.
     """
     known = {found.name: digest for name, digest in digests.items() if (found := _reference(name)) is not None}
-    resolver = prepared.here.provider_named(job.provider).images
+    resolver = here.provider_named(job.provider).images
 
     def pinned(image: Image) -> Image:
         if (build := image.build) is not None:
@@ -61,7 +61,7 @@ def pinned_job(
         def had(wanted: Image) -> str:
             if resolver is None:
                 return ""
-            root = prepared.source.root
+            root = here.source.root
             return resolver.resolve(
                 wanted, workspace=root, on_output=lambda _stream, _data: None, cancel=Cancel(), secrets={}
             ).digest

@@ -21,15 +21,14 @@ from typing import Any, NoReturn
 import typer
 from msgspec.structs import replace
 
-from loom import __version__, snapshot
+from loom import __version__
 from loom.analysis.diff import Pair, differing_inputs
 from loom.analysis.evidence import diagnosis_of
 from loom.analysis.failure import recorded
 from loom.analysis.verdict import Reproduction, parting_of
 from loom.commands import project, terminal
 from loom.commands.again.elsewhere import blocks_of_run, hold, judged, pinned_job, tell
-from loom.commands.plan import preparing
-from loom.commands.plan.preparing import Options, Prepared
+from loom.commands.plan.plan_run import Worktree, checkout_for, run_of
 from loom.commands.project import trusting
 from loom.commands.project.bundle_file import ACTIONS, BundledTree, UnpackedBundle, pack_name, unpacked
 from loom.commands.run import run as running
@@ -40,8 +39,8 @@ from loom.plan.model import Job, JobSelection, Plan, Secret, Step
 from loom.plan.placement import pool_for
 from loom.plan.variables import rerun_variables
 from loom.record.reader import Reading
-from loom.record.run import SavedPlan, load_planned
-from loom.runner.request import Brought
+from loom.record.request import Request
+from loom.record.run import Run, load_run
 from loom.snapshot import git
 from loom.snapshot.source import check_consent
 from loom.util.controls import shown
@@ -64,7 +63,7 @@ def replay(file: Path, *, repeat: int | None, quiet: bool, as_json: bool, **aske
         found = unpacked(file, near.config.cache_dir / project.BUNDLES)
     there = found.reading
     try:
-        planned = load_planned(there.paths.plan)
+        planned = load_run(there.paths.plan)
     except RecordError as error:
         why = error.message.replace(str(there.paths.plan), "its plan")
         hint = f"loom {found.manifest.loom_version} made it, and this is loom {__version__}"
@@ -81,7 +80,7 @@ def replay(file: Path, *, repeat: int | None, quiet: bool, as_json: bool, **aske
     file = file.resolve()
     os.environ.pop("LOOM_BUNDLE", None)  # this one is from a bundle
     os.chdir(folder / "tree")
-    given = Options.of(
+    request = Request.of(
         {
             **asked,
             "no_cache": True,
@@ -96,19 +95,19 @@ def replay(file: Path, *, repeat: int | None, quiet: bool, as_json: bool, **aske
         }
     )
     notes: list[str] = []
-    prepared = _prepared(file, there, planned, given, folder / ACTIONS, notes)
+    here, run = _planned(file, there, planned, request, folder / ACTIONS, notes)
     with redirect_stdout(sys.stderr) if as_json and not repeat else nullcontext():
-        code = running.run_prepared(prepared)
+        code = running.run_as_asked(here, run)
     if repeat and as_json:
         return code
-    runs = [prepared.here.find(prepared.run_id)]
+    runs = [here.find(run.run_id)]
     if repeat:
-        entries = prepared.here.store.entries(prepared.here.root)
-        runs = [Reading(entry) for entry in entries if entry.child_of == prepared.run_id]
+        entries = here.store.entries(here.root)
+        runs = [Reading(entry) for entry in entries if entry.child_of == run.run_id]
     if runs:
-        failed = min(runs, key=lambda run: run.state == "success")
-        compared = _compared(found, failed, prepared, notes, str(file))
-        tell(compared, prepared.here.config.color, as_json=as_json)
+        failed = min(runs, key=lambda one: one.state == "success")
+        compared = _compared(found, failed, run, notes, str(file))
+        tell(compared, here.config.color, as_json=as_json)
     return code
 
 
@@ -221,28 +220,17 @@ class _TreeOfBundle:
             )
 
 
-def _prepared(
-    file: Path, there: Reading, planned: SavedPlan, given: Options, actions: Path, notes: list[str]
-) -> Prepared:
-    """Prepare the run of the bundle's plan in the current directory, with its jobs adapted to this machine.
+def _planned(
+    file: Path, there: Reading, planned: Run, request: Request, actions: Path, notes: list[str]
+) -> tuple[Worktree, Run]:
+    """Return the run of the bundle's plan in the current directory, with its jobs adapted to this machine.
 
     RequestError as in `trusting.settle`.
     """
-    source = snapshot.discover(Path.cwd(), environ=os.environ)
-    _ask_for_secrets(file, planned.plan, source.root)
-    here = preparing.here_for(given, source.root)
-    run_id = str(time.time_ns())
-    prepared = Prepared(
-        run_id=run_id,
-        options=given,
-        here=here,
-        source=source,
-        plan=replace(planned.plan, jobs=tuple(_Stranger(file, here, actions).job(job) for job in planned.plan.jobs)),
-        variables=rerun_variables(planned.variables, run_id),
-        brought=Brought(origin=str(file), results={}, archive_of=actions.joinpath),
-    )
-    jobs = prepared.plan.jobs
-    if not (given.trust or all(job.image is not None or job.trigger is not None for job in jobs)):
+    here = checkout_for(request)
+    _ask_for_secrets(file, planned.plan, here.root)
+    jobs = tuple(_Stranger(file, here, actions).job(job) for job in planned.plan.jobs)
+    if not (request.trust or all(job.image is not None or job.trigger is not None for job in jobs)):
         raise RequestError(
             f"{trusting.CODE}: jobs of {file} run on this machine, without a container",
             hint="--trust allows it, if you would run its commands by hand",
@@ -255,8 +243,9 @@ def _prepared(
     }
     with progress_line(at_once=True) as show:
         show("looks for the images that ran there")
-        pinned = tuple(pinned_job(job, images, prepared, notes) for job in jobs)
-    return replace(prepared, plan=replace(prepared.plan, jobs=pinned))
+        pinned = tuple(pinned_job(job, images, here, notes) for job in jobs)
+    variables = rerun_variables(planned.variables, str(time.time_ns()))
+    return here, run_of(here, request, replace(planned.plan, jobs=pinned), variables, origin=str(file))
 
 
 class _Stranger:
@@ -321,12 +310,12 @@ def _ask_for_secrets(file: Path, plan: Plan, root: Path) -> None:
         print(shown(f"loom: {file} does not have the secrets {', '.join(missing)}: {given}"), file=sys.stderr)
 
 
-def _compared(found: UnpackedBundle, here: Reading, prepared: Prepared, notes: list[str], origin: str) -> Reproduction:
+def _compared(found: UnpackedBundle, here: Reading, run: Run, notes: list[str], origin: str) -> Reproduction:
     """Compare the job that failed there, or the first one, with the same job here."""
     there = found.reading
     failed = (job.id for job in there.fold.jobs.values() if job.status is not None and not job.status.ok)
     job_id = there.pipeline_manifest()["failing_job_id"] or next(failed, next(iter(there.fold.jobs)))
-    manifests = [run.job_manifest(job_id) if job_id in run.fold.jobs else _NOT_RUN for run in (there, here)]
+    manifests = [one.job_manifest(job_id) if job_id in one.fold.jobs else _NOT_RUN for one in (there, here)]
     parting = parting_of(blocks_of_run(there, manifests[0]), blocks_of_run(here, manifests[1]))
     inputs = differing_inputs(there, here, None)
     ids = {image["name"]: image["id"] for image in here.receipt()["images"]}
@@ -344,15 +333,15 @@ def _compared(found: UnpackedBundle, here: Reading, prepared: Prepared, notes: l
     size = Pair(name="machine", a=found.manifest.machine, b=machine_size())
     sizes = [size] if size.a not in ("", size.b) else []
     differs = [pair for pair in (inputs.tree, inputs.head, *images, *variables, *sizes, *inputs.other) if pair]
-    job = next((job for job in prepared.plan.jobs if job.id == job_id), None)  # none if the run created the job
+    job = next((job for job in run.plan.jobs if job.id == job_id), None)  # none if the run created the job
     return judged(
         origin,
         job,
         {"job_id": job_id, "run_id": here.run_id},
-        [diagnosis_of(run, job_id) if job_id in run.fold.jobs else None for run in (there, here)],
-        [recorded(run, job_id) for run in (there, here)],
+        [diagnosis_of(one, job_id) if job_id in one.fold.jobs else None for one in (there, here)],
+        [recorded(one, job_id) for one in (there, here)],
         parting,
         differs,
         notes,
-        plan=lambda: prepared.plan,
+        plan=lambda: run.plan,
     )

@@ -14,7 +14,6 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext, redirect_stdout
 from itertools import groupby
-from pathlib import Path
 from typing import Any, BinaryIO
 
 from msgspec.structs import replace
@@ -33,7 +32,7 @@ from loom.commands.again.server_artifacts import ServerArtifacts
 from loom.commands.again.server_variables import ServerVariables
 from loom.commands.again.trials import Fact, cost, facts_of
 from loom.commands.plan.git_server import fetch_checkout
-from loom.commands.plan.preparing import Options, Prepared, prepare
+from loom.commands.plan.plan_run import Worktree, plan_run
 from loom.commands.project import Here
 from loom.commands.project.checkout import git, origin_of
 from loom.commands.record import remote
@@ -53,10 +52,10 @@ from loom.plan.github.growth import grown
 from loom.plan.github.labels import refused
 from loom.plan.model import Job, Plan
 from loom.plan.origin import origin_of as project_origin
-from loom.plan.variables import rerun_variables
+from loom.record.request import Request
+from loom.record.run import Run, TakenOver
 from loom.record.run_paths import artifacts_beside
 from loom.runner.late.jobs import LateJobs
-from loom.runner.request import Brought
 from loom.status import JobResult, Status
 from loom.util import atomic
 from loom.util.controls import shown
@@ -179,7 +178,7 @@ class _Reproducing:
         shutil.rmtree(self._directory / "artifacts", ignore_errors=True)  # some may have expired since the last time
         self._fetch(pipeline)
         os.chdir(self._directory / "tree")
-        given = Options.of(
+        request = Request.of(
             {
                 **given_here,
                 "names": [glob.escape(self._job.name)],
@@ -194,30 +193,30 @@ class _Reproducing:
         if pipeline.payload is not None:
             event_file = self._directory / "event.json"
             atomic.write(event_file, json.dumps(pipeline.payload).encode(), mode=0o600)
-            given = replace(given, event_file=event_file)
-        given = self._of_late_matrix(self._with_file(given, pipeline))
-        if (first := _planned(given)) is not None:
+            request = replace(request, event_file=str(event_file))
+        request = self._of_late_matrix(self._with_file(request, pipeline))
+        if (first := _planned(request)) is not None:
             self._check_deploys(first)  # before the server's variables are here
         told = self._log.facts.depth
         git_depth = int(told) if told.isdigit() else pipeline.git_depth
-        given = replace(given, flags={**given.flags, self._address.kind: self._variables.settings(git_depth)})
-        prepared = prepare(given)
-        self._check_deploys(prepared.plan)
-        plan, target = self._target(prepared.plan)
-        file = self._directory / "tree" / prepared.plan.workflow_path
-        if not given.inputs and file.is_file() and _INPUTS.match(file.read_bytes()):
+        request = replace(request, flags={**request.flags, self._address.kind: self._variables.settings(git_depth)})
+        here, run = plan_run(request)
+        self._check_deploys(run.plan)
+        plan, target = self._target(run.plan)
+        file = self._directory / "tree" / run.plan.workflow_path
+        if not request.inputs and file.is_file() and _INPUTS.match(file.read_bytes()):
             self._notes.append(
                 "the API does not have the pipeline's inputs: their defaults count; --input gives others"
             )
         self._read_again(target)
-        job = pinned_job(target, self._log.facts.images, prepared, self._notes, self._differs)
+        job = pinned_job(target, self._log.facts.images, here, self._notes, self._differs)
         jobs = tuple(job if each.id == job.id else each for each in plan.jobs)
-        brought = self._brought(plan, target)
-        prepared = replace(prepared, plan=replace(plan, jobs=jobs, behind=""), brought=brought)
-        self._trials = [(fact, fact.applied(prepared.plan, target.id)) for fact in self._facts]
+        starts = self._taken_over(plan, target)
+        run = replace(run, plan=replace(plan, jobs=jobs, behind=""), starts=starts, origin=self._job.url)
+        self._trials = [(fact, fact.applied(run.plan, target.id)) for fact in self._facts]
         with redirect_stdout(sys.stderr) if as_json else nullcontext():
-            code = running.execute(prepared)
-        self._verdict(prepared, target, with_cache=with_cache, as_json=as_json)
+            code = running.execute(here, run)
+        self._verdict(here, run, target, with_cache=with_cache, as_json=as_json)
         return code
 
     def _fetch(self, pipeline: RemotePipeline) -> None:
@@ -279,7 +278,7 @@ class _Reproducing:
         for name, value in {**pipeline.variables, **source, **pipeline.known}.items():
             yield f"{name}={value}"
 
-    def _with_file(self, given: Options, pipeline: RemotePipeline) -> Options:
+    def _with_file(self, given: Request, pipeline: RemotePipeline) -> Request:
         """Return the options with the pipeline's file, where the project or the job that started it names another one."""
         if pipeline.above is not None:
             return self._of_child(given, *pipeline.above)
@@ -290,7 +289,7 @@ class _Reproducing:
                 code="JOB_UNKNOWN",
             )
         if self._address.kind == "github" or not pipeline.workflow or given.inputs:
-            return replace(given, workflow=Path(pipeline.workflow)) if pipeline.workflow else given
+            return replace(given, workflow=pipeline.workflow) if pipeline.workflow else given
         path, _, project = pipeline.workflow.partition("@")
         if "://" in path:
             return self._including(given, [{"remote": path}])
@@ -298,13 +297,13 @@ class _Reproducing:
         of_project = {"project": name, "file": path, **({"ref": ref} if ref else {})}
         return self._including(given, [of_project if project else {"local": path}])
 
-    def _including(self, given: Options, includes: list[dict[str, Any]]) -> Options:
+    def _including(self, given: Request, includes: list[dict[str, Any]]) -> Request:
         """Return the options with a file that includes others, whatever their names."""
         whole = self._directory / "pipeline.gitlab-ci.yml"
         atomic.write(whole, json.dumps({"include": includes}).encode())
-        return replace(given, workflow=whole)
+        return replace(given, workflow=str(whole))
 
-    def _of_child(self, given: Options, number: int, name: str) -> Options:
+    def _of_child(self, given: Request, number: int, name: str) -> Request:
         """Return the options with the files, inputs and variables that job `name` of pipeline `number` gave its child."""
         job = replace(self._job, pipeline=number)
         above = self._server.pipeline(job)
@@ -314,8 +313,8 @@ class _Reproducing:
             var=tuple(self._given(above)),
             event=_EVENTS.get(above.source, "push"),
         )
-        plan = prepare(replace(self._with_file(of_above, above), dry_run=True), ask=False).plan
-        trigger = next((each for each in plan.jobs if each.title == name and each.trigger is not None), None)
+        _, run = plan_run(replace(self._with_file(of_above, above), dry_run=True), ask=False)
+        trigger = next((each for each in run.plan.jobs if each.title == name and each.trigger is not None), None)
         if trigger is None or trigger.trigger is None:
             raise RequestError(
                 f"{name} of pipeline {number}, which started this one, starts none here", code="JOB_UNKNOWN"
@@ -326,7 +325,7 @@ class _Reproducing:
             return self._including(given, includes_of(trigger.trigger))
         shutil.rmtree(folder, ignore_errors=True)
         artifacts = ServerArtifacts(self._server, job, folder, self._notes, self._differs)
-        producer = plan.job(file.job)
+        producer = run.plan.job(file.job)
         there = {each.name: each for each in self._server.jobs_before(job)}
         if (of_server := there.get(producer.title)) is not None:
             artifacts.bring(producer, of_server)
@@ -339,7 +338,7 @@ class _Reproducing:
         inputs = (f"{key}={one if isinstance(one, str) else json.dumps(one)}" for key, one in file.inputs.items())
         return replace(
             given,
-            workflow=found.rename(folder / "pipeline.gitlab-ci.yml"),
+            workflow=str(found.rename(folder / "pipeline.gitlab-ci.yml")),
             inputs=(*inputs, *given.inputs),
         )
 
@@ -355,7 +354,7 @@ class _Reproducing:
     def _is_meant(self, job: Job) -> bool:
         return self._job.name == job.title or _may_become(job, self._job.name)
 
-    def _of_late_matrix(self, given: Options) -> Options:
+    def _of_late_matrix(self, given: Request) -> Request:
         """Select the job of a matrix that only a result of another job tells, if the server's name can be one of its."""
         plan = _whole(given) if self._address.kind == "github" else None
         jobs = plan.jobs if plan is not None else ()
@@ -392,23 +391,24 @@ class _Reproducing:
             )
         return grown(plan, job.id, tuple(one for one in jobs if self._job.name == one.title))
 
-    def _brought(self, plan: Plan, target: Job) -> Brought:
-        """Return the results of the jobs before the target, and download what they left."""
+    def _taken_over(self, plan: Plan, target: Job) -> dict[str, TakenOver]:
+        """Return the jobs before the target, with their results, and download what they left."""
         there = {job.name: job for job in self._server.jobs_before(self._job)}
         needed = {*(target.artifacts_from or ()), *(need.job for need in target.needs or () if need.artifacts)}
         outputs = self._outputs(target)
-        results = {}
+        found = {}
         for job in plan.jobs:
             if job.id == target.id:
                 continue
             given = outputs.get(job.id, {})
-            results[job.id] = JobResult(status=Status.SUCCESS, outputs=given)  # the target ran, so they did not stop it
+            result = JobResult(status=Status.SUCCESS, outputs=given)  # the target ran, so they did not stop it
+            found[job.id] = TakenOver(result=result, archive=self._artifacts.archive_of(job.id))
             of_server = there.get(job.title)
             if of_server is not None and (job.id in needed or (target.needs is None and target.artifacts_from is None)):
                 self._artifacts.bring(job, of_server)
-        if results and any(step.action and "actions/download-artifact" in step.action.uses for step in target.steps):
-            self._artifacts.bring_of_run(artifacts_beside(self._artifacts.archive_of(next(iter(results)))))
-        return Brought(origin=self._job.url, results=results, archive_of=self._artifacts.archive_of)
+        if found and any(step.action and "actions/download-artifact" in step.action.uses for step in target.steps):
+            self._artifacts.bring_of_run(artifacts_beside(next(iter(found.values())).archive))
+        return found
 
     def _outputs(self, target: Job) -> dict[str, dict[str, str]]:
         """Return outputs of the jobs that the target needs: from `--var needs.JOB.outputs.NAME=value`, else from the log."""
@@ -437,8 +437,8 @@ class _Reproducing:
 
     # -- the verdict ------------------------------------------------------------------------------------------------
 
-    def _verdict(self, prepared: Prepared, target: Job, *, with_cache: bool, as_json: bool) -> None:
-        reading = prepared.here.find(prepared.run_id)
+    def _verdict(self, here: Worktree, run: Run, target: Job, *, with_cache: bool, as_json: bool) -> None:
+        reading = here.find(run.run_id)
         manifest = reading.job_manifest(target.id)
         ours = diagnosis_of(reading, target.id)
         there = _ending_of_log(self._file, self._log, self._there.state)
@@ -457,34 +457,29 @@ class _Reproducing:
             parting,
             differs,
             [*self._notes, *(f"unknown: {what}" for what in _unknown(facts, self._job))],
-            plan=lambda: _whole(prepared.options),
+            plan=lambda: _whole(run.request),
         )
         if self._facts and found.verdict != "not-run":
             print(shown(cost(self._facts, reading.receipt()["duration_ms"])), file=sys.stderr)
             with redirect_stdout(sys.stderr) if as_json else nullcontext():
                 tried = [
-                    self._tried(fact, replace(prepared, plan=plan), target.id, found) for fact, plan in self._trials
+                    self._tried(fact, here, replace(run, plan=plan), target.id, found) for fact, plan in self._trials
                 ]
             found = replace(found, trials=tried)
-        tell(found, prepared.here.config.color, as_json=as_json)
+        tell(found, here.config.color, as_json=as_json)
 
-    def _tried(self, fact: Fact, prepared: Prepared, job_id: str, before: Reproduction) -> Trial:
+    def _tried(self, fact: Fact, here: Worktree, run: Run, job_id: str, before: Reproduction) -> Trial:
         """Run the job with a fact as it was there, and compare how it ends."""
         run_id = str(time.time_ns())
-        changed = replace(
-            prepared,
-            run_id=run_id,
-            here=replace(prepared.here, config=dataclasses.replace(prepared.here.config, keep="never")),
-            variables=rerun_variables(prepared.variables, run_id),
-        )
-        running.execute(changed)
-        kind, text = verdict(before.there, recorded(prepared.here.find(run_id), job_id), None)
+        without = replace(here, config=dataclasses.replace(here.config, keep="never"))
+        running.execute(without, run.again(run_id))
+        kind, text = verdict(before.there, recorded(here.find(run_id), job_id), None)
         return Trial(fact=fact.text, run_id=run_id, verdict=kind, text=text, decides=_decides(before, kind))
 
 
-def _planned(given: Options) -> Plan | None:
+def _planned(request: Request) -> Plan | None:
     try:
-        return prepare(replace(given, dry_run=True), ask=False).plan
+        return plan_run(replace(request, dry_run=True), ask=False)[1].plan
     except LoomError:
         return None
 
@@ -494,9 +489,9 @@ def _decides(before: Reproduction, kind: Verdict) -> bool:
     return kind == as_there != before.verdict
 
 
-def _whole(given: Options) -> Plan | None:
+def _whole(request: Request) -> Plan | None:
     """Return the plan of all jobs, of which the run has a part."""
-    return _planned(replace(given, names=()))
+    return _planned(replace(request, names=()))
 
 
 def _differences(facts: LogFacts, job: RemoteJob, manifest: Mapping[str, Any], *, with_cache: bool) -> Iterator[Pair]:

@@ -16,11 +16,10 @@ from loom.cancel import Cancel, signals
 from loom.commands import project
 from loom.commands.inside import saved, session
 from loom.commands.inside import sync as syncing
-from loom.commands.plan import preparing, replan
-from loom.commands.plan.preparing import Options
+from loom.commands.plan import replan
+from loom.commands.plan.plan_run import Worktree, checkout_for, run_of
 from loom.commands.project import Here
 from loom.commands.project.recreate_tree import taken_again
-from loom.commands.project.trusting import discover
 from loom.commands.run import run as running
 from loom.errors import RequestError, SnapshotError
 from loom.plan.model import MountMode, Plan
@@ -30,10 +29,10 @@ from loom.providers.base import KeptSession
 from loom.record.documents import Assistance
 from loom.record.extent import noted_assistance
 from loom.record.past_run import PastJob, PastRun
-from loom.record.run import View
+from loom.record.request import PAUSE, Request
+from loom.record.run import FilledWorkspace, Resumed, View
+from loom.record.step_outputs import restored
 from loom.record.store import DETACHED
-from loom.runner import Resumption
-from loom.runner.request import Reuse
 from loom.status import JobResult, Status
 from loom.util import typed
 from loom.util.bounded import bounded
@@ -54,11 +53,10 @@ def resume(
     past = session.find_run(here, run)
     session.permit(here, past)
     # A run that paused once pauses again, unless `--stop-at` says otherwise.
-    pauses = preparing.PAUSE in past.invocation.options.get("stop_at", ())
-    given["stop_at"] = stop_at or ([preparing.PAUSE] if pauses else None)
+    given["stop_at"] = stop_at or ([PAUSE] if past.planned.request.pauses else None)
     # A container that was kept is kept again, even without a terminal.
-    options = preparing.Options.of({**given, "keep": keep or "on-failure"})
-    return _Resuming(here, past, options, sync).run(from_step)
+    request = request_again(past, Request.of({**given, "keep": keep or "on-failure"}))
+    return _Resuming(here, past, request, sync).run(from_step)
 
 
 def rerun(run: str | None, *, failed: bool, fresh: bool, **given: Any) -> int:
@@ -67,17 +65,17 @@ def rerun(run: str | None, *, failed: bool, fresh: bool, **given: Any) -> int:
     past = session.find_run(here, run)
     if not fresh:
         session.permit(here, past)
-    options = preparing.Options.of(given)
-    return _fresh(here, past, options, failed=failed) if fresh else _same(here, past, options, failed=failed)
+    request = request_again(past, Request.of(given))
+    return _fresh(here, past, request, failed=failed) if fresh else _same(here, past, request, failed=failed)
 
 
 class _Resuming:
     """`sync`: what to do about conflicts with the checkout, as `commands.sync` names it; None: do not sync."""
 
-    def __init__(self, here: Here, past: PastRun, options: Options, sync: str | None) -> None:
+    def __init__(self, here: Here, past: PastRun, request: Request, sync: str | None) -> None:
         self._here = here
         self._past = past
-        self._options = options
+        self._request = request
         self._sync = sync
         self._said: list[str] = []
         self._run_id = str(time.time_ns())
@@ -97,21 +95,22 @@ class _Resuming:
             raise RequestError(f"run {past.run_id} goes on", hint=f"follow it: loom attach {past.run_id}")
         with self._held:
             try:
-                plan, reuse = self._reuse(from_step)
+                plan, again = self._again(from_step)
             except BaseException:
                 if self._made is not None:
                     snapshot.remove(self._made, recorded=True)
                 raise
-            if self._made not in (None, reuse.workspace):
+            if self._made not in (None, again["workspace"].path):
                 snapshot.remove(self._made, recorded=True)
             for job_id in self._kept:  # their earlier files are older than those that they leave now
-                if (view := reuse.resumed[job_id].view) is not None:
+                if (view := again["starts"][job_id].view) is not None:
                     shutil.rmtree(view.files, ignore_errors=True)
-            if not self._options.quiet:
+            if not self._request.quiet:
                 print("\n".join(self._said), flush=True)
-            return execute(self._here, past, plan, reuse, self._options, self._run_id)
+            return execute(past, self._request, self._run_id, plan, **again)
 
-    def _reuse(self, from_step: str | None) -> tuple[Plan, Reuse]:
+    def _again(self, from_step: str | None) -> tuple[Plan, dict[str, Any]]:
+        """Return the plan to go on with, and the fields of the run that goes on."""
         past, jobs = self._past, self._wanted(from_step)
         plan, results = self._plan(jobs, also_unfinished=from_step is None)
         resumed = {job.job.id: again for job, step in jobs if (again := self._resumption(job, step, plan)) is not None}
@@ -139,19 +138,17 @@ class _Resuming:
             targets = self._sync_targets([job for job, _ in jobs], resumed, workspace)
             say = self._said.append
             brought, manifest = syncing.sync(taken, targets, self._sync or "", environ=self._here.environ, say=say)
-        return plan, Reuse(
-            parent_run_id=past.run_id,
-            workspace=workspace,
+        filled = FilledWorkspace(
+            path=workspace,
             snapshot=(past.snapshot or {}) if taken is None else taken.document(),
             manifest=manifest,
-            results=results,
-            resumed=resumed,
-            archive_of=past.archive_of,
-            run_of=past.run_of,
             has_products=workspace == past.workspace,
-            steps=_steps_taken_over(past, results, {job.job.id: step for job, step in jobs if step is not None}),
-            assisted=tuple(_assistance(past, self._edits, brought, taken_over=results)),
         )
+        return plan, {
+            "workspace": filled,
+            "starts": {**{job_id: past.taken_over(job_id, results[job_id]) for job_id in results}, **resumed},
+            "assisted": tuple(_assistance(past, self._edits, brought, taken_over=results)),
+        }
 
     def _plan(
         self, jobs: list[tuple[PastJob, str | None]], *, also_unfinished: bool
@@ -163,13 +160,14 @@ class _Resuming:
         past, ids = self._past, [job.job.id for job, _ in jobs]
         old = past.planned.plan
         again = dependents(old, ids)
-        options = _as_planned(self._options, past)
         if self._sync is None:
-            if text := replan.notice(past, options, again):
+            if past.repo_root.is_dir() and (
+                text := replan.notice(past, checkout_again(past, self._request), self._request, again)
+            ):
                 self._said.append(text)
             return old, results_besides(past, old, again, also_unfinished=also_unfinished)
         require_own(self._here, past)
-        plan = replan.present_plan(past, options, ask=True)
+        plan = replan.present_plan(past, checkout_again(past, self._request), self._request, ask=True)
         results = results_besides(past, plan, dependents(plan, ids), also_unfinished=also_unfinished)
         taken_over = [job_id for job_id in results if past.result_of(job_id) is not None]
         resumed = [(job.job, job.step(step) if step is not None else None) for job, step in jobs]
@@ -179,12 +177,12 @@ class _Resuming:
         return plan, results
 
     def _sync_targets(
-        self, jobs: list[PastJob], resumed: Mapping[str, Resumption], workspace: Path
+        self, jobs: list[PastJob], resumed: Mapping[str, Resumed], workspace: Path
     ) -> list[syncing.SyncTarget]:
         targets: dict[Path, syncing.SyncTarget] = {}
         for job in jobs:
-            resumption = resumed.get(job.job.id)
-            view = resumption.view if resumption is not None else None
+            start = resumed.get(job.job.id)
+            view = start.view if start is not None else None
             if not job.has_snapshot or (view is None and not job.shares_workspace):
                 continue  # it has none of the checkout's files, or runs from its start, over the new snapshot
             view = view or View(mode=MountMode.BIND, workspace=workspace)
@@ -220,27 +218,25 @@ class _Resuming:
             )
         return [(job, job.failing_step or job.last_step) for job in failed]
 
-    def _resumption(self, job: PastJob, step_id: str | None, plan: Plan) -> Resumption | None:
+    def _resumption(self, job: PastJob, step_id: str | None, plan: Plan) -> Resumed | None:
         """Decide how the job continues; None when it failed before its first step and runs from the start."""
         if step_id is None:
             self._said.append(f"{job.job.id} runs from its start: it failed before its first step")
             return None
         step = job.step(step_id)
-        handed_on, lost = job.handed_on(step, session.resolve_secrets(self._here, job))
-        if lost:
+        handed_on = job.handed_on(step)
+        if lost := restored(handed_on, session.resolve_secrets(self._here, job))[1]:
             self._said.append(
                 f"{job.job.id}: not set, since the record has them without their secret: {', '.join(lost)}"
             )
         self._said += [f"{job.job.id}: {note}" for note in session.after_script_notes(job)]
         now = replan.step_now(job.job, plan.job(job.job.id), step)
         assert now is not None
-        resumption = Resumption(
-            step=now.id, handed_on=handed_on, step_states=job.step_states(step), cache_keys=job.cache_keys
-        )
+        resumed = job.resumed(now.id, handed_on=handed_on, step_states=tuple(job.step_states(step)))
         if not job.in_container:
             self._save(job)
             self._said.append(f"{job.job.id} goes on from {step.id}, on this machine")
-            return replace(resumption, view=self._files(job))
+            return replace(resumed, view=self._files(job))
 
         found, view = session.find_kept(self._here, job), job.view
         if found is None or view is None:
@@ -256,7 +252,7 @@ class _Resuming:
         if view.mode is not MountMode.BIND:
             self._kept[job.job.id] = found
         self._said.append(f"{job.job.id} goes on from {step.id}, in its kept container")
-        return replace(resumption, image=job.image, adopt=found.adopt, view=view)
+        return replace(resumed, image=job.image, kept=job.container(found.kept_id), view=view)
 
     def _save(self, job: PastJob) -> None:
         """Save the job's changes before its files change; a job that destroyed its `.git` goes on without that."""
@@ -308,36 +304,31 @@ def results_besides(past: PastRun, plan: Plan, again: set[str], *, also_unfinish
     return results
 
 
-def execute(
-    here: Here, past: PastRun, plan: Plan, reuse: Reuse, options: Options, run_id: str, *, follow: bool = False
-) -> int:
-    """`follow`: see `commands.run.execute`."""
-    source = discover(past.repo_root, here.environ, flag=options.trust)
-    options = replace(_as_planned(options, past), invocation=past.invocation)
-    prepared = preparing.Prepared(
-        run_id=run_id,
-        options=options,
-        here=preparing.here_for(options, source.root),
-        source=source,
-        plan=plan,
-        variables=rerun_variables(past.planned.variables, run_id),
-    )
-    return running.execute(prepared, reuse=reuse, follow=follow)
+def execute(past: PastRun, request: Request, run_id: str, plan: Plan, **more: Any) -> int:
+    """Run this plan as the run was; return the exit code. `more`: fields of `Run`."""
+    here, variables = checkout_again(past, request), rerun_variables(past.planned.variables, run_id)
+    return running.execute(here, run_of(here, request, plan, variables, parent_run_id=past.run_id, **more))
 
 
-def _as_planned(options: Options, past: PastRun) -> Options:
-    """Take the options and settings of the earlier run, but for those of `options` that concern this one alone."""
-    planned = past.planned
-    again = Options.of_saved(past.invocation)
-    flags = {**again.flags, **options.flags, "container": planned.container, "mount_mode": planned.mount_mode.value}
+def checkout_again(past: PastRun, request: Request) -> Worktree:
+    return checkout_for(request, root=past.repo_root, settings=_settings(past))
+
+
+def _settings(past: PastRun) -> dict[str, Any]:
+    return {"container": past.planned.container, "mount_mode": past.planned.mount_mode.value}
+
+
+def request_again(past: PastRun, request: Request) -> Request:
+    """Return the request of the earlier run, but for what of `request` concerns this one alone."""
+    again = past.planned.request.repeated
     return replace(
         again,
-        quiet=options.quiet,
-        trust=options.trust,
-        detach=options.detach,
-        strict=planned.isolated,
-        stop_at=options.stop_at,
-        flags=flags,
+        quiet=request.quiet,
+        trust=request.trust,
+        detach=request.detach,
+        strict=past.planned.isolated,
+        stop_at=request.stop_at,
+        flags={**again.flags, **request.flags},
     )
 
 
@@ -354,7 +345,7 @@ def require_own(here: Here, past: PastRun) -> None:
         )
 
 
-def _same(here: Here, past: PastRun, options: Options, *, failed: bool) -> int:
+def _same(here: Here, past: PastRun, request: Request, *, failed: bool) -> int:
     run_id = str(time.time_ns())
     results: Mapping[str, JobResult] = {}
     if failed:
@@ -378,17 +369,15 @@ def _same(here: Here, past: PastRun, options: Options, *, failed: bool) -> int:
             umask=past.planned.plan.umask,
             variables=past.planned.variables,
         )
-    reuse = Reuse(
-        parent_run_id=past.run_id,
-        workspace=workspace,
-        snapshot=document,
-        results=results,
-        archive_of=past.archive_of,
-        run_of=past.run_of,
-        steps=_steps_taken_over(past, results, {}),
+    return execute(
+        past,
+        request,
+        run_id,
+        past.planned.plan,
+        workspace=FilledWorkspace(path=workspace, snapshot=document),
+        starts={job_id: past.taken_over(job_id) for job_id in results},
         assisted=tuple(_assistance(past, {}, (), taken_over=results)),
     )
-    return execute(here, past, past.planned.plan, reuse, options, run_id)
 
 
 def _failed(past: PastRun) -> list[str]:
@@ -397,37 +386,16 @@ def _failed(past: PastRun) -> list[str]:
     return found
 
 
-def _fresh(here: Here, past: PastRun, options: Options, *, failed: bool) -> int:
+def _fresh(here: Here, past: PastRun, request: Request, *, failed: bool) -> int:
     if here.root.resolve() != past.repo_root.resolve():
         raise RequestError(
             f"run {past.run_id} is one of {past.repo_root}, which is not the checkout here",
             hint=f"run it there: cd {past.repo_root}",
         )
     require_own(here, past)
-    again = _as_planned(options, past)
     if failed:
-        again = replace(again, names=tuple(_failed(past)), stage=(), from_job=None)
-    return running.run_with(replace(again, parent_run_id=past.run_id, invocation=past.invocation))
-
-
-def _steps_taken_over(past: PastRun, results: Iterable[str], resumed: Mapping[str, str]) -> list[dict[str, Any]]:
-    """Return the steps that do not run again, for the record, with the time that each took when it ran.
-
-    `resumed`: the steps that jobs go on from.
-    """
-    before = {job["job_id"]: job["steps"] for job in past.fold.facts.get("steps_reused", {}).get("jobs", ())}
-    taken = []
-    for job_id in (*results, *resumed):
-        from_step = resumed.get(job_id)
-        state = past.fold.jobs.get(job_id)
-        spans = state.steps.items() if state is not None else ()
-        took = {step: span.duration_ms or 0.0 for (number, step), span in spans if state and number == state.attempts}
-        order = [step.id for step in past.job(job_id).job.steps]
-        order = order if from_step is None else order[: order.index(from_step)]
-        known = {**before.get(job_id, {}), **took}
-        if steps := {step: known[step] for step in order if step in known}:
-            taken.append({"job_id": job_id, "from_step": from_step, "steps": steps})
-    return taken
+        request = replace(request, names=tuple(_failed(past)), stage=(), from_job=None)
+    return running.run_with(request, settings=_settings(past), parent_run_id=past.run_id)
 
 
 def _assistance(

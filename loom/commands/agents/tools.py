@@ -24,7 +24,6 @@ from pydantic import BaseModel, Field
 from loom.analysis.evidence import diagnosis_of
 from loom.cancel import Cancel
 from loom.commands.inside import session
-from loom.commands.plan.preparing import Options
 from loom.commands.project import Here, here
 from loom.commands.record.outgoing import hiding_masker
 from loom.commands.run.prewarmed import PreparedRuns
@@ -33,6 +32,7 @@ from loom.plan.model import Job, Plan
 from loom.record.events import PhaseEvent
 from loom.record.extent import extent_text
 from loom.record.journal import OutputBatch
+from loom.record.request import Request
 from loom.render.diagnosis import agent
 from loom.render.live import doing
 from loom.render.look import Look
@@ -161,19 +161,19 @@ class AgentTools:
     # -- acting
 
     def run(self, asked: Mapping[str, Any], progress: CallProgress, cancel: Cancel) -> RunAnswer:
-        """Run as `loom run`; `asked` has fields of `Options`."""
-        options = Options.of({**self._limits.settings, **asked, "workflow": self._workflow})
+        """Run as `loom run`; `asked` has fields of `Request`."""
+        request = Request.of({**self._limits.settings, **asked, "workflow": self._workflow})
 
         def choose(plan: Plan, _: object) -> None:
             self._limits.permit(plan.jobs, here())
             progress.total = len(plan.jobs)
 
         with self._acting:
-            ran = self._prepared_runs.run(options, sinks=[progress], cancel=cancel, choose=choose)
+            ran = self._prepared_runs.run(request, sinks=[progress], cancel=cancel, choose=choose)
             if ran is None:
                 raise RequestError("no job is to run", hint="the tool `check` shows the jobs and their rules")
             if not cancel.requested:
-                self._prepared_runs.prepare(options, choose)
+                self._prepared_runs.prepare(request, choose)
         return self._about(ran.receipt.run_id)
 
     def resume(self, run: str, sync: str | None, cancel: Cancel) -> RunAnswer:

@@ -10,11 +10,11 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from loom.cancel import Cancel
-from loom.commands.plan.preparing import FAILURE, PAUSE
 from loom.commands.terminal import attended
 from loom.errors import LoomError, RequestError
 from loom.plan.model import Plan
 from loom.record.past_run import step_named
+from loom.record.request import FAILURE, PAUSE
 from loom.runner import AtStep, Verdict
 from loom.status import Exit
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import shlex
 import sys
@@ -13,7 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from msgspec import Struct, structs
+from msgspec import Struct
+from msgspec.structs import replace
 
 from loom import snapshot
 from loom.cancel import Cancel
@@ -30,8 +30,9 @@ from loom.record.events import epoch_ns, timestamp
 from loom.record.extent import note_assistance
 from loom.record.lines import encodable
 from loom.record.past_run import PastJob, PastRun
-from loom.record.run import View
-from loom.runner import JobTools, Resumption, RunSettings, SessionOpener
+from loom.record.run import FilledWorkspace, View
+from loom.record.step_outputs import restored
+from loom.runner import SessionOpener
 from loom.runner.products import Handover
 from loom.runner.views import laid_out
 from loom.secrets.lookup import resolve
@@ -64,7 +65,7 @@ def permit(here: Here, past: PastRun, job: PastJob | None = None) -> None:
             hint=f"run it again with it: loom rerun {past.run_id} --fresh",
             code="NOT_HARDENED",
         )
-    there = structs.replace(here, root=root)
+    there = replace(here, root=root)
     trusting.settle(jobs, there)
     here.judged.update(there.judged)
 
@@ -94,11 +95,6 @@ def find_job(here: Here, names: Sequence[str]) -> PastJob:
     """Find a job as `find_named`; without a name the failed, the resumed or the only job."""
     run, job = find_named(here, names)
     return job or run.one_job()
-
-
-def tools_of(here: Here, run: PastRun, run_id: str) -> JobTools:
-    root = run.repo_root if run.repo_root.is_dir() else run.workspace
-    return wiring.tools_for(run.planned.plan, here, root, run_id=run_id, isolated=run.planned.isolated)
 
 
 @contextmanager
@@ -194,7 +190,7 @@ def _fresh(here: Here, job: PastJob, step: Step, stack: ExitStack, *, as_root: b
         cache=None,
         cancel=cancel,
     )
-    planned = handover.with_reported(job.job, opener.settings.variables, here.config.reported)
+    planned = handover.with_reported(job.job, opener.run.variables, here.config.reported)
     values, _ = opener.tools.secrets(planned)
     for name, value in (item for each in (values.own, *values.services) for item in each.items()):
         progress.masker.add(name, value)
@@ -222,18 +218,18 @@ def _fresh(here: Here, job: PastJob, step: Step, stack: ExitStack, *, as_root: b
 
 
 def _opener(here: Here, job: PastJob, step: Step, view: View | None, stack: ExitStack, cancel: Cancel) -> SessionOpener:
-    run, planned, run_id = job.run, job.run.planned, str(time.time_ns())
-    tools = tools_of(here, run, run_id)
-    stack.callback(lambda: [provider.close(cancel) for provider in tools.providers.values()])
-    settings = RunSettings(
-        run_id=run_id,
-        workspace=run.workspace,
-        variables=planned.variables,
-        config=dataclasses.replace(here.config, mount_mode=planned.mount_mode.value, grace=planned.grace_s),
-        resumed={} if view is None else {job.job.id: Resumption(step=step.id, view=view)},
-        read_only_mounts=tuple(path for path in map(Path, planned.read_only_mounts) if path.is_dir()),
+    workspace, planned = job.run.workspace, job.run.planned
+    run = replace(
+        planned,
+        run_id=str(time.time_ns()),
+        detached=False,
+        workspace=FilledWorkspace(path=workspace, snapshot={}, has_products=True),
+        starts={} if view is None else {job.job.id: job.resumed(step.id, view=view)},
+        read_only_mounts=tuple(path for path in planned.read_only_mounts if path.is_dir()),
     )
-    return SessionOpener(tools, settings, cancel)
+    tools = wiring.job_tools(here, run, planned.repo_root if planned.repo_root.is_dir() else workspace)
+    stack.callback(lambda: [provider.close(cancel) for provider in tools.providers.values()])
+    return SessionOpener(run, workspace, tools, cancel)
 
 
 def _about_fresh(job: PastJob, view: View | None) -> str:
@@ -345,7 +341,7 @@ def resolve_secrets(here: Here, job: PastJob) -> Mapping[str, bytes]:
 def _environment(
     here: Here, job: PastJob, step: Step, secrets: Mapping[str, bytes], of_session: Mapping[str, str]
 ) -> tuple[dict[str, str], list[str]]:
-    handed_on, lost = job.handed_on(step, secrets)
+    handed_on, lost = restored(job.handed_on(step), secrets)
     if job.job.has_expressions:
         from loom.runner.late.past import variables_at  # late: only for such jobs
 

@@ -16,7 +16,6 @@ from loom.commands.project.trusting import discover
 from loom.errors import RequestError
 from loom.plan.clone import refs_of_head
 from loom.record.past_run import PastRun
-from loom.runner.request import clone_of
 from loom.snapshot import Merge, Snapshot, Source, readable
 from loom.util import atomic
 from loom.util.bounded import listed
@@ -55,7 +54,7 @@ def _planned_source(source: Source, past: PastRun) -> Source:
     """Return the source as a clone of that run has it. RequestError where the merge of a pull request can't be made."""
     variables = past.planned.variables
     source = snapshot.with_merge_of(source, variables)
-    return snapshot.as_cloned(source, clone_of(past.planned.plan), refs_of_head(variables))
+    return snapshot.as_cloned(source, past.planned.clone, refs_of_head(variables))
 
 
 def sync(

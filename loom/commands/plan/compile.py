@@ -7,11 +7,12 @@ import sys
 from typing import Any
 
 from loom.commands import project
-from loom.commands.plan.preparing import Options, planner_of
+from loom.commands.plan.plan_run import planner_of
 from loom.commands.project.trusting import settle_objects
 from loom.errors import RequestError
 from loom.plan.model import JobSelection, Plan
 from loom.plan.provenance import sources
+from loom.record.request import Request
 from loom.render.output import json_text, print_kind
 from loom.render.plan import plan_document, plan_yaml
 from loom.status import ExitCode
@@ -22,10 +23,10 @@ from loom.workflow.loaded import Loaded
 
 @limited(LOOKING_S)
 def compile_(*, form: str, explain: str | None, **given: Any) -> int:
-    options = Options.of(given)
-    here = project.here(options.settings)
+    request = Request.of(given)
+    here = project.here(request.settings)
     settle_objects(here, can_ask=form != "json")
-    planner = planner_of(options, here)
+    planner = planner_of(here, request)
     plan, _ = planner.made()
     if explain is not None:
         return _explain(planner.workflow, plan, explain, planner.selection, as_json=form == "json")

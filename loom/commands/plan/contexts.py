@@ -28,7 +28,7 @@ def resolve_context(
     event: str = "push",
     given: Iterable[str] = (),
     inputs: Iterable[str] = (),
-    event_file: Path | None = None,
+    event_file: str | None = None,
 ) -> ResolveContext:
     """Gather the facts about the checkout for one plan of the workflow at a path; git is asked once for each.
 
@@ -81,11 +81,11 @@ def commit_variables(here: Here, workflow_path: str, event: str = "push") -> dic
     return {name: value for name, value in found.items() if value}
 
 
-def _payload(path: Path) -> dict[str, Any]:
+def _payload(path: str) -> dict[str, Any]:
     import json  # for this option alone
 
     try:
-        found = json.loads(path.read_bytes())
+        found = json.loads(Path(path).read_bytes())
     except (OSError, ValueError) as error:
         why = (error.strerror or str(error)).lower() if isinstance(error, OSError) else f"not JSON: {error}"
         raise RequestError(f"--event-file {path}: {why}") from error

@@ -1,57 +1,76 @@
-"""Build a run's tools (providers, images, services, secrets), and the request to the runner."""
+"""Build the tools of a run: providers, images, services, secrets, caches."""
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from msgspec.structs import asdict
+
 from loom import providers
 from loom.cancel import Cancel
 from loom.commands.project import Here
 from loom.config import Config
 from loom.plan.image_lock import LOCK_PATH, load_lock
-from loom.plan.model import Job, Plan, Secret
+from loom.plan.model import Job, Secret
 from loom.providers.base import SecretValues, Setup
+from loom.record.run import Run
 from loom.record.run_paths import RunPaths
 from loom.record.store import Store
-from loom.runner import JobTools
-from loom.runner.request import Reuse, RunRequest
+from loom.runner import Gate, JobTools
+from loom.runner.tools import RunTools
 from loom.storage.bucket import Bucket
 from loom.util import clock
 from loom.util.paths import run_of_workspace
 from loom.util.seen_values import SeenFile
 
 if TYPE_CHECKING:
-    from loom.commands.plan.preparing import Prepared
+    from loom.commands.plan.plan_run import Worktree
     from loom.record.journal import Sink
     from loom.snapshot import Source
     from loom.storage.cache import Cache
 
 
-def tools_for(plan: Plan, here: Here, root: Path, *, run_id: str, isolated: bool = False) -> JobTools:
-    """Create the dependencies of the plan's jobs. `isolated`: isolate the network of a job with services."""
-    config, environ = here.config, here.environ
+def job_tools(here: Here, run: Run, root: Path) -> JobTools:
+    """Create the dependencies of the run's jobs. `root`: the directory that its files are relative to."""
+    config, environ, jobs = here.config, here.environ, run.plan.jobs
     lock = load_lock(root / LOCK_PATH)
-    setup = Setup(environ=environ, config=config, run_id=run_id, lock=lock, isolated=isolated)
-    names = {job.provider for job in plan.jobs}
-    if any(job.uses_actions for job in plan.jobs):
+    setup = Setup(environ=environ, config=config, run_id=run.run_id, lock=lock, isolated=run.isolated)
+    if any(job.uses_actions for job in jobs):
         from loom.runner.actions import refuse_without_node  # for jobs of one language
 
-        refuse_without_node(plan.jobs, config.cache_dir)
+        refuse_without_node(jobs, config.cache_dir)
+    seen = RunPaths(root=here.store.runs_dir / run.run_id, run_id=run.run_id).seen
     return JobTools(
-        providers={name: providers.make(name, setup) for name in sorted(names)},
+        config=config,
+        providers={name: providers.make(name, setup) for name in sorted({job.provider for job in jobs})},
         secrets=partial(
             secret_values,
             config=config,
             environ=environ,
             root=root,
             judged=dict(here.judged),
-            seen=SeenFile(RunPaths(root=here.store.runs_dir / run_id, run_id=run_id).seen, config.state_dir),
+            seen=SeenFile(seen, config.state_dir),
         ),
+    )
+
+
+def run_tools(
+    here: Worktree, run: Run, cancel: Cancel, sinks: Sequence[Sink] = (), gate: Gate | None = None
+) -> RunTools:
+    """Create what it takes to run a run of this checkout."""
+    source, config = here.source, here.config
+    return RunTools(
+        **{**asdict(job_tools(here, run, source.root)), "gate": gate},
+        source=source,
+        store=here.store,
+        clock_ns=clock.steady(),
+        cancel=cancel,
+        sinks=sinks,
+        cache=None if run.request.no_cache else partial(cache_for, config, source),
     )
 
 
@@ -119,54 +138,3 @@ def secret_values(
     own = values_of(job.secrets)
     services = tuple(values_of(service.secrets, f"service {service.name}: ") for service in job.services)
     return SecretValues(own=own, services=services), missing
-
-
-def tools_of(prepared: Prepared) -> JobTools:
-    """Return the dependencies of the jobs of what was prepared."""
-    root, isolated = prepared.source.root, prepared.options.strict
-    return tools_for(prepared.plan, prepared.here, root, run_id=prepared.run_id, isolated=isolated)
-
-
-def request_of(
-    prepared: Prepared,
-    *,
-    cancel: Cancel,
-    tools: JobTools | None = None,
-    sinks: Sequence[Sink] = (),
-    reuse: Reuse | None = None,
-) -> RunRequest:
-    """Return the request to run what was prepared. `tools`: if they are more than `tools_of`; `reuse`: see `RunRequest`."""
-    here, source, plan, options = prepared.here, prepared.source, prepared.plan, prepared.options
-    tools = tools or tools_of(prepared)
-    config = here.config
-    return RunRequest(
-        run_id=prepared.run_id,
-        command=sys.argv,
-        invocation=options.saved(here),
-        plan=plan,
-        source=source,
-        config=config,
-        tools=tools,
-        store=here.store,
-        clock_ns=clock.steady(),
-        cancel=cancel,
-        sinks=sinks,
-        cache=None if options.no_cache else partial(cache_for, config, source),
-        isolated=options.strict,
-        reuse=reuse,
-        brought=prepared.brought,
-        parent_run_id=options.parent_run_id,
-        variables=prepared.variables,
-        detached=options.detach,
-        notices=(*_not_isolated(plan, config), *prepared.notices, *filter(None, [plan.behind])),
-    )
-
-
-def _not_isolated(plan: Plan, config: Config) -> tuple[str, ...]:
-    jobs = [job.id for job in plan.jobs if job.image is None]
-    if not jobs:
-        return ()
-    by = config.origins.get("container")
-    why = f" ({by.source})" if by is not None and by.source and not config.container else ""
-    some = ", ".join(jobs[:5]) + (f" and {len(jobs) - 5} more" if len(jobs) > 5 else "")
-    return (f"on this machine, not isolated{why}: {some}; in a container: loom run --container",)

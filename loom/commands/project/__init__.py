@@ -90,7 +90,7 @@ class Here(Struct, frozen=True, kw_only=True, dict=True):
         entry = self.store.find(run, repo_root=self.root)
         return Reading(entry, foreign=not self.store.has_record(entry))
 
-    def workflow(self, named: Path | None = None) -> Path:
+    def workflow(self, named: str | Path | None = None) -> Path:
         return workflow_path(self.root, named, self.start)
 
 
@@ -172,14 +172,14 @@ def trusts_all(environ: Mapping[str, str], flag: bool) -> bool:
     return flag or given in ("1", "true", "yes", "on")
 
 
-def workflow_path(root: Path, named: Path | None, start: Path) -> Path:
+def workflow_path(root: Path, named: str | Path | None, start: Path) -> Path:
     """Return the workflow file: as named (relative to where the command was started), else the project's first one.
 
     RequestError for a link that leads out of the project.
     """
     path = next((root / path for path in WORKFLOWS if _is_workflow(root / path)), root / WORKFLOWS[0])
     if named is not None:
-        path = named if named.is_absolute() else start / named
+        path = start / named
     inside = Path(os.path.normpath(path)).is_relative_to(os.path.normpath(root))
     if inside and (elsewhere := leads_out(path, root)) is not None:
         # Its lines would be shown, and whoever committed the link may not read them.

@@ -38,7 +38,7 @@ from loom.commands.screen import progress_line
 from loom.errors import LoomError, RequestError, SnapshotError
 from loom.plan.model import Plan
 from loom.record.reader import Reading
-from loom.record.run import load_planned
+from loom.record.run import load_run
 from loom.record.store import UNFINISHED
 from loom.snapshot import git, repository
 from loom.util.controls import shown
@@ -93,7 +93,7 @@ def _made(
     if not Path(root).is_dir():
         raise RequestError(f"the checkout of run {reading.run_id} ({root}) is gone", code="BUNDLE_TREE")
     here = here if here.root == Path(root) else project.here(root=Path(root))
-    planned = load_planned(reading.paths.plan)
+    planned = load_run(reading.paths.plan)
     plan = planned.plan
     if any(job.artifacts_above or (job.trigger is not None and not job.trigger.files) for job in plan.jobs):
         raise RequestError(

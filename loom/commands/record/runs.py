@@ -21,7 +21,7 @@ from loom.record.documents import RunRow, Runs, RunSummary
 from loom.record.event_files import last_event
 from loom.record.events import timestamp
 from loom.record.reader import Reading, replay
-from loom.record.run import load_planned
+from loom.record.run import load_run
 from loom.record.store import UNFINISHED, RunEntry, read_document
 from loom.render.output import print_json, print_kind
 from loom.render.records import diff_lines, runs_lines, unfinished_lines
@@ -112,7 +112,7 @@ def _check(project: Here, record: Reading) -> None:
     if not record.paths.plan.exists():
         return  # it ended before its plan, and so before it saw a value
     root = Path(record.entry.identity.get("repo_root") or project.root)
-    masker, unknown = masker_for(project, root, record.entry, load_planned(record.paths.plan).plan)
+    masker, unknown = masker_for(project, root, record.entry, load_run(record.paths.plan).plan)
     for path in record_files(record.paths.root) if masker.active else ():
         with open_regular(path) as file:
             check(masker, str(path), file.read)

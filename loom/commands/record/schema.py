@@ -17,6 +17,7 @@ from loom.errors import RequestError
 from loom.record import documents
 from loom.record.documents import SCHEMA_VERSION
 from loom.record.events import OutputEvent, PhaseCode, PhaseEvent
+from loom.record.request import Request
 from loom.render.output import json_text
 from loom.workflow.native.schema import workflow_schema
 
@@ -52,9 +53,12 @@ def _strict(shape: Any) -> Any:
 @cache
 def _left_out() -> dict[str, set[str]]:
     """Return the fields that a document leaves out where they have no value, by the document's name."""
+    kinds: list[type[Struct]] = [*documents.Document.__subclasses__(), Request]
     return {
-        kind.__name__: {each.name for each in fields(kind) if each.default is UNSET}
-        for kind in documents.Document.__subclasses__()
+        kind.__name__: {
+            each.name for each in fields(kind) if each.default is UNSET or kind.__struct_config__.omit_defaults
+        }
+        for kind in kinds
     }
 
 

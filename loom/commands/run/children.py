@@ -15,20 +15,20 @@ import yaml
 from msgspec.structs import replace
 
 from loom.cancel import Cancel
-from loom.commands.plan import contexts, preparing
-from loom.commands.plan.preparing import Prepared
-from loom.commands.plan.wiring import request_of, tools_of
+from loom.commands.plan import contexts
+from loom.commands.plan.plan_run import Worktree, run_of, selection_of
+from loom.commands.plan.wiring import run_tools
 from loom.commands.project import checkout, trusting
 from loom.commands.project.recreate_tree import taken_again
 from loom.errors import RequestError
-from loom.plan.model import ChildFile, JobSelection, Plan, Trigger
+from loom.plan.model import ChildFile, Plan, Trigger
 from loom.plan.resolve import resolve
 from loom.plan.selection import held_back
+from loom.record.run import FilledWorkspace, Run
 from loom.render.look import Detail, Look
 from loom.render.screen import Screen
 from loom.runner import Gate, api
 from loom.runner.hooks import Child, ChildEnded
-from loom.runner.request import Reuse
 from loom.status import OnOutput, Status
 from loom.storage import artifacts
 from loom.util.paths import name_from, new_workspace
@@ -51,14 +51,16 @@ class ChildRuns:
 
     def __init__(
         self,
-        parent: Prepared,
+        here: Worktree,
+        parent: Run,
         gate: Gate | None,
         dialect: Path | None = None,
         above: Mapping[str, tuple[Plan, Child]] | None = None,
     ) -> None:
+        self._here = here
         self._parent = parent
         self._gate = gate
-        self._dialect = dialect or parent.source.root / parent.plan.workflow_path
+        self._dialect = dialect or parent.repo_root / parent.plan.workflow_path
         self._above = above or {}
 
     def __call__(self, child: Child, on_output: OnOutput, cancel: Cancel, started: Callable[[str], None]) -> ChildEnded:
@@ -68,74 +70,64 @@ class ChildRuns:
                 code="CHILD_TOO_DEEP",
             )
         with _PREPARING, _file_of(child) as path:
-            prepared = self._planned(child, path, str(time.time_ns()))
-        if not prepared.plan.jobs:
-            if not (held := held_back(prepared.plan)):
+            run = self._planned(child, path, str(time.time_ns()))
+        if not run.plan.jobs:
+            if not (held := held_back(run.plan)):
                 raise RequestError(f"the child pipeline of {child.job.id} has no jobs", code="NOTHING_TO_RUN")
             on_output("stdout", f"child pipeline: no job runs; {held[0]}\n".encode())
-            return ChildEnded(run_id=prepared.run_id, status=Status.SUCCESS)
-        trusting.settle(prepared.plan.jobs, prepared.here, can_ask=False)
-        return self._run(child, prepared, on_output, cancel, started)
+            return ChildEnded(run_id=run.run_id, status=Status.SUCCESS)
+        trusting.settle(run.plan.jobs, self._here, can_ask=False)
+        return self._execute(child, run, on_output, cancel, started)
 
-    def _planned(self, child: Child, path: Path, run_id: str) -> Prepared:
-        here, options, trigger = self._parent.here, self._parent.options, child.job.trigger
+    def _planned(self, child: Child, path: Path, run_id: str) -> Run:
+        here, request, trigger = self._here, self._parent.request, child.job.trigger
         assert trigger is not None
         name = name_from(child.workspace, path)
         variables = {
-            **checkout.run_variables(run_id, self._parent.source, name, here.environ, options.event),
+            **checkout.run_variables(run_id, here.source, name, here.environ, request.event),
             "CI_PIPELINE_SOURCE": "parent_pipeline",
             "CI_UPSTREAM_PIPELINE_ID": child.run_id,
             "CI_UPSTREAM_JOB_ID": child.job.id,
         }
         own = {name for name in trigger.variables if name.startswith(("CI_", "LOOM_")) or name == "GITLAB_CI"}
-        given = {name: value for name, value in trigger.variables.items() if name not in own}
+        given = tuple(f"{name}={value}" for name, value in trigger.variables.items() if name not in own)
         context = contexts.resolve_context(
             replace(here, root=child.workspace),
             path,
             predefined=variables,
-            given=[f"{name}={value}" for name, value in given.items()],
+            given=given,
         )
         typed_inputs = trigger.files[0].inputs if len(trigger.files) == 1 else {}
         context = replace(context, typed_inputs=typed_inputs, above=partial(_artifacts, self._with(child)))
         loaded = dialects.load(path, child.workspace, lambda: context, like=self._dialect)
-        selection = JobSelection(container=here.config.container, on=here.config.on, variables=given)
-        plan = resolve(loaded, selection, context)
-        plan = preparing.undelayed(plan) if options.no_delay else plan
-        return replace(self._parent, run_id=run_id, plan=plan, variables=variables)
+        of_all = replace(request, names=(), stage=(), from_job=None, matrix=())
+        plan = resolve(loaded, selection_of(replace(of_all, needs=None, var=given), here.config), context)
+        return run_of(here, of_all, plan, variables, notices=held_back(plan))
 
-    def _run(
+    def _execute(
         self,
         child: Child,
-        prepared: Prepared,
+        run: Run,
         on_output: OnOutput,
         cancel: Cancel,
         started: Callable[[str], None],
     ) -> ChildEnded:
-        here = prepared.here
-        workspace = new_workspace(here.config.tmp_dir, prepared.run_id)
-        trees = (prepared.source.root, child.workspace)
+        here, umask = self._here, run.plan.umask
+        workspace = new_workspace(here.config.tmp_dir, run.run_id)
+        trees = (run.repo_root, child.workspace)
         with _PREPARING:
-            umask = prepared.plan.umask
             document = taken_again(here, child.run_id, child.snapshot, trees, workspace, cancel, umask=umask)
-        options = replace(prepared.options, names=(), stage=(), from_job=None, matrix=())
-        prepared = replace(prepared, options=options, brought=None, notices=held_back(prepared.plan))
-        reuse = Reuse(
-            parent_run_id=child.run_id,
-            workspace=workspace,
-            snapshot=document,
-            archive_of=child.archive_of,
-            run_of=lambda _: child.run_id,
-        )
-        run_child = ChildRuns(prepared, self._gate, self._dialect, self._with(child))
-        tools = replace(tools_of(prepared), gate=self._gate, run_child=run_child)
+        filled = FilledWorkspace(path=workspace, snapshot=document)
+        run = replace(run, parent_run_id=child.run_id, child_of=child.run_id, workspace=filled, starts={})
         screen = Screen(
             Look(detail=self._detail),
             lambda line: on_output("stdout", f"{line}\n".encode("utf-8", "surrogateescape")),
         )
-        request = request_of(prepared, tools=tools, cancel=cancel, sinks=[screen], reuse=reuse)
-        started(prepared.run_id)
-        receipt = api.execute(replace(request, child_of=child.run_id)).receipt
-        return ChildEnded(run_id=prepared.run_id, status=receipt.status, error=receipt.error)
+        run_child = ChildRuns(here, run, self._gate, self._dialect, self._with(child))
+        tools = replace(run_tools(here, run, cancel, [screen], self._gate), run_child=run_child)
+        started(run.run_id)
+        receipt = api.execute(run, tools).receipt
+        return ChildEnded(run_id=run.run_id, status=receipt.status, error=receipt.error)
 
     def _with(self, child: Child) -> dict[str, tuple[Plan, Child]]:
         return {**self._above, child.run_id: (self._parent.plan, child)}

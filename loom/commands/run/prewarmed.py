@@ -11,23 +11,27 @@ from contextlib import suppress
 from msgspec.structs import replace
 
 from loom.cancel import Cancel
-from loom.commands.plan import preparing
-from loom.commands.plan.preparing import Options, Prepared
-from loom.commands.plan.wiring import request_of, tools_of
+from loom.commands.plan.plan_run import Worktree, concerned, plan_run
+from loom.commands.plan.wiring import run_tools
 from loom.commands.project.background import clean_later
 from loom.errors import LoomError
 from loom.plan.model import Plan
 from loom.record.journal import Sink
+from loom.record.request import Request
+from loom.record.run import Run
 from loom.runner import Gate, api
 from loom.runner.prewarmed import NextRun
-from loom.runner.request import Ran
+from loom.runner.tools import Ran
 from loom.util.refusals import refusals
 
 IDLE_S = 600.0
 """The time that a prepared run may wait to be used."""
 
 Choose = Callable[[Plan, frozenset[str] | None], Sequence[str] | None]
-"""From the plan, and `Prepared.concerned`, to the ids of the jobs that run, and bring those that they need; None: the plan."""
+"""From the plan, and the jobs that the changes concern (None: all), to the ids of the jobs that run; None: the plan.
+
+They bring those that they need.
+"""
 
 
 class PreparedRuns:
@@ -54,7 +58,7 @@ class PreparedRuns:
 
     def run(
         self,
-        options: Options,
+        request: Request,
         *,
         sinks: Sequence[Sink],
         cancel: Cancel,
@@ -64,8 +68,8 @@ class PreparedRuns:
     ) -> Ran | None:
         """Run the workflow on the checkout as it is now, and return when the record is complete.
 
-        `choose` decides which jobs of the plan run; `touched` as in `run.prepare`. None if no job is to run. Errors as in
-        `run.prepare` and `api.execute`.
+        `choose` decides which jobs of the plan run; `touched`: the files that changed. None if no job is to run. Errors as
+        in `plan_run` and `api.execute`.
         """
         with self._guard:
             prepared_run = self._out()
@@ -74,32 +78,32 @@ class PreparedRuns:
             prepared_run = None
         try:
             run_id = prepared_run.run_id if prepared_run is not None else str(time.time_ns())
-            if (prepared := _prepared(options, run_id, choose, touched)) is None:
+            if (planned := _planned(request, run_id, choose, touched)) is None:
                 return None
-            tools = replace(tools_of(prepared), gate=gate)
-            request = request_of(prepared, cancel=cancel, tools=tools, sinks=sinks)
-            ran = api.execute(request, prepared_run)
-            clean_later(prepared.here)
+            here, run = planned
+            ran = api.execute(run, run_tools(here, run, cancel, sinks, gate), prepared_run)
+            clean_later(here)
             return ran
         finally:
             if prepared_run is not None:
                 prepared_run.drop()
 
-    def prepare(self, options: Options, choose: Choose = lambda _plan, _concerned: None) -> None:
-        """Prepare a run of `options` in a thread; `run` checks what is prepared, and replaces what does not fit."""
+    def prepare(self, request: Request, choose: Choose = lambda _plan, _concerned: None) -> None:
+        """Prepare a run of `request` in a thread; `run` checks what is prepared, and replaces what does not fit."""
         self.drop()
         with self._guard:
             self._cancel = cancel = Cancel()
             self._preparing = threading.Thread(
-                target=self._prepare, args=(options, choose, cancel), name="prepare", daemon=True
+                target=self._prepare, args=(request, choose, cancel), name="prepare", daemon=True
             )
             self._preparing.start()
 
-    def _prepare(self, options: Options, choose: Choose, cancel: Cancel) -> None:
+    def _prepare(self, request: Request, choose: Choose, cancel: Cancel) -> None:
         with suppress(LoomError), refusals():  # the run meets the same error, and reports it
-            if (made := _prepared(options, str(time.time_ns()), choose, None)) is None or cancel.requested:
+            if (planned := _planned(request, str(time.time_ns()), choose, None)) is None or cancel.requested:
                 return
-            self._next = NextRun(request_of(made, cancel=cancel))
+            here, run = planned
+            self._next = NextRun(run, run_tools(here, run, cancel))
             self._clock = threading.Timer(self._idle_s, self.drop)
             self._clock.daemon = True
             self._next.prepare()
@@ -122,10 +126,12 @@ class PreparedRuns:
         return prepared_run
 
 
-def _prepared(options: Options, run_id: str, choose: Choose, touched: AbstractSet[str] | None) -> Prepared | None:
-    """Prepare the plan of the chosen jobs, with the options that `loom run` would need for it; None without jobs."""
-    prepared = preparing.prepare(options, run_id=run_id, ask=False, touched=touched)
-    chosen = choose(prepared.plan, prepared.concerned)
+def _planned(
+    request: Request, run_id: str, choose: Choose, touched: AbstractSet[str] | None
+) -> tuple[Worktree, Run] | None:
+    """Plan the chosen jobs, with the options that `loom run` would need for it; None without jobs."""
+    here, run = plan_run(request, run_id=run_id, ask=False)
+    chosen = choose(run.plan, None if touched is None else concerned(here, run, touched))
     if chosen:
-        prepared = preparing.prepare(replace(options, names=tuple(chosen)), run_id=run_id, ask=False)
-    return None if not prepared.plan.jobs or (chosen is not None and not chosen) else prepared
+        here, run = plan_run(replace(request, names=tuple(chosen)), run_id=run_id, ask=False)
+    return None if not run.plan.jobs or (chosen is not None and not chosen) else (here, run)

@@ -10,14 +10,14 @@ from msgspec.structs import replace
 
 from loom.analysis.repetition import repetition_of
 from loom.cancel import Cancel, signals
-from loom.commands.plan.preparing import Prepared
-from loom.commands.plan.wiring import request_of, tools_of
+from loom.commands.plan.plan_run import Worktree
+from loom.commands.plan.wiring import run_tools
 from loom.commands.project.background import clean_later
 from loom.commands.run.children import ChildRuns
 from loom.plan.model import Job, Plan, Trigger
-from loom.plan.variables import rerun_variables
 from loom.record.journal import Sink
 from loom.record.reader import Reading
+from loom.record.run import Run
 from loom.render.look import Detail, Look
 from loom.render.output import print_json
 from loom.render.records import repetition_lines
@@ -33,27 +33,25 @@ class _Repetitions(ChildRuns):
 
     _detail = Detail.QUIET
 
-    def __init__(self, prepared: Prepared) -> None:
-        config = dataclasses.replace(prepared.here.config, jobs=1)  # the parent counts how many run at once
-        super().__init__(replace(prepared, here=replace(prepared.here, config=config)), None)
+    def __init__(self, here: Worktree, run: Run) -> None:
+        config = dataclasses.replace(here.config, jobs=1)  # the parent counts how many run at once
+        super().__init__(replace(here, config=config), run, None)
 
     def __call__(self, child: Child, on_output: OnOutput, cancel: Cancel, started: Callable[[str], None]) -> ChildEnded:
-        run_id = str(time.time_ns())
-        variables = rerun_variables(self._parent.variables, run_id)
-        return self._run(child, replace(self._parent, run_id=run_id, variables=variables), on_output, cancel, started)
+        return self._execute(child, self._parent.again(str(time.time_ns())), on_output, cancel, started)
 
 
-def repeat(prepared: Prepared, times: int, *, sinks: Sequence[Sink], look: Look, write: Callable[..., None]) -> int:
+def repeat(
+    here: Worktree, run: Run, times: int, *, sinks: Sequence[Sink], look: Look, write: Callable[..., None]
+) -> int:
     """Run the plan so many times, shown by `sinks`; print how often it failed, and return the exit code of the worst."""
-    of_all = replace(prepared, plan=_plan_of(prepared.plan, times))
-    here = prepared.here
-    cancel = Cancel()
-    tools = replace(tools_of(of_all), run_child=_Repetitions(prepared))
+    of_all, cancel = replace(run, plan=_plan_of(run.plan, times)), Cancel()
+    tools = replace(run_tools(here, of_all, cancel, sinks), run_child=_Repetitions(here, run))
     with signals(cancel):
-        ran = api.execute(request_of(of_all, tools=tools, cancel=cancel, sinks=sinks))
+        ran = api.execute(of_all, tools)
     runs = [entry for entry in here.store.entries(here.root) if entry.child_of == ran.receipt.run_id]
     found = repetition_of(ran.receipt.run_id, list(map(Reading, reversed(runs))), times)
-    if prepared.options.form == "json":
+    if run.request.form == "json":
         print_json(found)
     else:
         write(*repetition_lines(found, look))

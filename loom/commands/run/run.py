@@ -7,7 +7,7 @@ import secrets
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -16,18 +16,20 @@ from msgspec.structs import replace
 from loom.cancel import Cancel, signals
 from loom.commands import terminal
 from loom.commands.inside import breakpoints
-from loom.commands.plan.preparing import Options, Prepared, prepare
-from loom.commands.plan.wiring import request_of, tools_of
+from loom.commands.plan.plan_run import Worktree, plan_run
+from loom.commands.plan.wiring import run_tools
 from loom.commands.project import Here
 from loom.commands.project.background import clean_later
 from loom.commands.screen import screen_parts
 from loom.errors import RequestError
 from loom.plan.model import Plan
+from loom.record.request import Request
+from loom.record.run import Run
 from loom.render import diagnosis as forms
 from loom.render.look import Look
 from loom.render.screen import Screen, closing_lines
 from loom.runner import Gate, JobTools, api
-from loom.runner.request import Ran, Reuse
+from loom.runner.tools import Ran
 from loom.status import ExitCode
 from loom.util import clock
 from loom.util.bounded import listed
@@ -40,70 +42,66 @@ if TYPE_CHECKING:
 
 def run(*, local: bool, **given: Any) -> int:
     """`loom run`. `local` has no effect: every run is local."""
-    return run_with(Options.of(given))
+    return run_with(Request.of(given))
 
 
-def run_with(options: Options) -> int:
-    """Run the workflow; return the exit code."""
-    prepared = prepare(options)
-    if options.dry_run:
+def run_with(request: Request, *, settings: Mapping[str, Any] | None = None, parent_run_id: str | None = None) -> int:
+    """Run the workflow; return the exit code. `settings`: see `checkout_for`."""
+    here, made = plan_run(request, settings=settings)
+    if request.dry_run:
         from loom.render.plan import plan_yaml  # no other run needs YAML
 
-        sys.stdout.write(plan_yaml(prepared.plan))
+        sys.stdout.write(plan_yaml(made.plan))
         return ExitCode.OK
-    if not prepared.plan.jobs:
-        reasons = "\n".join(listed((f"{left.id}: {left.reason}" for left in prepared.plan.left_out), 10))
+    if not made.plan.jobs:
+        reasons = "\n".join(listed((f"{left.id}: {left.reason}" for left in made.plan.left_out), 10))
         raise RequestError("no job of the workflow would run", hint=reasons or None, code="NOTHING_TO_RUN")
-    return run_prepared(prepared)
+    return run_as_asked(here, replace(made, parent_run_id=parent_run_id))
 
 
-def run_prepared(prepared: Prepared) -> int:
-    """Run what was prepared, as often as the options say; return the exit code."""
-    options = prepared.options
-    if options.repeat is None:
-        return execute(prepared)
+def run_as_asked(here: Worktree, run: Run) -> int:
+    """Run it as often as its request says; return the exit code."""
+    request = run.request
+    if request.repeat is None:
+        return execute(here, run)
     from loom.commands.run.repeat import repeat  # only such a run compares runs
 
-    if options.detach or options.stop_at or options.form not in ("screen", "json"):
+    if request.detach or request.stop_at or request.form not in ("screen", "json"):
         raise RequestError("--repeat runs without --detach and --stop-at, and prints text or --json")
-    look, write = screen_parts(prepared.here.config.color, quiet=options.quiet, verbose=options.verbose)
-    audience, _ = audience_for(replace(options, form="screen"), None, look, write)
+    look, write = screen_parts(here.config.color, quiet=request.quiet, verbose=request.verbose)
+    audience, _ = audience_for(replace(request, form="screen"), None, look, write)
     with closing(audience):
-        shown = [] if options.form == "json" else [audience]
-        return repeat(prepared, options.repeat, sinks=shown, look=look, write=write)
+        shown = [] if request.form == "json" else [audience]
+        return repeat(here, run, request.repeat, sinks=shown, look=look, write=write)
 
 
-def execute(prepared: Prepared, *, reuse: Reuse | None = None, follow: bool = False) -> int:
-    """Run a prepared plan and show it on the terminal. `reuse`: see `RunRequest`.
-
-    `follow`: stay until the end also with `options.detach`.
-    """
-    here, plan, options = prepared.here, prepared.plan, prepared.options
-    config = here.config
+def execute(here: Worktree, run: Run) -> int:
+    """Run a run and show it on the terminal; return the exit code."""
+    config, plan, request = here.config, run.plan, run.request
     bundles = here.environ.get("LOOM_BUNDLE", "")
     if bundles not in ("", "on-failure"):
         raise RequestError(f"LOOM_BUNDLE: expected on-failure or nothing, found {bundles!r}", code="CONFIG_INVALID")
     cancel = Cancel()
-    look, write = screen_parts(config.color, quiet=options.quiet, verbose=options.verbose, stream=config.stream)
-    audience, gate = audience_for(options, plan, look, write)
-    tools = replace(tools_of(prepared), gate=gate)
-    if options.detach:
+    look, write = screen_parts(config.color, quiet=request.quiet, verbose=request.verbose, stream=config.stream)
+    audience, gate = audience_for(request, plan, look, write)
+    tools = run_tools(here, run, cancel, [audience], gate)
+    if run.detached:
         _check_detachable(plan, tools)
-        leave = _leaving(prepared.run_id, audience.close, write)
+        leave = _leaving(run.run_id, audience.close, write)
         cancel.on_request(lambda: leave(ExitCode.HANGUP, "") if cancel.exit_code is ExitCode.HANGUP else None)
 
         def over(lost: str) -> None:
-            if lost or not follow:
+            if lost or not run.attached:
                 leave(ExitCode.INFRASTRUCTURE if lost else ExitCode.OK, lost)
 
         tools = replace(tools, leave=over)
     if any(job.trigger is not None for job in plan.jobs):
         from loom.commands.run.children import ChildRuns  # only such a run makes plans while it runs
 
-        tools = replace(tools, run_child=ChildRuns(prepared, gate))
+        tools = replace(tools, run_child=ChildRuns(here, run, gate))
     with signals(cancel), closing(audience):
-        ran = api.execute(request_of(prepared, tools=tools, cancel=cancel, sinks=[audience], reuse=reuse))
-    _say_the_end(ran, audience, here, options.form, look, write)
+        ran = api.execute(run, tools)
+    _say_the_end(ran, audience, here, request.form, look, write)
     clean_later(here)
     if bundles and not ran.receipt.status.ok:
         from loom.commands.record.bundle import leave_bundle  # only here
@@ -114,28 +112,28 @@ def execute(prepared: Prepared, *, reuse: Reuse | None = None, follow: bool = Fa
 
 
 def audience_for(
-    options: Options, plan: Plan | None, look: Look, write: Callable[[str], None]
+    request: Request, plan: Plan | None, look: Look, write: Callable[[str], None]
 ) -> tuple[Live | Screen | JsonLines | GitHub | GitLab, Gate | None]:
     """Return the sink that shows the run, and the gate that stops it around steps."""
-    gate = breakpoints.PauseGate() if options.pauses else None
-    if gate is not None and (options.attended or options.settings["keep"] == "never"):
+    gate = breakpoints.PauseGate() if request.pauses else None
+    if gate is not None and (request.attended or request.settings["keep"] == "never"):
         raise RequestError(
             "--stop-at pause keeps a failed job's container and ends the run",
             hint="leave out --keep never, and every other --stop-at",
         )
-    if options.detach and options.stop_at:
+    if request.detach and request.stop_at:
         raise RequestError(
             "--detach: nobody may be there when a step fails",
             hint="leave out --stop-at; --keep on-failure keeps failed jobs",
         )
-    if options.attended:
-        breakpoints.needs_terminal(f"--stop-at {options.stop_at[0]}", "--stop-at pause works without one")
+    if request.attended:
+        breakpoints.needs_terminal(f"--stop-at {request.stop_at[0]}", "--stop-at pause works without one")
         screen = breakpoints.PausableLines(write)
-        return Screen(look, screen), breakpoints.TerminalGate(screen, options.stop_at, plan)
-    if options.form != "screen":
-        return audience_in(options.form, look, write), gate
+        return Screen(look, screen), breakpoints.TerminalGate(screen, request.stop_at, plan)
+    if request.form != "screen":
+        return audience_in(request.form, look, write), gate
     redraws = sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"
-    if redraws and not (options.quiet or look.stream):
+    if redraws and not (request.quiet or look.stream):
         from loom.render.live import Live
 
         return Live(look, terminal.exact(), time.monotonic), gate

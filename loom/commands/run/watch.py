@@ -18,8 +18,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from loom.cancel import Cancel, signals
-from loom.commands.plan import preparing
-from loom.commands.plan.preparing import FAILURE, Options, Prepared
+from loom.commands.plan.plan_run import Worktree, plan_run
 from loom.commands.run import run as running
 from loom.commands.run.changes import CheckoutWatch
 from loom.commands.run.prewarmed import PreparedRuns
@@ -30,10 +29,12 @@ from loom.plan.model import Plan
 from loom.plan.selection import dependents
 from loom.record.events import PhaseEvent
 from loom.record.journal import OutputBatch
+from loom.record.request import FAILURE, Request
+from loom.record.run import Run
 from loom.render.look import Detail, Look
 from loom.render.problems import error_lines
 from loom.render.screen import diagnosis_lines
-from loom.runner.request import Ran
+from loom.runner.tools import Ran
 from loom.snapshot.observed import CheckoutChange
 from loom.status import ExitCode, JobResult, Status
 from loom.util.controls import escape_commands, shown
@@ -49,21 +50,19 @@ HANGUP = ""
 
 
 def watch(*, everything: bool, poll: bool, **given: Any) -> int:
-    options = Options.of(given)
-    if other := next((when for when in options.stop_at if when != FAILURE), None):
+    request = Request.of(given)
+    if other := next((when for when in request.stop_at if when != FAILURE), None):
         raise RequestError(f"--stop-at {other}: `loom watch` stops at {FAILURE} only")
-    return _Watch(options, everything=everything).until_the_end(poll=poll)
+    return _Watch(request, everything=everything).until_the_end(poll=poll)
 
 
 class _Watch:
-    def __init__(self, options: Options, *, everything: bool) -> None:
-        prepared = preparing.prepare(options)  # as `loom run`: asks for trust, and ends for what can't be run
-        config = prepared.here.config
-        self._options = options
-        self._source = prepared.source
-        self._here = prepared.here
-        self._counts_too = list(_beside_the_snapshot(prepared, options))
-        look, self._write = screen_parts(config.color, verbose=options.verbose, stream=config.stream)
+    def __init__(self, request: Request, *, everything: bool) -> None:
+        here, run = plan_run(request)  # as `loom run`: asks for trust, and ends for what can't be run
+        self._request = request
+        self._here = here
+        self._counts_too = list(_beside_the_snapshot(here, run, request))
+        look, self._write = screen_parts(here.config.color, verbose=request.verbose, stream=here.config.stream)
         self._look = replace(look, calm=look.detail is not Detail.VERBOSE)
         self._cancel = Cancel()
         self._events: SimpleQueue[_Event] = SimpleQueue()
@@ -84,7 +83,7 @@ class _Watch:
             signals(self._cancel),
             PreparedRuns() as runs,
             CheckoutWatch(
-                self._source, self._here.environ, self._events.put, poll=poll, say=self._say, also=self._counts_too
+                self._here.source, self._here.environ, self._events.put, poll=poll, say=self._say, also=self._counts_too
             ),
             self._keys,
         ):
@@ -155,10 +154,10 @@ class _Watch:
         with self._helped(), self._away():
             if self._last is None:
                 raise RequestError("no run has ended yet")
-            shell(self._last.receipt.run_id, None, None, as_root=False, trust=self._options.trust)
+            shell(self._last.receipt.run_id, None, None, as_root=False, trust=self._request.trust)
 
     def _prepare(self, runs: PreparedRuns) -> None:
-        runs.prepare(self._options, lambda plan, _: self._due.forecast(plan))
+        runs.prepare(self._request, lambda plan, _: self._due.forecast(plan))
 
     # -- one run after the other ----------------------------------------------------------------------------------
 
@@ -182,13 +181,13 @@ class _Watch:
             self._plan_ids = [job.id for job in plan.jobs]
             return choose(plan)
 
-        audience, gate = running.audience_for(self._options, None, self._look, self._write)
-        attended = self._away() if self._options.attended else nullcontext()
+        audience, gate = running.audience_for(self._request, None, self._look, self._write)
+        attended = self._away() if self._request.attended else nullcontext()
         with attended, closing(audience):
             cancel = self._cancel.child()
             try:
                 ended = runs.run(
-                    self._options, sinks=[audience, self._due], cancel=cancel, gate=gate, touched=touched, choose=chosen
+                    self._request, sinks=[audience, self._due], cancel=cancel, gate=gate, touched=touched, choose=chosen
                 )
             finally:
                 cancel.detach()
@@ -259,14 +258,13 @@ def _keys(tell: Callable[[str], None]) -> Iterator[None]:
             termios.tcsetattr(0, termios.TCSADRAIN, before)
 
 
-def _beside_the_snapshot(prepared: Prepared, options: Options) -> Iterator[Path]:
+def _beside_the_snapshot(here: Worktree, run: Run, request: Request) -> Iterator[Path]:
     """Yield the files that decide a run besides its snapshot."""
-    here = prepared.here
-    yield here.workflow(options.workflow)
+    yield here.workflow(request.workflow)
     for path in (user_file(here.environ), here.config.gitlab.variables):
         if path is not None:
             yield path
-    for job in prepared.plan.jobs:
+    for job in run.plan.jobs:
         for secret in job.all_secrets:
             if secret.ref.startswith("file://"):
                 yield here.root / Path(secret.ref.removeprefix("file://")).expanduser()

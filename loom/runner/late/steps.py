@@ -27,9 +27,9 @@ from loom.providers.driver.steps import is_variable
 from loom.providers.files import members_of, moved_below, unpack
 from loom.record.documents import plain
 from loom.record.events import PhaseCode, Where
+from loom.record.run import Resumed
 from loom.record.workflow_commands import WorkflowCommand
 from loom.runner.actions import NO_NODE, container_of, node_script
-from loom.runner.hooks import Resumption
 from loom.runner.late.checkout import Checkout, checkout_of
 from loom.runner.late.commands import CommandFilter
 from loom.runner.late.files import FILES, InvalidFile, paths_of, summary_of, values_of
@@ -153,7 +153,7 @@ class LateSteps(Steps):
         if not self._attempt.paused:
             self._set_outputs()
 
-    def _restore(self, resumed: Resumption) -> None:
+    def _restore(self, resumed: Resumed) -> None:
         attempt = self._attempt
         if lost := self.state.restore(resumed.step_states, self._open_job.secrets, resumed.step):
             attempt.warn(f"not set, since the record has them without their secret: {', '.join(lost)}", CODE)

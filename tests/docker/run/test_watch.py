@@ -14,9 +14,9 @@ import docker
 import pytest
 
 from loom.cancel import Cancel
-from loom.commands.plan.preparing import Options
 from loom.commands.run.prewarmed import PreparedRuns
 from loom.providers.docker.container.cleanup import reap, remove_run
+from loom.record.request import Request
 from tests.support.loom_process import run_loom
 from tests.support.own_engine import OwnEngine
 from tests.support.waiting import until
@@ -202,11 +202,11 @@ def test_what_nobody_takes_goes_after_a_while(
         monkeypatch.setenv(name, value)
     monkeypatch.chdir(repo.root)
     with nothing_is_left(client, repo), PreparedRuns(idle_s=0.1) as warm:
-        warm.prepare(Options())
+        warm.prepare(Request())
         with warm._guard:  # however long it takes: what would remove it waits
             prepared(client, repo)
         until(lambda: containers(client, repo) == [])
-        ended = warm.run(Options(), sinks=[], cancel=Cancel())
+        ended = warm.run(Request(), sinks=[], cancel=Cancel())
         assert ended is not None
         assert ended.receipt.exit_code == 0
 

@@ -51,8 +51,9 @@ def evidence(
         "state": "failure",
         "receipt": {
             "invocation": {
-                "options": {"container": True, "var": ["A=b c"], "names": ["test", "other"]},
-                "variables": {},
+                "var": ["A=b c"],
+                "names": ["test", "other"],
+                "flags": {"container": True},
             }
         },
         "pipeline": {"jobs": []},
@@ -135,7 +136,7 @@ def test_locations_are_the_projects_own() -> None:
 
 
 def test_the_command_that_reproduces_keeps_the_inputs() -> None:
-    assert diagnose(evidence()).reproduce == "loom run --local --container --var 'A=b c' test"
+    assert diagnose(evidence()).reproduce == "loom run --local --var 'A=b c' --container test"
 
 
 @pytest.mark.slow

@@ -8,11 +8,13 @@ import pytest
 import typer
 
 from loom import config
-from loom.analysis.reproduction import NOT_REPEATED, WITH_OPTION, options_again, reproduce_command, setting_of
+from loom.analysis.reproduction import WITH_OPTION, reproduce_command
 from loom.cli.app import app_for
-from loom.commands.plan.preparing import Options
+from loom.commands.plan.plan_run import _with_its_surroundings
 from loom.commands.project import Here
-from loom.record.documents import Invocation
+from loom.record.documents import plain
+from loom.record.request import NOT_REPEATED, Request, setting_of
+from loom.util import typed
 
 COMMAND = typer.main.get_command(app_for(["run"])).commands["run"]  # type: ignore[attr-defined]
 PARAMETERS = [parameter for parameter in COMMAND.params if parameter.name not in ("help", "names")]
@@ -29,7 +31,7 @@ def example(parameter: Any) -> list[Any]:
     """Values that differ from the default; both for a switch that has two sides."""
     if parameter.is_flag:
         return [True, False] if parameter.secondary_opts else [True]
-    return [{"event": "tag", "jobs": 7}.get(parameter.name, "-x=a b")]
+    return [{"event": "tag", "jobs": 7, "repeat": 7}.get(parameter.name, "-x=a b")]
 
 
 def here(**flags: object) -> Here:
@@ -42,7 +44,7 @@ def test_each_option_survives_or_is_left_out_on_purpose(parameter: Any) -> None:
     name = parameter.name
     for value in example(parameter):
         given = [value] if parameter.multiple else value
-        again = parsed(reproduce_command(Invocation(options={name: given}), None))
+        again = parsed(reproduce_command(Request.of({} if name in ("local", "as_json") else {name: given}), None))
         if name in NOT_REPEATED:
             assert again == parsed("loom run --local")
         else:
@@ -52,8 +54,8 @@ def test_each_option_survives_or_is_left_out_on_purpose(parameter: Any) -> None:
 def test_a_setting_without_an_option_is_repeated_as_a_variable() -> None:
     """As `loom mcp` gives it to the runs of an agent."""
     assert {parameter.name for parameter in PARAMETERS} & {*config.KEYS} == WITH_OPTION
-    of_agent = Options.of({"names": ("a",), "container": True, "network": "none", "keep": "on-failure"})
-    command = reproduce_command(of_agent.saved(here(network="none")), "a")
+    of_agent = Request.of({"names": ("a",), "container": True, "network": "none", "keep": "on-failure"})
+    command = reproduce_command(of_agent, "a")
     assert command == "LOOM_NETWORK=none loom run --local --container a"
 
 
@@ -61,7 +63,7 @@ def test_a_setting_without_an_option_is_repeated_as_a_variable() -> None:
 def test_each_variable_survives_or_is_left_out_on_purpose(name: str) -> None:
     variable = f"LOOM_{name.upper()}"
     assert setting_of(variable) == name
-    command = reproduce_command(Invocation(variables={variable: "a b"}), None)
+    command = reproduce_command(Request(environment={variable: "a b"}), None)
     assert command == ("loom run --local" if name in NOT_REPEATED else f"{variable}='a b' loom run --local")
 
 
@@ -78,21 +80,15 @@ def test_options_are_saved_as_they_were_given() -> None:
         "event": "tag",
         "names": ["a"],
     }
-    saved = Options.of(given).saved(here())
-    assert saved.options == {
-        "container": False,
-        "var": ["A=1"],
+    saved = _with_its_surroundings(Request.of(given), here())
+    assert plain(saved) == {
+        "var": ("A=1",),
         "workflow": "x.yml",
         "event": "tag",
-        "names": ["a"],
+        "names": ("a",),
+        "flags": {"container": False},
     }
-    again = Options.of_saved(saved)
-    assert (again.var, again.workflow, again.flags, again.names) == (
-        ["A=1"],
-        Path("x.yml"),
-        {"container": False},
-        ["a"],
-    )
+    assert typed.convert(plain(saved), Request) == saved
 
 
 def test_settings_of_the_environment_are_saved() -> None:
@@ -101,9 +97,11 @@ def test_settings_of_the_environment_are_saved() -> None:
         environ={"LOOM_NETWORK": "none", "LOOM_GRACE": "2m", "NO_COLOR": "1", "LOOM_JOBS": "3"},
         flags={"jobs": 2},
     )
-    saved = Options.of({"jobs": 2}).saved(Here(environ={}, start=Path(), root=Path(), config=settings))
-    assert saved == Invocation(options={"jobs": 2}, variables={"LOOM_NETWORK": "none", "LOOM_GRACE": "2m"})
-    assert options_again(saved) == {"jobs": 2, "network": "none", "grace": "2m"}
+    saved = _with_its_surroundings(
+        Request.of({"jobs": 2}), Here(environ={}, start=Path(), root=Path(), config=settings)
+    )
+    assert saved == Request(flags={"jobs": 2}, environment={"LOOM_NETWORK": "none", "LOOM_GRACE": "2m"})
+    assert saved.repeated.settings == {"jobs": 2, "network": "none", "grace": "2m"}
 
 
 @pytest.mark.parametrize(
@@ -119,5 +117,5 @@ def test_settings_of_the_environment_are_saved() -> None:
     ],
 )
 def test_the_selection(options: dict[str, Any], job: str | None, words: str) -> None:
-    command = reproduce_command(Invocation(options=options), job)
+    command = reproduce_command(Request.of(options), job)
     assert command == f"loom run --local {words}".strip()

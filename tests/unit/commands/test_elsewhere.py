@@ -6,15 +6,15 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from loom.commands.again.elsewhere import pinned_job
-from loom.commands.plan.preparing import Prepared
+from loom.commands.plan.plan_run import Worktree
 from loom.errors import ImageError
 from loom.plan.model import Image, Job, Service
 
 DIGESTS = {"debian:trixie": f"sha256:{'1' * 64}", "registry.example/db:5": f"sha256:{'2' * 64}"}
 
 
-def prepared(*, lost: str = "") -> Prepared:
-    """Return a run whose engine can't have images with `lost` in their names."""
+def prepared(*, lost: str = "") -> Worktree:
+    """Return a checkout whose engine can't have images with `lost` in their names."""
 
     def resolve(image: Image, **_: Any) -> SimpleNamespace:
         if lost and lost in (image.name or ""):
@@ -22,8 +22,7 @@ def prepared(*, lost: str = "") -> Prepared:
         return SimpleNamespace(digest="")
 
     provider = SimpleNamespace(images=SimpleNamespace(resolve=resolve))
-    here = SimpleNamespace(provider_named=lambda _: provider)
-    return cast("Prepared", SimpleNamespace(here=here, source=SimpleNamespace(root=None)))
+    return cast("Worktree", SimpleNamespace(provider_named=lambda _: provider, source=SimpleNamespace(root=None)))
 
 
 def names(*, lost: str = "") -> tuple[list[str | None], list[str]]:

@@ -22,7 +22,8 @@ providers.MODULES["far"] = "far_provider"
 """
 RUN = f"""{ONE_LINE}
 from loom.commands.run import run
-sys.exit(run.run_with(run.Options(flags={{"on": "far", "keep": sys.argv[1]}})))
+from loom.record.request import Request
+sys.exit(run.run_with(Request(flags={{"on": "far", "keep": sys.argv[1]}})))
 """
 LOOM = f"""{ONE_LINE}
 from loom.cli import main

@@ -30,10 +30,11 @@ from loom.providers.interactive import options_of
 from loom.record.facts import COMMAND_USER, NOT_KEPT
 from loom.record.fold import JobState
 from loom.record.past_run import PastJob, PastRun, step_named
-from loom.record.run import SavedPlan, View, load_planned
+from loom.record.request import Request
+from loom.record.run import Resumed, Run, TakenOver, View, load_run
 from loom.record.step_outputs import recorded, restored
 from loom.runner.hooks import keeps
-from loom.status import Status
+from loom.status import JobResult, Status
 from loom.util import jsons
 from loom.util.masking import Masker
 
@@ -81,21 +82,33 @@ def test_a_secret_in_a_form_that_cannot_be_put_back_is_named_and_not_set() -> No
 
 
 def test_a_plan_reads_back_as_it_was_written(tmp_path: Path) -> None:
-    planned = SavedPlan(
+    run = Run(
+        run_id="17",
+        command=("loom", "run"),
+        request=Request.of({"names": ["build"], "jobs": 2, "workflow": Path("w.yml")}),
+        repo_root=Path("/there"),
         plan=Plan(workflow_path=".loom/workflow.yml", stages=("test",), jobs=(JOB,)),
         variables={"CI": "true"},
         mount_mode=MountMode.OVERLAY,
-        read_only_mounts=("/srv/objects",),
+        read_only_mounts=(Path("/srv/objects"),),
         container=True,
+        starts={
+            "a": TakenOver(
+                archive=Path("/a.tar.gz"), run_id="16", result=JobResult(status=Status.FAILURE, outputs={"x": "y"})
+            ),
+            "b": Resumed(
+                archive=Path("/b"), step="script/02", steps={"script/01": 1.5}, handed_on={"variables": {"A": "b"}}
+            ),
+        },
     )
-    (tmp_path / "plan.json").write_bytes(jsons.encode_file(planned, sort=True))
-    assert load_planned(tmp_path / "plan.json") == planned
+    (tmp_path / "plan.json").write_bytes(jsons.encode_file(run, sort=True))
+    assert load_run(tmp_path / "plan.json") == run
 
 
 def test_a_damaged_plan_is_told_with_its_position(tmp_path: Path) -> None:
     (tmp_path / "plan.json").write_text('{"plan": 3}')
     with pytest.raises(RecordError, match=r"/plan\.json: this plan can't be read"):
-        load_planned(tmp_path / "plan.json")
+        load_run(tmp_path / "plan.json")
 
 
 @pytest.mark.parametrize(

@@ -16,18 +16,19 @@ from msgspec.structs import replace
 
 from loom import providers
 from loom.cancel import Cancel
-from loom.commands.plan import preparing, wiring
-from loom.commands.plan.wiring import request_of
+from loom.commands.plan.plan_run import plan_run
+from loom.commands.plan.wiring import run_tools
 from loom.providers.host import HostProvider
 from loom.record.event_files import read_events, read_phases
 from loom.record.events import OutputEvent, PhaseEvent
 from loom.record.fold import JobState
 from loom.record.reader import Reading
+from loom.record.request import Request
+from loom.record.run import Run
 from loom.record.store import Store
 from loom.runner import api
-from loom.runner import request as requests
+from loom.runner import tools as runner_tools
 from loom.runner.prewarmed import NextRun
-from loom.runner.request import RunRequest
 from loom.status import Status
 from loom.util import controls, masking
 
@@ -41,7 +42,7 @@ class Ran:
     code: int
     reading: Reading
     events: Sequence[PhaseEvent]
-    result: requests.Ran
+    result: runner_tools.Ran
 
     @property
     def workspace(self) -> Path:
@@ -87,22 +88,21 @@ class Project:
     def store(self) -> Store:
         return Store(self.home / "state")
 
-    def request(
+    def planned(
         self,
         *names: str,
         tools: Callable[[Any], Any] = lambda tools: tools,
         cancel: Cancel | None = None,
         sinks: Sequence[Any] = (),
         **options: Any,
-    ) -> RunRequest:
-        chosen = preparing.Options.of({"names": names, "trust": True, "container": "on" in options, **options})
-        prepared = preparing.prepare(chosen, ask=False)
-        made = wiring.tools_for(prepared.plan, prepared.here, prepared.source.root, run_id=prepared.run_id)
-        return request_of(prepared, tools=tools(made), cancel=cancel or Cancel(), sinks=sinks)
+    ) -> tuple[Run, Any]:
+        request = Request.of({"names": names, "trust": True, "container": "on" in options, **options})
+        here, run = plan_run(request, ask=False)
+        return run, tools(run_tools(here, run, cancel or Cancel(), sinks))
 
     def run(self, *names: str, code: int | None = 0, **options: Any) -> Ran:
         """Run jobs, as `loom run` with these options; the exit code must be `code` (None: whatever)."""
-        return self.execute(self.request(*names, **options), code=code)
+        return self.execute(*self.planned(*names, **options), code=code)
 
     def last(self) -> Ran:
         """Return the last run that another command made."""
@@ -111,12 +111,12 @@ class Project:
             code=reading.receipt()["exit_code"],
             reading=reading,
             events=list(read_phases(reading.paths)),
-            result=cast("requests.Ran", None),
+            result=cast("runner_tools.Ran", None),
         )
 
-    def execute(self, request: RunRequest, prepared: NextRun | None = None, *, code: int | None = 0) -> Ran:
-        result = api.execute(request, prepared)
-        reading = Reading(self.store.entry(request.run_id))
+    def execute(self, run: Run, tools: Any, prepared: NextRun | None = None, *, code: int | None = 0) -> Ran:
+        result = api.execute(run, tools, prepared)
+        reading = Reading(self.store.entry(run.run_id))
         events = list(read_phases(reading.entry.paths))
         assert code is None or result.receipt.exit_code == code, (result.receipt, [e for e in events if e.error])
         return Ran(code=result.receipt.exit_code, reading=reading, events=events, result=result)

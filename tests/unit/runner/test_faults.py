@@ -20,8 +20,8 @@ from loom.errors import EngineUnavailable, InfrastructureError, ProviderError, R
 from loom.providers.host import HostProvider
 from loom.record.events import RUN, PhaseCode
 from loom.record.run_record import RunRecord
-from loom.runner.request import JOBS_ELSEWHERE, RunRequest, first_jobs
 from loom.runner.start import RunStart
+from loom.runner.tools import JOBS_ELSEWHERE, first_jobs
 from loom.status import ExitCode
 from tests.support.waiting import until
 from tests.unit.providers.far_provider import FarProvider
@@ -79,13 +79,13 @@ def test_a_bug_of_the_run_leaves_nothing_open(make: Make, monkeypatch: pytest.Mo
     told: list[str] = []
 
     class Broken:
-        def __init__(self, _: RunRequest, started: RunStart) -> None:
+        def __init__(self, started: RunStart) -> None:
             begun.append(started)
 
         def execute(self) -> None:
             raise RuntimeError("a bug")
 
-    monkeypatch.setattr("loom.runner.pipeline.Run", Broken)
+    monkeypatch.setattr("loom.runner.pipeline.Execution", Broken)
     project = make(TWO)
     with pytest.raises(RuntimeError, match="a bug"):
         project.run(sinks=sink("later", lambda: told.append("told")))
@@ -367,16 +367,16 @@ def test_the_record_says_what_was_run_and_where(make: Make) -> None:
 
 def test_jobs_count_where_they_run(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     project = make(TWO)
-    request = project.request(jobs=3)
-    (job, _) = request.plan.jobs
-    assert request.lanes(job) == {"": 3}
-    assert request.lanes(replace(job, pool=Pool(name="p", provider="kubernetes", jobs=2))) == {"pool p": 2}
-    assert request.lanes(replace(job, pool=Pool(name="p", provider="kubernetes"))) == {"": 3}
-    far = project.request(on="far", jobs=7)
-    assert far.lanes(far.plan.jobs[0]) == {"far": 7}
-    assert project.request(on="far").lanes(far.plan.jobs[0]) == {"far": JOBS_ELSEWHERE}
+    run, tools = project.planned(jobs=3)
+    (job, _) = run.plan.jobs
+    assert tools.lanes(job) == {"": 3}
+    assert tools.lanes(replace(job, pool=Pool(name="p", provider="kubernetes", jobs=2))) == {"pool p": 2}
+    assert tools.lanes(replace(job, pool=Pool(name="p", provider="kubernetes"))) == {"": 3}
+    far, tools = project.planned(on="far", jobs=7)
+    assert tools.lanes(far.plan.jobs[0]) == {"far": 7}
+    assert project.planned(on="far")[1].lanes(far.plan.jobs[0]) == {"far": JOBS_ELSEWHERE}
     monkeypatch.setattr(os, "cpu_count", lambda: 5)
-    assert project.request().lanes(job) == {"": 5}
+    assert project.planned()[1].lanes(job) == {"": 5}
 
 
 def test_the_jobs_that_start_first(make: Make) -> None:
@@ -390,7 +390,7 @@ needs: {stage: b, script: 'true', needs: [now]}
 free: {stage: b, script: 'true', needs: []}
 later: {stage: b, script: 'true'}
 """)
-        .request()
+        .planned()[0]
         .plan
     )
     assert [job.id for job in first_jobs(plan, 10)] == ["now", "also", "free"]
@@ -398,10 +398,10 @@ later: {stage: b, script: 'true'}
 
 
 def test_a_plan_that_is_saved_is_the_plan_that_ran(make: Make) -> None:
-    from loom.record.run import load_planned
+    from loom.record.run import load_run
 
     ran = make(TWO).run(mount_mode="bind_mount", grace="3s")
-    saved = load_planned(ran.reading.paths.plan)
+    saved = load_run(ran.reading.paths.plan)
     assert [job.id for job in saved.plan.jobs] == ["one", "two"]
     assert (saved.mount_mode.value, saved.grace_s, saved.container, saved.isolated) == ("bind_mount", 3.0, False, False)
     assert saved.variables["CI_PIPELINE_SOURCE"] == "push"

@@ -12,6 +12,7 @@ import pytest
 
 from loom.errors import ProviderError
 from loom.record import past_run
+from loom.record.step_outputs import restored
 from loom.runner import views
 from loom.runner.hooks import keeps
 from loom.status import Status
@@ -223,7 +224,7 @@ one:
     project = make(text)
     project.run(code=1)
     job = past(project)
-    found = [job.handed_on(job.step(number), {})[0] for number in ("1", "2", "3")]
+    found = [restored(job.handed_on(job.step(number)), {})[0] for number in ("1", "2", "3")]
     assert found == [{}, {"A": "2"}, {"A": "2", "B": "2"}]
 
 

@@ -45,19 +45,19 @@ def test_what_is_known_of_the_commit(make: Make) -> None:
         return subprocess.run(["git", *arguments], check=True, capture_output=True, text=True).stdout.strip()
 
     sha = git("rev-parse", "HEAD")
-    head = head_of(project.request().source)
+    head = head_of(project.planned()[1].source)
     assert (head.sha, head.branch, head.tags, head.default_branch, head.remote_sha) == (sha, "main", (), "main", None)
     git("remote", "add", "origin", "https://example.org/group/project.git")
     git("tag", "v1")
-    head = head_of(project.request().source)
+    head = head_of(project.planned()[1].source)
     assert (tuple(head.tags), head.default_branch, head.remote_sha) == (("v1",), "main", "0" * 40)
     git("update-ref", "refs/remotes/origin/main", sha)
     git("update-ref", "refs/remotes/origin/trunk", sha)
     git("symbolic-ref", "refs/remotes/origin/HEAD", "refs/remotes/origin/trunk")
-    request = project.request()
-    head = head_of(request.source)
+    source = project.planned()[1].source
+    head = head_of(source)
     assert (head.default_branch, head.remote_sha) == ("trunk", sha)
-    found = run_variables("7", request.source, "w.yml", os.environ)
+    found = run_variables("7", source, "w.yml", os.environ)
     assert (found["CI_DEFAULT_BRANCH"], found["CI_COMMIT_SHA"], found["CI_PROJECT_NAME"]) == ("trunk", sha, "project")
 
 

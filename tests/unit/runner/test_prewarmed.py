@@ -17,10 +17,10 @@ from .test_session import ONE, SERVED, Engine, Serving
 
 
 def prepared(project: Project, engine: Engine) -> tuple[NextRun, Any]:
-    request = project.request(container=True, tools=on(engine, "docker"))
-    ahead = NextRun(replace(request, cancel=Cancel()))
+    run, tools = project.planned(container=True, tools=on(engine, "docker"))
+    ahead = NextRun(run, replace(tools, cancel=Cancel()))
     ahead.prepare()
-    return ahead, request
+    return ahead, (run, tools)
 
 
 def project(make: Make) -> Project:
@@ -34,8 +34,8 @@ def test_the_next_run_takes_the_workspace_and_the_session_with_the_files_of_now(
     assert list(ahead.sessions) == ["one"]
     assert ahead.ready()
     (made.root / "file").write_text("new\n")
-    fresh = made.request(container=True, tools=on(engine, "docker"))
-    ran = made.execute(replace(fresh, run_id=request.run_id), prepared=ahead)
+    fresh, tools = made.planned(container=True, tools=on(engine, "docker"))
+    ran = made.execute(replace(fresh, run_id=request[0].run_id), tools, prepared=ahead)
     assert ran.lines("one") == ["new"]
     assert ran.workspace == ahead.workspace
     assert ahead.sessions == {}
@@ -48,7 +48,7 @@ def test_the_next_run_takes_the_workspace_and_the_session_with_the_files_of_now(
 def test_a_run_that_asks_for_the_same_session_opens_no_other(make: Make) -> None:
     made, engine = project(make), Engine()
     ahead, request = prepared(made, engine)
-    ran = made.execute(request, prepared=ahead)
+    ran = made.execute(*request, prepared=ahead)
     assert (len(engine.opened), engine.closed) == (1, ["one"])
     assert ran.lines("one", "provider") == ["opened"]
 
@@ -59,7 +59,7 @@ def test_a_session_that_answers_no_more_is_closed_and_another_opened(
     made, engine = project(make), Engine()
     monkeypatch.setattr(HostSession, "answers", lambda _: False)
     ahead, request = prepared(made, engine)
-    made.execute(request, prepared=ahead)
+    made.execute(*request, prepared=ahead)
     assert (len(engine.opened), engine.closed) == (2, ["one"] * 2)
 
 
@@ -67,8 +67,8 @@ def test_a_session_is_closed_where_the_job_has_none_of_that_kind(make: Make) -> 
     made, engine = project(make), Engine()
     ahead, request = prepared(made, engine)
     (made.root / ".loom/workflow.yml").write_text(f"version: v1\n{SERVED}")
-    fresh = made.request(container=True, tools=on(Serving(), "docker"))
-    made.execute(replace(fresh, run_id=request.run_id), prepared=ahead)
+    fresh, tools = made.planned(container=True, tools=on(Serving(), "docker"))
+    made.execute(replace(fresh, run_id=request[0].run_id), tools, prepared=ahead)
     assert engine.closed == ["one"]
 
 
@@ -85,7 +85,7 @@ def test_what_no_run_takes_over_is_removed(make: Make) -> None:
 
 
 def test_what_was_not_prepared_is_not_removed(make: Make) -> None:
-    ahead = NextRun(project(make).request(container=True, tools=on(Engine(), "docker")))
+    ahead = NextRun(*project(make).planned(container=True, tools=on(Engine(), "docker")))
     ahead.workspace.mkdir(parents=True)
     assert ahead.drop() == []
     assert ahead.workspace.is_dir(), "it belongs to somebody else"
@@ -105,8 +105,7 @@ def test_it_is_not_ready_before_the_snapshot(make: Make) -> None:
             raise EngineUnavailable("no engine answers")
 
     made = project(make)
-    request = made.request(container=True, tools=on(Silent(), "docker"))
-    ahead = NextRun(request)
+    ahead = NextRun(*made.planned(container=True, tools=on(Silent(), "docker")))
     with pytest.raises(EngineUnavailable):
         ahead.prepare()
     assert not ahead.ready()

@@ -23,7 +23,8 @@ from loom.providers.base import SessionRequest, SideProgram
 from loom.record import past_run
 from loom.record.event_files import read_events
 from loom.record.events import OutputEvent, PhaseEvent
-from loom.record.run import load_planned
+from loom.record.run import load_run
+from loom.record.step_outputs import restored
 from loom.status import Exit
 from tests.support.plans import encoded, given
 
@@ -125,6 +126,21 @@ def test_what_the_record_of_a_run_says(make: Make, file: Path) -> None:
     compare(recorded(project.run(code=None, jobs=1), project), file.with_suffix(".expected"))
 
 
+AROUND = (
+    "plan",
+    "variables",
+    "run_id",
+    "command",
+    "request",
+    "repo_root",
+    "workspace",
+    "starts",
+    "notices",
+    "assisted",
+    "parent_run_id",
+)
+
+
 def test_what_the_record_of_late_steps_says(make: Make) -> None:
     project = make(WORKFLOW)
     first = job(
@@ -149,7 +165,8 @@ def test_what_the_record_of_late_steps_says(make: Make) -> None:
     after = job("second", step("echo ${{ needs.first.outputs.x }}"), needs={"first": ["first"]})
     always = job("third", step("echo ${{ needs.first.result }}"), needs={"first": ["first"]}, condition="always()")
     plan = Plan(workflow_path=".github/workflows/ci.yml", stages=("jobs",), jobs=(first, after, always))
-    ran = project.execute(replace(project.request(), plan=plan), code=None)
+    run, tools = project.planned()
+    ran = project.execute(replace(run, plan=plan), tools, code=None)
     compare(recorded(ran, project), CORPUS / "late.expected")
     past = past_run.PastRun(ran.reading.entry).job("first")
     texts = [past.script_of(one) for one in past.job.steps]
@@ -352,8 +369,9 @@ def recorded(ran: Ran, project: Project, more: str = "") -> str:
                 jobs[job_id] += [
                     f"{unit.section or unit.step} {unit.attempt}| {SIZE.sub('SIZE', line)}" for line in said
                 ]
-    saved = load_planned(ran.reading.entry.paths.plan)
-    kept = [f"saved {name}: {value}" for name, value in given(saved).items() if name not in ("plan", "variables")]
+    # Of the run, what its jobs get; the rest is the machine's and the moment's.
+    saved = load_run(ran.reading.entry.paths.plan)
+    kept = [f"saved {name}: {value}" for name, value in given(saved).items() if name not in AROUND]
     root = ran.reading.entry.paths.root
     usual = {"events.jsonl", "manifest.json", "summary.json"}
     kept += sorted(
@@ -388,7 +406,7 @@ def past_of(ran: Ran) -> Iterator[str]:
         found |= {"archive": past.archive_of(each.id), "run": past.run_of(each.id), "result": past.result_of(each.id)}
         last = each.steps[-1]
         states = [str(fact["step"]) for fact in one.step_states(last)]
-        found |= {"step": one.step(None).id, "states": states, "handed": one.handed_on(last, {})}
+        found |= {"step": one.step(None).id, "states": states, "handed": restored(one.handed_on(last), {})}
         times = {name for name, value in found.items() if isinstance(value, datetime)}
         told = {name: "TIME" if name in times else str(value) for name, value in found.items() if value}
         yield f"past {each.id}: {told}"

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,8 +20,7 @@ from loom.errors import ImageError, ProviderError, ServiceError, SnapshotError
 from loom.plan.model import MountMode, Resolved
 from loom.providers.base import Capabilities, SecretValues, SessionFacts, SessionRequest
 from loom.providers.host import HostProvider, HostSession
-from loom.runner.hooks import Resumption
-from loom.runner.request import settings_of
+from loom.record.run import Resumed
 from loom.runner.session import SessionOpener, Work, _Buffered
 
 from .conftest import Make, Project, Replaced, on
@@ -382,8 +382,8 @@ def test_a_session_that_is_still_being_opened_is_left_after_two_interrupts(
 
 
 def test_a_workspace_that_will_not_be_filled_is_said_to_who_waits_for_it(make: Make) -> None:
-    request = project(make).request()
-    opener = SessionOpener(request.tools, settings_of(request, request.source.root), request.cancel)
+    run, tools = project(make).planned()
+    opener = SessionOpener(run, run.repo_root, tools, tools.cancel)
     opener.close_unused()
     with pytest.raises(ProviderError) as error:
         opener.until_filled()
@@ -392,11 +392,10 @@ def test_a_workspace_that_will_not_be_filled_is_said_to_who_waits_for_it(make: M
 
 
 def test_the_next_attempt_at_a_job_that_resumed_begins_anew(make: Make) -> None:
-    request = project(make).request()
-    settings = settings_of(request, request.source.root)
-    resumed = {name: Resumption(step="script/01") for name in ("one", "two")}
-    opener = SessionOpener(request.tools, replace(settings, resumed=resumed), request.cancel)
-    (one,) = request.plan.jobs
+    run, tools = project(make).planned()
+    resumed = {name: Resumed(step="script/01", archive=Path("a")) for name in ("one", "two")}
+    opener = SessionOpener(replace(run, starts=resumed), run.repo_root, tools, tools.cancel)
+    (one,) = run.plan.jobs
     two = replace(one, id="two")
     opener.forget_resumed(one)
     assert (opener.resumed(one), opener.resumed(two)) == (None, resumed["two"])

@@ -112,8 +112,8 @@ def test_the_time_in_which_a_person_decides_is_not_the_jobs(make: Make) -> None:
     timed = Timed(Exit(code=1), Exit(code=0), Exit(code=0), Exit(code=0))
     more = f"  timeout: 90s\n{AFTER}    - one\n    - two\n"
     project = make(workflow("one", "two", more=more))
-    request = project.request(tools=lambda tools: gated(Slow())(on(Replaced(run=timed))(tools)))
-    project.execute(replace(request, clock_ns=lambda: time.time_ns() + passed_ns), code=1)
+    run, tools = project.planned(tools=lambda tools: gated(Slow())(on(Replaced(run=timed))(tools)))
+    project.execute(run, replace(tools, clock_ns=lambda: time.time_ns() + passed_ns), code=1)
     first, second, third, fourth = timed.limits
     assert 80 < second < first < 90
     assert 280 < fourth <= third < 300.1
@@ -379,9 +379,9 @@ def test_the_last_line_that_ends_the_shell_is_no_warning(make: Make) -> None:
 
 def of_gitlab(make: Make, text: str, code: int = 0, **fields: Any) -> Any:
     project = make(text)
-    request = project.request()
-    jobs = tuple(replace(job, **fields) for job in request.plan.jobs)
-    return project.execute(replace(request, plan=replace(request.plan, jobs=jobs)), code=code)
+    run, tools = project.planned()
+    jobs = tuple(replace(job, **fields) for job in run.plan.jobs)
+    return project.execute(replace(run, plan=replace(run.plan, jobs=jobs)), tools, code=code)
 
 
 def warnings(ran: Any) -> list[str]:

@@ -58,7 +58,7 @@ class Told:
 
 def test_a_job_waits_for_its_group_says_so_once_and_holds_it_until_its_end(make: Make) -> None:
     project = make(GROUP)
-    request = project.request()
+    run, tools = project.planned()
     file = project.store.lock_of_group(str(project.root), "production")
     over = threading.Event()
     held_at_end: list[str] = []
@@ -79,7 +79,7 @@ def test_a_job_waits_for_its_group_says_so_once_and_holds_it_until_its_end(make:
     thread.start()
     assert begun.wait(60)
     told = AtEnd(over.set)
-    ran = project.execute(replace(request, sinks=[told], command=["loom", "run one"]))
+    ran = project.execute(replace(run, command=("loom", "run one")), replace(tools, sinks=[told]))
     thread.join()
     assert ran.statuses == {"one": "success"}
     (text,) = told.texts

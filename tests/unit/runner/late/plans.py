@@ -41,9 +41,9 @@ def job(job_id: str, *steps: Step, needs: dict[str, list[str]] | None = None, **
 
 def run(make: Make, *jobs: Job, code: int | None = 0, files: dict[str, str] | None = None, **options: Any) -> Ran:
     project = make(WORKFLOW, **(files or {}))
-    request = project.request(**options)
+    run, tools = project.planned(**options)
     plan = Plan(workflow_path=".github/workflows/ci.yml", stages=("jobs",), jobs=jobs)
-    return project.execute(replace(request, plan=plan), code=code)
+    return project.execute(replace(run, plan=plan), tools, code=code)
 
 
 def states(ran: Ran, job_id: str = "one") -> dict[str, str]:

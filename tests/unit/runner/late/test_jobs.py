@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from loom.cancel import Cancel
 from loom.plan.late import LateCaller, LateNeed
 from loom.plan.model import Image, Job, Plan
-from loom.record.run import load_planned
+from loom.record.run import load_run
 from loom.runner.late.jobs import LateJobs, Start
 from loom.status import JobResult, Status
 from tests.unit.runner.conftest import Make
@@ -167,7 +167,7 @@ def test_a_job_becomes_several_by_the_output_of_another(make: Make) -> None:
     ran = run(make, first, many, after, code=1, jobs=1)
     assert ran.statuses == {"first": "success", "after": "success", "many.1": "success", "many.2-y": "failure"}
     assert (ran.lines("many.1"), ran.lines("many.2-y"), ran.lines("after")) == (["1 0/2"], ["2y 1/2"], ["failure"])
-    planned = load_planned(ran.reading.paths.plan).plan
+    planned = load_run(ran.reading.paths.plan).plan
     assert [each.id for each in planned.jobs] == ["first", "many.1", "many.2-y", "after"]
     assert [need.job for need in planned.job("after").needs or ()] == ["many.1", "many.2-y"]
     assert planned.job("many.2-y").matrix == {"n": "2", "x": "y"}

@@ -26,7 +26,8 @@ def test_the_variables_of_a_step_of_an_earlier_run(make: Make) -> None:
         ),
     )
     plan = Plan(workflow_path=".github/workflows/ci.yml", stages=("jobs",), jobs=jobs)
-    project.execute(replace(project.request(), plan=plan), code=1)
+    run, tools = project.planned()
+    project.execute(replace(run, plan=plan), tools, code=1)
     past = past_run.PastRun(project.store.find("last", repo_root=project.root)).job("one")
     second, third = past.job.steps[1:]
     found, lost = variables_at(past, second, {}, project_dir="/there", event_path="/e/event.json")

@@ -1,0 +1,243 @@
+"""Make a run from a checkout and a request."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from collections.abc import Set as AbstractSet
+from pathlib import Path
+from typing import Any
+
+from msgspec.structs import asdict, replace
+
+from loom.commands import project, terminal
+from loom.commands.plan import contexts
+from loom.commands.plan.kept_plans import Planner
+from loom.commands.project import Here, checkout, trusting
+from loom.config import Config
+from loom.errors import RequestError, WorkflowError
+from loom.plan.model import JobSelection, Plan, WorkspaceMode
+from loom.record.request import Request
+from loom.record.run import Run
+from loom.snapshot import Source, readable, with_merge
+from loom.util.bounded import listed
+from loom.util.paths import name_from
+
+MOST_NAMED = 10
+"""Files in conflict that a message names."""
+
+
+class Worktree(Here, frozen=True, kw_only=True, dict=True):
+    """The project of a run, with its repository as it was read."""
+
+    source: Source
+
+
+def checkout_for(request: Request, *, root: Path | None = None, settings: Mapping[str, Any] | None = None) -> Worktree:
+    """Read the checkout at `root` (None: around the current directory). `settings` count more than those of the request.
+
+    `keep: auto` becomes `on-failure` on a terminal, else `never`.
+    """
+    source = trusting.discover(root or Path.cwd(), os.environ, flag=request.trust)
+    here = project.here({**request.settings, **(settings or {})}, root=source.root, trusting=request.trust)
+    if here.config.keep == "auto":
+        config = dataclasses.replace(here.config, keep="on-failure" if terminal.attended() else "never")
+        here = replace(here, config=config)
+    return Worktree(**asdict(here), source=source)
+
+
+def plan_run(
+    request: Request, *, run_id: str = "", ask: bool = True, settings: Mapping[str, Any] | None = None
+) -> tuple[Worktree, Run]:
+    """Make the run that is asked for. After RequestError or WorkflowError there is no record.
+
+    `ask`: a person is at the terminal, to be told of settings that do not count, and asked for trust. `settings`: see
+    `checkout_for`.
+    """
+    run_id = run_id or str(time.time_ns())
+    here = checkout_for(request, settings=settings)
+    source, path = here.source, here.workflow(request.workflow)
+    can_ask = ask and request.form == "screen"
+    if request.dry_run:
+        trusting.settle_objects(here, can_ask=can_ask)
+    variables = checkout.run_variables(run_id, source, name_from(source.root, path), here.environ, request.event)
+    planner = planner_of(here, request, variables, keeping=not request.dry_run)
+    plan, notices = planner.made()
+    source, behind = _commit_there(plan, source, variables.get("CI_DEFAULT_BRANCH", "main"))
+    here = replace(here, source=source)
+    if (merged := source.pull_request) is not None:
+        variables |= checkout.of_merge(source, merged)
+        planner = planner_of(here, request, variables)
+        plan, notices = planner.made()
+        on_merge = f"on the merge of {source.head_sha[:12]} into {merged.base} ({merged.tip[:12]}), as on GitHub"
+        notices = (*notices, on_merge)
+    plan = replace(plan, behind=behind)
+    if source.unmerged and not (request.dry_run or request.allow_unmerged):
+        raise _in_conflict(source)
+    if not request.dry_run:
+        if trusting.settle(plan.jobs, here, lambda: planner.workflow, can_ask=can_ask):
+            return plan_run(request, settings=settings)  # now with the filters that were allowed
+        if ask:
+            project.say_not_counted(here.config)
+    expected = request.workflow is not None or plan.workflow_path == str(project.WORKFLOWS[0])
+    notices = (*(() if expected else (f"the workflow is {plan.workflow_path}",)), *notices, *_undecided(plan))
+    return here, run_of(here, request, plan, variables, notices=notices)
+
+
+def run_of(
+    here: Worktree,
+    request: Request,
+    plan: Plan,
+    variables: Mapping[str, str],
+    *,
+    notices: tuple[str, ...] = (),
+    **more: Any,
+) -> Run:
+    """Return the run of a plan; `variables` have its id. `more`: see `Run`."""
+    config = here.config
+    return Run(
+        run_id=variables["LOOM_RUN_ID"],
+        command=tuple(sys.argv),
+        request=_with_its_surroundings(request, here),
+        repo_root=here.source.root,
+        plan=plan,
+        variables=variables,
+        mount_mode=WorkspaceMode(config.mount_mode),
+        read_only_mounts=here.source.read_only_mounts,
+        container=config.container,
+        isolated=request.strict,
+        grace_s=config.grace,
+        detached=request.detach,
+        notices=(*_not_isolated(plan, config), *notices),
+        **more,
+    )
+
+
+def _with_its_surroundings(request: Request, here: Here) -> Request:
+    """Return the request as it can be repeated from elsewhere: with the variables that gave settings, and absolute paths."""
+    found = {
+        origin.source: here.config.text_of(name)
+        for name, origin in here.config.origins.items()
+        if origin.layer == "environment" and origin.source.startswith("LOOM_")
+    }
+    elsewhere = request.workflow is not None and here.start != here.root
+    return replace(
+        request,
+        environment={**request.environment, **found},
+        workflow=str(here.workflow(request.workflow)) if elsewhere else request.workflow,
+        event_file=None if request.event_file is None else str(here.start / request.event_file),
+    )
+
+
+def _not_isolated(plan: Plan, config: Config) -> tuple[str, ...]:
+    jobs = [job.id for job in plan.jobs if job.image is None]
+    if not jobs:
+        return ()
+    by = config.origins.get("container")
+    why = f" ({by.source})" if by is not None and by.source and not config.container else ""
+    some = ", ".join(jobs[:5]) + (f" and {len(jobs) - 5} more" if len(jobs) > 5 else "")
+    return (f"on this machine, not isolated{why}: {some}; in a container: loom run --container",)
+
+
+def _undecided(plan: Plan) -> Iterator[str]:
+    """Say which jobs were decided by a value that is not known."""
+    for name, jobs in plan.undecided.items():
+        rules = ", ".join(listed(jobs, MOST_NAMED))
+        yield (
+            f"{name} is not known, and decides on {rules}: git remote set-head origin --auto (or BRANCH), or --var {name}=BRANCH"
+        )
+
+
+_OF_A_COMMIT = {"push", "workflow_dispatch", "release", "create", "merge_group"}
+"""GitHub's events that run on the commit that they are of; others, but for pull requests, run on the default branch's."""
+
+
+def _commit_there(plan: Plan, source: Source, default: str) -> tuple[Source, str]:
+    """Return the source with the commit that GitHub would run for the plan's event, and why that can't be had here.
+
+    RequestError for a pull request in conflict.
+    """
+    github = next((job.github for job in plan.jobs), None)
+    event = github["event_name"] if github is not None else "push"
+    if github is None or event in _OF_A_COMMIT:
+        return source, ""
+    if event != "pull_request":
+        base = github["base_ref"] or default
+        why = f"not the same commit: GitHub runs {event} on {base}, not on what is checked out here"
+        return source, "" if base == source.branch else why
+    base, refs = github["base_ref"], {name: sha for name, sha, _ in source.refs}
+    tips = (refs.get(f"refs/{where}/{base}") for where in ("remotes/origin", "heads"))
+    why = f"not the same commit: GitHub runs the merge with {base}"
+    if (tip := next(filter(None, tips), None)) is None:
+        return source, f"{why}, which is not known here: git fetch origin {base}"
+    if checkout.git(source.root, source.environment, "merge-base", "--is-ancestor", tip, source.head_sha) is not None:
+        return source, ""
+    found = with_merge(source, base, tip)
+    return (source, f"{why} ({tip[:12]}), {found}: merge it") if isinstance(found, str) else (found, "")
+
+
+def _in_conflict(source: Source) -> RequestError:
+    named = ", ".join(listed(map(readable, source.unmerged), MOST_NAMED))
+    return RequestError(
+        f"{source.root}: in conflict, which git would not commit: {named}",
+        hint="resolve it, then `git add`; or run it as it is on disk: --allow-unmerged",
+        code="UNMERGED",
+    )
+
+
+def planner_of(
+    here: Here, request: Request, variables: Mapping[str, str] | None = None, *, keeping: bool = False
+) -> Planner:
+    """Return the planner for a request. `variables`: see `resolve_context`; `keeping`: see `Planner`."""
+    path = here.workflow(request.workflow)
+    context = contexts.resolve_context(
+        here,
+        path,
+        predefined=variables,
+        base=request.changes_base,
+        event=request.event,
+        given=request.var,
+        inputs=request.inputs,
+        event_file=request.event_file,
+    )
+    return Planner(path, here, selection_of(request, here.config), context, keeping=keeping)
+
+
+def selection_of(request: Request, config: Config) -> JobSelection:
+    """Return the jobs that are asked for, and what all plans of a request have in common."""
+    return JobSelection(
+        jobs=request.names,
+        stages=request.stage,
+        from_job=request.from_job,
+        with_needs=request.needs,
+        variables=contexts.pairs(request.var, "--var"),
+        matrix=contexts.pairs(request.matrix, "--matrix"),
+        container=config.container,
+        on=config.on,
+        no_delay=request.no_delay,
+    )
+
+
+def concerned(here: Worktree, run: Run, touched: AbstractSet[str]) -> frozenset[str] | None:
+    """Return the jobs of the run that would be in its plan if only these files had changed.
+
+    None: all, where no rule looks at `changes`.
+    """
+    planner = planner_of(here, run.request, run.variables, keeping=True)
+    planner.made()
+    if not planner.asks_for_changes:
+        return None
+
+    def changed(compare_to: str | None) -> list[str] | None:
+        since = planner.context.changed(compare_to)
+        # A new directory may be all that is known of what came with it.
+        return None if since is None else [p for p in since if not touched.isdisjoint((p, *map(str, Path(p).parents)))]
+
+    try:
+        left = planner.with_changed(changed)
+    except WorkflowError:  # a job needs one that would be left out
+        return None
+    return frozenset(job.id for job in left.jobs) & {job.id for job in run.plan.jobs}

@@ -1,0 +1,112 @@
+"""What a person asked a run for: the options of the command line and the settings that count, and their saved form."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from msgspec import Struct, field
+from msgspec.structs import replace
+
+from loom.config import KEYS
+from loom.util import typed
+
+FAILURE, PAUSE = "failure", "pause"
+"""Words of `--stop-at`."""
+NOT_REPEATED = frozenset(
+    {
+        # the display, and its audience
+        *("stream", "quiet", "verbose", "color", "form", "local", "as_json"),
+        *("dry_run", "trust", "detach", "repeat"),
+        # actions around steps, and what remains after the run
+        *("stop_at", "keep", "keep_for", "keep_max_size", "keep_runs", "keep_workspaces", "auto_clean"),
+        *("cache_max_size", "bucket", "state_dir", "cache_dir", "tmp_dir"),
+        # what the user allows
+        *("protected_branches", "reported"),
+    }
+)
+"""Options of `loom run` and settings that do not decide how a job ends; consent (`trust`) is given each time."""
+
+
+class Request(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """The request for a run, by the names of the command's parameters. Parameters that are also settings are in `flags`."""
+
+    names: tuple[str, ...] = ()
+    workflow: str | None = None
+    stage: tuple[str, ...] = ()
+    from_job: str | None = None
+    needs: bool | None = None
+    var: tuple[str, ...] = ()
+    inputs: tuple[str, ...] = ()
+    """`NAME=value` of the inputs that the workflow's main file declares."""
+    matrix: tuple[str, ...] = ()
+    changes_base: str | None = None
+    event: str = "push"
+    event_file: str | None = None
+    allow_unmerged: bool = False
+    """Whether files in conflict are no reason to refuse."""
+    dry_run: bool = False
+    quiet: bool = False
+    verbose: bool = False
+    strict: bool = False
+    no_cache: bool = False
+    form: str = "screen"
+    """`screen`, `json`, `github` or `gitlab`."""
+    stop_at: tuple[str, ...] = ()
+    """`failure`, `pause` or `JOB[:STEP]`."""
+    detach: bool = False
+    """Whether jobs are handed over to their sessions, where they go on without this process."""
+    no_delay: bool = False
+    """Whether delayed jobs start at once."""
+    repeat: int | None = None
+    """The number of runs on one snapshot."""
+    trust: bool = False
+    """Whether all that the workflow asks for is allowed, this once."""
+    flags: dict[str, Any] = field(default_factory=dict)
+    """Settings that the command line gives, by their keys."""
+    environment: dict[str, str] = field(default_factory=dict)
+    """The settings that variables of the environment gave: `LOOM_NETWORK` and its value. Known when the run is planned."""
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> Request:
+        """Divide what was given into settings and the rest; None means "not given"."""
+        default = cls()
+        there = {name: value for name, value in given.items() if value not in (None, getattr(default, name, None))}
+        flags = {name: there.pop(name) for name in KEYS if name in there}
+        return typed.convert(msgspec.to_builtins({**there, "flags": flags}, enc_hook=str), cls)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings that were given. `--strict`: no network but what the workflow declares, and locked images only."""
+        given = {**{setting_of(name): value for name, value in self.environment.items()}, **self.flags}
+        strict = {"mount_mode": "auto", **given, "network": "none", "frozen": True}
+        return {**({"keep": "on-failure"} if self.pauses else {}), **(strict if self.strict else given)}
+
+    @property
+    def repeated(self) -> Request:
+        """The request without the options and settings that may differ when the run is repeated."""
+        default = Request()
+        return replace(
+            self,
+            **{name: getattr(default, name) for name in NOT_REPEATED.intersection(self.__struct_fields__)},
+            flags={name: value for name, value in self.flags.items() if name not in NOT_REPEATED},
+            environment={
+                name: value for name, value in self.environment.items() if setting_of(name) not in NOT_REPEATED
+            },
+        )
+
+    @property
+    def attended(self) -> bool:
+        """Return whether the run asks a person before or after steps."""
+        return any(when != PAUSE for when in self.stop_at)
+
+    @property
+    def pauses(self) -> bool:
+        """Return whether a failed job waits at its failing step for `loom resume`."""
+        return PAUSE in self.stop_at
+
+
+def setting_of(variable: str) -> str:
+    """`network` for `LOOM_NETWORK`."""
+    return variable.removeprefix("LOOM_").lower()

@@ -1,0 +1,121 @@
+"""What a run needs besides its value, and what it returns."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct, field
+
+from loom.cancel import Cancel
+from loom.config.pools import HERE
+from loom.errors import EngineUnavailable
+from loom.plan.clone import Clone, refs_of_head
+from loom.plan.model import Job, MountMode, Plan
+from loom.record.run import Run
+from loom.record.store import Store
+from loom.runner.session import JobTools, SessionOpener
+from loom.snapshot import as_cloned, reduction
+
+if TYPE_CHECKING:
+    from loom.analysis.diagnosis import Diagnosis
+    from loom.record.documents import Receipt
+    from loom.record.journal import Sink
+    from loom.snapshot import Source
+    from loom.storage.cache import Cache
+
+
+JOBS_ELSEWHERE = 100
+"""The number of jobs that run at once on other machines. Each one costs this machine a thread and connections."""
+
+
+class RunTools(JobTools, frozen=True, kw_only=True):
+    """What it takes to run a `Run`: no data of the run itself."""
+
+    source: Source
+    store: Store
+    clock_ns: Callable[[], int]
+    cancel: Cancel
+    sinks: Sequence[Sink] = ()
+    cache: Callable[[Mapping[str, Any]], Cache] | None
+    """Return the caches of a run from the recorded snapshot facts (empty for an earlier run's snapshot).
+
+    None: caches are neither restored nor saved.
+    """
+
+    def cloned(self, run: Run, clone: Clone | None) -> Source:
+        """Return the source as a clone of this run has it."""
+        return as_cloned(self.source, clone, refs_of_head(run.variables))
+
+    def opener(self, run: Run, workspace: Path) -> SessionOpener:
+        """Return the opener of the run's sessions."""
+
+        def reduced(clone: Clone) -> str:
+            # A clone like the run's needs no look at the history.
+            return reduction(self.cloned(run, clone), workspace, run.clone) if clone != run.clone else ""
+
+        return SessionOpener(run, workspace, self, self.cancel, reduced)
+
+    @property
+    def jobs_at_once(self) -> int:
+        """Return the number of jobs at once on this machine, its engine included."""
+        return self.config.jobs or os.cpu_count() or 2
+
+    def lanes(self, job: Job) -> Mapping[str, int]:
+        """Return the job's lanes (`scheduler.Lanes`): its pool, its provider or this machine, and its matrix."""
+        return {**self._lane(job), **job.lanes}
+
+    def _lane(self, job: Job) -> Mapping[str, int]:
+        if job.pool is not None and job.pool.jobs is not None:
+            return {f"pool {job.pool.name}": job.pool.jobs}
+        if MountMode.BIND not in self.providers[job.provider].capabilities.mounts:
+            return {job.provider: self.config.jobs or JOBS_ELSEWHERE}
+        return {"": self.jobs_at_once}
+
+
+class Ran(Struct, frozen=True, kw_only=True):
+    """A finished run. `receipt_path` exists."""
+
+    receipt: Receipt
+    receipt_path: Path
+    diagnosis: Diagnosis | None = None
+    kept: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """The facts of kept sessions, by job. Jobs that can be entered or resumed."""
+
+
+def preflight(plan: Plan, tools: JobTools) -> None:
+    """Raise InfrastructureError for what has to be true before anything starts, and is not."""
+    images = [job.image for job in plan.jobs if job.image is not None]
+    optional = images and all(image.build is None and image.name == tools.config.default_image for image in images)
+    optional = optional and tools.providers.keys() <= HERE.keys()
+    for provider in tools.providers.values():
+        try:
+            provider.check()
+        except EngineUnavailable as error:
+            if not optional:
+                raise
+            # For jobs that name no image: where no engine answers, they could run without one.
+            way = "or run jobs that name no image on this machine, without isolation: loom run --no-container"
+            raise EngineUnavailable(error.message, hint=f"{error.hint}\n{way}" if error.hint else way) from error
+
+
+def first_jobs(plan: Plan, at_most: int, done: Collection[str] = ()) -> Iterable[Job]:
+    """Return the jobs that start right after the snapshot."""
+    open_jobs = [job for job in plan.jobs if job.id not in done]
+    first_stage = next((stage for stage in plan.stages if any(job.stage == stage for job in open_jobs)), None)
+    ready = [
+        job
+        for job in open_jobs
+        if job.when in ("on_success", "always")
+        and not job.refused
+        and job.trigger is None
+        and job.delay_s is None
+        and job.is_certain
+        and (
+            (job.needs is None and job.stage == first_stage)
+            or (job.needs is not None and all(need.job in done for need in job.needs))
+        )
+    ]
+    return ready[:at_most]
