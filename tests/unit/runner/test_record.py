@@ -117,7 +117,13 @@ def path(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/usr/local/bin:/usr/bin:/bin")
 
 
-@pytest.mark.parametrize("file", sorted(CORPUS.glob("*.yml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "file",
+    [
+        pytest.param(path, id=path.stem, marks=[pytest.mark.slow] if "edges" in path.stem else [])
+        for path in sorted(CORPUS.glob("*.yml"))
+    ],
+)
 def test_what_the_record_of_a_run_says(make: Make, file: Path) -> None:
     names = {"gitlab": ".gitlab-ci.yml", "github": ".github/workflows/ci.yml"}
     dialect = file.stem.partition("_")[0]
