@@ -2,7 +2,7 @@
 #
 #   docker build -t loom .
 #   docker run --rm --pid=host --network=host -v /var/run/docker.sock:/var/run/docker.sock -v /tmp:/tmp \
-#     -v loom-cache:/var/cache/loom -v "$PWD:$PWD" -w "$PWD" loom run --local
+#     -v loom-cache:/var/cache/loom -v "$PWD:$PWD" -w "$PWD" loom run
 #
 # The jobs' containers are started by that engine beside this one, so what they mount must have the same path in both:
 # hence /tmp, where isolated workspaces are made, and "$PWD:$PWD". docs/guides/loom-in-a-container.md explains each part.

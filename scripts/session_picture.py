@@ -112,7 +112,7 @@ def record(project: Path) -> list[str]:
         subprocess.run([*git, *arguments], cwd=project, check=True)
     session = Session(project)
     try:
-        session.run("loom run --local --keep on-failure", expect=1)
+        session.run("loom run --keep on-failure", expect=1)
         session.enter("loom shell", "cat src/answer", "again", "exit")
         session.run("echo 42 > src/answer", expect=0)
         session.run("loom resume --sync", expect=0)

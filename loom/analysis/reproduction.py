@@ -37,7 +37,7 @@ def reproduce_command(request: Request, job_id: str | None) -> str:
         if name not in WITH_OPTION
     }
     variables = [f"{name}={shlex.quote(value)}" for name, value in {**environment, **given}.items()]
-    return " ".join([*variables, shlex.join(["loom", "run", "--local", *words, *names])])
+    return " ".join([*variables, shlex.join(["loom", "run", *words, *names])])
 
 
 def _words(flag: str, value: Any) -> Iterator[str]:

@@ -337,7 +337,7 @@ def require_own(here: Here, past: PastRun) -> None:
     if not here.store.has_record(past.entry):
         raise RequestError(
             f"{past.entry.paths.root} is not a record of this user's runs",
-            hint="run the workflow of the checkout: loom run --local",
+            hint="run the workflow of the checkout: loom run",
         )
     if not past.repo_root.is_dir():
         raise RequestError(

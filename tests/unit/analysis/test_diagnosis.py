@@ -136,7 +136,7 @@ def test_locations_are_the_projects_own() -> None:
 
 
 def test_the_command_that_reproduces_keeps_the_inputs() -> None:
-    assert diagnose(evidence()).reproduce == "loom run --local --var 'A=b c' --container test"
+    assert diagnose(evidence()).reproduce == "loom run --var 'A=b c' --container test"
 
 
 @pytest.mark.slow

@@ -46,7 +46,7 @@ def test_each_option_survives_or_is_left_out_on_purpose(parameter: Any) -> None:
         given = [value] if parameter.multiple else value
         again = parsed(reproduce_command(Request.of({} if name in ("local", "as_json") else {name: given}), None))
         if name in NOT_REPEATED:
-            assert again == parsed("loom run --local")
+            assert again == parsed("loom run")
         else:
             assert (str(again[name]) if name == "workflow" else again[name]) == given
 
@@ -56,7 +56,7 @@ def test_a_setting_without_an_option_is_repeated_as_a_variable() -> None:
     assert {parameter.name for parameter in PARAMETERS} & {*config.KEYS} == WITH_OPTION
     of_agent = Request.of({"names": ("a",), "container": True, "network": "none", "keep": "on-failure"})
     command = reproduce_command(of_agent, "a")
-    assert command == "LOOM_NETWORK=none loom run --local --container a"
+    assert command == "LOOM_NETWORK=none loom run --container a"
 
 
 @pytest.mark.parametrize("name", [key for key in config.KEYS if key not in config.MAPPINGS])
@@ -64,7 +64,7 @@ def test_each_variable_survives_or_is_left_out_on_purpose(name: str) -> None:
     variable = f"LOOM_{name.upper()}"
     assert setting_of(variable) == name
     command = reproduce_command(Request(environment={variable: "a b"}), None)
-    assert command == ("loom run --local" if name in NOT_REPEATED else f"{variable}='a b' loom run --local")
+    assert command == ("loom run" if name in NOT_REPEATED else f"{variable}='a b' loom run")
 
 
 def test_what_is_left_out_exists() -> None:
@@ -118,4 +118,4 @@ def test_settings_of_the_environment_are_saved() -> None:
 )
 def test_the_selection(options: dict[str, Any], job: str | None, words: str) -> None:
     command = reproduce_command(Request.of(options), job)
-    assert command == f"loom run --local {words}".strip()
+    assert command == f"loom run {words}".strip()

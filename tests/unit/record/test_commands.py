@@ -116,7 +116,7 @@ def test_diagnose_follows_the_pointers(failed: Ran) -> None:
     assert found["readings"][0]["code"] == "ignored_file"
     assert ".gitignore:1" in found["readings"][0]["text"]
     assert found["locations"] == [{"file": "tests/test_x.py", "line": 12, "column": None}]
-    assert found["reproduce"] == "LOOM_CONTAINER=false loom run --local test"
+    assert found["reproduce"] == "LOOM_CONTAINER=false loom run test"
     assert Path(found["events_path"]).exists()
     text = failed.project.loom("diagnose")
     assert "failed: job test, step script/02 (.loom/workflow.yml:11), exit code 1" in text
@@ -164,7 +164,7 @@ def test_diagnose_for_an_agent_is_short(failed: Ran) -> None:
         "job test, step script/02",
         "config.local.json",
         "AssertionError",
-        "reproduce: LOOM_CONTAINER=false loom run --local test",
+        "reproduce: LOOM_CONTAINER=false loom run test",
     ):
         assert part in text
 
@@ -495,7 +495,7 @@ def test_the_command_that_reproduces_survives_resume_and_rerun(make: Make) -> No
     )
     asked = ("--var", "X=1 2", "--no-cache", "-j", "2")
     project.loom("run", "--local", *asked, "a", "b", code=1, LOOM_NETWORK="none")
-    again = "LOOM_NETWORK=none LOOM_CONTAINER=false loom run --local --var 'X=1 2' --no-cache --jobs 2 a"
+    again = "LOOM_NETWORK=none LOOM_CONTAINER=false loom run --var 'X=1 2' --no-cache --jobs 2 a"
     for command in ((), ("resume",), ("rerun", "--failed"), ("rerun", "--fresh", "--failed")):
         if command:
             project.loom(*command, code=1)

@@ -28,7 +28,7 @@ def test_a_run_stands_for_a_push_by_default(make: Make) -> None:
 def test_the_event_is_kept_by_rerun_resume_and_the_command_to_run_it_again(make: Make) -> None:
     project = make(WORKFLOW)
     project.loom("run", "--local", "--event", "schedule", code=1)
-    assert "loom run --local --event schedule nightly" in project.loom("diagnose", "--format", "agent")
+    assert "loom run --event schedule nightly" in project.loom("diagnose", "--format", "agent")
     said = "event schedule, source schedule, default true"
     for command in (["resume", "--from", "nightly:1"], ["rerun"], ["rerun", "--fresh"]):
         project.loom(*command, "--stream", code=1)
