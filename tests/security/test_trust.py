@@ -20,7 +20,7 @@ from loom.commands.project.trust_store import Trust
 from loom.config.pools import Pool
 from loom.plan import late, model, permissions
 from loom.plan.clone import Clone
-from loom.plan.permissions import PermissionRequest, Surroundings
+from loom.plan.permissions import PermissionRequest, TrustContext
 from loom.workflow.native.keywords import TABLES
 
 from .conftest import PLAIN, Victim
@@ -461,7 +461,7 @@ def test_a_plain_repository_never_meets_it(victim: Victim) -> None:
 def test_copies_of_a_matrix_ask_once_and_a_service_or_a_build_asks_for_its_job() -> None:
     secret = model.Secret(name="T", ref="env://TOKEN")
     jobs = [model.Job(id=f"t.{n}", name="t", stage="s", steps=(), provider="host", secrets=(secret,)) for n in range(3)]
-    (request,) = permissions.requests_of(jobs, Surroundings(root=Path("/nowhere")))
+    (request,) = permissions.requests_of(jobs, TrustContext(root=Path("/nowhere")))
     assert (request.job, request.subject) == ("t", "env://TOKEN")
 
 

@@ -54,7 +54,7 @@ def made_of(folder: Path) -> str:
         for job in plan.jobs
         if job.id in ("build", "test.one-1")
     }
-    around = permissions.Surroundings(root=folder, home="/home/u")
+    around = permissions.TrustContext(root=folder, home="/home/u")
     return "\n---\n".join(
         (
             listed(problems),
