@@ -16,6 +16,11 @@ SCHEMA_VERSION: Final = "loom.runtime.logs.v2"
 RECEIPT_SCHEMA: Final = "loom.receipt.v1"
 RUN_SCHEMA: Final = "loom.run.v1"
 DIAGNOSIS_SCHEMA: Final = "loom.diagnosis.v1"
+UNREADABLE: Final = (
+    "another loom made it (its run.json and receipt name the version and the time), or it was edited;"
+    " `loom clean RUN` removes it"
+)
+"""The hint about a record that can't be read."""
 KNOWN_SCHEMAS = (SCHEMA_VERSION, RUN_SCHEMA, RECEIPT_SCHEMA, DIAGNOSIS_SCHEMA)
 
 Positive = Annotated[int, Meta(ge=1, le=1 << 53)]

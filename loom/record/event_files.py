@@ -12,7 +12,7 @@ from typing import BinaryIO
 from msgspec.structs import replace
 
 from loom.errors import RecordError
-from loom.record.documents import KNOWN_SCHEMAS, SCHEMA_VERSION
+from loom.record.documents import KNOWN_SCHEMAS, SCHEMA_VERSION, UNREADABLE
 from loom.record.events import Event, OutputEvent, PhaseEvent, decode
 from loom.record.fold import RunFold
 from loom.record.run_paths import RunPaths
@@ -48,7 +48,7 @@ def decoded(line: bytes, where: object) -> Event:
     try:
         return decode(line)
     except ValueError as error:
-        raise RecordError(f"{where}: {error}") from error
+        raise RecordError(f"{where}: {error}", hint=UNREADABLE) from error
 
 
 def output_in(path: Path, start: int = 0) -> Iterator[OutputEvent]:
@@ -191,6 +191,6 @@ def folded(paths: RunPaths) -> RunFold:
 def other_schema(version: str, path: Path) -> RecordError:
     return RecordError(
         f"{path} is of the schema {version[:100]!r}, which this loom does not read ({', '.join(KNOWN_SCHEMAS)})",
-        hint="read it with the loom that wrote it (run.json and the receipt name its version)",
+        hint=UNREADABLE,
         code="RECORD_SCHEMA",
     )

@@ -14,7 +14,7 @@ from loom.errors import RecordError
 from loom.plan.clone import Clone, widest
 from loom.plan.model import MountMode, Plan, Resolved, WorkspaceMode
 from loom.plan.variables import rerun_variables
-from loom.record.documents import Assistance, RelativePath
+from loom.record.documents import UNREADABLE, Assistance, RelativePath
 from loom.record.request import Request
 from loom.status import JobResult
 from loom.util import typed
@@ -178,7 +178,7 @@ def load_run(path: Path) -> Run:
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise RecordError(
             f"{path}: this plan can't be read: {error}",
-            hint="it was written by another version of loom, or edited; run the workflow again with `loom run`",
+            hint=UNREADABLE,
         ) from error
     return run
 
