@@ -333,7 +333,7 @@ class Receipt(Document, frozen=True, kw_only=True):
 
 
 class RunRow(Document, frozen=True, kw_only=True):
-    """A row of the list of runs; `status` may also be `running`, `detached` or `interrupted`."""
+    """A row of the list of runs; `status` may also be `running`, `detached`, `interrupted` or `unreadable`."""
 
     run_id: RunId
     child_of: RunId | None = None

@@ -39,6 +39,8 @@ DETACHED = "detached"
 INTERRUPTED = "interrupted"
 """Loom was killed, or the machine went down, before the end of the run."""
 UNFINISHED = (RUNNING, DETACHED, INTERRUPTED)
+UNREADABLE = "unreadable"
+"""The run has ended, and another loom made its record, or it was edited."""
 _BEGINS_WITHIN_NS = 60 * 10**9
 """After this time, a record without the draft of an identity has no loom that is about to write it."""
 
@@ -73,9 +75,11 @@ class RunEntry(Struct, frozen=True, kw_only=True):
 
     @property
     def state(self) -> str:
-        """A status, or `running`, `detached` or `interrupted`."""
+        """A status, or `running`, `detached`, `interrupted` or `unreadable`."""
         if self.receipt is not None:
             return str(self.receipt.get("status"))
+        if os.path.lexists(self.paths.receipt):
+            return UNREADABLE
         return RUNNING if self.alive else DETACHED if self.identity.get("detached") else INTERRUPTED
 
 

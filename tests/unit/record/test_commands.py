@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -308,6 +309,26 @@ def test_an_older_schema_is_named(failed: Ran, tmp_path: Path) -> None:
     ran = failed_command(failed.project, "diagnose", str(receipt))
     assert ran.returncode == 3
     assert "schema 'loom.receipt.v0', which this loom does not read" in ran.stderr
+
+
+def test_a_run_that_another_loom_recorded_is_listed_as_that(failed: Ran, tmp_path: Path) -> None:
+    entry = failed.project.last()
+    root = tmp_path / "state/runs" / entry.run_id
+    shutil.copytree(entry.paths.root, root, symlinks=True)
+    events = root / entry.paths.events.relative_to(entry.paths.root)
+    begin, rest = events.read_text().split("\n", 1)
+    event = json.loads(begin)
+    event["data"]["invocation"] = {"options": {}}
+    events.write_text(f"{json.dumps(event)}\n{rest}")
+    receipt = root / entry.paths.receipt.relative_to(entry.paths.root)
+    receipt.write_text(json.dumps({**json.loads(receipt.read_text()), "invocation": {"options": {}}}))
+    environ = {"LOOM_STATE_DIR": str(tmp_path / "state")}
+    assert "unreadable" in failed.project.loom("runs", **environ)
+    shown = run_loom(["show", entry.run_id], cwd=failed.project.root, environ={**failed.project.environ, **environ})
+    assert shown.returncode == 3
+    assert "`loom clean RUN` removes it" in shown.stderr
+    failed.project.loom("clean", entry.run_id, **environ)
+    assert not root.exists()
 
 
 def failed_command(project: Project, *arguments: str) -> "subprocess.CompletedProcess[str]":
