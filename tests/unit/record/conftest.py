@@ -95,6 +95,7 @@ def new_project(base: Path, workflow: str, **files: str) -> Project:
     (base / "home").mkdir()
     (root / ".loom" / "workflow.yml").write_text(workflow)
     for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(text)
     git = ["git", "-c", "user.name=t", "-c", "user.email=t@example.org"]
     subprocess.run([*git, "init", "-q", "-b", "main", "."], cwd=root, check=True)
@@ -118,6 +119,6 @@ class Ran:
 def failed(tmp_path_factory: pytest.TempPathFactory) -> Ran:
     """One run that failed; tests only read it."""
     base = tmp_path_factory.mktemp("failed")
-    project = new_project(base, WORKFLOW, **{".gitignore": "config.local.json\n"})
+    project = new_project(base, WORKFLOW, **{".gitignore": "config.local.json\n", "tests/test_x.py": "x\n" * 12})
     (project.root / "config.local.json").write_text("{}")
     return Ran(project=project, output=project.loom("run", "--local", code=1))

@@ -116,7 +116,7 @@ def test_diagnose_follows_the_pointers(failed: Ran) -> None:
     assert (found["job_id"], found["step"], found["exit_code"]) == ("test", "script/02", 1)
     assert found["readings"][0]["code"] == "ignored_file"
     assert ".gitignore:1" in found["readings"][0]["text"]
-    assert found["locations"] == [{"file": "tests/test_x.py", "line": 12, "column": None}]
+    assert found["locations"] == [{"file": "tests/test_x.py", "line": 12, "column": None, "one_of": []}]
     assert found["reproduce"] == "LOOM_CONTAINER=false loom run test"
     assert Path(found["events_path"]).exists()
     text = failed.project.loom("diagnose")

@@ -7,10 +7,9 @@ from .conftest import Make
 
 def test_what_a_job_prints_is_no_command_to_github(make: Make) -> None:
     project = make(
-        "version: v1\nstages: [s]\na:\n  stage: s\n  script: ['echo ::error::forged; echo src/x.py:7: bad; exit 1']\n"
+        "version: v1\nstages: [s]\na:\n  stage: s\n  script: ['echo ::error::forged; echo src/x.py:7: bad; exit 1']\n",
+        **{"src/x.py": "x\n" * 7},
     )
-    (project.root / "src").mkdir()
-    (project.root / "src/x.py").write_text("x = 1\n" * 7)
     lines = project.loom("run", "--local", "--format", "github", code=1).splitlines()
     stop = next(line for line in lines if line.startswith("::stop-commands::"))
     go_on = f"::{stop.removeprefix('::stop-commands::')}::"

@@ -66,7 +66,7 @@ def test_a_failing_step_is_named_by_its_line(make: Make) -> None:
     )
     assert " at .loom/workflow.yml:14 gave 127" in shown
     told = project.loom("diagnose", "last", "a", "--format", "agent")
-    assert "step script/02 of 4 (.loom/workflow.yml:12)" in told
+    assert "step script/02 (.loom/workflow.yml:12)" in told
     assert "locations: .loom/workflow.yml:14" in told  # the line of the step that the shell names
 
 
@@ -77,7 +77,7 @@ def test_a_line_that_a_shell_names_is_the_workflows(make: Make) -> None:
     project.loom("run", "--local", code=1)
     diagnosis = json.loads(project.loom("diagnose", "--json"))
     assert diagnosis["step_location"] == ".loom/workflow.yml:7"
-    assert diagnosis["locations"][0] == {"file": ".loom/workflow.yml", "line": 9, "column": None}
+    assert diagnosis["locations"][0] == {"file": ".loom/workflow.yml", "line": 9, "column": None, "one_of": []}
 
 
 def test_github_and_the_report_name_the_line_too(make: Make) -> None:

@@ -59,7 +59,8 @@ def test_lines_for_a_reader() -> None:
 
 def test_a_failing_tests_position_comes_before_what_the_output_mentions(make: Make) -> None:
     """A line about a skipped test and lines of a library's log were named first, the failing test's own last or not at all."""
-    project = make("""
+    project = make(
+        """
 version: v1
 stages: [test]
 unit:
@@ -72,10 +73,12 @@ unit:
       for line in 1 2 3 4 5 6; do echo "server.py:$line GET /"; done >log
       sh -c 'cat log; echo "SKIPPED [1] tests/test_a.py:273: not here"; exit 1'
   artifacts: {reports: {junit: report.xml}}
-""")
+""",
+        **{"server.py": "x\n" * 6, "tests/test_a.py": "x\n" * 273, "tests/test_b.py": "x\n" * 7},
+    )
     project.loom("run", "--local", code=1)
     diagnosis = json.loads(project.loom("diagnose", "--json"))
-    assert diagnosis["locations"][0] == {"file": "tests/test_b.py", "line": 7, "column": None}
+    assert diagnosis["locations"][0] == {"file": "tests/test_b.py", "line": 7, "column": None, "one_of": []}
     assert len(diagnosis["locations"]) == 5
 
 
