@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
 from loom import __version__
 from loom.plan.model import Job, Plan
+from loom.record.documents import Document
 from loom.util import jsons
+
+
+class LeftOutJob(Document, frozen=True, kw_only=True):
+    id: str
+    reason: str
+
+
+class PlanDocument(Document, frozen=True, kw_only=True):
+    """The document of `loom compile --json`. `jobs` has every key of a job, as the reference of the workflow describes it."""
+
+    schema_version: Literal["loom.plan.v1"] = "loom.plan.v1"
+    kind: Literal["loom-plan"] = "loom-plan"
+    loom_version: str
+    workflow_path: str
+    stages: list[str]
+    jobs: list[dict[str, Any]]
+    left_out: list[LeftOutJob]
 
 
 def plan_document(plan: Plan, mount_mode: str = "auto") -> dict[str, Any]:

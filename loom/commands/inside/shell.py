@@ -5,18 +5,41 @@ from __future__ import annotations
 import sys
 import time
 from signal import SIGKILL
+from typing import Literal
 
-from loom.analysis.printed import Executed
+from msgspec import UNSET, UnsetType
+
 from loom.cancel import Cancel, signals
 from loom.commands import project
 from loom.commands.inside import session
 from loom.commands.inside.breakpoints import banner, needs_terminal
 from loom.errors import RequestError
+from loom.record.documents import Document, Milliseconds
 from loom.record.lines import encodable, text_fields
 from loom.render.output import print_json
-from loom.status import Ended, ExitCode
+from loom.status import Code, Ended, ExitCode
 from loom.util import typed
 from loom.util.units import duration, read_flag
+
+
+class Executed(Document, frozen=True, kw_only=True):
+    """The document of `loom exec --json`. `stdout_b64` and `stderr_b64` are there for output that is not UTF-8."""
+
+    schema_version: Literal["loom.exec.v1"] = "loom.exec.v1"
+    kind: Literal["exec"] = "exec"
+    run_id: str
+    job_id: str
+    step: str
+    command: list[str]
+    exit_code: Code
+    ended: str
+    fresh: bool
+    container_name: str | None
+    duration_ms: Milliseconds
+    stdout: str
+    stdout_b64: str | UnsetType = UNSET
+    stderr: str
+    stderr_b64: str | UnsetType = UNSET
 
 
 def shell(run: str | None, job: str | None, step: str | None, *, as_root: bool, trust: bool) -> int:

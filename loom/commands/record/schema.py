@@ -12,12 +12,14 @@ import msgspec
 from msgspec import UNSET, Struct
 from msgspec.structs import fields
 
-from loom.analysis import bisection, diagnosis, printed, repetition, verdict
+from loom.analysis import bisection, diagnosis, repetition, verdict
+from loom.commands.inside import shell
 from loom.errors import RequestError
 from loom.record import documents
 from loom.record.documents import SCHEMA_VERSION
 from loom.record.events import OutputEvent, PhaseCode, PhaseEvent
 from loom.record.request import Request
+from loom.render import plan
 from loom.render.output import json_text
 from loom.workflow.native.schema import workflow_schema
 
@@ -99,8 +101,8 @@ _SCHEMAS: Mapping[str, type[Struct]] = {
 _PRINTED = (
     documents.Runs,
     diagnosis.Diagnosis,
-    printed.PlanDocument,
-    printed.Executed,
+    plan.PlanDocument,
+    shell.Executed,
     bisection.Bisection,
     repetition.Repetition,
     verdict.Reproduction,

@@ -16,7 +16,6 @@ from msgspec.structs import replace
 
 from loom.analysis.formats import Reader
 from loom.analysis.patterns import failures
-from loom.analysis.problem_matchers import formats, limited
 from loom.cancel import Cancel
 from loom.errors import ImageError, InfrastructureError, ProviderError, RequestError
 from loom.plan.github.actions import BadAction
@@ -33,6 +32,7 @@ from loom.runner.actions import NO_NODE, container_of, node_script
 from loom.runner.late.checkout import Checkout, checkout_of
 from loom.runner.late.commands import CommandFilter
 from loom.runner.late.files import FILES, InvalidFile, paths_of, summary_of, values_of
+from loom.runner.late.problem_matchers import formats, limited
 from loom.runner.late.state import LateState, StepResult, runtime
 from loom.runner.late.written import steps_of
 from loom.runner.steps import CANCELLED, CODE, FAILURE, SKIPPED, SUCCESS, Clock, JobSteps, Steps

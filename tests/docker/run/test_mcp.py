@@ -164,7 +164,7 @@ def test_what_a_call_asks_for_is_known_or_refused(served: Project) -> None:
         assert "unknown job nope" in await refused(client, "run", jobs=["nope"])
         assert "no run of " in (await call(client, "runs"))["text"]
         assert "--apply" in await refused(client, "pull", run="--apply"), "a run's name is no option"
-        assert "holds a NUL character" in await refused(client, "run", jobs=["a\0b"])
+        assert "holds a NUL character" in await refused(client, "logs", job="a\0b")
 
     talk(served, conversation)
 

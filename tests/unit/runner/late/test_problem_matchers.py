@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from loom.analysis import patterns, problem_matchers
+from loom.analysis import patterns
+from loom.runner.late import problem_matchers
 
 MATCHERS = {
     "problemMatcher": [
