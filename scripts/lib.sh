@@ -7,7 +7,7 @@ set -euo pipefail
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 VENV=${VENV:-$ROOT/.venv}
-CONSTRAINTS=$ROOT/scripts/constraints.txt # the versions of all packages; scripts/lock writes them anew
+CONSTRAINTS=$ROOT/scripts/constraints.txt # the versions of all packages; scripts/lock updates them
 BASE_IMAGE=debian:trixie-slim
 BASE_SUITE=trixie
 IMAGES=(base:13 python:3.13 node:20) # base first: the others are built on it; the tag is the version of what is in it

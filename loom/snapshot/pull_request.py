@@ -116,14 +116,18 @@ def _commit(here: Mapping[str, str], root: Path, tree_sha: str, parents: tuple[s
     """Commit a tree with the name and the time of the last of the parents."""
     asked = ("log", "-1", "--no-show-signature", "--format=%an%x00%ae%x00%ct", parents[-1])
     name, email, seconds = os.fsdecode(git.run(asked, here, cwd=root)).rstrip("\n").split("\0")
-    by = {"AUTHOR": (name, email), "COMMITTER": ("GitHub", "noreply@github.com")}
-    of = {f"GIT_{who}_NAME": one for who, (one, _) in by.items()} | {
-        f"GIT_{who}_EMAIL": one for who, (_, one) in by.items()
+    date = f"@{seconds} +0000"
+    by = {
+        "GIT_AUTHOR_NAME": name,
+        "GIT_AUTHOR_EMAIL": email,
+        "GIT_AUTHOR_DATE": date,
+        "GIT_COMMITTER_NAME": "GitHub",
+        "GIT_COMMITTER_EMAIL": "noreply@github.com",
+        "GIT_COMMITTER_DATE": date,
     }
-    dates = dict.fromkeys(("GIT_AUTHOR_DATE", "GIT_COMMITTER_DATE"), f"@{seconds} +0000")
     message = f"Merge {parents[-1]} into {parents[0]}" if parents[1:] else "Uncommitted work"
     words = ("commit-tree", tree_sha, *(word for sha in parents for word in ("-p", sha)), "-m", message)
-    return git.run(words, {**here, **of, **dates}, cwd=root).decode().strip()
+    return git.run(words, {**here, **by}, cwd=root).decode().strip()
 
 
 def _commit_of(here: Mapping[str, str], target: Path, tree_sha: str, changed: tuple[Change, ...], head_sha: str) -> str:

@@ -85,7 +85,7 @@ def _change(name: str, value: str) -> Callable[[Job], dict[str, Any]]:
             return lambda job: {"resources": replace(job.resources, memory=memory)}
         case "network":
             if value not in ("none", "bridge"):
-                raise ValueError("it is none or bridge")
+                raise ValueError("expected none or bridge")
             return lambda job: {"network": replace(job.network, mode=value)}
         case "user":
             return lambda job: _image(job, user=value)
@@ -107,7 +107,10 @@ def _image(job: Job, **changed: Any) -> dict[str, Any]:
 
 
 def _variable(job: Job, name: str, value: Mapping[str, str]) -> dict[str, Any]:
-    """Return the variables with this value of one, which a job before it can't replace; without it if there is none."""
+    """Return the job's fields with this value of a variable, which no earlier job replaces; an empty `value` removes it.
+
+    ValueError for a variable to remove that the job does not have.
+    """
 
     def others(variables: Mapping[str, str]) -> dict[str, str]:
         return {each: text for each, text in variables.items() if each != name}
