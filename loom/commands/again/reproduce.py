@@ -29,6 +29,7 @@ from loom.cancel import Cancel
 from loom.commands import project
 from loom.commands.again.elsewhere import blocks_of_run, hold, judged, pinned_job, tell
 from loom.commands.again.server_artifacts import ServerArtifacts
+from loom.commands.again.server_submodules import lay_out_submodules
 from loom.commands.again.server_variables import ServerVariables
 from loom.commands.again.trials import Fact, cost, facts_of
 from loom.commands.plan.git_server import fetch_checkout
@@ -48,6 +49,7 @@ from loom.commands.servers import (
     tokens,
 )
 from loom.errors import LoomError, RequestError, SnapshotError
+from loom.plan.clone import Clone, Recursion
 from loom.plan.github.growth import grown
 from loom.plan.github.labels import refused
 from loom.plan.model import Job, Plan
@@ -74,7 +76,8 @@ _EVENTS = {
 }
 _MERGED = re.compile(rb"\+(?P<sha>[0-9a-f]{40,64}):refs/remotes/(?P<ref>pull/\d{1,18}/merge)\b")
 """The commit of a pull request's merge, in the command by which `actions/checkout` fetches it."""
-_SUBMODULES = re.compile(rb"Updating/initializing submodules|Fetching submodules")
+_SUBMODULES = re.compile(rb"Updating/initializing submodules|\[command\]\S*git .*submodule update --init --force.*")
+"""The line of GitLab's runner, and the command of `actions/checkout`."""
 _BEGINNING = 4 << 20
 """The part of a log that is searched for these."""
 
@@ -208,6 +211,7 @@ class _Reproducing:
             self._notes.append(
                 "the API does not have the pipeline's inputs: their defaults count; --input gives others"
             )
+        self._fetch_submodules(target, told)
         self._read_again(target)
         job = pinned_job(target, self._log.facts.images, here, self._notes, self._differs)
         jobs = tuple(job if each.id == job.id else each for each in plan.jobs)
@@ -233,9 +237,7 @@ class _Reproducing:
                 raise
             sha = self._job.sha
             self._fetch_commit(pipeline, sha, self._job.ref)
-        if _SUBMODULES.search(beginning) and (self._directory / "tree/.gitmodules").is_file():
-            self._notes.append("unknown: the submodules, which the job there had, and which are not fetched here")
-            self._differs.append(Pair(name="submodules", a="present", b=None))
+        self._submodules = _SUBMODULES.search(beginning)
         there = merged["sha"].decode() if merged is not None else facts.commit
         unnamed = pipeline.source == "pull_request" and merged is None
         if unnamed or (there and (merged is not None or facts.format == "gitlab") and not sha.startswith(there)):
@@ -260,6 +262,28 @@ class _Reproducing:
                 near=self._here.root,
                 environ=self._here.environ,
             )
+
+    def _fetch_submodules(self, target: Job, depth: str) -> None:
+        """Fetch those that the job there had, and say which can't be had."""
+        clone, there = target.clone, self._submodules
+        if self._address.kind == "github" and there is not None:
+            recursion: Recursion = "recursive" if b"--recursive" in there[0] else "normal"
+            clone = Clone(submodules=recursion, submodule_depth=int(depth) if depth.isdigit() else 0)
+        if clone is None or clone.submodules == "none":
+            if there is not None:
+                self._notes.append(
+                    "unknown: the submodules, which the job there had, and for which its file does not ask"
+                )
+                self._differs.append(Pair(name="submodules", a="present", b=None))
+            return
+        tree, environ = self._directory / "tree", self._here.environ
+        with progress_line(at_once=True) as show:
+            show("fetching submodules")
+            missing = [*lay_out_submodules(tree, self._here.root, clone, server=self._address.server, environ=environ)]
+        for why in missing:
+            print(shown(f"submodule that the job there had, and that is missing here: {why}"), file=sys.stderr)
+            self._notes.append(f"unknown: the submodule {why}")
+        self._differs += [Pair(name="submodules", a="present", b=f"{len(missing)} missing")] if missing else []
 
     def _clone_url(self) -> Address:
         """Return the checkout's own origin if it is that project, since git knows how to read it; else the server's address."""

@@ -169,16 +169,17 @@ def fetch_checkout(
     depth: int | None,
     near: Path,
     environ: Mapping[str, str],
+    anonymous: bool = False,
 ) -> None:
     """Make `directory` a checkout of the commit, on a branch or its tag. SnapshotError if it can't be had.
 
     `ref`: the server's, of which the commit is a part; `near`: a checkout that may have the commit; `depth`: how much
-    history the server's job had (None: all).
+    history the server's job had (None: all); `anonymous`: as in `GitServer`.
     """
     shutil.rmtree(directory, ignore_errors=True)
     make_private(directory.parent)
     directory.mkdir(mode=0o700)
-    git_dir, servers = directory / ".git", GitServer(near, environ)
+    git_dir, servers = directory / ".git", GitServer(near, environ, anonymous=anonymous)
     environment = git.environment_for(environ, git_dir=git_dir, work_tree=directory)
 
     def run(*arguments: str) -> None:

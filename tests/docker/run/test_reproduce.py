@@ -461,7 +461,6 @@ unit: {stage: test, parallel: 3, needs: [mk], script: ['echo "$CI_NODE_INDEX of 
 """
     )
     (case.checkout / ".gitlab-ci.yml").write_text("unit: {script: [exit 3]}")
-    (case.checkout / ".gitmodules").touch()
     commit = {"commit": {"id": case.commit()}}
     makers = [
         gitlab_job(number, f"mk {number}/2", "success", artifacts_file={"filename": "a.zip", "size": 1}, **commit)
@@ -482,7 +481,7 @@ unit: {stage: test, parallel: 3, needs: [mk], script: ['echo "$CI_NODE_INDEX of 
     log.body = log.body.replace(b"Checking out", b"Updating/initializing submodules...\nChecking out")
     found = case.reproduce()
     assert (found["verdict"], found["parting"], found["job_id"]) == ("reproduced", None, "unit.2"), found
-    assert "submodules" in {each["name"] for each in found["differs"]}
+    assert "submodules" in {each["name"] for each in found["differs"]}  # of which the file says nothing
 
 
 def test_job_of_a_child_pipeline(case: Case) -> None:
@@ -562,3 +561,42 @@ of-the-merge
     state = Path(case.environ["HOME"], ".local/state/loom/runs", found["run_id"])
     extent = json.loads(next(state.glob("receipts/*.json")).read_text())["extent"]
     assert "behind" not in extent, "what is not the same commit is a note"
+
+
+@pytest.mark.parametrize(("strategy", "files"), [("recursive", "lib/deep/inner lib/own"), ("normal", "lib/own")])
+def test_submodules_are_those_of_the_commit(case: Case, tmp_path: Path, strategy: str, files: str) -> None:
+    """By the strategy of the job; one of a commit that the user's checkout lacks is fetched from its address."""
+
+    def git(folder: str, *words: str) -> str:
+        return case.git("-C", str(tmp_path / folder), "-c", "protocol.file.allow=always", *words)
+
+    def filled(folder: str, file: str) -> None:
+        (tmp_path / folder).mkdir(exist_ok=True)
+        (tmp_path / folder / file).write_text("there")
+        git(folder, "init", "--quiet")
+        git(folder, "add", "-A")
+        git(folder, "commit", "--quiet", "-m", file)
+
+    filled("deep", "inner")
+    filled("lib", "own")
+    git("lib", "submodule", "--quiet", "add", str(tmp_path / "deep"), "deep")
+    git("lib", "commit", "--quiet", "-m", "deep")
+    git("checkout", "submodule", "--quiet", "add", f"file://{tmp_path}/lib", "lib")
+    git("checkout", "submodule", "--quiet", "update", "--init", "--recursive")
+    filled("elsewhere", "f")
+    git("checkout", "submodule", "--quiet", "add", f"file://{tmp_path}/elsewhere", "elsewhere")
+    git("checkout", "submodule", "--quiet", "deinit", "--force", "elsewhere")
+    filled("lib", "newer")  # which the checkout of the user does not have yet
+    git("checkout", "update-index", "--cacheinfo", f"160000,{git('lib', 'rev-parse', 'HEAD')},lib")
+    script = "echo $(find lib elsewhere -type f ! -path '*/.git*' | sort) $(cat lib/newer); false"
+    jobs = f"default: {{image: debian:trixie-slim}}\nvariables: {{GIT_SUBMODULE_STRATEGY: {strategy}}}\n"
+    (case.checkout / ".gitlab-ci.yml").write_text(f'{jobs}unit: {{script: ["{script}"]}}\n')
+    git("checkout", "add", ".gitlab-ci.yml")
+    git("checkout", "commit", "--quiet", "-m", "two")
+    job = gitlab_job(12, "unit", commit={"id": case.git("rev-parse", "HEAD")})
+    gitlab_project(case.stub, [job])
+    case.log(f"$ {script}\n{files.replace('lib/own', 'lib/newer lib/own')} there")
+    found = case.reproduce()
+    assert (found["verdict"], found["parting"]) == ("reproduced", None), found
+    missing = [note for note in found["notes"] if "submodule" in note]
+    assert [note.split()[3] for note in missing] == ["elsewhere:"], missing
