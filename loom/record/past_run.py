@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -268,12 +269,21 @@ class PastJob(Struct, frozen=True, kw_only=True):
     def step(self, wanted: str | None) -> Step:
         """Return the step named `wanted` (`2`, `script/2`, `script/02`); None: the failed one, else the last one.
 
-        RequestError for an unknown step.
+        One of an action that the job wrote is the step that uses the action. RequestError for an unknown step.
         """
-        steps = self.job.steps
         if wanted is None:
-            wanted = self.failing_step or self.last_step or steps[0].id
-        return step_named(self.job, wanted)
+            wanted = self.failing_step or self.last_step or self.job.steps[0].id
+        return self._using(wanted) or step_named(self.job, wanted)
+
+    def _using(self, inner: str) -> Step | None:
+        """Return the step whose written action a step that ran is of: the first that had not ended then."""
+        if all(inner != name for _, name in self.state.steps) or any(inner == step.id for step in self.job.steps):
+            return None
+        facts = (
+            fact for fact in self.state.lists.get("step_state", ()) if fact.get("attempt", 1) == self.state.attempts
+        )
+        ended = {fact["step"] for fact in takewhile(lambda fact: fact["step"] != inner, facts)}
+        return next((step for step in self.job.steps if step.kind == "written" and step.id not in ended), None)
 
     def script_of(self, step: Step) -> str:
         """Return the script that the step ran, with its expressions evaluated."""

@@ -70,3 +70,33 @@ def test_a_job_goes_on_inside_a_composite_action_with_all_that_was_said_before(f
     assert again.code == 0, again.out + again.err
     assert again.output("after", "script/05") == ["o wdafter"]
     assert again.output("after", "script/07") == ["1 7 o wdafter success /opt/x/bin"]
+
+
+def test_a_job_goes_on_at_the_step_whose_action_it_has_written(project: Project) -> None:
+    """Of several, at the one in which it failed; its action is read again."""
+    steps = "- {shell: sh, run: echo in $W}\n  - {shell: sh, run: test -e $W}"
+    project.write("written", f"runs:\n  using: composite\n  steps:\n  {steps}\n")
+    project.write(
+        ".github/workflows/ci.yml",
+        """\
+on: push
+jobs:
+  one:
+    runs-on: ubuntu-latest
+    env: {W: first}
+    steps:
+      - uses: actions/checkout@v4
+      - run: mkdir a b; cp written a/action.yml; cp written b/action.yml; touch first
+      - {uses: ./a}
+      - {uses: ./b, env: {W: second}}
+      - {uses: ./a, if: always()}
+""",
+    )
+    project.commit()
+    ran = project.run("--keep", "on-failure")
+    assert ran.code == 1, ran.out + ran.err
+    assert project.loom("exec", "last", "one", "--", "sh", "-c", 'touch "$W"; test "$W" = second').code == 0
+    again = project.loom("resume")
+    assert again.code == 0, again.out + again.err
+    assert "goes on from script/04" in again.out
+    clean(project)
