@@ -9,6 +9,13 @@ from loom.cli import options
 from loom.cli.command import done_by, option
 
 
+@done_by("plan.init")
+def init(
+    print_only: bool = option("--print", "Print a draft and write nothing, also where the project has a workflow."),
+) -> None:
+    """Say what CI workflow of this project runs, or draft a first one in .loom/workflow.yml. Never replaces a file."""
+
+
 @done_by("plan.check")
 def check(
     workflow: Path | None = options.WORKFLOW_FILE,

@@ -97,7 +97,7 @@ def _repository(project: Here) -> Check:
         return _warn("repository", error.message, error.hint)
     if not any((source.root / path).exists() for path in WORKFLOWS):
         text = f"{source.root} has no {' and no '.join(map(str, WORKFLOWS))}"
-        return _warn("repository", text, "`loom check` shows what a first one looks like")
+        return _warn("repository", text, "`loom init` drafts a first one")
     return _ok("repository", str(source.root))
 
 

@@ -177,9 +177,7 @@ def workflow_path(root: Path, named: str | Path | None, start: Path) -> Path:
 
     RequestError for a link that leads out of the project.
     """
-    path = next((root / path for path in WORKFLOWS if _is_workflow(root / path)), root / WORKFLOWS[0])
-    if named is not None:
-        path = start / named
+    path = start / named if named is not None else next(iter(workflows_of(root)), root / WORKFLOWS[0])
     inside = Path(os.path.normpath(path)).is_relative_to(os.path.normpath(root))
     if inside and (elsewhere := leads_out(path, root)) is not None:
         # Its lines would be shown, and whoever committed the link may not read them.
@@ -191,8 +189,10 @@ def workflow_path(root: Path, named: str | Path | None, start: Path) -> Path:
     return path
 
 
-def _is_workflow(path: Path) -> bool:
-    return any(path.glob("*.y*ml")) if path.is_dir() else path.exists()
+def workflows_of(root: Path) -> list[Path]:
+    """Return the project's workflows, in the order of precedence: files, or directories with some."""
+    paths = [root / path for path in WORKFLOWS]
+    return [path for path in paths if (any(path.glob("*.y*ml")) if path.is_dir() else path.exists())]
 
 
 def not_counted(settings: Config) -> dict[str, str]:

@@ -16,14 +16,8 @@ from loom.workflow.messages import Problems
 TEMPLATES = ".loom/templates"
 MAX_FILES = 200
 FIRST_ONE = """\
-Write one, or name another file with --workflow PATH. The smallest:
-    version: v1
-    stages: [test]
-    hello:
-      stage: test
-      image: debian:trixie-slim
-      script:
-        - echo hello"""
+To draft one for what is in this project: loom init
+For a file with another name: --workflow PATH"""
 
 
 class WorkflowFiles:
