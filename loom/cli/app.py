@@ -19,7 +19,7 @@ MODULES = {
     "run": ("run",),
     "again": ("watch", "mcp", "resume", "attach", "rerun", "bisect", "reproduce", "bundle", "replay"),
     "record": ("runs", "show", "logs", "diagnose", "diff", "report", "artifacts"),
-    "check": ("init", "check", "compile", "schema", "trust"),
+    "check": ("init", "jobs", "check", "compile", "schema", "trust"),
     "keep": ("config", "images", "cache", "clean", "doctor"),
     "inside": ("snapshot", "verify", "workspace", "pull", "shell", "exec"),
     "app": ("version",),

@@ -1,4 +1,4 @@
-"""`loom check`, `compile`, `schema`, `trust`: inspect the workflow without running it."""
+"""`loom init`, `jobs`, `check`, `compile`, `schema`, `trust`: inspect the workflow without running it."""
 
 from __future__ import annotations
 
@@ -14,6 +14,11 @@ def init(
     print_only: bool = option("--print", "Print a draft and write nothing, also where the project has a workflow."),
 ) -> None:
     """Say what CI workflow of this project runs, or draft a first one in .loom/workflow.yml. Never replaces a file."""
+
+
+@done_by("plan.jobs", takes=(options.PlanOptions,))
+def jobs(as_json: bool = options.AS_JSON) -> None:
+    """List the workflow's jobs. Each with its stage, when it runs or why it is left out, its image, and its needs."""
 
 
 @done_by("plan.check")

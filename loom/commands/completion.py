@@ -46,11 +46,11 @@ def _plan() -> Plan:
     from loom.commands.plan.plan_run import planner_of  # not for a run's name
     from loom.record.request import Request
 
-    return planner_of(here(), Request()).made()[0]
+    return planner_of(here(), Request(), keeping=True).made()[0]
 
 
-def workflow_jobs(_given: Given) -> Iterable[str]:
-    return (job.id for job in _plan().jobs)
+def workflow_jobs(_given: Given) -> Iterable[tuple[str, str]]:
+    return ((job.id, f"{job.stage} {job.image.name or '' if job.image else ''}".strip()) for job in _plan().jobs)
 
 
 KINDS: Mapping[str, Callable[[Given], Iterable[Any]]] = {

@@ -9,12 +9,8 @@ import yaml
 from loom import __version__
 from loom.plan.model import Job, Plan
 from loom.record.documents import Document
+from loom.render.jobs import LeftOutJob
 from loom.util import jsons
-
-
-class LeftOutJob(Document, frozen=True, kw_only=True):
-    id: str
-    reason: str
 
 
 class PlanDocument(Document, frozen=True, kw_only=True):

@@ -118,6 +118,7 @@ def test_imports_stand_at_the_top() -> None:
 
 ENGINE_ADMINISTRATION = {
     "commands/plan/init.py": "drafts a job for an image that the engine has",
+    "commands/plan/jobs.py": "says which images the engine has",
     "commands/doctor.py": "looks at the engine itself",
     "commands/keep/images.py": "pulls, locks and removes the engine's images",
 }

@@ -19,7 +19,7 @@ from loom.record import documents
 from loom.record.documents import SCHEMA_VERSION
 from loom.record.events import OutputEvent, PhaseCode, PhaseEvent
 from loom.record.request import Request
-from loom.render import plan
+from loom.render import jobs, plan
 from loom.render.output import json_text
 from loom.workflow.native.schema import workflow_schema
 
@@ -102,6 +102,7 @@ _PRINTED = (
     documents.Runs,
     diagnosis.Diagnosis,
     plan.PlanDocument,
+    jobs.JobsDocument,
     shell.Executed,
     bisection.Bisection,
     repetition.Repetition,

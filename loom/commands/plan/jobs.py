@@ -1,0 +1,72 @@
+"""`loom jobs`: one line for each job of the workflow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from loom.commands import project
+from loom.commands.plan.plan_run import planner_of
+from loom.commands.project.trusting import settle_objects
+from loom.commands.screen import screen_parts
+from loom.images.reference import parse_reference
+from loom.plan.image_lock import shown
+from loom.plan.model import Job
+from loom.providers.docker.images.present import present_images
+from loom.record.request import Request
+from loom.render.jobs import JobsDocument, LeftOutJob, ListedJob, job_lines
+from loom.render.output import print_json
+from loom.status import ExitCode
+from loom.util.budget import LOOKING_S, limited
+from loom.util.units import duration_text
+
+
+@limited(LOOKING_S)
+def jobs(*, as_json: bool, **given: Any) -> int:
+    request = Request.of(given)
+    here = project.here(request.settings)
+    settle_objects(here, can_ask=not as_json)
+    plan, _ = planner_of(here, request, keeping=True).made()
+    images = present_images(here.environ, here.config.engine)
+    document = JobsDocument(
+        workflow_path=plan.workflow_path,
+        jobs=[
+            ListedJob(
+                id=job.id,
+                name=job.name,
+                stage=job.stage,
+                runs="; ".join(_conditions(job)),
+                image=None if job.image is None else shown(job.image),
+                image_here=_is_here(job, images),
+                needs=None if job.needs is None else [need.job for need in job.needs],
+            )
+            for job in plan.jobs
+        ],
+        left_out=[LeftOutJob(id=item.id, reason=item.reason) for item in plan.left_out],
+    )
+    if as_json:
+        print_json(document)
+    else:
+        _, write = screen_parts(here.config.color)
+        write(*job_lines(document))
+    return ExitCode.OK
+
+
+def _conditions(job: Job) -> Iterator[str]:
+    """Yield when a job runs, as far as it is not simply after the jobs before it have succeeded."""
+    if job.refused:
+        yield f"refused: {job.refused[0]}"
+    if job.when == "manual":
+        yield f"by hand: loom run {job.id}"
+    elif job.when != "on_success":
+        yield "after a failure" if job.when == "on_failure" else "also after a failure"
+    if not job.is_certain:
+        yield "if its condition holds"
+    if job.delay_s is not None:
+        yield f"delayed by {duration_text(job.delay_s)}"
+
+
+def _is_here(job: Job, images: frozenset[str] | None) -> bool | None:
+    if images is None or job.image is None or not job.image.name or not job.provider.startswith("docker"):
+        return None
+    return parse_reference(job.image.name).name in images

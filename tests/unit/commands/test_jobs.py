@@ -1,0 +1,81 @@
+"""`loom jobs`: one line a job, with an engine and without one."""
+
+import json
+import os
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from socketserver import UnixStreamServer
+
+import pytest
+
+from tests.support.loom_process import run_loom
+
+WORKFLOW = """\
+stages: [build, test, deploy]
+compile: {stage: build, image: debian:trixie-slim, script: make}
+unit: {stage: test, image: docker.io/library/node:14, needs: [compile], script: make test}
+cleanup: {stage: test, image: debian:trixie-slim, when: on_failure, script: make clean}
+publish: {stage: deploy, image: debian:trixie-slim, when: manual, script: make publish}
+tagged: {stage: test, rules: [{if: $CI_COMMIT_TAG}], script: make}
+"""
+
+
+class Engine(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        body = json.dumps([{"RepoTags": ["debian:trixie-slim"]}, {"RepoTags": None, "RepoDigests": ["<none>@<none>"]}])
+        self.send_response(200 if self.path == "/images/json" else 404)
+        self.end_headers()
+        self.wfile.write(body.encode())
+
+    def address_string(self) -> str:
+        return "here"
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Iterator[str]:
+    with UnixStreamServer(str(tmp_path / "e"), Engine) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"unix://{tmp_path}/e"
+        server.shutdown()
+
+
+@pytest.fixture
+def jobs(tmp_path: Path) -> Callable[..., str]:
+    checkout = tmp_path / "checkout"
+    checkout.mkdir()
+    (checkout / ".gitlab-ci.yml").write_text(WORKFLOW)
+    for words in ("init -qb main", "add -A", "-c user.name=a -c user.email=a@b.c commit -qm a"):
+        subprocess.run(["git", *words.split()], cwd=checkout, check=True)
+
+    def run(*words: str, engine: str = "unix:///nowhere") -> str:
+        environ = {**os.environ, "HOME": str(tmp_path), "DOCKER_HOST": engine}
+        done = run_loom(("jobs", *words), cwd=checkout, environ=environ)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return run
+
+
+def test_each_job_has_one_line(jobs: Callable[..., str], engine: str) -> None:
+    lines = [" ".join(line.split()) for line in jobs(engine=engine).splitlines()]
+    assert lines == [
+        "stage job image needs when",
+        "build compile debian:trixie-slim (here)",
+        "test unit docker.io/library/node:14 (to pull) compile",
+        "test cleanup debian:trixie-slim (here) after a failure",
+        "deploy publish debian:trixie-slim (here) by hand: loom run publish",
+        f"left out: tagged: {lines[-1].partition('tagged: ')[2]}",
+    ]
+    assert "rules" in lines[-1]
+
+
+def test_without_an_engine_only_the_images_state_is_unknown(jobs: Callable[..., str]) -> None:
+    document = json.loads(jobs("--json", "unit", "--no-needs"))
+    assert [(job["id"], job["image_here"], job["needs"]) for job in document["jobs"]] == [("unit", None, [])]
+    assert (document["kind"], document["schema_version"]) == ("jobs", "loom.jobs.v1")
