@@ -5,13 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from typer.core import TyperCommand
-
 from loom.cli import options
 from loom.cli.command import argument, done_by, option
+from loom.cli.help import GroupedCommand
 
 
-class ResumeCommand(TyperCommand):
+class ResumeCommand(GroupedCommand):
     """Takes `--sync` with a value or without."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:

@@ -12,6 +12,7 @@ import typer
 
 from loom import __version__
 from loom.cli import options
+from loom.cli.help import GroupedCommand, GroupedCommands, width
 from loom.status import ExitCode
 from loom.util.commits import commit_of
 
@@ -60,12 +61,13 @@ def app_for(arguments: Sequence[str]) -> typer.Typer:
     wanted = [command for command in known if arguments and arguments[0] == command]
     app = typer.Typer(
         name="loom",
+        cls=GroupedCommands,
         help=HELP,
         no_args_is_help=True,
         add_completion=True,
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
-        context_settings={"help_option_names": ["-h", "--help"]},
+        context_settings={"help_option_names": ["-h", "--help"], "terminal_width": width()},
     )
 
     @app.callback(help=HELP)
@@ -77,17 +79,29 @@ def app_for(arguments: Sequence[str]) -> typer.Typer:
         module = import_module(f"loom.cli.{known[command]}")
         found = getattr(module, command, None) or getattr(module, f"{command}_")
         if isinstance(found, typer.Typer):
-            app.add_typer(found, name=command)
+            app.add_typer(found, name=command, cls=GroupedCommands)
         else:
-            app.command(command, cls=getattr(module, "CLASSES", {}).get(command))(found)
+            app.command(command, cls=getattr(module, "CLASSES", {}).get(command, GroupedCommand))(found)
     return app
+
+
+def _options_by_command() -> dict[str, list[str]]:
+    commands = typer.main.get_group(app_for([])).commands
+    return {name: [word for param in command.params for word in param.opts] for name, command in commands.items()}
 
 
 def exit_code_of_usage_error(error: Exception) -> int | None:
     """Print the parser's message for a usage error; return its exit code, or None for another error."""
     show = getattr(error, "show", None)
     if callable(show) and hasattr(error, "exit_code"):
+        from loom.cli.familiar import hint  # for mistakes alone
+
+        advice = hint(error, _options_by_command())
+        if advice is not None:
+            vars(error).update(possibilities=())  # those are alike by letters alone
         show()
+        if advice is not None:
+            typer.echo(f"  {advice}", err=True)
         return ExitCode.REQUEST
     if type(error).__name__ == "Abort":
         typer.echo("interrupted", err=True)

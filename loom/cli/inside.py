@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import typer
-from typer.core import TyperCommand
 
 from loom.cli import options
 from loom.cli.command import argument, done_by, option
+from loom.cli.help import GroupedCommand
 
 AS_ROOT = option("--root", "As root, whatever user the job has.")
 
@@ -95,7 +95,7 @@ def exec_(
     """
 
 
-class ExecCommand(TyperCommand):
+class ExecCommand(GroupedCommand):
     """Takes all arguments after `--` as the command: `context.obj`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:

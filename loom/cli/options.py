@@ -20,7 +20,7 @@ WORKFLOW_FILE = option(
 )
 ON = option(
     "--on POOL",
-    "Where jobs in containers run: PROVIDER[:CONTEXT] or a pool of your configuration (default: docker).",
+    "Where jobs in containers run: docker (the default), kubernetes[:CONTEXT], or a name below `pools` in your configuration.",
     "pool",
 )
 CONTAINER = option(
@@ -44,7 +44,7 @@ Event = StrEnum(
 
 TRUST = option("--trust", "Allow, for this command only, all that the workflow asks for (see `loom trust`).")
 STREAM = option("--stream", "Show output live, each line with its job's name.")
-QUIET = option("--quiet -q", "Print the receipt's path and the final status only.")
+QUIET = option("--quiet -q", "Print only how the run ended, and the path of its receipt: the result as a JSON file.")
 VERBOSE = option("--verbose -v", "Print image, engine and snapshot details.")
 FROZEN = option("--frozen", "Only images that .loom/images.lock names.")
 KEEP = option(
@@ -85,7 +85,9 @@ class PlanOptions:
     matrix: list[str] | None = option("--matrix KEY=value", "Only this combination.", "matrix")
     changes_base: str | None = option("--changes-base REF", "The commit that `changes:` compares with (default: HEAD).")
     event: Event = option(
-        "--event", "The event that the run stands for, in the words of GitLab or GitHub.", default=Event.push
+        "--event EVENT",
+        f"The event that the run stands for, in the words of GitLab or GitHub: {', '.join(Event)}.",
+        default=Event.push,
     )
     event_file: Path | None = option("--event-file PATH", "The event's payload, in JSON, for GitHub's workflows.")
 
@@ -98,7 +100,9 @@ class RunOptions:
     color: str | None = COLOR
     jobs: int | None = AT_ONCE
     mount_mode: str | None = option(
-        "--mount-mode MODE", "auto, bind_mount, overlay, copy or ephemeral_volume.", "setting:mount_mode"
+        "--mount-mode MODE",
+        "How a job gets the files: auto (the default), bind_mount (shared by all jobs), overlay, copy or ephemeral_volume.",
+        "setting:mount_mode",
     )
     strict: bool = option(
         "--strict",

@@ -35,7 +35,9 @@ def show(
 def logs(
     run: str = options.RUN,
     job: str | None = argument("JOB", "One job (or a glob).", "job"),
-    step: str | None = argument("STEP", "One step (`2`, `script/02`) or section (`provider`).", "step"),
+    step: str | None = argument(
+        "STEP", "One step (`2`, `script/02`), or what loom did around them (`provider`).", "step"
+    ),
     follow: bool = option("--follow -f", "Continue until the run ends."),
     grep: str | None = option("--grep RE", "Only lines that match this regular expression."),
     tail: int | None = option("--tail -n N", "Only the last N lines.", min=0),

@@ -29,7 +29,7 @@ SIGNATURES = dict(commands_of(app_for([])))
 
 def test_no_module_of_commands_is_left_out() -> None:
     names = {module.name for module in pkgutil.iter_modules(loom.cli.__path__)}
-    assert names - set(MODULES) == {"boundary", "command", "options"}
+    assert names - set(MODULES) == {"boundary", "command", "familiar", "help", "options"}
 
 
 @pytest.mark.parametrize("name", [name for name, signature in SIGNATURES.items() if hasattr(signature, "module")])

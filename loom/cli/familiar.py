@@ -1,0 +1,121 @@
+"""What people who know another program type, and the words of loom for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from loom.cli.help import WORD
+from loom.util.units import nearest
+
+OPTIONS: Mapping[str, str] = {
+    # of act
+    "-P --platform": "the image of a runner's label is `loom run --image ubuntu-latest=IMAGE`",
+    "-l --list --list-all --list-csv --list-json": "the jobs are listed by `loom jobs` (--json for programs)",
+    "--job": "a job is an argument: `loom run JOB`",
+    "-s --secret": "secrets come from a file, `loom run --secret-file FILE`, so that no list of processes shows them",
+    "--env --variable --define": "a variable is `loom run --var NAME=value`",
+    "--env-file --var-file --variables-file --variable-file --file-variables-file": "each variable is one `--var NAME=value`; "
+    "those of every run are `variables` of the workflow; secrets are in a file, `--secret-file FILE`",
+    "-W --workflows": "the file, or the folder of several, is `loom run --workflow PATH` (-f)",
+    "--eventpath --event-path -e": "the event's payload is `loom run --event-file PATH`",
+    "--dryrun --dry": "the plan without a run is `loom run --dry-run` (-n)",
+    "--container-architecture --architecture": "the processor is the setting `platform`: LOOM_PLATFORM=linux/arm64 loom run",
+    "--bind -b": "jobs never get the checkout itself; one copy for all jobs is `loom run --mount-mode bind_mount`",
+    "--reuse -r --no-cleanup": "containers stay after a run with `loom run --keep always`",
+    "--rm --cleanup": "containers are removed with `loom run --keep never`",
+    "-g --graph --needs-graph": "the jobs and what they need are listed by `loom jobs`",
+    "-w --watch": "running again at each change is `loom watch`",
+    "-C --directory --cwd": "loom runs the project that you are in: `cd` there first",
+    "--validate --lint --validate-dependency-chain": "mistakes are found by `loom check`",
+    "--action-offline-mode --offline": "without a registry: `loom run --pull never`",
+    "--container-daemon-socket --container-executable --docker-host": "the engine is DOCKER_HOST, or the setting `engine`",
+    "--container-options --privileged --network --volume --extra-host --cpus --ulimit --device": "the workflow says "
+    "what a container gets, and `loom trust` allows it",
+    "--bug-report --info": "`loom doctor` looks at what loom needs on this machine",
+    "--artifact-server-path --no-artifacts-to-source --artifacts-to-source": "artifacts stay in the run: `loom artifacts`",
+    # of gitlab-ci-local
+    "--file": "the workflow's file is `loom run --workflow PATH` (-f)",
+    "--only-needs": "a job with those that it needs is `loom run --needs JOB`",
+    "--preview": "the plan, with all that is included, is `loom compile`",
+    "--manual": "a manual job runs when it is named: `loom run JOB`",
+    "--shell-isolation --force-shell-executor --shell-executor-no-image": "jobs on this machine: `loom run --no-container`",
+    "--concurrency --concurrent-jobs --parallel": "jobs at once: `loom run --jobs N` (-j)",
+    "--default-image": "the image of jobs without one is the setting `default_image`: LOOM_DEFAULT_IMAGE=NAME loom run",
+    "--pull-policy": "when images are pulled: `loom run --pull always|missing|never`",
+    "--completion": "completion is set up by `loom --install-completion`",
+    # of programs in general
+    "-v --verbose": "`loom --version` prints the version; `loom run --verbose` (-v) prints more of a run",
+    "-V": "the version is `loom --version`",
+    "--debug --trace": "`loom run --verbose` prints more of a run, `loom run --stop-at failure` opens a shell where it fails",
+    "-i --interactive": "a shell where a job fails: `loom run --stop-at failure`, or `loom shell` afterwards",
+    "-t --tag --target --only": "one job is `loom run JOB`, a stage `loom run --stage STAGE`",
+    "-o --output": "the output of a run: `loom logs`; as a page: `loom report -o FILE`",
+}
+"""Options of other programs, and what is said where a command has none of that name."""
+
+COMMANDS: Mapping[str, str] = {
+    "list ls job plan graph stages tasks targets": "`loom jobs` lists the jobs, `loom runs` what ran",
+    "ps status history top containers": "`loom runs` lists the runs, `loom show` prints one",
+    "start up execute test build make ci pipeline workflow trigger push": "`loom run` runs the workflow, `loom run JOB` one job",
+    "new create generate setup bootstrap scaffold": "`loom init` drafts a first workflow, `loom doctor` looks at this machine",
+    "lint validate verify-config syntax": "`loom check` finds the mistakes of the workflow",
+    "help man usage commands": "`loom --help` lists the commands, `loom COMMAND --help` tells one",
+    "log output tail cat": "`loom logs` prints the output of the last run",
+    "why explain failures errors": "`loom diagnose` tells why the last run failed",
+    "debug ssh bash sh enter connect": "`loom shell` opens a shell where a job failed, `loom run --stop-at failure` at once",
+    "rm remove delete prune gc purge cleanup": "`loom clean` removes old runs, `loom cache rm` caches",
+    "retry redo again": "`loom rerun` runs a run's jobs again, `loom resume` goes on where it failed",
+    "continue go": "`loom resume` goes on where the last run failed",
+    "open view html browse": "`loom report` writes a run as a page",
+    "info env": "`loom doctor` looks at what loom needs on this machine, `loom config show` prints the settings",
+    "secret secrets login variables": "secrets are in the workflow, or in a file for one run: `loom run --secret-file FILE`",
+    "stop kill cancel down": "a run ends with ^C where it was started; `loom clean` removes what it left",
+    "pull-images image": "`loom images pull` pulls the images of the workflow",
+    "import convert migrate": "a .gitlab-ci.yml and .github/workflows run as they are: `loom run`",
+}
+"""Words for a command that loom does not have."""
+
+
+def hint(error: Any, commands: Mapping[str, Sequence[str]]) -> str | None:
+    """Return the next move for a usage error of typer. `commands`: loom's commands, with the options of each."""
+    context = getattr(error, "ctx", None)
+    at = context.info_name if context is not None and context.parent is not None else ""
+    if (option := getattr(error, "option_name", None)) is not None:
+        return for_option(option, at, commands)
+    if (param := getattr(error, "param", None)) is not None:
+        return for_value(param.opts)
+    known = getattr(context and context.command, "commands", None)
+    word = context.meta.get(WORD) if context is not None else None
+    return for_command(word, list(known), at) if known and word and word not in known else None
+
+
+def for_option(option: str, at: str, commands: Mapping[str, Sequence[str]]) -> str | None:
+    """Return what to type instead of an option that the command `at` (nothing: none) does not have."""
+    name = option.partition("=")[0]
+    elsewhere = [command for command, options in commands.items() if name in options and command != at]
+    if said := _found(OPTIONS, name):
+        return said
+    if not at and "run" in elsewhere:
+        return f"{name} is an option of a command: `loom run {name}`"
+    if close := nearest(name, commands.get(at, ())):
+        return f"did you mean {close}?"
+    return f"{name} is an option of `loom {elsewhere[0]}`" if elsewhere else None
+
+
+def for_value(options: Sequence[str]) -> str | None:
+    """Return what to type instead of a value that these names of an option don't take."""
+    return "-j is the number of jobs at once; a job is an argument: `loom run JOB`" if "-j" in options else None
+
+
+def for_command(name: str, known: Sequence[str], group: str) -> str | None:
+    """Return what to type instead of a command that loom, or a group of its commands, does not have."""
+    if not group and (said := _found(COMMANDS, name.lower())):
+        return said
+    if close := nearest(name, known):
+        return f"did you mean `{' '.join(filter(None, ('loom', group, close)))}`?"
+    return None if group else f"a job of that name is run by `loom run {name}`; `loom --help` lists the commands"
+
+
+def _found(table: Mapping[str, str], name: str) -> str | None:
+    return next((said for names, said in table.items() if name in names.split()), None)

@@ -1,0 +1,70 @@
+"""Commands whose help texts have groups and fit any width of the terminal."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from typer.core import TyperCommand, TyperGroup
+
+WIDEST = 100
+COMMANDS = {
+    "Run": "init run watch resume rerun attach reproduce replay bisect",
+    "Look": "jobs check compile runs show logs diagnose diff report artifacts",
+    "Stand inside a job": "shell exec pull workspace snapshot verify",
+    "Set up and keep": "doctor setup trust config images cache clean bundle",
+    "More": "",
+}
+"""The groups of commands; the last one has those that no other names."""
+OPTIONS = {
+    "Most used": "--dry-run --workflow --stage --from --var --image --secret-file --stop-at --jobs --stream --help",
+    "Which jobs, as for which event": "--deploy --needs --matrix --input --event --event-file --changes-base --allow-unmerged",
+    "Where, and in which containers": "--on --container --mount-mode --pull --frozen --strict --trust --no-cache --keep --detach",
+    "What is printed": "--verbose --quiet --color --format --json",
+    "More": "",
+}
+"""The groups of the options of a command that has many; the last one has those that no other names."""
+_MANY = 16
+WORD = "loom.word"
+"""The key of the word in the place of a command, in the context of a group."""
+
+Rows = Iterable[tuple[str, tuple[str, str]]]
+
+
+def width() -> int:
+    """Return the columns of a help text."""
+    return max(min(shutil.get_terminal_size().columns, WIDEST), 20)
+
+
+class GroupedCommand(TyperCommand):
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        shown = [
+            (param, record) for param in self.get_params(ctx) if (record := param.get_help_record(ctx)) is not None
+        ]
+        arguments = [("", record) for param, record in shown if param.param_type_name == "argument"]
+        options = [(max(param.opts, key=len), record) for param, record in shown if param.param_type_name == "option"]
+        _write(formatter, {"Arguments": ""}, arguments)
+        _write(formatter, OPTIONS if len(options) > _MANY else {"Options": ""}, options)
+
+
+class GroupedCommands(TyperGroup):
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        commands = [(name, self.commands[name]) for name in self.list_commands(ctx) if not self.commands[name].hidden]
+        rows = [(name, (name, command.get_short_help_str(limit=1000))) for name, command in commands]
+        _write(formatter, COMMANDS if ctx.parent is None else {"Commands": ""}, rows)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        self.suggest_commands = False  # by letters alone: see `familiar`
+        ctx.meta[WORD] = args[0] if args else ""
+        return super().resolve_command(ctx, args)
+
+
+def _write(formatter: Any, groups: Mapping[str, str], rows: Rows) -> None:
+    """Write named rows in groups, each in the order of its names."""
+    left = dict(rows)
+    for title, names in groups.items():
+        some = [left.pop(name) for name in names.split() if name in left] if names else [*left.values()]
+        if some:
+            with formatter.section(title):
+                formatter.write_dl(some, col_max=min(30, formatter.width // 3))

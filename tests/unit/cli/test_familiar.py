@@ -1,0 +1,77 @@
+"""The help at narrow and wide terminals, and what loom says to words of other programs."""
+
+import re
+
+import pytest
+import typer.main
+
+from loom.cli.app import app_for
+from loom.cli.boundary import run_app
+from loom.cli.familiar import COMMANDS, OPTIONS
+
+NOT_YET = {"--image", "--secret-file"}
+ROOT = typer.main.get_group(app_for([]))
+
+
+@pytest.mark.parametrize("said", [*OPTIONS.values(), *COMMANDS.values()])
+def test_a_suggestion_names_what_loom_has(said: str) -> None:
+    for words in re.findall(r"`loom ([^`]*)`", said):
+        name, *rest = words.split()
+        if name in ("COMMAND", "--help", "--version", "--install-completion"):
+            continue
+        command = ROOT.commands[name]
+        known = {option for param in command.params for option in (*param.opts, *param.secondary_opts)}
+        assert {word for word in rest if word.startswith("-")} - NOT_YET <= known
+        if isinstance(command, typer.core.TyperGroup):
+            assert rest[0] in command.commands
+
+
+def test_no_word_has_two_suggestions() -> None:
+    for table in (OPTIONS, COMMANDS):
+        words = [word for names in table for word in names.split()]
+        assert sorted(words) == sorted(set(words))
+    assert not {word for names in COMMANDS for word in names.split()} & set(ROOT.commands)
+
+
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        ("run -P ubuntu-latest=x", "loom run --image"),
+        ("-l", "loom jobs"),
+        ("run --env-file=x", "--var NAME=value"),
+        ("run -j unit", "loom run JOB"),
+        ("-n", "loom run -n"),
+        ("run --workflw x", "did you mean --workflow?"),
+        ("logs --stage x", "--stage is an option of `loom run`"),
+        ("list", "loom jobs"),
+        ("ps", "loom runs"),
+        ("rnu", "did you mean `loom run`?"),
+        ("config shw", "did you mean `loom config show`?"),
+        ("-v", "loom --version"),
+        ("frobnicate", "loom run frobnicate"),
+    ],
+)
+def test_a_mistake_has_a_next_move(typed: str, expected: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_app(typed.split()) == 2
+    error, advice = capsys.readouterr().err.splitlines()[-2:]
+    assert error.startswith("Error: ")
+    assert "Possible options" not in error
+    assert expected in advice
+
+
+@pytest.mark.parametrize("columns", [40, 80, 200])
+def test_the_help_fits_the_terminal_and_has_every_word(
+    columns: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    for arguments, there in (
+        (["--help"], [*ROOT.commands]),
+        (["run", "--help"], [max(param.opts, key=len) for param in ROOT.commands["run"].params]),
+    ):
+        assert run_app(arguments) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert [line for line in lines if len(line) > columns] == []
+        assert [
+            name for name in there if name != "names" and not re.search(rf"^  .*{name}\b", "\n".join(lines), re.M)
+        ] == []
+        assert "..." not in "".join(lines).replace("[ARGS]...", "").replace("JOB...", "")
