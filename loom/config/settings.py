@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 from msgspec import Struct
 
 from loom.addresses import hide_credentials
+from loom.config.gate import parse_unlike
 from loom.config.pools import Pool
 from loom.config.pools import parsed as _pools
 from loom.config.values import (
@@ -96,6 +97,7 @@ Count = Annotated[int, parse_count]
 Cpus = Annotated[float, parse_cpus]
 Platform = Annotated[str, parse_platform]
 Names = Annotated[tuple[str, ...], parse_names]
+Unlike = Annotated[tuple[str, ...], parse_unlike]
 Databases = Annotated[Mapping[str, KeepassDatabase], parse_keepass]
 OfGitHub = Annotated[GitHubSettings, parse_github]
 OfGitLab = Annotated[GitLabSettings, parse_gitlab]
@@ -211,6 +213,11 @@ class Config:
         (),
         THE_USERS,
         "Names (globs) of variables that other jobs may report (dotenv) to a job on this machine which does not declare them.",
+    )
+    gate_accept: Unlike = _key(
+        ("other-commit",),
+        Rule(rank=len),
+        "What `loom gate` accepts of a run that is unlike CI's (docs/guides/gate.md has the list).",
     )
     keepass: Databases = _key(dict, THE_USERS, "KeePass databases by the alias that secrets use.")
     gitlab: OfGitLab = _key(GitLabSettings, THE_USERS, "What a `.gitlab-ci.yml` needs of this machine.")

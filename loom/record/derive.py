@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 from loom.record import documents
 from loom.record.documents import RUN_SCHEMA, SCHEMA_VERSION
 from loom.record.events import PhaseCode
-from loom.record.extent import extent_of
+from loom.record.extent import extent_of, unlike_of
 from loom.record.fold import JobState, RunFold, Span, duration, image_of
 from loom.record.request import Request
 from loom.status import EndedBy, ExitCode, FailingTest, Failure, Status
@@ -307,4 +307,5 @@ def receipt(fold: RunFold) -> documents.Receipt:
         snapshot=snapshot,
         images=[fold.images[key] for key in sorted(fold.images)],
         extent=_as(documents.Extent, ended.get("extent")) or extent_of(fold),
+        unlike_ci={job_id: list(words) for job_id, words in unlike_of(fold).items()},
     )

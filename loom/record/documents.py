@@ -330,6 +330,8 @@ class Receipt(Document, frozen=True, kw_only=True):
     snapshot: dict[str, Any] | None
     images: list[UsedImage]
     extent: Extent
+    unlike_ci: dict[RelativePath, list[str]] = field(default_factory=dict)
+    """By job, what made its run unlike CI's, in the words of the setting `gate_accept`."""
 
 
 class RunRow(Document, frozen=True, kw_only=True):

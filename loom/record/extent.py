@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -12,7 +12,8 @@ import msgspec
 
 from loom.plan.model import NOT_SELECTED
 from loom.record.documents import Assistance, Extent, HeldJob, Kind, Reused, plain
-from loom.record.fold import RunFold
+from loom.record.fold import JobState, RunFold
+from loom.record.request import Request
 from loom.record.run_paths import RunPaths
 from loom.status import Status
 from loom.util import jsons, typed
@@ -61,6 +62,48 @@ def extent_of(fold: RunFold) -> Extent:
         tree_sha=None if by_hand else fold.facts.get("snapshot_taken", {}).get("tree_sha"),
         behind=behind or msgspec.UNSET,
     )
+
+
+def unlike_of(fold: RunFold) -> dict[str, tuple[str, ...]]:
+    """Return, for each job that ran, what made its run unlike CI's, in the words of `config.gate.UNLIKE`."""
+    of_run = tuple(_unlike_run(fold))
+    ran = (job for job in fold.jobs.values() if job.end is not None)
+    return {job.id: found for job in ran if (found := (*of_run, *_unlike_job(job)))}
+
+
+def _unlike_run(fold: RunFold) -> Iterator[str]:
+    plan, request = fold.facts.get("plan_resolved", {}), typed.convert(fold.started.get("invocation", {}), Request)
+    if fold.assisted or request.attended:
+        yield "edited"
+    if fold.facts.get("steps_reused", {}).get("resumed"):
+        yield "resumed"
+    if request.var or request.inputs or request.event_file:
+        yield "given-variables"
+    if request.names or request.stage or request.from_job or request.matrix:
+        yield "job-left-out"
+    if plan.get("undecided"):
+        yield "undecided"
+    if plan.get("behind"):
+        yield "behind"
+
+
+def _unlike_job(job: JobState) -> Iterator[str]:
+    if any(fact.get("action") == "restore" and fact.get("hit") for fact in job.lists.get("cache", ())):
+        yield "cache"
+    if job.attempts > 1:
+        yield "retried"
+    if job.planned.get("image") is None:
+        yield "not-isolated"
+    elif job.planned.get("mapped"):
+        yield "mapped-image"
+    if any(not image.get("digest") for image in images_of(job)):
+        yield "image-by-tag"
+
+
+def images_of(job: JobState) -> list[Mapping[str, Any]]:
+    """Return the recorded images of a job and its services."""
+    own = job.facts.get("image_resolved")
+    return [*([own] if own else []), *job.lists.get("image_used", ())]
 
 
 def extent_text(stated: Mapping[str, Any]) -> str:

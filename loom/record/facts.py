@@ -44,6 +44,7 @@ _PLANNED = _data(
     debug=bool,
     title=str,
     clone=Clone,
+    mapped=bool,
 )
 _LEFT_OUT_JOB = _data("id reason", id=str, reason=str, held=str)
 _LEFT_OUT_PATH = _data("path reason", path=str, reason=str)
@@ -93,6 +94,7 @@ _FACTS: Mapping[str, type[Struct]] = {
         stages=list[str],
         left_out=list[_LEFT_OUT_JOB],  # type: ignore[valid-type]
         behind=str,
+        undecided=list[str],
     ),
     "snapshot_taken": _data(
         "path head_sha tree_sha files bytes changed left_out",

@@ -17,6 +17,7 @@ from loom import snapshot
 from loom.errors import LoomError
 from loom.plan.image_lock import shown
 from loom.plan.model import Build, Job, Plan, WorkspaceMode
+from loom.record import proofs
 from loom.record.documents import Receipt, plain
 from loom.record.events import PIPELINE, RUN, PhaseCode, Where, epoch_ns
 from loom.record.extent import extent_of, noted_assistance
@@ -444,6 +445,8 @@ class Execution:
             )
         receipt = self._recorder.finish(self._diagnose)
         self._journal.close()
+        plan = self._run.plan if self._late is None else self._late.plan
+        proofs.note(self._run, plan, self._recorder.fold, self._tools.config, self._record.paths)
         return receipt
 
     def _diagnose(self, receipt: Receipt) -> Path | None:
@@ -500,6 +503,7 @@ def plan_shape(plan: Plan, *, without: Container[str] = ()) -> dict[str, Any]:
             for left in plan.left_out
         ],
         **({"behind": plan.behind} if plan.behind else {}),
+        **({"undecided": list(plan.undecided)} if plan.undecided else {}),
     }
 
 
@@ -516,6 +520,7 @@ def _job_shape(job: Job) -> dict[str, Any]:
         "matrix": dict(job.matrix),
         "services": [service.name for service in job.services],
         "steps": [{"id": step.id, "command": step.script} for step in job.steps],
+        **({"mapped": True} if image is not None and job.sources.get("image", "").startswith("`") else {}),
         **({"clone": plain(job.clone)} if job.clone is not None else {}),
         **({"commands": True, "debug": job.debug, "title": job.title} if job.has_expressions else {}),
     }

@@ -43,6 +43,8 @@ class SeenValue(Struct, frozen=True, kw_only=True):
     name: str
     ref: str
     pieces: tuple[SeenPiece, ...]
+    whole: str = ""
+    """A keyed hash of the whole value, by which another run knows whether it has changed."""
 
 
 def key_in(directory: Path) -> bytes:
@@ -64,7 +66,12 @@ def key_in(directory: Path) -> bytes:
 def seen(name: str, ref: str, value: bytes, key: bytes) -> SeenValue:
     least = max(SHORTEST, min(_USUAL, len(value.strip())))
     pieces = {piece for piece, _ in pieces_of(value) if len(piece) >= least}
-    return SeenValue(name=name, ref=ref, pieces=tuple(_piece(piece, key) for piece in sorted(pieces)))
+    whole = whole_digest(value, key)
+    return SeenValue(name=name, ref=ref, pieces=tuple(_piece(piece, key) for piece in sorted(pieces)), whole=whole)
+
+
+def whole_digest(value: bytes, key: bytes) -> str:
+    return blake2b(value, key=key, digest_size=20, person=b"loom value").hexdigest()
 
 
 def _piece(piece: bytes, key: bytes) -> SeenPiece:

@@ -15,6 +15,8 @@ from loom.commands import project
 from loom.commands.project.trusting import discover, settle_objects
 from loom.commands.screen import progress_line
 from loom.errors import RequestError
+from loom.record.proofs import Proofs, record_digest
+from loom.record.run_paths import RunPaths
 from loom.record.store import RunEntry, Store
 from loom.render.output import print_either
 from loom.snapshot import Explanation, Snapshot, Source, Verification, is_workspace, readable
@@ -100,8 +102,29 @@ def _answer_lines(answers: Sequence[Explanation]) -> Iterator[str]:
 def verify(what: str, job: str | None, *, as_json: bool) -> int:
     workspace, tree_sha, manifest = _workspace_of(what) if job is None else _files_of(what, job)
     verified = snapshots.verify(workspace, environ=os.environ, tree_sha=tree_sha, manifest_file=manifest)
-    print_either(as_json, "verification", verified.document(), _verification_lines(verified), kind="loom-verify")
-    return ExitCode.OK if verified.same else ExitCode.JOB_FAILED
+    record = _record_state(manifest)
+    lines = [*_verification_lines(verified), *([f"record: {record}"] if record else [])]
+    values = {**verified.document(), "record": record}
+    print_either(as_json, "verification", values, lines, kind="loom-verify")
+    return ExitCode.OK if verified.same and record != CHANGED else ExitCode.JOB_FAILED
+
+
+CHANGED = "changed since the run's end"
+
+
+def _record_state(manifest: Path | None) -> str | None:
+    """Return whether the record with this manifest is what it was at its run's end; None without a record."""
+    if manifest is None or manifest.name != "snapshot.json":
+        return None
+    paths = RunPaths(root=manifest.parent, run_id=manifest.parent.name)
+    noted = Proofs(project.here().config.state_dir)
+    proofs, whole = noted.read()
+    if not whole:
+        return f"not known: another hand changed {noted.path}"
+    found = next((proof for proof in reversed(proofs) if proof.run_id == paths.run_id), None)
+    if found is None:
+        return "not known: no proof of the run was kept"
+    return "unchanged since the run's end" if record_digest(paths) == found.record else CHANGED
 
 
 def _workspace_of(what: str) -> tuple[Path, str | None, Path | None]:
