@@ -35,8 +35,9 @@ INPUTS = option(
 
 Event = StrEnum(
     "Event",
-    "push merge_request schedule tag web trigger pull_request pull_request_target workflow_dispatch release merge_group "
-    "repository_dispatch workflow_run issues issue_comment create delete",
+    "push merge_request schedule tag web trigger pull_request pull_request_target pull_request_review "
+    "pull_request_review_comment workflow_dispatch release merge_group repository_dispatch workflow_run issues issue_comment "
+    "create delete",
 )
 
 

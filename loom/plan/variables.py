@@ -38,7 +38,8 @@ SOURCES = {
 }
 """The events that a run can simulate (`--event`), with GitLab's `CI_PIPELINE_SOURCE` for each."""
 OF_GITHUB_ALONE = (
-    *("pull_request", "pull_request_target", "workflow_dispatch", "release", "merge_group", "repository_dispatch"),
+    *("pull_request", "pull_request_target", "pull_request_review", "pull_request_review_comment"),
+    *("workflow_dispatch", "release", "merge_group", "repository_dispatch"),
     *("workflow_run", "issues", "issue_comment", "create", "delete"),
 )
 EVENTS = (*SOURCES, *OF_GITHUB_ALONE)
@@ -46,6 +47,8 @@ DEFAULT_EVENT = "push"
 _OF_GITHUB = {
     "pull_request": "merge_request",
     "pull_request_target": "merge_request",
+    "pull_request_review": "merge_request",
+    "pull_request_review_comment": "merge_request",
     "workflow_dispatch": "web",
     "repository_dispatch": "trigger",
     "release": "tag",

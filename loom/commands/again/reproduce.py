@@ -50,10 +50,12 @@ from loom.commands.servers import (
 )
 from loom.errors import LoomError, RequestError, SnapshotError
 from loom.plan.clone import Clone, Recursion
+from loom.plan.github.events import ON_MERGE
 from loom.plan.github.growth import grown
 from loom.plan.github.labels import refused
 from loom.plan.model import Job, Plan
 from loom.plan.origin import origin_of as project_origin
+from loom.plan.variables import EVENTS
 from loom.record.request import Request
 from loom.record.run import Run, TakenOver
 from loom.record.run_paths import artifacts_beside
@@ -65,15 +67,7 @@ from loom.util.globs import match_name
 from loom.util.units import machine, machine_size
 from loom.workflow.languages import GITHUB, GITLAB
 
-_EVENTS = {
-    "push": "push",
-    "web": "web",
-    "schedule": "schedule",
-    "trigger": "trigger",
-    "merge_request_event": "merge_request",
-    "workflow_dispatch": "workflow_dispatch",
-    "pull_request": "pull_request",
-}
+_EVENTS = {name: name for name in EVENTS} | {"merge_request_event": "merge_request"}
 _MERGED = re.compile(rb"\+(?P<sha>[0-9a-f]{40,64}):refs/remotes/(?P<ref>pull/\d{1,18}/merge)\b")
 """The commit of a pull request's merge, in the command by which `actions/checkout` fetches it."""
 _SUBMODULES = re.compile(rb"Updating/initializing submodules|\[command\]\S*git .*submodule update --init --force.*")
@@ -227,7 +221,7 @@ class _Reproducing:
         facts, sha, ref = self._log.facts, self._job.sha, self._job.ref
         self._file.seek(0)
         beginning = self._file.read(_BEGINNING)
-        merged = _MERGED.search(beginning) if pipeline.source == "pull_request" else None
+        merged = _MERGED.search(beginning) if pipeline.source in ON_MERGE else None
         if merged is not None:
             sha, ref = merged["sha"].decode(), f"refs/{merged['ref'].decode()}"
         try:
@@ -239,7 +233,7 @@ class _Reproducing:
             self._fetch_commit(pipeline, sha, self._job.ref)
         self._submodules = _SUBMODULES.search(beginning)
         there = merged["sha"].decode() if merged is not None else facts.commit
-        unnamed = pipeline.source == "pull_request" and merged is None
+        unnamed = pipeline.source in ON_MERGE and merged is None
         if unnamed or (there and (merged is not None or facts.format == "gitlab") and not sha.startswith(there)):
             there = "a merge of the pull request, which its log does not name" if unnamed else there
             self._notes.append(f"not the same commit: the job there ran on {there}, this one on {sha[:12]}")

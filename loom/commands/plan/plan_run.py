@@ -164,17 +164,19 @@ def _commit_there(plan: Plan, source: Source, default: str) -> tuple[Source, str
     event = github["event_name"] if github is not None else "push"
     if github is None or event in _OF_A_COMMIT:
         return source, ""
-    if event != "pull_request":
-        base = github["base_ref"] or default
-        why = f"not the same commit: GitHub runs {event} on {base}, not on what is checked out here"
-        return source, "" if base == source.branch else why
-    base, refs = github["base_ref"], {name: sha for name, sha, _ in source.refs}
+    from loom.plan.github.events import ON_MERGE, text_at  # which no run of another language needs
+
+    if event not in ON_MERGE:
+        why = f"not the same commit: GitHub runs {event} on {default}, not on what is checked out here"
+        return source, "" if default == source.branch else why
+    base = text_at(github, "event", "pull_request", "base", "ref")
+    refs = {name: sha for name, sha, _ in source.refs}
     tips = (refs.get(f"refs/{where}/{base}") for where in ("remotes/origin", "heads"))
     why = f"not the same commit: GitHub runs the merge with {base}"
     if (tip := next(filter(None, tips), None)) is None:
         return source, f"{why}, which is not known here: git fetch origin {base}"
-    if checkout.git(source.root, source.environment, "merge-base", "--is-ancestor", tip, source.head_sha) is not None:
-        return source, ""
+    if tip == source.head_sha:
+        return source, ""  # of which nobody can open a pull request
     found = with_merge(source, base, tip)
     return (source, f"{why} ({tip[:12]}), {found}: merge it") if isinstance(found, str) else (found, "")
 

@@ -15,7 +15,10 @@ from loom.workflow.github.expressions import of_json
 _NAMES = {"merge_request": "pull_request", "tag": "push", "web": "workflow_dispatch", "trigger": "repository_dispatch"}
 """GitHub's names of the events that have another one in GitLab."""
 _GITHUB = "https://github.com"
+ON_MERGE = ("pull_request", "pull_request_review", "pull_request_review_comment")
+"""The events of a pull request that run on its merge."""
 PULL_REQUESTS = ("pull_request", "pull_request_target")
+"""Those with `head_ref` and `base_ref`."""
 
 
 class RunEvent(Struct, frozen=True, kw_only=True):
@@ -62,14 +65,22 @@ def event_of(context: p.ResolveContext) -> RunEvent:
             payload |= {"ref": here, "after": sha}
             payload |= {"before": known.get("CI_COMMIT_BEFORE_SHA", "0" * 40), "pusher": {"name": login}}
             payload |= {"head_commit": commit, "commits": [commit], "created": False, "deleted": False, "forced": False}
-        case "pull_request" | "pull_request_target":
+        case _ if name in ON_MERGE or name in PULL_REQUESTS:
             tip = known.get("CI_MERGE_REQUEST_TARGET_BRANCH_SHA") or known.get("CI_MERGE_REQUEST_DIFF_BASE_SHA") or sha
             head = known.get("CI_MERGE_REQUEST_SOURCE_BRANCH_SHA") or sha
             sides = (("head", branch, head), ("base", base, tip))
             ends = {side: {"ref": ref, "sha": its, "repo": repo} for side, ref, its in sides}
             request = {"number": 1, "title": known.get("CI_COMMIT_TITLE", ""), "body": "", "state": "open"}
             request |= {"draft": False, "merged": False, "labels": [], "user": {"login": login}, **ends}
-            payload |= {"action": "synchronize", "number": 1, "pull_request": request}
+            payload |= {"pull_request": request}
+            if name == "pull_request_review":
+                review = {"state": "approved", "body": "", "commit_id": head, "user": {"login": login}}
+                payload |= {"action": "submitted", "review": review}
+            elif name == "pull_request_review_comment":
+                comment = {"body": "", "commit_id": head, "user": {"login": login}}
+                payload |= {"action": "created", "comment": comment}
+            else:
+                payload |= {"action": "synchronize", "number": 1}
         case "workflow_dispatch":
             payload |= {"inputs": dict(context.inputs), "ref": here}
         case "release":
@@ -100,8 +111,11 @@ def event_of(context: p.ResolveContext) -> RunEvent:
     if name in PULL_REQUESTS:
         request = payload["pull_request"]
         github |= {"head_ref": text_at(request, "head", "ref"), "base_ref": text_at(request, "base", "ref")}
-        of_base = name == "pull_request_target"
-        ref = f"refs/heads/{github['base_ref']}" if of_base else f"refs/pull/{payload.get('number', 1)}/merge"
+    if name in ON_MERGE:
+        number = payload.get("number") or text_at(payload, "pull_request", "number") or 1
+        ref = f"refs/pull/{number}/merge"
+    elif name == "pull_request_target":
+        ref = f"refs/heads/{default}"
     of_tag = ref.startswith("refs/tags/")
     short = re.sub(r"^refs/(heads|tags|pull)/", "", ref)
     github |= {"ref": ref, "ref_name": short, "ref_type": "tag" if of_tag else "branch"}

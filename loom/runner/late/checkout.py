@@ -109,9 +109,10 @@ def checkout_of(
     lines = f"cd {shlex.quote(target)}\n" if target != "." else ""
     if submodules and given.get("submodules", "").lower() not in ("true", "recursive"):
         lines += _NO_SUBMODULES
-    sha, full, head_ref = (str(github.get(name) or "") for name in ("sha", "ref", "head_ref"))
-    head = text_at(github, "event", "pull_request", "head", "sha") or sha
-    of_head = head != sha and ref in (head, head_ref, f"refs/heads/{head_ref}")
+    sha, full = (str(github.get(name) or "") for name in ("sha", "ref"))
+    request_ref, head = (text_at(github, "event", "pull_request", "head", name) for name in ("ref", "sha"))
+    head_ref = str(github.get("head_ref") or request_ref)
+    of_head = ref != "" and head not in ("", sha) and ref in (head, head_ref, f"refs/heads/{head_ref}")
     if of_head or (ref and ref not in {sha, full, head_ref, str(github.get("ref_name") or "")}):
         full = f"refs/heads/{head_ref}" if of_head and ref != head else ""
         lines += _REF.format(

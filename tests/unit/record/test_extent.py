@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from typing import Any
 
@@ -68,7 +69,7 @@ def test_a_whole_run_is_a_proof_and_a_partial_one_is_not(make: Make) -> None:
 
 
 PULL_REQUEST = """\
-on: [push, pull_request, pull_request_target, schedule]
+on: [push, pull_request, pull_request_review, pull_request_target, schedule]
 jobs:
   unit:
     runs-on: ubuntu-latest
@@ -114,7 +115,10 @@ def test_a_pull_request_runs_on_the_merge_with_its_base(make: Make) -> None:
     base = commit("main")
     git("branch", "topic")
     head = commit("topic")
-    assert f"on refs/pull/1/merge, {head} into {base}: " in of_run()
+    made = re.search(rf"on refs/pull/1/merge, (\w+) into {base}: ", of_run())
+    assert made is not None
+    assert made[1] != head, "a merge, though the branch has all of its base"
+    assert f"{made[1]} {base} {head} /" in project.loom("logs", "whole")
     assert (extent(project)["kinds"], "behind" in extent(project)) == (["whole"], False)
 
     (project.root / "theirs").write_text("theirs")
@@ -135,7 +139,9 @@ def test_a_pull_request_runs_on_the_merge_with_its_base(make: Make) -> None:
     assert merge in of_run(), "the commit is the same in each run"
 
     git("update-ref", "refs/remotes/origin/main", base)  # what GitHub has counts, not a commit that was never pushed
-    assert f"{head} into {base}: mine\n" in of_run()
+    assert f"{made[1]} into {base}: mine\n" in of_run()
+    project.loom("run", "--event", "pull_request_review")
+    assert f"{made[1]} into {base}: mine\n" in project.loom("logs", "unit")
     event = project.home / "event.json"
     event.write_text(json.dumps({"number": 7, "pull_request": {"head": {"ref": "topic"}, "base": {"ref": "gone"}}}))
     assert "on refs/pull/7/merge" in of_run("--event-file", str(event))

@@ -64,6 +64,11 @@ PULL_REQUEST = {
         "base": {"ref": "dev", "sha": FORK, "repo": REPOSITORY},
     },
 }
+REVIEW = {
+    "action": "submitted",
+    "pull_request": PULL_REQUEST["pull_request"],
+    "review": {"state": "approved", "body": "", "commit_id": SHA, "user": {"login": "ann"}},
+}
 RELEASE = {
     "release": {"tag_name": "v1", "name": "v1", "draft": False, "prerelease": False, "target_commitish": "trunk"}
 }
@@ -76,7 +81,8 @@ RELEASE = {
         ("push", {"CI_COMMIT_TAG": "v1"}, {"ref": "refs/tags/v1", **PUSH}, "refs/tags/v1", "push:::v1"),
         ("push", {"CI_COMMIT_BRANCH": ""}, {"ref": "refs/heads/trunk", **PUSH}, "refs/heads/trunk", "push::trunk:"),
         ("merge_request", {}, PULL_REQUEST, "refs/pull/1/merge", "pull_request:synchronize:dev:"),
-        ("pull_request_target", {}, PULL_REQUEST, "refs/heads/dev", "pull_request_target:synchronize:dev:"),
+        ("pull_request_target", {}, PULL_REQUEST, "refs/heads/trunk", "pull_request_target:synchronize:dev:"),
+        ("pull_request_review", {}, REVIEW, "refs/pull/1/merge", "pull_request_review:submitted:1/merge:"),
         (
             "web",
             {},
@@ -105,7 +111,7 @@ def test_an_event_is_github_s(
     assert github.pop("event") == {"repository": REPOSITORY, "sender": {"login": "ann", "type": "User"}, **payload}
     name, _, rest = happened.partition(":")
     assert (found.happened.name, f"{found.happened.type}:{found.happened.branch}:{found.happened.tag}") == (name, rest)
-    of_request = name.startswith("pull_request")
+    of_request = name in ("pull_request", "pull_request_target")  # as GitHub documents `head_ref`
     assert github == {
         "event_name": name,
         "actor": "ann",
@@ -141,7 +147,7 @@ def test_an_event_of_little_known_has_defaults() -> None:
 
 @pytest.mark.parametrize("request_", [{}, {"head": {"ref": None}, "base": "x"}])
 def test_a_payload_of_a_request_may_lack_what_the_event_reads(request_: dict[str, Any]) -> None:
-    for name, ref in (("pull_request", "refs/pull/1/merge"), ("pull_request_target", "refs/heads/")):
+    for name, ref in (("pull_request", "refs/pull/1/merge"), ("pull_request_target", "refs/heads/trunk")):
         found = event_of(
             ResolveContext(predefined={**KNOWN, "LOOM_EVENT": name}, event_payload={"pull_request": request_})
         )
