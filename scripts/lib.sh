@@ -14,15 +14,15 @@ IMAGES=(base:13 python:3.13 node:20) # base first: the others are built on it; t
 
 # Debian and Ubuntu packages, each list in this one place.
 PACKAGES_RUN=(ca-certificates git)
-# For the tests that need no engine: zstd's own program to compare with.
-PACKAGES_UNIT=(ca-certificates git python3 python3-venv zstd)
+# For the tests that need no engine: zstd's own program to compare with; what signs and reads attestations.
+PACKAGES_UNIT=(ca-certificates git gpg gpg-agent jq openssh-client python3 python3-venv zstd)
 # Only root may mount what it makes: a file system that shares blocks, 1 MB. (xfs does too, but its tools bring 12 MB along:
 # that test runs where they are there.)
 if [ "$(id -u)" = 0 ]; then PACKAGES_UNIT+=(btrfs-progs); fi
 # For the others: a registry to pull from, a static busybox to make tiny images of; on Debian also a browser for the report's
 # page (Ubuntu's is a snap: there the test skips, and says so).
 # An sshd for engines behind ssh (3 MB), and what a rootless engine needs (24 MB).
-PACKAGES_TEST=("${PACKAGES_UNIT[@]}" docker-registry busybox-static openssh-client openssh-server rootlesskit slirp4netns uidmap)
+PACKAGES_TEST=("${PACKAGES_UNIT[@]}" docker-registry busybox-static openssh-server rootlesskit slirp4netns uidmap)
 if grep -qs '^ID=debian$' /etc/os-release; then PACKAGES_TEST+=(chromium chromium-driver); fi
 # Podman, the second engine (60 MB with what it recommends and a container needs): its tests want root and Debian's version.
 if grep -qs '^ID=debian$' /etc/os-release && [ "$(id -u)" = 0 ]; then
@@ -88,7 +88,7 @@ is_root() { [ "$(id -u)" = 0 ]; }
 is_there() {
   case $1 in
     btrfs-progs) command -v mkfs.btrfs >/dev/null ;;
-    catatonit | docker-registry | git | chromium | iptables | mmdebstrap | podman | rootlesskit | slirp4netns | zstd) command -v "$1" >/dev/null ;;
+    catatonit | docker-registry | git | gpg | gpg-agent | jq | chromium | iptables | mmdebstrap | podman | rootlesskit | slirp4netns | zstd) command -v "$1" >/dev/null ;;
     openssh-client) command -v ssh >/dev/null ;;
     openssh-server) command -v sshd >/dev/null ;;
     uidmap) command -v newuidmap >/dev/null ;;

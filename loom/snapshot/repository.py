@@ -31,7 +31,7 @@ from loom.util.untrusted_files import special_kind
 _COUNTS = re.compile(
     r"core\.(filemode|symlinks|ignorecase|precomposeunicode|protectntfs|protecthfs|autocrlf|eol|safecrlf|bigfilethreshold"
     r"|quotepath|checkstat|trustctime|sparsecheckout|sparsecheckoutcone)"
-    r"|sparse\.expectfilesoutsideofpatterns|attr\.tree|diff\.ignoresubmodules|user\.(name|email)"
+    r"|sparse\.expectfilesoutsideofpatterns|attr\.tree|diff\.ignoresubmodules|user\.(name|email|signingkey)|gpg\.format"
     r"|extensions\.(objectformat|compatobjectformat|refstorage)"
     r"|remote\.[^\n]+\.(url|pushurl|fetch)|submodule\.[^\n]+\.(url|active|branch|ignore)",
     re.DOTALL,

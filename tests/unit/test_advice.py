@@ -75,6 +75,8 @@ def refusal(line: str) -> str | None:
     try:
         while hasattr(command, "commands") and words:
             name = words.pop(0)
+            if name not in command.commands and hasattr(command, "default"):
+                words, name = [name, *words], command.default
             if name not in command.commands:
                 return f"no command {name}"
             command = command.commands[name]

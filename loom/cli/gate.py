@@ -1,0 +1,68 @@
+"""`loom attest`: what a run here has shown, for others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import typer
+from typer.core import TyperGroup
+
+from loom.cli import options
+from loom.cli.command import argument, done_by, option
+
+
+class GroupWithDefault(TyperGroup):
+    """A group whose first command needs no name."""
+
+    @property
+    def default(self) -> str:
+        return next(iter(self.commands))
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        own = (*self.commands, *ctx.help_option_names)
+        return super().parse_args(ctx, args if args and args[0] in own else [self.default, *args])
+
+
+attest = typer.Typer(cls=GroupWithDefault, help="Sign what a run has shown of a commit, as a note of the commit.")
+
+
+@attest.command("sign")
+@done_by("gate.attest")
+def attest_sign(
+    what: str = argument(
+        "[RUN|COMMIT]", "A run that passed, or a commit of whose tree one did.", "run", default="HEAD"
+    ),
+    push: bool = option("--push", "Push the notes to origin, too."),
+    as_json: bool = options.AS_JSON,
+) -> None:
+    """Sign, as git signs, that a whole run of a commit's tree passed (also `loom attest COMMIT`).
+
+    Writes an in-toto statement in a DSSE envelope to the commit's note in refs/notes/loom. Refuses for a run that is no
+    proof: failed, partial, resumed, edited by hand, or with --var.
+    """
+
+
+@attest.command("verify")
+@done_by("gate.attest")
+def attest_verify(
+    commit: str = argument("COMMIT", "The commit.", default="HEAD"),
+    signers: Path = option(
+        "--signers FILE", "Lines as in git's allowed signers, or armored OpenPGP keys.", default=...
+    ),
+    jobs: list[str] = option("--job NAME", "This job has to be among those that passed.", "workflow-job", default=[]),
+    allow_unlike: bool = option("--allow-unlike", "Also what ran unlike CI: an image known by its tag alone."),
+    as_json: bool = options.AS_JSON,
+) -> None:
+    """Check the attestations of a commit. Exit code 0 if a listed person signed that its tree passed, else 1."""
+
+
+@attest.command("ci")
+@done_by("gate.ci")
+def attest_ci(
+    server: Literal["github", "gitlab"] = argument("github|gitlab", "The server.", default=...),
+) -> None:
+    """Print a first job for a server's file: it verifies attestations, so that the jobs that are shown need not run.
+
+    It needs git, jq and ssh-keygen, not loom. Every doubt means that a job runs.
+    """

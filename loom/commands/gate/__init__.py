@@ -1,0 +1,1 @@
+"""What lets a run here count elsewhere: signed results, as notes of commits."""

@@ -1,0 +1,71 @@
+"""`loom attest`, from the run to the check: with the notes of somebody else on the server."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.docker.run.conftest import IMAGE, Project
+
+pytestmark = pytest.mark.docker
+
+
+def test_a_run_counts_for_the_commit_that_has_its_tree(project: Project, tmp_path: Path) -> None:
+    def git(*words: str, at: Path = project.root) -> str:
+        who = ("-c", "user.name=o", "-c", "user.email=o@example.org")
+        return subprocess.run(
+            ("git", *who, *words), cwd=at, check=True, stdout=subprocess.PIPE, text=True
+        ).stdout.strip()
+
+    key, signers, remote, other = (tmp_path / name for name in ("id", "signers", "remote.git", "other"))
+    subprocess.run(("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)), check=True)
+    signers.write_text(f"dev@example.org {key.with_name('id.pub').read_text()}")
+    git("config", "gpg.format", "ssh")
+    git("config", "user.signingkey", f"{key}.pub")
+    git("config", "user.email", "dev@example.org")
+    git("config", "gpg.ssh.program", "/bin/false")  # not the user's own word
+    git("init", "-q", "--bare", str(remote))
+    git("remote", "add", "origin", f"file://{remote}")
+
+    (project.root / ".gitlab-ci.yml").write_text(
+        f"default: {{image: {IMAGE}}}\nunit: {{script: [cat word]}}\nlint: {{script: ls}}\n"
+    )
+    (project.root / "word").write_text("one\n")
+    assert project.run("unit").code == 0
+    partial = project.loom("attest")
+    assert project.run().code == 0
+    too_early = project.loom("attest")
+    git("add", "-A")
+    git("commit", "-q", "-m", "one")
+    git("push", "-q", "origin", "HEAD:main")
+    assert (partial.code, too_early.code) == (2, 2), partial.err + too_early.err
+
+    assert project.loom("attest").code == 0
+    git("clone", "-q", "-b", "main", str(remote), str(other))
+    git("notes", "--ref=loom", "add", "-m", "theirs", "HEAD", at=other)
+    git("push", "-q", "origin", "refs/notes/loom", at=other)
+    pushed = project.loom("attest", "--push")
+    assert pushed.code == 0, pushed.err
+    git("fetch", "-q", "origin", "+refs/notes/loom:refs/notes/loom", at=other)
+    note = git("notes", "--ref=loom", "show", "HEAD", at=other).splitlines()
+    assert sorted(line[:6] for line in note) == ["theirs", '{"payl']
+
+    unlike = project.loom("attest", "verify", "--signers", str(signers))
+    assert (unlike.code, f"unlike CI: {IMAGE} is known by its tag alone" in unlike.out) == (1, True)
+    verify = ("attest", "verify", "--signers", str(signers), "--allow-unlike", "--json")
+    found = json.loads(project.loom(*verify).out)
+    assert found["passed"] == {"unit": ["dev@example.org"], "lint": ["dev@example.org"]}
+    assert json.loads(project.loom(*verify, "--job", "deploy").out)["missing"] == ["deploy"]
+
+    assert project.run("--var", "WORD=two").code == 0
+    (project.root / "word").write_text("two\n")
+    assert project.run().code == 0
+    git("commit", "-q", "-a", "-m", "two")
+    git("commit", "-q", "--allow-empty", "-m", "same tree")
+    assert project.loom("attest", "HEAD~1").code == 0
+    (project.root / "word").write_text("three\n")
+    git("commit", "-q", "-a", "-m", "three")
+    assert project.loom("attest").code == 2
