@@ -23,7 +23,7 @@ MODULES = {
     "check": ("init", "jobs", "check", "compile", "schema", "trust"),
     "keep": ("config", "images", "cache", "clean", "doctor"),
     "inside": ("snapshot", "verify", "workspace", "pull", "shell", "exec"),
-    "gate": ("attest",),
+    "attest": ("attest",),
     "app": ("version",),
 }
 """Modules of this package with their commands: each a function or group of that name.
@@ -78,11 +78,12 @@ def app_for(arguments: Sequence[str]) -> typer.Typer:
 
     for command in wanted or known:
         module = import_module(f"loom.cli.{known[command]}")
+        classes = getattr(module, "CLASSES", {})
         found = getattr(module, command, None) or getattr(module, f"{command}_")
         if isinstance(found, typer.Typer):
-            app.add_typer(found, name=command, cls=GroupedCommands)
+            app.add_typer(found, name=command, cls=classes.get(command, GroupedCommands))
         else:
-            app.command(command, cls=getattr(module, "CLASSES", {}).get(command, GroupedCommand))(found)
+            app.command(command, cls=classes.get(command, GroupedCommand))(found)
     return app
 
 

@@ -13,7 +13,7 @@ COMMANDS = {
     "Run": "init run watch resume rerun attach reproduce replay bisect",
     "Look": "jobs check compile runs show logs diagnose diff report artifacts",
     "Stand inside a job": "shell exec pull workspace snapshot verify",
-    "Set up and keep": "doctor setup trust config images cache clean bundle",
+    "Set up and keep": "doctor setup trust config images cache clean bundle attest",
     "More": "",
 }
 """The groups of commands; the last one has those that no other names."""
@@ -58,6 +58,18 @@ class GroupedCommands(TyperGroup):
         self.suggest_commands = False  # by letters alone: see `familiar`
         ctx.meta[WORD] = args[0] if args else ""
         return super().resolve_command(ctx, args)
+
+
+class CommandsWithDefault(GroupedCommands):
+    """A group whose first command needs no name."""
+
+    @property
+    def default(self) -> str:
+        return next(iter(self.commands))
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        own = (*self.commands, *ctx.help_option_names)
+        return super().parse_args(ctx, args if args and args[0] in own else [self.default, *args])
 
 
 def _write(formatter: Any, groups: Mapping[str, str], rows: Rows) -> None:

@@ -3,28 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import typer
-from typer.core import TyperGroup
 
 from loom.cli import options
 from loom.cli.command import argument, done_by, option
+from loom.cli.help import CommandsWithDefault
 
-
-class GroupWithDefault(TyperGroup):
-    """A group whose first command needs no name."""
-
-    @property
-    def default(self) -> str:
-        return next(iter(self.commands))
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        own = (*self.commands, *ctx.help_option_names)
-        return super().parse_args(ctx, args if args and args[0] in own else [self.default, *args])
-
-
-attest = typer.Typer(cls=GroupWithDefault, help="Sign what a run has shown of a commit, as a note of the commit.")
+attest = typer.Typer(help="Sign what a run has shown of a commit, as a note of the commit.")
+CLASSES = {"attest": CommandsWithDefault}
 
 
 @attest.command("sign")
