@@ -11,6 +11,9 @@ from msgspec import Meta, Struct
 Count = Annotated[int, Meta(ge=0, le=1 << 53)]
 Code = Annotated[int, Meta(ge=-(1 << 31), le=1 << 53)]
 
+SUCCESS, FAILURE, CANCELLED, SKIPPED = "success", "failure", "cancelled", "skipped"
+"""The results of a step, as expressions have them."""
+
 Stream = Literal["stdout", "stderr"]
 
 OnOutput = Callable[[Stream, bytes], None]

@@ -99,11 +99,11 @@ class Store:
         return Path(os.path.realpath(entry.paths.root)).parent == Path(os.path.realpath(self.runs_dir))
 
     def lock_of_kept(self, kept_id: str) -> Path:
-        """Return the lock file of a kept container or pod (`providers.locks`)."""
+        """Return the lock file of a kept container or pod (`util.locks`)."""
         return self.container_locks_dir / f"{kept_id.replace('/', '.')}.lock"
 
     def lock_of_group(self, project: str, group: str) -> Path:
-        """Return the lock file of a project's resource group (`providers.locks`)."""
+        """Return the lock file of a project's resource group (`util.locks`)."""
         name = hashlib.sha256(f"{project}\n{group}".encode()).hexdigest()
         return self.groups_dir / f"{name[:32]}.lock"
 

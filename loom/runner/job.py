@@ -36,7 +36,7 @@ from loom.util import atomic
 from loom.util.units import rough_size
 
 if TYPE_CHECKING:
-    from loom.runner.late.jobs import LateJobs, Start
+    from loom.plan.github.late_jobs import LateJobs, Start
 
 
 class JobRunner(Struct, kw_only=True, eq=False):
@@ -209,7 +209,11 @@ class JobRunner(Struct, kw_only=True, eq=False):
             snapshot=opener.workspace,
             shares_files=shares,
         )
-        return Steps(own) if self.late is None else self.late.steps(own)
+        if self.late is None:
+            return Steps(own)
+        from loom.runner.late.steps import LateSteps  # late: only for such jobs
+
+        return LateSteps(own)
 
     def _hand_over(self, attempt: Attempt, steps: Steps) -> None:
         path = self.handed_over(attempt.job.id, attempt.number)

@@ -45,7 +45,7 @@ from loom.util.within import start_thread
 
 if TYPE_CHECKING:
     from loom.analysis.diagnosis import Diagnosis
-    from loom.runner.late.jobs import LateJobs
+    from loom.plan.github.late_jobs import LateJobs
 
 
 _ENDING = threading.Lock()
@@ -81,7 +81,7 @@ class Execution:
         plan = self._run.plan
         if not any(job.has_expressions for job in plan.jobs):
             return None
-        from loom.runner.late.jobs import LateJobs  # late: only for such jobs
+        from loom.plan.github.late_jobs import LateJobs  # late: only for such jobs
 
         images = self._tools.config.github.runs_on
         return LateJobs(plan, self._done, self._cancel, images, self._publish_growth)

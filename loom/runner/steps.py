@@ -26,7 +26,7 @@ from loom.runner.attempt import Attempt
 from loom.runner.hooks import AtStep, Gate, Verdict
 from loom.runner.own_output import Coverage, OwnOutput
 from loom.runner.session import OpenJob
-from loom.status import Ended, Exit, OnOutput, Status
+from loom.status import FAILURE, SUCCESS, Ended, Exit, OnOutput, Status
 from loom.util.units import counted, duration_text, shortened
 from loom.workflow.patterns import PatternError, SearchError
 
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
     from loom.runner.results import Results
 
 CODE = PhaseCode.JOB_EXECUTION
-SUCCESS, FAILURE, CANCELLED, SKIPPED = "success", "failure", "cancelled", "skipped"
-"""The results of a step."""
 AFTER_SCRIPT_TIMEOUT_S = 300.0
 """The total time of `after_script`, as in GitLab, unless `step_timeout` limits its steps: the job's own time may be
 used up.

@@ -11,10 +11,10 @@ from msgspec import Struct, field
 from loom.cancel import Cancel
 from loom.errors import RequestError
 from loom.plan.model import Job
-from loom.providers import locks
 from loom.record.events import RUN, PhaseCode
 from loom.record.journal import Journal
 from loom.status import Skip
+from loom.util import locks
 from loom.util.units import duration_text
 
 _LOOK_EVERY_S = 0.2

@@ -10,14 +10,16 @@ remove(workspace)                                         deletes one of loom's 
 
 from typing import TYPE_CHECKING
 
-from loom.snapshot.model import Change, LeftOut, Snapshot, SnapshotCanceled, Source, Submodule, readable
-from loom.snapshot.source import discover
+from loom.snapshot.model import Change, LeftOut, Snapshot, SnapshotCanceled, Source, Submodule, path_fields, readable
+from loom.snapshot.source import check_consent, discover
 from loom.util import startup
 
 if TYPE_CHECKING:
+    from loom.snapshot.bundles import BundledRepository, BundledTree, TreeOfBundle
     from loom.snapshot.capture import empty, renew, take, take_to_renew
     from loom.snapshot.copy_workers import duplicate
     from loom.snapshot.explanation import Explanation, Rule, explain, ignore_rule
+    from loom.snapshot.git import LOCAL_VARIABLES
     from loom.snapshot.git_dir import reduced_manifest, reduction
     from loom.snapshot.history import as_cloned
     from loom.snapshot.identity import identity_of
@@ -36,10 +38,12 @@ else:
     __getattr__ = startup.names_of(
         __name__,
         {
+            "bundles": "BundledRepository BundledTree TreeOfBundle",
             "copy_workers": "duplicate",
             "merge": "Applied Content Merge content_at displaced",
             "sync": "Patch SavedFiles bring compare patch_of apply_patch=apply",
             "explanation": "Explanation Rule explain ignore_rule",
+            "git": "LOCAL_VARIABLES",
             "git_dir": "reduced_manifest reduction",
             "history": "as_cloned",
             "identity": "identity_of",

@@ -74,7 +74,7 @@ def test_every_git_process_starts_in_one_module_and_is_led_to_a_view() -> None:
     # Directories that loom has just made, or whose processes get no configuration of anybody's.
     assert made_by_loom == {
         "commands/plan/git_server.py",
-        "commands/again/replay.py",
+        "snapshot/bundles.py",
         "snapshot/git.py",
         "snapshot/proof.py",
         "snapshot/questions.py",

@@ -23,7 +23,7 @@ BUILT = {
     ("analysis/ending.py", "pattern"): "a table of loom",
     ("analysis/formats.py", "pattern"): "data of loom",
     ("analysis/readings.py", "table text"): "data of loom",
-    ("commands/record/bundle.py", "id_bytes"): "20 or 32",
+    ("snapshot/bundles.py", "id_bytes"): "20 or 32",
     ("plan/candidates.py", "name"): "a name in a table of loom",
     ("plan/reported.py", ""): "a table of loom",
     ("providers/docker/images/registry.py", "pattern"): "a table of loom",

@@ -137,6 +137,24 @@ def test_only_engine_administration_reaches_into_a_provider() -> None:
     assert found <= ENGINE_ADMINISTRATION.keys()
 
 
+PORCELAIN = ("commands/again", "commands/servers", "commands/agents", "commands/record", "analysis", "render")
+"""They make runs, or read records: of the kernel they know no module, only what the snapshot offers to all."""
+
+
+def test_what_is_around_the_kernel_knows_nothing_of_its_inside() -> None:
+    inside = re.compile(
+        r"(?:from|import) loom\.(?:runner|providers|snapshot\.)|from loom import .*\b(?:runner|providers)\b"
+    )
+    found = [
+        f"{path.relative_to(ROOT)}: {line.strip()}"
+        for room in PORCELAIN
+        for path in (ROOT / room).rglob("*.py")
+        for line in path.read_text().splitlines()
+        if inside.search(line)
+    ]
+    assert found == []
+
+
 def test_nothing_asks_which_provider_it_is() -> None:
     asks = re.compile(r"provider(?:\.name)? (?:is|==|!=|in) |facts\.provider\b [=!]=")
     found = [

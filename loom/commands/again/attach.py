@@ -8,11 +8,11 @@ from loom.commands import project
 from loom.commands.again import resume
 from loom.commands.inside import session
 from loom.errors import RequestError
-from loom.providers import locks
 from loom.record.past_run import PastJob, PastRun
 from loom.record.request import Request
 from loom.record.run import FilledWorkspace, Resumed
 from loom.record.store import DETACHED, RUNNING
+from loom.util import locks
 
 
 def attach(run: str | None, *, stream: bool | None, quiet: bool, jobs: int | None, trust: bool) -> int:

@@ -23,6 +23,7 @@ from loom.analysis.reproduction import reproduce_command
 from loom.cancel import Cancel, signals
 from loom.commands import project
 from loom.commands.project import Here
+from loom.commands.project.checkout import git
 from loom.commands.project.recreate_tree import checked_out
 from loom.commands.project.trusting import discover, settle_objects
 from loom.commands.screen import screen_parts
@@ -33,7 +34,7 @@ from loom.record.request import Request
 from loom.render import diagnosis as forms
 from loom.render.look import Look
 from loom.render.output import print_json
-from loom.snapshot import Source, git
+from loom.snapshot import LOCAL_VARIABLES
 from loom.status import ExitCode, Status
 from loom.util import atomic, processes, typed
 from loom.util.controls import shown
@@ -57,7 +58,7 @@ def bisect(
     words = [*command, *(["--trust"] if trust else [])]
     look, write = screen_parts(here.config.color)
     cancel = Cancel()
-    found = _Bisect(here, source, words, good, bad, (lambda _: None) if as_json else write, cancel)
+    found = _Bisect(here, words, good, bad, (lambda _: None) if as_json else write, cancel)
     with signals(cancel):
         left = found.until_the_end(jobs or 1)
     if cancel.requested:
@@ -76,7 +77,6 @@ class _Bisect:
     def __init__(
         self,
         here: Here,
-        source: Source,
         words: Sequence[str],
         good: str,
         bad: str,
@@ -87,7 +87,6 @@ class _Bisect:
         self._words = words
         self._say = say
         self._cancel = cancel
-        self._environment = git.in_repository(source.repository, here.environ)
         self._good, self._bad = self._commit(good), self._commit(bad)
         base = self._git("merge-base", self._good, self._bad)
         if base != self._good or self._good == self._bad:
@@ -219,7 +218,7 @@ class _Bisect:
             [*self._words, "--quiet"],
             root,
             {
-                **{name: value for name, value in self._here.environ.items() if name not in git.LOCAL_VARIABLES},
+                **{name: value for name, value in self._here.environ.items() if name not in LOCAL_VARIABLES},
                 "LOOM_KEEP": "never",
                 "LOOM_AUTO_CLEAN": "false",
                 "LOOM_BUNDLE": "",
@@ -243,13 +242,15 @@ class _Bisect:
         return Commit(sha=commit, subject=subject, author=author, time=time)
 
     def _commit(self, name: str) -> str:
-        try:
-            return self._git("rev-parse", "--verify", "-q", "--end-of-options", f"{name}^{{commit}}")
-        except SnapshotError as error:
-            raise RequestError(f"{name}: no commit of this repository", hint="git log names them") from error
+        asked = ("rev-parse", "--verify", "-q", "--end-of-options", f"{name}^{{commit}}")
+        if (found := git(self._here.root, self._here.environ, *asked)) is None:
+            raise RequestError(f"{name}: no commit of this repository", hint="git log names them")
+        return found.decode().strip()
 
     def _git(self, *arguments: str) -> str:
-        answer = git.run(arguments, {**self._environment, "TZ": "UTC"}, cwd=self._here.root)
+        answer = git(self._here.root, {**self._here.environ, "TZ": "UTC"}, *arguments)
+        if answer is None:
+            raise SnapshotError(f"git {arguments[0]} failed in {self._here.root}", hint="run it there to see why")
         return answer.decode(errors="replace").strip()
 
 

@@ -13,7 +13,7 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 from typing import Any, NoReturn
@@ -30,7 +30,7 @@ from loom.commands import project, terminal
 from loom.commands.again.elsewhere import blocks_of_run, hold, judged, pinned_job, tell
 from loom.commands.plan.plan_run import Worktree, checkout_for, run_of
 from loom.commands.project import trusting
-from loom.commands.project.bundle_file import ACTIONS, BundledTree, UnpackedBundle, pack_name, unpacked
+from loom.commands.project.bundle_file import ACTIONS, UnpackedBundle, pack_name, unpacked
 from loom.commands.run import run as running
 from loom.commands.screen import progress_line
 from loom.errors import LoomError, RecordError, RequestError
@@ -41,8 +41,7 @@ from loom.plan.variables import rerun_variables
 from loom.record.reader import Reading
 from loom.record.request import Request
 from loom.record.run import Run, load_run
-from loom.snapshot import git
-from loom.snapshot.source import check_consent
+from loom.snapshot import TreeOfBundle, check_consent
 from loom.util.controls import shown
 from loom.util.paths import climbs_out
 from loom.util.units import machine_size
@@ -141,7 +140,7 @@ def _lay_out(found: UnpackedBundle, folder: Path, near: project.Here, file: Path
         if path not in links or directory.resolve() != folder.resolve() / "tree" / path:
             raise RequestError(shown(f"{file}: its tree has no submodule {path!r}"), code="BUNDLE_INVALID")
         links.remove(path)
-        laid = _TreeOfBundle(one, directory, _store(near, path), file)
+        laid = TreeOfBundle(one, directory, _store(near, path), file)
         laid.fetch(found.folder / pack_name(number))
         size, inner = laid.contents()
         left -= size
@@ -159,65 +158,6 @@ def _store(near: project.Here, path: str) -> list[Path]:
         return []
     check_consent(source)
     return [source.objects_dir]
-
-
-class _TreeOfBundle:
-    def __init__(self, tree: BundledTree, directory: Path, stores: Sequence[Path], file: Path) -> None:
-        self._tree = tree
-        self._directory = directory
-        self._file = file
-        made = git.environment_for(os.environ, git_dir=directory / ".git")
-        form = "sha256" if len(tree.head_sha) == 64 else "sha1"
-        git.run(("init", "--bare", "-q", "--template=", f"--object-format={form}"), made, cwd=directory)
-        git.run(("config", "core.bare", "false"), made, cwd=directory)
-        self._plain = git.environment_for(os.environ, git_dir=directory / ".git", work_tree=directory)
-        self._lent = {**self._plain, **git.environment_for({}, alternates=stores)}
-
-    def fetch(self, pack: Path) -> None:
-        """Take the commits from the bundle and from the user's clone. RequestError where one is missing."""
-        if self._tree.pack:
-            self._checked("bundle", "unbundle", str(pack))
-        self._checked("update-ref", "--no-deref", "HEAD", self._tree.head_sha)
-        git.run(("update-ref", "refs/loom/tip", self._tree.tip_sha), self._lent, cwd=self._directory)
-        asked = "".join(f"{sha}\n" for sha in self._tree.tags.values()).encode()
-        answer = git.run(("cat-file", "--batch-check=%(objectname)"), self._lent, cwd=self._directory, given=asked)
-        there = set(answer.decode().splitlines())
-        tags = "".join(f"create refs/tags/{name} {sha}\n" for name, sha in self._tree.tags.items() if sha in there)
-        git.run(("update-ref", "--stdin"), self._lent, cwd=self._directory, given=tags.encode())
-        quick = git.with_config(self._lent, [("pack.window", "0"), ("pack.compression", "1")])
-        git.run(("repack", "-a", "-d", "-q"), quick, cwd=self._directory)  # the clone's objects are copied from now on
-
-    def contents(self) -> tuple[int, list[str]]:
-        """Return the size of the files, and the paths of submodules. RequestError for another tree than it says."""
-        tip = self._tree.tip_sha
-        if self._git("rev-parse", f"{tip}^{{tree}}").decode().strip() != self._tree.tree_sha:
-            raise RequestError(f"{self._file}: its files are not those that it names", code="BUNDLE_INVALID")
-        entries = [entry.split(b"\t", 1) for entry in git.nul_list(self._git("ls-tree", "-r", "-l", "-z", tip))]
-        sizes = [about.split()[3] for about, _ in entries]
-        links = [os.fsdecode(path) for (_, path), size in zip(entries, sizes, strict=True) if size == b"-"]
-        return sum(int(size) for size in sizes if size != b"-"), links
-
-    def check_out(self, branch: str | None) -> None:
-        if branch is not None:
-            named = ("check-ref-format", "--branch", branch)
-            if git.Running(named, self._plain, cwd=self._directory).result(check=False)[0] == 0:
-                self._git("update-ref", f"refs/heads/{branch}", self._tree.head_sha)
-                self._git("symbolic-ref", "HEAD", f"refs/heads/{branch}")
-        self._git("read-tree", "-u", "--reset", self._tree.tip_sha)
-
-    def _git(self, *arguments: str) -> bytes:
-        return git.run(arguments, self._plain, cwd=self._directory)
-
-    def _checked(self, *arguments: str) -> None:
-        code, _, said = git.Running(arguments, self._lent, cwd=self._directory).result(check=False)
-        if code != 0:
-            lacks = re.findall(r"[0-9a-f]{40,64}", said)
-            commit = (lacks or [self._tree.head_sha])[0][:12]
-            raise RequestError(
-                f"{self._file}: this clone lacks commit {commit}, on which the bundle builds",
-                hint="go to a clone of the project and `git fetch` (submodules, too); or ask for a bundle with --full",
-                code="BUNDLE_BASE",
-            )
 
 
 def _planned(

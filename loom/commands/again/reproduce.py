@@ -53,13 +53,13 @@ from loom.plan.clone import Clone, Recursion
 from loom.plan.github.events import ON_MERGE
 from loom.plan.github.growth import grown
 from loom.plan.github.labels import refused
+from loom.plan.github.late_jobs import LateJobs
 from loom.plan.model import Job, Plan
 from loom.plan.origin import origin_of as project_origin
 from loom.plan.variables import EVENTS
 from loom.record.request import Request
 from loom.record.run import Run, TakenOver
 from loom.record.run_paths import artifacts_beside
-from loom.runner.late.jobs import LateJobs
 from loom.status import JobResult, Status
 from loom.util import atomic
 from loom.util.controls import shown

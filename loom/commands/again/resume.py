@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,6 @@ from loom.errors import RequestError, SnapshotError
 from loom.plan.model import MountMode, Plan
 from loom.plan.selection import dependents
 from loom.plan.variables import rerun_variables
-from loom.providers.base import KeptSession
 from loom.record.documents import Assistance
 from loom.record.extent import noted_assistance
 from loom.record.past_run import PastJob, PastRun
@@ -81,8 +80,8 @@ class _Resuming:
         self._run_id = str(time.time_ns())
         self._made: Path | None = None
         """The workspace of a sync, which no run owns yet: it is removed if it does not become that of the new run."""
-        self._kept: dict[str, KeptSession] = {}
-        """The kept containers that hold their job's files; a sync copies changes into them."""
+        self._bring: dict[str, Callable[[Path, Sequence[str]], None]] = {}
+        """Of each job whose files are in its kept container, the copy of changes into them."""
         self._edits: dict[str, Sequence[str]] = {}
         """By resumed job, the files that were changed since it was kept."""
         self._held = ExitStack()
@@ -102,7 +101,7 @@ class _Resuming:
                 raise
             if self._made not in (None, again["workspace"].path):
                 snapshot.remove(self._made, recorded=True)
-            for job_id in self._kept:  # their earlier files are older than those that they leave now
+            for job_id in self._bring:  # their earlier files are older than those that they leave now
                 if (view := again["starts"][job_id].view) is not None:
                     shutil.rmtree(view.files, ignore_errors=True)
             if not self._request.quiet:
@@ -187,15 +186,15 @@ class _Resuming:
                 continue  # it has none of the checkout's files, or runs from its start, over the new snapshot
             view = view or View(mode=MountMode.BIND, workspace=workspace)
             manifest = view.brought if view.brought.exists() else job.run.entry.paths.snapshot
-            kept, left_out = self._kept.get(job.job.id), dict[str, str]()
-            files = view.workspace if kept is None else session.files_of(self._here, job, left_out)
+            bring, left_out = self._bring.get(job.job.id), dict[str, str]()
+            files = view.workspace if bring is None else session.files_of(self._here, job, left_out)
             targets[files] = syncing.SyncTarget(
                 job_id=job.job.id,
                 files=files,
                 manifest=manifest,
                 brought=view.brought,
                 not_there=tuple(left_out),
-                bring=None if kept is None else kept.bring,
+                bring=bring,
             )
         return list(targets.values())
 
@@ -250,7 +249,7 @@ class _Resuming:
         self._held.enter_context(session.held(self._here, job, found.kept_id, alone=True))
         self._save(job)
         if view.mode is not MountMode.BIND:
-            self._kept[job.job.id] = found
+            self._bring[job.job.id] = found.bring
         self._said.append(f"{job.job.id} goes on from {step.id}, in its kept container")
         return replace(resumed, image=job.image, kept=job.container(found.kept_id), view=view)
 

@@ -23,7 +23,6 @@ from loom.commands.screen import MaskedProgress
 from loom.errors import RequestError
 from loom.plan import variables
 from loom.plan.model import MountMode, Resolved, Step
-from loom.providers import locks
 from loom.providers.base import KeptSession, SessionRequest
 from loom.record.documents import Assistance
 from loom.record.events import epoch_ns, timestamp
@@ -36,6 +35,7 @@ from loom.runner import SessionOpener
 from loom.runner.products import Handover
 from loom.runner.views import laid_out
 from loom.secrets.lookup import resolve
+from loom.util import locks
 from loom.util.masking import Masker
 from loom.util.paths import job_directory_name, jobs_of
 

@@ -20,16 +20,16 @@ from loom.commands.keep.retention import Item, Records, kept_facts, kept_ids
 from loom.commands.project import BUNDLES, Here, background, here
 from loom.errors import EngineUnavailable, LoomError, RequestError
 from loom.plan.model import CONTAINERS, Job
-from loom.providers import locks
-from loom.providers.locks import holders
 from loom.record.documents import JobManifest
 from loom.record.past_run import PastRun
 from loom.record.store import RunEntry, read_document
 from loom.render.output import print_either
 from loom.snapshot import remains, repository
 from loom.status import ExitCode
+from loom.util import locks
 from loom.util.bounded import listed
 from loom.util.file_systems import allocated
+from loom.util.locks import holders
 from loom.util.units import counted, duration, read_flag, rough_size
 
 _MOST_NAMED = 5

@@ -28,11 +28,11 @@ from msgspec import Struct, field
 
 from loom.commands.project.background import size_limit
 from loom.config import Config
-from loom.providers.locks import holders
 from loom.record.store import DETACHED, RUNNING, RunEntry, Store
 from loom.snapshot import is_occupied, remains
 from loom.util import jsons
 from loom.util.file_systems import allocated
+from loom.util.locks import holders
 from loom.util.paths import run_of_workspace
 from loom.util.units import rough_size
 from loom.util.untrusted_files import read_regular

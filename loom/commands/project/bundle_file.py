@@ -20,13 +20,14 @@ from typing import Annotated, Literal
 
 import msgspec
 import zstandard
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, field
 
 from loom.errors import RecordError, RequestError
 from loom.record.reader import Reading
 from loom.record.run_paths import RunPaths
 from loom.record.store import entry_at
 from loom.snapshot import occupied
+from loom.snapshot.bundles import PACK, BundledTree, Text
 from loom.storage.tar import DamagedArchive, Item, TarEntry, packed, read
 from loom.storage.unpacking import UnsafeArchive, checked, unpack_items
 from loom.util import atomic, jsons, startup, typed
@@ -35,42 +36,27 @@ from loom.util.units import rough_size
 from loom.util.untrusted_files import open_regular, read_regular
 
 SUFFIX = ".bundle"
-MANIFEST, PACK, RECORD, ACTIONS = "manifest.json", "tree.pack", "record", "actions"
+MANIFEST, RECORD, ACTIONS = "manifest.json", "record", "actions"
 MOST_BYTES = 4 << 30
 MOST_FILES = 50_000
-MOST_TAGS = 1000
 _MOST_MANIFEST = 1 << 20
 _WINDOW = 1 << 27
 _LEFT_OUT = ("artifacts", "artifacts.tar.gz", "saved", "builds", "report.html", "follower.lock", "seen.jsonl")
 """The files that no reader of a record needs, or only the machine that made it."""
 
 _PACK = re.compile(r"(\d+\.)?tree\.pack")
-_Sha = Annotated[str, Meta(pattern=r"^(?:[0-9a-f]{40}|[0-9a-f]{64})\Z")]
-_Text = Annotated[str, Meta(max_length=4096, pattern=r"^[^\x00-\x1f\x7f]*\Z")]
-
-
-class BundledTree(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The files and commits of one repository."""
-
-    head_sha: _Sha
-    tree_sha: _Sha
-    tip_sha: _Sha
-    """A commit with the tree: HEAD, or one on top of it with what was not committed."""
-    pack: bool
-    """Whether it has objects; if not, HEAD is all, and the other one has it."""
-    tags: Annotated[dict[_Text, _Sha], Meta(max_length=MOST_TAGS)] = {}
 
 
 class BundleManifest(BundledTree, frozen=True, kw_only=True, forbid_unknown_fields=True):
     schema_version: Literal["loom.bundle.v1"] = "loom.bundle.v1"
     kind: Literal["bundle"] = "bundle"
-    loom_version: _Text
+    loom_version: Text
     run_id: Annotated[str, Meta(pattern=r"^[0-9]{16,20}\Z")]
-    branch: _Text | None
-    machine: _Text = ""
+    branch: Text | None
+    machine: Text = ""
     """CPUs and memory of the machine that made it."""
-    submodules: Annotated[dict[str, BundledTree], Meta(max_length=1000)] = {}
-    not_searched: Annotated[tuple[_Text, ...], Meta(max_length=10_000)] = ()
+    submodules: Annotated[dict[str, BundledTree], Meta(max_length=1000)] = field(default_factory=dict)
+    not_searched: Annotated[tuple[Text, ...], Meta(max_length=10_000)] = ()
     """The secrets for whose values it was not searched, as its maker wished."""
 
 

@@ -14,7 +14,7 @@ from loom.errors import RequestError
 from loom.record.past_run import PastRun
 from loom.record.run_paths import artifacts_beside
 from loom.render.output import print_either
-from loom.snapshot.model import path_fields
+from loom.snapshot import path_fields
 from loom.storage.artifacts import fetch, index_of
 from loom.storage.tar import TarEntry
 from loom.util.controls import shown

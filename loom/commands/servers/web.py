@@ -18,7 +18,7 @@ from urllib3.exceptions import HTTPError as TransportError
 from loom.addresses import Address
 from loom.commands.screen import progress_line
 from loom.commands.servers import ServerBusy, ServerRefused, ServerUnavailable, is_here, place_of
-from loom.providers.retrying import Policy, retrying
+from loom.util.retrying import Policy, retrying
 from loom.util.units import rough_size
 from loom.util.within import within
 

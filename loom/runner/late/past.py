@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from loom.cancel import Cancel
+from loom.plan.github.late_jobs import LateJobs
 from loom.plan.model import Step
 from loom.record.past_run import PastJob
-from loom.runner.late.jobs import LateJobs
 from loom.runner.late.state import LateState, runtime
 from loom.workflow.parser import InvalidExpression
 

@@ -21,7 +21,7 @@ from loom.plan.model import Job, Step
 from loom.providers.driver import protocol
 from loom.record.step_outputs import recorded, restored
 from loom.runner.late.files import FILES
-from loom.runner.steps import CANCELLED, FAILURE, SKIPPED, SUCCESS
+from loom.status import CANCELLED, FAILURE, SKIPPED, SUCCESS
 from loom.util.masking import Masker
 from loom.workflow.github.expressions import (
     Exact,

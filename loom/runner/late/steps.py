@@ -35,8 +35,8 @@ from loom.runner.late.files import FILES, InvalidFile, paths_of, summary_of, val
 from loom.runner.late.problem_matchers import formats, limited
 from loom.runner.late.state import LateState, StepResult, runtime
 from loom.runner.late.written import steps_of
-from loom.runner.steps import CANCELLED, CODE, FAILURE, SKIPPED, SUCCESS, Clock, JobSteps, Steps
-from loom.status import Ended, Exit, OnOutput, Status, Stream
+from loom.runner.steps import CODE, Clock, JobSteps, Steps
+from loom.status import CANCELLED, FAILURE, SKIPPED, SUCCESS, Ended, Exit, OnOutput, Status, Stream
 from loom.storage.selection import PathSelection, UnsafePath
 from loom.storage.workspace import view_of
 from loom.util.digests import digest_of

@@ -25,7 +25,7 @@ from loom.commands.agents.mcp import _Serving
 from loom.commands.agents.tools import AgentTools, Limits
 from loom.commands.project import Here
 from loom.commands.project.bundle_file import MOST_BYTES, UnpackedBundle, unpacked, write_bundle
-from loom.commands.record.bundle import _Repository
+from loom.commands.record.bundle import _repository
 from loom.errors import RequestError
 from loom.snapshot import occupied
 from tests.unit.commands.test_gitlab_runs import Project
@@ -621,7 +621,7 @@ def test_only_a_clone_of_the_user_that_is_shallow_is_refused(tmp_path: Path, cut
     for root in (workspace, origin) if cut == "both" else (workspace,):
         (root / ".git/shallow").write_text(head)
     here = cast(Here, SimpleNamespace(root=origin, environ=dict(os.environ)))
-    repository = _Repository(workspace, "", here)
+    repository = _repository(workspace, "", here)
     if cut == "both":
         with pytest.raises(RequestError, match="shallow"):
             repository.packed(head.strip(), [], [])

@@ -9,7 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from loom.cancel import Cancel
-from loom.providers import locks
+from loom.util import locks
 
 from .conftest import Make
 

@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 from loom.cancel import Cancel
 from loom.errors import ImageError, ProviderError
 from loom.providers.docker.engine.errors import explanation, names_of, root_cause
-from loom.providers.retrying import Policy
-from loom.providers.retrying import retrying as repeated
+from loom.util.retrying import Policy
+from loom.util.retrying import retrying as repeated
 
 T = TypeVar("T")
 Made = TypeVar("Made")

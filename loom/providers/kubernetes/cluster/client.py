@@ -30,7 +30,7 @@ from yaml import YAMLError
 
 from loom.cancel import Cancel
 from loom.errors import EngineUnavailable, LoomError, ProviderError
-from loom.providers.retrying import Policy, retrying
+from loom.util.retrying import Policy, retrying
 from loom.util.within import within
 
 config: Any = untyped_config

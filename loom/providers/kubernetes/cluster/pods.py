@@ -13,7 +13,7 @@ from loom.cancel import Cancel
 from loom.errors import EngineUnavailable, ImageError, LoomError, ProviderError
 from loom.providers.kubernetes.cluster.client import Gone, Json, is_transient
 from loom.providers.kubernetes.images.snapshot import COPY
-from loom.providers.retrying import Policy, retrying
+from loom.util.retrying import Policy, retrying
 
 if TYPE_CHECKING:
     from loom.providers.kubernetes.cluster.client import Cluster

@@ -19,8 +19,8 @@ from loom.providers.base import OpenedServices
 from loom.providers.kubernetes.cluster import pods as states
 from loom.providers.kubernetes.cluster.client import Gone, is_transient
 from loom.providers.kubernetes.pod.spec import PodServiceContainer, host_names
-from loom.providers.retrying import Policy, retrying
 from loom.providers.services import OnDied, Output, ReadyLine, StartedService, addresses, describe_end, named_port
+from loom.util.retrying import Policy, retrying
 
 if TYPE_CHECKING:
     from loom.providers.kubernetes.cluster.client import Cluster

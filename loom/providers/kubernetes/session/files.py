@@ -27,8 +27,8 @@ from loom.providers.kubernetes.images.snapshot import members_below
 from loom.providers.kubernetes.pod.spec import HELPER
 from loom.providers.kubernetes.session import exec as execs
 from loom.providers.kubernetes.session.exec import Exec
-from loom.providers.retrying import Policy, retrying
 from loom.storage.tar import Item, packed
+from loom.util.retrying import Policy, retrying
 
 if TYPE_CHECKING:
     from loom.providers.base import SessionRequest

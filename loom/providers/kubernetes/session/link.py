@@ -22,8 +22,8 @@ from loom.providers.driver import protocol as driver
 from loom.providers.kubernetes.cluster.client import is_transient
 from loom.providers.kubernetes.pod.spec import sender
 from loom.providers.kubernetes.session.exec import Broken, Exec
-from loom.providers.retrying import Policy, retrying
 from loom.status import Stream
+from loom.util.retrying import Policy, retrying
 from loom.util.within import readable
 
 if TYPE_CHECKING:

@@ -9,10 +9,10 @@ import pytest
 from msgspec.structs import replace
 
 from loom.cancel import Cancel
+from loom.plan.github.late_jobs import LateJobs, Start
 from loom.plan.late import LateCaller, LateNeed
 from loom.plan.model import Image, Job, Plan
 from loom.record.run import load_run
-from loom.runner.late.jobs import LateJobs, Start
 from loom.status import JobResult, Status
 from tests.unit.runner.conftest import Make
 from tests.unit.runner.test_faults import Watching

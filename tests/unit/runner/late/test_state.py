@@ -10,7 +10,8 @@ from msgspec.structs import replace
 
 from loom.plan.late import Action
 from loom.plan.model import Job, Secret, Step
-from loom.runner.late.state import FAILURE, SKIPPED, SUCCESS, JobRuntime, LateState, StepResult
+from loom.runner.late.state import JobRuntime, LateState, StepResult
+from loom.status import FAILURE, SKIPPED, SUCCESS
 from loom.util.masking import Masker
 
 from .plans import job, step

@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from loom.cancel import Cancel
-from loom.providers.retrying import Policy, retrying
+from loom.util.retrying import Policy, retrying
 
 POLICY = Policy(when=lambda error: isinstance(error, OSError), attempts=5, first_wait_s=0.001)
 
@@ -87,7 +87,7 @@ def test_what_takes_long_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(OSError, match="5"):
         retrying(Failing(), POLICY, tell=told.append)
     assert not told
-    monkeypatch.setattr("loom.providers.retrying.TELL_S", 0.0)
+    monkeypatch.setattr("loom.util.retrying.TELL_S", 0.0)
     with pytest.raises(OSError, match="5"):
         retrying(Failing(), POLICY, tell=told.append)
     assert told == ["1"]

@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 
 from loom.errors import RequestError
-from loom.providers import locks
+from loom.util import locks
 from tests.support.effort import effort
 
 _LOOP = """
 import sys
 from pathlib import Path
 from loom.errors import RequestError
-from loom.providers import locks
+from loom.util import locks
 
 lost = 0
 for _ in range(int(sys.argv[2])):

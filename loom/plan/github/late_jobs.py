@@ -17,9 +17,7 @@ from loom.plan.github.labels import refused
 from loom.plan.github.matrix import combinations, texts
 from loom.plan.late import LateCaller, LateJob, LateNeed, limit_of
 from loom.plan.model import AllowFailure, Image, Job, Plan
-from loom.runner.late.steps import LateSteps
-from loom.runner.steps import CANCELLED, FAILURE, SKIPPED, SUCCESS
-from loom.status import JobResult, Status
+from loom.status import CANCELLED, FAILURE, SKIPPED, SUCCESS, JobResult, Status
 from loom.util.toposort import closure
 from loom.workflow.github.expressions import (
     Function,
@@ -51,8 +49,6 @@ class Start(Struct, frozen=True, kw_only=True):
 
 class LateJobs:
     """The results of a run's jobs, for the jobs after them. Thread-safe."""
-
-    steps = LateSteps
 
     def __init__(
         self,
