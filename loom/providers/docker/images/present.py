@@ -36,6 +36,6 @@ def _answer(path: str, question: str) -> bytes:
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(_ANSWER_S)
         connection.connect(path)
-        connection.sendall(f"GET {question} HTTP/1.0\r\nHost: localhost\r\n\r\n".encode())
+        connection.sendall(f"GET {question} HTTP/1.0\r\nHost: localhost\r\n\r\n".encode())  # no limit: it has a timeout
         with connection.makefile("rb") as file:
             return file.read().partition(b"\r\n\r\n")[2]
