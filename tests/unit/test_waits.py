@@ -106,7 +106,7 @@ def test_the_kinds_are_told_apart(line: str, finds: bool, tmp_path: Path, monkey
     assert bool(unbounded(tmp_path / "a.py")) is finds
 
 
-# What pauses by itself, and why it is neither `wait_until` nor one of the policies of a retry (providers/retrying.py).
+# What pauses by itself, and why it is neither `wait_until` nor one of the policies of a retry (util/retrying.py).
 PAUSES = {
     "commands/agents/mcp.py": "tells a client from time to time that its call goes on",
     "commands/record/logs.py": "follows a record for as long as its run goes on",

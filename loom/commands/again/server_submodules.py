@@ -15,7 +15,7 @@ from loom.commands.plan.git_server import GitError, GitServer, fetch_checkout
 from loom.commands.project.checkout import git
 from loom.errors import SnapshotError
 from loom.plan.clone import Clone
-from loom.snapshot.git import nul_list
+from loom.snapshot import nul_list
 
 
 def lay_out_submodules(

@@ -84,7 +84,7 @@ RESUMED_AT_MOST = 100
 
 
 def retrying(call: Callable[[], T], policy: Policy = HICCUP, **more: Any) -> T:
-    """Retry as `providers.retrying`; without a policy, for a call that is safe to repeat."""
+    """Retry as `util.retrying`; without a policy, for a call that is safe to repeat."""
     return repeated(call, policy, **more)
 
 
