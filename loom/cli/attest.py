@@ -54,3 +54,17 @@ def attest_ci(
 
     It needs git, jq and ssh-keygen, not loom. Every doubt means that a job runs.
     """
+
+
+@done_by("gate.signoff")
+def signoff(
+    what: str = argument(
+        "[RUN|COMMIT]", "A run that passed, or a commit of whose tree one did.", "run", default="HEAD"
+    ),
+    each: bool = option("--each", "One status for each job, not one for all."),
+    as_json: bool = options.AS_JSON,
+) -> None:
+    """Post to origin's server, as a status of the commit, that a whole run of its tree passed.
+
+    Refuses as `loom attest` does, and for a commit that is not on the server.
+    """

@@ -44,9 +44,7 @@ from loom.commands.servers import (
     RemoteJob,
     RemotePipeline,
     Server,
-    address_of,
     is_address,
-    tokens,
 )
 from loom.errors import LoomError, RequestError, SnapshotError
 from loom.plan.clone import Clone, Recursion
@@ -65,7 +63,6 @@ from loom.util import atomic
 from loom.util.controls import shown
 from loom.util.globs import match_name
 from loom.util.units import machine, machine_size
-from loom.workflow.languages import GITHUB, GITLAB
 
 _EVENTS = {name: name for name in EVENTS} | {"merge_request_event": "merge_request"}
 _MERGED = re.compile(rb"\+(?P<sha>[0-9a-f]{40,64}):refs/remotes/(?P<ref>pull/\d{1,18}/merge)\b")
@@ -104,17 +101,10 @@ def reproduce(
 
 def _last_failed(here: Here) -> tuple[Server, RemoteJob]:
     """Return the first failed job of the newest red pipeline of this branch, at origin."""
-    origin = remote.home_of(here)
+    address = remote.address_of_origin(here)
     branch = (git(here.root, here.environ, "symbolic-ref", "--quiet", "--short", "HEAD") or b"").decode().strip()
-    if origin is None or not branch:
+    if address is None or not branch:
         raise RequestError("--last: there is no branch, or no origin on a server", hint="name the address of the job")
-    is_github = (
-        origin.host == "github.com"
-        or tokens.is_configured("github", origin.server, here.environ)
-        or (here.root.joinpath(GITHUB.default).is_dir() and not here.root.joinpath(GITLAB.default).exists())
-    )
-    page = "actions/runs/1" if is_github else "-/pipelines/1"
-    address = replace(address_of(f"{origin.protocol}://{origin.server}/{origin.path}/{page}"), pipeline=None)
     return remote.reached(here, address, lambda server: server.last_failed(branch))
 
 

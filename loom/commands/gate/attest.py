@@ -58,7 +58,7 @@ class NothingShown(RequestError):
 
 def attest_sign(what: str, *, push: bool, as_json: bool) -> None:
     project = here()
-    reading, commit = _shown(project, what)
+    reading, commit = shown_by(project, what)
     statement = statement_of(reading)
     listed = git(project.root, project.environ, "config", "--null", "--list") or b""
     signing = signing_of(dict(setting.partition("\n")[::2] for setting in os.fsdecode(listed).split("\0")))
@@ -110,7 +110,7 @@ def attest_verify(commit: str, *, signers: Path, jobs: list[str], allow_unlike: 
     return ExitCode.OK if good else ExitCode.JOB_FAILED
 
 
-def _shown(project: Here, what: str) -> tuple[Reading, str]:
+def shown_by(project: Here, what: str) -> tuple[Reading, str]:
     """Return the run that has passed, and the commit whose tree it is of. NothingShown if there is none."""
     try:
         reading = project.find(what)

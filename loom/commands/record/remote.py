@@ -6,20 +6,24 @@ import tempfile
 from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 import typer
+from msgspec.structs import replace
 
 from loom.analysis.diagnosis import Diagnosis
 from loom.analysis.server_log import ServerLog, diagnosis_of_log, read_log
 from loom.commands.project import Here, checkout, trusting
 from loom.commands.project.trust_store import ServerTrust
 from loom.commands.servers import JobAddress, RemoteJob, Server, ServerRefused, address_of, server_of
-from loom.commands.servers.tokens import NAMED, token_for
+from loom.commands.servers.tokens import NAMED, is_configured, token_for
 from loom.commands.terminal import attended
 from loom.errors import RequestError
 from loom.plan.origin import ProjectOrigin, origin_of
 from loom.plan.permissions import PermissionRequest
+from loom.workflow.languages import GITHUB, GITLAB
+
+T = TypeVar("T")
 
 
 def remote_job(project: Here, url: str) -> tuple[Server, RemoteJob]:
@@ -31,8 +35,8 @@ def remote_job(project: Here, url: str) -> tuple[Server, RemoteJob]:
     return server, job
 
 
-def reached(project: Here, address: JobAddress, ask: Callable[[Server], RemoteJob]) -> tuple[Server, RemoteJob]:
-    """Return the server and the job that it is asked for; it may be below a path, as which the project's first groups count."""
+def reached(project: Here, address: JobAddress, ask: Callable[[Server], T]) -> tuple[Server, T]:
+    """Return the server and what it is asked for; it may be below a path, as which the project's first groups count."""
     refused: ServerRefused | None = None
     for one in (address, *address.below_paths()):
         server = connected(project, one)
@@ -77,6 +81,19 @@ def home_of(project: Here) -> ProjectOrigin | None:
     """Return the project's server and path by the address of `origin`; None without one."""
     found = checkout.origin_of(project.root, project.environ)
     return None if found is None else origin_of(str(found))
+
+
+def address_of_origin(project: Here) -> JobAddress | None:
+    """Return the address of the project on the server of `origin`, without a pipeline or job; None without one."""
+    if (origin := home_of(project)) is None:
+        return None
+    is_github = (
+        origin.host == "github.com"
+        or is_configured("github", origin.server, project.environ)
+        or (project.root.joinpath(GITHUB.default).is_dir() and not project.root.joinpath(GITLAB.default).exists())
+    )
+    page = "actions/runs/1" if is_github else "-/pipelines/1"
+    return replace(address_of(f"{origin.protocol}://{origin.server}/{origin.path}/{page}"), pipeline=None)
 
 
 @contextmanager
