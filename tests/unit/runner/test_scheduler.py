@@ -271,6 +271,38 @@ def test_a_job_that_waits_takes_no_slot() -> None:
     assert order == ["a", "b", "late"]
 
 
+def test_a_wait_that_ends_after_a_cancel_skips_its_job_no_second_time() -> None:
+    cancel, skipped_once = Cancel(), threading.Event()
+    skipped: list[str] = []
+
+    def on_skip(job: Job, skip: Skip) -> None:
+        skipped.append(skip.reason)
+        skipped_once.set()
+
+    def until_free(job: Job) -> Skip:
+        cancel.request(None)
+        assert skipped_once.wait(60)
+        return Skip(job_id=job.id, reason="nobody started it")
+
+    def run(job: Job) -> JobResult:
+        assert skipped_once.wait(60)
+        for thread in threading.enumerate():
+            if thread.name.endswith("wait late"):
+                thread.join(60)
+        return OK
+
+    results = Schedule(
+        plan=plan(job("late", "build"), job("a", "build")),
+        run_job=run,
+        on_skip=on_skip,
+        waits=lambda job: job.id == "late",
+        until_free=until_free,
+        at_most=1,
+        cancel=cancel,
+    ).run()
+    assert (results["late"], skipped) == (SKIPPED, ["the run was interrupted"])
+
+
 def test_a_cancel_ends_a_wait_and_a_bug_in_one_comes_out() -> None:
     cancel = Cancel()
     skipped: list[str] = []

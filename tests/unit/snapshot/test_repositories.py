@@ -13,6 +13,7 @@ import pytest
 from loom.cancel import Cancel
 from loom.errors import RequestError
 from loom.snapshot import discover, explain, take, verify
+from loom.snapshot.repository import parse
 
 from .conftest import ENVIRONMENT, Repo, Snap, check, clone, contents
 
@@ -372,3 +373,24 @@ def test_workspaces_in_the_checkout_are_no_part_of_it(work: Repo, snap: Snap) ->
     for tmp_dir in (None, work.root / "tmp"):
         answers = explain(source, asked, start=work.root, tmp_dir=tmp_dir)
         assert [answer.included for answer in answers] == [False, True, True, True]
+
+
+def test_a_configuration_is_read_or_refused_as_git_does(tmp_path: Path) -> None:
+    file = tmp_path / "config"
+    texts = (
+        "[a]\n\tb\n",
+        "[a]\n\tb c\n",
+        "[a]\n\tb ; c\n",
+        "[a]\n\tb = c d\n",
+        '[a "x"]\nb="c ; d" # e\n',
+        "[a] b\n",
+    )
+    for text in texts:
+        file.write_text(text)
+        told = subprocess.run(["git", "config", "-f", str(file), "--list", "-z"], capture_output=True, text=True)
+        try:
+            found = [(key, "" if value == "true" else value) for key, value in parse(text)]
+        except ValueError:
+            found = None
+        pairs = (entry.partition("\n") for entry in told.stdout.split("\0") if entry)
+        assert found == ([(key, value) for key, _, value in pairs] if told.returncode == 0 else None), text
