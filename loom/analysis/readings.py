@@ -73,9 +73,7 @@ class Place(Struct, frozen=True, kw_only=True):
     """The depth of the job's clone, if that is less than the checkout's."""
 
 
-_OF_GITHUB = (
-    "GitHub's machines have more programs: `github: {runs_on: ...}` in your configuration gives a label another image"
-)
+_OF_GITHUB = "GitHub's machines have more programs: `--image LABEL=IMAGE` gives a label of `runs-on` another image"
 
 
 @cache

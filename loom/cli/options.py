@@ -74,6 +74,11 @@ class PlanOptions:
         "--deploy/--no-deploy", "Run also the jobs that deploy or release, of GitHub's and GitLab's files."
     )
     on: str | None = ON
+    images: list[str] | None = option(
+        "--image NAME=IMAGE",
+        "Run IMAGE where the workflow names NAME: an image, or a label of GitHub's runners.",
+        "image",
+    )
     workflow: Path | None = WORKFLOW_FILE
     stage: list[str] | None = option("--stage STAGE", "Only the jobs of this stage.", "stage")
     from_job: str | None = option("--from JOB", "This job and the jobs after it.", "workflow-job")

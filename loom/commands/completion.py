@@ -62,6 +62,7 @@ KINDS: Mapping[str, Callable[[Given], Iterable[Any]]] = {
     "stage": lambda _: _plan().stages,
     "pool": lambda _: (*MODULES, *here().config.pools),
     "matrix": lambda _: dict.fromkeys(f"{key}={value}" for job in _plan().jobs for key, value in job.matrix.items()),
+    "image": lambda _: dict.fromkeys(f"{job.image.name}=" for job in _plan().jobs if job.image and job.image.name),
     "setting": lambda _: config.KEYS,
     "document": lambda _: ("list", *import_module("loom.commands.record.schema").NAMES),
 }

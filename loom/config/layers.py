@@ -72,7 +72,8 @@ class _Layers:
         self.overruled: dict[str, Overruled] = {}
 
     def set(self, name: str, value: Any, origin: ValueOrigin) -> None:
-        self.values[name], self.origins[name] = value, origin
+        self.values[name] = {**self.values[name], **value} if name == "images" else value
+        self.origins[name] = origin
         if origin.layer != "project":  # the project's file can't change it any more
             self.overruled.pop(name, None)
 
@@ -200,7 +201,7 @@ def _given(
     ]
     for name, value in flags.items():
         if value is not None:
-            flag = ("--no-" if value is False else "--") + name.replace("_", "-")
+            flag = ("--no-" if value is False else "--") + ("image" if name == "images" else name.replace("_", "-"))
             given.append(
                 (name, str(value) if isinstance(value, Path) else value, ValueOrigin(layer="flag", source=flag))
             )

@@ -27,6 +27,7 @@ from loom.config.values import (
     parse_flag,
     parse_github,
     parse_gitlab,
+    parse_images,
     parse_keepass,
     parse_memory,
     parse_names,
@@ -101,6 +102,7 @@ Unlike = Annotated[tuple[str, ...], parse_unlike]
 Databases = Annotated[Mapping[str, KeepassDatabase], parse_keepass]
 OfGitHub = Annotated[GitHubSettings, parse_github]
 OfGitLab = Annotated[GitLabSettings, parse_gitlab]
+Images = Annotated[Mapping[str, str], parse_images]
 Pools = Annotated[Mapping[str, Pool], _pools]
 
 
@@ -120,6 +122,9 @@ class Config:
         "Run jobs without an image in a container too; false: on this machine, without isolation.",
     )
     default_image: str = _key("debian:trixie-slim", FREE, "The image of jobs without one.")
+    images: Images = _key(
+        dict, FREE, "Images to run instead, by the names that workflows have: of images, or labels of GitHub's runners."
+    )
     default_shell: str = _key(
         "auto", FREE, "The shell of steps without one: auto (bash if installed, else sh), or a command line."
     )
@@ -255,8 +260,8 @@ def _key_of(item: Field[Any], hint: Any) -> ConfigKey:
 _HINTS = get_type_hints(Config, include_extras=True)
 SETTINGS = {item.name: _key_of(item, _HINTS[item.name]) for item in fields(Config) if "internal" not in item.metadata}
 KEYS = tuple(SETTINGS)
-MAPPINGS = frozenset({"github", "gitlab", "keepass", "pools"})
-"""The settings that only a file can give."""
+MAPPINGS = frozenset({"github", "gitlab", "images", "keepass", "pools"})
+"""The settings that no variable can give."""
 MEASURES: Mapping[Parse, Callable[[Any], str]] = {
     parse_duration: duration_text,
     parse_size: size_text,
@@ -274,7 +279,7 @@ def text_of(name: str, value: Any) -> str:
     if isinstance(value, tuple):
         return "[" + ", ".join(value) + "]"
     if isinstance(value, Mapping):
-        shown = {key: item.target if isinstance(item, Pool) else item.path for key, item in value.items()}
+        shown = {key: getattr(item, "target", None) or getattr(item, "path", item) for key, item in value.items()}
         return "{" + ", ".join(f"{key}: {text}" for key, text in shown.items()) + "}"
     if isinstance(value, GitHubSettings | GitLabSettings):
         given = (key for key in value.__struct_fields__ if getattr(value, key) != getattr(type(value)(), key))

@@ -42,8 +42,6 @@ class GitHubSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     server: str = "https://github.com"
     """The server of the actions' repositories, for git: `SERVER/OWNER/NAME`."""
-    runs_on: Mapping[str, str] = member(default_factory=dict)
-    """Images by the labels of `runs-on`."""
     secrets: Mapping[str, str] = member(default_factory=dict)
     """References to secrets by their names in `secrets`."""
     vars: Mapping[str, str | int | float | bool] = member(default_factory=dict)
@@ -83,6 +81,17 @@ def parse_names(value: Any, context: ValueContext) -> tuple[str, ...]:
     if not isinstance(items, list):
         raise ValueError(f"expected a list of names, found {_found(value)}")
     return tuple(parse_text(item, context) for item in items if item != "")
+
+
+def parse_images(value: Any, context: ValueContext) -> Mapping[str, str]:
+    if isinstance(value, list | tuple):
+        pairs = [(str(item).partition("=")) for item in value]
+        if wrong := [name for name, equals, _ in pairs if not equals]:
+            raise ValueError(f"expected NAME=IMAGE, found {wrong[0]!r}")
+        value = {name: image for name, _, image in pairs}
+    if not isinstance(value, dict):
+        raise ValueError(f"expected images by the names that they replace, found {_found(value)}")
+    return {parse_text(name, context): parse_text(image, context) for name, image in value.items()}
 
 
 def parse_choice(*allowed: str) -> Parse:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Mapping
+from difflib import SequenceMatcher
 
 from msgspec import Struct
 
@@ -12,6 +14,7 @@ _DEFAULT_REGISTRY = "docker.io"
 _REPOSITORY = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*")
 _REGISTRY = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9a-fA-F:]+\])(?::[0-9]+)?")
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
+_SIMILAR = 0.7
 DIGEST = re.compile(r"[a-z0-9]+(?:[.+_-][a-z0-9]+)*:[0-9a-fA-F]{32,}")
 
 
@@ -68,6 +71,31 @@ def parse_reference(text: str) -> Reference:
             code="IMAGE_REFERENCE_INVALID",
         )
     return Reference(registry=registry, repository=repository, tag=tag if colon or digest else "latest", digest=digest)
+
+
+def similar(reference: Reference, names: Iterable[str]) -> list[str]:
+    """Return up to three of these names of images that may stand for another one, the most similar first."""
+
+    def likeness(other: Reference) -> tuple[bool, float]:
+        last, theirs = (one.repository.rpartition("/")[2] for one in (reference, other))
+        same = last in theirs or theirs in last
+        return same, SequenceMatcher(None, reference.name, other.name).ratio()
+
+    ranked = sorted(((likeness(parse_reference(name)), name) for name in names), reverse=True)
+    return [name for (same, ratio), name in ranked if same or ratio > _SIMILAR][:3]
+
+
+def replacement(name: str, images: Mapping[str, str]) -> str | None:
+    """Return the image that `images` has for a name, in any spelling of the reference. Other keys are labels of runners."""
+    wanted = _normal(name)
+    return next((image for key, image in images.items() if key == name or _normal(key) == wanted), None)
+
+
+def _normal(name: str) -> str:
+    try:
+        return parse_reference(name).name
+    except RequestError:
+        return name
 
 
 _ARCHITECTURES = {

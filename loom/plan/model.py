@@ -517,6 +517,8 @@ class Plan(Struct, frozen=True, kw_only=True, dict=True):
     """The variables whose value is not known here, with the ids of the jobs whose rules ask for it."""
     behind: str = ""
     """Why CI would run another commit for this event; empty: it would not."""
+    replaced: Mapping[str, str] = field(default_factory=dict)
+    """The images that run, by the names of those that the workflow has instead (`Config.images`)."""
 
     def job(self, job_id: str) -> Job:
         """Return the job with this id. KeyError if the plan does not contain it."""

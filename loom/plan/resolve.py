@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from typing import Protocol, cast
 
@@ -10,7 +10,9 @@ from msgspec.structs import replace
 
 from loom.config import Config
 from loom.errors import Problem
+from loom.images.reference import replacement
 from loom.plan import model as p
+from loom.plan.image_lock import image_of
 from loom.util.budget import limited
 from loom.workflow.loaded import Entry, Loaded
 from loom.workflow.sources import Repositories
@@ -39,9 +41,40 @@ def resolve(workflow: Loaded, selection: p.JobSelection, context: p.ResolveConte
     """
     with limited():
         plan = _of(workflow).resolve(workflow, selection, context)
+    if context.config.images:
+        plan = _with_replacements(plan, context.config.images)
     if selection.no_delay:
         plan = replace(plan, jobs=tuple(replace(job, delay_s=None) for job in plan.jobs))
     return plan
+
+
+def _with_replacements(plan: p.Plan, images: Mapping[str, str]) -> p.Plan:
+    """Return the plan with the images that the configuration has instead of those of the workflow."""
+    replaced: dict[str, str] = {}
+
+    def found(image: p.Image | None) -> p.Image | None:
+        other = replacement(image.name, images) if image is not None and image.name and image.build is None else None
+        if image is None or other is None or other == image.name:
+            return image
+        replaced[image.name or ""] = other
+        return replace(image, name=other)
+
+    def of_action(step: p.Step) -> p.Step:
+        if step.action is None or not step.action.image.startswith("docker://"):
+            return step
+        image = found(image_of(step.action))
+        return step if image is None else replace(step, action=replace(step.action, image=f"docker://{image.name}"))
+
+    jobs = tuple(
+        replace(
+            job,
+            image=found(job.image),
+            services=tuple(replace(one, image=found(one.image)) for one in job.services),
+            steps=tuple(map(of_action, job.steps)),
+        )
+        for job in plan.jobs
+    )
+    return replace(plan, jobs=jobs, replaced=replaced)
 
 
 def rehearse(workflow: Loaded, config: Config | None = None, repositories: Elsewhere = lambda: None) -> Rehearsed:

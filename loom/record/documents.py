@@ -264,7 +264,7 @@ class Assistance(Document, frozen=True, kw_only=True):
     changes_total: Count = 0
 
 
-Kind = Literal["whole", "partial", "resumed", "assisted", "behind"]
+Kind = Literal["whole", "partial", "resumed", "assisted", "behind", "other_images"]
 
 
 class HeldJob(Document, frozen=True, kw_only=True):
@@ -280,7 +280,7 @@ class Extent(Document, frozen=True, kw_only=True):
     kinds: list[Kind]
     """`whole`: each job that CI would run ran, from its first step. Else `partial` or `resumed`, or both.
 
-    `assisted` and `behind` come after these.
+    `assisted`, `behind` and `other_images` come after these.
     """
     proof: bool
     parent_run_id: RunId | None
@@ -295,6 +295,8 @@ class Extent(Document, frozen=True, kw_only=True):
     """The tree that ran: the snapshot's. Null where somebody may have changed files by hand."""
     behind: str | UnsetType = UNSET
     """Why CI would run another commit for the event."""
+    replaced_images: dict[str, str] | UnsetType = UNSET
+    """The images that ran, by the names of those that the workflow has instead."""
 
 
 class Receipt(Document, frozen=True, kw_only=True):

@@ -48,6 +48,8 @@ def extent_of(fold: RunFold) -> Extent:
         kinds.append("assisted")
     if behind := plan.get("behind"):
         kinds.append("behind")
+    if replaced := plan.get("replaced_images"):
+        kinds.append("other_images")
     return Extent(
         kinds=kinds,
         proof=kinds == ["whole"],
@@ -61,6 +63,7 @@ def extent_of(fold: RunFold) -> Extent:
         assisted=assisted,
         tree_sha=None if by_hand else fold.facts.get("snapshot_taken", {}).get("tree_sha"),
         behind=behind or msgspec.UNSET,
+        replaced_images=replaced or msgspec.UNSET,
     )
 
 
@@ -123,12 +126,14 @@ def extent_text(stated: Mapping[str, Any]) -> str:
         "sync": f"{counted(files['sync'], 'file')} brought by --sync",
     }
     ran = [f"ran {', '.join(extent.ran) or 'no job'}{of}"] if extent.not_selected or taken or not extent.held else []
+    others = [f"{image} for {name}" for name, image in (extent.replaced_images or {}).items()]
     parts = {
         "whole": "whole",
         "partial": f"partial ({'; '.join([*ran, *held_text(stated)])})",
         "resumed": f"resumed from run {extent.parent_run_id} ({saved})",
         "assisted": f"assisted ({', '.join(text for kind, text in texts.items() if kind in how)})",
         "behind": f"behind ({extent.behind})",
+        "other_images": f"other images ({', '.join(others)})",
     }
     return ", ".join(parts[kind] for kind in extent.kinds)
 

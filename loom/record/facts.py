@@ -95,6 +95,7 @@ _FACTS: Mapping[str, type[Struct]] = {
         left_out=list[_LEFT_OUT_JOB],  # type: ignore[valid-type]
         behind=str,
         undecided=list[str],
+        replaced_images=dict[str, str],
     ),
     "snapshot_taken": _data(
         "path head_sha tree_sha files bytes changed left_out",

@@ -83,7 +83,7 @@ class Execution:
             return None
         from loom.plan.github.late_jobs import LateJobs  # late: only for such jobs
 
-        images = self._tools.config.github.runs_on
+        images = self._tools.config.images
         return LateJobs(plan, self._done, self._cancel, images, self._publish_growth)
 
     def _publish_growth(self) -> None:
@@ -504,6 +504,7 @@ def plan_shape(plan: Plan, *, without: Container[str] = ()) -> dict[str, Any]:
         ],
         **({"behind": plan.behind} if plan.behind else {}),
         **({"undecided": list(plan.undecided)} if plan.undecided else {}),
+        **({"replaced_images": dict(plan.replaced)} if plan.replaced else {}),
     }
 
 

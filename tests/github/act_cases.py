@@ -90,8 +90,8 @@ def main() -> None:
         settings = Path(folder) / "home/.config/loom/config.yml"
         settings.parent.mkdir(parents=True)
         images = {"ubuntu-latest": IMAGE}
-        github = {"server": given.server, "runs_on": images, "secrets": {"secret": "env://SECRET"}}
-        settings.write_bytes(msgspec.json.encode({"github": github}))
+        github = {"server": given.server, "secrets": {"secret": "env://SECRET"}}
+        settings.write_bytes(msgspec.json.encode({"github": github, "images": images}))
         for case in cases(given.act):
             if given.names and case["name"] not in given.names:
                 continue

@@ -51,6 +51,18 @@ def test_a_higher_layer_wins(
     assert str(found.origins["jobs"]).startswith(origin)
 
 
+def test_images_of_all_layers_count_together(tmp_path: Path) -> None:
+    found = load(
+        tmp_path,
+        user="images: {a: user, b: user, 'node:14': user}",
+        project="images: {b: project, 'node:14': project}",
+        images=["node:14=node:22"],
+    )
+    assert found.images == {"a": "user", "b": "project", "node:14": "node:22"}
+    with pytest.raises(RequestError, match="--image: expected NAME=IMAGE, found 'node:14'"):
+        load(tmp_path, images=["node:14"])
+
+
 def test_values_are_read_in_their_units(tmp_path: Path) -> None:
     found = load(
         tmp_path,

@@ -150,7 +150,7 @@ class _Reproducing:
         self._variables = ServerVariables(here, server, job, self._directory, self._notes, self._differs)
         self._artifacts = ServerArtifacts(server, job, self._directory, self._notes, self._differs)
         if self._address.kind == "github":
-            known = {*here.config.github.runs_on, *here.config.pools}
+            known = {*here.config.images, *here.config.pools}
             found = refused([label.lower() for label in job.tags], {label.lower() for label in known})
             self._notes += [found[0]] if found is not None else []
 

@@ -40,7 +40,6 @@ class ServerVariables:
         settings = self._here.config.github
         return {
             "server": settings.server,
-            "runs_on": dict(settings.runs_on),
             "secrets": dict(settings.secrets),
             "vars": {**settings.vars, **{one.name: one.value for one in found if one.value is not None}},
         }

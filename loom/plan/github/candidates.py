@@ -103,7 +103,7 @@ class GitHubCandidates:
         """The problems of values, which another event may not have."""
         self.event = event_of(context)
         config = context.config
-        self.known_labels = frozenset(label.lower() for label in (*config.github.runs_on, *config.pools))
+        self.known_labels = frozenset(label.lower() for label in (*config.images, *config.pools))
         """The labels of the user's configuration, in lower case."""
         self.everything = everything
         """Whether all files count as triggered, since no event is known."""

@@ -36,7 +36,7 @@ _PORTS = re.compile(r"(?:[0-9.]+:)??(?:(?P<host>[0-9]+):)?(?P<port>[0-9]{1,5})(?
 _TIMEOUT_S = 360 * MINUTE_S
 """The default of `timeout-minutes` (docs.github.com: workflow syntax), where the user's configuration has no other."""
 _NAMED = {"image": "container", "timeout": "timeout-minutes"}
-_LABELED = {**_NAMED, "default_image": "github.runs_on"}
+_LABELED = {**_NAMED, "default_image": "images"}
 
 
 class GitHubJobBuilder(builder.Refusals):
@@ -149,7 +149,7 @@ class GitHubJobBuilder(builder.Refusals):
         return pool_for(pool, has_image=has_image, selection=self.selection, config=self.context.config)
 
     def _image_of_label(self, candidate: GitHubCandidate) -> str | None:
-        known = {label.lower(): image for label, image in self.context.config.github.runs_on.items()}
+        known = {label.lower(): image for label, image in self.context.config.images.items()}
         return next((known[label] for label in candidate.labels or () if label in known), None)
 
     # -- what is decided later ----------------------------------------------------------------------------------------

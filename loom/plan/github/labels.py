@@ -40,7 +40,7 @@ def refused(labels: Collection[str], known: Collection[str]) -> tuple[str, str, 
             own = "runners of your own"
             return f"its label {label} is of {own}; jobs run on Linux here", own, False
         if retired or not _LINUX.search(label):
-            advice = f"`github: {{runs_on: {{{label}: IMAGE}}}}` of your configuration gives it an image"
+            advice = f"`--image {label}=IMAGE` gives it an image"
             one, kind = ("a retired runner", "retired runners") if retired else ("no known runner", "unknown runners")
             return f"its label {label} is of {one}; {advice}", kind, False
     return None

@@ -12,6 +12,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from loom.cancel import Cancel
+from loom.images.reference import replacement
 from loom.plan.github.growth import grown
 from loom.plan.github.labels import refused
 from loom.plan.github.matrix import combinations, texts
@@ -58,11 +59,12 @@ class LateJobs:
         images: Mapping[str, str] = MappingProxyType({}),
         on_growth: Callable[[], None] = lambda: None,
     ) -> None:
-        """`images`: of the labels of runners. `on_growth` is called when `plan` has changed."""
+        """`images`: see `Config.images`. `on_growth` is called when `plan` has changed."""
         self._plan = plan
         self.plan = plan
         """With the jobs that others have become (`several`)."""
         self._on_growth = on_growth
+        self._replacements = images
         self._images = {label.lower(): image for label, image in images.items()}
         self._results = dict(done)
         self._cancel = cancel
@@ -118,6 +120,11 @@ class LateJobs:
             job = replace(job, image=replace(job.image, name=image))
         if late.image:
             name = text_of(filled(late.image, contexts)).removeprefix("docker://")
+            if (other := replacement(name, self._replacements)) is not None:
+                with self._lock:
+                    self.plan = replace(self.plan, replaced={**self.plan.replaced, name: other})
+                self._on_growth()
+                name = other
             job = replace(job, image=replace(job.image or Image(), name=name))
         return Start(job=job, needs=needs)
 

@@ -38,7 +38,9 @@ def resolve(workflows: Workflows, selection: p.JobSelection, context: p.ResolveC
     if wrong:
         raise WorkflowError(list(dict.fromkeys(wrong)))
     choice.refuse_held(
-        found, hint="`github: {runs_on: {LABEL: IMAGE}}` of your configuration runs it in an image", code=UNSUPPORTED
+        found,
+        hint="`--image LABEL=IMAGE` (`images: {LABEL: IMAGE}` in the configuration) runs it in an image",
+        code=UNSUPPORTED,
     )
     jobs = choice.connect(found, choice.select(found))
     made = GitHubJobBuilder(candidates, context, selection)

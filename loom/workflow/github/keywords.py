@@ -173,7 +173,7 @@ JOB = (
     Keyword(
         "runs-on",
         "nonempty | [nonempty] | map",
-        "A label chooses an image by `github: {runs_on: {LABEL: IMAGE}}` of your configuration, or a pool of yours by its name. "
+        "A label chooses an image by `images: {LABEL: IMAGE}` of the configuration, or a pool of yours by its name. "
         "Jobs for Windows, macOS and runners of your own are left out.",
         _DIFFERS,
     ),

@@ -35,7 +35,7 @@ def git(directory: Path, *words: str) -> None:
 
 
 def configured(project: Project, server: Path, **more: Any) -> None:
-    settings = {"github": {"server": f"file://{server}", "runs_on": {"ubuntu-latest": IMAGE}}, **more}
+    settings = {"github": {"server": f"file://{server}"}, "images": {"ubuntu-latest": IMAGE}, **more}
     path = project.home / ".config/loom/config.yml"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(settings))

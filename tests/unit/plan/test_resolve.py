@@ -591,3 +591,18 @@ def test_a_matrix_may_have_256_combinations(plan: MakePlan, tmp_path: Path) -> N
     row = ", ".join(f"'{number}'" for number in range(16))
     text = f"a: {{stage: test, script: x, parallel: {{matrix: [{{A: [{row}], B: [{row}]}}]}}}}"
     assert len(plan(tmp_path, text).jobs) == 256
+
+
+def test_other_images_run_in_the_place_of_those_that_the_configuration_names(
+    plan: Callable[..., Plan], tmp_path: Path
+) -> None:
+    text = """\
+a: {stage: test, image: library/node, services: [{name: db, image: "pg:12"}], script: x}
+b: {stage: test, image: {name: node, build: {context: .}}, script: x}
+"""
+    found = plan(
+        tmp_path, text, files=["Dockerfile"], config=Config(images={"node:latest": "node:22", "pg:12": "pg:16"})
+    )
+    a, b = found.jobs
+    assert [image and image.name for image in (a.image, a.services[0].image, b.image)] == ["node:22", "pg:16", "node"]
+    assert found.replaced == {"library/node": "node:22", "pg:12": "pg:16"}

@@ -346,7 +346,7 @@ def test_completion_never_fails(failed: Ran, monkeypatch: pytest.MonkeyPatch, tm
     assert complete("job", {"run": "last"}) == ["build", "lint", "test", "after"]
     assert "script/02" in complete("step", {"run": "last", "job": "test"})
     assert complete("job", {"run": "nothing"}) == []
-    assert complete("workflow-job", {}) == ["build", "lint", "test", "after"]
+    assert [name for name, _ in complete("workflow-job", {})] == ["build", "lint", "test", "after"]
     monkeypatch.chdir(tmp_path)
     assert complete("job", {}) == []
     assert os.getcwd() == str(tmp_path)

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from loom.cancel import Cancel
 from loom.errors import ImageError
-from loom.images.reference import Reference, normal_platform, parse_reference, short
+from loom.images.reference import Reference, normal_platform, parse_reference, short, similar
 from loom.plan import model
 from loom.plan.image_lock import ImageLock, Locked
 from loom.plan.model import Resolved
@@ -64,14 +64,34 @@ class NamedImages:
         local = self.local(reference, platform)
         if local is not None and (policy != "always" or reference.digest):
             return local
-        if policy == "never":
-            raise ImageError(
-                f"{reference.name} ({platform}) is not on this engine, and its pull policy is `never`",
-                hint=f"Load or build it first, or pull it by hand: docker pull {reference.name}",
-                code="IMAGE_NOT_PRESENT",
-            )
-        pull(self.engine, reference, platform, on_output=on_output, cancel=cancel)
+        try:
+            if policy == "never":
+                raise ImageError(
+                    f"{reference.name} ({platform}) is not on this engine, and its pull policy is `never`",
+                    hint=f"Load or build it first, or pull it by hand: docker pull {reference.name}",
+                    code="IMAGE_NOT_PRESENT",
+                )
+            pull(self.engine, reference, platform, on_output=on_output, cancel=cancel)
+        except ImageError as error:
+            if error.code != "CANCELED":
+                error.hint = f"{error.hint or ''}\n{self.ways_around(reference)}".lstrip()
+            raise
         return self._required(reference, platform)
+
+    def ways_around(self, reference: Reference) -> str:
+        """Return how to run without an image that can't be had, with similar ones that are here."""
+        api: Any = self.client.api
+        try:
+            names = [name for one in api.images() for name in one.get("RepoTags") or () if "<none>" not in name]
+        except Exception:  # noqa: BLE001  whatever the engine's client raises: the first error matters
+            names = []
+        found = similar(reference, names)
+        other = found[0] if found else "IMAGE"
+        here = f"similar ones are here: {', '.join(found)}\n" if found else ""
+        return (
+            f"{here}run another one instead: --image {reference.name}={other}\n"
+            f"or give it this name: docker tag {other} {reference.name}, or docker build -t {reference.name} FOLDER"
+        )
 
     def locked(self, reference: Reference, platform: str) -> Locked | None:
         """Return the lock's entry for this image. ImageError in a frozen run without such an entry."""

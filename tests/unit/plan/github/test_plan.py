@@ -9,10 +9,9 @@ import pytest
 
 from loom.config import Config
 from loom.config.settings import ValueOrigin
-from loom.config.values import GitHubSettings
 from loom.errors import InfrastructureError, RequestError, WorkflowError
 from loom.plan.late import LateJob
-from loom.plan.model import Job, JobSelection, Plan, ResolveContext
+from loom.plan.model import Image, Job, JobSelection, Plan, ResolveContext
 from loom.plan.provenance import ValueSource, sources
 from loom.plan.resolve import rehearse, resolve
 from loom.util.jsons import encode_file
@@ -157,8 +156,8 @@ def test_a_matrix_becomes_jobs(planned: Planned) -> None:
 def test_a_job_of_another_system_never_runs_here(planned: Planned, name: str) -> None:
     with pytest.raises(RequestError, match="its label windows-latest is of Windows; ") as caught:
         planned(MATRIX, name, "after")
-    assert "`github: {runs_on: {LABEL: IMAGE}}`" in (caught.value.hint or "")
-    assert len(ids(planned({}, name, github={"runs_on": {"Windows-Latest": "win"}}))) == 1
+    assert "--image LABEL=IMAGE" in (caught.value.hint or "")
+    assert len(ids(planned({}, name, config={"images": {"Windows-Latest": "win"}}))) == 1
 
 
 def test_images_are_those_of_the_jobs_that_can_run_here(tmp_path: Path) -> None:
@@ -324,7 +323,7 @@ def test_a_jobs_own_combination_and_the_origin_of_its_image_are_told(tmp_path: P
     job = "runs-on: '${{ matrix.os }}', steps: [{run: echo}], strategy: {matrix: {os: [big, ubuntu-latest], v: [1]}}"
     write(tmp_path, f"on: push\njobs:\n  a: {{{job}}}\n  b: {{container: alpine, timeout-minutes: 3, {JOB}}}")
     user = ValueOrigin(layer="user", source="c.yml:1:1")
-    settings = Config(github=GitHubSettings(runs_on={"big": "big:1"}), job_timeout=60.0, origins={"github": user})
+    settings = Config(images={"big": "big:1"}, job_timeout=60.0, origins={"images": user})
     facts = ResolveContext(predefined=PUSH, config=settings)
     workflows = load(tmp_path / ".github/workflows", tmp_path, lambda: facts)
     plan = resolve(workflows, JobSelection(container=True), facts)
@@ -335,12 +334,12 @@ def test_a_jobs_own_combination_and_the_origin_of_its_image_are_told(tmp_path: P
     assert position.startswith(".github/workflows/ci.yml:3:")
     assert "strategy.matrix.os[0]" not in told
     assert (big.sources["image"], big.sources["timeout"]) == (
-        "`github.runs_on`, user (c.yml:1:1)",
+        "`images`, user (c.yml:1:1)",
         "`job_timeout`, built-in",
     )
     assert other.sources["image"] == "`default_image`, built-in"
     assert [one.timeout_s for one in plan.jobs] == [6 * 3600.0, 6 * 3600.0, 180.0]
-    settings = Config(github=settings.github, job_timeout=60.0, origins={"job_timeout": user})
+    settings = Config(images=settings.images, job_timeout=60.0, origins={"job_timeout": user})
     facts = ResolveContext(predefined=PUSH, config=settings)
     found = resolve(workflows, JobSelection(container=True), facts)
     assert [one.timeout_s for one in found.jobs] == [60.0, 60.0, 180.0]
@@ -647,7 +646,7 @@ def test_the_github_context(
 )
 def test_labels_choose_an_image(planned: Planned, labels: str, image: str | None, held: str) -> None:
     text = f"on: push\njobs: {{x: {{runs-on: {labels}, steps: [{{run: echo}}]}}, other: {{{JOB}}}}}"
-    plan = planned(text, github={"runs_on": {"Ubuntu-22.04": "mine:22", "big": "big:1"}})
+    plan = planned(text, config={"images": {"Ubuntu-22.04": "mine:22", "big": "big:1"}})
     if held:
         assert held in reasons(plan)["x"]
     else:
@@ -1297,3 +1296,17 @@ jobs:
     ]
     for name in ("All (checks)", "each (2)", "Test py3.12 (linux)", "Build (a) / Inner"):
         assert [late(job).shown for job in planned(files, name).jobs] == [name]
+
+
+def test_images_of_containers_services_and_actions_are_replaced(planned: Planned) -> None:
+    job = "container: 'node:14', services: {db: {image: 'pg:12'}}, steps: [{uses: 'docker://node:14'}]"
+    text = f"on: push\njobs: {{a: {{runs-on: big, {job}}}, b: {{{JOB}}}}}"
+    replaced = {"node:14": "node:22", "pg:12": "pg:16", "big": "big:1", "ubuntu-latest": "u:1"}
+    a, b = planned(text, config={"images": replaced}).jobs
+    action = a.steps[0].action
+    assert (a.image and a.image.name, a.services[0].image.name, action and action.image) == (
+        "node:22",
+        "pg:16",
+        "docker://node:22",
+    )
+    assert b.image == Image(name="u:1")
