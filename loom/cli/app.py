@@ -20,6 +20,7 @@ MODULES = {
     "run": ("run",),
     "again": ("watch", "mcp", "resume", "attach", "rerun", "bisect", "reproduce", "bundle", "replay"),
     "record": ("runs", "show", "logs", "diagnose", "diff", "report", "artifacts"),
+    "gate": ("gate",),
     "check": ("init", "jobs", "check", "compile", "schema", "trust"),
     "keep": ("config", "images", "cache", "clean", "doctor"),
     "inside": ("snapshot", "verify", "workspace", "pull", "shell", "exec"),

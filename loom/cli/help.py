@@ -10,7 +10,7 @@ from typer.core import TyperCommand, TyperGroup
 
 WIDEST = 100
 COMMANDS = {
-    "Run": "init run watch resume rerun attach reproduce replay bisect",
+    "Run": "init run gate watch resume rerun attach reproduce replay bisect",
     "Look": "jobs check compile runs show logs diagnose diff report artifacts",
     "Stand inside a job": "shell exec pull workspace snapshot verify",
     "Set up and keep": "doctor setup trust config images cache clean bundle attest signoff",

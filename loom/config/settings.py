@@ -222,7 +222,7 @@ class Config:
     gate_accept: Unlike = _key(
         ("other-commit",),
         Rule(rank=len),
-        "What `loom gate` accepts of a run that is unlike CI's (docs/guides/gate.md has the list).",
+        "What `loom gate` accepts of a run that is unlike CI's (guides/gate.md has the list).",
     )
     keepass: Databases = _key(dict, THE_USERS, "KeePass databases by the alias that secrets use.")
     gitlab: OfGitLab = _key(GitLabSettings, THE_USERS, "What a `.gitlab-ci.yml` needs of this machine.")

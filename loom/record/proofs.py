@@ -49,13 +49,15 @@ class JobProof(Struct, frozen=True, kw_only=True, omit_defaults=True):
     key: str = ""
     """Empty for a job whose outcome depends on more than a key can have."""
     status: Status | None = None
+    allowed: bool = False
+    """It failed, as its file allows."""
     unlike: tuple[str, ...] = ()
     """Words of `config.gate.UNLIKE`."""
     run_id: str = ""
     """The run whose result was taken over; empty: it ran."""
 
 
-class Proof(Struct, frozen=True, kw_only=True):
+class RunProof(Struct, frozen=True, kw_only=True):
     """The outcome of one run."""
 
     run_id: str
@@ -154,7 +156,7 @@ def record_digest(paths: RunPaths) -> str:
     return found.hexdigest()
 
 
-def proof_of(run: Run, plan: Plan, fold: RunFold, config: Config, paths: RunPaths) -> Proof | None:
+def proof_of(run: Run, plan: Plan, fold: RunFold, config: Config, paths: RunPaths) -> RunProof | None:
     """Return the proof of a run that has ended; None for one that can be none, such as without a snapshot."""
     taken = fold.facts.get("snapshot_taken")
     if taken is None or run.child_of is not None or any(each["changed"] for each in taken.get("submodules", ())):
@@ -174,8 +176,15 @@ def proof_of(run: Run, plan: Plan, fold: RunFold, config: Config, paths: RunPath
             ids = [str(image["id"]) for image in images_of(state)]
             key = job_key(run, job, tree=taken["tree_sha"], config=config, images=ids, secrets=secrets)
             key = key if has_key(job) else ""
-            jobs.append(JobProof(job_id=job.id, key=key, status=state.status, unlike=unlike.get(job.id, ())))
-    return Proof(
+            of_job = JobProof(
+                job_id=job.id,
+                key=key,
+                status=state.status,
+                allowed=state.allowed_failure,
+                unlike=unlike.get(job.id, ()),
+            )
+            jobs.append(of_job)
+    return RunProof(
         run_id=run.run_id, tree=taken["tree_sha"], commit=commit_of(run), record=record_digest(paths), jobs=tuple(jobs)
     )
 
@@ -190,7 +199,7 @@ class Proofs:
         self._state_dir = state_dir
         self.path = state_dir / "proofs.jsonl"
 
-    def add(self, proof: Proof) -> None:
+    def add(self, proof: RunProof) -> None:
         """Append a proof. A list that somebody changed is put aside. OSError on failure."""
         make_private(self._state_dir)
         key = key_in(self._state_dir)
@@ -209,15 +218,15 @@ class Proofs:
                 stream.truncate()
                 stream.write(jsons.encode_line(line))
 
-    def read(self) -> tuple[list[Proof], bool]:
+    def read(self) -> tuple[list[RunProof], bool]:
         """Return the proofs, oldest first, and whether nobody else has changed the list; if so, there are none."""
         try:
             lines, whole = self._lines(key_in(self._state_dir))
         except OSError:
             return [], True
-        return ([typed.decode(line.entry, Proof) for line in lines] if whole else []), whole
+        return ([typed.decode(line.entry, RunProof) for line in lines] if whole else []), whole
 
-    def of_run(self, run_id: str) -> Proof | None:
+    def of_run(self, run_id: str) -> RunProof | None:
         """Return the proof of a run, if there is one."""
         return next((proof for proof in reversed(self.read()[0]) if proof.run_id == run_id), None)
 
@@ -236,7 +245,7 @@ class Proofs:
         before, lines = b"", list[_Line]()
         for text in data.split(b"\n")[:-1]:
             try:
-                line = msgspec.json.decode(text, type=_Line)
+                line = typed.decode(text, _Line)
             except msgspec.MsgspecError:
                 return [], False
             if line.mac != _signed(bytes(line.entry), before, key):

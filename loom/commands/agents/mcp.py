@@ -213,6 +213,11 @@ def _looking(server: MCPServer[Any], serving: _Serving) -> None:
         return await said("diff", "--", run_a, run_b)
 
     @server.tool(annotations=_LOOK)
+    async def gate() -> Answer:
+        """Tell whether CI would pass if the commit were pushed, as far as runs have shown it. Runs nothing."""
+        return await said("gate", "--dry-run")
+
+    @server.tool(annotations=_LOOK)
     async def more(id: str) -> Answer:
         """Get the next part of an answer that was longer than 2 KB."""
         return await call(lambda _: tools.pages.more(id))

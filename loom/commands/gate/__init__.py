@@ -1,1 +1,1 @@
-"""What lets a run here count elsewhere: signed results, as notes of commits."""
+"""What a run here is worth elsewhere: whether CI would pass for a commit, and signed results as notes of commits."""

@@ -37,7 +37,7 @@ def resolve_context(
     """
     root, environ = here.root, here.environ
     if (
-        base is not None
+        base not in (None, NO_COMMIT)
         and checkout.git(root, environ, "rev-parse", "--verify", "--end-of-options", f"{base}^{{commit}}") is None
     ):
         raise RequestError(
@@ -50,7 +50,7 @@ def resolve_context(
     return ResolveContext(
         config=here.config,
         predefined=predefined,
-        changed=cache(partial(checkout.changed_since, root, environ, base)),
+        changed=cache(partial(_changed, root, environ, base)),
         changes_base=base,
         files=cache(partial(checkout.files_of, root, environ)),
         own_variables=cache(partial(_own_variables, here, predefined)),
@@ -62,6 +62,15 @@ def resolve_context(
         repositories=cache(lambda: import_module("loom.commands.plan.github_sources").ActionRepositories(here)),
         above=_nothing_above,
     )
+
+
+NO_COMMIT = "0" * 40
+"""In the place of a commit to compare with: there is none, as for the push of a new branch."""
+
+
+def _changed(root: Path, environ: Mapping[str, str], base: str | None, compare_to: str | None) -> list[str] | None:
+    """Return what `changes` asks for; None, which is everything, where there is nothing to compare with."""
+    return None if base == NO_COMMIT and not compare_to else checkout.changed_since(root, environ, base, compare_to)
 
 
 def commit_variables(here: Here, workflow_path: str, event: str = "push") -> dict[str, str]:

@@ -63,7 +63,9 @@ def plan_run(
     can_ask = ask and request.form == "screen"
     if request.dry_run:
         trusting.settle_objects(here, can_ask=can_ask)
-    variables = checkout.run_variables(run_id, source, name_from(source.root, path), here.environ, request.event)
+    variables = checkout.run_variables(
+        run_id, source, name_from(source.root, path), here.environ, request.event, root=trusting.checkout_of(here)
+    )
     planner = planner_of(here, request, variables, keeping=not request.dry_run)
     plan, notices = planner.made()
     source, behind = _commit_there(plan, source, variables.get("CI_DEFAULT_BRANCH", "main"))

@@ -111,9 +111,15 @@ def head_of(source: Source) -> HeadCommit:
 
 
 def run_variables(
-    run_id: str, source: Source, workflow_path: str, environ: Mapping[str, str], event: str = DEFAULT_EVENT
+    run_id: str,
+    source: Source,
+    workflow_path: str,
+    environ: Mapping[str, str],
+    event: str = DEFAULT_EVENT,
+    *,
+    root: Path | None = None,
 ) -> dict[str, str]:
-    """Return the variables for all jobs of a run on `source`."""
+    """Return the variables for all jobs of a run on `source`. `root`: the checkout that it was taken from, if it is a copy."""
     commit = head_of(source)
     message = _message(source, environ, commit, variables.gitlab_event(event))
     name, email = (source.config.get(f"user.{part}", ("",))[-1] for part in ("name", "email"))
@@ -122,7 +128,7 @@ def run_variables(
         event=event,
         workflow_path=workflow_path,
         commit=replace(commit, message=message),
-        project_name=variables.project_name_of(source.root),
+        project_name=variables.project_name_of(root or source.root),
         origin_url=source.origin_url,
         user=variables.User(name=name, email=email),
     )

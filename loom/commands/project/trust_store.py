@@ -53,7 +53,7 @@ class Trust:
     """The decisions for the repository at `root`. `state_dir` is the user's own, never the project's."""
 
     def __init__(self, state_dir: Path, root: Path, environ: Mapping[str, str]) -> None:
-        self.root = _checkout_of(root, state_dir)
+        self.root = checkout_of(root, state_dir)
         self.origin = _origin_of(self.root, environ)
         self._open(state_dir, hashlib.sha256(os.fsencode(self.root)).hexdigest()[:40])
 
@@ -125,7 +125,7 @@ class ServerTrust(Trust):
         self._open(state_dir, "servers")
 
 
-def _checkout_of(root: Path, state_dir: Path) -> Path:
+def checkout_of(root: Path, state_dir: Path) -> Path:
     """Return the real path of a checkout; for a path in a workspace, the path in the recorded checkout."""
     real = Path(os.path.realpath(root))
     for _ in range(10):  # a run inside a workspace has its own workspace

@@ -20,6 +20,7 @@ from loom.plan.permissions import PermissionRequest
 from loom.snapshot import repository, source
 from loom.snapshot.repository import RepositoryView
 from loom.util.controls import shown
+from loom.util.paths import run_of_workspace
 from loom.util.units import counted
 
 if TYPE_CHECKING:
@@ -115,6 +116,15 @@ def _trust_of(root: Path, environ: Mapping[str, str]) -> Trust:
     from loom.commands.project.trust_store import Trust  # as in `decisions_of`
 
     return Trust(config.load(root=root, environ=environ, flags={}).state_dir, root, environ)
+
+
+def checkout_of(here: Here) -> Path:
+    """Return the checkout that a project's files were taken from: its own, if it is no workspace."""
+    if run_of_workspace(here.root.name) is None:
+        return here.root
+    from loom.commands.project.trust_store import checkout_of  # as in `decisions_of`
+
+    return checkout_of(here.root, here.config.state_dir)
 
 
 def decisions_of(here: Here) -> Trust:

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from loom.record.proofs import JobProof, Proof, Proofs
+from loom.record.proofs import JobProof, Proofs, RunProof
 from loom.status import Status
 
 
-def proof(number: int) -> Proof:
+def proof(number: int) -> RunProof:
     job = JobProof(job_id="unit", key=f"{number:064x}", status=Status.FAILURE if number == 1 else Status.SUCCESS)
-    return Proof(run_id=str(number), tree="a" * 40, commit="c", record="r", jobs=(job,))
+    return RunProof(run_id=str(number), tree="a" * 40, commit="c", record="r", jobs=(job,))
 
 
 def kept(directory: Path) -> Proofs:

@@ -1,0 +1,122 @@
+"""The commit that a gate is about: where it is, what a server would run for it, and a checkout of it alone."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from msgspec import Struct
+
+from loom.cancel import Cancel
+from loom.commands.plan.contexts import NO_COMMIT
+from loom.commands.project import Here
+from loom.commands.project.recreate_tree import checked_out
+from loom.errors import RequestError
+from loom.record.request import Request
+from loom.snapshot import git, repository
+
+
+class CheckedCommit(Struct, frozen=True, kw_only=True):
+    """A commit with the event for which a server would run it."""
+
+    sha: str
+    tree: str
+    branch: str
+    """Empty for a tag."""
+    event: str
+    base: str
+    """The commit that `changes` compares with; `NO_COMMIT`: all files are new."""
+
+    def request(self, accepted: tuple[str, ...], *, trust: bool) -> Request:
+        """Return the request for the run of all jobs. It deploys nothing, and has no cache that counts against it."""
+        return Request(
+            event=self.event,
+            changes_base=self.base,
+            no_delay=True,
+            no_cache="cache" not in accepted,
+            trust=trust,
+            flags={"deploy": False, "keep": "never"},
+        )
+
+
+class CommitFinder:
+    """Asks git about the user's repository, outside of which nothing is read."""
+
+    def __init__(self, here: Here) -> None:
+        found = repository.find(here.root, here.environ)
+        if found is None:
+            raise RequestError(f"{here.root} is no git repository", hint="a gate is about a commit")
+        self._environ, self._root = git.in_repository(found, here.environ), here.root
+
+    def ask(self, *arguments: str) -> str | None:
+        """Return git's answer; None if it has none."""
+        code, out, _ = git.Running(arguments, self._environ, cwd=self._root).result(check=False)
+        return os.fsdecode(out).strip() if code == 0 else None
+
+    def commit(self, name: str) -> str:
+        found = self.ask("rev-parse", "--verify", "-q", "--end-of-options", f"{name}^{{commit}}")
+        if found is None:
+            raise RequestError(f"{name}: no commit of this repository", hint="git log names them")
+        return found
+
+    def pushed(self, sha: str, ref: str, before: str | None) -> CheckedCommit:
+        """Return a commit for its push to `ref`; `before`: the commit that the server has there, None where that is unknown."""
+        of_tag = ref.startswith("refs/tags/")
+        known = (
+            before is not None and before != sha and self.ask("merge-base", "--is-ancestor", before, sha) is not None
+        )
+        return CheckedCommit(
+            sha=sha,
+            tree=self._tree(sha),
+            branch="" if of_tag else ref.removeprefix("refs/heads/"),
+            event="tag" if of_tag else "push",
+            base=before if known and before is not None else NO_COMMIT,
+        )
+
+    def named(self, ref: str) -> CheckedCommit:
+        """Return the commit of a ref, to be pushed to the branch of that name at `origin`."""
+        sha = self.commit(ref)
+        full = self.ask("rev-parse", "--symbolic-full-name", "--verify", "-q", "--end-of-options", ref) or ""
+        if full.startswith("refs/tags/"):
+            return self.pushed(sha, full, None)
+        if not full.startswith("refs/heads/"):
+            raise RequestError(
+                f"{ref}: no branch or tag, so it is not known for which push a server would run it",
+                hint="check a branch out, or name one: loom gate BRANCH",
+            )
+        branch = full.removeprefix("refs/heads/")
+        return self.pushed(sha, full, self.ask("rev-parse", "--verify", "-q", f"refs/remotes/origin/{branch}"))
+
+    def merging(self, ref: str, target: str | None) -> CheckedCommit:
+        """Return the commit of a branch, for a request to merge it into `target` (None: the default branch)."""
+        one = self.named(ref)
+        default = (self.ask("symbolic-ref", "-q", "refs/remotes/origin/HEAD") or "").removeprefix(
+            "refs/remotes/origin/"
+        )
+        names = [target] if target else [default] if default else ["main", "master"]
+        sides = [f"refs/{where}/{name}" for name in names for where in ("remotes/origin", "heads")]
+        tip = next((found for side in sides if (found := self.ask("rev-parse", "--verify", "-q", side))), None)
+        if tip is None or not one.branch:
+            raise RequestError(
+                f"{ref}: the branch to merge into is not known",
+                hint="name it: loom gate --for merge-request --target BRANCH",
+            )
+        return CheckedCommit(sha=one.sha, tree=one.tree, branch=one.branch, event="merge_request", base=tip)
+
+    def _tree(self, sha: str) -> str:
+        return self.ask("rev-parse", "--verify", f"{sha}^{{tree}}") or ""
+
+
+@contextmanager
+def laid_out(here: Here, commit: CheckedCommit, cancel: Cancel) -> Iterator[Path]:
+    """Yield a checkout of the commit, apart from the user's, on its branch or tag."""
+    with checked_out(here, commit.sha, cancel) as root:
+        found = repository.find(root, here.environ)
+        assert found is not None
+        if commit.branch:
+            environ = git.in_repository(found, here.environ)
+            git.run(("update-ref", f"refs/heads/{commit.branch}", commit.sha), environ, cwd=root)
+            git.run(("symbolic-ref", "HEAD", f"refs/heads/{commit.branch}"), environ, cwd=root)
+        yield root

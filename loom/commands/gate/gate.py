@@ -1,0 +1,263 @@
+"""`loom gate`: whether CI would pass if this commit were pushed, from what earlier runs have shown and a run of the rest."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import chdir, nullcontext, redirect_stdout
+from typing import Literal
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from loom.cancel import Cancel, signals
+from loom.commands import project
+from loom.commands.gate.checked_commit import CheckedCommit, CommitFinder, laid_out
+from loom.commands.gate.shown import Expected, Shown, may_fail, waits_for
+from loom.commands.plan.plan_run import Worktree, plan_run
+from loom.commands.project import Here
+from loom.commands.run import run as running
+from loom.config.gate import UNLIKE
+from loom.errors import RequestError
+from loom.plan.candidates import DEPLOYMENTS
+from loom.plan.model import Job, Plan
+from loom.record.proofs import Proofs
+from loom.record.run import Run
+from loom.record.store import Store
+from loom.render.output import print_either
+from loom.status import ExitCode, Status
+from loom.util.controls import shown as printable
+from loom.util.units import counted
+
+_AFTER_HELD = {DEPLOYMENTS, "what needs them"}
+"""The kinds of jobs that a gate leaves out as CI's own decision stands: they begin once the others have passed."""
+State = Literal["shown", "passed", "failed", "doubtful", "to-run", "not-gating"]
+
+
+class JobVerdict(Struct, frozen=True, kw_only=True):
+    """What a gate says of one job."""
+
+    job_id: str
+    state: State
+    text: str
+    run_id: str | None = None
+
+
+def gate(
+    words: list[str] | None,
+    *,
+    for_: Literal["push", "merge-request"],
+    target: str | None,
+    dry_run: bool,
+    trust: bool,
+    as_json: bool,
+) -> int:
+    """`loom gate`; return the exit code."""
+    if len(words or ()) > 1:
+        raise RequestError(f"one branch or tag at a time, not {' '.join(words or ())}", hint="loom gate --help")
+    here, ref = project.here(trusting=trust), (words or ["HEAD"])[0]
+    asked = CommitFinder(here)
+    commit = asked.named(ref) if for_ == "push" else asked.merging(ref, target)
+    return judged(here, commit, dry_run=dry_run, as_json=as_json)
+
+
+def judged(here: Here, commit: CheckedCommit, *, dry_run: bool = False, as_json: bool = False) -> int:
+    """Judge a commit, and say what counted; return the exit code: 0 only if all that decides has passed."""
+    cancel = Cancel()
+    with signals(cancel), laid_out(here, commit, cancel) as root, chdir(root):
+        accepted = project.here(root=root).config.gate_accept
+        request = commit.request(accepted, trust=here.trusting)
+        worktree, run = plan_run(request, ask=not as_json)
+        found = _Gate(here, worktree, replace(run, repo_root=here.root), commit, cancel)
+        verdicts = found.before()
+        code = ExitCode.OK
+        if any(one.state == "to-run" for one in verdicts) and not dry_run:
+            with redirect_stdout(sys.stderr) if as_json else nullcontext():
+                code = ExitCode(running.execute(worktree, found.rest()))
+            verdicts = found.after()
+    passed = all(one.state in ("shown", "passed", "not-gating") for one in verdicts)
+    values = {
+        "commit": commit.sha,
+        "tree": commit.tree,
+        "branch": commit.branch,
+        "event": commit.event,
+        "passed": passed,
+        "jobs": verdicts,
+    }
+    print_either(as_json, "gate", values, _lines(commit, verdicts, found.whole, passed=passed))
+    return ExitCode.OK if passed else code or ExitCode.JOB_FAILED
+
+
+class _Gate:
+    def __init__(self, here: Here, worktree: Worktree, run: Run, commit: CheckedCommit, cancel: Cancel) -> None:
+        self._here, self._worktree, self._run, self._commit = here, worktree, run, commit
+        self._accepted = frozenset(worktree.config.gate_accept)
+        tree = commit.tree
+        if worktree.source.pull_request is not None:
+            tree = _merged_tree(worktree, worktree.source.pull_request.tip, commit.sha)
+        self._expected = Expected(worktree, run, tree, cancel)
+        self._shown: dict[str, str] = {}
+        earlier = self._earlier()
+        self.whole = earlier.whole
+        for job in run.plan.jobs:
+            if (found := earlier.run_of(job)) is not None:
+                self._shown[job.id] = found
+        self._records = {job_id: earlier.record(run_id) for job_id, run_id in self._shown.items()}
+
+    @property
+    def _store(self) -> Store:
+        return self._here.store
+
+    def _earlier(self) -> Shown:
+        proofs = Proofs(self._worktree.config.state_dir)
+        return Shown(self._store, proofs, self._run.plan, self._expected, self._accepted)
+
+    def before(self) -> list[JobVerdict]:
+        """Return what is known without a run; a job that could not count if it ran is in doubt."""
+        return [*map(self._before, self._run.plan.jobs), *self._left_out()]
+
+    def _before(self, job: Job) -> JobVerdict:
+        if (why := _no_say(self._run.plan, job)) is not None:
+            return JobVerdict(job_id=job.id, state="not-gating", text=why)
+        if (run_id := self._shown.get(job.id)) is not None:
+            return JobVerdict(job_id=job.id, state="shown", text=f"shown by run {run_id}", run_id=run_id)
+        if words := sorted({*self._foreseen(job)} - self._accepted):
+            return JobVerdict(job_id=job.id, state="doubtful", text=f"can't count: {_reasons(words)}")
+        return JobVerdict(job_id=job.id, state="to-run", text="has to run")
+
+    def _foreseen(self, job: Job) -> Iterator[str]:
+        """Yield what will make the run of a job unlike CI's, as far as its plan tells."""
+        if job.image is None and job.trigger is None:
+            yield "not-isolated"
+        elif job.sources.get("image", "").startswith("`") and job.trigger is None:
+            yield "mapped-image"
+        if any(not image.digest for image in self._expected.images(job) or ()):
+            yield "image-by-tag"
+        if self._run.plan.undecided:
+            yield "undecided"
+        if self._run.plan.behind:
+            yield "behind"
+
+    def _left_out(self) -> Iterator[JobVerdict]:
+        for left in self._run.plan.left_out:
+            if left.held in _AFTER_HELD:
+                yield JobVerdict(job_id=left.id, state="not-gating", text=f"left out: {left.reason}")
+            elif left.held:
+                doubt = "job-left-out" not in self._accepted
+                text = f"left out: {left.reason}" + (f" ({'job-left-out'})" if doubt else "")
+                yield JobVerdict(job_id=left.id, state="doubtful" if doubt else "not-gating", text=text)
+
+    def rest(self) -> Run:
+        """Return the run of what is not shown."""
+        starts = {job_id: past.taken_over(job_id) for job_id, past in self._records.items() if past is not None}
+        return replace(self._run, starts=starts)
+
+    def after(self) -> list[JobVerdict]:
+        """Return what is known after the run of the rest."""
+        return [*map(self._after, self._run.plan.jobs), *self._grown(), *self._left_out()]
+
+    def _after(self, job: Job) -> JobVerdict:
+        known = self._before(job)
+        if known.state != "to-run":
+            return known
+        run_id = self._run.run_id
+        proof = Proofs(self._worktree.config.state_dir).of_run(run_id)
+        reading = self._here.find(run_id)
+        state = reading.fold.jobs.get(job.id)
+        one = next((each for each in proof.jobs if each.job_id == job.id), None) if proof is not None else None
+
+        def verdict(kind: State, text: str) -> JobVerdict:
+            return JobVerdict(job_id=job.id, state=kind, text=text, run_id=run_id)
+
+        if job.becomes_several and state is None and proof is not None:
+            return verdict(
+                "passed" if reading.entry.receipt and reading.state == "success" else "failed", "became several"
+            )
+        if proof is None or one is None or state is None or proof.tree != self._expected.tree:
+            return verdict("doubtful", "its run left no proof")
+        if (
+            one.status is Status.SKIPPED
+            and job.late is not None
+            and not (state.blocked_by or state.outcome.get("held"))
+        ):
+            return verdict("not-gating", "skipped by its condition, as in CI")
+        if one.status is not Status.SUCCESS and not one.allowed:
+            return verdict(
+                "failed", f"{state.status or 'did not end'}: {state.error or 'see'} loom diagnose {run_id} {job.id}"
+            )
+        words = {*one.unlike, *self._of_children(run_id)} if job.trigger is not None else {*one.unlike}
+        if missing := sorted(words - self._accepted):
+            return verdict("doubtful", f"passed, and does not count: {_reasons(missing)}")
+        return verdict("passed", f"passed in run {run_id}")
+
+    def _grown(self) -> Iterator[JobVerdict]:
+        """Yield the verdicts on jobs that only came into being in the run."""
+        run_id = self._run.run_id
+        proof = Proofs(self._worktree.config.state_dir).of_run(run_id)
+        for one in proof.jobs if proof is not None else ():
+            if self._run.plan.has(one.job_id):
+                continue
+            words = sorted({*one.unlike} - self._accepted)
+            passed = one.status in (Status.SUCCESS, Status.SKIPPED) or one.allowed
+            text = f"does not count: {_reasons(words)}" if words else f"{one.status} in run {run_id}"
+            kind: State = "failed" if not passed else "doubtful" if words else "passed"
+            yield JobVerdict(job_id=one.job_id, state=kind, text=text, run_id=run_id)
+
+    def _of_children(self, run_id: str) -> Iterator[str]:
+        """Yield what made the runs of child pipelines unlike CI's."""
+        for entry in self._store.entries(self._here.root):
+            if entry.child_of == run_id and entry.receipt is not None:
+                for words in entry.receipt.get("unlike_ci", {}).values():
+                    yield from words
+                yield from self._of_children(entry.run_id)
+
+
+def _merged_tree(worktree: Worktree, tip: str, sha: str) -> str:
+    """Return the tree of the merge that GitHub would run."""
+    from loom.snapshot import git
+
+    environ = git.in_repository(worktree.source.repository, worktree.environ)
+    return os.fsdecode(git.run(("merge-tree", "--write-tree", tip, sha), environ, cwd=worktree.root)).split("\n")[0]
+
+
+def _no_say(plan: Plan, job: Job) -> str | None:
+    """Return why a job does not decide whether the pipeline of this event passes; None if it does."""
+    if job.when == "manual" or job.deploys:
+        return "manual: nobody starts it" if job.when == "manual" else "it deploys"
+    if job.when == "on_failure":
+        return "runs after a failure alone"
+    if may_fail(job):
+        return "may fail"
+    held = next((one for one in _all_before(plan, job) if one.when == "manual" and not may_fail(one)), None)
+    return None if held is None else f"waits for {held.id}, which is manual, as in CI"
+
+
+def _all_before(plan: Plan, job: Job) -> Iterator[Job]:
+    for one in waits_for(plan, job):
+        yield one
+        yield from _all_before(plan, one)
+
+
+def _reasons(words: list[str]) -> str:
+    return "; ".join(f"{UNLIKE[word]} ({word})" for word in words)
+
+
+_SIGNS = {"shown": "✓", "passed": "✓", "failed": "✗", "doubtful": "?", "to-run": "▸", "not-gating": "-"}
+
+
+def _lines(commit: CheckedCommit, verdicts: list[JobVerdict], whole: bool, *, passed: bool) -> Iterator[str]:
+    widest = max((len(one.job_id) for one in verdicts), default=0)
+    for one in verdicts:
+        yield printable(f"{_SIGNS[one.state]} {one.job_id:<{widest}}  {one.text}")
+    if not whole:
+        yield "another hand changed the list of proofs, so no earlier run counts (loom verify)"
+    of = f"{commit.sha[:12]} ({commit.branch or 'tag'}, {commit.event})"
+    ran = sum(one.state == "passed" for one in verdicts)
+    count = sum(one.state == "shown" for one in verdicts)
+    if passed:
+        yield f"yes: CI would pass for {of}: {counted(count, 'job')} shown before, {ran} ran now"
+        return
+    yield f"no: it is not shown that CI would pass for {of}"
+    if any(one.state == "doubtful" for one in verdicts):
+        yield "what a gate accepts: the setting gate_accept (docs/guides/gate.md)"

@@ -1,0 +1,165 @@
+"""Which jobs of a plan an earlier run has shown to pass: by the keys of their outcomes, and for nothing that is in doubt."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
+from functools import cached_property
+
+from loom.cancel import Cancel
+from loom.commands.plan.plan_run import Worktree
+from loom.commands.plan.wiring import job_tools
+from loom.errors import ImageError, LoomError
+from loom.plan.model import Image, Job, Plan, Resolved
+from loom.record.past_run import PastRun
+from loom.record.proofs import JobProof, Proofs, RunProof, commit_of, has_key, job_key, record_digest
+from loom.record.run import Run
+from loom.record.store import Store
+from loom.runner import JobTools
+from loom.status import Status
+from loom.util.seen_values import key_in, whole_digest
+
+
+def waits_for(plan: Plan, job: Job) -> Iterator[Job]:
+    """Yield the jobs that a job waits for, or gets artifacts from."""
+    before = plan.stages[: plan.stages.index(job.stage)]
+    names = {*(job.artifacts_from or ()), *(need.job for need in job.needs or ())}
+    for other in plan.jobs:
+        if other.id in names or (job.needs is None and other.stage in before):
+            yield other
+
+
+def may_fail(job: Job) -> bool:
+    """Return whether the pipeline goes on, whatever the job's end."""
+    return job.allow_failure.always
+
+
+class Expected:
+    """What a run of this plan would have: the keys of its jobs, found without a container."""
+
+    def __init__(self, here: Worktree, run: Run, tree: str, cancel: Cancel) -> None:
+        self._here, self._run, self._tree, self._cancel = here, run, tree, cancel
+        self.commit = commit_of(run)
+        self.tree = tree
+        self._images: dict[tuple[str, Image], Resolved | None] = {}
+        self._keys: dict[str, str] = {}
+
+    @cached_property
+    def _tools(self) -> JobTools:
+        return job_tools(self._here, self._run, self._here.source.root)
+
+    def key(self, job: Job) -> str:
+        """Return the job's key; empty where it can't be known before the job runs. SecretError as in a run."""
+        if job.id not in self._keys:
+            images = self.images(job) if has_key(job) else None
+            self._keys[job.id] = "" if images is None else self._key(job, [image.image_id for image in images])
+        return self._keys[job.id]
+
+    def images(self, job: Job) -> list[Resolved] | None:
+        """Return the images that the job and its services would have now; None where one can't be had without a build."""
+        wanted = [*([job.image] if job.image else []), *(service.image for service in job.services)]
+        found = [self._resolved(job.provider, image) for image in wanted]
+        return None if None in found else [image for image in found if image is not None]
+
+    def _resolved(self, provider: str, image: Image) -> Resolved | None:
+        resolver = self._tools.providers[provider].images
+        if resolver is None or image.build is not None or not image.name:
+            return None
+        if (provider, image) not in self._images:
+            self._images[provider, image] = None
+            with suppress(ImageError):  # the run has to say why
+                self._images[provider, image] = resolver.resolve(
+                    image,
+                    workspace=self._here.source.root,
+                    on_output=lambda _stream, _data: None,
+                    cancel=self._cancel,
+                    secrets={},
+                )
+        return self._images[provider, image]
+
+    def _key(self, job: Job, images: Collection[str]) -> str:
+        config = self._here.config
+        return job_key(self._run, job, tree=self._tree, config=config, images=images, secrets=self._secrets(job))
+
+    def _secrets(self, job: Job) -> Mapping[str, str]:
+        if not job.all_secrets:
+            return {}
+        values, _ = self._tools.secrets(job)
+        key, found = key_in(self._here.config.state_dir), dict[str, set[str]]()
+        owners = [(job.secrets, values.own)]
+        owners += [(service.secrets, own) for service, own in zip(job.services, values.services, strict=True)]
+        for wanted, own in owners:
+            for secret in wanted:
+                if secret.name in own:
+                    digest = whole_digest(own[secret.name], key)
+                    found.setdefault(f"{secret.name} {secret.ref}", set()).add(digest)
+        return {name: " ".join(sorted(digests)) for name, digests in found.items()}
+
+
+class Shown:
+    """The results of earlier runs that hold for a plan."""
+
+    def __init__(self, store: Store, proofs: Proofs, plan: Plan, expected: Expected, accepted: Collection[str]) -> None:
+        known, self.whole = proofs.read()
+        self._proofs = {proof.run_id: proof for proof in known}
+        self._store, self._plan, self._expected, self._accepted = store, plan, expected, frozenset(accepted)
+        self._held: dict[tuple[str, str], bool] = {}
+        self._records: dict[str, PastRun | None] = {}
+
+    def run_of(self, job: Job) -> str | None:
+        """Return the run that has shown the job to pass; None if none has, or the last one that ran it has not."""
+        for proof in reversed(self._proofs.values()):
+            one = _of_job(proof, job.id)
+            if one is None or one.run_id or not one.key or one.key != self._expected.key(job):
+                continue
+            if self._holds(job, proof):
+                return proof.run_id
+            if one.status in (Status.FAILURE, Status.TIMED_OUT) and not one.allowed:
+                return None
+        return None
+
+    def record(self, run_id: str) -> PastRun | None:
+        """Return the record of a run; None if it is gone, or not what it was at the run's end."""
+        if run_id not in self._records:
+            self._records[run_id] = None
+            with suppress(LoomError, OSError):
+                past, proof = PastRun(self._store.entry(run_id)), self._proofs[run_id]
+                self._records[run_id] = past if record_digest(past.paths) == proof.record else None
+        return self._records[run_id]
+
+    def _holds(self, job: Job, proof: RunProof) -> bool:
+        at = (proof.run_id, job.id)
+        if at not in self._held:
+            self._held[at] = False
+            self._held[at] = self._decided(job, proof)
+        return self._held[at]
+
+    def _decided(self, job: Job, proof: RunProof) -> bool:
+        one = _of_job(proof, job.id)
+        if one is None or self.record(proof.run_id) is None:
+            return False
+        if one.run_id:
+            before = self._proofs.get(one.run_id)
+            return before is not None and before.run_id != proof.run_id and self._holds(job, before)
+        if not self._is_same(job, proof, one) or not (one.status is Status.SUCCESS or one.allowed):
+            return False
+        return all(self._stood(other, proof) for other in waits_for(self._plan, job))
+
+    def _stood(self, job: Job, proof: RunProof) -> bool:
+        """Return whether a job before was as it would be: shown, or without a say in whether others run."""
+        one = _of_job(proof, job.id)
+        if job.when == "manual":
+            return one is None or one.status in (Status.SKIPPED, None)
+        if may_fail(job) and one is not None and not one.run_id:
+            return self._is_same(job, proof, one)
+        return self._holds(job, proof)
+
+    def _is_same(self, job: Job, proof: RunProof, one: JobProof) -> bool:
+        other = {"other-commit"} if proof.commit != self._expected.commit else set()
+        key = self._expected.key(job)
+        same = bool(key) and one.key == key and proof.tree == self._expected.tree
+        return same and ({*one.unlike} | other) <= self._accepted
+
+
+def _of_job(proof: RunProof, job_id: str) -> JobProof | None:
+    return next((one for one in proof.jobs if one.job_id == job_id), None)

@@ -1,0 +1,191 @@
+"""`loom gate` in containers: what a run has shown counts for exactly its files, images, secrets and plan, and for nothing else."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import docker
+import pytest
+
+from tests.docker.run.conftest import Project
+from tests.docker.run.conftest import project as project
+
+pytestmark = pytest.mark.docker
+
+ACCEPT = {"LOOM_GATE_ACCEPT": "other-commit,image-by-tag", "TOKEN": "first-value"}
+"""The images of these tests come from no registry."""
+TAG = f"loom-test/gate-{os.getpid()}:moving"
+WORKFLOW = f"""\
+version: v1
+stages: [test]
+lint:
+  stage: test
+  image: debian:trixie-slim
+  script: [mkdir out, echo made > out/made]
+  artifacts: {{paths: [out]}}
+unit:
+  stage: test
+  image: {TAG}
+  needs: [lint]
+  secrets: {{TOKEN: env://TOKEN}}
+  script: [cat out/made, test "$FAIL" = ""]
+  variables: {{FAIL: ""}}
+"""
+
+
+def states(project: Project, *words: str, **environ: str) -> tuple[int, dict[str, str]]:
+    done = project.loom("gate", "--json", *words, **{**ACCEPT, **environ})
+    assert done.out, done.err
+    return done.code, {one["job_id"]: one["state"] for one in json.loads(done.out)["jobs"]}
+
+
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A project whose uncommitted work was run, and then committed."""
+    path = tmp_path_factory.mktemp("shown")
+    (path / "project").mkdir()
+    made = Project(path / "project", path / "home")
+    made.git("init", "-q", "-b", "main")
+    made.write("README", "")
+    made.commit()
+    client = docker.from_env()
+    client.images.get("debian:trixie-slim").tag(TAG)
+    made.write(".loom/workflow.yml", WORKFLOW)
+    assert made.loom("run", **ACCEPT).code == 0
+    made.commit()
+    yield path
+    client.images.remove(TAG)
+    client.close()
+
+
+@pytest.fixture
+def copy(shown: Path, tmp_path: Path) -> Project:
+    """The same project, to be changed."""
+    for name in ("project", "home"):
+        shutil.copytree(shown / name, tmp_path / name, symlinks=True)
+    (tmp_path / "home/tmp").rmdir() if not any((tmp_path / "home/tmp").iterdir()) else shutil.rmtree(
+        tmp_path / "home/tmp"
+    )
+    return Project(tmp_path / "project", tmp_path / "home")
+
+
+def test_it_counts_for_the_commit_with_these_files(copy: Project) -> None:
+    copy.write("README", "not committed\n")
+    runs = len(copy.record_files("run.json"))
+    assert states(copy) == (0, {"lint": "shown", "unit": "shown"})
+    assert len(copy.record_files("run.json")) == runs
+
+
+def test_what_is_not_shown_runs_with_what_is(copy: Project) -> None:
+    assert states(copy, TOKEN="second-value") == (0, {"lint": "shown", "unit": "passed"})
+    assert states(copy, TOKEN="second-value") == (0, {"lint": "shown", "unit": "shown"})
+
+
+def test_nothing_is_accepted_without_a_word(copy: Project) -> None:
+    assert states(copy, LOOM_GATE_ACCEPT="other-commit") == (1, {"lint": "doubtful", "unit": "doubtful"})
+
+
+def proofs(project: Project) -> Path:
+    return project.home / ".local/state/loom/proofs.jsonl"
+
+
+def edit_the_list(project: Project) -> None:
+    proofs(project).write_text(proofs(project).read_text().replace('"status":"success"', '"status":"failure"'))
+
+
+def edit_the_record(project: Project) -> None:
+    (events,) = project.record_files("logs/*/jobs/lint/manifest.json")
+    events.write_text(events.read_text() + " ")
+
+
+def change_a_file(project: Project) -> None:
+    project.write("README", "other\n")
+    project.commit()
+
+
+def change_a_mode(project: Project) -> None:
+    (project.root / ".loom/workflow.yml").chmod(0o755)
+    project.commit()
+
+
+def move_the_tag(project: Project) -> None:
+    client = docker.from_env()
+    client.images.get("loom/base:latest").tag(TAG)
+    client.close()
+
+
+def push_another_branch(project: Project) -> None:
+    project.git("checkout", "-q", "-b", "other")
+
+
+def add_what_is_not_committed(project: Project) -> None:
+    change_a_file(project)
+    project.write("untracked", "")
+    assert project.loom("run", **ACCEPT).code == 0
+
+
+def give_a_variable(project: Project) -> None:
+    change_a_file(project)
+    assert project.loom("run", "--var", "FAIL=", **ACCEPT).code == 0
+
+
+def leave_a_job_out(project: Project) -> None:
+    change_a_file(project)
+    assert project.loom("run", "unit", **ACCEPT).code == 0
+
+
+def change_a_setting(project: Project) -> None:
+    project.write("../home/.config/loom/config.yml", "cpus: 1\n")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        edit_the_list,
+        edit_the_record,
+        change_a_file,
+        change_a_mode,
+        move_the_tag,
+        push_another_branch,
+        add_what_is_not_committed,
+        give_a_variable,
+        leave_a_job_out,
+        change_a_setting,
+    ],
+    ids=lambda change: change.__name__,
+)
+def test_a_doubt_means_that_it_runs(copy: Project, change: Callable[[Project], None]) -> None:
+    change(copy)
+    try:
+        code, found = states(copy, "--dry-run")
+    finally:
+        client = docker.from_env()
+        client.images.get("debian:trixie-slim").tag(TAG)
+        client.close()
+    assert code == 1
+    assert found["unit"] == "to-run"
+
+
+def test_jobs_that_decide_nothing(project: Project) -> None:
+    image = "debian:trixie-slim"
+    jobs = {
+        "unit": {"script": ["true"]},
+        "flaky": {"script": ["exit 1"], "allow_failure": True},
+        "press": {"script": ["exit 1"], "when": "manual", "allow_failure": True},
+        "cleanup": {"script": ["exit 1"], "when": "on_failure"},
+        "ship": {"script": ["touch /tmp/shipped"], "environment": "production"},
+        "docs": {"script": ["true"], "rules": [{"changes": ["docs/*"]}]},
+    }
+    project.write(".gitlab-ci.yml", json.dumps({"default": {"image": image}, **jobs}))
+    project.commit()
+    code, found = states(project)
+    rest = dict.fromkeys(("flaky", "press", "cleanup", "ship"), "not-gating")
+    assert (code, found) == (0, {"unit": "passed", "docs": "passed", **rest})
+    jobs["unit"]["script"] = ["exit 3"]
+    project.write(".gitlab-ci.yml", json.dumps({"default": {"image": image}, **jobs}))
+    project.commit()
+    assert states(project)[1]["unit"] == "failed"
