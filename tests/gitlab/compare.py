@@ -163,7 +163,7 @@ def configured(project: Path, environ: Mapping[str, str]) -> dict[str, str]:
         own.write_text(yaml.safe_dump(given))
         (home / ".config/loom/config.yml").write_text(f"gitlab: {{variables: {own}}}\n")
     (home / "tmp").mkdir(exist_ok=True)
-    return {"LOOM_DEPLOY": "true", **environ, "HOME": str(home), "TMPDIR": str(home / "tmp")}
+    return {"LOOM_DEPLOY": "true", "LOOM_REPORTED": "*", **environ, "HOME": str(home), "TMPDIR": str(home / "tmp")}
 
 
 def _given(value: Any) -> Any:
