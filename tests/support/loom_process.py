@@ -29,7 +29,7 @@ _MAIN = str(Path(loom.__file__).with_name("__main__.py"))
 
 
 def run_loom(
-    arguments: tuple[str, ...], *, cwd: Path, environ: Mapping[str, str], timeout: float = 120
+    arguments: tuple[str, ...], *, cwd: Path, environ: Mapping[str, str], timeout: float = 600
 ) -> subprocess.CompletedProcess[str]:
     """`loom ARGUMENTS` from its start to its end, and until nothing that it started writes to its output any more.
 

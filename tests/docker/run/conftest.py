@@ -134,7 +134,7 @@ class Project:
             return Ran(done.returncode, done.stdout, done.stderr)
         with self.start(*arguments, cwd=cwd, **environ) as process:
             try:
-                out, err = process.communicate(timeout=120)
+                out, err = process.communicate(timeout=600)
             except subprocess.TimeoutExpired:
                 process.kill()
                 raise
