@@ -45,7 +45,12 @@ def findings(pool: Pool, environ: Mapping[str, str], image: str) -> Iterator[Che
         cluster.call("looking for the cluster", "list_namespaced_pod", limit=1, patience_s=0.0)
         yield CheckResult(state="ok", name="cluster", text=f"{cluster.host}, namespace {cluster.namespace}")
         yield _verbs(cluster)
-        yield _admission(cluster, pool, image)
+        policies = policies_of(cluster)
+        yield _admission(cluster, pool, image, policies)
+        if disputed := policies.disputed(pool):
+            text = f"they differ, and the cluster takes the one that it reads first ({'; '.join(disputed)})"
+            advice = "set `limits` and `requests` of the pool"
+            yield CheckResult(state="warn", name="limit ranges", text=text, advice=advice)
         yield from _quotas(cluster)
         if pool.registry is not None:
             yield _registry(pool, environ)
@@ -69,9 +74,8 @@ def _verbs(cluster: Cluster) -> CheckResult:
     )
 
 
-def _admission(cluster: Cluster, pool: Pool, image: str) -> CheckResult:
+def _admission(cluster: Cluster, pool: Pool, image: str, policies: Policies) -> CheckResult:
     """Ask the API server whether it would take a plain job's pod: pod security, limit ranges, quotas, webhooks."""
-    policies = policies_of(cluster)
 
     def refusal(pool: Pool) -> LoomError | None:
         request, refused = _request(Path("/"), pool), None

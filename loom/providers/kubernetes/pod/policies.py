@@ -57,6 +57,17 @@ class Policies(Struct, frozen=True, kw_only=True):
         found = [one[kind][resource] for one in self.ranges if resource in (one.get(kind) or {})]
         return (max if kind == "min" else min)(found, key=amount, default=None)
 
+    def disputed(self, pool: Pool) -> list[str]:
+        """Return the defaults that limit ranges give differently, of what the pool does not give."""
+        found = []
+        for kind, given in (("default", pool.limits), ("defaultRequest", {**pool.limits, **pool.requests})):
+            for resource in _OWN:
+                texts = (one[kind][resource] for one in self.ranges if resource in (one.get(kind) or {}))
+                several = {amount(text): text for text in texts}
+                if len(several) > 1 and resource not in given:
+                    found.append(f"{kind} of {resource}: {', '.join(several[each] for each in sorted(several))}")
+        return found
+
     def beside(self, key: str, resource: str, own: str) -> str | None:
         """Return what is left of a quota beside a container of loom's `own`; None without a quota."""
         _, whole = self.quotas.get(f"{key}.{resource}", ("", None))

@@ -112,3 +112,12 @@ def test_the_level_restricted_needs_a_user() -> None:
         pool.pod_template["spec"]["securityContext"]
     )
     assert pool.pod_template["metadata"] == {"labels": {"team": "a"}}
+
+
+def test_defaults_that_differ_are_named_but_for_what_the_pool_gives() -> None:
+    one = {"default": {"cpu": "1", "memory": "1Gi"}, "defaultRequest": {"cpu": "1", "memory": "1Gi"}}
+    other = {"default": {"cpu": "2", "memory": "1024Mi"}, "defaultRequest": {"cpu": "500m"}}
+    policies = Policies(ranges=(other, one))
+    assert policies.disputed(POOL) == ["default of cpu: 1, 2", "defaultRequest of cpu: 500m, 1"]
+    assert policies.disputed(Pool(provider="kubernetes", requests={"cpu": "1"})) == ["default of cpu: 1, 2"]
+    assert policies.disputed(Pool(provider="kubernetes", limits={"cpu": "1"})) == []
