@@ -600,3 +600,37 @@ def test_submodules_are_those_of_the_commit(case: Case, tmp_path: Path, strategy
     assert (found["verdict"], found["parting"]) == ("reproduced", None), found
     missing = [note for note in found["notes"] if "submodule" in note]
     assert [note.split()[3] for note in missing] == ["elsewhere:"], missing
+
+
+def test_submodules_that_a_checkout_of_github_fetched(case: Case, tmp_path: Path) -> None:
+    """By the command in the log: without `--recursive` none of a submodule's own."""
+    for folder in ("deep", "lib"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "own").write_text(folder)
+        case.git("-C", str(tmp_path / folder), "init", "--quiet")
+    allowed = ("-c", "protocol.file.allow=always")
+    for folder, inner in (("deep", ""), ("lib", "deep"), ("checkout", "lib")):
+        if inner:
+            case.git(
+                "-C", str(tmp_path / folder), *allowed, "submodule", "--quiet", "add", str(tmp_path / inner), inner
+            )
+        if folder != "checkout":
+            case.git("-C", str(tmp_path / folder), "add", "-A")
+            case.git("-C", str(tmp_path / folder), "commit", "--quiet", "-m", folder)
+    case.git(*allowed, "submodule", "--quiet", "update", "--init", "--recursive")
+    script = "echo $(cat lib/own) $(ls lib/deep); false"
+    workflow = f"""on: push
+jobs:
+  test:
+    runs-on: ubuntu-latest
+    container: debian:trixie-slim
+    steps:
+      - {{uses: actions/checkout@v4, with: {{submodules: true}}}}
+      - run: {script}
+"""
+    update = "git -c protocol.version=2 submodule update --init --force --depth=1"
+    log = f"##[group]Run actions/checkout@v4\nwith:\n  fetch-depth: 1\n##[endgroup]\n[command]/usr/bin/{update}\n"
+    log += f"##[group]Run {script}\n##[endgroup]\nlib\n##[error]Process completed with exit code 1."
+    found = of_github(case, workflow, log, "test")
+    assert (found["verdict"], found["parting"]) == ("reproduced", None), found
+    assert not any("submodule" in note for note in found["notes"])
