@@ -38,7 +38,7 @@ def lay_out_submodules(
         return
     asked = ("config", "-z", "--file", ".gitmodules", "--get-regexp", r"^submodule\..*\.path$")
     there, mine = _urls(root, environ), _urls(near, environ)
-    for item in nul_list(servers.told(root, *asked)):
+    for item in nul_list(servers.asked(root, *asked) or b""):
         key, _, path = os.fsdecode(item).partition("\n")
         name = key.removeprefix("submodule.").removesuffix(".path")
         if path not in gitlinks or name not in there or not clone.takes(path):
