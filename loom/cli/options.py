@@ -95,6 +95,10 @@ class PlanOptions:
         f"The event that the run stands for, in the words of GitLab or GitHub: {', '.join(Event)}.",
         default=Event.push,
     )
+    secret_file: Path | None = option(
+        "--secret-file FILE",
+        "Secrets for this command: lines NAME=value. GitLab's and GitHub's files find them by name.",
+    )
     event_file: Path | None = option("--event-file PATH", "The event's payload, in JSON, for GitHub's workflows.")
 
 

@@ -28,7 +28,7 @@ from msgspec import Struct, field
 from loom.cancel import Cancel
 from loom.config import Config
 from loom.config.pools import Pool
-from loom.errors import ProviderError, ServiceError
+from loom.errors import ImageError, ProviderError, ServiceError
 from loom.plan.model import PROJECT_DIR, Build, Image, Job, MountMode, Network, Resolved, Resources
 from loom.providers.command import Command
 from loom.status import Exit, OnOutput
@@ -284,6 +284,10 @@ class ImageResolver(Protocol):
 
     identity_of: Callable[[str], str | None]
     """Set by the caller: identifies the content of a snapshot's folder, if builds use the snapshot; None if unknown."""
+
+    def absent(self, images: Sequence[Image]) -> Mapping[str, ImageError]:
+        """Return why named images can't be had, by name, as far as two seconds are enough to know it."""
+        return {}
 
     def keep_inputs(self, builds: Iterable[Build], *, workspace: Path, folder: Path) -> None:
         """Prepare these builds with the current content of `workspace`, copied to `folder`, so that later writes have

@@ -44,6 +44,8 @@ class Request(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unkn
     changes_base: str | None = None
     event: str = "push"
     event_file: str | None = None
+    secret_file: str | None = None
+    """The path of a file with secrets (`NAME=value`)."""
     allow_unmerged: bool = False
     """Whether files in conflict are no reason to refuse."""
     dry_run: bool = False

@@ -9,8 +9,9 @@ from loom import snapshot
 from loom.cancel import Cancel
 from loom.providers.base import Provider
 from loom.record.run import Run
+from loom.runner.preflight import preflight
 from loom.runner.session import Prewarmed
-from loom.runner.tools import RunTools, first_jobs, preflight
+from loom.runner.tools import RunTools, first_jobs
 from loom.snapshot import KnownFiles, Snapshot, Source
 from loom.util.paths import new_workspace
 

@@ -23,8 +23,9 @@ from loom.record.recorder import Recorder
 from loom.record.run import Run
 from loom.record.run_record import RunRecord
 from loom.runner import SessionOpener
+from loom.runner.preflight import preflight
 from loom.runner.session import Work
-from loom.runner.tools import RunTools, first_jobs, preflight
+from loom.runner.tools import RunTools, first_jobs
 from loom.util import processes
 from loom.util.masking import Masker, known
 from loom.util.paths import jobs_of, new_workspace
@@ -118,7 +119,7 @@ def start(run: Run, tools: RunTools, watch: Watch, prepared: NextRun | None = No
                     source = partial(tools.cloned, run, run.clone)
                     started.taking = Work(lambda cancel: take(source(), cancel=cancel), tools.cancel, name="snapshot")
             if not run.attached:
-                preflight(run.plan, tools)
+                preflight(run.plan, tools, run.done)
             if filled is None:
                 for job in first_jobs(run.plan, tools.jobs_at_once, run.done):
                     opener.prewarm(job, prepared.sessions.pop(job.id, None) if prepared is not None else None)

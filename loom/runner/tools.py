@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct, field
 
 from loom.cancel import Cancel
-from loom.config.pools import HERE
-from loom.errors import EngineUnavailable
 from loom.plan.clone import Clone, refs_of_head
 from loom.plan.model import Job, MountMode, Plan
 from loom.record.run import Run
@@ -83,22 +81,6 @@ class Ran(Struct, frozen=True, kw_only=True):
     diagnosis: Diagnosis | None = None
     kept: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """The facts of kept sessions, by job. Jobs that can be entered or resumed."""
-
-
-def preflight(plan: Plan, tools: JobTools) -> None:
-    """Raise InfrastructureError for what has to be true before anything starts, and is not."""
-    images = [job.image for job in plan.jobs if job.image is not None]
-    optional = images and all(image.build is None and image.name == tools.config.default_image for image in images)
-    optional = optional and tools.providers.keys() <= HERE.keys()
-    for provider in tools.providers.values():
-        try:
-            provider.check()
-        except EngineUnavailable as error:
-            if not optional:
-                raise
-            # For jobs that name no image: where no engine answers, they could run without one.
-            way = "or run jobs that name no image on this machine, without isolation: loom run --no-container"
-            raise EngineUnavailable(error.message, hint=f"{error.hint}\n{way}" if error.hint else way) from error
 
 
 def first_jobs(plan: Plan, at_most: int, done: Collection[str] = ()) -> Iterable[Job]:

@@ -8,6 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from loom.commands.plan.secret_file import read_secrets, with_secrets
 from loom.commands.project import Here, checkout, trusting
 from loom.errors import LoomError, RequestError
 from loom.plan import variables
@@ -29,6 +30,7 @@ def resolve_context(
     given: Iterable[str] = (),
     inputs: Iterable[str] = (),
     event_file: str | None = None,
+    secret_file: str | None = None,
 ) -> ResolveContext:
     """Gather the facts about the checkout for one plan of the workflow at a path; git is asked once for each.
 
@@ -47,13 +49,14 @@ def resolve_context(
         )
     if predefined is None:
         predefined = commit_variables(here, name_from(root, path), event)
+    secrets = tuple(read_secrets(secret_file))
     return ResolveContext(
-        config=here.config,
+        config=with_secrets(here.config, secrets) if secrets else here.config,
         predefined=predefined,
         changed=cache(partial(_changed, root, environ, base)),
         changes_base=base,
         files=cache(partial(checkout.files_of, root, environ)),
-        own_variables=cache(partial(_own_variables, here, predefined)),
+        own_variables=cache(partial(_own_variables, here, predefined, secrets)),
         given=pairs(given, "--var"),
         inputs=pairs(inputs, "--input"),
         event_payload={} if event_file is None else _payload(event_file),
@@ -107,13 +110,14 @@ def _nothing_above(pipeline: str, job: str) -> NoReturn:
     raise RequestError(f"no pipeline started this one, so {job} of pipeline {pipeline} left nothing for it")
 
 
-def _own_variables(here: Here, predefined: Mapping[str, str]) -> Mapping[str, Variable]:
+def _own_variables(here: Here, predefined: Mapping[str, str], secrets: tuple[str, ...]) -> Mapping[str, Variable]:
     path = here.config.gitlab.variables
-    if path is None:
+    if path is None and not secrets:
         return {}
     from loom.workflow.gitlab import variables  # only a GitLab file has such variables
 
-    return variables.own(path, predefined.get("CI_PROJECT_PATH") or predefined.get("CI_PROJECT_NAME", ""))
+    project = predefined.get("CI_PROJECT_PATH") or predefined.get("CI_PROJECT_NAME", "")
+    return {**(variables.own(path, project) if path is not None else {}), **variables.of_secrets(secrets)}
 
 
 def pairs(given: Iterable[str], flag: str) -> dict[str, str]:

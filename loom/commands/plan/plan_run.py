@@ -130,6 +130,7 @@ def _with_its_surroundings(request: Request, here: Here) -> Request:
         request,
         environment={**request.environment, **found},
         workflow=str(here.workflow(request.workflow)) if elsewhere else request.workflow,
+        secret_file=None if request.secret_file is None else str(here.start / request.secret_file),
         event_file=None if request.event_file is None else str(here.start / request.event_file),
     )
 
@@ -206,6 +207,7 @@ def planner_of(
         given=request.var,
         inputs=request.inputs,
         event_file=request.event_file,
+        secret_file=request.secret_file,
     )
     return Planner(path, here, selection_of(request, here.config), context, keeping=keeping)
 

@@ -12,6 +12,7 @@ from msgspec.structs import asdict
 
 from loom import providers
 from loom.cancel import Cancel
+from loom.commands.plan.secret_file import read_secrets
 from loom.commands.project import Here
 from loom.config import Config
 from loom.plan.image_lock import LOCK_PATH, load_lock
@@ -50,7 +51,7 @@ def job_tools(here: Here, run: Run, root: Path) -> JobTools:
         secrets=partial(
             secret_values,
             config=config,
-            environ=environ,
+            environ={**environ, **read_secrets(run.request.secret_file)},
             root=root,
             judged=dict(here.judged),
             seen=SeenFile(seen, config.state_dir),

@@ -96,6 +96,7 @@ class ChildRuns:
             path,
             predefined=variables,
             given=given,
+            secret_file=request.secret_file,
         )
         typed_inputs = trigger.files[0].inputs if len(trigger.files) == 1 else {}
         context = replace(context, typed_inputs=typed_inputs, above=partial(_artifacts, self._with(child)))

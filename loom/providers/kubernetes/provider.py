@@ -283,5 +283,8 @@ class PodImages:
             )
         return Resolved(name=image.name, image_id=image.name)
 
+    def absent(self, images: Sequence[Image]) -> Mapping[str, ImageError]:
+        return {}  # the cluster's nodes pull them
+
     def keep_inputs(self, builds: Iterable[Build], *, workspace: Path, folder: Path) -> None:
         """Keep nothing: nothing is built."""

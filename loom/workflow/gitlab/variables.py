@@ -8,7 +8,7 @@ once more: `$$` is a dollar sign, and a name without a value is empty.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
@@ -71,6 +71,11 @@ def own(path: Path, project: str) -> dict[str, Variable]:
         if not _NAME.fullmatch(glob) and globs.match_name(glob, project):
             found |= {name: _own(name, value) for name, value in fields_of(node).items()}
     return found
+
+
+def of_secrets(names: Iterable[str]) -> dict[str, Variable]:
+    """Return the masked variables whose values loom's environment has."""
+    return {name: Variable(value=SECRET, expand=False, ref=f"env://{name}") for name in names}
 
 
 def in_environment(variables: Mapping[str, Variable], environment: str = "") -> dict[str, Variable]:

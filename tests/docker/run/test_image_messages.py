@@ -57,3 +57,33 @@ a:
     ran = project.run()
     assert ran.code == 3
     assert "(image: .loom/workflow.yml:9)" in ran.out
+
+
+def test_all_that_jobs_lack_is_told_before_the_first_one(project: Project) -> None:
+    project.workflow("""\
+version: v1
+stages: [build, test]
+first: {stage: build, image: debian:trixie-slim, script: [touch began]}
+a: {stage: test, image: {name: "debian:nothing", pull: never}, secrets: {TOKEN: env://NOT_SET}, script: [x]}
+b: {stage: test, image: debian:trixie-slim, services: [{name: db, image: {name: "base:nothing", pull: never}}], script: [x]}
+c: {stage: test, image: {name: "debian:else", pull: never}, allow_failure: true, script: [x]}
+""")
+    ran = project.run()
+    assert ran.code == 3
+    assert "3 things are missing that jobs need" in ran.out
+    for lacked in ("debian:nothing", "base:nothing", "NOT_SET"):
+        assert lacked in ran.out
+    assert "debian:else" not in ran.out
+    assert "started in" not in ran.out
+
+
+def test_the_image_that_an_earlier_job_makes_is_not_missing_before_the_run(project: Project) -> None:
+    project.workflow("""\
+version: v1
+stages: [build, test]
+make: {stage: build, image: debian:trixie-slim, script: ["echo docker build -t made:1 ."]}
+use: {stage: test, image: {name: "made:1", pull: never}, script: [x]}
+""")
+    ran = project.run()
+    assert ran.code == 3
+    assert ran.manifest("make")["status"] == "success"

@@ -49,6 +49,9 @@ class Engine(HostProvider):
         self.image_error: ImageError | None = None
         self.build_secrets: Any = None
 
+    def absent(self, images: Any) -> Any:
+        return {}
+
     def resolve(self, image: Any, *, on_output: Any, secrets: Any, **_: Any) -> Any:
         self.build_secrets = secrets
         on_output("stdout", b"resolved\n")

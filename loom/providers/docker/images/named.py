@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import threading
+import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import docker
@@ -18,8 +20,12 @@ from loom.plan.model import Resolved
 from loom.providers.docker.engine.client import Engine
 from loom.providers.docker.engine.errors import translated
 from loom.providers.docker.engine.retries import retrying
-from loom.providers.docker.images.registry import pull, same_platform
+from loom.providers.docker.images.registry import pull, same_platform, served
 from loom.status import OnOutput
+
+_LOOKING_S = 2.0
+_MAY_PASS = {"IMAGE_RATE_LIMITED", "IMAGE_UNAVAILABLE", "IMAGE_DISK_FULL"}
+"""The codes of errors that say nothing of a later pull."""
 
 
 class ResolvedImage(Resolved, frozen=True, kw_only=True):
@@ -66,17 +72,41 @@ class NamedImages:
             return local
         try:
             if policy == "never":
-                raise ImageError(
-                    f"{reference.name} ({platform}) is not on this engine, and its pull policy is `never`",
-                    hint=f"Load or build it first, or pull it by hand: docker pull {reference.name}",
-                    code="IMAGE_NOT_PRESENT",
-                )
+                raise _not_here(reference, platform)
             pull(self.engine, reference, platform, on_output=on_output, cancel=cancel)
         except ImageError as error:
             if error.code != "CANCELED":
                 error.hint = f"{error.hint or ''}\n{self.ways_around(reference)}".lstrip()
             raise
         return self._required(reference, platform)
+
+    def absent(self, images: Sequence[model.Image]) -> Mapping[str, ImageError]:
+        """Implement `ImageResolver.absent`; those of a lock file are not looked at."""
+        found: dict[str, ImageError] = {}
+
+        def ask(image: model.Image, reference: Reference, platform: str) -> None:
+            try:
+                if image.pull == "never":
+                    raise _not_here(reference, platform)
+                served(self.engine, reference)
+            except ImageError as error:
+                error.hint = f"{error.hint or ''}\n{self.ways_around(reference)}".lstrip()
+                found[str(image.name)] = error
+            except Exception:  # noqa: BLE001  not known: the job will meet it
+                return
+
+        asking = []
+        for image in images:
+            reference, platform = parse_reference(image.name or ""), self.platform_of(image)
+            if image.pull_else or self._frozen or self._lock.get(reference.name, platform) is not None:
+                continue
+            if self.local(reference, platform) is None:
+                asking.append(threading.Thread(target=ask, args=(image, reference, platform), daemon=True))
+                asking[-1].start()
+        until = time.monotonic() + _LOOKING_S
+        for thread in asking:
+            thread.join(max(0.0, until - time.monotonic()))
+        return {name: error for name, error in list(found.items()) if error.code not in _MAY_PASS}
 
     def ways_around(self, reference: Reference) -> str:
         """Return how to run without an image that can't be had, with similar ones that are here."""
@@ -160,6 +190,14 @@ class NamedImages:
                 code="IMAGE_PLATFORM",
             )
         raise ImageError(f"{reference.name} was pulled, and something removed it from the engine", hint="Run again.")
+
+
+def _not_here(reference: Reference, platform: str) -> ImageError:
+    return ImageError(
+        f"{reference.name} ({platform}) is not on this engine, and its pull policy is `never`",
+        hint=f"Load or build it first, or pull it by hand: docker pull {reference.name}",
+        code="IMAGE_NOT_PRESENT",
+    )
 
 
 def _image(reference: Reference, attributes: Mapping[str, Any]) -> ResolvedImage:
