@@ -10,11 +10,24 @@ from loom.record.documents import plain
 from loom.record.request import Request
 
 WITH_OPTION = frozenset(
-    ("color", "container", "deploy", "fail_fast", "frozen", "jobs", "keep", "mount_mode", "on", "pull", "stream")
+    (
+        "color",
+        "container",
+        "deploy",
+        "fail_fast",
+        "frozen",
+        "images",
+        "jobs",
+        "keep",
+        "mount_mode",
+        "on",
+        "pull",
+        "stream",
+    )
 )
 """The settings that are options of `loom run` too; the others are set by variables."""
 _SELECTION = frozenset({"names", "stage", "from_job"})
-_FLAGS = {"from_job": "--from", "inputs": "--input"}
+_FLAGS = {"from_job": "--from", "inputs": "--input", "images": "--image"}
 
 
 def reproduce_command(request: Request, job_id: str | None) -> str:

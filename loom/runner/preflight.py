@@ -80,7 +80,8 @@ def _missing_images(jobs: Sequence[Job], tools: JobTools) -> Iterator[ImageError
         resolver = tools.providers[provider].images
         if resolver is not None:
             for name, error in resolver.absent([image for image, _ in images.values()]).items():
-                yield error.named_at(images[name][1])
+                text = error.message if name in error.message else f"{name}: {error.message}"
+                yield ImageError(text, hint=error.hint, code=error.code).named_at(images[name][1])
 
 
 def _may_make_images(job: Job) -> bool:

@@ -58,9 +58,9 @@ def _conditions(job: Job) -> Iterator[str]:
         yield f"refused: {job.refused[0]}"
     if job.when == "manual":
         yield f"by hand: loom run {job.id}"
-    elif job.when != "on_success":
+    elif job.when != "on_success" and job.late is None:
         yield "after a failure" if job.when == "on_failure" else "also after a failure"
-    if not job.is_certain:
+    if job.late is not None and job.late.condition:
         yield "if its condition holds"
     if job.delay_s is not None:
         yield f"delayed by {duration_text(job.delay_s)}"

@@ -63,6 +63,7 @@ def test_values_are_completed(project: Path, words: list[str], found: set[str]) 
 
 
 FREE = {
+    "--target",
     "--var",
     "--input",
     "--changes-base",
