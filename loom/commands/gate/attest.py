@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Iterator
-from contextlib import suppress
-from itertools import islice
 from pathlib import Path
 
 from msgspec.structs import replace
 
+from loom import __version__
+from loom.commands.gate.checked_commit import CheckedCommit, CommitFinder
+from loom.commands.gate.gate import Judgement, judge
 from loom.commands.gate.signing import (
     UNLIKE,
     Configuration,
@@ -25,29 +26,21 @@ from loom.commands.gate.signing import (
 )
 from loom.commands.project import Here, here
 from loom.commands.project.checkout import git, origin_of
-from loom.errors import InfrastructureError, RecordError, RequestError
-from loom.record.reader import Reading
-from loom.record.request import Request
-from loom.record.run import load_run
+from loom.errors import InfrastructureError, RequestError
 from loom.render.output import print_either
 from loom.snapshot.git import Running, for_server, in_repository, with_config
 from loom.snapshot.repository import find
-from loom.status import ExitCode, Status
+from loom.status import ExitCode
 from loom.util import jsons
-from loom.util.controls import shown
+from loom.util.controls import shown as printable
 from loom.util.untrusted_files import read_regular
 
 NOTES = "refs/notes/loom"
-_MOST_RUNS = 200
-"""The newest runs among which the one of a commit's tree is searched."""
 _LARGEST_NOTE = 1 << 20
 
 
-_HINT = "loom run, then loom attest"
-
-
-_USUAL = (("container", True),)
-"""Settings of a run that make it no other than CI's."""
+_AS_GOOD = {"other-commit"}
+"""What a gate may accept without a loss: a statement is about a tree."""
 
 
 class NothingShown(RequestError):
@@ -58,8 +51,8 @@ class NothingShown(RequestError):
 
 def attest_sign(what: str, *, push: bool, as_json: bool) -> None:
     project = here()
-    reading, commit = shown_by(project, what)
-    statement = statement_of(reading)
+    judgement = shown(project, what)
+    statement, commit = statement_of(judgement), judgement.commit.sha
     listed = git(project.root, project.environ, "config", "--null", "--list") or b""
     signing = signing_of(dict(setting.partition("\n")[::2] for setting in os.fsdecode(listed).split("\0")))
     envelope = sign(statement, signing)
@@ -75,16 +68,18 @@ def attest_sign(what: str, *, push: bool, as_json: bool) -> None:
     if push:
         _push(project, signing.who)
     jobs = ", ".join(statement.predicate.passed_tests)
-    lines = [f"commit {commit[:12]}: run {reading.run_id} passed ({jobs}), signed by {signing.who}"]
+    lines = [f"commit {commit[:12]}: passed ({jobs}), signed by {signing.who}"]
     lines += [f"unlike CI: {each}" for each in statement.unlike]
     lines += [] if push else [f"push it with the branch: git push origin {NOTES}, or loom attest --push"]
-    values = {"commit": commit, "run_id": reading.run_id, "signer": signing.who, "envelope": envelope}
-    print_either(as_json, "attestation", values, map(shown, lines))
+    values = {"commit": commit, "signer": signing.who, "envelope": envelope}
+    print_either(as_json, "attestation", values, map(printable, lines))
 
 
 def attest_verify(commit: str, *, signers: Path, jobs: list[str], allow_unlike: bool, as_json: bool) -> int:
     project = here()
-    sha, tree = _commit(project, commit)
+    finder = CommitFinder(project)
+    sha = finder.commit(commit)
+    tree = finder.tree(sha)
     try:
         allowed = read_regular(signers).decode("utf-8", "replace")
     except OSError as error:
@@ -106,108 +101,67 @@ def attest_verify(commit: str, *, signers: Path, jobs: list[str], allow_unlike: 
     lines += [f"unlike CI: {each}" for each in dict.fromkeys(unlike)]
     lines += ["--allow-unlike accepts it"] if unlike and not allow_unlike else []
     values = {"commit": sha, "tree": tree, "passed": passed, "missing": missing, "unlike": unlike, "good": good}
-    print_either(as_json, "attestations", values, map(shown, lines))
+    print_either(as_json, "attestations", values, map(printable, lines))
     return ExitCode.OK if good else ExitCode.JOB_FAILED
 
 
-def shown_by(project: Here, what: str) -> tuple[Reading, str]:
-    """Return the run that has passed, and the commit whose tree it is of. NothingShown if there is none."""
+def shown(project: Here, what: str) -> Judgement:
+    """Return the judgement of a commit, or of the one with a run's tree, by what is shown already. NothingShown unless all is."""
+    judgement = judge(project, _commit(project, what), dry_run=True, as_json=True)
+    if not judgement.passed:
+        open_jobs = [one for one in judgement.verdicts if one.state not in ("shown", "not-gating")]
+        why = "; ".join(f"{one.job_id} {one.text}" for one in open_jobs[:3])
+        raise NothingShown(
+            f"commit {judgement.commit.sha[:12]}: it is not shown that CI would pass ({why})", hint="loom gate"
+        )
+    if not jobs_of(judgement):
+        raise NothingShown(f"commit {judgement.commit.sha[:12]} has no job that decides anything", hint="loom gate")
+    return judgement
+
+
+def jobs_of(judgement: Judgement) -> list[str]:
+    """Return the names on the server of the jobs that are shown."""
+    titles = {job.id: job.title for job in judgement.plan.jobs}
+    return [titles[one.job_id] for one in judgement.verdicts if one.state == "shown"]
+
+
+def statement_of(judgement: Judgement) -> Statement:
+    tree = {"gitTree": judgement.commit.tree}
+    annotations = {
+        "event": judgement.commit.event,
+        "architecture": platform.machine(),
+        "version": __version__,
+        "runs": sorted({one.run_id for one in judgement.verdicts if one.run_id}),
+        UNLIKE: sorted(judgement.accepted - _AS_GOOD),
+    }
+    images = [
+        Configuration(name=name, digest={"sha256": found})
+        for name, digest in judgement.images.items()
+        if (found := digest.rpartition("sha256:")[2])
+    ]
+    configuration = [Configuration(name="loom", digest=tree, annotations=annotations), *images]
+    results = JobResults(result="PASSED", configuration=configuration, passed_tests=jobs_of(judgement))
+    return Statement(subject=[Subject(digest=tree)], predicate=results)
+
+
+def _commit(project: Here, what: str) -> CheckedCommit:
+    """Return the commit that is meant, for its push: a ref, another commit (as of the branch), or the one with a run's tree."""
+    finder = CommitFinder(project)
     try:
         reading = project.find(what)
-    except RequestError as no_run:
-        try:
-            return _run_of(project, *_commit(project, what))
-        except NothingShown:
-            raise
-        except RequestError as error:
-            raise RequestError(f"{what}: neither a commit nor a run", hint=no_run.hint, code=error.code) from None
-    if why := unlike_ci(reading):
-        raise NothingShown(f"run {reading.run_id} does not count: {why}", hint=_HINT)
-    for name in (str(reading.receipt()["snapshot_head_sha"]), "HEAD"):
-        with suppress(RequestError):
-            sha, tree = _commit(project, name)
-            if tree == _tree_of(reading):
-                return reading, sha
-    raise NothingShown(f"no commit has the tree of run {reading.run_id} yet", hint=f"commit the work that ran: {_HINT}")
-
-
-def _run_of(project: Here, commit: str, tree: str) -> tuple[Reading, str]:
-    reasons = []
-    for reading in _newest(project):
-        if _tree_of(reading) == tree:
-            if not (why := unlike_ci(reading)):
-                return reading, commit
-            reasons.append(f"run {reading.run_id}: {why}")
-    of_it = "; ".join(reasons[:3]) or "no run had its tree"
-    raise NothingShown(f"commit {commit[:12]}: no run shows that it passes ({of_it})", hint=_HINT)
-
-
-def unlike_ci(reading: Reading) -> str:
-    """Return why a run is no proof that CI passes; empty if it is one."""
-    receipt = reading.receipt()
-    extent = receipt["extent"]
-    if receipt["status"] != Status.SUCCESS:
-        return f"its status is {receipt['status']}"
-    if not extent["proof"]:
-        return f"it is {', '.join(extent['kinds'])}"
-    request = load_run(reading.paths.plan).request.repeated
-    usual = Request(workflow=request.workflow, event=request.event, no_cache=request.no_cache, strict=request.strict)
-    flags = {name: value for name, value in request.flags.items() if (name, value) not in _USUAL}
-    if (odd := replace(request, flags=flags)) != usual:
-        given = [name for name in odd.__struct_fields__ if getattr(odd, name) != getattr(usual, name)]
-        return f"it had options that CI has not: {', '.join([*given, *flags])}"
-    return ""
-
-
-def statement_of(reading: Reading) -> Statement:
-    """Return the statement about a run that passed."""
-    run, receipt = load_run(reading.paths.plan), reading.receipt()
-    passed, warned = [], []
-    for job_id, job in reading.fold.jobs.items():
-        of_plan = run.plan.job(job_id)
-        if job.status is Status.SUCCESS:
-            passed.append(of_plan.title)
-        elif job.status is not Status.SKIPPED:
-            warned.append(of_plan.title)
-    digests = {image["name"]: image.get("digest", "").rpartition("sha256:")[2] for image in receipt["images"]}
-    annotations = {
-        "run": reading.run_id,
-        "version": receipt["loom_version"],
-        "workflow": receipt["workflow_path"],
-        "event": run.request.event,
-        "architecture": platform.machine(),
-        UNLIKE: [f"{name} is known by its tag alone" for name, digest in digests.items() if not digest],
-    }
-    tree = {"gitTree": _tree_of(reading)}
-    images = [Configuration(name=name, digest={"sha256": digest}) for name, digest in digests.items() if digest]
-    configuration = [Configuration(name="loom", digest=tree, annotations=annotations), *images]
-    result = JobResults(result="PASSED", configuration=configuration, passed_tests=passed, warned_tests=warned)
-    return Statement(subject=[Subject(digest=tree)], predicate=result)
-
-
-def _tree_of(reading: Reading) -> str:
-    """Return the tree that ran; empty where somebody may have changed it."""
-    return reading.receipt()["extent"]["tree_sha"] or ""
-
-
-def _newest(project: Here) -> Iterator[Reading]:
-    """Yield the newest runs of this checkout that have ended, those with a record that can be read."""
-    for entry in islice(project.store.entries(project.root), _MOST_RUNS):
-        if entry.receipt is not None and entry.child_of is None:
-            with suppress(RecordError):
-                yield Reading(entry)
-
-
-def _commit(project: Here, name: str) -> tuple[str, str]:
-    """Return the commit and its tree. RequestError for another name."""
-    found = []
-    for kind in ("commit", "tree"):
-        words = ("rev-parse", "--verify", "-q", "--end-of-options", f"{name}^{{{kind}}}")
-        answer = git(project.root, project.environ, *words)
-        if answer is None:
-            raise RequestError(f"{name}: no commit of this repository", hint="git log names them")
-        found.append(answer.decode().strip())
-    return found[0], found[1]
+    except RequestError:
+        names = [what]
+    else:
+        names = [str(reading.receipt()["snapshot_head_sha"]), "HEAD"]
+        names = [name for name in names if finder.tree(finder.commit(name)) == reading.receipt()["extent"]["tree_sha"]]
+        if not names:
+            raise NothingShown(f"no commit has the tree of run {reading.run_id} yet", hint="commit the work that ran")
+    sha = finder.commit(names[0])
+    try:
+        found = finder.named(names[0])
+    except RequestError:
+        found = replace(finder.named("HEAD"), sha=sha, tree=finder.tree(sha))
+    return found
 
 
 def _note(project: Here, commit: str, ref: str = NOTES) -> bytes:

@@ -69,7 +69,7 @@ class CommitFinder:
         )
         return CheckedCommit(
             sha=sha,
-            tree=self._tree(sha),
+            tree=self.tree(sha),
             branch="" if of_tag else ref.removeprefix("refs/heads/"),
             event="tag" if of_tag else "push",
             base=before if known and before is not None else NO_COMMIT,
@@ -105,7 +105,7 @@ class CommitFinder:
             )
         return CheckedCommit(sha=one.sha, tree=one.tree, branch=one.branch, event="merge_request", base=tip)
 
-    def _tree(self, sha: str) -> str:
+    def tree(self, sha: str) -> str:
         return self.ask("rev-parse", "--verify", f"{sha}^{{tree}}") or ""
 
 
@@ -113,6 +113,10 @@ class CommitFinder:
 def laid_out(here: Here, commit: CheckedCommit, cancel: Cancel) -> Iterator[Path]:
     """Yield a checkout of the commit, apart from the user's, on its branch or tag."""
     with checked_out(here, commit.sha, cancel) as root:
+        if (users := repository.find(here.root, here.environ)) is not None:
+            identity = [(key, value) for key, value in users.config if key in ("user.name", "user.email")]
+            with (root / ".git/config").open("a") as file:  # variables of a run have it
+                file.write(repository.config_text(identity))
         found = repository.find(root, here.environ)
         assert found is not None
         if commit.branch:

@@ -53,7 +53,7 @@ _GITHUB = """\
         env:
           COMMIT: ${{ github.event.pull_request.head.sha || github.sha }}
           BRANCH: ${{ github.base_ref || github.event.repository.default_branch }}
-          EVENT: ${{ github.event_name }}
+          EVENT: ${{ github.event_name == 'pull_request' && 'merge_request' || github.event_name }}
         run: |
           cat >"$RUNNER_TEMP/shown" <<'END'
 SCRIPT

@@ -44,6 +44,24 @@ class JobVerdict(Struct, frozen=True, kw_only=True):
     run_id: str | None = None
 
 
+class Judgement(Struct, frozen=True, kw_only=True):
+    """What is known of a commit. `passed`: all that decides has."""
+
+    commit: CheckedCommit
+    verdicts: list[JobVerdict]
+    plan: Plan
+    images: dict[str, str]
+    """The digests of the images of its jobs, by name; empty for one that is known by its tag alone."""
+    accepted: frozenset[str]
+    whole: bool
+    """Whether nobody changed the list of proofs."""
+    code: ExitCode
+
+    @property
+    def passed(self) -> bool:
+        return all(one.state in ("shown", "passed", "not-gating") for one in self.verdicts)
+
+
 def gate(
     words: list[str] | None,
     *,
@@ -62,8 +80,8 @@ def gate(
     return judged(here, commit, dry_run=dry_run, as_json=as_json)
 
 
-def judged(here: Here, commit: CheckedCommit, *, dry_run: bool = False, as_json: bool = False) -> int:
-    """Judge a commit, and say what counted; return the exit code: 0 only if all that decides has passed."""
+def judge(here: Here, commit: CheckedCommit, *, dry_run: bool = False, as_json: bool = False) -> Judgement:
+    """Judge a commit by what has been shown of it, and by a run of the rest, unless it is a `dry_run`."""
     cancel = Cancel()
     with signals(cancel), laid_out(here, commit, cancel) as root, chdir(root):
         accepted = project.here(root=root).config.gate_accept
@@ -76,17 +94,30 @@ def judged(here: Here, commit: CheckedCommit, *, dry_run: bool = False, as_json:
             with redirect_stdout(sys.stderr) if as_json else nullcontext():
                 code = ExitCode(running.execute(worktree, found.rest()))
             verdicts = found.after()
-    passed = all(one.state in ("shown", "passed", "not-gating") for one in verdicts)
+        return Judgement(
+            commit=commit,
+            verdicts=verdicts,
+            plan=run.plan,
+            images=found.images(),
+            accepted=frozenset(accepted),
+            whole=found.whole,
+            code=code,
+        )
+
+
+def judged(here: Here, commit: CheckedCommit, *, dry_run: bool = False, as_json: bool = False) -> int:
+    """Judge a commit, and say what counted; return the exit code: 0 only if all that decides has passed."""
+    found = judge(here, commit, dry_run=dry_run, as_json=as_json)
     values = {
         "commit": commit.sha,
         "tree": commit.tree,
         "branch": commit.branch,
         "event": commit.event,
-        "passed": passed,
-        "jobs": verdicts,
+        "passed": found.passed,
+        "jobs": found.verdicts,
     }
-    print_either(as_json, "gate", values, _lines(commit, verdicts, found.whole, passed=passed))
-    return ExitCode.OK if passed else code or ExitCode.JOB_FAILED
+    print_either(as_json, "gate", values, _lines(commit, found.verdicts, found.whole, passed=found.passed))
+    return ExitCode.OK if found.passed else found.code or ExitCode.JOB_FAILED
 
 
 class _Gate:
@@ -112,6 +143,11 @@ class _Gate:
     def _earlier(self) -> Shown:
         proofs = Proofs(self._worktree.config.state_dir)
         return Shown(self._store, proofs, self._run.plan, self._expected, self._accepted)
+
+    def images(self) -> dict[str, str]:
+        """Return the digests of the images of the jobs that are shown, by name."""
+        jobs = [job for job in self._run.plan.jobs if job.id in self._shown]
+        return {image.name: image.digest for job in jobs for image in self._expected.images(job) or ()}
 
     def before(self) -> list[JobVerdict]:
         """Return what is known without a run; a job that could not count if it ran is in doubt."""

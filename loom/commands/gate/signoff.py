@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from loom.commands.gate.attest import shown_by, statement_of
+from loom.commands.gate.attest import jobs_of, shown
 from loom.commands.project import here
 from loom.commands.record.remote import address_of_origin, reached
 from loom.commands.servers import ServerRefused
@@ -19,18 +19,18 @@ _LONGEST = 140
 
 def signoff(what: str, *, each: bool, as_json: bool) -> None:
     project = here()
-    reading, commit = shown_by(project, what)
+    judgement = shown(project, what)
+    jobs, commit = jobs_of(judgement), judgement.commit.sha
     if (address := address_of_origin(project)) is None:
         raise RequestError("there is no origin on a server", hint="git remote add origin URL")
     with _said(commit):
         server, _ = reached(project, address, lambda server: server.check_commit(commit))
-        result = statement_of(reading).predicate
-        text = f"passed here: {', '.join(result.passed_tests)} (run {reading.run_id})"
-        names = [f"{_CONTEXT}/{job}" for job in result.passed_tests] if each else [_CONTEXT]
+        text = f"passed here: {', '.join(jobs)}"
+        names = [f"{_CONTEXT}/{job}" for job in jobs] if each else [_CONTEXT]
         for name in names:
             server.sign_off(commit, name, text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…")
     lines = [f"commit {commit[:12]} on {address.host}: {', '.join(names)} is success"]
-    print_either(as_json, "signoff", {"commit": commit, "run_id": reading.run_id, "statuses": names}, lines)
+    print_either(as_json, "signoff", {"commit": commit, "statuses": names}, lines)
 
 
 @contextmanager

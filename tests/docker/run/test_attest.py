@@ -35,55 +35,57 @@ def test_a_run_counts_for_the_commit_that_has_its_tree(project: Project, tmp_pat
         f"default: {{image: {IMAGE}}}\nunit: {{script: [cat word]}}\nlint: {{script: ls}}\n"
     )
     (project.root / "word").write_text("one\n")
-    assert project.run("unit").code == 0
-    partial = project.loom("attest")
-    assert project.run().code == 0
-    too_early = project.loom("attest")
+    accept = {"LOOM_GATE_ACCEPT": "other-commit,image-by-tag"}
+    assert project.loom("run", "unit").code == 0
     git("add", "-A")
     git("commit", "-q", "-m", "one")
     git("push", "-q", "origin", "HEAD:main")
-    assert (partial.code, too_early.code) == (2, 2), partial.err + too_early.err
+    partial = project.loom("attest", **accept)
+    assert project.loom("run").code == 0
+    by_tag = project.loom("attest")
+    assert (partial.code, "lint has to run" in partial.err) == (2, True), partial.err
+    assert (by_tag.code, "image-by-tag" in by_tag.err) == (2, True), by_tag.err
 
-    assert project.loom("attest").code == 0
+    assert project.loom("attest", **accept).code == 0
     git("clone", "-q", "-b", "main", str(remote), str(other))
     git("notes", "--ref=loom", "add", "-m", "theirs", "HEAD", at=other)
     git("push", "-q", "origin", "refs/notes/loom", at=other)
-    pushed = project.loom("attest", "--push")
+    pushed = project.loom("attest", "--push", **accept)
     assert pushed.code == 0, pushed.err
     git("fetch", "-q", "origin", "+refs/notes/loom:refs/notes/loom", at=other)
     note = git("notes", "--ref=loom", "show", "HEAD", at=other).splitlines()
     assert sorted(line[:6] for line in note) == ["theirs", '{"payl']
 
     unlike = project.loom("attest", "verify", "--signers", str(signers))
-    assert (unlike.code, f"unlike CI: {IMAGE} is known by its tag alone" in unlike.out) == (1, True)
+    assert (unlike.code, "unlike CI: image-by-tag" in unlike.out) == (1, True)
     verify = ("attest", "verify", "--signers", str(signers), "--allow-unlike", "--json")
     found = json.loads(project.loom(*verify).out)
     assert found["passed"] == {"unit": ["dev@example.org"], "lint": ["dev@example.org"]}
     assert json.loads(project.loom(*verify, "--job", "deploy").out)["missing"] == ["deploy"]
 
-    assert project.run("--var", "WORD=two").code == 0
     (project.root / "word").write_text("two\n")
-    assert project.run().code == 0
+    assert project.loom("run").code == 0
     git("commit", "-q", "-a", "-m", "two")
     git("commit", "-q", "--allow-empty", "-m", "same tree")
-    assert project.loom("attest", "HEAD~1").code == 0
+    assert project.loom("attest", "HEAD~1", **accept).code == 0
     (project.root / "word").write_text("three\n")
     git("commit", "-q", "-a", "-m", "three")
-    assert project.loom("attest").code == 2
+    assert project.loom("attest", **accept).code == 2
 
     with serving() as stub:
-        at, sha = "/api/v4/projects/group%2Fproject", git("rev-parse", "HEAD~1")
+        at, sha = "/api/v4/projects/group%2Fproject", git("rev-parse", "HEAD")
         git("remote", "set-url", "origin", f"{stub.url}/group/project.git")
-        token = {"GITLAB_HOST": stub.url, "GITLAB_TOKEN": "glpat-of-the-user"}
-        early = project.loom("signoff", "HEAD~1", **token)
+        token = {**accept, "GITLAB_HOST": stub.url, "GITLAB_TOKEN": "glpat-of-the-user"}
+        assert project.loom("signoff", **token).code == 2
+        assert project.loom("gate", **accept).code == 0
+        early = project.loom("signoff", **token)
         assert (early.code, "push it first" in early.err) == (2, True), early.err
         stub.routes |= {
             f"{at}/repository/commits/{sha}": Reply({"id": sha}),
             f"{at}/statuses/{sha}": Reply({"id": 1}, 201),
         }
-        signed_off = project.loom("signoff", "HEAD~1", "--each", **token)
+        signed_off = project.loom("signoff", "--each", **token)
         assert signed_off.code == 0, signed_off.err
         assert [(path, one["name"], one["state"]) for path, one in stub.posted] == [
             (f"{at}/statuses/{sha}", f"loom/{job}", "success") for job in ("unit", "lint")
         ]
-        assert project.loom("signoff", "HEAD", **token).code == 2

@@ -69,6 +69,7 @@ FREE = {
     "--changes-base",
     "--base",
     "--try",
+    "--target",
     "--grep",
     "--older-than",
     "--timeout",
