@@ -69,7 +69,6 @@ FREE = {
     "--changes-base",
     "--base",
     "--try",
-    "--target",
     "--grep",
     "--older-than",
     "--timeout",
