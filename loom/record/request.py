@@ -23,7 +23,7 @@ NOT_REPEATED = frozenset(
         *("stop_at", "keep", "keep_for", "keep_max_size", "keep_runs", "keep_workspaces", "auto_clean"),
         *("cache_max_size", "bucket", "state_dir", "cache_dir", "tmp_dir"),
         # what the user allows
-        *("protected_branches", "reported"),
+        *("protected_branches", "reported", "gate_accept"),
     }
 )
 """Options of `loom run` and settings that do not decide how a job ends; consent (`trust`) is given each time."""
