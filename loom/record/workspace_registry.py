@@ -18,6 +18,9 @@ from loom.util import atomic, processes, typed
 from loom.util.paths import half_removed
 from loom.util.private import make_in_shared, make_private
 
+Kind = Literal["run", "snapshot", "spare"]
+"""`snapshot`: created by `loom snapshot`, without a run. `spare`: of a run that is over, kept to become a later one's."""
+
 
 class OwnWorkspace(Struct, frozen=True, kw_only=True):
     """A directory that loom created. `path_hex` also encodes names that are not text."""
@@ -25,8 +28,7 @@ class OwnWorkspace(Struct, frozen=True, kw_only=True):
     path_hex: str
     run_id: str
     repo_root: str
-    kind: Literal["run", "snapshot"]
-    """`snapshot`: created by `loom snapshot`, without a run."""
+    kind: Kind
     device: int
     inode: int
     boot_id: str
@@ -51,17 +53,20 @@ class WorkspaceRegistry:
     def __init__(self, state_dir: Path) -> None:
         self.folder = state_dir / "workspaces"
 
-    def make(self, workspace: Path, *, run_id: str, repo_root: Path, kind: Literal["run", "snapshot"] = "run") -> None:
+    def make(self, workspace: Path, *, run_id: str, repo_root: Path, kind: Kind = "run") -> None:
         """Create the directory, private to the user, and register it. SnapshotError when it can't be created."""
         make_in_shared(workspace)
         self.register(workspace, run_id=run_id, repo_root=repo_root, kind=kind)
 
     def register(
-        self, workspace: Path, *, run_id: str, repo_root: Path, kind: Literal["run", "snapshot"] = "run"
+        self, workspace: Path, *, run_id: str, repo_root: Path, kind: Kind = "run", directory: Path | None = None
     ) -> None:
-        """Register a directory, unless the state directory can't be written: it then remains until a person removes it."""
+        """Register a directory, unless the state directory can't be written: it then remains until a person removes it.
+
+        `directory` is about to get this name.
+        """
         with suppress(OSError):
-            status = workspace.lstat()
+            status = (directory or workspace).lstat()
             entry = OwnWorkspace(
                 path_hex=os.fsencode(os.path.realpath(workspace)).hex(),
                 run_id=run_id,
@@ -90,9 +95,19 @@ class WorkspaceRegistry:
         there = [path for path in (workspace, half_removed(workspace)) if os.path.lexists(path)]
         return entry is not None and all(entry.is_same(path) for path in there)
 
+    def spares(self, repo_root: Path) -> list[Path]:
+        """List the spare workspaces of a checkout, the newest first."""
+        found = (one.path for one in self.all() if (one.kind, one.repo_root) == ("spare", str(repo_root)))
+        return sorted((path for path in found if self.confirms(path)), reverse=True)
+
+    def known(self, workspace: Path) -> Path:
+        """Return the file that tells which files of a workspace are as its snapshot left them."""
+        return self._file(workspace).with_suffix(".known")
+
     def forget(self, workspace: Path) -> None:
         """Forget a removed workspace. A failure is retried with the next removal."""
         with suppress(OSError):
+            self.known(workspace).unlink(missing_ok=True)
             self._file(workspace).unlink()
 
     def _file(self, workspace: Path) -> Path:

@@ -191,15 +191,13 @@ class Execution:
             self._journal.fact(RUN, PhaseCode.RUN_BOOTSTRAP, "engine_answered", {"engine": engine})
 
     def _take_snapshot(self) -> Snapshot:
-        prepared = self._start.prepared
         if (taking := self._start.taking) is not None:
             taken = taking.result(snapshot.SnapshotCanceled("interrupted while the workspace was being filled"))
             self._start.taking = None
             return taken
         source, umask = self._tools.cloned(self._run, self._run.clone), self._run.plan.umask
-        if prepared is not None:
-            return prepared.renewed(source, self._cancel, umask)
-        return snapshot.take(source, self._workspace, cancel=self._cancel, umask=umask)
+        known = self._tools.store.workspaces.known(self._workspace)
+        return snapshot.take(source, self._workspace, cancel=self._cancel, umask=umask, known=known)
 
     def _keep_build_inputs(self) -> None:
         run = self._run

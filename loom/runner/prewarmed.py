@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 
 from loom import snapshot
-from loom.cancel import Cancel
 from loom.providers.base import Provider
 from loom.record.run import Run
 from loom.runner.preflight import preflight
 from loom.runner.session import Prewarmed
+from loom.runner.spares import make_workspace, set_aside
 from loom.runner.tools import RunTools, first_jobs
-from loom.snapshot import KnownFiles, Snapshot, Source
 from loom.util.paths import new_workspace
 
 
@@ -30,14 +29,14 @@ class NextRun:
         self.workspace = new_workspace(tools.config.tmp_dir, run.run_id)
         self.sessions: dict[str, Prewarmed] = {}
         """The sessions by job; whoever takes one out closes it."""
-        self._known_files: KnownFiles | None = None
+        self._filled = False
         self._stack = ExitStack()
         self._made = False
 
     def prepare(self) -> None:
         """Lay out the workspace while the sessions open, for which nothing waits. Errors as those of a run's beginning."""
         run, tools = self._run, self._tools
-        tools.store.workspaces.make(self.workspace, run_id=run.run_id, repo_root=run.repo_root)
+        make_workspace(tools.store, self.workspace, run_id=run.run_id, repo_root=run.repo_root)
         self._made = True
         self._stack.enter_context(snapshot.occupied(self.workspace))
         preflight(run.plan, tools)
@@ -45,19 +44,14 @@ class NextRun:
         self.sessions = opener.prewarmed
         for job in first_jobs(run.plan, tools.jobs_at_once):
             opener.prewarm(job)
-        _, self._known_files = snapshot.take_to_renew(
-            tools.cloned(run, run.clone), self.workspace, cancel=tools.cancel, umask=run.plan.umask
-        )
+        source, known = tools.cloned(run, run.clone), tools.store.workspaces.known(self.workspace)
+        snapshot.take(source, self.workspace, cancel=tools.cancel, umask=run.plan.umask, known=known)
+        self._filled = True
 
     def ready(self) -> bool:
         """Return whether a run can begin with it: it was prepared, and no run began since (ids are in order)."""
         newest = next(iter(self._tools.store.run_ids()), "0")
-        return self._known_files is not None and int(newest) < int(self.run_id)
-
-    def renewed(self, source: Source, cancel: Cancel, umask: int) -> Snapshot:
-        """Bring the workspace up to date, once. Raises the errors of `snapshot.take`."""
-        assert self._known_files is not None, "ready comes first"
-        return snapshot.renew(source, self.workspace, self._known_files, cancel=cancel, umask=umask)
+        return self._filled and int(newest) < int(self.run_id)
 
     @property
     def providers(self) -> Sequence[Provider]:
@@ -79,6 +73,8 @@ class NextRun:
         self._stack.close()
         if self._made:
             self._made = False
+            if self._filled:
+                set_aside(self._tools.store, self.workspace, self._run.repo_root)
             removal = snapshot.remove(self.workspace, recorded=True)
             problems += [f"{path}: {reason}" for path, reason in removal.remaining]
             if removal.complete:

@@ -25,6 +25,7 @@ from loom.record.run_record import RunRecord
 from loom.runner import SessionOpener
 from loom.runner.preflight import preflight
 from loom.runner.session import Work
+from loom.runner.spares import make_workspace
 from loom.runner.tools import RunTools, first_jobs
 from loom.util import processes
 from loom.util.masking import Masker, known
@@ -112,10 +113,11 @@ def start(run: Run, tools: RunTools, watch: Watch, prepared: NextRun | None = No
             if prepared is not None:
                 prepared.taken_over()
             elif filled is None:
-                tools.store.workspaces.make(workspace, run_id=run.run_id, repo_root=run.repo_root)
+                make_workspace(tools.store, workspace, run_id=run.run_id, repo_root=run.repo_root)
                 # One job alone needs the engine first, since its container starts without the files.
                 if not opener.alone and any(one.capabilities.isolated for one in tools.providers.values()):
-                    take = partial(snapshot.take, workspace=workspace, umask=run.plan.umask)
+                    files = tools.store.workspaces.known(workspace)
+                    take = partial(snapshot.take, workspace=workspace, umask=run.plan.umask, known=files)
                     source = partial(tools.cloned, run, run.clone)
                     started.taking = Work(lambda cancel: take(source(), cancel=cancel), tools.cancel, name="snapshot")
             if not run.attached:

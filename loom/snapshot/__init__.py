@@ -16,7 +16,7 @@ from loom.util import startup
 
 if TYPE_CHECKING:
     from loom.snapshot.bundles import BundledRepository, BundledTree, TreeOfBundle
-    from loom.snapshot.capture import empty, renew, take, take_to_renew
+    from loom.snapshot.capture import empty, take
     from loom.snapshot.copy_workers import duplicate
     from loom.snapshot.explanation import Explanation, Rule, explain, ignore_rule
     from loom.snapshot.git import LOCAL_VARIABLES, nul_list
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from loom.snapshot.objects import facts_of_commit, first_hunks
     from loom.snapshot.pull_request import with_merge, with_merge_of
     from loom.snapshot.removal import Removal, is_workspace, remains, remove
-    from loom.snapshot.renewal import KnownFiles
+    from loom.snapshot.renewal import hand_over
     from loom.snapshot.sync import Patch, SavedFiles, bring, compare, patch_of
     from loom.snapshot.sync import apply as apply_patch
     from loom.snapshot.tree import tracked
@@ -52,8 +52,8 @@ else:
             "objects": "facts_of_commit first_hunks",
             "pull_request": "with_merge with_merge_of",
             "removal": "Removal is_workspace remains remove",
-            "renewal": "KnownFiles",
-            "capture": "empty renew take take_to_renew",
+            "renewal": "hand_over",
+            "capture": "empty take",
             "tree": "tracked",
             "verification": "Verification changed_since changes_between is_untouched verify",
         },

@@ -26,7 +26,7 @@ from loom.snapshot.proof import Filled, Proof
 from loom.snapshot.pull_request import bring
 from loom.snapshot.questions import Questions
 from loom.snapshot.removal import delete
-from loom.snapshot.renewal import KnownFiles, Renewer, known_files
+from loom.snapshot.renewal import OBJECTS, KnownFiles, Renewer, keep_known, strip, take_known
 from loom.snapshot.repository import as_under_git
 from loom.snapshot.source import check_consent
 from loom.util.bounded import listed
@@ -52,43 +52,34 @@ def take(
     cancel: Cancel,
     on_progress: OnProgress | None = None,
     umask: int = copy_files.GITS_UMASK,
+    known: Path | None = None,
 ) -> Snapshot:
     """Fill the empty directory `workspace` with the checkout that CI would have if the source's present work were
     committed. It and its files get the modes that `umask` leaves, so the directory above keeps it private.
 
-    Only reads the source. SnapshotError when a file can't be read or written, SnapshotCanceled when the flag was set;
-    either leaves `workspace` empty.
+    `known`: the file, out of the reach of jobs, that tells which files of the workspace are as this function left them;
+    whatever else is there is replaced. Only reads the source. SnapshotError when a file can't be read or written,
+    SnapshotCanceled when the flag was set; either leaves `workspace` empty.
     """
-    if workspace.exists() and any(workspace.iterdir()):
-        raise SnapshotError(f"{workspace}: not empty", hint="a workspace is filled once, in a new directory")
     with occupied(workspace), git.ended_by(cancel):
-        return _take(source, workspace, cancel, on_progress, umask)
-
-
-def take_to_renew(
-    source: Source, workspace: Path, *, cancel: Cancel, umask: int = copy_files.GITS_UMASK
-) -> tuple[Snapshot, KnownFiles]:
-    """Take as `take`, for a workspace that `renew` brings up to date before anybody uses it."""
-    since_ns = time.time_ns() - _TICK_NS
-    taken = take(source, workspace, cancel=cancel, umask=umask)
-    return taken, known_files(source, workspace, since_ns, umask)
-
-
-def renew(
-    source: Source, workspace: Path, files: KnownFiles, *, cancel: Cancel, umask: int = copy_files.GITS_UMASK
-) -> Snapshot:
-    """Take as `take`, of `source` as it is now, in the workspace that `take_to_renew` filled."""
-    with occupied(workspace), git.ended_by(cancel):
+        files = None if known is None else take_known(known)
         try:
-            plain = files.plain and source.pull_request is None
-            if plain and files.umask == umask and line_endings.by_default(source.config):
-                return _take(source, workspace, cancel, None, umask, files)
+            if files is not None and files.umask == umask and _may_renew(source) and strip(workspace, files):
+                return _take(source, workspace, cancel, on_progress, umask, known, files)
         except SnapshotCanceled:
             raise
-        except SnapshotError:
+        except (SnapshotError, OSError):
             pass  # not to be renewed, or a true failure, which occurs again
-        empty(workspace)
-        return _take(source, workspace, cancel, None, umask)
+        if known is not None:
+            empty(workspace)
+        if workspace.exists() and any(workspace.iterdir()):
+            raise SnapshotError(f"{workspace}: not empty", hint="a workspace is filled once, in a new directory")
+        return _take(source, workspace, cancel, on_progress, umask, known)
+
+
+def _may_renew(source: Source) -> bool:
+    """Return whether all that the copy writes stays as it is written."""
+    return source.pull_request is None and line_endings.by_default(source.config)
 
 
 def _take(
@@ -97,14 +88,13 @@ def _take(
     cancel: Cancel,
     on_progress: OnProgress | None,
     umask: int,
+    known: Path | None,
     files: KnownFiles | None = None,
 ) -> Snapshot:
     started = time.perf_counter()
     git_dir = workspace / ".git"
     check_consent(source)
     try:
-        if files is not None:
-            _strip(git_dir)
         git_dir.mkdir(exist_ok=files is not None)
         workspace.chmod(0o777 & ~umask)
         (git_dir / FILLING).touch()
@@ -124,6 +114,8 @@ def _take(
             brought=filled.brought,
         )
         write_manifest(git_dir, manifest)
+        if known is not None and filled.copied and _may_renew(source):
+            keep_known(KnownFiles(files=filled.copied, umask=umask), known)
     except BaseException as error:
         empty(workspace)
         if cancel.requested and isinstance(error, (SnapshotError, OSError)) and not isinstance(error, SnapshotCanceled):
@@ -151,13 +143,6 @@ def _take(
         borrowed=filled.borrowed,
         duration_ms=(time.perf_counter() - started) * 1000,
     )
-
-
-def _strip(git_dir: Path) -> None:
-    """Remove all but git's objects, which never change."""
-    for entry in (*os.scandir(git_dir), *os.scandir(git_dir / "objects")):
-        if entry.name == "info" or (entry.name != "objects" and Path(entry.path).parent == git_dir):
-            _remove(entry)
 
 
 def empty(workspace: Path) -> None:
@@ -302,12 +287,15 @@ class _Filling:
                 self._renewer.finish((*found.absent, *more.absent))
         self._vanished = set(more.absent)
         found.add(vars(more))
+        self._done.copied.update(found.copied)
+        if _is_special(index, new):
+            self._done.copied = {}
         return unlisted
 
     def _make_way(self, renewer: Renewer, index: Index, tracked: list[tuple[str, int]]) -> Iterator[tuple[str, int]]:
         """Remove what is not in the snapshot any more. SnapshotError for what can't be renewed."""
         new = contents.new_files(self._source, self._questions.new_files()[0], outermost=self._is_outermost)
-        if index.pinned or index.gitlinks or index.replaced or new.repositories:
+        if _is_special(index, new):
             raise SnapshotError("hidden files and nested repositories are laid out from the start")
         renewer.keep_only((*(path for path, _ in tracked), *new.files))
         return iter(tracked)
@@ -327,7 +315,11 @@ class _Filling:
         self._questions.make_index_plain()
         if len(data) <= _LARGE_INDEX:  # in a large tree the copy waits for the listing, so nothing may delay that
             self._questions.ask()
-        self._done.borrowed = layout.lay_out_objects(source, git_dir, may_borrow=self._may_borrow, cancel=self._cancel)
+        kept = self._files.files if self._files is not None else {}
+        self._done.copied = {path: facts for path, facts in kept.items() if path.startswith(OBJECTS)}
+        self._done.borrowed = layout.lay_out_objects(
+            source, git_dir, self._done.copied, may_borrow=self._may_borrow, cancel=self._cancel
+        )
         self._done.stores = (source.objects_dir, *self._done.borrowed)
         if not self._is_outermost:
             (self._target / ".git").write_bytes(os.fsencode(f"gitdir: {os.path.relpath(git_dir, self._target)}\n"))
@@ -523,3 +515,8 @@ class _Filling:
         self._done.stores += filled.stores
         self._done.files += filled.files
         self._done.bytes += filled.bytes
+
+
+def _is_special(index: Index, new: contents.New) -> bool:
+    """Return whether files are laid out that are not copied: hidden ones, and nested repositories."""
+    return bool(index.pinned or index.gitlinks or index.replaced or new.repositories)

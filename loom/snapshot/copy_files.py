@@ -11,6 +11,7 @@ import errno
 import marshal
 import os
 import stat
+import struct
 import sys
 import time
 
@@ -61,10 +62,30 @@ class Findings:
         """Sockets, FIFOs and devices in place of files, with their modes."""
         self.no_links: list[str] = []
         """Plain files in place of links, with content that is no valid target."""
+        self.copied: list[tuple[str, bytes]] = []
+        """The files that a later copy may leave as they are, with the facts of both sides."""
 
     def add(self, other: dict[str, Any]) -> None:
         for name, value in other.items():
-            setattr(self, name, getattr(self, name) + value)
+            own = getattr(self, name)
+            own += value
+            setattr(self, name, own)
+
+    def note(self, path: str, theirs: os.stat_result, ours: os.stat_result) -> None:
+        # Whole milliseconds: the file system's times are too coarse to show every change.
+        if theirs.st_ctime_ns % 1_000_000 and ours.st_ctime_ns % 1_000_000:
+            self.copied.append((path, facts_of(theirs) + facts_of(ours)))
+
+
+_FACTS = struct.Struct("<IQQQqq")
+FACTS_SIZE = _FACTS.size
+Facts = bytes
+
+
+def facts_of(status: os.stat_result) -> Facts:
+    """Return what changes when a file is replaced or changed; no program can set a change time."""
+    times = status.st_mtime_ns, status.st_ctime_ns
+    return _FACTS.pack(status.st_mode, status.st_dev, status.st_ino, status.st_size, *times)
 
 
 class Stopped(Exception):
@@ -189,6 +210,8 @@ class Copier:
                 self._link(target, name, link, status)
                 if recent or status.st_ctime_ns >= self._since:
                     found.recent.append(prefix + name)
+                else:
+                    found.note(prefix + name, status, os.stat(name, dir_fd=target, follow_symlinks=False))
                 return
         attempt = 0
         while True:
@@ -220,15 +243,11 @@ class Copier:
                     self._link(target, name, os.fsdecode(where), before)
                     found.recent.append(prefix + name)
                     return
-                size = self._file(reading, target, name, mode_of(become, before, self.umask), before, attempt)
+                size, written = self._file(reading, target, name, mode_of(become, before, self.umask), before, attempt)
                 after = os.fstat(reading)
             finally:
                 os.close(reading)
-            if (
-                size == after.st_size
-                and after.st_mtime_ns == before.st_mtime_ns
-                and after.st_ctime_ns == before.st_ctime_ns
-            ):
+            if stable := size == after.st_size and facts_of(after) == facts_of(before):
                 break
             if attempt == ATTEMPTS:
                 found.unstable.append(prefix + name)
@@ -238,6 +257,8 @@ class Copier:
         found.bytes += size
         if recent or after.st_ctime_ns >= self._since:
             found.recent.append(prefix + name)
+        elif stable:
+            found.note(prefix + name, after, written)
 
     def _not_opened(
         self, source: int, target: int, prefix: str, name: str, become: int, recent: bool, error: OSError
@@ -270,7 +291,10 @@ class Copier:
         self.findings.files += 1
         self.findings.bytes += len(link)
 
-    def _file(self, reading: int, target: int, name: str, mode: int, before: os.stat_result, attempt: int) -> int:
+    def _file(
+        self, reading: int, target: int, name: str, mode: int, before: os.stat_result, attempt: int
+    ) -> tuple[int, os.stat_result]:
+        """Return the number of bytes, and the status of the copy."""
         try:
             writing = os.open(name, _MAKE if attempt == 1 else _MAKE_AGAIN, mode, dir_fd=target)
         except (FileExistsError, IsADirectoryError):
@@ -285,9 +309,9 @@ class Copier:
             if not self._exact_modes:
                 os.fchmod(writing, mode)
             os.utime(writing, ns=(before.st_mtime_ns, before.st_mtime_ns))
+            return size, os.fstat(writing)
         finally:
             os.close(writing)
-        return size
 
     def _sparse(self, reading: int, writing: int, size: int) -> int:
         """Copy the data extents; keep the holes."""

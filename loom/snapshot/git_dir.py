@@ -208,8 +208,10 @@ def _user_file(source: Source, key: str, default: str) -> Path | None:
     return Path(base, "git", default) if base else None
 
 
-def lay_out_objects(source: Source, git_dir: Path, *, may_borrow: tuple[Path, ...], cancel: Cancel) -> tuple[Path, ...]:
-    """Make the source's objects readable from `git_dir`; returns the stores that are borrowed for it.
+def lay_out_objects(
+    source: Source, git_dir: Path, copied: dict[str, bytes], *, may_borrow: tuple[Path, ...], cancel: Cancel
+) -> tuple[Path, ...]:
+    """Make the source's objects readable from `git_dir`; returns the stores that are borrowed for it. Notes `copied` files.
 
     Never by hard link: a `chown -R` in a job would reach the user's own objects through it.
     """
@@ -220,11 +222,11 @@ def lay_out_objects(source: Source, git_dir: Path, *, may_borrow: tuple[Path, ..
         return borrow
     there = set(_object_files(objects))  # in a workspace that is renewed: an object never changes
     for store in store_paths(source.objects_dir):
-        _copy_store(store, objects, there, cancel)
+        _copy_store(store, objects, there, copied, cancel)
     return ()
 
 
-def _copy_store(store: Path, target: Path, there: set[str], cancel: Cancel) -> None:
+def _copy_store(store: Path, target: Path, there: set[str], copied: dict[str, bytes], cancel: Cancel) -> None:
     """Copy packs and loose objects that are not `there` yet, and add them to it. Look again for objects that a `git gc` moves."""
     for _ in range(4):
         listed = sorted(path for path in _object_files(store) if path not in there)
@@ -239,6 +241,7 @@ def _copy_store(store: Path, target: Path, there: set[str], cancel: Cancel) -> N
                 code="OBJECTS_UNREADABLE",
             )
         missing = set(found.absent)
+        copied.update((f".git/objects/{path}", facts) for path, facts in found.copied)
         there.update(path for path in listed if path not in missing)
         if not missing:
             return

@@ -11,6 +11,7 @@ from msgspec.structs import replace
 
 from loom.cancel import Cancel
 from loom.snapshot import filters, git, tree
+from loom.snapshot.copy_files import Facts
 from loom.snapshot.model import Change, LeftOut, Rules, SnapshotCanceled, Source, Submodule
 from loom.snapshot.repository import as_written
 from loom.util.units import counted
@@ -32,6 +33,8 @@ class Filled(Struct):
     stores: tuple[Path, ...] = ()
     """The object stores of the source, and of its submodules, that have the snapshot's commits."""
     rules: Rules = Rules()
+    copied: dict[str, Facts] = field(default_factory=dict)
+    """The known files of a workspace that may be renewed."""
 
     def configure(self, config: Iterable[tuple[str, str]]) -> None:
         self.rules = replace(self.rules, config=tuple(config))

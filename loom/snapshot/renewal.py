@@ -1,64 +1,145 @@
 """Bring a filled workspace up to date with its source: only files that changed are copied, and the whole proof is made again.
 
 A file stays only if it is untouched on both sides: inode, size and times of the source's and of the workspace's are those
-that were noted when it had been copied. Everything else is copied again, or removed. Of 5,000 files that takes a fifth of
-the time of a new snapshot (tests/bench/watch.py).
+that were noted when it had been copied. Everything else is copied again, or removed, whoever made it.
 """
 
 from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
+import msgspec
 from msgspec import Struct
 
+from loom import __version__
 from loom.errors import SnapshotError
 from loom.snapshot import copy_files
 from loom.snapshot.copy_workers import could_not_write
-from loom.snapshot.index import walk
-from loom.snapshot.model import Source
+from loom.snapshot.index import directories
+from loom.snapshot.lock import alone_in
+from loom.snapshot.removal import delete
+from loom.util import atomic, processes
 from loom.util.paths import ancestors
+from loom.util.private import make_private
 
-Facts = tuple[int, int, int, int, int]
+OBJECTS = ".git/objects/"
 
 
-class KnownFiles(Struct):
-    """The files of a filled workspace, with facts of the source's file and of the copy."""
+class KnownFiles(Struct, frozen=True):
+    """The files of a filled workspace that are as the copy left them if their facts still hold."""
 
-    files: dict[str, tuple[Facts, Facts] | None]
-    """None: copied while it may have been changing, so that it is copied again."""
+    files: Mapping[str, bytes]
+    """The facts of the source's file and of the copy."""
     umask: int
     """The umask with which they were copied."""
-    plain: bool = True
-    """Nothing else stands there, no directory of a nested repository, and no file is another than in the source."""
 
 
-def known_files(source: Source, workspace: Path, since_ns: int, umask: int) -> KnownFiles:
-    """Record the files that `take` wrote there; it began after `since_ns`."""
-    files: dict[str, tuple[Facts, Facts] | None] = {}
-    plain = True
-    for here, folders, entries in walk(workspace):
-        below = os.path.relpath(here, workspace)
-        if below == ".":
-            folders[:] = [name for name in folders if name != ".git"]
-        elif not (folders or entries) or ".git" in folders or any(entry.name == ".git" for entry in entries):
-            plain = False
+class _Document(Struct, frozen=True, kw_only=True):
+    """Known files as they are kept, for the same loom in the same boot: a crash may lose what was written."""
+
+    loom: str
+    boot_id: str
+    umask: int
+    paths: bytes
+    facts: bytes
+
+
+def keep_known(known: KnownFiles, kept: Path) -> None:
+    """Write `known` where no job can write. Without it the workspace is never renewed, so a failure is no error."""
+    document = _Document(
+        loom=__version__,
+        boot_id=processes.boot_id(),
+        umask=known.umask,
+        paths=os.fsencode("\0".join(known.files)),
+        facts=b"".join(known.files.values()),
+    )
+    with suppress(OSError):
+        make_private(kept.parent)
+        atomic.write(kept, msgspec.msgpack.encode(document), mode=0o600)
+
+
+def take_known(kept: Path) -> KnownFiles | None:
+    """Read what `keep_known` wrote, and remove it: whoever has it may change the workspace."""
+    try:
+        data = kept.read_bytes()
+        kept.unlink()
+        document = msgspec.msgpack.decode(data, type=_Document)
+    except (OSError, ValueError):
+        return None
+    size = 2 * copy_files.FACTS_SIZE
+    paths = os.fsdecode(document.paths).split("\0")
+    same = (document.loom, document.boot_id) == (__version__, processes.boot_id())
+    if not same or len(paths) * size != len(document.facts):
+        return None
+    facts = (document.facts[at : at + size] for at in range(0, len(document.facts), size))
+    return KnownFiles(files=dict(zip(paths, facts, strict=True)), umask=document.umask)
+
+
+def hand_over(workspace: Path, kept: Path, target: Path, target_kept: Path) -> bool:
+    """Make a workspace that nobody needs the content of the missing or empty directory `target`, to be renewed there.
+
+    False if it is in use, has no known files, or has something that can't be removed; it then remains under its name.
+    """
+    with alone_in(workspace) as alone:
+        known = take_known(kept) if alone else None
+        try:
+            if known is None or not strip(workspace, known):
+                return False
+            workspace.rename(target)
+        except OSError:
+            return False
+        keep_known(known, target_kept)
+        return True
+
+
+def strip(workspace: Path, known: KnownFiles) -> bool:
+    """Remove all but known files, and of git's only untouched objects. False if that can't be done.
+
+    Known files may be changed or missing; no directory is left that a copy would not make.
+    """
+    if workspace.stat().st_uid != os.geteuid():
+        return False
+    folders = directories(known.files)
+    modes = {0o777 & ~known.umask, 0o777 & ~copy_files.umask_here()}
+    waiting = [""]
+    while waiting:
+        directory = waiting.pop()
+        if _attributes(workspace / directory):
+            return False
+        with os.scandir(workspace / directory) as scanned:
+            entries = list(scanned)
         for entry in entries:
-            path = entry.name if below == "." else f"{below}/{entry.name}"
-            files[path] = None
-            with suppress(OSError):  # the source's is gone
-                theirs = os.lstat(source.root / path)
-                plain = plain and theirs.st_size == entry.stat(follow_symlinks=False).st_size
-                if theirs.st_ctime_ns < since_ns:
-                    files[path] = _facts(theirs), _facts(entry.stat(follow_symlinks=False))
-    return KnownFiles(files=files, umask=umask, plain=plain)
+            path = f"{directory}/{entry.name}" if directory else entry.name
+            if entry.is_dir(follow_symlinks=False):
+                if path in folders and _is_plain(entry, modes):
+                    waiting.append(path)
+                elif delete(Path(entry.path)):
+                    return False
+            elif path not in known.files or (path.startswith(OBJECTS) and not _is_object(entry, known.files[path])):
+                Path(entry.path).unlink()
+    return True
 
 
-def _facts(status: os.stat_result) -> Facts:
-    return status.st_mode, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+def _attributes(directory: Path) -> bool:
+    """Return whether it has attributes, such as an access list for all files that are made there."""
+    try:
+        return any(not name.startswith("security.") for name in os.listxattr(directory))
+    except OSError:
+        return False  # its file system has none
+
+
+def _is_plain(directory: os.DirEntry[str], modes: set[int]) -> bool:
+    status = directory.stat(follow_symlinks=False)
+    own = (status.st_uid, status.st_gid) == (os.geteuid(), os.getegid())
+    return own and stat.S_IMODE(status.st_mode) in modes
+
+
+def _is_object(entry: os.DirEntry[str], noted: bytes) -> bool:
+    return copy_files.facts_of(entry.stat(follow_symlinks=False)) == noted[copy_files.FACTS_SIZE :]
 
 
 class Renewer(copy_files.Copier):
@@ -67,7 +148,7 @@ class Renewer(copy_files.Copier):
     def __init__(self, source: Path, target: Path, known: KnownFiles, *, since_ns: int) -> None:
         super().__init__(str(source), str(target), since_ns=since_ns, umask=known.umask)
         self._workspace = target
-        self.files = dict(known.files)
+        self.files = {path: facts for path, facts in known.files.items() if not path.startswith(".git/")}
 
     def keep_only(self, paths: Iterable[str]) -> None:
         """Remove what the snapshot no longer has, so that nothing is in the way of what it has now."""
@@ -99,17 +180,14 @@ class Renewer(copy_files.Copier):
 
     def _one(self, source: int, target: int, prefix: str, name: str, become: int, recent: bool) -> None:
         path = prefix + name
-        if path in self.files:
-            noted = self.files.pop(path)
-            if noted is not None and self._stands(source, target, path, become, recent, noted):
+        if (noted := self.files.pop(path, None)) is not None:
+            if self._stands(source, target, path, become, recent, noted):
                 return
             with suppress(FileNotFoundError):
                 os.unlink(name, dir_fd=target)
         super()._one(source, target, prefix, name, become, recent)
 
-    def _stands(
-        self, source: int, target: int, path: str, become: int, recent: bool, noted: tuple[Facts, Facts]
-    ) -> bool:
+    def _stands(self, source: int, target: int, path: str, become: int, recent: bool, noted: bytes) -> bool:
         """Return whether the copy is the one that would be made now; counted as a copy then."""
         name = path.rpartition("/")[2]
         try:
@@ -117,7 +195,7 @@ class Renewer(copy_files.Copier):
             ours = os.stat(name, dir_fd=target, follow_symlinks=False)
         except OSError:
             return False
-        if (_facts(theirs), _facts(ours)) != noted or become == copy_files.LINK_FROM_FILE:
+        if copy_files.facts_of(theirs) + copy_files.facts_of(ours) != noted or become == copy_files.LINK_FROM_FILE:
             return False
         if stat.S_ISREG(theirs.st_mode) and stat.S_IMODE(ours.st_mode) != copy_files.mode_of(
             become, theirs, self.umask
@@ -125,6 +203,7 @@ class Renewer(copy_files.Copier):
             return False
         self.findings.files += 1
         self.findings.bytes += theirs.st_size
+        self.findings.copied.append((path, noted))
         if recent:
             self.findings.recent.append(path)
         return True

@@ -24,6 +24,7 @@ from loom.record.documents import JobManifest
 from loom.record.past_run import PastRun
 from loom.record.store import RunEntry, read_document
 from loom.render.output import print_either
+from loom.runner.spares import set_aside
 from loom.snapshot import remains, repository
 from loom.status import ExitCode
 from loom.util import locks
@@ -33,7 +34,7 @@ from loom.util.locks import holders
 from loom.util.units import counted, duration, read_flag, rough_size
 
 _MOST_NAMED = 5
-_NOT_PRINTED = ("repo_root", "made_at", "container_id")
+_NOT_PRINTED = ("repo_root", "made_at", "container_id", "is_spare", "is_reusable")
 """The fields of an item that only decide whether it goes."""
 
 
@@ -52,7 +53,7 @@ def clean(
         return ExitCode.OK
     if runs and (keep_last is not None or older_than is not None):
         raise RequestError("name runs, or select them with --keep-last and --older-than; not both")
-    cleaning = _Cleaning(project)
+    cleaning = _Cleaning(project, in_background=in_background)
     items = cleaning.named(runs) if runs else cleaning.chosen(keep_last, older_than, everywhere=everywhere)
     if not dry_run:
         for item in items:
@@ -99,8 +100,9 @@ def _named(item: Item) -> str:
 
 
 class _Cleaning:
-    def __init__(self, project: Here) -> None:
+    def __init__(self, project: Here, *, in_background: bool) -> None:
         self._here = project
+        self._in_background = in_background
         self._store = project.store
         self._records = Records(project.store)
         self._unknown: dict[str, str] = {}
@@ -201,7 +203,9 @@ class _Cleaning:
         containers = [one for one in self._containers.values() if gone.isdisjoint(one.run_ids)]
         spaces = [one for one in records.workspaces if one.name not in paths]
         if by_limits:
-            retention.decide([*spaces, *containers], records, self._here.config, root)
+            retention.decide(
+                [*spaces, *containers], records, self._here.config, root, with_spares=not self._in_background
+            )
         for one in spaces if everywhere else ():
             if records.entries.keys().isdisjoint(one.run_ids) and one.made_at < before_ns and not records.uses(one):
                 one.reason, one.bytes = "of no run with a record", allocated(*remains(Path(one.name)))
@@ -317,6 +321,9 @@ class _Cleaning:
         for one in self._containers.values():
             if one.run_ids[-1] in space.run_ids:
                 problems += _remove_kept(self._here, one)
+        if not problems and self._in_background and space.is_reusable:
+            # What its jobs left beside it is removed below.
+            set_aside(self._store, Path(space.name), Path(space.repo_root))
         return problems or self._remove_directories([space.name])
 
     def _remove_directories(self, workspaces: Sequence[str]) -> list[str]:

@@ -51,6 +51,10 @@ class Item(Struct, kw_only=True):
     repo_root: str = ""
     run_ids: list[str] = field(default_factory=list)
     """The runs that used it, the newest one last; empty for workspaces of `loom snapshot`."""
+    is_spare: bool = False
+    """A workspace that is kept to become the next run's."""
+    is_reusable: bool = False
+    """A workspace that goes because of the number of workspaces, so that it may become a spare one."""
     made_at: int = 0
     """For a workspace or a container, the id of the newest run or of the workspace itself: a time in nanoseconds."""
     job_id: str | None = None
@@ -93,7 +97,12 @@ class Records:
             made = [owned.run_id] if owned.kind == "run" else []
             at = int(run_of_workspace(owned.path.name) or 0)
             found[str(owned.path)] = Item(
-                kind="workspace", name=str(owned.path), repo_root=owned.repo_root, run_ids=made, made_at=at
+                kind="workspace",
+                name=str(owned.path),
+                repo_root=owned.repo_root,
+                run_ids=made,
+                made_at=at,
+                is_spare=owned.kind == "spare",
             )
         for entry in reversed(self.entries.values()):
             for path in entry.workspaces:
@@ -123,10 +132,12 @@ class Records:
         return self.occupied(Path(one.name)) if one.kind == "workspace" else bool(one.used_by)
 
 
-def decide(items: Iterable[Item], records: Records, config: Config, repo_root: Path | None) -> None:
+def decide(
+    items: Iterable[Item], records: Records, config: Config, repo_root: Path | None, *, with_spares: bool
+) -> None:
     """Give those of these workspaces and containers that go their reason.
 
-    The number counts for this checkout (None: each), the size for all.
+    The number counts for this checkout (None: each), the size for all. `with_spares`: every spare workspace goes.
     """
     together: dict[str, list[Item]] = {}
     held: set[str] = set()
@@ -137,6 +148,14 @@ def decide(items: Iterable[Item], records: Records, config: Config, repo_root: P
         if one.kind == "workspace":
             one.bytes = allocated(*remains(Path(one.name)))
         one.reason = None if used else _own_end(one)
+        if (
+            one.is_spare
+            and with_spares
+            and one.reason is None
+            and not used
+            and repo_root in (None, Path(one.repo_root))
+        ):
+            one.reason = "kept to become the workspace of a later run"
         if one.reason is None:
             together.setdefault(family, []).append(one)
         if used or not records.failed.isdisjoint(one.run_ids):
@@ -149,11 +168,14 @@ def decide(items: Iterable[Item], records: Records, config: Config, repo_root: P
     checkouts: dict[tuple[str, bool], list[str]] = {}
     """The families of each, those of runs and of `loom snapshot` apart."""
     for family, (one, *_) in together.items():
-        checkouts.setdefault((one.repo_root, bool(one.run_ids)), []).append(family)
+        if not one.is_spare:
+            checkouts.setdefault((one.repo_root, bool(one.run_ids)), []).append(family)
     few, most = config.keep_workspaces, size_limit(config)
     for (root, _), families in checkouts.items():
         for family in families[:-few] if repo_root in (None, Path(root)) else ():
             if family not in held and lasting.isdisjoint(ids[family]):
+                for one in together[family]:
+                    one.is_reusable = one.kind == "workspace" and bool(one.run_ids)
                 _release(together.pop(family), f"older than the last {few} of {root} (keep_workspaces)")
     total = sum(one.bytes for some in together.values() for one in some)
     for family, some in together.items():

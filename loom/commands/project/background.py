@@ -54,7 +54,7 @@ def note_clean(store: Store, config: Config, root: Path) -> None:
 
 def is_due(store: Store, config: Config, root: Path) -> bool:
     """Return whether a clean-up may find something, by facts that need no look at records and sizes."""
-    made = [int(owned.run_id) for owned in store.workspaces.all() if owned.repo_root == str(root)]
+    made = [int(one.run_id) for one in store.workspaces.all() if one.repo_root == str(root) and one.kind != "spare"]
     try:
         last, free = _stamp(store, root).stat().st_mtime, int(_stamp(store, root).read_text())
     except (OSError, ValueError):

@@ -201,3 +201,26 @@ def test_doctor_names_a_place_in_memory(tmp_path: Path) -> None:
     assert "it is in memory (tmpfs)" in found.text
     assert "/var/tmp" in (found.advice or "")
     assert "in memory" not in directory("caches", shared_memory).text
+
+
+def test_a_large_workspace_whose_time_is_over_becomes_a_later_one(make: Make) -> None:
+    project = make(FILLS)
+    for number in range(1500):
+        (project.root / f"file{number}").write_text(f"{number}\n")
+    settings = {"LOOM_KEEP_WORKSPACES": "1", "LOOM_AUTO_CLEAN": "no"}
+    for _ in range(3):
+        project.loom("run", "--local", **settings)
+    project.loom("clean", "--in-background", **settings)
+    *spares, last = workspaces(project)
+    assert [path.name.split("-")[3] for path in (last,)] == sorted(project.store.run_ids())[-1:]
+    inodes = {path.stat().st_ino for path in spares}
+    (project.root / "file1").write_text("changed\n")
+    (project.root / "file2").unlink()
+    project.loom("run", "--local", **settings)
+    again = workspaces(project)[-1]
+    assert again.stat().st_ino in inodes
+    assert (again / "file1").read_text() == "changed\n"
+    assert not (again / "file2").exists()
+    assert "changed since the snapshot: 1\n" in project.loom("verify", code=1)  # what its job wrote
+    project.loom("clean", **settings)
+    assert [path.name for path in workspaces(project)] == [again.name]

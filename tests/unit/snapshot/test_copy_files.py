@@ -56,7 +56,7 @@ def copied(
 
 
 def exceptions(found: copy_files.Findings) -> dict[str, object]:
-    return {name: value for name, value in vars(found).items() if value and name not in ("files", "bytes")}
+    return {name: value for name, value in vars(found).items() if value and name not in ("files", "bytes", "copied")}
 
 
 # -- what is written --------------------------------------------------------------------------------------------------

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import shutil
 import stat
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from hypothesis import strategies as st
 
 from loom.cancel import Cancel
 from loom.errors import SnapshotError
-from loom.snapshot import Snapshot, discover, renew, take, take_to_renew
+from loom.snapshot import Snapshot, discover, hand_over, occupied, take
 from tests.support.effort import fuzzed
 from tests.support.waiting import until
 
@@ -52,6 +54,14 @@ def settled(root: Path) -> None:
     until(lambda: time.time_ns() - newest > 50_000_000)
 
 
+def known(workspace: Path) -> Path:
+    return workspace.with_name(f"{workspace.name}.known")
+
+
+def fill(repo: Repo, workspace: Path) -> Snapshot:
+    return take(discover(repo.root, environ=repo.environ), workspace, cancel=Cancel(), known=known(workspace))
+
+
 def equal_to_a_new_one(repo: Repo, top: Path, renewed: Snapshot) -> None:
     fresh = top / "fresh"
     fresh.mkdir()
@@ -77,19 +87,18 @@ def test_whatever_happened_in_between(before: list[tuple[Any, ...]], after: list
         workspace = top / "workspace"
         workspace.mkdir()
         try:
-            taken, files = take_to_renew(discover(repo.root, environ=repo.environ), workspace, cancel=Cancel())
+            taken = fill(repo, workspace)
         except SnapshotError:
             reject()
         assert workspace == taken.path
         for step in after:
             do(repo, step)
         try:
-            source = discover(repo.root, environ=repo.environ)
-            renewed = renew(source, workspace, files, cancel=Cancel())
+            renewed = fill(repo, workspace)
         except SnapshotError:
             assert list(workspace.iterdir()) == []
             with pytest.raises(SnapshotError):
-                take(source, workspace, cancel=Cancel())
+                take(discover(repo.root, environ=repo.environ), workspace, cancel=Cancel())
             return
         equal_to_a_new_one(repo, top, renewed)
 
@@ -116,7 +125,7 @@ def files_of(workspace: Path) -> dict[Path, tuple[int, int]]:
 def test_only_what_changed_is_copied_and_the_directory_stays(repo: Repo, tmp_path: Path) -> None:
     workspace = tmp_path / "workspace"
     workspace.mkdir()
-    _, files = take_to_renew(discover(repo.root, environ=repo.environ), workspace, cancel=Cancel())
+    fill(repo, workspace)
     directory, before = workspace.stat().st_ino, files_of(workspace)
     repo.write("dir1/file1", "changed\n")
     repo.write("dir9/new", "new\n")
@@ -125,23 +134,165 @@ def test_only_what_changed_is_copied_and_the_directory_stays(repo: Repo, tmp_pat
     repo.write("dir0", "a file where a directory was\n")
     repo.commit("second")
     repo.write("dir1/file4", "uncommitted\n")
-    renewed = renew(discover(repo.root, environ=repo.environ), workspace, files, cancel=Cancel())
+    renewed = fill(repo, workspace)
     after = files_of(workspace)
     assert workspace.stat().st_ino == directory
     assert {path.name for path in after if before.get(path) != after[path]} == {"file1", "file4", "new"}
     equal_to_a_new_one(repo, tmp_path, renewed)
 
 
-def test_what_something_did_in_the_workspace_is_undone(repo: Repo, tmp_path: Path) -> None:
+def in_place(workspace: Path) -> None:
+    file = workspace / "dir1/file1"
+    status = file.stat()
+    file.write_text("0\n")  # as long as before
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def replaced(workspace: Path) -> None:
+    file = workspace / "dir1/file1"
+    status = file.stat()
+    (workspace / "other").write_text("0\n")
+    os.utime(workspace / "other", ns=(status.st_atime_ns, status.st_mtime_ns))
+    (workspace / "other").replace(file)
+
+
+def mapped(workspace: Path) -> None:
+    file = workspace / "dir1/file1"
+    status = file.stat()
+    with file.open("r+b") as opened, mmap.mmap(opened.fileno(), 0) as memory:
+        memory[0:1] = b"0"
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def through_a_link(workspace: Path) -> None:
+    other = workspace.with_name("name-of-the-same-file")
+    os.link(workspace / "dir1/file1", other)
+    other.write_text("0\n")
+
+
+def relinked(workspace: Path) -> None:
+    (workspace / "dir0/link").unlink()
+    (workspace / "dir0/link").symlink_to("file3")
+
+
+def directory_as_link(workspace: Path) -> None:
+    (workspace / "dir1").rename(workspace / "build")
+    (workspace / "dir1").symlink_to("build")
+
+
+def file_as_directory(workspace: Path) -> None:
+    (workspace / "dir1/file1").unlink()
+    (workspace / "dir1/file1/below").mkdir(parents=True)
+
+
+def directory_as_file(workspace: Path) -> None:
+    shutil.rmtree(workspace / "dir1")
+    (workspace / "dir1").write_text("a file\n")
+
+
+def more_files(workspace: Path) -> None:
+    (workspace / "build/deep").mkdir(parents=True)
+    (workspace / "build/deep/ignored").write_text("a result\n")
+    (workspace / "dir1/new").write_text("untracked\n")
+    (workspace / "empty").mkdir()
+    os.mkfifo(workspace / "dir1/pipe")
+
+
+def closed_directory(workspace: Path) -> None:
+    (workspace / "dir1").chmod(0)
+
+
+def open_directory(workspace: Path) -> None:
+    (workspace / "dir1").chmod(0o2777)
+
+
+def own_git(workspace: Path) -> None:
+    (workspace / ".git/config").write_text("[core]\n\thooksPath = /tmp\n")
+    (workspace / ".git/info/exclude").write_text("dir1\n")
+    (workspace / ".git/hooks").mkdir()
+
+
+def objects(workspace: Path) -> None:
+    (workspace / ".git/objects/info/alternates").write_text("/tmp\n")
+    (workspace / ".git/objects/ab").mkdir(exist_ok=True)
+    (workspace / ".git/objects/ab" / ("c" * 38)).write_bytes(b"no object")
+    there = next(path for path in sorted((workspace / ".git/objects").glob("??/*")) if path.name != "c" * 38)
+    there.chmod(0o644)
+    there.write_bytes(b"no object")
+
+
+def no_git(workspace: Path) -> None:
+    shutil.rmtree(workspace / ".git")
+
+
+TAMPERED = [
+    in_place,
+    replaced,
+    mapped,
+    through_a_link,
+    relinked,
+    directory_as_link,
+    file_as_directory,
+    directory_as_file,
+    more_files,
+    closed_directory,
+    open_directory,
+    own_git,
+    objects,
+    no_git,
+    lambda workspace: (workspace / "dir1/file4").chmod(0o777),
+    lambda workspace: (workspace / "dir1/file4").unlink(),
+    lambda workspace: os.truncate(workspace / "dir1/file4", 0),
+    lambda workspace: (workspace / ".git/index").write_bytes(b""),
+    lambda workspace: shutil.rmtree(workspace / "dir0"),
+    lambda workspace: (workspace / ".git/objects").chmod(0o700),
+]
+
+
+@pytest.mark.parametrize("tamper", TAMPERED)
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_what_something_did_in_the_workspace_is_undone(
+    repo: Repo, tmp_path: Path, tamper: Callable[[Path], None], elsewhere: bool
+) -> None:
     workspace = tmp_path / "workspace"
     workspace.mkdir()
-    _, files = take_to_renew(discover(repo.root, environ=repo.environ), workspace, cancel=Cancel())
-    status = (workspace / "dir1/file1").stat()
-    (workspace / "dir1/file1").write_text("0\n")  # as long as before
-    os.utime(workspace / "dir1/file1", ns=(status.st_atime_ns, status.st_mtime_ns))
-    (workspace / "dir1/file4").chmod(0o777)
-    (workspace / "dir2/file2").unlink()
-    (workspace / ".git/config").write_text("[core]\n\thooksPath = /tmp\n")
-    equal_to_a_new_one(
-        repo, tmp_path, renew(discover(repo.root, environ=repo.environ), workspace, files, cancel=Cancel())
-    )
+    fill(repo, workspace)
+    tamper(workspace)
+    repo.write("dir2/file2", "changed\n")
+    if elsewhere:
+        there = tmp_path / "next"
+        assert hand_over(workspace, known(workspace), there, known(there))
+        assert not workspace.exists()
+        assert not known(workspace).exists()
+        workspace = there
+    untouched = workspace / "dir2/file5"
+    before = untouched.stat().st_ctime_ns
+    equal_to_a_new_one(repo, tmp_path, fill(repo, workspace))
+    assert untouched.stat().st_ctime_ns == before
+
+
+def test_only_what_the_last_copy_finished_is_known(repo: Repo, tmp_path: Path) -> None:
+    workspace = tmp_path / "workspace"
+    workspace.mkdir()
+    fill(repo, workspace)
+    kept = known(workspace).read_bytes()
+    cancel = Cancel()
+    cancel.request(None)
+    with pytest.raises(SnapshotError):
+        take(discover(repo.root, environ=repo.environ), workspace, cancel=cancel, known=known(workspace))
+    assert not known(workspace).exists()
+    known(workspace).write_bytes(kept)  # of files that are gone
+    equal_to_a_new_one(repo, tmp_path, fill(repo, workspace))
+    known(workspace).write_bytes(kept[:-1])
+    assert not hand_over(workspace, known(workspace), tmp_path / "next", known(tmp_path / "next"))
+    assert workspace.exists()
+
+
+def test_a_workspace_in_use_stays(repo: Repo, tmp_path: Path) -> None:
+    workspace = tmp_path / "workspace"
+    workspace.mkdir()
+    fill(repo, workspace)
+    with occupied(workspace):
+        assert not hand_over(workspace, known(workspace), tmp_path / "next", known(tmp_path / "next"))
+    assert hand_over(workspace, known(workspace), tmp_path / "next", known(tmp_path / "next"))
+    assert not hand_over(workspace, known(workspace), tmp_path / "third", known(tmp_path / "third"))
