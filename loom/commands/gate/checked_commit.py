@@ -25,6 +25,7 @@ class CheckedCommit(Struct, frozen=True, kw_only=True):
     tree: str
     branch: str
     """Empty for a tag."""
+    tag: str = ""
     event: str
     base: str
     """The commit that `changes` compares with; `NO_COMMIT`: all files are new."""
@@ -48,11 +49,12 @@ class CommitFinder:
         found = repository.find(here.root, here.environ)
         if found is None:
             raise RequestError(f"{here.root} is no git repository", hint="a gate is about a commit")
-        self._environ, self._root = git.in_repository(found, here.environ), here.root
+        self._environ = git.in_repository(found, here.environ)
+        self.root, self.common_dir = here.root, found.common_dir
 
     def ask(self, *arguments: str) -> str | None:
         """Return git's answer; None if it has none."""
-        code, out, _ = git.Running(arguments, self._environ, cwd=self._root).result(check=False)
+        code, out, _ = git.Running(arguments, self._environ, cwd=self.root).result(check=False)
         return os.fsdecode(out).strip() if code == 0 else None
 
     def commit(self, name: str) -> str:
@@ -71,6 +73,7 @@ class CommitFinder:
             sha=sha,
             tree=self.tree(sha),
             branch="" if of_tag else ref.removeprefix("refs/heads/"),
+            tag=ref.removeprefix("refs/tags/") if of_tag else "",
             event="tag" if of_tag else "push",
             base=before if known and before is not None else NO_COMMIT,
         )
@@ -119,8 +122,16 @@ def laid_out(here: Here, commit: CheckedCommit, cancel: Cancel) -> Iterator[Path
                 file.write(repository.config_text(identity))
         found = repository.find(root, here.environ)
         assert found is not None
+        environ = git.in_repository(found, here.environ)
+        if commit.tag:  # a run for a tag takes the only one that is there
+            git.run(("update-ref", f"refs/tags/{commit.tag}", commit.sha), environ, cwd=root)
+            listed = git.run(
+                ("for-each-ref", "--format=%(refname)", f"--points-at={commit.sha}", "refs/tags"), environ, cwd=root
+            )
+            for name in os.fsdecode(listed).splitlines():
+                if name != f"refs/tags/{commit.tag}":
+                    git.run(("update-ref", "-d", name), environ, cwd=root)
         if commit.branch:
-            environ = git.in_repository(found, here.environ)
             git.run(("update-ref", f"refs/heads/{commit.branch}", commit.sha), environ, cwd=root)
             git.run(("symbolic-ref", "HEAD", f"refs/heads/{commit.branch}"), environ, cwd=root)
         yield root

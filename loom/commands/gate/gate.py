@@ -19,7 +19,6 @@ from loom.commands.plan.plan_run import Worktree, plan_run
 from loom.commands.project import Here
 from loom.commands.run import run as running
 from loom.config.gate import UNLIKE
-from loom.errors import RequestError
 from loom.plan.candidates import DEPLOYMENTS
 from loom.plan.model import Job, Plan
 from loom.record.proofs import Proofs
@@ -62,8 +61,8 @@ class Judgement(Struct, frozen=True, kw_only=True):
         return all(one.state in ("shown", "passed", "not-gating") for one in self.verdicts)
 
 
-def gate(
-    words: list[str] | None,
+def gate_commit(
+    ref: str,
     *,
     for_: Literal["push", "merge-request"],
     target: str | None,
@@ -71,10 +70,7 @@ def gate(
     trust: bool,
     as_json: bool,
 ) -> int:
-    """`loom gate`; return the exit code."""
-    if len(words or ()) > 1:
-        raise RequestError(f"one branch or tag at a time, not {' '.join(words or ())}", hint="loom gate --help")
-    here, ref = project.here(trusting=trust), (words or ["HEAD"])[0]
+    here = project.here(trusting=trust)
     asked = CommitFinder(here)
     commit = asked.named(ref) if for_ == "push" else asked.merging(ref, target)
     return judged(here, commit, dry_run=dry_run, as_json=as_json)
@@ -220,7 +216,7 @@ class _Gate:
             return verdict("not-gating", "skipped by its condition, as in CI")
         if one.status is not Status.SUCCESS and not one.allowed:
             return verdict(
-                "failed", f"{state.status or 'did not end'}: {state.error or 'see'} loom diagnose {run_id} {job.id}"
+                "failed", f"{state.status or 'did not end'}: {state.error or ''}; why: loom diagnose {run_id} {job.id}"
             )
         words = {*one.unlike, *self._of_children(run_id)} if job.trigger is not None else {*one.unlike}
         if missing := sorted(words - self._accepted):
