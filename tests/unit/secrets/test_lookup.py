@@ -183,12 +183,14 @@ def test_keepass(tmp_path: Path, vault: Path) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_keepass_with_a_key_file_and_its_password_in_another_store(tmp_path: Path, vault: Path) -> None:
     (tmp_path / "master").write_text("master-password\n")
     config = with_vault(vault / "keyed.kdbx", "file://master", vault / "vault.key")
     assert read("keepass://team#top", tmp_path, config=config) == b"top-level-value"
 
 
+@pytest.mark.slow
 def test_keepass_from_the_configuration_file(tmp_path: Path, vault: Path) -> None:
     (tmp_path / ".config/loom").mkdir(parents=True)
     (tmp_path / ".config/loom/config.yml").write_text(
@@ -198,6 +200,7 @@ def test_keepass_from_the_configuration_file(tmp_path: Path, vault: Path) -> Non
     assert read("keepass://team#top", tmp_path, MASTER, config) == b"top-level-value"
 
 
+@pytest.mark.slow
 def test_keepass_that_can_not_be_had(tmp_path: Path, vault: Path) -> None:
     (tmp_path / "junk.kdbx").write_bytes(b"not a database at all" * 20)
     damaged = bytearray((vault / "vault.kdbx").read_bytes())

@@ -49,7 +49,7 @@ def test_line_endings(work: Repo, snap: Snap, tmp_path: Path) -> None:
     "attributes",
     ["* text=auto", "* text", "* text eol=lf", "* text eol=crlf", "* text=auto eol=crlf", "* -text", "*.c ident"],
 )
-@pytest.mark.parametrize("before", ["", "* -text"])
+@pytest.mark.parametrize("before", ["", pytest.param("* -text", marks=pytest.mark.slow)])
 def test_a_job_has_what_a_checkout_writes_by_the_attributes(
     work: Repo, snap: Snap, tmp_path: Path, attributes: str, before: str
 ) -> None:
