@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from loom.status import ExitCode
 from loom.util import globs
 from loom.util.paths import name_from
 from loom.util.units import counted
+from loom.util.untrusted_files import open_regular
 from loom.workflow.dialects import examine
 
 OTHER_FILES = """
@@ -31,6 +32,7 @@ _NO_PROJECT = re.compile(
     r"(^|/)(\.[^/]*|docs?|examples?|samples?|vendor|third_party|node_modules|testdata|fixtures)(/|$)"
 )
 _MOST_READ = 200
+_MOST_BYTES = 1 << 20
 _PLAIN = re.compile(r"[a-z./][^:#\n]*")
 _NOTHING_KNOWN = "echo 'Write the commands of your tests here.'"
 
@@ -163,7 +165,9 @@ def _met(condition: str, root: Path, files: Sequence[str]) -> dict[str, str] | N
     for file in named:
         if not expression:
             return {"found": shlex.quote(file)}
-        text = (root / file).read_text("utf-8", "replace") if (root / file).is_file() else ""
+        text = ""
+        with suppress(OSError), open_regular(root / file) as content:
+            text = content.read(_MOST_BYTES).decode("utf-8", "replace")
         if match := re.search(expression, text, re.MULTILINE):
             return {"found": shlex.quote(file), "group": match[1] if match.re.groups else ""}
     return None
