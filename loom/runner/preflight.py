@@ -72,7 +72,7 @@ def _missing_images(jobs: Sequence[Job], tools: JobTools) -> Iterator[ImageError
         own = [(job.image, job.sources.get("image", ""))] if job.image is not None else []
         own += [(service.image, service.position) for service in job.services]
         for image, position in own:
-            if image.name is not None and image.build is None:
+            if image.name is not None and image.build is None and "$" not in image.name:  # not yet reported
                 wanted.setdefault(job.provider, {}).setdefault(image.name, (image, position))
         if _may_make_images(job):
             break

@@ -165,6 +165,17 @@ COMMANDS = [
     ["report"],
     ["schema"],
     ["version"],
+    ["init"],
+    ["jobs"],
+    ["gate"],
+    ["gate", "--dry-run"],
+    ["gate", "install"],
+    ["gate", "uninstall"],
+    ["gate", "pre-push"],
+    ["attest"],
+    ["attest", "verify", "--signers", "README"],
+    ["attest", "ci", "gitlab"],
+    ["signoff"],
 ]
 
 
