@@ -37,8 +37,6 @@ from loom.util.untrusted_files import read_regular
 
 NOTES = "refs/notes/loom"
 _LARGEST_NOTE = 1 << 20
-
-
 _AS_GOOD = {"other-commit"}
 """What a gate may accept without a loss: a statement is about a tree."""
 
@@ -58,12 +56,9 @@ def attest_sign(what: str, *, push: bool, as_json: bool) -> None:
     envelope = sign(statement, signing)
     kept = {line for line in _note(project, commit).split(b"\n") if line and not _is_older(line, envelope, statement)}
     kept.add(jsons.encode_line(envelope).strip())
-    who = ("-c", f"user.name={signing.who}", "-c", f"user.email={signing.who}")
     note = b"\n".join(sorted(kept)) + b"\n"
-    if (
-        git(project.root, project.environ, *who, "notes", f"--ref={NOTES}", "add", "-f", "-F", "-", commit, given=note)
-        is None
-    ):
+    words = (*_as(signing.who), "notes", f"--ref={NOTES}", "add", "-f", "-F", "-", commit)
+    if git(project.root, project.environ, *words, given=note) is None:
         raise InfrastructureError(f"git could not write the note of {commit[:12]}", hint="see: git fsck, and the disk")
     if push:
         _push(project, signing.who)
@@ -158,15 +153,19 @@ def _commit(project: Here, what: str) -> CheckedCommit:
             raise NothingShown(f"no commit has the tree of run {reading.run_id} yet", hint="commit the work that ran")
     sha = finder.commit(names[0])
     try:
-        found = finder.named(names[0])
+        return finder.named(names[0])
     except RequestError:
-        found = replace(finder.named("HEAD"), sha=sha, tree=finder.tree(sha))
-    return found
+        return replace(finder.named("HEAD"), sha=sha, tree=finder.tree(sha))
 
 
-def _note(project: Here, commit: str, ref: str = NOTES) -> bytes:
+def _as(who: str) -> tuple[str, ...]:
+    """Return git's options for the author of notes."""
+    return "-c", f"user.name={who}", "-c", f"user.email={who}"
+
+
+def _note(project: Here, commit: str) -> bytes:
     """Return the note of a commit, a line for each envelope; empty without one."""
-    note = git(project.root, project.environ, "notes", f"--ref={ref}", "show", commit) or b""
+    note = git(project.root, project.environ, "notes", f"--ref={NOTES}", "show", commit) or b""
     return note if len(note) <= _LARGEST_NOTE else b""
 
 
@@ -179,7 +178,7 @@ def _envelopes(note: bytes) -> Iterator[tuple[Envelope, Statement]]:
 def _is_older(line: bytes, envelope: Envelope, statement: Statement) -> bool:
     """Return whether a line of a note is what this envelope replaces: of the same person, about the same event."""
     if (read := read_envelope(line)) is None:
-        return True
+        return False  # of another tool, or of a later loom
     names = [{one.keyid for one in each.signatures} for each in (read[0], envelope)]
     return names[0] == names[1] and read[1].event == statement.event
 
@@ -206,8 +205,7 @@ def _push(project: Here, who: str) -> None:
         if code == 0:
             return
         if talk("fetch", "--quiet", url, f"+{NOTES}:{theirs}")[0] == 0:
-            names = ("-c", f"user.name={who}", "-c", f"user.email={who}")
-            talk(*names, "notes", f"--ref={NOTES}", "merge", "--quiet", "--strategy=cat_sort_uniq", theirs)
+            talk(*_as(who), "notes", f"--ref={NOTES}", "merge", "--quiet", "--strategy=cat_sort_uniq", theirs)
             talk("update-ref", "-d", theirs)
     why = (told.strip().splitlines() or ["no answer"])[-1]
     raise RequestError(f"the note was written, but not pushed: {why}", hint=f"git push origin {NOTES}")

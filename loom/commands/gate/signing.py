@@ -21,7 +21,7 @@ PREDICATE = "https://in-toto.io/attestation/test-result/v0.1"
 UNLIKE = "unlike"
 PAYLOAD = "application/vnd.in-toto+json"
 NAMESPACE = "loom"
-"""Of signatures with ssh keys, so that a signature of a commit is none of a result."""
+"""The namespace of signatures with ssh keys: the signature of a commit, which has another one, signs no result."""
 _PATIENCE_S = 120.0
 """The time for a passphrase, or a touch of a key."""
 _ARMOR = re.compile(r"-----BEGIN PGP PUBLIC KEY BLOCK-----.*?-----END PGP PUBLIC KEY BLOCK-----\n?", re.DOTALL)
@@ -48,8 +48,6 @@ class JobResults(Struct, frozen=True, rename="camel"):
     result: str
     configuration: list[Configuration]
     passed_tests: list[str] = field(default_factory=list)
-    warned_tests: list[str] = field(default_factory=list)
-    failed_tests: list[str] = field(default_factory=list)
 
 
 class Subject(Struct, frozen=True):

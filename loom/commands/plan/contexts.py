@@ -68,7 +68,7 @@ def resolve_context(
 
 
 NO_COMMIT = "0" * 40
-"""In the place of a commit to compare with: there is none, as for the push of a new branch."""
+"""The commit to compare with where there is none, as for the push of a new branch."""
 
 
 def _changed(root: Path, environ: Mapping[str, str], base: str | None, compare_to: str | None) -> list[str] | None:

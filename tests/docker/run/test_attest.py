@@ -55,6 +55,8 @@ def test_a_run_counts_for_the_commit_that_has_its_tree(project: Project, tmp_pat
     git("fetch", "-q", "origin", "+refs/notes/loom:refs/notes/loom", at=other)
     note = git("notes", "--ref=loom", "show", "HEAD", at=other).splitlines()
     assert sorted(line[:6] for line in note) == ["theirs", '{"payl']
+    assert project.loom("attest", **accept).code == 0
+    assert "theirs" in git("notes", "--ref=loom", "show", "HEAD").splitlines()
 
     unlike = project.loom("attest", "verify", "--signers", str(signers))
     assert (unlike.code, "unlike CI: image-by-tag" in unlike.out) == (1, True)
