@@ -276,14 +276,18 @@ class PastJob(Struct, frozen=True, kw_only=True):
         return self._using(wanted) or step_named(self.job, wanted)
 
     def _using(self, inner: str) -> Step | None:
-        """Return the step whose written action a step that ran is of: the first that had not ended then."""
+        """Return the step whose written action a step that ran is of: the first that had not ended then.
+
+        A post step is of any of them: the first, after which all is done again.
+        """
         if all(inner != name for _, name in self.state.steps) or any(inner == step.id for step in self.job.steps):
             return None
         facts = (
             fact for fact in self.state.lists.get("step_state", ()) if fact.get("attempt", 1) == self.state.attempts
         )
         ended = {fact["step"] for fact in takewhile(lambda fact: fact["step"] != inner, facts)}
-        return next((step for step in self.job.steps if step.kind == "written" and step.id not in ended), None)
+        written = [step for step in self.job.steps if step.kind == "written"]
+        return next((step for step in written if step.id not in ended), next(iter(written), None))
 
     def script_of(self, step: Step) -> str:
         """Return the script that the step ran, with its expressions evaluated."""

@@ -34,6 +34,7 @@ REASONS = {
     "mysql-service-container-with-health-check": "needs the image mysql:8",
     "if-env-act": "wants the variable ACT, which only act has",
     "local-remote-action-overrides": "wants an option of act",
+    "docker-action-custom-path": "a step writes an action with a Dockerfile; its image has to be known before the run",
     "docker-action-host-env": "wants a job on act's own machine",
     "job-container-invalid-credentials": "credentials have no effect here",
     "uses-workflow": "passes a secret that the called workflow does not declare; GitHub refuses that",

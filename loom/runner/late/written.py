@@ -58,11 +58,11 @@ def _read(uses: str, content: Callable[[str], bytes | None]) -> ActionFile:
     if not uses.startswith("./"):
         raise BadAction(f"{uses}: an action that the job has written can use only actions of the job's files (./PATH)")
     path = posixpath.normpath(uses)
-    for name in NAMES:
+    for name in (*NAMES, "Dockerfile"):
         file = posixpath.normpath(f"{path}/{name}")
         if (data := content(file)) is not None:
-            found = described(yaml.parse(data, file), Action(uses=uses, path=path))
-            if found.action.using != "docker":
+            action = Action(uses=uses, path=path)
+            if name != "Dockerfile" and (found := described(yaml.parse(data, file), action)).action.using != "docker":
                 return found
             raise BadAction(f"{uses}: it runs in a container, whose image has to be known before the run; commit it")
     raise BadAction(f"{uses}: the job's files have no {posixpath.normpath(f'{path}/{NAMES[0]}')}")

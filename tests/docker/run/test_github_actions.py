@@ -231,6 +231,8 @@ jobs:
       - run: |
           echo 'runs: {using: docker, image: Dockerfile}' > js/action.yml
       - {uses: ./js, continue-on-error: true}
+      - run: mkdir boxed && touch boxed/Dockerfile
+      - {uses: ./boxed, continue-on-error: true}
       - run: |
           echo 'runs: {using: composite, steps: [{shell: sh, run: exit 4}]}' > js/action.yml
       - uses: ./js
@@ -267,6 +269,7 @@ def test_an_action_that_a_step_writes_is_read_when_its_turn_comes(own: Project) 
         "main alone",
         "Error: uses: ./nowhere: the job's files have no nowhere/action.yml",
         "Error: uses: ./js: it runs in a container, whose image has to be known before the run; commit it",
+        "Error: uses: ./boxed: it runs in a container, whose image has to be known before the run; commit it",
         "always",
         "post alone",
         "post a person",

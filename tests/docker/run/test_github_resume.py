@@ -100,3 +100,23 @@ jobs:
     assert again.code == 0, again.out + again.err
     assert "goes on from script/04" in again.out
     clean(project)
+
+
+def test_a_job_whose_written_action_fails_at_its_end_goes_on_where_that_is_used(project: Project) -> None:
+    project.write("end.js", "process.exit(require('fs').existsSync('mended') ? 0 : 1)")
+    project.write("written", "runs: {using: node20, main: main.js, post: end.js}\n")
+    steps = (
+        "- {uses: actions/checkout@v4}\n      - run: mkdir a; cp written a/action.yml; cp end.js a; touch a/main.js\n"
+    )
+    project.write(
+        ".github/workflows/ci.yml",
+        f"on: push\njobs:\n  one:\n    runs-on: ubuntu-latest\n    steps:\n      {steps}      - uses: ./a\n",
+    )
+    project.commit()
+    ran = project.run("--keep", "on-failure")
+    assert ran.code == 1, ran.out + ran.err
+    assert project.loom("exec", "last", "one", "--", "touch", "mended").code == 0
+    again = project.loom("resume")
+    assert again.code == 0, again.out + again.err
+    assert "goes on from script/03" in again.out
+    clean(project)
