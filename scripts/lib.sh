@@ -218,10 +218,17 @@ venv() {
   "$VENV/bin/python" -m pip --version >/dev/null 2>&1 || die 2 "$VENV has no pip" \
     "Add it with the tool that made the environment, or name another directory:  VENV=/some/where $0"
   say "installing loom and its dependencies into $VENV${extra:+, with the tools for development}"
-  (cd "$ROOT" && "$VENV/bin/python" -m pip install -q --disable-pip-version-check -c "$CONSTRAINTS" -e ".${extra:+[$extra]}" </dev/null) ||
+  install_in_venv -e ".${extra:+[$extra]}" ||
     die 2 "pip could not install loom into $VENV; its output is above" \
       "pip needs PyPI or a mirror of it (PIP_INDEX_URL); PIP_CERT names the certificates of a private network."
   printf '%s\n' "$want${extra:+ $extra}" >"$stamp"
+}
+
+# uv takes a tenth of pip's time. Where only pip's configuration knows the way to the packages, pip serves.
+install_in_venv() {
+  local pip=("$VENV/bin/python" -m pip install -q --disable-pip-version-check -c "$CONSTRAINTS")
+  (cd "$ROOT" && "${pip[@]}" uv && "$VENV/bin/uv" pip install -q --python "$VENV/bin/python" --system-certs -c "$CONSTRAINTS" "$@") </dev/null ||
+    (cd "$ROOT" && "${pip[@]}" "$@") </dev/null
 }
 
 # --- the engine ---------------------------------------------------------------------------------------------------
