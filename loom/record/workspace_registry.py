@@ -21,6 +21,9 @@ from loom.util.private import make_in_shared, make_private
 Kind = Literal["run", "snapshot", "spare"]
 """`snapshot`: created by `loom snapshot`, without a run. `spare`: of a run that is over, kept to become a later one's."""
 
+_LARGE = 100_000
+"""The bytes of the known files of a tree of about 1,000 files."""
+
 
 class OwnWorkspace(Struct, frozen=True, kw_only=True):
     """A directory that loom created. `path_hex` also encodes names that are not text."""
@@ -103,6 +106,13 @@ class WorkspaceRegistry:
     def known(self, workspace: Path) -> Path:
         """Return the file that tells which files of a workspace are as its snapshot left them."""
         return self._file(workspace).with_suffix(".known")
+
+    def is_large(self, workspace: Path) -> bool:
+        """Return whether a workspace can be renewed, and is so large that this is quicker than creating another."""
+        try:
+            return self.known(workspace).stat().st_size >= _LARGE
+        except OSError:
+            return False
 
     def forget(self, workspace: Path) -> None:
         """Forget a removed workspace. A failure is retried with the next removal."""

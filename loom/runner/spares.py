@@ -11,10 +11,8 @@ from loom import snapshot
 from loom.record.store import Store
 from loom.util.paths import new_workspace, run_of_workspace
 
-MOST = 5
-"""The number of spare workspaces per checkout."""
-_SMALL = 100_000
-"""The bytes of the known files of a tree of about 1,000 files, that is created as quickly as it is renewed."""
+MOST = 2
+"""The number of spare workspaces per checkout: one for the next run, and one for a run beside it."""
 
 
 def make_workspace(store: Store, workspace: Path, *, run_id: str, repo_root: Path) -> None:
@@ -34,12 +32,12 @@ def make_workspace(store: Store, workspace: Path, *, run_id: str, repo_root: Pat
 def set_aside(store: Store, workspace: Path, repo_root: Path) -> bool:
     """Keep the files of a workspace that nobody needs, under another name. False where it is to be removed."""
     registered, known = store.workspaces, store.workspaces.known(workspace)
-    small = not known.exists() or known.stat().st_size < _SMALL
-    if small or len(registered.spares(repo_root)) >= MOST or not registered.confirms(workspace):
+    few = len(registered.spares(repo_root)) < MOST
+    if not (few and registered.is_large(workspace) and registered.confirms(workspace)):
         return False
     run_id = run_of_workspace(workspace.name) or ""
     spare = workspace.with_name(new_workspace(workspace.parent, run_id).name)
     registered.register(spare, run_id=run_id, repo_root=repo_root, kind="spare", directory=workspace)
-    done = snapshot.hand_over(workspace, known, spare, registered.known(spare))
+    done = snapshot.hand_over(workspace, known, spare, registered.known(spare), stripped=True)
     registered.forget(workspace if done else spare)
     return done

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import cached_property
 from pathlib import Path
 
@@ -28,7 +28,7 @@ from loom.snapshot.questions import Questions
 from loom.snapshot.removal import delete
 from loom.snapshot.renewal import OBJECTS, KnownFiles, Renewer, keep_known, strip, take_known
 from loom.snapshot.repository import as_under_git
-from loom.snapshot.source import check_consent
+from loom.snapshot.source import check_consent, truth
 from loom.util.bounded import listed
 from loom.util.paths import own_directories
 from loom.util.units import counted
@@ -64,7 +64,9 @@ def take(
     with occupied(workspace), git.ended_by(cancel):
         files = None if known is None else take_known(known)
         try:
-            if files is not None and files.umask == umask and _may_renew(source) and strip(workspace, files):
+            may = files is not None and files.umask == umask and _may_renew(source)
+            if files is not None and may and (objects := strip(workspace, files, of_git=True)) is not None:
+                files = KnownFiles(files={**files.files, **objects}, umask=umask)
                 return _take(source, workspace, cancel, on_progress, umask, known, files)
         except SnapshotCanceled:
             raise
@@ -272,7 +274,8 @@ class _Filling:
             questions.ask()
             tracked = index.tracked(source, outermost=self._is_outermost)
             if self._renewer is not None:
-                tracked = self._make_way(self._renewer, index, list(tracked))
+                self._renewer.strip()
+                tracked = iter(self._make_way(self._renewer, list(tracked)))
             found = self._found = pool.copy(tracked, about=about, on_portion=self._progress(about))
             listed, unlisted = questions.new_files()
             new = self._new = contents.new_files(source, listed, outermost=self._is_outermost)
@@ -285,6 +288,7 @@ class _Filling:
             )
             if self._renewer is not None:
                 self._renewer.finish((*found.absent, *more.absent))
+                found.add(vars(self._renewer.kept))
         self._vanished = set(more.absent)
         found.add(vars(more))
         self._done.copied.update(found.copied)
@@ -292,13 +296,21 @@ class _Filling:
             self._done.copied = {}
         return unlisted
 
-    def _make_way(self, renewer: Renewer, index: Index, tracked: list[tuple[str, int]]) -> Iterator[tuple[str, int]]:
-        """Remove what is not in the snapshot any more. SnapshotError for what can't be renewed."""
-        new = contents.new_files(self._source, self._questions.new_files()[0], outermost=self._is_outermost)
+    def _make_way(self, renewer: Renewer, tracked: list[tuple[str, int]]) -> list[tuple[str, int]]:
+        """Remove what is not in the snapshot any more; return what may have changed. SnapshotError for what can't be renewed."""
+        source, index = self._source, self._index
+        new = contents.new_files(source, self._questions.new_files()[0], outermost=self._is_outermost)
         if _is_special(index, new):
             raise SnapshotError("hidden files and nested repositories are laid out from the start")
         renewer.keep_only((*(path for path, _ in tracked), *new.files))
-        return iter(tracked)
+        if not truth(source.config.get("core.trustctime", ()), True) or "core.checkstat" in source.config:
+            return tracked
+        facts = layout.facts_in_index((self._git_dir / "index").read_bytes(), len(source.head_sha) // 2)
+        stand = renewer.unchanged(index.paths(), facts) - self._questions.changes().keys()
+        as_on_disk = (copy_files.ANY, copy_files.LINK)
+        left = [(path, become) for path, become in tracked if path not in stand or become not in as_on_disk]
+        renewer.keep(stand.difference(path for path, _ in left))
+        return left
 
     def _lay_out(self, data: bytes) -> None:
         """Create the `.git` while git lists the index, whose file is `data`."""
@@ -316,7 +328,7 @@ class _Filling:
         if len(data) <= _LARGE_INDEX:  # in a large tree the copy waits for the listing, so nothing may delay that
             self._questions.ask()
         kept = self._files.files if self._files is not None else {}
-        self._done.copied = {path: facts for path, facts in kept.items() if path.startswith(OBJECTS)}
+        self._done.copied = {path: facts for path, facts in kept.items() if facts and path.startswith(OBJECTS)}
         self._done.borrowed = layout.lay_out_objects(
             source, git_dir, self._done.copied, may_borrow=self._may_borrow, cancel=self._cancel
         )

@@ -88,6 +88,22 @@ def facts_of(status: os.stat_result) -> Facts:
     return _FACTS.pack(status.st_mode, status.st_dev, status.st_ino, status.st_size, *times)
 
 
+def mode_in(facts: Facts) -> int:
+    return stat.S_IMODE(_FACTS.unpack_from(facts)[0])
+
+
+def size_in(facts: Facts) -> int:
+    return int(_FACTS.unpack_from(facts)[3])
+
+
+def are_in_index(facts: Facts, entry: tuple[int, ...]) -> bool:
+    """Return whether the source's file has the facts of an entry of git's index."""
+    _, _, inode, size, time_ns, changed_ns = _FACTS.unpack_from(facts)
+    changed_s, changed, time_s, time, _, number, _, _, _, length, _ = entry
+    same_file = (inode & 0xFFFFFFFF, size) == (number, length)
+    return same_file and (time_ns, changed_ns) == (time_s * 10**9 + time, changed_s * 10**9 + changed)
+
+
 class Stopped(Exception):
     """`stop` returned true during a file."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import codecs
 import os
 import re
+import struct
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -303,6 +304,28 @@ def tree_of_index(index: bytes, digest_size: int) -> str | None:
         if counts.startswith(b"\0") and entries.isdigit():
             return rest[:digest_size].hex()
     return None
+
+
+def facts_in_index(index: bytes, digest_size: int) -> Iterator[tuple[int, ...]]:
+    """Yield what each entry of an index says of its file: change time and time (s, ns), device, inode, mode, user, group,
+    size, and flags."""
+    if not index:
+        return
+    version, count = struct.unpack_from(">II", index, 4)
+    entry = struct.Struct(f">10I{digest_size}xH")
+    at = 12
+    for _ in range(count):
+        facts = entry.unpack_from(index, at)
+        yield facts
+        name = at + entry.size + (2 if facts[-1] & 0x4000 else 0)
+        if version == 4:  # a number of bytes whose last one is below 128, then the rest of a name
+            while index[name] & 0x80:
+                name += 1
+            at = index.index(0, name + 1) + 1
+        else:
+            length = facts[-1] & 0xFFF
+            end = name + length if length < 0xFFF else index.index(0, name)
+            at += (end - at + 8) // 8 * 8
 
 
 def _extensions(index: bytes, name: bytes) -> Iterator[bytes]:

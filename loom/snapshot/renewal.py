@@ -63,11 +63,18 @@ def keep_known(known: KnownFiles, kept: Path) -> None:
 
 
 def take_known(kept: Path) -> KnownFiles | None:
-    """Read what `keep_known` wrote, and remove it: whoever has it may change the workspace."""
+    """Read what `keep_known` wrote, and remove it: whoever has it changes the workspace."""
     try:
-        data = kept.read_bytes()
+        known = _read(kept)
         kept.unlink()
-        document = msgspec.msgpack.decode(data, type=_Document)
+    except OSError:
+        return None
+    return known
+
+
+def _read(kept: Path) -> KnownFiles | None:
+    try:
+        document = msgspec.msgpack.decode(kept.read_bytes(), type=_Document)
     except (OSError, ValueError):
         return None
     size = 2 * copy_files.FACTS_SIZE
@@ -79,49 +86,60 @@ def take_known(kept: Path) -> KnownFiles | None:
     return KnownFiles(files=dict(zip(paths, facts, strict=True)), umask=document.umask)
 
 
-def hand_over(workspace: Path, kept: Path, target: Path, target_kept: Path) -> bool:
+def hand_over(workspace: Path, kept: Path, target: Path, target_kept: Path, *, stripped: bool = False) -> bool:
     """Make a workspace that nobody needs the content of the missing or empty directory `target`, to be renewed there.
 
-    False if it is in use, has no known files, or has something that can't be removed; it then remains under its name.
+    False if it is in use or has no known files; it then remains under its name. `stripped`: also if it has something that
+    can't be removed, and everything else goes now.
     """
     with alone_in(workspace) as alone:
-        known = take_known(kept) if alone else None
         try:
-            if known is None or not strip(workspace, known):
+            if not alone or not kept.exists():
                 return False
+            if stripped and not _strip_all(workspace, _read(kept)):
+                return False
+            kept.rename(target_kept)
             workspace.rename(target)
         except OSError:
             return False
-        keep_known(known, target_kept)
         return True
 
 
-def strip(workspace: Path, known: KnownFiles) -> bool:
-    """Remove all but known files, and of git's only untouched objects. False if that can't be done.
+def _strip_all(workspace: Path, known: KnownFiles | None) -> bool:
+    return known is not None and all(strip(workspace, known, of_git=of_git) is not None for of_git in (True, False))
 
-    Known files may be changed or missing; no directory is left that a copy would not make.
+
+def strip(workspace: Path, known: KnownFiles, *, of_git: bool) -> dict[str, bytes] | None:
+    """Remove all but the known files that are as the copy left them, in `.git` or beside it; return all known ones there.
+
+    Those that are gone have no facts any more. None if that can't be done. No directory is left that a copy would not make.
     """
     if workspace.stat().st_uid != os.geteuid():
-        return False
-    folders = directories(known.files)
+        return None
+    standing = dict.fromkeys((path for path in known.files if path.startswith(".git/") is of_git), b"")
+    folders = {*directories(known.files), ".git"}
     modes = {0o777 & ~known.umask, 0o777 & ~copy_files.umask_here()}
     waiting = [""]
     while waiting:
         directory = waiting.pop()
         if _attributes(workspace / directory):
-            return False
+            return None
         with os.scandir(workspace / directory) as scanned:
-            entries = list(scanned)
+            entries = [entry for entry in scanned if directory or (entry.name == ".git") is of_git]
         for entry in entries:
             path = f"{directory}/{entry.name}" if directory else entry.name
             if entry.is_dir(follow_symlinks=False):
                 if path in folders and _is_plain(entry, modes):
                     waiting.append(path)
                 elif delete(Path(entry.path)):
-                    return False
-            elif path not in known.files or (path.startswith(OBJECTS) and not _is_object(entry, known.files[path])):
+                    return None
+                continue
+            noted = known.files.get(path, b"")
+            if copy_files.facts_of(entry.stat(follow_symlinks=False)) == noted[copy_files.FACTS_SIZE :]:
+                standing[path] = noted
+            else:
                 Path(entry.path).unlink()
-    return True
+    return standing
 
 
 def _attributes(directory: Path) -> bool:
@@ -138,17 +156,22 @@ def _is_plain(directory: os.DirEntry[str], modes: set[int]) -> bool:
     return own and stat.S_IMODE(status.st_mode) in modes
 
 
-def _is_object(entry: os.DirEntry[str], noted: bytes) -> bool:
-    return copy_files.facts_of(entry.stat(follow_symlinks=False)) == noted[copy_files.FACTS_SIZE :]
-
-
 class Renewer(copy_files.Copier):
     """Copies into a workspace that already has files. `files`: those that the copy has not reached yet."""
 
     def __init__(self, source: Path, target: Path, known: KnownFiles, *, since_ns: int) -> None:
         super().__init__(str(source), str(target), since_ns=since_ns, umask=known.umask)
         self._workspace = target
-        self.files = {path: facts for path, facts in known.files.items() if not path.startswith(".git/")}
+        self._known = known
+        self.files: dict[str, bytes] = {}
+        self.kept = copy_files.Findings()
+
+    def strip(self) -> None:
+        """Remove all but untouched files. SnapshotError if that can't be done."""
+        standing = strip(self._workspace, self._known, of_git=False)
+        if standing is None:
+            raise SnapshotError(f"{self._workspace}: something in it can't be removed")
+        self.files = standing
 
     def keep_only(self, paths: Iterable[str]) -> None:
         """Remove what the snapshot no longer has, so that nothing is in the way of what it has now."""
@@ -178,32 +201,41 @@ class Renewer(copy_files.Copier):
                 os.rmdir(name, dir_fd=self._target.enter(parent)[0])
         self._target.close()  # the directories that it has open may be removed
 
+    def unchanged(self, paths: Iterable[str], entries: Iterable[tuple[int, ...]]) -> set[str]:
+        """Return the untouched files whose facts are still those of the index's `entries`."""
+        both = ((path, self.files.get(path), entry) for path, entry in zip(paths, entries, strict=True))
+        return {path for path, noted, entry in both if noted and copy_files.are_in_index(noted, entry)}
+
+    def keep(self, paths: Iterable[str]) -> None:
+        """Count these files as copied."""
+        for path in paths:
+            self._count(self.kept, path, self.files.pop(path))
+
     def _one(self, source: int, target: int, prefix: str, name: str, become: int, recent: bool) -> None:
         path = prefix + name
         if (noted := self.files.pop(path, None)) is not None:
-            if self._stands(source, target, path, become, recent, noted):
+            if noted and self._stands(source, name, become, noted):
+                self._count(self.findings, path, noted)
+                if recent:
+                    self.findings.recent.append(path)
                 return
             with suppress(FileNotFoundError):
                 os.unlink(name, dir_fd=target)
         super()._one(source, target, prefix, name, become, recent)
 
-    def _stands(self, source: int, target: int, path: str, become: int, recent: bool, noted: bytes) -> bool:
-        """Return whether the copy is the one that would be made now; counted as a copy then."""
-        name = path.rpartition("/")[2]
+    def _stands(self, source: int, name: str, become: int, noted: bytes) -> bool:
+        """Return whether the copy is the one that would be made now."""
         try:
             theirs = os.stat(name, dir_fd=source, follow_symlinks=False)
-            ours = os.stat(name, dir_fd=target, follow_symlinks=False)
         except OSError:
             return False
-        if copy_files.facts_of(theirs) + copy_files.facts_of(ours) != noted or become == copy_files.LINK_FROM_FILE:
+        if copy_files.facts_of(theirs) != noted[: copy_files.FACTS_SIZE] or become == copy_files.LINK_FROM_FILE:
             return False
-        if stat.S_ISREG(theirs.st_mode) and stat.S_IMODE(ours.st_mode) != copy_files.mode_of(
-            become, theirs, self.umask
-        ):
-            return False
-        self.findings.files += 1
-        self.findings.bytes += theirs.st_size
-        self.findings.copied.append((path, noted))
-        if recent:
-            self.findings.recent.append(path)
-        return True
+        mode = copy_files.mode_in(noted[copy_files.FACTS_SIZE :])
+        return not stat.S_ISREG(theirs.st_mode) or mode == copy_files.mode_of(become, theirs, self.umask)
+
+    @staticmethod
+    def _count(found: copy_files.Findings, path: str, noted: bytes) -> None:
+        found.files += 1
+        found.bytes += copy_files.size_in(noted)
+        found.copied.append((path, noted))

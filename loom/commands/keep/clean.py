@@ -34,7 +34,7 @@ from loom.util.locks import holders
 from loom.util.units import counted, duration, read_flag, rough_size
 
 _MOST_NAMED = 5
-_NOT_PRINTED = ("repo_root", "made_at", "container_id", "is_spare", "is_reusable")
+_NOT_PRINTED = ("repo_root", "made_at", "container_id", "is_spare", "is_large")
 """The fields of an item that only decide whether it goes."""
 
 
@@ -321,7 +321,7 @@ class _Cleaning:
         for one in self._containers.values():
             if one.run_ids[-1] in space.run_ids:
                 problems += _remove_kept(self._here, one)
-        if not problems and self._in_background and space.is_reusable:
+        if not problems and self._in_background and space.is_large:
             # What its jobs left beside it is removed below.
             set_aside(self._store, Path(space.name), Path(space.repo_root))
         return problems or self._remove_directories([space.name])

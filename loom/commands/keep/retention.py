@@ -9,8 +9,9 @@
 | action | a day after it was fetched, if no record names it | | | |
 | checkout (`reproduce`, `replay`) | if its runs have neither workspace nor container | | | |
 
-Nothing in use goes, nor what is the newest run's, or a checkout's newest failed run's. A run and its child pipelines count as
-one; the oldest go first. A kept job holds the workspaces of a checkout's last `keep_workspaces` runs with kept jobs.
+Nothing in use goes, nor what is the newest run's, or a checkout's newest failed run's. For a large workspace the number is
+one. A run and its child pipelines count as one; the oldest go first. A kept job holds the workspaces of a checkout's last
+`keep_workspaces` runs with kept jobs.
 """
 
 from __future__ import annotations
@@ -53,8 +54,8 @@ class Item(Struct, kw_only=True):
     """The runs that used it, the newest one last; empty for workspaces of `loom snapshot`."""
     is_spare: bool = False
     """A workspace that is kept to become the next run's."""
-    is_reusable: bool = False
-    """A workspace that goes because of the number of workspaces, so that it may become a spare one."""
+    is_large: bool = False
+    """A run's workspace that becomes a later one's as soon as it is not needed."""
     made_at: int = 0
     """For a workspace or a container, the id of the newest run or of the workspace itself: a time in nanoseconds."""
     job_id: str | None = None
@@ -103,6 +104,7 @@ class Records:
                 run_ids=made,
                 made_at=at,
                 is_spare=owned.kind == "spare",
+                is_large=owned.kind == "run" and self.store.workspaces.is_large(owned.path),
             )
         for entry in reversed(self.entries.values()):
             for path in entry.workspaces:
@@ -172,14 +174,17 @@ def decide(
             checkouts.setdefault((one.repo_root, bool(one.run_ids)), []).append(family)
     few, most = config.keep_workspaces, size_limit(config)
     for (root, _), families in checkouts.items():
-        for family in families[:-few] if repo_root in (None, Path(root)) else ():
-            if family not in held and lasting.isdisjoint(ids[family]):
-                for one in together[family]:
-                    one.is_reusable = one.kind == "workspace" and bool(one.run_ids)
-                _release(together.pop(family), f"older than the last {few} of {root} (keep_workspaces)")
+        newer = 0
+        for family in reversed(families) if repo_root in (None, Path(root)) else ():
+            last = 1 if any(one.is_large for one in together[family]) else few
+            if newer >= last and family not in held and lasting.isdisjoint(ids[family]):
+                _release(together.pop(family), f"older than the last {last} of {root} (keep_workspaces)")
+            newer += ids[family] <= records.entries.keys()  # not one that waits for the next run
     total = sum(one.bytes for some in together.values() for one in some)
     for family, some in together.items():
         if total > most and family not in held:
+            for one in some:
+                one.is_large = False
             _release(some, f"all together take more than {rough_size(most)} (keep_max_size)")
             total -= sum(one.bytes for one in some)
 

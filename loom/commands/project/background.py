@@ -54,7 +54,10 @@ def note_clean(store: Store, config: Config, root: Path) -> None:
 
 def is_due(store: Store, config: Config, root: Path) -> bool:
     """Return whether a clean-up may find something, by facts that need no look at records and sizes."""
-    made = [int(one.run_id) for one in store.workspaces.all() if one.repo_root == str(root) and one.kind != "spare"]
+    runs = [one for one in store.workspaces.all() if one.repo_root == str(root) and one.kind != "spare"]
+    made = [int(one.run_id) for one in runs]
+    if sum(store.workspaces.is_large(one.path) for one in runs) > 1:
+        return True  # the earlier one becomes the next run's
     try:
         last, free = _stamp(store, root).stat().st_mtime, int(_stamp(store, root).read_text())
     except (OSError, ValueError):

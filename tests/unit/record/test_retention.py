@@ -207,16 +207,20 @@ def test_a_large_workspace_whose_time_is_over_becomes_a_later_one(make: Make) ->
     project = make(FILLS)
     for number in range(1500):
         (project.root / f"file{number}").write_text(f"{number}\n")
-    settings = {"LOOM_KEEP_WORKSPACES": "1", "LOOM_AUTO_CLEAN": "no"}
+    settings = {"LOOM_AUTO_CLEAN": "no"}
     for _ in range(3):
         project.loom("run", "--local", **settings)
     project.loom("clean", "--in-background", **settings)
     *spares, last = workspaces(project)
+    assert len(spares) == 2, "the number kept of small ones is 3"
     assert [path.name.split("-")[3] for path in (last,)] == sorted(project.store.run_ids())[-1:]
     inodes = {path.stat().st_ino for path in spares}
     (project.root / "file1").write_text("changed\n")
     (project.root / "file2").unlink()
+    config = Config(tmp_dir=project.home)
+    assert not background.is_due(project.store, config, project.root)
     project.loom("run", "--local", **settings)
+    assert background.is_due(project.store, config, project.root)
     again = workspaces(project)[-1]
     assert again.stat().st_ino in inodes
     assert (again / "file1").read_text() == "changed\n"

@@ -84,3 +84,25 @@ def test_the_mode_of_a_conflict_is_ours_else_that_of_the_base_else_theirs(stages
     entries = [one.split(":") for one in stages.split()]
     items = [f"M {each} {'0' * 40} {stage}\t{path}" for stage, each, path in entries]
     assert _mode_in_conflict(items, 0) == mode
+
+
+@pytest.mark.parametrize("version", ["2", "3", "4"])
+@pytest.mark.parametrize("object_format", ["sha1", "sha256"])
+def test_facts_of_every_entry(tmp_path: Path, version: str, object_format: str) -> None:
+    repository = Repo(tmp_path)
+    for number, name in enumerate(
+        ["a", "a-é", "b" * 200, *(f"deep/{'d' * 250}/{'e' * length}" for length in range(1, 9))]
+    ):
+        repository.write(name, "x" * number)
+    more = (
+        [("update-index", f"--index-version={version}")]
+        if version != "3"
+        else [("update-index", "--skip-worktree", "a")]
+    )
+    index = index_of(tmp_path, *more, object_format=object_format)
+    assert index[7] == int(version)
+    listed = repository.git("ls-files", "-z").split("\0")[:-1]
+    for path, facts in zip(listed, git_dir.facts_in_index(index, 20 if object_format == "sha1" else 32), strict=True):
+        status = (tmp_path / path).lstat()
+        assert facts[0] * 10**9 + facts[1] == status.st_ctime_ns
+        assert (facts[5], facts[9]) == (status.st_ino & 0xFFFFFFFF, status.st_size)

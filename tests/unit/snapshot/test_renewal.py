@@ -261,7 +261,7 @@ def test_what_something_did_in_the_workspace_is_undone(
     repo.write("dir2/file2", "changed\n")
     if elsewhere:
         there = tmp_path / "next"
-        assert hand_over(workspace, known(workspace), there, known(there))
+        assert hand_over(workspace, known(workspace), there, known(there), stripped=True)
         assert not workspace.exists()
         assert not known(workspace).exists()
         workspace = there
@@ -284,7 +284,7 @@ def test_only_what_the_last_copy_finished_is_known(repo: Repo, tmp_path: Path) -
     known(workspace).write_bytes(kept)  # of files that are gone
     equal_to_a_new_one(repo, tmp_path, fill(repo, workspace))
     known(workspace).write_bytes(kept[:-1])
-    assert not hand_over(workspace, known(workspace), tmp_path / "next", known(tmp_path / "next"))
+    assert not hand_over(workspace, known(workspace), tmp_path / "next", known(tmp_path / "next"), stripped=True)
     assert workspace.exists()
 
 
