@@ -10,13 +10,10 @@ a list.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from functools import lru_cache
-from pathlib import Path
-from typing import Any
 
-import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
@@ -54,27 +51,11 @@ Table = Mapping[str, Mapping[str, Keyword]]
 """The keywords of each mapping, by the name that it has; empty for the whole."""
 
 
-def read_tables(path: Path, **others: Sequence[Keyword]) -> dict[str, tuple[Keyword, ...]]:
-    """Read a file of tables, by their names; `others` are tables that its own may name.
-
-    A row is `NAME: SHAPE`, or `NAME:` with `is: SHAPE` and more fields of a `Keyword`; `about` has the name of the support if it
-    is not the same. `(TABLE):` and `NAME:(TABLE):` stand for the keywords of another table, here or below a name.
-    """
-    tables: dict[str, tuple[Keyword, ...]] = {name: tuple(rows) for name, rows in others.items()}
-    for name, rows in msgspec.yaml.decode(path.read_bytes()).items():
-        tables[name] = tuple(one for key, row in rows.items() for one in _read(key, row, tables))
-    return tables
-
-
-def _read(name: str, row: Any, tables: Mapping[str, Iterable[Keyword]]) -> Iterator[Keyword]:
-    if name.endswith(")"):
-        above, _, table = name[:-1].rpartition("(")
-        yield from (replace(one, name=f"{above}{one.name}") for one in tables[table])
-        return
-    fields = dict(row) if isinstance(row, dict) else {"is": row}
-    support = next((one for one in Support if one in fields), Support.SAME)
-    about = fields.pop(support, "") or fields.pop("about", "")
-    yield Keyword(name, fields.pop("is"), about, support, **fields)
+def nested(prefix: str, keywords: Iterable[Keyword], *left_out: str) -> tuple[Keyword, ...]:
+    """Return the keywords as they stand below another one."""
+    return tuple(
+        replace(one, name=f"{prefix}:{one.name}") for one in keywords if one.name.split(":")[0] not in left_out
+    )
 
 
 def tabled(keywords: Iterable[Keyword]) -> Table:

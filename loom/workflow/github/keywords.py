@@ -1,14 +1,23 @@
-"""Every key of GitHub's workflow syntax: the tables of keywords.yml, beside this module, and the events.
+"""Every key of GitHub's workflow syntax, its values, and what loom makes of it.
 
-`loom check` reads them, and so does the page docs/reference/github-keywords.md (`scripts/docs github`).
+`loom check` reads this table, and so does the page docs/reference/github-keywords.md (`scripts/docs github`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
-from loom.workflow.keywords import Keyword, Support, read_tables
+from loom.workflow.keywords import Keyword, Support, nested
+
+_SAME, _DIFFERS, _NONE, _REFUSED, _NO_JOB = Support
+_TOKEN = "The token of a job is the one that you give, with its own rights; it is empty unless you give one."
+_NO_EVENT = "Nothing waits for it: `--event NAME` says that it has happened."
+_HELD = "A job that deploys is left out, unless it is named or `--deploy` is given."
+_GROUP = "One job of a group runs at a time, over all runs on this machine."
+_NOT_CANCELED = "No newer run cancels a local one, and all wait."
+_ONE_STEP = "Steps run one after the other here."
+_RUN_NAME = "A run is named by its id."
+_NO_LOGIN = "Images are pulled with the credentials that this machine's engine has."
 
 _EVENTS = """
     branch_protection_rule check_run check_suite create delete deployment deployment_status discussion
@@ -18,6 +27,7 @@ _EVENTS = """
     status watch workflow_call workflow_dispatch workflow_run
 """
 EVENTS = tuple(_EVENTS.split())
+_ONE_EVENT = " ".join(EVENTS)
 _BRANCHES = ("branches", "branches-ignore")
 _PATHS = ("paths", "paths-ignore")
 FILTERS: Mapping[str, tuple[str, ...]] = {
@@ -63,12 +73,9 @@ _TYPES: Mapping[str, str] = {
 
 
 def _events() -> Iterator[Keyword]:
-    names = f"({' '.join(EVENTS)})"
-    yield Keyword("on", f"{names} | [{names}] | map", required=True, filled=True, example="push")
     for event in EVENTS:
         if event == "schedule":
-            why = "Nothing waits for it: `--event NAME` says that it has happened."
-            yield Keyword("on:schedule", "[map]", why, Support.DIFFERS)
+            yield Keyword("on:schedule", "[map]", _NO_EVENT, _DIFFERS)
             continue
         yield Keyword(f"on:{event}", "map")
         if types := "text" if event == "repository_dispatch" else f"({_TYPES[event]})" if event in _TYPES else "":
@@ -76,12 +83,155 @@ def _events() -> Iterator[Keyword]:
         for name in FILTERS.get(event, ()):
             yield Keyword(f"on:{event}:{name}", "nonempty | [nonempty]")
         for name in ("tags", "tags-ignore") if event.startswith("pull_request") and event in FILTERS else ():
-            why = "A pull request is of no tag."
-            yield Keyword(f"on:{event}:{name}", "scalar | [scalar]", why, Support.NO_EFFECT)
+            yield Keyword(f"on:{event}:{name}", "scalar | [scalar]", "A pull request is of no tag.", _NONE)
 
 
-_TABLES = read_tables(Path(__file__).with_suffix(".yml"), events=tuple(_events()))
-ROOT_KEYWORDS, JOB = _TABLES["root"], _TABLES["job"]
+def _inputs(event: str, types: str) -> Iterator[Keyword]:
+    yield Keyword(f"on:{event}:inputs", "open", "`--input NAME=value` gives them." if "choice" in types else "")
+    yield Keyword(f"on:{event}:inputs:NAME", "map")
+    yield Keyword(f"on:{event}:inputs:NAME:default", "scalar")
+    if event == "workflow_dispatch":
+        yield Keyword(f"on:{event}:inputs:NAME:deprecationMessage", "text")
+    yield Keyword(f"on:{event}:inputs:NAME:description", "scalar")
+    yield Keyword(f"on:{event}:inputs:NAME:required", "boolean")
+    yield Keyword(f"on:{event}:inputs:NAME:type", types, required=event == "workflow_call")
+
+
+_SCOPES = """
+    actions artifact-metadata attestations checks code-quality contents deployments discussions drives issues packages
+    pages pull-requests repository-projects security-events statuses
+"""
+_OTHER_SCOPES = {"read none": ("models", "vulnerability-alerts"), "write none": ("copilot-requests", "id-token")}
+_PERMISSIONS = (
+    Keyword("permissions", "(read-all write-all) | map", _TOKEN, _NONE),
+    *(Keyword(f"permissions:{one}", "(read write none)") for one in _SCOPES.split()),
+    *(Keyword(f"permissions:{one}", f"({words})") for words, several in _OTHER_SCOPES.items() for one in several),
+)
+_DEFAULTS = (
+    Keyword("defaults", "map"),
+    Keyword("defaults:run", "map | expression"),
+    Keyword("defaults:run:shell", "nonempty"),
+    Keyword("defaults:run:working-directory", "scalar"),
+)
+_ENV = (Keyword("env", "open"), Keyword("env:NAME", "scalar"))
+_OWN_ENV = (Keyword("env", "open | expression"), _ENV[1])
+
+ROOT_KEYWORDS = (
+    Keyword("name", "scalar"),
+    Keyword("description", "scalar"),
+    Keyword("run-name", "scalar", _RUN_NAME, _NONE),
+    Keyword("on", f"({_ONE_EVENT}) | [({_ONE_EVENT})] | map", required=True, filled=True, example="push"),
+    *_events(),
+    Keyword("on:schedule:cron", "text", required=True),
+    Keyword("on:schedule:timezone", "text"),
+    *_inputs("workflow_dispatch", "(string choice boolean number environment)"),
+    Keyword("on:workflow_dispatch:inputs:NAME:options", "[scalar]"),
+    *_inputs("workflow_call", "(string boolean number)"),
+    Keyword("on:workflow_call:outputs", "open"),
+    Keyword("on:workflow_call:outputs:NAME", "map"),
+    Keyword("on:workflow_call:outputs:NAME:description", "scalar"),
+    Keyword("on:workflow_call:outputs:NAME:value", "scalar", required=True),
+    Keyword("on:workflow_call:secrets", "open"),
+    Keyword("on:workflow_call:secrets:NAME", "map"),
+    Keyword("on:workflow_call:secrets:NAME:description", "scalar"),
+    Keyword("on:workflow_call:secrets:NAME:required", "boolean"),
+    *_PERMISSIONS,
+    *_ENV,
+    *_DEFAULTS,
+    Keyword("concurrency", "scalar | map", "Several runs of one workflow may run on this machine.", _NONE),
+    Keyword("concurrency:group", "nonempty", required=True),
+    Keyword("concurrency:cancel-in-progress", "boolean"),
+    Keyword("concurrency:queue", "(single max)"),
+    Keyword("jobs", "open", required=True, filled=True),
+    Keyword("jobs:NAME", "any"),
+)
+
+_VOLUMES = (
+    "A name, a path alone or one below /tmp is a new volume of the container; the engine's socket asks for trust. "
+    "Another directory of the machine refuses the job."
+)
+_PORTS = (
+    "Nothing is published on this machine. A job without `container` finds services at localhost, each port under its own "
+    "number; another one, or a container's port alone that no `job.services` asks for, refuses the job."
+)
+_CONTAINER = (
+    Keyword("image", "scalar", required=True),
+    Keyword("credentials", "scalar | map", _NO_LOGIN, _NONE),
+    Keyword("credentials:username", "scalar"),
+    Keyword("credentials:password", "scalar"),
+    *_ENV,
+    Keyword("ports", "[scalar] | expression", _PORTS, _DIFFERS),
+    Keyword("volumes", "[text] | expression", _VOLUMES, _DIFFERS),
+    Keyword("options", "text", "The options that loom has a setting for; another one refuses the job.", _DIFFERS),
+)
+
+JOB = (
+    Keyword("name", "scalar"),
+    *_PERMISSIONS,
+    Keyword("needs", "nonempty | [nonempty]"),
+    Keyword("if", "scalar"),
+    Keyword(
+        "runs-on",
+        "nonempty | [nonempty] | map",
+        "A label chooses an image by `images: {LABEL: IMAGE}` of the configuration, or a pool of yours by its name. "
+        "Jobs for Windows, macOS and runners of your own are left out.",
+        _DIFFERS,
+    ),
+    Keyword("runs-on:group", "nonempty", "Labels choose an image or a pool here.", _NONE),
+    Keyword("runs-on:labels", "nonempty | [nonempty]"),
+    Keyword("snapshot", "any", "It makes an image for GitHub's runners.", _NO_JOB),
+    Keyword("environment", "scalar | map", _HELD, _DIFFERS),
+    Keyword("environment:name", "scalar", required=True),
+    Keyword("environment:url", "scalar", "A local run knows of no deployments.", _NONE),
+    Keyword("environment:deployment", "boolean", "A local run knows of no deployments.", _NONE),
+    Keyword("concurrency", "nonempty | map", _GROUP, _DIFFERS),
+    Keyword("concurrency:group", "nonempty", _GROUP, _DIFFERS, required=True),
+    Keyword("concurrency:cancel-in-progress", "boolean", _NOT_CANCELED, _NONE),
+    Keyword("concurrency:queue", "(single max)", _NOT_CANCELED, _NONE),
+    Keyword("outputs", "open"),
+    Keyword("outputs:NAME", "scalar"),
+    *_OWN_ENV,
+    *_DEFAULTS,
+    Keyword("steps", "[map]"),
+    Keyword("steps:id", "scalar"),
+    Keyword("steps:if", "scalar"),
+    Keyword("steps:name", "scalar"),
+    Keyword("steps:uses", "text"),
+    Keyword("steps:run", "scalar"),
+    Keyword("steps:working-directory", "scalar"),
+    Keyword("steps:shell", "nonempty"),
+    Keyword("steps:with", "open | expression"),
+    Keyword("steps:with:NAME", "scalar"),
+    *nested("steps", _OWN_ENV),
+    Keyword("steps:continue-on-error", "boolean"),
+    Keyword("steps:timeout-minutes", "number"),
+    Keyword("steps:parallel", "[any]", "Its steps run one after the other.", _DIFFERS),
+    *(Keyword(f"steps:{one}", "any", _ONE_STEP, _NO_JOB) for one in ("background", "wait", "wait-all", "cancel")),
+    Keyword("timeout-minutes", "number", "Without it 360, or `job_timeout` of your configuration.", _DIFFERS),
+    Keyword("cancel-timeout-minutes", "number", "A job that is canceled has the same time on each machine.", _NONE),
+    Keyword("strategy", "map | expression"),
+    Keyword("strategy:matrix", "open | expression"),
+    Keyword("strategy:matrix:NAME", "any"),
+    Keyword("strategy:matrix:include", "[open] | expression"),
+    Keyword("strategy:matrix:include:NAME", "any"),
+    Keyword("strategy:matrix:exclude", "[open] | expression"),
+    Keyword("strategy:matrix:exclude:NAME", "any"),
+    Keyword("strategy:fail-fast", "boolean"),
+    Keyword("strategy:max-parallel", "number"),
+    Keyword("continue-on-error", "boolean"),
+    Keyword("container", "scalar | map"),
+    *nested("container", _CONTAINER),
+    Keyword("services", "open | expression"),
+    Keyword("services:NAME", "scalar | map"),
+    *nested("services:NAME", _CONTAINER),
+    Keyword("services:NAME:command", "scalar"),
+    Keyword("services:NAME:entrypoint", "scalar"),
+    Keyword("uses", "text"),
+    Keyword("with", "open"),
+    Keyword("with:NAME", "scalar"),
+    Keyword("secrets", "(inherit) | open"),
+    Keyword("secrets:NAME", "scalar"),
+)
 
 _ALL = "github inputs vars needs strategy matrix"
 _OF_STEP = f"{_ALL} env secrets steps job runner"
