@@ -20,7 +20,10 @@ from loom.analysis.readings import (
 )
 from tests.unit.analysis.test_diagnosis import evidence
 
-REAL: list[dict[str, Any]] = msgspec.yaml.decode(Path(__file__).with_name("real_failures.yml").read_bytes())
+REAL: list[dict[str, Any]] = [
+    {"code": None, "exit_code": 1, **real}
+    for real in msgspec.yaml.decode(Path(__file__).with_name("real_failures.yml").read_bytes())
+]
 LINES = [line for real in REAL for line in real["output"].split("\n")]
 DEBIAN = Place(image="debian:trixie-slim")
 
