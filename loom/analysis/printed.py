@@ -32,7 +32,6 @@ def document_of(reading: Reading) -> dict[str, Any]:
         "last_event_at": reading.last_sign() if unfinished else None,
         "commit": commit_of(reading),
         "receipt": None if unfinished else reading.receipt(),
-        "summary": reading.run_summary(),
         "pipeline": pipeline,
         "jobs": [reading.job_manifest(job["job_id"]) for job in pipeline["jobs"]],
     }

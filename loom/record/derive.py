@@ -8,9 +8,9 @@ from loom.record import documents
 from loom.record.documents import RUN_SCHEMA, SCHEMA_VERSION
 from loom.record.events import PhaseCode
 from loom.record.extent import extent_of, unlike_of
-from loom.record.fold import JobState, RunFold, Span, duration, image_of
+from loom.record.fold import RunFold, Span, duration, image_of
 from loom.record.request import Request
-from loom.status import EndedBy, ExitCode, FailingTest, Failure, Status
+from loom.status import ExitCode, FailingTest, Failure, Status
 from loom.util import typed
 
 T = TypeVar("T")
@@ -21,6 +21,7 @@ _EVERY_RUN = (
     PhaseCode.RUN_FINALIZE,
 )
 _OF_JOBS = ("stage", "status", "exit_code", "allowed_failure", "blocked_by", "duration_ms")
+_OF_JOB = (*_OF_JOBS, "error", "attempts", "started_at", "finished_at")
 _EVERY_JOB = (PhaseCode.JOB_PROVIDER_PREPARE, PhaseCode.JOB_EXECUTION, PhaseCode.JOB_CLEANUP)
 
 
@@ -45,80 +46,8 @@ def output_file(job_id: str, step: str | None, section: str | None) -> str:
     return f"{folder}/events.jsonl"
 
 
-def step_summary(fold: RunFold, job_id: str, attempt: int, step: str) -> documents.StepSummary:
-    job = fold.jobs[job_id]
-    span = job.steps[attempt, step]
-    return documents.StepSummary(
-        step=step,
-        attempt=attempt,
-        command=span.data.get("command", ""),
-        file=span.data.get("file"),
-        line=span.data.get("line"),
-        exit_code=span.exit_code,
-        ended_by=_as(EndedBy, span.data.get("ended_by")),
-        **_unit_fields(fold, job_id, span, step_dir(job_id, step, attempt, job.attempts)),
-    )
-
-
-def section_summary(fold: RunFold, job_id: str, section: str) -> dict[str, Any]:
-    span = fold.jobs[job_id].sections[section]
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "kind": "section-summary",
-        "section": section,
-        "phase_code": span.start.phase_code,
-        **_unit_fields(fold, job_id, span, section_dir(job_id, section)),
-        "data": {key: value for key, value in span.data.items() if key not in ("output", "highlights")},
-    }
-
-
-def _unit_fields(fold: RunFold, job_id: str, span: Span, folder: str) -> dict[str, Any]:
-    """Return the common fields of the summaries of steps and sections."""
-    return {
-        "run_id": fold.run_id,
-        "job_id": job_id,
-        "status": span.status,
-        "error": span.error,
-        "started_at": span.start.ts,
-        "finished_at": span.finished_at,
-        "duration_ms": span.duration_ms,
-        "output": documents.OutputCounts(**span.data.get("output", {})),
-        "highlights": _as(documents.Highlights, span.data.get("highlights")),
-        "events_path": f"{folder}/events.jsonl",
-    }
-
-
 def _as(kind: type[T], shape: Any) -> T | None:
     return None if shape is None else typed.convert(shape, kind)
-
-
-def job_summary(fold: RunFold, job_id: str) -> documents.JobSummary:
-    job = fold.jobs[job_id]
-    return documents.JobSummary(
-        **_job_fields(fold, job),
-        attempts=job.attempts,
-        started_at=job.started_at,
-        finished_at=job.finished_at,
-        duration_ms=job.duration_ms,
-        steps_total=len(job.planned.get("steps", ())),
-        steps_run=sum(attempt == job.attempts for attempt, _ in job.steps),
-        manifest_path=f"{job_dir(job_id)}/manifest.json",
-    )
-
-
-def _job_fields(fold: RunFold, job: JobState) -> dict[str, Any]:
-    """Return the common fields of a job's summary and manifest."""
-    stated = ("error_code", "blocked_by", "failing_step", "failing_section")
-    return {name: job.outcome.get(name) for name in stated} | {
-        "run_id": fold.run_id,
-        "job_id": job.id,
-        "name": job.planned.get("name", job.id),
-        "stage": job.stage,
-        "status": job.status,
-        "exit_code": job.exit_code,
-        "allowed_failure": job.allowed_failure,
-        "error": job.error,
-    }
 
 
 def job_manifest(fold: RunFold, job_id: str) -> documents.JobManifest:
@@ -126,8 +55,13 @@ def job_manifest(fold: RunFold, job_id: str) -> documents.JobManifest:
     section = job.outcome.get("failing_section")
     failing_step, failing_span = job.failing_step or (None, None)
     image = job.facts.get("image_resolved")
+    own: dict[str, Any] = {name: getattr(job, name) for name in _OF_JOB}
+    own |= {name: job.outcome.get(name) for name in ("error_code", "failing_step", "failing_section")}
     return documents.JobManifest(
-        **_job_fields(fold, job),
+        **own,
+        run_id=fold.run_id,
+        job_id=job.id,
+        name=job.planned.get("name", job.id),
         target=job.planned.get("target", "linux"),
         provider=job.planned.get("provider", ""),
         matrix=dict(job.planned.get("matrix", {})),
@@ -167,34 +101,27 @@ def job_manifest(fold: RunFold, job_id: str) -> documents.JobManifest:
         caches=job.lists.get("cache", []),
         kept=job.facts.get("session_kept"),
         warnings=[warning["text"] for warning in job.lists.get("warning", ())],
-        summary_path=f"{job_dir(job_id)}/summary.json",
         events_path=f"{job_dir(job_id)}/events.jsonl",
     )
 
 
 def _listed(span: Span, folder: str) -> dict[str, Any]:
     """Return the common fields of steps and sections in a manifest."""
-    paths = {"summary_path": f"{folder}/summary.json", "events_path": f"{folder}/events.jsonl"}
-    return {"status": span.status, "duration_ms": span.duration_ms, **paths}
-
-
-def pipeline_summary(fold: RunFold) -> dict[str, Any]:
-    span = fold.pipeline
-    return {
-        **_pipeline_fields(fold, "pipeline-summary"),
-        "started_at": span.start.ts if span else None,
-        "finished_at": span.finished_at if span else None,
-        "duration_ms": span.duration_ms if span else None,
-        "jobs_total": len(fold.jobs),
-        "jobs_by_status": fold.jobs_by_status(),
-    }
+    return {"status": span.status, "duration_ms": span.duration_ms, "events_path": f"{folder}/events.jsonl"}
 
 
 def pipeline_manifest(fold: RunFold) -> dict[str, Any]:
-    plan = fold.facts.get("plan_resolved", {})
+    plan, span = fold.facts.get("plan_resolved", {}), fold.pipeline
     failing = fold.failing_job()
     return {
-        **_pipeline_fields(fold, "pipeline-manifest"),
+        "schema_version": SCHEMA_VERSION,
+        "kind": "pipeline-manifest",
+        "run_id": fold.run_id,
+        "pipeline_id": fold.pipeline_id,
+        "status": span.status if span else None,
+        "started_at": span.start.ts if span else None,
+        "finished_at": span.finished_at if span else None,
+        "duration_ms": span.duration_ms if span else None,
         "stages": list(plan.get("stages", ())),
         "failing_job_id": failing.id if failing else None,
         "failing_job_manifest_path": f"{job_dir(failing.id)}/manifest.json" if failing else None,
@@ -202,46 +129,11 @@ def pipeline_manifest(fold: RunFold) -> dict[str, Any]:
             {
                 "job_id": job.id,
                 **{name: getattr(job, name) for name in _OF_JOBS},
-                **{f"{name}_path": f"{job_dir(job.id)}/{name}.json" for name in ("summary", "manifest")},
+                "manifest_path": f"{job_dir(job.id)}/manifest.json",
             }
             for job in fold.jobs.values()
         ],
         "left_out": list(plan.get("left_out", ())),
-    }
-
-
-def _pipeline_fields(fold: RunFold, kind: str) -> dict[str, Any]:
-    status = fold.pipeline.status if fold.pipeline else None
-    ids = {"run_id": fold.run_id, "pipeline_id": fold.pipeline_id}
-    return {"schema_version": SCHEMA_VERSION, "kind": kind, **ids, "status": status}
-
-
-def run_summary(fold: RunFold) -> documents.RunSummary:
-    failing = fold.failing_job()
-    return documents.RunSummary(
-        **_run_fields(fold),
-        pipeline_id=fold.pipeline_id,
-        status=fold.status,
-        exit_code=fold.end.get("exit_code"),
-        jobs_total=len(fold.jobs),
-        jobs_by_status=fold.jobs_by_status(),
-        failing_job_id=failing.id if failing else None,
-        pipeline_summary_path="pipeline/summary.json",
-        pipeline_manifest_path="pipeline/manifest.json",
-    )
-
-
-def _run_fields(fold: RunFold) -> dict[str, Any]:
-    """Return the common fields of the run's summary and its receipt."""
-    assert fold.first is not None
-    assert fold.last is not None
-    return {
-        "run_id": fold.run_id,
-        "error": fold.end.get("error"),
-        "error_code": fold.end.get("error_code"),
-        "started_at": fold.first.ts,
-        "finished_at": fold.last.ts if fold.end else None,
-        "duration_ms": duration(fold.end.get("duration_ms")),
     }
 
 
@@ -283,9 +175,18 @@ def phase_report(fold: RunFold) -> dict[str, Any]:
 def receipt(fold: RunFold) -> documents.Receipt:
     started, ended = fold.started, fold.end
     logs = str(started.get("logs_dir", ""))
-    snapshot = fold.facts.get("snapshot_taken")
+    snapshot, failing = fold.facts.get("snapshot_taken"), fold.failing_job()
+    assert fold.first is not None
+    assert fold.last is not None
     return documents.Receipt(
-        **_run_fields(fold),
+        run_id=fold.run_id,
+        error=ended.get("error"),
+        error_code=ended.get("error_code"),
+        failing_job_id=failing.id if failing else None,
+        jobs_by_status=fold.jobs_by_status(),
+        started_at=fold.first.ts,
+        finished_at=fold.last.ts if ended else None,
+        duration_ms=duration(ended.get("duration_ms")),
         loom_version=started.get("loom_version", ""),
         command=list(started.get("command", ())),
         invocation=typed.convert(started.get("invocation", {}), Request),
@@ -298,8 +199,6 @@ def receipt(fold: RunFold) -> documents.Receipt:
         logs_dir=logs,
         events_jsonl_path=f"{logs}/events.jsonl",
         phase_report_path=f"{logs}/phase-report.json",
-        run_summary_path=f"{logs}/summary.json",
-        pipeline_summary_path=f"{logs}/pipeline/summary.json",
         pipeline_manifest_path=f"{logs}/pipeline/manifest.json",
         snapshot_path=snapshot.get("path") if snapshot else None,
         snapshot_head_sha=snapshot.get("head_sha") if snapshot else None,

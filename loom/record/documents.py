@@ -9,7 +9,7 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 
 from loom.record.request import Request
-from loom.status import Code, Count, EndedBy, FailingTest, Failure, Status
+from loom.status import Code, Count, FailingTest, Failure, Status
 from loom.util import typed
 
 SCHEMA_VERSION: Final = "loom.runtime.logs.v2"
@@ -92,58 +92,6 @@ class Highlights(Document, frozen=True, kw_only=True):
     """Whether every line with a telling word was looked at, and none was left out because of the size limit."""
 
 
-class _OfJob(Document, frozen=True, kw_only=True):
-    schema_version: Literal["loom.runtime.logs.v2"] = SCHEMA_VERSION
-    kind: str
-    run_id: RunId
-    job_id: RelativePath
-
-
-class StepSummary(_OfJob, frozen=True, kw_only=True):
-    kind: Literal["step-summary"] = "step-summary"
-    step: RelativePath
-    attempt: Count
-    command: str
-    file: str | None = None
-    line: Code | None = None
-    status: Status | None
-    exit_code: Code | None
-    error: str | None
-    started_at: Moment
-    finished_at: Moment | None
-    duration_ms: Milliseconds | None
-    output: OutputCounts
-    highlights: Highlights | None = None
-    """Only for a step that did not succeed."""
-    ended_by: EndedBy | None = None
-    """Only for a failed step whose shell reports it."""
-    events_path: RelativePath
-
-
-class _JobEnd(_OfJob, frozen=True, kw_only=True):
-    name: str
-    stage: str
-    status: Status | None
-    exit_code: Code | None
-    allowed_failure: bool
-    error: str | None
-    error_code: str | None = None
-    blocked_by: str | None
-    failing_step: RelativePath | None
-    failing_section: RelativePath | None
-
-
-class JobSummary(_JobEnd, frozen=True, kw_only=True):
-    kind: Literal["job-summary"] = "job-summary"
-    attempts: Count
-    started_at: Moment | None
-    finished_at: Moment | None
-    duration_ms: Milliseconds | None
-    steps_total: Count
-    steps_run: Count
-    manifest_path: RelativePath
-
-
 class ManifestPhase(Document, frozen=True, kw_only=True):
     phase_code: str
     status: Status | None
@@ -151,9 +99,10 @@ class ManifestPhase(Document, frozen=True, kw_only=True):
 
 
 class _ManifestUnit(Document, frozen=True, kw_only=True):
+    """The last event of its events file, with the end of the phase, says more."""
+
     status: Status | None
     duration_ms: Milliseconds | None
-    summary_path: RelativePath
     events_path: RelativePath
 
 
@@ -192,8 +141,25 @@ class SavedArtifacts(Document, frozen=True, kw_only=True):
     expire_in_s: Annotated[float, Meta(ge=0, le=1e15)] | None = None
 
 
-class JobManifest(_JobEnd, frozen=True, kw_only=True):
+class JobManifest(Document, frozen=True, kw_only=True):
+    schema_version: Literal["loom.runtime.logs.v2"] = SCHEMA_VERSION
     kind: Literal["job-manifest"] = "job-manifest"
+    run_id: RunId
+    job_id: RelativePath
+    name: str
+    stage: str
+    status: Status | None
+    exit_code: Code | None
+    allowed_failure: bool
+    error: str | None
+    error_code: str | None = None
+    blocked_by: str | None
+    attempts: Count
+    started_at: Moment | None
+    finished_at: Moment | None
+    duration_ms: Milliseconds | None
+    failing_step: RelativePath | None
+    failing_section: RelativePath | None
     target: str
     provider: str
     matrix: dict[str, str]
@@ -217,27 +183,7 @@ class JobManifest(_JobEnd, frozen=True, kw_only=True):
     caches: list[dict[str, Any]]
     kept: dict[str, Any] | None
     warnings: list[str]
-    summary_path: RelativePath
     events_path: RelativePath
-
-
-class RunSummary(Document, frozen=True, kw_only=True):
-    schema_version: Literal["loom.run.v1"] = RUN_SCHEMA
-    kind: Literal["run-summary"] = "run-summary"
-    run_id: RunId
-    pipeline_id: str
-    status: Status | None
-    exit_code: Code | None
-    error: str | None
-    error_code: str | None = None
-    started_at: Moment
-    finished_at: Moment | None
-    duration_ms: Milliseconds | None
-    jobs_total: Count
-    jobs_by_status: dict[str, Count]
-    failing_job_id: RelativePath | None
-    pipeline_summary_path: RelativePath
-    pipeline_manifest_path: RelativePath
 
 
 class Reused(Document, frozen=True, kw_only=True):
@@ -317,11 +263,11 @@ class Receipt(Document, frozen=True, kw_only=True):
     exit_code: Code
     error: str | None
     error_code: str | None = None
+    failing_job_id: RelativePath | None
+    jobs_by_status: dict[str, Count]
     logs_dir: str
     events_jsonl_path: str
     phase_report_path: str
-    run_summary_path: str
-    pipeline_summary_path: str
     pipeline_manifest_path: str
     diagnosis_path: str | None = None
     resume_command: str | None = None

@@ -106,9 +106,6 @@ class Reading:
             )
         return fold
 
-    def run_summary(self) -> Mapping[str, Any]:
-        return self._folded(derive.run_summary)
-
     def pipeline_manifest(self) -> Mapping[str, Any]:
         return self._folded(derive.pipeline_manifest)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from loom.record import derive
-from loom.record.derive import job_dir, output_file, section_dir, step_dir
+from loom.record.derive import job_dir, output_file
 from loom.record.documents import Receipt, plain
 from loom.record.events import PhaseCode, PhaseEvent, encode
 from loom.record.fold import RunFold
@@ -61,7 +61,7 @@ class Recorder:
         """Write the documents of the jobs that have ended: another process may not have got to that."""
         for job in self.fold.jobs.values():
             if job.end is not None:
-                self._job_documents(job.id)
+                self._job_manifest(job.id)
 
     def output(self, batch: OutputBatch) -> None:
         relative = output_file(batch.where.job_id or "", batch.where.step, batch.where.section)
@@ -72,41 +72,23 @@ class Recorder:
     def _documents(self, event: PhaseEvent) -> None:
         job_id = event.job_id
         if event.message == "job_finished" and job_id is not None:
-            self._job_documents(job_id)
+            self._job_manifest(job_id)
         elif event.message == "attempt_failed" and job_id is not None:
             self._record.set_attempt_aside(job_id, event.data["attempt"])
-        elif event.kind != "phase_finished":
-            return
-        elif job_id is not None and event.step is not None:
-            attempt = self.fold.jobs[job_id].attempts
-            summary = derive.step_summary(self.fold, job_id, attempt, event.step)
-            self._record.document(f"{job_dir(job_id)}/user/{event.step}/summary.json", summary)
-        elif job_id is not None and event.section is not None:
-            section = derive.section_summary(self.fold, job_id, event.section)
-            self._record.document(f"{section_dir(job_id, event.section)}/summary.json", section)
-        elif event.phase_code == PhaseCode.PIPELINE_EXECUTE:
-            self._pipeline_documents()
+        elif event.kind == "phase_finished" and event.phase_code == PhaseCode.PIPELINE_EXECUTE:
+            self._pipeline_manifest()
 
-    def _job_documents(self, job_id: str) -> None:
-        fold = self.fold
-        job = fold.jobs[job_id]
-        for attempt, step in job.steps:
-            if attempt != job.attempts:  # its files moved with the finished attempt
-                directory = step_dir(job_id, step, attempt, job.attempts)
-                self._record.document(f"{directory}/summary.json", derive.step_summary(fold, job_id, attempt, step))
-        self._record.document(f"{job_dir(job_id)}/summary.json", derive.job_summary(fold, job_id))
-        self._record.document(f"{job_dir(job_id)}/manifest.json", derive.job_manifest(fold, job_id))
+    def _job_manifest(self, job_id: str) -> None:
+        self._record.document(f"{job_dir(job_id)}/manifest.json", derive.job_manifest(self.fold, job_id))
         self._record.close(f"{job_dir(job_id)}/events.jsonl")
 
-    def _pipeline_documents(self) -> None:
-        self._record.document("pipeline/summary.json", derive.pipeline_summary(self.fold))
+    def _pipeline_manifest(self) -> None:
         self._record.document("pipeline/manifest.json", derive.pipeline_manifest(self.fold))
 
     def finish(self, diagnose: Callable[[Receipt], Path | None]) -> Receipt:
         """Write the last documents, the receipt last. `diagnose` writes the diagnosis of a failed run and returns its path."""
         if self.fold.pipeline is None or self.fold.pipeline.status is None:
-            self._pipeline_documents()
-        self._record.document("summary.json", derive.run_summary(self.fold))
+            self._pipeline_manifest()
         self._record.document("phase-report.json", derive.phase_report(self.fold))
         receipt = derive.receipt(self.fold)
         if (diagnosis := diagnose(receipt)) is not None:

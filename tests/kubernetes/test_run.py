@@ -107,9 +107,9 @@ class Story:
         return "".join(path.read_text("utf-8", "replace") for path in files)
 
     def job(self, name: str) -> dict[str, Any]:
-        """The summary of a job in the record of the only run so far."""
-        (summary,) = self.state.rglob(f"jobs/{name}/summary.json")
-        return dict(json.loads(summary.read_text()))
+        """The manifest of a job in the record of the only run so far."""
+        (manifest,) = self.state.rglob(f"jobs/{name}/manifest.json")
+        return dict(json.loads(manifest.read_text()))
 
 
 @pytest.fixture

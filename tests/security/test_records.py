@@ -174,8 +174,7 @@ READ_BY = {
 def kinds_of(record: Path) -> dict[str, str]:
     """The files of a record that something reads, one of each kind (in the failed job, where jobs have it)."""
     logs = f"logs/{record.name}"
-    documents = [f"{logs}/summary.json", f"{logs}/pipeline/manifest.json", f"{logs}/diagnosis.json"]
-    documents += [f"{logs}/jobs/test/{name}" for name in ("manifest.json", "user/script/02/summary.json")]
+    documents = [f"{logs}/{name}" for name in ("pipeline/manifest.json", "diagnosis.json", "jobs/test/manifest.json")]
     return {
         **{name: name for name in ("CACHEDIR.TAG", "run.json", "plan.json", "snapshot.json")},
         f"receipts/loom-run-local-{record.name}.json": "receipt",

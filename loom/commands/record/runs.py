@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 import sys
 import time
-from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
@@ -16,13 +15,13 @@ from loom.commands.project import Here, here, is_bundle
 from loom.commands.project.bundle_file import record_files
 from loom.commands.record.outgoing import check, masker_for
 from loom.commands.screen import screen_parts
-from loom.errors import RecordError, RequestError
-from loom.record.documents import RunRow, Runs, RunSummary
+from loom.errors import RequestError
+from loom.record.documents import RunRow, Runs
 from loom.record.event_files import last_event
 from loom.record.events import timestamp
 from loom.record.reader import Reading, replay
 from loom.record.run import load_run
-from loom.record.store import UNFINISHED, RunEntry, read_document
+from loom.record.store import UNFINISHED, RunEntry
 from loom.render.output import print_json, print_kind
 from loom.render.records import diff_lines, runs_lines, unfinished_lines
 from loom.render.screen import Screen, closing_lines, diagnosis_lines
@@ -48,10 +47,6 @@ def _row_of(entry: RunEntry) -> RunRow:
     receipt = entry.receipt or {}
     extent = receipt.get("extent") or {}
     status = entry.state
-    failing = None
-    if status not in ("success", *UNFINISHED):
-        with suppress(RecordError):  # a record without this file still has a row
-            failing = (read_document(entry.paths.logs / "summary.json", RunSummary) or {}).get("failing_job_id")
     last = None if entry.receipt else last_event(entry.paths.events)
     return RunRow(
         run_id=entry.run_id,
@@ -64,7 +59,7 @@ def _row_of(entry: RunEntry) -> RunRow:
         head_sha=receipt.get("snapshot_head_sha"),
         tree_sha=extent.get("tree_sha") if extent else receipt.get("snapshot_tree_sha"),
         extent=list(extent.get("kinds", ())),
-        failing_job_id=failing,
+        failing_job_id=receipt.get("failing_job_id") if status != "success" else None,
         error=receipt.get("error"),
         command=list(receipt.get("command") or entry.identity.get("command") or ()),
         repo_root=entry.identity.get("repo_root"),

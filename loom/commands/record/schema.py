@@ -93,10 +93,7 @@ def _one_of(title: str, description: str, definitions: Shape, *shapes: Shape) ->
 
 _SCHEMAS: Mapping[str, type[Struct]] = {
     "receipt": documents.Receipt,
-    "run-summary": documents.RunSummary,
-    "job-summary": documents.JobSummary,
     "job-manifest": documents.JobManifest,
-    "step-summary": documents.StepSummary,
 }
 _PRINTED = (
     documents.Runs,

@@ -47,7 +47,7 @@ def project(tmp_path: Path) -> Path:
         (["rerun", "last"], {"last", "last-failed"}),
         (["resume", "last-"], {"last-failed"}),
         (["config", "show", "default_"], {"default_image", "default_shell"}),
-        (["schema", "--record", "job-"], {"job-manifest", "job-summary"}),
+        (["schema", "--record", "job-"], {"job-manifest"}),
     ],
 )
 def test_values_are_completed(project: Path, words: list[str], found: set[str]) -> None:

@@ -11,7 +11,6 @@ from msgspec.structs import replace
 
 from loom.commands.record import schema as schemas
 from loom.record import derive
-from loom.record.derive import section_dir, step_dir
 from loom.record.documents import Document
 from loom.record.event_files import read_phases
 from loom.record.fold import RunFold
@@ -58,18 +57,10 @@ def test_nothing_else_is_published() -> None:
 
 def documents(fold: RunFold) -> Iterator[tuple[str, Document | dict[str, Any]]]:
     """Every document that a whole record has, with its path below `logs/<run_id>/`."""
-    yield "summary.json", derive.run_summary(fold)
     yield "phase-report.json", derive.phase_report(fold)
-    yield "pipeline/summary.json", derive.pipeline_summary(fold)
     yield "pipeline/manifest.json", derive.pipeline_manifest(fold)
     for job in fold.jobs.values():
-        yield f"jobs/{job.id}/summary.json", derive.job_summary(fold, job.id)
         yield f"jobs/{job.id}/manifest.json", derive.job_manifest(fold, job.id)
-        for attempt, step in job.steps:
-            directory = step_dir(job.id, step, attempt, job.attempts)
-            yield f"{directory}/summary.json", derive.step_summary(fold, job.id, attempt, step)
-        for section in job.sections:
-            yield f"{section_dir(job.id, section)}/summary.json", derive.section_summary(fold, job.id, section)
 
 
 def hold(paths: RunPaths, *, whole: bool = True) -> None:
@@ -187,7 +178,7 @@ def test_an_error_has_its_name(make: Make, body: str, code: str | None, of_job: 
     project.loom("run", "--local", "--trust", code=None, DOCKER_HOST=f"unix://{project.home}/none.sock")
     shown = json.loads(project.loom("show", "--json"))
     validate("show", shown)
-    assert (shown["receipt"]["error_code"], shown["summary"]["error_code"]) == (code, code)
+    assert shown["receipt"]["error_code"] == code
     assert shown["jobs"][0]["error_code"] == of_job
     diagnosis = json.loads(project.loom("diagnose", "--json"))
     validate("diagnosis", diagnosis)

@@ -99,6 +99,6 @@ def test_a_long_line_counts_once(make: Make) -> None:
         "  script: [\"head -c 200000 /dev/zero | tr '\\\\0' x; echo; echo y; head -c 131072 /dev/zero | tr '\\\\0' z\"]\n"
     )
     project.loom("run", "--local")
-    (summary,) = project.home.glob("state/runs/*/logs/*/jobs/a/user/script/01/summary.json")
-    assert json.loads(summary.read_text())["output"]["stdout_lines"] == 3
-    assert count_output(summary.with_name("events.jsonl")) == 3
+    (events,) = project.home.glob("state/runs/*/logs/*/jobs/a/user/script/01/events.jsonl")
+    assert json.loads(events.read_text().splitlines()[-1])["data"]["output"]["stdout_lines"] == 3
+    assert count_output(events) == 3

@@ -139,13 +139,13 @@ def test_another_loom_goes_on_with_the_record(make: Make) -> None:
     project = make(WORKFLOW)
     ran = detached(project, lambda lost="": None, jobs=1)
     left_in(project, ran, "two")
-    summary = ran.reading.paths.logs / "jobs/one/summary.json"
-    summary.unlink()  # the other loom had not got to that
+    manifest = ran.reading.paths.logs / "jobs/one/manifest.json"
+    manifest.unlink()  # the other loom had not got to that
     assert Store(project.home / "state").entry(ran.reading.run_id).state == "detached"
     Detached.handed.clear()
     assert attach.attach(None, stream=None, quiet=True, jobs=None, trust=True) == 0
     again = project.last()
-    assert summary.is_file()
+    assert manifest.is_file()
     assert again.reading.run_id == ran.reading.run_id
     assert again.statuses == {"one": "success", "two": "success", "last": "success"}
     assert Waiting.attached == [b"token of two"]

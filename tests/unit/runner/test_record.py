@@ -379,7 +379,7 @@ def recorded(ran: Ran, project: Project, more: str = "") -> str:
     saved = load_run(ran.reading.entry.paths.plan)
     kept = [f"saved {name}: {value}" for name, value in given(saved).items() if name not in AROUND]
     root = ran.reading.entry.paths.root
-    usual = {"events.jsonl", "manifest.json", "summary.json"}
+    usual = {"events.jsonl", "manifest.json"}
     kept += sorted(
         f"file {path.relative_to(root)}" for path in root.rglob("*") if path.is_file() and path.name not in usual
     )
