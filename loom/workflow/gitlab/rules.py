@@ -16,9 +16,10 @@ from loom.util.globs import GlobError
 from loom.util.yaml_file import Kind, Node, fields_of, flat, items_of, one_or_more, text_of
 from loom.workflow.changes import changes_since, event_changes
 from loom.workflow.facts import Facts
-from loom.workflow.gitlab import conditions, durations, paths, policies
+from loom.workflow.gitlab import conditions, durations, paths
 from loom.workflow.gitlab.pipeline import Entry, Pipeline
-from loom.workflow.gitlab.variables import GIVE, Scope, expand_existing, read
+from loom.workflow.gitlab.policies import Policies
+from loom.workflow.gitlab.variables import GIVE, expand_existing, read
 from loom.workflow.parser import InvalidExpression
 from loom.workflow.predefined import NOT_SET
 from loom.workflow.rules import NO_PIPELINE, RuleDecision, decision, no_match, unchanged
@@ -29,35 +30,129 @@ if TYPE_CHECKING:
 _NAMES = re.compile(r"\$(\w+)")
 
 
-def decide(entry: Entry, scope: Scope, facts: Facts, problems: Problems, *, global_rules: bool) -> RuleDecision:
-    """Decide for one instance of a job. `global_rules`: whether the file has `workflow:rules`, which lift the default
-    of `only`.
-    """
-    base = text_of(entry.merged.get("when")) or "on_success"
-    rules = entry.merged.get("rules")
-    if rules is None or rules.value is None:
-        reason = policies.excluded(entry, scope, facts, problems, default=not global_rules)
-        return _decision(entry, None, "never" if reason else base, problems, reason=reason)
-    passed: list[str] = []
-    for number, rule in _matching(rules, scope, facts, problems, passed):
-        when = text_of(rule.get("when")) or base
-        reason = f"rules[{number}] says never{_of_values(rule, scope, facts)}" if when == "never" else ""
-        return _decision(entry, rule, when, problems, reason=reason, number=number)
-    return _decision(entry, None, "never", problems, reason=no_match(passed))
+class Rules(Policies, frozen=True):
+    """Evaluates rules with the variables of one job, of the workflow or of an include."""
+
+    def decide(self, entry: Entry, *, global_rules: bool) -> RuleDecision:
+        """Decide for one instance of a job. `global_rules`: whether the file has `workflow:rules`, which lift the default
+        of `only`.
+        """
+        base = text_of(entry.merged.get("when")) or "on_success"
+        rules = entry.merged.get("rules")
+        if rules is None or rules.value is None:
+            reason = self.excluded(entry, default=not global_rules)
+            return self._decision(entry, None, "never" if reason else base, reason=reason)
+        passed: list[str] = []
+        for number, rule in self._matching(rules, passed):
+            when = text_of(rule.get("when")) or base
+            reason = f"rules[{number}] says never{self._of_values(rule)}" if when == "never" else ""
+            return self._decision(entry, rule, when, reason=reason, number=number)
+        return self._decision(entry, None, "never", reason=no_match(passed))
+
+    def workflow(self, pipeline: Pipeline) -> RuleDecision:
+        """Decide by `workflow:rules` whether there is a pipeline, and with which variables."""
+        rules = pipeline.root.find("workflow", "rules")
+        if rules is None or rules.value is None:
+            return decision("always")
+        passed: list[str] = []
+        for number, rule in self._matching(rules, passed):
+            if text_of(rule.get("when")) == "never":
+                return decision("never", number, f"workflow: rules[{number}] says never{self._of_values(rule)}")
+            return decision("always", number, variables=read(rule.get("variables")))
+        return decision("never", reason=no_match(passed, NO_PIPELINE))
+
+    def include_applies(self, rules: Node | None) -> bool:
+        if rules is None or rules.value is None:
+            return True
+        for _, rule in self._matching(rules):
+            return text_of(rule.get("when")) != "never"
+        return False
+
+    def _matching(self, rules: Node, passed: list[str] | None = None) -> Iterator[tuple[int, Node]]:
+        """Yield the rules that apply, with their numbers; `passed` gets why each of the others does not."""
+        for number, rule in list(_parsed(rules, self.problems)):
+            why = self._why_not(rule, told=passed is not None)
+            if why is None:
+                yield number, rule
+            elif passed is not None:
+                passed.append(why)
+
+    def _of_values(self, rule: Node) -> str:
+        """Return the values that the condition of a rule reads, in parentheses."""
+        node = rule.get("if")
+        return f" ({self.values_read([node])})" if node is not None and node.value is not None else ""
+
+    def _why_not(self, rule: Node, *, told: bool) -> str | None:
+        """Return why a rule does not apply, empty for a mistake in it; None if it does. `told`: the reason is for people."""
+        node = rule.get("if")
+        if node is not None and node.value is not None and not self.holds(node, "rules:if"):
+            return self.values_read([node]) if told else ""
+        changes, exists = rule.get("changes"), rule.get("exists")
+        try:
+            if changes is not None and (why := self._unchanged(changes)) is not None:
+                return why
+            return None if exists is None else self._missing(exists)
+        except GlobError as error:
+            self.problems.say(rule, f"rules: {error}")
+            return ""
+
+    def _unchanged(self, node: Node) -> str | None:
+        """Return why `changes` does not hold; None if it does."""
+        compare_to, expanded = node.get("compare_to"), self.scope.expanded
+        if compare_to is None:
+            changed = event_changes(self.facts)
+        elif (changed := changes_since(self.facts, ref := expand_existing(text_of(compare_to), expanded))) is None:
+            why = f"git can't compare with {ref} here, and GitLab starts no pipeline with an unknown ref; fetch it"
+            self.problems.say(compare_to, f"rules:changes:compare_to: {why}")
+            return ""
+        changed = None if changed is None else set(changed)
+        globs = [expand_existing(text_of(glob), expanded) for glob in one_or_more(node.get("paths") or node)]
+        return None if paths.any_changed(changed, globs) else unchanged(changed, globs)
+
+    def _missing(self, node: Node) -> str | None:
+        """Return why `exists` does not hold; None if it does."""
+        project, written = node.get("project"), self.scope.written
+        own = self.facts.predefined.get("CI_PROJECT_PATH")
+        if project is not None and expand_existing(text_of(project), written) != own:
+            message = "loom sees only the files of this project; leave `project` out, or test with `if`"
+            self.problems.say(project, f"rules:exists:project: {message}", code="GL_UNSUPPORTED")
+            return ""
+        wanted = (node.get("paths") or node) if node.kind is Kind.MAPPING else node
+        globs = [expand_existing(text_of(glob), written) for glob in one_or_more(wanted)]
+        return None if paths.any_of(globs, self.facts.files()) else f"no file matches {', '.join(globs)}"
+
+    def _decision(
+        self, entry: Entry, rule: Node | None, when: str, *, reason: str = "", number: int | None = None
+    ) -> RuleDecision:
+        return decision(
+            when,
+            number,
+            reason,
+            start_in=self._start_in(entry, rule or entry.merged) if when == "delayed" else None,
+            allow_failure=_allow_failure(entry, rule),
+            variables={} if rule is None else read(rule.get("variables")),
+            needs=None if rule is None else rule.get("needs"),
+        )
+
+    def _start_in(self, entry: Entry, there: Node) -> float | None:
+        node = there.get("start_in") or entry.merged.get("start_in")
+        if node is None:
+            self.problems.say(there, "when: delayed: say when the job starts, such as `start_in: 10 minutes`")
+            return None
+        try:
+            return durations.seconds(text_of(node))
+        except ValueError as error:
+            self.problems.say(node, f"start_in: {error}")
+            return None
 
 
-def workflow(pipeline: Pipeline, scope: Scope, facts: Facts, problems: Problems) -> RuleDecision:
-    """Decide by `workflow:rules` whether there is a pipeline, and with which variables."""
-    rules = pipeline.root.find("workflow", "rules")
-    if rules is None or rules.value is None:
-        return decision("always")
-    passed: list[str] = []
-    for number, rule in _matching(rules, scope, facts, problems, passed):
-        if text_of(rule.get("when")) == "never":
-            reason = f"workflow: rules[{number}] says never{_of_values(rule, scope, facts)}"
-            return decision("never", number, reason)
-        return decision("always", number, variables=read(rule.get("variables")))
-    return decision("never", reason=no_match(passed, NO_PIPELINE))
+def _allow_failure(entry: Entry, rule: Node | None) -> bool | frozenset[int]:
+    """Return the rule's value, else the job's; a job that is manual by itself may fail."""
+    given = (rule.get("allow_failure") if rule is not None else None) or entry.merged.get("allow_failure")
+    if given is None:
+        return text_of(entry.merged.get("when")) == "manual"
+    codes = one_or_more(given.get("exit_codes"))
+    return frozenset(int(code.value) for code in codes) if codes else given.value is True
 
 
 def ends_at_failure(pipeline: Pipeline, decided: RuleDecision) -> bool:
@@ -69,14 +164,6 @@ def ends_at_failure(pipeline: Pipeline, decided: RuleDecision) -> bool:
     rule = None if decided.rule is None else flat(items_of(workflow.get("rules")))[decided.rule]
     said = (rule.find(*path) if rule is not None else None) or workflow.find(*path)
     return text_of(said) == "all"
-
-
-def include_applies(rules: Node | None, scope: Scope, facts: Facts, problems: Problems) -> bool:
-    if rules is None or rules.value is None:
-        return True
-    for _, rule in _matching(rules, scope, facts, problems):
-        return text_of(rule.get("when")) != "never"
-    return False
 
 
 def is_blank(node: Node) -> bool:
@@ -131,60 +218,6 @@ def _ifs(rules: Node | None) -> Iterator[Node]:
             yield node
 
 
-def _decision(
-    entry: Entry, rule: Node | None, when: str, problems: Problems, *, reason: str = "", number: int | None = None
-) -> RuleDecision:
-    there = rule or entry.merged
-    return decision(
-        when,
-        number,
-        reason,
-        start_in=_start_in(entry, there, problems) if when == "delayed" else None,
-        allow_failure=_allow_failure(entry, rule),
-        variables={} if rule is None else read(rule.get("variables")),
-        needs=None if rule is None else rule.get("needs"),
-    )
-
-
-def _start_in(entry: Entry, there: Node, problems: Problems) -> float | None:
-    node = there.get("start_in") or entry.merged.get("start_in")
-    if node is None:
-        problems.say(there, "when: delayed: say when the job starts, such as `start_in: 10 minutes`")
-        return None
-    try:
-        return durations.seconds(text_of(node))
-    except ValueError as error:
-        problems.say(node, f"start_in: {error}")
-        return None
-
-
-def _allow_failure(entry: Entry, rule: Node | None) -> bool | frozenset[int]:
-    """Return the rule's value, else the job's; a job that is manual by itself may fail."""
-    given = (rule.get("allow_failure") if rule is not None else None) or entry.merged.get("allow_failure")
-    if given is None:
-        return text_of(entry.merged.get("when")) == "manual"
-    codes = one_or_more(given.get("exit_codes"))
-    return frozenset(int(code.value) for code in codes) if codes else given.value is True
-
-
-def _matching(
-    rules: Node, scope: Scope, facts: Facts, problems: Problems, passed: list[str] | None = None
-) -> Iterator[tuple[int, Node]]:
-    """Yield the rules that apply, with their numbers; `passed` gets why each of the others does not."""
-    for number, rule in list(_parsed(rules, problems)):
-        why = _why_not(rule, scope, facts, problems, told=passed is not None)
-        if why is None:
-            yield number, rule
-        elif passed is not None:
-            passed.append(why)
-
-
-def _of_values(rule: Node, scope: Scope, facts: Facts) -> str:
-    """Return the values that the condition of a rule reads, in parentheses."""
-    node = rule.get("if")
-    return f" ({policies.values_read([node], scope, facts)})" if node is not None and node.value is not None else ""
-
-
 def _parsed(rules: Node | None, problems: Problems) -> Iterator[tuple[int, Node]]:
     """Yield each rule with its number; one whose condition is invalid is reported and left out."""
     for number, rule in enumerate(flat(items_of(rules))):
@@ -196,48 +229,3 @@ def _parsed(rules: Node | None, problems: Problems) -> Iterator[tuple[int, Node]
             yield number, rule
         except InvalidExpression as error:
             problems.say(node or rule, f"rules:if: {error}", code="GL_INVALID", offset=error.position)
-
-
-def _why_not(rule: Node, scope: Scope, facts: Facts, problems: Problems, *, told: bool) -> str | None:
-    """Return why a rule does not apply, empty for a mistake in it; None if it does. `told`: the reason is for people."""
-    node = rule.get("if")
-    if node is not None and node.value is not None and not policies.holds(node, "rules:if", scope, problems):
-        return policies.values_read([node], scope, facts) if told else ""
-    changes, exists = rule.get("changes"), rule.get("exists")
-    try:
-        if changes is not None and (why := _unchanged(changes, scope, facts, problems)) is not None:
-            return why
-        return None if exists is None else _missing(exists, scope, facts, problems)
-    except GlobError as error:
-        problems.say(rule, f"rules: {error}")
-        return ""
-
-
-def _unchanged(node: Node, scope: Scope, facts: Facts, problems: Problems) -> str | None:
-    """Return why `changes` does not hold; None if it does."""
-    compare_to = node.get("compare_to")
-    if compare_to is None:
-        changed = event_changes(facts)
-    elif (changed := changes_since(facts, ref := expand_existing(text_of(compare_to), scope.expanded))) is None:
-        why = f"git can't compare with {ref} here, and GitLab starts no pipeline with an unknown ref; fetch it"
-        problems.say(compare_to, f"rules:changes:compare_to: {why}")
-        return ""
-    changed = None if changed is None else set(changed)
-    globs = [expand_existing(text_of(glob), scope.expanded) for glob in one_or_more(node.get("paths") or node)]
-    return None if paths.any_changed(changed, globs) else unchanged(changed, globs)
-
-
-def _missing(node: Node, scope: Scope, facts: Facts, problems: Problems) -> str | None:
-    """Return why `exists` does not hold; None if it does."""
-    project = node.get("project")
-    if project is not None and expand_existing(text_of(project), scope.written) != facts.predefined.get(
-        "CI_PROJECT_PATH"
-    ):
-        message = (
-            "rules:exists:project: loom sees only the files of this project; leave `project` out, or test with `if`"
-        )
-        problems.say(project, message, code="GL_UNSUPPORTED")
-        return ""
-    wanted = (node.get("paths") or node) if node.kind is Kind.MAPPING else node
-    globs = [expand_existing(text_of(glob), scope.written) for glob in one_or_more(wanted)]
-    return None if paths.any_of(globs, facts.files()) else f"no file matches {', '.join(globs)}"
