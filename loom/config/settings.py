@@ -28,6 +28,7 @@ from loom.config.values import (
     parse_github,
     parse_gitlab,
     parse_images,
+    parse_inputs,
     parse_keepass,
     parse_memory,
     parse_names,
@@ -103,6 +104,7 @@ Databases = Annotated[Mapping[str, KeepassDatabase], parse_keepass]
 OfGitHub = Annotated[GitHubSettings, parse_github]
 OfGitLab = Annotated[GitLabSettings, parse_gitlab]
 Images = Annotated[Mapping[str, str], parse_images]
+Inputs = Annotated[Mapping[str, tuple[str, ...]], parse_inputs]
 Pools = Annotated[Mapping[str, Pool], _pools]
 
 
@@ -124,6 +126,11 @@ class Config:
     default_image: str = _key("debian:trixie-slim", FREE, "The image of jobs without one.")
     images: Images = _key(
         dict, FREE, "Images to run instead, by the names that workflows have: of images, or labels of GitHub's runners."
+    )
+    inputs: Inputs = _key(
+        dict,
+        FREE,
+        "The files that jobs get of the project, as globs by the jobs' names (guides/gate.md tells what it saves).",
     )
     default_shell: str = _key(
         "auto", FREE, "The shell of steps without one: auto (bash if installed, else sh), or a command line."
@@ -255,7 +262,7 @@ def _key_of(item: Field[Any], hint: Any) -> ConfigKey:
 _HINTS = get_type_hints(Config, include_extras=True)
 SETTINGS = {item.name: _key_of(item, _HINTS[item.name]) for item in fields(Config) if "internal" not in item.metadata}
 KEYS = tuple(SETTINGS)
-MAPPINGS = frozenset({"github", "gitlab", "images", "keepass", "pools"})
+MAPPINGS = frozenset({"github", "gitlab", "images", "inputs", "keepass", "pools"})
 """The settings that no variable can give."""
 MEASURES: Mapping[Parse, Callable[[Any], str]] = {
     parse_duration: duration_text,
@@ -275,6 +282,7 @@ def text_of(name: str, value: Any) -> str:
         return "[" + ", ".join(value) + "]"
     if isinstance(value, Mapping):
         shown = {key: getattr(item, "target", None) or getattr(item, "path", item) for key, item in value.items()}
+        shown = {key: f"[{', '.join(item)}]" if isinstance(item, tuple) else item for key, item in shown.items()}
         return "{" + ", ".join(f"{key}: {text}" for key, text in shown.items()) + "}"
     if isinstance(value, GitHubSettings | GitLabSettings):
         given = (key for key in value.__struct_fields__ if getattr(value, key) != getattr(type(value)(), key))

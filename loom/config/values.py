@@ -11,6 +11,7 @@ from msgspec import field as member
 from msgspec.structs import replace
 
 from loom.config.pools import converted
+from loom.util import globs
 from loom.util.units import duration, meant, memory, platform, size
 
 
@@ -92,6 +93,17 @@ def parse_images(value: Any, context: ValueContext) -> Mapping[str, str]:
     if not isinstance(value, dict):
         raise ValueError(f"expected images by the names that they replace, found {_found(value)}")
     return {parse_text(name, context): parse_text(image, context) for name, image in value.items()}
+
+
+def parse_inputs(value: Any, context: ValueContext) -> Mapping[str, tuple[str, ...]]:
+    if not isinstance(value, dict):
+        raise ValueError(f"expected globs of files by the names of jobs, found {_found(value)}")
+    return {parse_text(name, context): tuple(map(_glob, parse_names(each, context))) for name, each in value.items()}
+
+
+def _glob(text: str) -> str:
+    globs.compile(text)
+    return text
 
 
 def parse_choice(*allowed: str) -> Parse:

@@ -385,6 +385,8 @@ class Job(Struct, frozen=True, kw_only=True):
     """Whether it changes an environment or publishes a release, as its file says."""
     no_checkout: bool = False
     """It starts in an empty directory; caches and artifacts are restored into it, and a step may bring the project's files."""
+    inputs: tuple[str, ...] | None = None
+    """Globs of the files that it gets of the project, no others; None: all. It gets no `.git` unless that is one of them."""
     clone: Clone | None = None
     """The part of the repository that its `.git` has; None: what the checkout has, or what a step takes of it."""
     open_files: bool = False
@@ -425,6 +427,11 @@ class Job(Struct, frozen=True, kw_only=True):
     """Index of the matching rule; None without rules or when the job was named."""
     late: LateJob | None = None
     """The texts of the job that are evaluated when it starts; None for a language without expressions."""
+
+    @property
+    def has_git(self) -> bool:
+        """Return whether its files may have a `.git`."""
+        return self.inputs is None or ".git" in self.inputs
 
     @property
     def has_expressions(self) -> bool:

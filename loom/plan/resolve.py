@@ -9,11 +9,12 @@ from typing import Protocol, cast
 from msgspec.structs import replace
 
 from loom.config import Config
-from loom.errors import Problem
+from loom.errors import Problem, RequestError
 from loom.images.reference import replacement
 from loom.plan import model as p
 from loom.plan.image_lock import image_of
 from loom.util.budget import limited
+from loom.util.globs import match_name
 from loom.workflow.loaded import Entry, Loaded
 from loom.workflow.sources import Repositories
 
@@ -43,6 +44,8 @@ def resolve(workflow: Loaded, selection: p.JobSelection, context: p.ResolveConte
         plan = _of(workflow).resolve(workflow, selection, context)
     if context.config.images:
         plan = _with_replacements(plan, context.config.images)
+    if context.config.inputs:
+        plan = _with_inputs(plan, context.config.inputs)
     if selection.no_delay:
         plan = replace(plan, jobs=tuple(replace(job, delay_s=None) for job in plan.jobs))
     return plan
@@ -75,6 +78,26 @@ def _with_replacements(plan: p.Plan, images: Mapping[str, str]) -> p.Plan:
         for job in plan.jobs
     )
     return replace(plan, jobs=jobs, replaced=replaced)
+
+
+def _with_inputs(plan: p.Plan, inputs: Mapping[str, Sequence[str]]) -> p.Plan:
+    """Return the plan with the inputs that the configuration has for its jobs. RequestError for one that has no checkout."""
+
+    def found(job: p.Job) -> p.Job:
+        named = next((globs for name, globs in inputs.items() if match_name(name, job.id, job.name)), None)
+        if named is None:
+            return job
+        checkouts = [step for step in job.steps if step.kind == "checkout"]
+        plain = all(step.is_whole_checkout for step in checkouts) and len(checkouts) < 2
+        if job.trigger is not None or job.no_checkout or not plain or (job.clone is not None and not job.clone.files):
+            raise RequestError(
+                f"inputs: job {job.id} does not begin with one plain checkout",
+                hint="leave it out of the setting `inputs`",
+                code="INPUTS_NOT_POSSIBLE",
+            )
+        return replace(job, inputs=tuple(named))
+
+    return replace(plan, jobs=tuple(map(found, plan.jobs)))
 
 
 def rehearse(workflow: Loaded, config: Config | None = None, repositories: Elsewhere = lambda: None) -> Rehearsed:

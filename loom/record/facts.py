@@ -136,6 +136,7 @@ _FACTS: Mapping[str, type[Struct]] = {
         mount_mode=Literal["bind_mount", "overlay", "ephemeral_volume", "none"],
         workspace=str | None,
         view_of=str | None,
+        input_tree=str,
     ),
     "interrupted": _data("by at_once grace_s", by=str, at_once=bool, grace_s=float),
     "cache_keys": _data("keys", keys=list[str]),

@@ -237,6 +237,8 @@ class PastJob(Struct, frozen=True, kw_only=True):
         """Return whether its directory was the snapshot: from its start, or since a checkout that has ended."""
         done = {fact["step"] for fact in self.state.lists.get("step_state", ()) if fact["outcome"] == "success"}
         checkouts = (step.id for step in self.job.steps if step.is_whole_checkout)
+        if self.job.inputs is not None:
+            return False
         lacks = self.job.no_checkout or (self.job.clone is not None and not self.job.clone.files)
         return not lacks or not done.isdisjoint(checkouts)
 

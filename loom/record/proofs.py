@@ -33,8 +33,8 @@ from loom.util.seen_values import key_in, noted
 from loom.util.units import machine
 from loom.util.untrusted_files import read_regular
 
-_NO_MATTER = NOT_REPEATED | {"jobs", "pull", "deploy", "fail_fast", "grace", "keepass"}
-"""Settings that do not decide how a job ends, or whose effect a key has by itself (images, secrets)."""
+_NO_MATTER = NOT_REPEATED | {"jobs", "pull", "deploy", "fail_fast", "grace", "inputs", "keepass"}
+"""Settings that do not decide how a job ends, or whose effect a key has by itself (images, inputs, secrets)."""
 _OF_RUN = {"LOOM_RUN_ID", "LOOM_PIPELINE_ID", "CI_PIPELINE_ID", "CI_PIPELINE_IID", "CI_PIPELINE_URL"}
 _OF_RUN |= {"CI_PIPELINE_CREATED_AT"}
 _OF_REF = {f"CI_COMMIT_{part}" for part in ("BRANCH", "TAG", "REF_NAME", "REF_SLUG", "REF_PROTECTED")}
@@ -105,7 +105,10 @@ def has_key(job: Job) -> bool:
 
 
 def job_key(run: Run, job: Job, *, tree: str, config: Config, images: Iterable[str], secrets: Mapping[str, str]) -> str:
-    """Return the key of a job's outcome. `images`: the ids of its images; `secrets`: keyed hashes of the values, by name."""
+    """Return the key of a job's outcome.
+
+    `tree`: of the files that it has; `images`: the ids of its images; `secrets`: keyed hashes of the values, by name.
+    """
     shape = {**msgspec.to_builtins(job, enc_hook=str), "delay_s": None}
     event = (((shape["late"] or {}).get("contexts") or {}).get("github") or {}).get("event")
     if isinstance(event, dict):
@@ -174,8 +177,10 @@ def proof_of(run: Run, plan: Plan, fold: RunFold, config: Config, paths: RunPath
             named = {f"{one.name} {one.ref}" for one in job.all_secrets}
             secrets = {name: " ".join(sorted(seen[name])) for name in named if name in seen}
             ids = [str(image["id"]) for image in images_of(state)]
-            key = job_key(run, job, tree=taken["tree_sha"], config=config, images=ids, secrets=secrets)
-            key = key if has_key(job) else ""
+            tree = taken["tree_sha"] if job.inputs is None else state.facts.get("session_opened", {}).get("input_tree")
+            key = ""
+            if has_key(job) and tree:
+                key = job_key(run, job, tree=tree, config=config, images=ids, secrets=secrets)
             of_job = JobProof(
                 job_id=job.id,
                 key=key,

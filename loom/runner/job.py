@@ -176,7 +176,7 @@ class JobRunner(Struct, kw_only=True, eq=False):
     def _reduce(self, attempt: Attempt, open_job: OpenJob, cancel: Cancel) -> None:
         """Leave the job what its clone has in CI, where the run's workspace has more for another job."""
         job, opener, request = attempt.job, self.opener, open_job.request
-        if job.clone is None or job.no_checkout or open_job.resumed is not None:
+        if job.clone is None or job.no_checkout or job.inputs is not None or open_job.resumed is not None:
             return
         if not (script := opener.reduction(job.clone)):
             return

@@ -182,6 +182,7 @@ class Preparation:
             "workspace": str(opened.view.files),
             "view_of": str(opened.view.workspace),
             "mount_mode": opened.view.mode.value,
+            **({"input_tree": opened.input_tree} if opened.input_tree else {}),
             **({"path": facts.path} if self._job.has_expressions else {}),
             **facts.details,
         }

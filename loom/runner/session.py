@@ -21,7 +21,7 @@ from loom.config import Config
 from loom.errors import ImageError, LoomError, ProviderError
 from loom.plan import variables as environment
 from loom.plan.clone import Clone
-from loom.plan.model import Image, Job, Resolved
+from loom.plan.model import Image, Job, Resolved, WorkspaceMode
 from loom.providers.base import (
     NO_SECRETS,
     DetachedContainer,
@@ -45,6 +45,10 @@ T = TypeVar("T")
 
 ResolveSecrets = Callable[[Job], tuple[SecretValues, Sequence[str]]]
 """Returns the secrets of a job and its services, and messages about unavailable optional ones."""
+
+
+CopyInputs = Callable[[Path, Sequence[str], Cancel], str]
+"""Fills an empty directory with the files that globs name, and returns the id of their tree."""
 
 
 Leave = Callable[[str], None]
@@ -87,6 +91,8 @@ class Opened(Struct, frozen=True, kw_only=True):
     session: Session
     request: SessionRequest
     view: View
+    input_tree: str = ""
+    """The id of the tree of the job's inputs, if it has only these."""
 
 
 class Work(Generic[T]):
@@ -147,6 +153,7 @@ class SessionOpener:
     """Opens jobs' sessions, some ahead of time: a container starts while the snapshot is still in progress.
 
     `reduction` returns a script that leaves, of the files of a job, what its clone has; empty: they have no more.
+    `copy_inputs` fills a directory with a job's inputs, and returns the id of their tree.
     """
 
     def __init__(
@@ -156,12 +163,14 @@ class SessionOpener:
         tools: JobTools,
         cancel: Cancel,
         reduction: Callable[[Clone], str] = lambda _: "",
+        copy_inputs: CopyInputs | None = None,
     ) -> None:
         self.run = run
         self.workspace = workspace
         self.tools = tools
         self.cancel = cancel
         self.reduction = reduction
+        self._copy_inputs = copy_inputs
         filled, going = run.workspace, len(run.plan.jobs) - len(run.done)
         self.alone = going == 1 and not (run.resumed or (filled is not None and filled.has_products))
         """Whether only one job runs, so that it may use the run's workspace itself."""
@@ -216,7 +225,7 @@ class SessionOpener:
             image=job.image or Image(),
             image_id=image.image_id if image else None,
             mount_mode=view.mode,
-            read_only_mounts=self._with_actions(job) if job.uses_actions else run.read_only_mounts,
+            read_only_mounts=self._read_only_mounts(job),
             resources=job.resources,
             network=job.network,
             network_id=services.network_id if services else None,
@@ -228,10 +237,13 @@ class SessionOpener:
             detached=run.detached,
         )
 
-    def _with_actions(self, job: Job) -> tuple[Path, ...]:
+    def _read_only_mounts(self, job: Job) -> tuple[Path, ...]:
+        of_git = self.run.read_only_mounts if job.has_git else ()
+        if not job.uses_actions:
+            return of_git
         from loom.runner.actions import mounts_of  # for jobs of one language
 
-        return (*self.run.read_only_mounts, *mounts_of(job, self.tools.config.cache_dir))
+        return (*of_git, *mounts_of(job, self.tools.config.cache_dir))
 
     def filled(self) -> None:
         """Let the sessions start that wait for the run's workspace: it is complete."""
@@ -281,9 +293,10 @@ class SessionOpener:
             while opened is None:
                 view = self.view(job)
                 request = self.request(job, view, image, services)
+                inputs = self._inputs(job, view)
                 try:
                     session = stack.enter_context(self._opened(request, job, view, on_output))
-                    opened = Opened(session=session, request=request, view=view)
+                    opened = Opened(session=session, request=request, view=view, input_tree=inputs)
                 except ProviderError as error:
                     if not self.another_view(job, view, error, on_output):
                         raise
@@ -321,11 +334,21 @@ class SessionOpener:
         with opening as session:
             yield Opened(session=session, request=request, view=view)
 
+    def _inputs(self, job: Job, view: View) -> str:
+        """Lay out a job's inputs; return the id of their tree, empty for a job without."""
+        if job.inputs is None or not view.copied:
+            return ""
+        if self.run.mount_mode is WorkspaceMode.SHARED:
+            hint = "leave mount_mode to loom, or `inputs` out"
+            raise ProviderError(f"{job.id}: its inputs are mixed with what other jobs left (mount_mode)", hint=hint)
+        assert self._copy_inputs is not None
+        return self._copy_inputs(view.workspace, job.inputs, self.cancel)
+
     @contextmanager
     def _opened(self, request: SessionRequest, job: Job, view: View, on_output: OnOutput) -> Iterator[Session]:
         with ExitStack() as stack:
             filling = None
-            if view.copied:  # while its container starts
+            if view.copied and job.inputs is None:  # while its container starts
                 fill = partial(snapshot.duplicate, self.workspace, view.workspace)
                 filling = Work(lambda cancel: fill(cancel=cancel), self.cancel, name=f"fill {view.workspace}")
                 stack.callback(filling.stop)

@@ -15,7 +15,7 @@ from loom.plan.model import Job, MountMode, Plan
 from loom.record.run import Run
 from loom.record.store import Store
 from loom.runner.session import JobTools, SessionOpener
-from loom.snapshot import as_cloned, reduction
+from loom.snapshot import as_cloned, copy_inputs, reduction
 
 if TYPE_CHECKING:
     from loom.analysis.diagnosis import Diagnosis
@@ -54,7 +54,10 @@ class RunTools(JobTools, frozen=True, kw_only=True):
             # A clone like the run's needs no look at the history.
             return reduction(self.cloned(run, clone), workspace, run.clone) if clone != run.clone else ""
 
-        return SessionOpener(run, workspace, self, self.cancel, reduced)
+        def copied(target: Path, inputs: Sequence[str], cancel: Cancel) -> str:
+            return copy_inputs(workspace, target, inputs, environ=self.source.environment, cancel=cancel)
+
+        return SessionOpener(run, workspace, self, self.cancel, reduced, copied)
 
     @property
     def jobs_at_once(self) -> int:

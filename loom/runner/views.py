@@ -93,7 +93,7 @@ class Views:
         wanted = self._mode is WorkspaceMode.SHARED or (
             self._mode is WorkspaceMode.AUTO and self._alone and job.retry.max == 0
         )
-        wanted = wanted and not job.no_checkout
+        wanted = wanted and not job.no_checkout and job.inputs is None
         return wanted and MountMode.BIND in self._providers[job.provider].capabilities.mounts
 
     def overlays(self, job: Job) -> bool:
@@ -107,12 +107,12 @@ class Views:
             return View(mode=MountMode.BIND, workspace=self._workspace)
         directory = self._new_directory(job)
         workspace = self._workspace
-        if kind is WorkspaceMode.COPY or job.no_checkout:
-            workspace = directory / ("workspace" if kind is WorkspaceMode.COPY else "empty")
+        if kind is WorkspaceMode.COPY or job.no_checkout or job.inputs is not None:
+            workspace = directory / ("workspace" if kind is WorkspaceMode.COPY else "given")
             # The parent directory is closed to other users. A step that becomes another user can enter, as in CI.
             workspace.mkdir()
             workspace.chmod(0o777 & ~job.umask)
-        copied = kind is WorkspaceMode.COPY and not job.no_checkout
+        copied = (kind is WorkspaceMode.COPY or job.inputs is not None) and not job.no_checkout
         return View(mode=_MOUNTS[kind], workspace=workspace, directory=directory, copied=copied)
 
     def another(self, job: Job, view: View, error: LoomError) -> bool:
@@ -131,7 +131,7 @@ class Views:
     def _kinds(self, job: Job) -> list[WorkspaceMode]:
         """Return the kinds to try for the job, cheapest first; the last one is the fallback."""
         mounts = self._providers[job.provider].capabilities.mounts
-        if job.no_checkout:
+        if job.no_checkout or job.inputs is not None:
             kinds: list[WorkspaceMode] = [WorkspaceMode.COPY, WorkspaceMode.VOLUME]
         elif self._mode is not WorkspaceMode.AUTO:
             kinds = [self._mode]

@@ -17,7 +17,7 @@ from loom.errors import SnapshotError
 from loom.snapshot import copy_files
 from loom.snapshot.model import SnapshotCanceled, readable
 from loom.util import processes
-from loom.util.paths import RUNTIME
+from loom.util.paths import RUNTIME, Tracked
 
 # A helper's start takes 10 to 20 ms, which smaller trees do not recover (docs/benchmarks.md).
 HELPERS_FROM_FILES = 1_200
@@ -169,13 +169,13 @@ _FULL = (28, 122)  # ENOSPC, EDQUOT
 _NOTHING_IS_RECENT = 1 << 62
 
 
-def duplicate(workspace: Path, target: Path, *, cancel: Cancel) -> None:
-    """Fill the empty directory `target` with the content of the complete snapshot `workspace`.
+def duplicate(workspace: Path, target: Path, *, cancel: Cancel, only: Tracked | None = None) -> None:
+    """Fill the empty directory `target` with the content of the complete snapshot `workspace`; `only`: what of it.
 
     Files, links and directories with their times and modes, without the link to the record. SnapshotError when a file can't be
     read or written, SnapshotCanceled when the flag was set.
     """
-    files = list(_lay_out(workspace, target))
+    files = list(_lay_out(workspace, target, only))
     with CopyPool(workspace, target, since_ns=_NOTHING_IS_RECENT, cancel=cancel, umask=0) as pool:
         found = pool.copy(files, about=len(files))
     special = {path for path, _ in found.special}  # a job's files replace a snapshot that is gone
@@ -187,7 +187,7 @@ def duplicate(workspace: Path, target: Path, *, cancel: Cancel) -> None:
         )
 
 
-def _lay_out(workspace: Path, target: Path) -> Iterator[tuple[str, int]]:
+def _lay_out(workspace: Path, target: Path, only: Tracked | None) -> Iterator[tuple[str, int]]:
     """Create the directories; return every file with its kind."""
     pending = [""]
     while pending:
@@ -197,7 +197,7 @@ def _lay_out(workspace: Path, target: Path) -> Iterator[tuple[str, int]]:
             entries = list(scanned)
         for entry in entries:
             path = f"{directory}/{entry.name}" if directory else entry.name
-            if path == RUNTIME:
+            if path == RUNTIME or (only is not None and path not in only):
                 continue
             if entry.is_dir(follow_symlinks=False):
                 (target / path).mkdir(exist_ok=True)

@@ -16,6 +16,8 @@ from loom.record.proofs import JobProof, Proofs, RunProof, commit_of, has_key, j
 from loom.record.run import Run
 from loom.record.store import Store
 from loom.runner import JobTools
+from loom.snapshot import git, input_tree, tree_entries
+from loom.snapshot.tree import Entries
 from loom.status import Status
 from loom.util.seen_values import key_in, whole_digest
 
@@ -38,7 +40,7 @@ class Expected:
     """What a run of this plan would have: the keys of its jobs, found without a container."""
 
     def __init__(self, here: Worktree, run: Run, tree: str, cancel: Cancel) -> None:
-        self._here, self._run, self._tree, self._cancel = here, run, tree, cancel
+        self._here, self._run, self._cancel = here, run, cancel
         self.commit = commit_of(run)
         self.tree = tree
         self._images: dict[tuple[str, Image], Resolved | None] = {}
@@ -79,7 +81,13 @@ class Expected:
 
     def _key(self, job: Job, images: Collection[str]) -> str:
         config = self._here.config
-        return job_key(self._run, job, tree=self._tree, config=config, images=images, secrets=self._secrets(job))
+        tree = self.tree if job.inputs is None else input_tree(self._entries, self.tree, job.inputs)
+        return job_key(self._run, job, tree=tree, config=config, images=images, secrets=self._secrets(job))
+
+    @cached_property
+    def _entries(self) -> Entries:
+        environment = git.in_repository(self._here.source.repository, self._here.environ)
+        return tree_entries(environment, self._here.source.root, self.tree)
 
     def _secrets(self, job: Job) -> Mapping[str, str]:
         if not job.all_secrets:
@@ -157,7 +165,7 @@ class Shown:
     def _is_same(self, job: Job, proof: RunProof, one: JobProof) -> bool:
         other = {"other-commit"} if proof.commit != self._expected.commit else set()
         key = self._expected.key(job)
-        same = bool(key) and one.key == key and proof.tree == self._expected.tree
+        same = bool(key) and one.key == key and (job.inputs is not None or proof.tree == self._expected.tree)
         return same and ({*one.unlike} | other) <= self._accepted
 
 

@@ -73,6 +73,7 @@ class JobBuilder:
             shell=shell,
             shared_shell=self.shared_shell(entry, shell),
             merge_output=fields.get("merge_output", False),
+            inputs=tuple(fields["inputs"]) if "inputs" in fields else None,
             clone=Clone(depth=fields["git_depth"]) if fields.get("git_depth") else None,
             variables=variables,
             given_variables=tuple(self.selection.variables),

@@ -408,8 +408,10 @@ class LateSteps(Steps):
         )
 
     def _checkout(self, step: Step) -> Checkout:
-        submodules = os.path.lexists(self._snapshot / ".gitmodules")
-        history = (self._snapshot / ".git").is_dir() and not self._shares  # whose history stays whole
+        submodules = os.path.lexists(self._snapshot / ".gitmodules") and self._job.has_git
+        history = (
+            (self._snapshot / ".git").is_dir() and self._job.has_git and not self._shares
+        )  # whose history stays whole
         github = self.state.contexts(step, self._env)["github"]
         text = partial(self.state.text, step=step, env=self._env)
         return checkout_of(step, text, github, submodules=submodules, history=history)

@@ -194,6 +194,7 @@ JOB = (
     Keyword("extends", _LINES, "Templates or jobs to start from; later ones win."),
     Keyword("stage", "stage", "The job's stage; one of `stages`."),
     Keyword("script", _SCRIPTS, "The job's steps, each a shell script.", filled=True),
+    Keyword("inputs", _GLOBS, "The files that the job gets of the project, and no others; .git too, if it is named."),
     Keyword("needs", "line | map | [line | map]", "Jobs to wait for, instead of the stages before."),
     Keyword("needs:job", "line", "The job to wait for.", required=True),
     Keyword("needs:optional", "boolean", "No error when that job is not part of the run."),

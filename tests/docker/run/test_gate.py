@@ -11,7 +11,7 @@ from pathlib import Path
 import docker
 import pytest
 
-from tests.docker.run.conftest import Project
+from tests.docker.run.conftest import Project, output_of
 from tests.docker.run.conftest import project as project
 
 pytestmark = pytest.mark.docker
@@ -189,3 +189,43 @@ def test_jobs_that_decide_nothing(project: Project) -> None:
     project.write(".gitlab-ci.yml", json.dumps({"default": {"image": image}, **jobs}))
     project.commit()
     assert states(project)[1]["unit"] == "failed"
+
+
+INPUTS = """\
+version: v1
+stages: [test]
+lint:
+  stage: test
+  image: debian:trixie-slim
+  inputs: [src, "*.cfg"]
+  script: ["find . -mindepth 1 ! -type d | sort | tr '\\\\n' ' '", mkdir out, cp src/code out/made]
+  artifacts: {paths: [out]}
+unit:
+  stage: test
+  image: debian:trixie-slim
+  needs: [lint]
+  inputs: [tests/**, .git]
+  script: [cat out/made, test -d .git, test ! -e src]
+"""
+
+
+def test_a_job_has_its_inputs_alone_and_counts_while_they_are_the_same(project: Project) -> None:
+    project.write(".loom/workflow.yml", INPUTS)
+    for path in ("src/code", "src/deep/er", "tests/t", "docs/d", "setup.cfg", "setup.md"):
+        project.write(path, path)
+    project.commit()
+    assert states(project) == (0, {"lint": "passed", "unit": "passed"})
+    (heard,) = project.record_files("logs/*/jobs/lint/user/script/01/events.jsonl")
+    assert " ".join(output_of(heard)).split() == ["./setup.cfg", "./src/code", "./src/deep/er"]
+
+    def after(path: str, mode: int = 0o644) -> dict[str, str]:
+        project.write(path, "more\n")
+        (project.root / path).chmod(mode)
+        project.commit()
+        return states(project, "--dry-run")[1]
+
+    # The one that asks for .git has the whole tree with it.
+    assert after("docs/d") == {"lint": "shown", "unit": "to-run"}
+    assert after("src/code") == {"lint": "to-run", "unit": "to-run"}
+    assert states(project) == (0, {"lint": "passed", "unit": "passed"})
+    assert after("src/code", 0o755) == {"lint": "to-run", "unit": "to-run"}
