@@ -35,6 +35,8 @@ from tests.support.effort import effort
 DEBIAN = "debian:trixie-slim"
 TEST = "loom-test"
 RUN_ID = f"test{secrets.token_hex(4)}"
+RUN_IDS = [RUN_ID]
+"""Also those of sessions that several tests share."""
 
 
 @dataclass
@@ -79,8 +81,9 @@ class Ran:
 class Job:
     """A session with a short way to say what a test wants of it."""
 
-    def __init__(self, session: Any, heard: Heard) -> None:
+    def __init__(self, session: Any, heard: Heard, project_dir: str) -> None:
         self.session = session
+        self.project_dir = project_dir
         self.heard = heard
 
     def run(
@@ -143,10 +146,11 @@ class Site:
         self.image = image
         self.mount_mode = MountMode.BIND
         self.network = Network()
+        self.run_id = RUN_ID
 
     def request(self, **changes: Any) -> SessionRequest:
         values: dict[str, Any] = {
-            "run_id": RUN_ID,
+            "run_id": self.run_id,
             "job_id": "job",
             "workspace": self.workspace,
             "project_dir": str(self.workspace) if self.kind == "host" else "/workspace",
@@ -161,16 +165,18 @@ class Site:
     @contextmanager
     def job(self, **changes: Any) -> Iterator[Job]:
         heard = Heard()
-        with self.provider.open(self.request(**changes), heard, Cancel()) as session:
-            yield Job(session, heard)
+        request = self.request(**changes)
+        with self.provider.open(request, heard, Cancel()) as session:
+            yield Job(session, heard, request.project_dir)
 
 
 @pytest.fixture(scope="session")
 def engine() -> Iterator[docker.DockerClient]:
     client = connect(os.environ)
     yield client
-    for container in client.containers.list(all=True, filters={"label": f"loom.run={RUN_ID}"}):
-        container.remove(force=True, v=True)
+    for run_id in RUN_IDS:
+        for container in client.containers.list(all=True, filters={"label": f"loom.run={run_id}"}):
+            container.remove(force=True, v=True)
     client.close()
 
 
@@ -210,28 +216,56 @@ def shell_images(build: Callable[..., str], busybox: bytes) -> Mapping[str, str]
     }
 
 
-@pytest.fixture
-def docker_provider(engine: docker.DockerClient) -> Iterator[DockerProvider]:
-    provider = DockerProvider(lambda: engine)
-    yield provider
+def new_run_id() -> str:
+    RUN_IDS.append(f"{RUN_ID}s{len(RUN_IDS)}")
+    return RUN_IDS[-1]
+
+
+@contextmanager
+def site_on(request: pytest.FixtureRequest, kind: str, folder: Path, run_id: str = RUN_ID) -> Iterator[Site]:
+    """A provider of that kind (a mount mode is Docker's) with a workspace in `folder`; its run leaves nothing behind."""
+    workspace = folder / "workspace"
+    workspace.mkdir()
+    client = None
+    if kind == "host":
+        site = Site(kind, HostProvider(os.environ), workspace)
+    elif kind == "kubernetes":
+        setup = Setup(environ=kubernetes.environ(), config=Config(), run_id=run_id)
+        site = Site(kind, providers.make(kind, setup), workspace, kubernetes.IMAGE)
+        site.mount_mode = MountMode.VOLUME
+    else:
+        client = request.getfixturevalue("podman" if kind == "podman" else "engine")
+        site = Site("docker", DockerProvider(lambda: client), workspace, DEBIAN, client)
+        if kind == "podman":
+            site.network = Network(mode="none")
+        else:
+            site.mount_mode = MountMode(kind)
+    site.run_id = run_id
+    provider = site.provider  # a test may give it another
+    yield site
     assert list(provider.close()) == []
-    assert engine.containers.list(all=True, filters={"label": f"loom.run={RUN_ID}"}) == []
+    if client is not None:
+        assert client.containers.list(all=True, filters={"label": f"loom.run={run_id}"}) == []
+    elif kind == "kubernetes":
+        assert kubernetes.pods_of(run_id) == []
 
 
 @pytest.fixture
-def docker_site(engine: docker.DockerClient, docker_provider: DockerProvider, tmp_path: Path) -> Site:
-    workspace = tmp_path / "workspace"
-    workspace.mkdir()
-    return Site("docker", docker_provider, workspace, DEBIAN, engine)
+def docker_site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
+    with site_on(request, MountMode.BIND, tmp_path) as site:
+        yield site
 
 
 @pytest.fixture
-def host_site(tmp_path: Path) -> Iterator[Site]:
-    workspace = tmp_path / "workspace"
-    workspace.mkdir()
-    provider = HostProvider(os.environ)
-    yield Site("host", provider, workspace)
-    provider.close()
+def host_site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
+    with site_on(request, "host", tmp_path) as site:
+        yield site
+
+
+@pytest.fixture
+def podman_site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
+    with site_on(request, "podman", tmp_path) as site:
+        yield site
 
 
 @pytest.fixture(scope="session")
@@ -240,65 +274,80 @@ def podman(
 ) -> Iterator[docker.DockerClient]:
     """A podman service of the tests' own, which has the images they use."""
     client = connect({"DOCKER_HOST": podman_engine})
-    for name in shell_images.values():
+    for name in dict.fromkeys((DEBIAN, *(shell_images[name] for name in PODMAN_SH))):
         client.images.load(b"".join(engine.api.get_image(name)))
     yield client
     client.close()
 
 
-@pytest.fixture
-def podman_site(podman: docker.DockerClient, tmp_path: Path) -> Iterator[Site]:
-    workspace = tmp_path / "workspace"
-    workspace.mkdir()
-    provider = DockerProvider(lambda: podman)
-    site = Site("docker", provider, workspace, DEBIAN, podman)
-    site.network = Network(mode="none")
-    yield site
-    assert list(provider.close()) == []
-    assert podman.containers.list(all=True) == []
+def _in_docker(*kinds: str) -> list[Any]:
+    return [pytest.param(kind, marks=pytest.mark.docker) for kind in kinds]
 
 
-@pytest.fixture
-def kubernetes_site(tmp_path: Path) -> Iterator[Site]:
-    setup = Setup(environ=kubernetes.environ(), config=Config(), run_id=RUN_ID)
-    provider = providers.make("kubernetes", setup)
-    workspace = tmp_path / "workspace"
-    workspace.mkdir()
-    site = Site("kubernetes", provider, workspace, kubernetes.IMAGE)
-    site.mount_mode = MountMode.VOLUME
-    yield site
-    assert list(provider.close()) == []
-    assert kubernetes.pods_of(RUN_ID) == []
+HOST_AND_DOCKER = ["host", *_in_docker(MountMode.BIND)]
+PROVIDERS = [*HOST_AND_DOCKER, *_in_docker("podman"), pytest.param("kubernetes", marks=pytest.mark.kubernetes)]
+"""One of each; how a job sees its files makes no difference."""
 
 
-SESSIONS = [
-    "host",
-    *(pytest.param(mode, marks=pytest.mark.docker) for mode in MountMode),
-    pytest.param("podman", marks=pytest.mark.docker),
-    pytest.param("kubernetes", marks=pytest.mark.kubernetes),
-]
+def _site(*kinds: Any) -> Any:
+    @pytest.fixture(params=kinds)
+    def site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
+        with site_on(request, request.param, tmp_path) as site:
+            yield site
+
+    return site
 
 
-@pytest.fixture(params=SESSIONS)
-def site(request: pytest.FixtureRequest) -> Site:
-    """The same promise, kept by every provider."""
-    if request.param in ("host", "podman", "kubernetes"):
-        return request.getfixturevalue(f"{request.param}_site")
-    docker_site: Site = request.getfixturevalue("docker_site")
-    docker_site.mount_mode = request.param
-    return docker_site
+site = _site(*PROVIDERS)
+"""The same promise, kept by every provider."""
+files_site = _site(*PROVIDERS, *_in_docker(MountMode.OVERLAY, MountMode.VOLUME))
+"""A promise about files, kept by every provider in each mount mode."""
+shell_site = _site(*HOST_AND_DOCKER)
+"""A promise that the shell keeps, wherever it runs."""
 
+
+def _job(*kinds: Any) -> Any:
+    @pytest.fixture(scope="module", params=kinds)
+    def job(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Job]:
+        with (
+            site_on(request, request.param, tmp_path_factory.mktemp("shared"), new_run_id()) as site,
+            site.job() as job,
+        ):
+            yield job
+
+    return job
+
+
+# One session for the tests of a module. A test that ends its session, or counts on an empty workspace, has one of its own.
+job = _job(*PROVIDERS)
+shell_job = _job(*HOST_AND_DOCKER)
 
 SHELLS = ("bash", "dash", "ash")
+PODMAN_SH = SHELLS[effort(2, 0) :]
+ANY_SH = [*SHELLS, *(f"podman-{name}" for name in PODMAN_SH)]
 
 
-@pytest.fixture(params=[*SHELLS, *(f"podman-{name}" for name in SHELLS[effort(1, 0) :])])
-def any_sh(request: pytest.FixtureRequest, shell_images: Mapping[str, str]) -> Site:
-    """A container whose `sh` is this one, of Docker or podman."""
+@contextmanager
+def site_with_sh(request: pytest.FixtureRequest, folder: Path, run_id: str = RUN_ID) -> Iterator[Site]:
+    images: Mapping[str, str] = request.getfixturevalue("shell_images")
     engine, _, name = request.param.rpartition("-")
-    site: Site = request.getfixturevalue(f"{engine or 'docker'}_site")
-    site.image = shell_images[name]
-    return site
+    with site_on(request, engine or MountMode.BIND, folder, run_id) as site:
+        site.image = images[name]
+        yield site
+
+
+@pytest.fixture(params=ANY_SH)
+def any_sh(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
+    """A container whose `sh` is this one, of Docker or podman."""
+    with site_with_sh(request, tmp_path) as site:
+        yield site
+
+
+@pytest.fixture(scope="module", params=ANY_SH)
+def sh_job(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Job]:
+    """As `any_sh`: one session for the tests of a module."""
+    with site_with_sh(request, tmp_path_factory.mktemp("shared"), new_run_id()) as site, site.job() as job:
+        yield job
 
 
 __all__ = ["Heard", "Job", "MountMode", "Ran", "Session", "Site"]

@@ -20,7 +20,7 @@ from tests.support.effort import effort
 from tests.support.waiting import promptly
 
 if TYPE_CHECKING:
-    from conftest import Clock, Site
+    from conftest import Clock, Job, Site
 
 EVERY_BYTE = bytes(range(1, 256)).decode("utf-8", "surrogateescape")
 
@@ -52,13 +52,12 @@ def skipped(item: Skipped) -> None:
     raise AssertionError(item)
 
 
-def test_a_step_ends_with_its_own_exit_code_and_another_runs(site: Site) -> None:
-    with site.job() as job:
-        for script, code in ENDS.items():
-            ran = job.run(script)
-            assert (script, ran.code, ran.exit.ended) == (script, code, Ended.EXITED)
-            assert b"no" not in ran.out
-            assert job.run("echo next").out == b"next\n", script
+def test_a_step_ends_with_its_own_exit_code_and_another_runs(job: Job) -> None:
+    for script, code in ENDS.items():
+        ran = job.run(script)
+        assert (script, ran.code, ran.exit.ended) == (script, code, Ended.EXITED)
+        assert b"no" not in ran.out
+        assert job.run("echo next").out == b"next\n", script
 
 
 TEXTS = [
@@ -75,68 +74,59 @@ TEXTS = [
 
 
 def test_output_is_exact(site: Site) -> None:
+    """Also every byte many times, and a long line."""
     for number, text in enumerate(TEXTS):
         (site.workspace / f"text{number}").write_bytes(text)
+    content = bytes(range(256)) * 4096 * effort(4, 12) + b"x" * effort(20_000_000, 50_000_000)
+    (site.workspace / "binary").write_bytes(content)
     with site.job() as job:
         for number, text in enumerate(TEXTS):
             ran = job.run(f"cat text{number}; cat text{number} >&2")
             assert (ran.code, ran.out, ran.err) == (0, text, text)
-
-
-def test_every_byte_and_a_long_line_come_through(site: Site) -> None:
-    content = bytes(range(256)) * 4096 * effort(4, 12) + b"x" * effort(20_000_000, 50_000_000)
-    (site.workspace / "binary").write_bytes(content)
-    with site.job() as job:
         ran = job.run("cat binary")
-    assert ran.out == content
-    assert ran.err == b""
+    assert (ran.out == content, ran.err) == (True, b"")
 
 
-def test_both_streams_at_once(site: Site) -> None:
-    with site.job() as job:
-        ran = job.run("i=0; while [ $i -lt 20000 ]; do echo out $i; echo err $i >&2; i=$((i+1)); done")
+def test_both_streams_at_once(job: Job) -> None:
+    ran = job.run("i=0; while [ $i -lt 20000 ]; do echo out $i; echo err $i >&2; i=$((i+1)); done")
     assert ran.out == b"".join(b"out %d\n" % i for i in range(20000))
     assert ran.err == b"".join(b"err %d\n" % i for i in range(20000))
 
 
-def test_output_is_live(site: Site) -> None:
+def test_output_is_live(job: Job) -> None:
     """The step ends only after its first line was heard."""
-    with site.job() as job:
-        let = lambda: job.session.inside({}).exec(["sh", "-c", "echo >go"], lambda *_: None, Cancel())  # noqa: E731
-        ran = job.run("echo first; while [ ! -e go ]; do sleep 0.02; done; echo second", timeout_s=60, then=let)
+    let = lambda: job.session.inside({}).exec(["sh", "-c", "echo >go"], lambda *_: None, Cancel())  # noqa: E731
+    ran = job.run("echo first; while [ ! -e go ]; do sleep 0.02; done; echo second", timeout_s=60, then=let)
     assert (ran.exit.ended, ran.out) == (Ended.EXITED, b"first\nsecond\n")
 
 
-def test_merged_output_is_one_stream_in_exact_order(site: Site) -> None:
+def test_merged_output_is_one_stream_in_exact_order(job: Job) -> None:
     """Of two pipes, the kernel keeps no order: every fifth to tenth of these pairs was recorded reversed."""
     pairs = "i=0; while [ $i -lt 2000 ]; do echo a$i; echo b$i >&2; i=$((i+1)); done; ls /not-there"
-    with site.job() as job:
-        ran = job.run(pairs, merge_output=True)
-        lines = ran.out.decode().splitlines()
-        assert ran.err == b""
-        assert lines[:-1] == [f"{stream}{number}" for number in range(2000) for stream in "ab"]
-        assert "/not-there" in lines[-1]
-        assert job.run("echo next; echo again >&2").err == b"again\n"
+    ran = job.run(pairs, merge_output=True)
+    lines = ran.out.decode().splitlines()
+    assert ran.err == b""
+    assert lines[:-1] == [f"{stream}{number}" for number in range(2000) for stream in "ab"]
+    assert "/not-there" in lines[-1]
+    assert job.run("echo next; echo again >&2").err == b"again\n"
 
 
-def test_a_step_starts_in_the_workspace_whatever_the_last_one_did(site: Site) -> None:
-    with site.job() as job:
-        where = job.run("pwd; cd /; export X=1; umask 000; Y=2").out
-        assert where.decode().strip() == site.request().project_dir
-        assert job.run('pwd; echo "[$X$Y]"').out == where + b"[]\n"
+def test_a_step_starts_in_the_workspace_whatever_the_last_one_did(job: Job) -> None:
+    where = job.run("pwd; cd /; export X=1; umask 000; Y=2").out
+    assert where.decode().strip() == job.project_dir
+    assert job.run('pwd; echo "[$X$Y]"').out == where + b"[]\n"
 
 
-def test_steps_share_the_workspaces_files(site: Site) -> None:
-    (site.workspace / "given").write_text("from outside\n")
-    with site.job() as job:
+def test_steps_share_the_workspaces_files(files_site: Site) -> None:
+    (files_site.workspace / "given").write_text("from outside\n")
+    with files_site.job() as job:
         job.run("cat given; echo made >made")
         assert job.run("cat given made").out == b"from outside\nmade\n"
 
 
-def test_standard_input_is_empty(site: Site) -> None:
-    with site.job() as job:
-        assert job.run("cat; read x || echo end").out == b"end\n"
-        assert job.run("echo next").out == b"next\n"
+def test_standard_input_is_empty(job: Job) -> None:
+    assert job.run("cat; read x || echo end").out == b"end\n"
+    assert job.run("echo next").out == b"next\n"
 
 
 def test_variables_hold_every_byte_but_nul(site: Site) -> None:
@@ -148,28 +138,25 @@ def test_variables_hold_every_byte_but_nul(site: Site) -> None:
         assert job.run('printf "[%s]" "$STEP$BOTH"').out == b"[session]"
 
 
-def test_a_script_holds_every_byte_but_nul(site: Site) -> None:
-    with site.job() as job:
-        ran = job.run(f"cat <<'END'\n{EVERY_BYTE}\nEND\n")
+def test_a_script_holds_every_byte_but_nul(job: Job) -> None:
+    ran = job.run(f"cat <<'END'\n{EVERY_BYTE}\nEND\n")
     assert ran.out == bytes(range(1, 256)) + b"\n"
 
 
-def test_a_script_of_200_kilobytes(site: Site) -> None:
+def test_a_script_of_200_kilobytes(job: Job) -> None:
     script = "".join(f"x={i} # {'é' * 40}\n" for i in range(2300)) + "echo $x"
     assert len(script.encode()) > 200_000
-    with site.job() as job:
-        assert job.run(script).out == b"2299\n"
+    assert job.run(script).out == b"2299\n"
 
 
 # Of the job, not of the run: the others go on.
-def test_what_no_shell_can_take_is_refused(site: Site) -> None:
-    with site.job() as job:
-        for environment in ({"A-B": "1"}, {"A": "nul\0"}, {"": "x"}, {"1A": "x"}):
-            with pytest.raises(ProviderError):
-                job.run("true", environment=environment)
+def test_what_no_shell_can_take_is_refused(job: Job) -> None:
+    for environment in ({"A-B": "1"}, {"A": "nul\0"}, {"": "x"}, {"1A": "x"}):
         with pytest.raises(ProviderError):
-            job.run("echo \0")
-        assert job.run("echo next").out == b"next\n"
+            job.run("true", environment=environment)
+    with pytest.raises(ProviderError):
+        job.run("echo \0")
+    assert job.run("echo next").out == b"next\n"
 
 
 def test_variables_are_handed_on_through_a_file(site: Site) -> None:
@@ -186,47 +173,41 @@ def test_variables_are_handed_on_through_a_file(site: Site) -> None:
         assert job.session.handed_on()["F"] == value
 
 
-def test_a_step_has_files_to_report_in_and_another_directory(site: Site) -> None:
+def test_a_step_has_files_to_report_in_and_another_directory(job: Job) -> None:
     files = {"OUT": "output", "ADDED": "path"}
-    with site.job() as job:
-        job.run("mkdir -p 'a b'", files=files)
-        ran = job.run('echo x=1 >>"$OUT"; printf /bin >"$ADDED"; pwd', files=files, start_in="a b")
-        assert ran.out.endswith(b"/a b\n")
-        assert {**job.session.reported()} == {"output": [b"x=1"], "path": [b"/bin"]}
-        assert job.run('test ! -s "$OUT"', files=files).code == 0
-        assert job.session.reported() == {}
-        missing = job.run("echo no", start_in="nowhere")
-        assert (missing.code, missing.out) == (1, b"")
-        assert b"nowhere" in missing.err
+    job.run("mkdir -p 'a b'", files=files)
+    ran = job.run('echo x=1 >>"$OUT"; printf /bin >"$ADDED"; pwd', files=files, start_in="a b")
+    assert ran.out.endswith(b"/a b\n")
+    assert {**job.session.reported()} == {"output": [b"x=1"], "path": [b"/bin"]}
+    assert job.run('test ! -s "$OUT"', files=files).code == 0
+    assert job.session.reported() == {}
+    missing = job.run("echo no", start_in="nowhere")
+    assert (missing.code, missing.out) == (1, b"")
+    assert b"nowhere" in missing.err
 
 
-def test_the_shell_can_be_another(site: Site) -> None:
-    with site.job(shell=("bash", "-eo", "pipefail")) as job:
-        assert job.run("false | true").code == 1
-        assert job.run("[[ a == a ]] && echo yes").out == b"yes\n"
-        assert job.run("false | true; echo $0", shell=("sh", "{0}")).code == 0
-        missing = job.run("true", shell=("no-such-shell", "-x"))
-        assert missing.code == 127
-        assert b"no-such-shell" in missing.err
-        assert job.run("echo next").out == b"next\n"
+def test_the_shell_can_be_another(job: Job) -> None:
+    bash = ("bash", "-eo", "pipefail")
+    assert job.run("false | true", shell=bash).code == 1
+    assert job.run("[[ a == a ]] && echo yes", shell=bash).out == b"yes\n"
+    assert job.run("false | true; echo $0", shell=("sh", "{0}")).code == 0
+    missing = job.run("true", shell=("no-such-shell", "-x"))
+    assert missing.code == 127
+    assert b"no-such-shell" in missing.err
+    assert job.run("echo next").out == b"next\n"
 
 
 def test_a_background_child_does_not_hold_the_step_and_loses_nothing(site: Site) -> None:
+    """Neither between two steps nor before the end."""
     with site.job() as job:
         ran = job.run("(while [ ! -e let ]; do sleep 0.02; done; echo late; echo >ended) & echo now")
         assert ran.out == b"now\n"
         assert job.run("echo >let; while [ ! -e ended ]; do sleep 0.02; done; echo next").out == b"late\nnext\n"
-        job.run("(sleep 30; echo never; echo never >never) & ")
-    assert b"never" not in job.heard.out
-    assert not (site.workspace / "never").exists()
-
-
-def test_what_a_background_child_printed_before_the_end_is_kept(site: Site) -> None:
-    with site.job() as job:
-        job.run("(sleep 0.2; echo late; echo late >&2; echo >printed; sleep 30) &")
+        job.run("(sleep 0.2; echo last; echo last >&2; echo >printed; sleep 30; echo never; echo never >never) &")
         printed = ["sh", "-c", "while [ ! -e printed ]; do sleep 0.02; done"]
         assert job.session.inside({}).exec(printed, lambda *_: None, Cancel(), timeout_s=60).code == 0
-    assert (job.heard.out, job.heard.err) == (b"late\n", b"late\n")
+    assert (job.heard.out, job.heard.err) == (b"last\n", b"last\n")
+    assert not (site.workspace / "never").exists()
 
 
 def test_a_timeout_ends_everything_that_the_step_started(site: Site, clock: Clock) -> None:
@@ -259,16 +240,15 @@ def test_a_step_has_time_to_clean_up_and_no_more(site: Site, clock: Clock) -> No
         assert job.run("echo next").out == b"next\n"
 
 
-def test_a_cancel_ends_the_step_and_no_other_runs(site: Site) -> None:
+def test_a_cancel_ends_the_step_and_no_other_runs(job: Job) -> None:
     cancel = Cancel()
-    with site.job() as job:
-        with promptly():
-            script = "trap 'echo cleaning; exit 3' TERM; echo up; sleep 600 & wait"
-            ran = job.run(script, cancel=cancel, then=cancel.request)
-        assert (ran.exit.ended, ran.code, ran.out) == (Ended.CANCELED, 3, b"up\ncleaning\n")
-        assert job.run("echo no", cancel=cancel).exit.ended is Ended.CANCELED
-        # What has to run after all (after_script) brings a flag of its own.
-        assert job.run("echo after").out == b"after\n"
+    with promptly():
+        script = "trap 'echo cleaning; exit 3' TERM; echo up; sleep 600 & wait"
+        ran = job.run(script, cancel=cancel, then=cancel.request)
+    assert (ran.exit.ended, ran.code, ran.out) == (Ended.CANCELED, 3, b"up\ncleaning\n")
+    assert job.run("echo no", cancel=cancel).exit.ended is Ended.CANCELED
+    # What has to run after all (after_script) brings a flag of its own.
+    assert job.run("echo after").out == b"after\n"
 
 
 def test_a_second_cancel_gives_no_time(site: Site) -> None:
@@ -298,14 +278,14 @@ def test_a_secret_is_a_file_outside_the_workspace_for_the_job_alone(site: Site) 
     assert not Path(path).exists()
 
 
-def test_archives_go_in_and_out_of_the_jobs_view(site: Site) -> None:
+def test_archives_go_in_and_out_of_the_jobs_view(files_site: Site) -> None:
     incoming = io.BytesIO()
     with tarfile.open(fileobj=incoming, mode="w") as archive:
         for name, mode in (("dist/tool", 0o755), ("dist/data", 0o644)):
             member = tarfile.TarInfo(name)
             member.size, member.mode = 3, mode
             archive.addfile(member, io.BytesIO(b"in\n"))
-    with site.job() as job:
+    with files_site.job() as job:
         view = view_of(job.session.files())
         view.write(lambda: nullcontext(io.BytesIO(incoming.getvalue())))
         assert job.run("cat dist/data; test -x dist/tool; test ! -x dist/data").out == b"in\n"
@@ -321,13 +301,6 @@ def test_archives_go_in_and_out_of_the_jobs_view(site: Site) -> None:
             "out/link": "deep/file",
         }
         assert "dist/tool" in [entry.path for entry, _ in view.read(Everything("."), skipped)]
-
-
-def test_many_steps(site: Site) -> None:
-    with site.job() as job:
-        job.run("true")
-        for number in range(effort(100, 300)):
-            assert job.run(f"echo {number}; exit {number % 250}").code == number % 250
 
 
 @pytest.mark.parametrize(("name", "make"), [("LOOM_ENV", "mkfifo"), ("LOOM_MASK", "mkdir")])

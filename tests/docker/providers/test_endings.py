@@ -15,23 +15,9 @@ from loom.runner.own_output import OwnOutput
 from loom.status import EndedBy, Stream
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from conftest import Job, Site
+    from conftest import Job
 
 BASH = AUTO["bash"]
-
-
-@pytest.fixture(params=["host", pytest.param("bind_mount", marks=pytest.mark.docker)])
-def site(request: pytest.FixtureRequest) -> Site:
-    where: Site = request.getfixturevalue("host_site" if request.param == "host" else "docker_site")
-    return where
-
-
-@pytest.fixture
-def job(site: Site) -> Iterator[Job]:
-    with site.job() as opened:
-        yield opened
 
 
 def ending(job: Job, script: str, *, shared: bool, shell: tuple[str, ...] = BASH) -> tuple[EndedBy | None, list[str]]:
@@ -75,27 +61,27 @@ SILENT = {
 
 
 @pytest.mark.parametrize("shared", [True, False], ids=["shared", "own"])
-def test_a_silent_end_has_its_command_and_line(job: Job, shared: bool) -> None:
+def test_a_silent_end_has_its_command_and_line(shell_job: Job, shared: bool) -> None:
     with_own_shell = {"the last of a list": "[ -f no ]"}
     for name, (script, command, line) in SILENT.items():
-        found, own = ending(job, script, shared=shared)
+        found, own = ending(shell_job, script, shared=shared)
         assert found is not None, name
         expected = command if shared else with_own_shell.get(name, command)
         assert (name, found.command.replace("(exit 4)", "( exit 4 )"), found.line, own) == (name, expected, line, [])
 
 
 @pytest.mark.parametrize("shared", [True, False], ids=["shared", "own"])
-def test_the_line_in_a_function_and_of_its_call(job: Job, shared: bool) -> None:
-    found, _ = ending(job, "check() {\n  echo a\n  test -f no\n}\ntrue\ncheck", shared=shared)
+def test_the_line_in_a_function_and_of_its_call(shell_job: Job, shared: bool) -> None:
+    found, _ = ending(shell_job, "check() {\n  echo a\n  test -f no\n}\ntrue\ncheck", shared=shared)
     assert found is not None
     assert (found.command, found.line) == ("test -f no", 6)
     assert [(call.function, call.line) for call in found.stack] == [("check", 3), ("source" if shared else "main", 6)]
 
 
 @pytest.mark.parametrize("shared", [True, False], ids=["shared", "own"])
-def test_the_line_in_a_function_of_a_file_that_is_read(job: Job, shared: bool) -> None:
+def test_the_line_in_a_function_of_a_file_that_is_read(shell_job: Job, shared: bool) -> None:
     script = "printf 'check() { test -f no; }\\n' >lib.sh\n. ./lib.sh\ntest -f lib.sh\ncheck"
-    found, own = ending(job, script, shared=shared)
+    found, own = ending(shell_job, script, shared=shared)
     assert found is not None
     assert (found.command, found.line, own) == ("test -f no", 4, [])
     assert [(call.file, call.line) for call in found.stack] == [("./lib.sh", 1), (None, 4)]
@@ -113,41 +99,41 @@ IN_SCRIPTS = {
 
 
 @pytest.mark.parametrize("shared", [True, False], ids=["shared", "own"])
-def test_a_silent_end_in_a_script_that_is_run_has_its_command_there(job: Job, shared: bool) -> None:
+def test_a_silent_end_in_a_script_that_is_run_has_its_command_there(shell_job: Job, shared: bool) -> None:
     for name, (call, text, command, line) in IN_SCRIPTS.items():
         files = (
             f"cat >in.sh <<'E'\n{INNER % text}E\nprintf '#!/bin/bash\\nset -e\\n./in.sh\\n' >out.sh\nchmod +x *.sh\n"
         )
-        found, own = ending(job, f"{files}{call}", shared=shared)
+        found, own = ending(shell_job, f"{files}{call}", shared=shared)
         assert found is not None, name
         assert (name, found.command, found.stack[0].line, own) == (name, command, line, [])
         files_of = [(call.file or "").rpartition("/")[2] for call in found.stack]
         assert files_of == ["in.sh", *(["out.sh"] if name == "in another" else []), ""]
 
 
-def test_a_script_that_the_step_survived_ended_nothing(job: Job) -> None:
+def test_a_script_that_the_step_survived_ended_nothing(shell_job: Job) -> None:
     files = "printf '#!/bin/bash\\nfalse\\n' >in.sh\nchmod +x in.sh\n"
     for script, command in (("./in.sh || true\ntest -f no", "test -f no"), ("./in.sh || exit 1", "exit 1")):
-        found, _ = ending(job, files + script, shared=True)
+        found, _ = ending(shell_job, files + script, shared=True)
         assert found is not None
         assert found.command == command
-    found, _ = ending(job, f"{files}! ./in.sh\ngrep -q x ./in.sh", shared=True)
+    found, _ = ending(shell_job, f"{files}! ./in.sh\ngrep -q x ./in.sh", shared=True)
     assert found is not None
     assert (found.command, found.stack) == ("grep -q x ./in.sh", [])
 
 
 @pytest.mark.parametrize("shell", [BASH, SH], ids=["bash", "sh"])
-def test_processes_in_the_background_that_have_the_output_are_told(job: Job, shell: tuple[str, ...]) -> None:
+def test_processes_in_the_background_that_have_the_output_are_told(shell_job: Job, shell: tuple[str, ...]) -> None:
     for begun, told in (
         ("sleep 60 &", True),
         ("sleep 60 >log 2>&1 & until [ /proc/$!/fd/2 -ef log ]; do :; done", False),
         ("sleep 0 & wait", False),
     ):
-        found, _ = ending(job, f"{begun}\nfalse", shared=False, shell=shell)
+        found, _ = ending(shell_job, f"{begun}\nfalse", shared=False, shell=shell)
         assert found is None or found.background == told, begun
 
 
-def test_a_script_that_is_run_behaves_as_without_traps(job: Job) -> None:
+def test_a_script_that_is_run_behaves_as_without_traps(shell_job: Job) -> None:
     """A program that replaces its shell, its own traps and what it prints."""
     text = "#!/bin/bash\nset -x\ntrap 'echo own $?' EXIT\nf() { return 3; }\nf || echo $? $_\n"
     text += "false | true; echo ${PIPESTATUS[*]}; exit 4\n"
@@ -159,49 +145,51 @@ def test_a_script_that_is_run_behaves_as_without_traps(job: Job) -> None:
     for observed in (True, False):
         heard: list[bytes] = []
         command = Command(script=script, shell=BASH, observed=observed)
-        job.session.run(command, lambda _, data, heard=heard: heard.append(data), Cancel())
+        shell_job.session.run(command, lambda _, data, heard=heard: heard.append(data), Cancel())
         outputs.append(sorted(re.sub(rb"\d{2,}", b"N", b"".join(heard)).splitlines()))
     assert outputs[0] == outputs[1]
     assert b"own 4" in outputs[0]
 
 
-def test_what_a_value_or_a_subshell_survives_ended_nothing(job: Job) -> None:
+def test_what_a_value_or_a_subshell_survives_ended_nothing(shell_job: Job) -> None:
     for script in ("f() { v=$(false; true); }\nf\nexit 1", "v=$(grep -c x /dev/null; true)\nexit 1"):
-        found, _ = ending(job, script, shared=True)
+        found, _ = ending(shell_job, script, shared=True)
         assert found is not None
         assert found.command == "exit 1"
 
 
-def test_the_codes_of_a_pipeline(job: Job) -> None:
-    found, _ = ending(job, "true | (exit 3) | cat", shared=True)
+def test_the_codes_of_a_pipeline(shell_job: Job) -> None:
+    found, _ = ending(shell_job, "true | (exit 3) | cat", shared=True)
     assert found is not None
     assert (found.code, found.parts) == (3, [0, 3, 0])
 
 
-def test_the_line_in_a_file_that_is_read(job: Job) -> None:
-    found, _ = ending(job, "printf 'true\\nfalse\\n' >lib.sh\n. ./lib.sh", shared=True)
+def test_the_line_in_a_file_that_is_read(shell_job: Job) -> None:
+    found, _ = ending(shell_job, "printf 'true\\nfalse\\n' >lib.sh\n. ./lib.sh", shared=True)
     assert found is not None
     assert [(call.file, call.line) for call in found.stack] == [("./lib.sh", 2), (None, 2)]
 
 
 @pytest.mark.parametrize("shared", [True, False], ids=["shared", "own"])
-def test_output_of_the_command_that_ended_it(job: Job, shared: bool) -> None:
+def test_output_of_the_command_that_ended_it(shell_job: Job, shared: bool) -> None:
     tolerated = "ls /no1 || echo none\necho between >&2\nls /no2; echo no"
-    _, own = ending(job, tolerated, shared=shared)
+    _, own = ending(shell_job, tolerated, shared=shared)
     assert len(own) == 1
     assert "/no2" in own[0]
-    assert ending(job, "echo a >&2\necho one; printf two\nsh -c 'echo three; exit 1'", shared=shared)[1] == ["twothree"]
-    assert ending(job, "ls /no || { echo failed; exit 1; }", shared=shared)[1][0] == "failed"
-    assert ending(job, "echo limit >&2\nexit 1", shared=shared)[1] == []
-    assert "/no2" in ending(job, "exec >/dev/null\nls /no1 || true\n{ ls /no2; } >out", shared=shared)[1][0]
+    assert ending(shell_job, "echo a >&2\necho one; printf two\nsh -c 'echo three; exit 1'", shared=shared)[1] == [
+        "twothree"
+    ]
+    assert ending(shell_job, "ls /no || { echo failed; exit 1; }", shared=shared)[1][0] == "failed"
+    assert ending(shell_job, "echo limit >&2\nexit 1", shared=shared)[1] == []
+    assert "/no2" in ending(shell_job, "exec >/dev/null\nls /no1 || true\n{ ls /no2; } >out", shared=shared)[1][0]
     quick = "for i in $(seq 1000); do echo $i; done\nls /no"
-    assert ending(job, quick, shared=shared)[1] == []  # not known: the trap went
+    assert ending(shell_job, quick, shared=shared)[1] == []  # not known: the trap went
     slow = f"for i in $(seq {CHECKED + 1}); do sleep 0.01; done\nls /no"
-    assert len(ending(job, slow, shared=shared)[1]) == 1
+    assert len(ending(shell_job, slow, shared=shared)[1]) == 1
 
 
 @pytest.mark.parametrize("shared", [True, False], ids=["shared", "own"])
-def test_a_script_sees_nothing_of_it(site: Site, shared: bool) -> None:
+def test_a_script_sees_nothing_of_it(shell_job: Job, shared: bool) -> None:
     script = (
         'set -u\nset -- a b\ntrue && echo last: $_ $? "$*" $LINENO\necho $-\n'
         "trap 'echo err $BASH_COMMAND $LINENO' ERR\ntrap 'echo bye $?' EXIT\n"
@@ -210,17 +198,16 @@ def test_a_script_sees_nothing_of_it(site: Site, shared: bool) -> None:
         "f() { echo f; return 3; }\nf"
     )
     outputs = []
-    with site.job() as job:
-        for observed in (True, False):
-            heard: list[bytes] = []
+    for observed in (True, False):
+        heard: list[bytes] = []
 
-            def hear(stream: Stream, data: bytes, heard: list[bytes] = heard) -> None:
-                heard.append(data)
+        def hear(stream: Stream, data: bytes, heard: list[bytes] = heard) -> None:
+            heard.append(data)
 
-            share = Share(first=True, last=True) if shared else None
-            command = Command(script=script, shell=BASH, share=share, observed=observed)
-            code = job.session.run(command, hear, Cancel()).code
-            outputs.append((code, sorted(b"".join(heard).splitlines())))
+        share = Share(first=True, last=True) if shared else None
+        command = Command(script=script, shell=BASH, share=share, observed=observed)
+        code = shell_job.session.run(command, hear, Cancel()).code
+        outputs.append((code, sorted(b"".join(heard).splitlines())))
     assert outputs[0] == outputs[1]
     assert (outputs[0][0], b"bye 3" in outputs[0][1]) == (3, True)
 
@@ -232,17 +219,16 @@ def test_a_script_sees_nothing_of_it(site: Site, shared: bool) -> None:
         ("f() { trap 'echo trapped' ERR; g; }\ng() { false; true; }\nset +e", 0),
     ],
 )
-def test_a_trap_that_a_file_sets_is_not_inherited(site: Site, text: str, times: int) -> None:
+def test_a_trap_that_a_file_sets_is_not_inherited(shell_job: Job, text: str, times: int) -> None:
     heard: list[bytes] = []
-    with site.job() as job:
-        script = f"cat >lib.sh <<'E'\n{text}\nE\n. ./lib.sh\nf\nexit 1"
-        command = Command(script=script, shell=BASH, share=Share(first=True, last=True), observed=True)
-        assert job.session.run(command, lambda _, data: heard.append(data), Cancel()).code == 1
+    script = f"cat >lib.sh <<'E'\n{text}\nE\n. ./lib.sh\nf\nexit 1"
+    command = Command(script=script, shell=BASH, share=Share(first=True, last=True), observed=True)
+    assert shell_job.session.run(command, lambda _, data: heard.append(data), Cancel()).code == 1
     assert b"".join(heard).count(b"trapped") == times
 
 
-def test_a_plain_sh_tells_the_line_if_it_knows_it(job: Job) -> None:
-    found, _ = ending(job, "echo a\ntest -f no", shared=False, shell=SH)
+def test_a_plain_sh_tells_the_line_if_it_knows_it(shell_job: Job) -> None:
+    found, _ = ending(shell_job, "echo a\ntest -f no", shared=False, shell=SH)
     assert found is None or (found.command, found.line) == ("test -f no", 2)
 
 

@@ -15,16 +15,10 @@ from loom.providers.driver.steps import AUTO, SH
 from loom.status import Ended, Status
 
 if TYPE_CHECKING:
-    from conftest import Site
+    from conftest import Job, Site
 
 BASH = AUTO["bash"]
 FIRST, NEXT, LAST = Share(first=True), Share(), Share(last=True)
-
-
-@pytest.fixture(params=["host", pytest.param("bind_mount", marks=pytest.mark.docker)])
-def site(request: pytest.FixtureRequest) -> Site:
-    where: Site = request.getfixturevalue("host_site" if request.param == "host" else "docker_site")
-    return where
 
 
 @pytest.fixture(params=[BASH, SH], ids=["bash", "sh"])
@@ -60,73 +54,67 @@ CASES = {
 }
 
 
-def test_steps_in_one_shell(site: Site, shell: tuple[str, ...]) -> None:
-    with site.job() as job:
-        for name, (scripts, codes, out) in CASES.items():
-            ran = job.run_in_one_shell(*scripts, shell=shell)
-            assert (name, [each.code for each in ran], b"".join(each.out for each in ran).decode()) == (
-                name,
-                codes,
-                out,
-            )
-            assert job.run("echo after").out == b"after\n", name
-
-
-def test_each_step_has_its_own_output_and_outputs_for_later_steps(site: Site, shell: tuple[str, ...]) -> None:
-    with site.job() as job:
-        one, two = job.run_in_one_shell(
-            'echo 1; echo e1 >&2; echo "A=b c" >>"$LOOM_ENV"',
-            'echo 2; echo e2 >&2; echo s3cr >>"$LOOM_MASK"',
-            shell=shell,
+def test_steps_in_one_shell(shell_job: Job, shell: tuple[str, ...]) -> None:
+    for name, (scripts, codes, out) in CASES.items():
+        ran = shell_job.run_in_one_shell(*scripts, shell=shell)
+        assert (name, [each.code for each in ran], b"".join(each.out for each in ran).decode()) == (
+            name,
+            codes,
+            out,
         )
-        assert (one.out, one.err, two.out, two.err) == (b"1\n", b"e1\n", b"2\n", b"e2\n")
-        assert (job.session.handed_on(), job.session.reported()["mask"]) == ({"A": "b c"}, [b"s3cr"])
+        assert shell_job.run("echo after").out == b"after\n", name
 
 
-def test_a_trace_goes_on_and_shows_nothing_of_ours_but_the_file(site: Site) -> None:
-    with site.job() as job:
-        _, traced = job.run_in_one_shell("set -x", "echo hi", shell=BASH)
+def test_each_step_has_its_own_output_and_outputs_for_later_steps(shell_job: Job, shell: tuple[str, ...]) -> None:
+    one, two = shell_job.run_in_one_shell(
+        'echo 1; echo e1 >&2; echo "A=b c" >>"$LOOM_ENV"',
+        'echo 2; echo e2 >&2; echo s3cr >>"$LOOM_MASK"',
+        shell=shell,
+    )
+    assert (one.out, one.err, two.out, two.err) == (b"1\n", b"e1\n", b"2\n", b"e2\n")
+    assert (shell_job.session.handed_on(), shell_job.session.reported()["mask"]) == ({"A": "b c"}, [b"s3cr"])
+
+
+def test_a_trace_goes_on_and_shows_nothing_of_ours_but_the_file(shell_job: Job) -> None:
+    _, traced = shell_job.run_in_one_shell("set -x", "echo hi", shell=BASH)
     assert [line for line in traced.err.decode().splitlines() if "step" not in line] == ["++ echo hi", "+ exit 0"]
 
 
-def test_what_a_step_changed_stays_and_what_the_caller_changes_arrives(site: Site, shell: tuple[str, ...]) -> None:
-    with site.job() as job:
-        given = {"MINE": "old", "STEP": "1", "QUOTED": "it's\n$HOME"}
-        job.run("MINE=new", shell=shell, environment=given, share=FIRST)
-        ran = job.run('echo "$MINE $STEP $QUOTED"', shell=shell, environment={**given, "STEP": "it's\n2"}, share=LAST)
+def test_what_a_step_changed_stays_and_what_the_caller_changes_arrives(shell_job: Job, shell: tuple[str, ...]) -> None:
+    given = {"MINE": "old", "STEP": "1", "QUOTED": "it's\n$HOME"}
+    shell_job.run("MINE=new", shell=shell, environment=given, share=FIRST)
+    ran = shell_job.run('echo "$MINE $STEP $QUOTED"', shell=shell, environment={**given, "STEP": "it's\n2"}, share=LAST)
     assert ran.out == b"new it's\n2 it's\n$HOME\n"
 
 
-def test_another_shell_goes_on_where_the_last_saved_step_ended(site: Site) -> None:
-    with site.job() as job:
-        job.run(
-            "mkdir -p sub; cd sub; plain=1; export LIST='a b'; arr=(x 'y z'); f() { echo f$1; }",
-            shell=BASH,
-            share=FIRST,
-        )
-        failed = job.run("cd /; plain=2; false", shell=BASH, share=NEXT)
-        assert (failed.exit.status, failed.exit.goes_on) == (Status.FAILURE, False)
-        again = job.run('f 1; echo "${PWD##*/} $plain $LIST ${arr[1]}"; [[ $- == *e* ]]', shell=BASH, share=LAST)
+def test_another_shell_goes_on_where_the_last_saved_step_ended(shell_job: Job) -> None:
+    shell_job.run(
+        "mkdir -p sub; cd sub; plain=1; export LIST='a b'; arr=(x 'y z'); f() { echo f$1; }",
+        shell=BASH,
+        share=FIRST,
+    )
+    failed = shell_job.run("cd /; plain=2; false", shell=BASH, share=NEXT)
+    assert (failed.exit.status, failed.exit.goes_on) == (Status.FAILURE, False)
+    again = shell_job.run('f 1; echo "${PWD##*/} $plain $LIST ${arr[1]}"; [[ $- == *e* ]]', shell=BASH, share=LAST)
     assert (again.out, again.err, again.code) == (b"f1\nsub 1 a b y z\n", b"", 0)
 
 
-def test_plain_sh_goes_on_without_functions(site: Site) -> None:
-    with site.job() as job:
-        job.run("mkdir -p sub; cd sub; plain='it''s'; export Q=2", shell=SH, share=FIRST)
-        job.run("false", shell=SH, share=NEXT)
-        again = job.run('echo "${PWD##*/} $plain $Q"; false; echo no', shell=SH, share=LAST)
+def test_plain_sh_goes_on_without_functions(shell_job: Job) -> None:
+    shell_job.run("mkdir -p sub; cd sub; plain='it''s'; export Q=2", shell=SH, share=FIRST)
+    shell_job.run("false", shell=SH, share=NEXT)
+    again = shell_job.run('echo "${PWD##*/} $plain $Q"; false; echo no', shell=SH, share=LAST)
     assert (again.out, again.code) == (b"sub its 2\n", 1)
 
 
-def test_a_shell_that_cannot_go_on_says_so(site: Site, shell: tuple[str, ...]) -> None:
-    with site.job() as job:
+def test_a_shell_that_cannot_go_on_says_so(shell_site: Site, shell: tuple[str, ...]) -> None:
+    with shell_site.job() as job:
         ran = job.run("false; echo no", shell=shell, share=NEXT)
     assert (ran.code, b"are not there any more" in ran.err) == (1, True)
 
 
-def test_a_step_out_of_time_ends_the_shell_and_its_processes(site: Site, shell: tuple[str, ...]) -> None:
+def test_a_step_out_of_time_ends_the_shell_and_its_processes(shell_site: Site, shell: tuple[str, ...]) -> None:
     mark = f"600.{secrets.randbelow(10**9):09}"
-    with site.job(grace_s=5) as job:
+    with shell_site.job(grace_s=5) as job:
         assert job.run(f"(sleep {mark}; echo late >late) & :", shell=shell, share=FIRST).exit.goes_on
         ran = job.run("sleep 60", shell=shell, share=NEXT, timeout_s=0.5)
         assert (ran.exit.ended, ran.exit.goes_on) == (Ended.TIMED_OUT, False)
@@ -135,10 +123,10 @@ def test_a_step_out_of_time_ends_the_shell_and_its_processes(site: Site, shell: 
         assert job.run_in_one_shell("echo again", shell=shell)[0].out == b"again\n"
 
 
-def test_a_canceled_step_that_ignores_the_signal_is_killed(site: Site, shell: tuple[str, ...]) -> None:
+def test_a_canceled_step_that_ignores_the_signal_is_killed(shell_site: Site, shell: tuple[str, ...]) -> None:
     cancel = Cancel()
     timer = threading.Timer(0.5, lambda: cancel.request(None))
-    with site.job(grace_s=0.3) as job:
+    with shell_site.job(grace_s=0.3) as job:
         assert job.run("trap '' TERM", shell=shell, share=FIRST).exit.goes_on
         timer.start()
         ran = job.run("while :; do sleep 0.1; done", shell=shell, share=LAST, cancel=cancel)
@@ -146,21 +134,20 @@ def test_a_canceled_step_that_ignores_the_signal_is_killed(site: Site, shell: tu
         assert job.run("echo next").out == b"next\n"
 
 
-def test_a_shell_that_is_still_open_ends_before_another_command(site: Site, shell: tuple[str, ...]) -> None:
-    with site.job() as job:
+def test_a_shell_that_is_still_open_ends_before_another_command(shell_site: Site, shell: tuple[str, ...]) -> None:
+    with shell_site.job() as job:
         job.run("trap 'echo bye >bye' EXIT", shell=shell, share=FIRST)
         assert job.run("cat bye").out == b"bye\n"
         job.run("trap 'echo again >bye' EXIT", shell=shell, share=FIRST)
-    assert (site.workspace / "bye").read_text() == "again\n"
+    assert (shell_site.workspace / "bye").read_text() == "again\n"
 
 
 @pytest.mark.docker
-def test_every_sh(any_sh: Site) -> None:
-    with any_sh.job() as job:
-        ran = job.run_in_one_shell("X=1; f() { echo f; }", 'f; echo "$X"', "false", "echo no", shell=SH)
-        assert ([each.code for each in ran], ran[1].out) == ([0, 0, 1], b"f\n1\n")
-        assert job.run('echo "$X"; f', shell=("sh",), share=NEXT).out.startswith(b"1\n")
-        assert job.run("echo after").out == b"after\n"
+def test_every_sh(sh_job: Job) -> None:
+    ran = sh_job.run_in_one_shell("X=1; f() { echo f; }", 'f; echo "$X"', "false", "echo no", shell=SH)
+    assert ([each.code for each in ran], ran[1].out) == ([0, 0, 1], b"f\n1\n")
+    assert sh_job.run('echo "$X"; f', shell=("sh",), share=NEXT).out.startswith(b"1\n")
+    assert sh_job.run("echo after").out == b"after\n"
 
 
 @pytest.mark.docker

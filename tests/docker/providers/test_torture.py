@@ -24,7 +24,7 @@ from tests.support.effort import effort
 from tests.support.waiting import promptly, until
 
 if TYPE_CHECKING:
-    from conftest import Site
+    from conftest import Job, Site
 
 pytestmark = pytest.mark.docker
 
@@ -39,12 +39,16 @@ SURVIVED = [
 ]
 
 
-def test_a_job_survives_what_a_step_does_to_its_processes(any_sh: Site) -> None:
-    with any_sh.job() as job:
-        for script, code in SURVIVED:
-            assert job.run(script).code == code, script
-            ran = job.run("echo next")
-            assert (ran.code, ran.out) == (0, b"next\n"), script
+def test_the_guard_of_an_empty_container_is_gone_before_the_first_step(sh_job: Job) -> None:
+    # This test is the first that uses this session.
+    assert b"sleep\x00120" not in sh_job.run("cat /proc/[0-9]*/cmdline 2>/dev/null; true").out
+
+
+def test_a_job_survives_what_a_step_does_to_its_processes(sh_job: Job) -> None:
+    for script, code in SURVIVED:
+        assert sh_job.run(script).code == code, script
+        ran = sh_job.run("echo next")
+        assert (ran.code, ran.out) == (0, b"next\n"), script
 
 
 def test_a_step_that_kills_the_driver_ends_the_job_as_its_own_failure(any_sh: Site) -> None:
@@ -68,40 +72,36 @@ def test_nothing_that_a_step_prints_is_a_boundary(any_sh: Site) -> None:
         assert (ran.code, ran.out) == (4, forged + b"\n")
 
 
-def test_the_token_is_not_where_a_step_would_look(any_sh: Site) -> None:
-    with any_sh.job() as job:
-        ran = job.run(
-            'for f in /proc/[0-9]*/environ /proc/[0-9]*/cmdline; do while IFS= read -r l || [ -n "$l" ]; do echo "$l"; done <$f; done;'
-            "set"
-        )
-        assert b"\x1eloom" not in ran.out
+def test_the_token_is_not_where_a_step_would_look(sh_job: Job) -> None:
+    ran = sh_job.run(
+        'for f in /proc/[0-9]*/environ /proc/[0-9]*/cmdline; do while IFS= read -r l || [ -n "$l" ]; do echo "$l"; done <$f; done;'
+        "set"
+    )
+    assert b"\x1eloom" not in ran.out
 
 
 NOW = "read -r up _ </proc/uptime; up=${up%.*}${up#*.}"
 PAUSE = f"{NOW}; end=$((up + 70)); while [ $up -lt $end ]; do {NOW}; done"
 
 
-def test_silence_floods_and_trickles(any_sh: Site) -> None:
+def test_silence_floods_and_trickles(sh_job: Job) -> None:
     flood = "i=0; while [ $i -lt 40000 ]; do i=$((i+1)); echo line $i; done"
     trickle = "for i in 1 2 3 4 5; do echo $i; n=9000; while [ $n != 0 ]; do n=$((n-1)); done; echo $i >&2; done"
-    with any_sh.job() as job:
-        ran = job.run(f"echo a; {PAUSE}; echo b >&2; echo c")
-        assert (ran.out, ran.err) == (b"a\nc\n", b"b\n")
-        shared = job.run_in_one_shell(f"{flood}; {PAUSE}; printf last", trickle, "exit 5")
+    ran = sh_job.run(f"echo a; {PAUSE}; echo b >&2; echo c")
+    assert (ran.out, ran.err) == (b"a\nc\n", b"b\n")
+    shared = sh_job.run_in_one_shell(f"{flood}; {PAUSE}; printf last", trickle, "exit 5")
     assert shared[0].out == b"".join(b"line %d\n" % number for number in range(1, 40001)) + b"last"
     assert (shared[1].out, shared[1].err, shared[2].code) == (b"1\n2\n3\n4\n5\n",) * 2 + (5,)
 
 
-def test_many_steps(any_sh: Site) -> None:
-    with any_sh.job() as job:
-        for number in range(effort(100, 300)):
-            assert job.run(f"echo {number}").out == b"%d\n" % number
+def test_many_steps(sh_job: Job) -> None:
+    for number in range(effort(100, 300)):
+        assert sh_job.run(f"echo {number}").out == b"%d\n" % number
 
 
-def test_very_many_lines(any_sh: Site) -> None:
+def test_very_many_lines(sh_job: Job) -> None:
     lines = effort(30_000, 1_000_000)
-    with any_sh.job() as job:
-        ran = job.run(f"i=0; while [ $i -lt {lines} ]; do echo $i; i=$((i+1)); done")
+    ran = sh_job.run(f"i=0; while [ $i -lt {lines} ]; do echo $i; i=$((i+1)); done")
     assert ran.out == b"".join(b"%d\n" % number for number in range(lines))
 
 
@@ -225,18 +225,12 @@ def test_a_container_that_nobody_comes_to_ends_by_itself(any_sh: Site, engine: d
         container.remove(force=True)
 
 
-def test_the_guard_of_an_empty_container_is_gone_before_the_first_step(any_sh: Site) -> None:
-    with any_sh.job() as job:
-        assert b"sleep\x00120" not in job.run("cat /proc/[0-9]*/cmdline 2>/dev/null; true").out
-
-
 # Limits and manners
 
 
-def test_the_kernel_ends_a_step_before_the_driver_where_memory_runs_out(any_sh: Site) -> None:
-    with any_sh.job() as job:
-        driver, step = job.run("cat /proc/1/oom_score_adj /proc/self/oom_score_adj").out.split()
-        assert int(step) == int(driver) + 100
+def test_the_kernel_ends_a_step_before_the_driver_where_memory_runs_out(sh_job: Job) -> None:
+    driver, step = sh_job.run("cat /proc/1/oom_score_adj /proc/self/oom_score_adj").out.split()
+    assert int(step) == int(driver) + 100
 
 
 def test_running_out_of_memory_is_reported_as_such(docker_site: Site) -> None:
@@ -442,10 +436,6 @@ def test_podman_ends_a_killed_looms_container_too(podman_site: Site, podman: doc
 
 def podman_url(client: docker.DockerClient) -> str:
     return f"unix://{client.api._custom_adapter.socket_path}"
-
-
-def test_a_job_in_podman_survives_what_a_step_does(podman_site: Site) -> None:
-    test_a_job_survives_what_a_step_does_to_its_processes(podman_site)
 
 
 # In parallel
