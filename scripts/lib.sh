@@ -486,10 +486,14 @@ other_machines() {
 
 # other_machine PLACE: one of them. In the background of a script: what it starts has a session of its own.
 other_machine() {
-  local place=$1 pid
+  local place=$1 pid memory=
   printf 'nameserver 10.0.2.3\n' >"$place/resolv.conf"
+  # In memory, a container starts in two thirds of the time: an engine waits for the disk at each step.
+  mkdir "$place/data"
+  if (($(awk '/^MemAvailable/ { print $2 }' /proc/meminfo) > 6000000)); then memory="mount -t tmpfs none '$place/data'"; fi
   setsid unshare --net --mount --propagation private sh -c "ip link set lo up
     mount --bind '$place/resolv.conf' /etc/resolv.conf
+    $memory
     exec dockerd --data-root '$place/data' --exec-root '$place/exec' --pidfile '$place/pid' -H 'unix://$place/engine.sock'" \
     >"$place/log" 2>&1 </dev/null &
   pid=$!
