@@ -110,6 +110,7 @@ _FACTS: Mapping[str, type[Struct]] = {
         left_out=list[_LEFT_OUT_PATH],  # type: ignore[valid-type]
         submodules=list[_data(changed=Count)],  # type: ignore[misc]
     ),
+    "files_copied": _data("files of", files=Count, of=Count),
     "engine_answered": _data("engine", engine=str),
     "results_reused": _data("jobs", jobs=dict[str, _REUSED_JOB]),  # type: ignore[valid-type]
     "steps_reused": _data("resumed jobs", resumed=bool, jobs=list[_REUSED_STEPS]),  # type: ignore[valid-type]

@@ -192,6 +192,8 @@ class Screen:
                 self._job_width = min(40, max([8, *(len(job["id"]) for job in data["jobs"])]))
             case "engine_answered" if self._look.detail is Detail.VERBOSE:
                 yield self._look.styled(f"  engine {data['engine']}", "dim")
+            case "files_copied" if not self._look.calm:
+                yield self._look.styled(f"  copying: {data['files']:,} of {data['of']:,} files", "dim")
             case "snapshot_taken":
                 yield from self._snapshot(data)
             case "notice":

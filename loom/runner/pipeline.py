@@ -195,9 +195,7 @@ class Execution:
             taken = taking.result(snapshot.SnapshotCanceled("interrupted while the workspace was being filled"))
             self._start.taking = None
             return taken
-        source, umask = self._tools.cloned(self._run, self._run.clone), self._run.plan.umask
-        known = self._tools.store.workspaces.known(self._workspace)
-        return snapshot.take(source, self._workspace, cancel=self._cancel, umask=umask, known=known)
+        return self._start.take(self._cancel)
 
     def _keep_build_inputs(self) -> None:
         run = self._run

@@ -6,13 +6,13 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
 from loom import __version__, snapshot
+from loom.cancel import Cancel
 from loom.errors import LoomError
 from loom.record.documents import plain
 from loom.record.event_files import read_phases
@@ -37,6 +37,9 @@ if TYPE_CHECKING:
     from loom.snapshot import Snapshot
 
 
+_TOLD_EACH_NS = 5 * 10**9
+
+
 class RunStart(Struct, kw_only=True):
     """The record, the empty workspace and the opening sessions of the first jobs; or the `problem` that ends the run."""
 
@@ -54,6 +57,19 @@ class RunStart(Struct, kw_only=True):
     taking: Work[Snapshot] | None = None
     """The snapshot, which a thread takes while the engine is reached; None once somebody has it."""
     problem: LoomError | None = None
+
+    def take(self, cancel: Cancel) -> Snapshot:
+        """Take the snapshot into the workspace, and record every five seconds how far it is."""
+        run, tools, told_ns = self.run, self.tools, self.tools.clock_ns()
+
+        def tell(files: int, of: int) -> None:
+            nonlocal told_ns
+            if tools.clock_ns() - told_ns > _TOLD_EACH_NS:
+                told_ns = tools.clock_ns()
+                self.journal.fact(RUN, PhaseCode.RUN_BOOTSTRAP, "files_copied", {"files": files, "of": max(files, of)})
+
+        source, known = tools.cloned(run, run.clone), tools.store.workspaces.known(self.workspace)
+        return snapshot.take(source, self.workspace, cancel=cancel, on_progress=tell, umask=run.plan.umask, known=known)
 
     def undo(self) -> None:
         """Close sessions that no job took, and remove an empty workspace. Safe to repeat."""
@@ -116,10 +132,7 @@ def start(run: Run, tools: RunTools, watch: Watch, prepared: NextRun | None = No
                 make_workspace(tools.store, workspace, run_id=run.run_id, repo_root=run.repo_root)
                 # One job alone needs the engine first, since its container starts without the files.
                 if not opener.alone and any(one.capabilities.isolated for one in tools.providers.values()):
-                    files = tools.store.workspaces.known(workspace)
-                    take = partial(snapshot.take, workspace=workspace, umask=run.plan.umask, known=files)
-                    source = partial(tools.cloned, run, run.clone)
-                    started.taking = Work(lambda cancel: take(source(), cancel=cancel), tools.cancel, name="snapshot")
+                    started.taking = Work(started.take, tools.cancel, name="snapshot")
             if not run.attached:
                 preflight(run.plan, tools, run.done)
             if filled is None:
