@@ -87,7 +87,15 @@ class Here(Struct, frozen=True, kw_only=True, dict=True):
             from loom.commands.project.bundle_file import unpacked  # late: only for a bundle
 
             return unpacked(Path(run), self.config.cache_dir / BUNDLES).reading
-        entry = self.store.find(run, repo_root=self.root)
+        try:
+            entry = self.store.find(run, repo_root=self.root)
+        except RequestError as error:
+            newest = next(self.store.families(self.root), None) if error.code == "RUN_UNKNOWN" else None
+            job = Reading(newest[0]).fold.jobs.get(run) if newest else None
+            if job is None or "child_started" not in job.facts:
+                raise
+            # A repetition of the last run, such as `unit (2 of 20)`.
+            entry = self.store.find(job.facts["child_started"]["run_id"], repo_root=self.root)
         return Reading(entry, foreign=not self.store.has_record(entry))
 
     def workflow(self, named: str | Path | None = None) -> Path:

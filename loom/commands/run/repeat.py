@@ -61,11 +61,11 @@ def repeat(
 
 def _plan_of(plan: Plan, times: int) -> Plan:
     """Return the plan of the run that stands for all: a job for each repetition."""
-    digits = len(str(times))
+    what = plan.jobs[0].id if len(plan.jobs) == 1 else "run"
     jobs = tuple(
         Job(
-            id=f"{_STAGE}.{number:0{digits}d}",
-            name=f"{_STAGE}.{number:0{digits}d}",
+            id=f"{what} ({number} of {times})",
+            name=f"{what} ({number} of {times})",
             stage=_STAGE,
             steps=(),
             provider=plan.jobs[0].provider,

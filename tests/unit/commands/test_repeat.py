@@ -57,6 +57,8 @@ def test_the_files_of_all_are_those_of_the_first_moment(project: Project, tmp_pa
     assert code == 0, out
     assert "failed: 0 of 3, 0 %" in out
     runs = [run["run_id"] for run in project.runs()[1:]]
+    shown = project.loom("diff", "test (1 of 3)", "test (3 of 3)", "--json")[1]
+    assert {json.loads(shown)[key] for key in ("run_a", "run_b")} == {runs[0], runs[2]}
     assert [project.output("test", run).strip() for run in runs] == ["same"] * 3
     code, shown, _ = project.loom("rerun")
     assert (code, "is a repetition of an earlier command" in shown) == (1, True), shown
