@@ -12,7 +12,7 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from loom.analysis import formats, patterns
-from loom.analysis.ending import Ending, by_make, by_shell, ending_of, is_silent, locations_in_step
+from loom.analysis.ending import NOT_RUN, Ending, by_make, by_shell, ending_of, is_silent, locations_in_step
 from loom.analysis.history import SameInput, SinceGreen
 from loom.analysis.locations import MOST_LOCATIONS, Location, WorkingDirectories, is_foreign
 from loom.analysis.named_files import Look, look_at
@@ -255,10 +255,11 @@ def diagnose(evidence: Evidence) -> Diagnosis:
         else next((line for line in reversed(texts(own)) if says and says in line), None)
         or known_at_end(output.reason, lambda line: bool(readings.of(line)), (ended and ended.command) or command or "")
     )
+    not_run = bool(known and ending.get("exit_code") in (126, 127) and not background and NOT_RUN.search(known))
     telling = None if silent else known or _telling_line(of_output, output, at, of_loom)
     read_line = (
         readings.of(known)
-        if known and failed and _is_read(output, known, command, ended, background=background)
+        if known and failed and (_is_read(output, known, command, ended, background=background) or not_run)
         else []
     )
     if (ending.get("status") == "timed_out" or section == Section.CHILD) and not read_line:

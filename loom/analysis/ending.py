@@ -95,7 +95,7 @@ _FACTS: Sequence[tuple[str, Literal["kernel", "loom"], str, str]] = (
 _STOPPED: Mapping[str, tuple[str, str]] = {
     "canceled": (
         "the job was stopped from outside: ^C, a signal to loom, or `fail_fast` after another job failed",
-        "nothing in this job failed; see the other jobs, or run it again",
+        "it did not end by itself, so nothing is known of its result; see the other jobs, or run it again",
     ),
     "interrupted": (
         "nobody recorded the end: loom was killed, or the machine went down, or its disk was full",
@@ -131,7 +131,7 @@ _ABOUT = re.compile(
 """What a shell's message is about: a command that a signal ended, or a name."""
 
 
-_NOT_RUN = re.compile(r"(?:^|: )(?:command )?not found$|: (?:Permission denied|cannot execute)")
+NOT_RUN = re.compile(r"(?:^|: )(?:command )?not found$|: (?:Permission denied|cannot execute)")
 """The words for a command that could not run, which then gives 126 or 127."""
 
 
@@ -196,7 +196,7 @@ def _words(ended: Mapping[str, Any], own: Sequence[str]) -> str | None:
         file = None if _OF_STEP.search(match["file"]) else from_root(match["file"])
         about = _ABOUT.match(match["words"])
         name = about and (about["killed"] or about["name"]).strip()
-        if _NOT_RUN.search(match["words"]) and ended["code"] not in (126, 127):
+        if NOT_RUN.search(match["words"]) and ended["code"] not in (126, 127):
             continue  # of a command that the list survived
         if name and name in ended["command"] and (file, int(match["line"])) == place:
             return match["words"].strip()
