@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -61,6 +62,10 @@ def app_for(arguments: Sequence[str]) -> typer.Typer:
     """Build the command tree, limited to what `arguments` need: see `util.startup`."""
     known = {command: module for module, commands in MODULES.items() for command in commands}
     wanted = [command for command in known if arguments and arguments[0] == command]
+    if len(arguments) > 1 and arguments[0] in ("--install-completion", "--show-completion"):
+        os.environ["_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION"] = (
+            "1"  # typer's way to take the shell's name from here
+        )
     app = typer.Typer(
         name="loom",
         cls=GroupedCommands,

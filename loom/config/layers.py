@@ -141,8 +141,9 @@ def _built_in(environ: Mapping[str, str], home: Path | None) -> tuple[dict[str, 
         origins["tmp_dir"] = ValueOrigin(layer="environment", source="TMPDIR")
     values["state_dir"] = (_xdg(environ, "XDG_STATE_HOME", ".local/state") or values["tmp_dir"]) / "loom"
     values["cache_dir"] = (_xdg(environ, "XDG_CACHE_HOME", ".cache") or values["tmp_dir"]) / "loom"
-    if environ.get("NO_COLOR"):
-        values["color"], origins["color"] = "never", ValueOrigin(layer="environment", source="NO_COLOR")
+    for name, color in (("FORCE_COLOR", "always"), ("NO_COLOR", "never")):
+        if environ.get(name, "") not in ("", "0"):
+            values["color"], origins["color"] = color, ValueOrigin(layer="environment", source=name)
     return values, origins
 
 

@@ -133,7 +133,9 @@ def _take(
             full = error.errno in (errno.ENOSPC, errno.EDQUOT)
             raise SnapshotError(
                 f"{readable(path)}: {error.strerror or error}",
-                hint="free some space there, or point TMPDIR at another disk" if full else "check its permissions",
+                hint="free some space there, or name another disk with LOOM_TMP_DIR"
+                if full
+                else "check its permissions",
                 code="WORKSPACE_NOT_WRITTEN" if full else None,
             ) from error
         raise

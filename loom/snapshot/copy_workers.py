@@ -155,7 +155,9 @@ class CopyPool:
 
 def could_not_write(target: Path, failure: copy_files.WriteFailed) -> SnapshotError:
     path, number = failure.args
-    hint = "free some space there, or point TMPDIR at another disk" if number in _FULL else "check its permissions"
+    hint = (
+        "free some space there, or name another disk with LOOM_TMP_DIR" if number in _FULL else "check its permissions"
+    )
     return SnapshotError(
         f"{target}: the workspace could not be written: {readable(path)}: {os.strerror(number)}",
         hint=hint,

@@ -87,7 +87,7 @@ class GitFailed(SnapshotError):
         full = "No space left" in reason or "Out of diskspace" in reason  # the latter in git's words
         super().__init__(
             f"{f'{cwd}: ' if cwd else ''}git {arguments[0]} failed: {reason}",
-            hint="free some space there, or point TMPDIR at another disk"
+            hint="free some space there, or name another disk with LOOM_TMP_DIR"
             if full
             else "see what `git status` says there",
         )

@@ -190,7 +190,9 @@ def _as_artifact_error(what: str, archive: Path | None = None) -> Iterator[None]
         path = f"{error.filename}: " if error.filename else ""
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise ArtifactError(
-                f"can't {what}: the disk is full", hint="`loom clean` removes old runs.", code="ARTIFACT_NO_SPACE"
+                f"can't {what}: {path}the disk is full",
+                hint="`loom clean` removes old runs; LOOM_STATE_DIR and LOOM_TMP_DIR name directories on another disk",
+                code="ARTIFACT_NO_SPACE",
             ) from error
         raise ArtifactError(f"can't {what}: {path}{error.strerror or error}") from error
 

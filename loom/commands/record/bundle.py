@@ -42,8 +42,6 @@ def bundle(run: str, output: Path | None, *, full: bool, base: str | None, witho
     here = project.here()
     reading = here.find(run)
     target = output or Path(f"loom-{reading.run_id}{SUFFIX}")
-    if target.suffix != SUFFIX:
-        raise RequestError(f"{target}: the name of a bundle ends in {SUFFIX}")
     settle_objects(here)
     print(_made(here, reading, target, full=full, base=base, without_secret_check=without_secret_check))
 

@@ -877,7 +877,7 @@ def test_helpers_of_a_copy_that_fails_are_ended_and_do_not_go_on(tmp_path: Path)
 
 
 def test_the_hint_of_a_failed_write_is_for_its_reason() -> None:
-    full = "free some space there, or point TMPDIR at another disk"
+    full = "free some space there, or name another disk with LOOM_TMP_DIR"
     for number, hint in ((errno.ENOSPC, full), (errno.EDQUOT, full), (errno.EROFS, "check its permissions")):
         error = copy_workers.could_not_write(Path("/w"), copy_files.WriteFailed("a/b", number))
         assert str(error) == f"/w: the workspace could not be written: a/b: {os.strerror(number)}\n{hint}"

@@ -506,7 +506,11 @@ def test_a_damaged_or_changed_archive(workspace: Path, kept: Kept, tmp_path: Pat
         artifacts.restore({tmp_path / "gone.tar.gz": None}, DirectoryView(tmp_path))
 
 
-DISK_FULL = ("the disk is full", "`loom clean` removes old runs.", "ARTIFACT_NO_SPACE")
+DISK_FULL = (
+    "/there: the disk is full",
+    "`loom clean` removes old runs; LOOM_STATE_DIR and LOOM_TMP_DIR name directories on another disk",
+    "ARTIFACT_NO_SPACE",
+)
 OUTSIDE = "Nothing outside of the workspace was touched."
 
 
