@@ -16,7 +16,7 @@ from loom.analysis import formats
 from loom.analysis.diagnosis import ChangedSince, Diagnosis, Evidence, Excerpt, diagnose
 from loom.analysis.history import history
 from loom.analysis.locations import locations_in
-from loom.analysis.named_files import look_below, makers
+from loom.analysis.named_files import look_below, makers, undeclared
 from loom.analysis.output import LINES_READ, output_of, texts
 from loom.analysis.readings import InSource, reading_in_conflict
 from loom.errors import LoomError, RecordError, RequestError
@@ -175,6 +175,8 @@ def _look(
         return found
     with suppress(RecordError, KeyError):
         plan = load_run(reading.paths.plan).plan
+        if plan.job(job_id).inputs is not None:
+            found |= undeclared(plan.job(job_id), found)
         for path, (maker, why) in makers(plan, plan.job(job_id), paths).items():
             seen = found.get(path, InSource(path=path))
             if why and (seen.ignored or path not in found):

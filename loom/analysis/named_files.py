@@ -16,6 +16,7 @@ from loom.errors import LoomError
 from loom.plan.clone import Clone
 from loom.plan.model import Job, Plan
 from loom.storage.selection import PathSelection, pattern_problem
+from loom.util import globs
 from loom.util.untrusted_files import open_regular
 
 Look = Callable[[Sequence[str]], Mapping[str, InSource]]
@@ -34,6 +35,7 @@ _MISSING = (
     re.compile(r"['\"‘`](?P<path>[^'\"’`]+)['\"’`]:? [Nn]o such file"),
     re.compile(r"(?:FileNotFoundException:|rb_sysopen -|access jarfile|-provided path) (?P<path>[^\s:]+)"),
     re.compile(r"cache key.*\"/(?P<path>[^\"]+)\": not found"),
+    re.compile(r"not a git repository .*: (?P<path>\.git)$"),
     re.compile(r"No rule to make target '(?P<path>[^']+)'"),
     re.compile(r"(?<![\w./@+-])(?P<path>[\w./@+-]+): (?:not found|cannot execute: required file not found)\s*$"),
     re.compile(r"(?<![\w./@+-])(?P<path>[\w./@+-]+): \S+: bad interpreter"),
@@ -61,7 +63,7 @@ def _explaining(line: str, seen: InSource, exit_code: int | None) -> InSource | 
         return InSource(path=seen.path, executable=False) if exit_code == 126 and not seen.executable else None
     if seen.maker and seen.path not in line:  # a guess, such as that of a module
         seen = replace(seen, maker="")
-    if seen.ignored or seen.empty_submodule or seen.maker:
+    if seen.ignored or seen.empty_submodule or seen.maker or seen.undeclared:
         return seen
     if seen.crlf and (_BY_SCRIPT.search(line) or seen.script):
         return InSource(path=seen.path, crlf=True)
@@ -135,6 +137,13 @@ def makers(plan: Plan, job: Job, paths: Sequence[str]) -> dict[str, tuple[str, s
         for path in paths
         if selection.takes(path) and not (why and own.takes(path))
     }
+
+
+def undeclared(job: Job, seen: Mapping[str, InSource]) -> dict[str, InSource]:
+    """Return those files of the project that the job does not get, as they are not among its inputs."""
+    declared = [globs.compile(each, below=True) for each in job.inputs or ()]
+    left = {path: one for path, one in seen.items() if not any(glob.fullmatch(path) for glob in declared)}
+    return {path: replace(one, undeclared=job.id) for path, one in left.items() if not one.ignored}
 
 
 def _tells(pattern: str) -> bool:

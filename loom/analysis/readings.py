@@ -59,6 +59,8 @@ class InSource(Struct, frozen=True, kw_only=True):
     """Whether it is a submodule that the job's clone lacks."""
     maker: str = ""
     """The job of which it is an artifact that this one does not get, and why."""
+    undeclared: str = ""
+    """The job that does not get it, as it is not among its inputs."""
 
 
 class Place(Struct, frozen=True, kw_only=True):
@@ -125,6 +127,8 @@ def reading_by_source(line: str, seen: InSource) -> LineReading:
     """Return what the checkout shows of the file that the line names."""
     if seen.maker:
         code = "artifact_not_taken"
+    elif seen.undeclared:
+        code = "undeclared_input"
     elif seen.ignored:
         code = "ignored_file"
     elif seen.empty_submodule:
@@ -134,7 +138,8 @@ def reading_by_source(line: str, seen: InSource) -> LineReading:
     else:
         code = "no_executable_bit" if seen.interpreter is None else "missing_interpreter"
     rule = f" ({seen.rule})" if seen.rule else ""
-    return _coded(code, line, path=seen.path, rule=rule, interpreter=seen.interpreter or "", maker=seen.maker)
+    more = {"rule": rule, "interpreter": seen.interpreter or "", "maker": seen.maker, "job": seen.undeclared}
+    return _coded(code, line, path=seen.path, **more)
 
 
 def reading_in_conflict(line: str, path: str, text: str) -> LineReading | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
 import typer
 
@@ -41,17 +40,6 @@ def attest_verify(
     as_json: bool = options.AS_JSON,
 ) -> None:
     """Check the attestations of a commit. Exit code 0 if a listed person signed that its tree passed, else 1."""
-
-
-@attest.command("ci")
-@done_by("gate.ci")
-def attest_ci(
-    server: Literal["github", "gitlab"] = argument("github|gitlab", "The server.", default=...),
-) -> None:
-    """Print a first job for a server's file: it verifies attestations, so that the jobs that are shown need not run.
-
-    It needs git, jq and ssh-keygen, not loom. Every doubt means that a job runs.
-    """
 
 
 @done_by("gate.signoff")

@@ -53,3 +53,14 @@ def gate_pre_push(trust: bool = options.TRUST) -> None:
 
     LOOM_GATE=off, and `git push --no-verify`, push without it.
     """
+
+
+@gate.command("ci")
+@done_by("gate.ci")
+def gate_ci(
+    server: Literal["github", "gitlab"] = argument("github|gitlab", "The server.", default=...),
+) -> None:
+    """Print a first job for a server's file: it verifies attestations, so that the jobs that are shown need not run.
+
+    It needs git, jq and ssh-keygen, not loom. Every doubt means that a job runs.
+    """

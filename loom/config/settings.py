@@ -127,7 +127,7 @@ class Config:
     images: Images = _key(
         dict, FREE, "Images to run instead, by the names that workflows have: of images, or labels of GitHub's runners."
     )
-    inputs: Inputs = _key(
+    job_inputs: Inputs = _key(
         dict,
         FREE,
         "The files that jobs get of the project, as globs by the jobs' names (guides/gate.md tells what it saves).",
@@ -262,7 +262,7 @@ def _key_of(item: Field[Any], hint: Any) -> ConfigKey:
 _HINTS = get_type_hints(Config, include_extras=True)
 SETTINGS = {item.name: _key_of(item, _HINTS[item.name]) for item in fields(Config) if "internal" not in item.metadata}
 KEYS = tuple(SETTINGS)
-MAPPINGS = frozenset({"github", "gitlab", "images", "inputs", "keepass", "pools"})
+MAPPINGS = frozenset({"github", "gitlab", "images", "job_inputs", "keepass", "pools"})
 """The settings that no variable can give."""
 MEASURES: Mapping[Parse, Callable[[Any], str]] = {
     parse_duration: duration_text,

@@ -44,8 +44,8 @@ def resolve(workflow: Loaded, selection: p.JobSelection, context: p.ResolveConte
         plan = _of(workflow).resolve(workflow, selection, context)
     if context.config.images:
         plan = _with_replacements(plan, context.config.images)
-    if context.config.inputs:
-        plan = _with_inputs(plan, context.config.inputs)
+    if context.config.job_inputs:
+        plan = _with_inputs(plan, context.config.job_inputs)
     if selection.no_delay:
         plan = replace(plan, jobs=tuple(replace(job, delay_s=None) for job in plan.jobs))
     return plan
@@ -91,8 +91,8 @@ def _with_inputs(plan: p.Plan, inputs: Mapping[str, Sequence[str]]) -> p.Plan:
         plain = all(step.is_whole_checkout for step in checkouts) and len(checkouts) < 2
         if job.trigger is not None or job.no_checkout or not plain or (job.clone is not None and not job.clone.files):
             raise RequestError(
-                f"inputs: job {job.id} does not begin with one plain checkout",
-                hint="leave it out of the setting `inputs`",
+                f"job_inputs: job {job.id} does not begin with one plain checkout",
+                hint="leave it out of the setting `job_inputs`",
                 code="INPUTS_NOT_POSSIBLE",
             )
         return replace(job, inputs=tuple(named))

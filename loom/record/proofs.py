@@ -33,7 +33,7 @@ from loom.util.seen_values import key_in, noted
 from loom.util.units import machine
 from loom.util.untrusted_files import read_regular
 
-_NO_MATTER = NOT_REPEATED | {"jobs", "pull", "deploy", "fail_fast", "grace", "inputs", "keepass"}
+_NO_MATTER = NOT_REPEATED | {"jobs", "pull", "deploy", "fail_fast", "grace", "job_inputs", "keepass"}
 """Settings that do not decide how a job ends, or whose effect a key has by itself (images, inputs, secrets)."""
 _OF_RUN = {"LOOM_RUN_ID", "LOOM_PIPELINE_ID", "CI_PIPELINE_ID", "CI_PIPELINE_IID", "CI_PIPELINE_URL"}
 _OF_RUN |= {"CI_PIPELINE_CREATED_AT"}

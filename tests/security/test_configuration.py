@@ -173,7 +173,7 @@ COMMANDS = [
     ["gate", "pre-push"],
     ["attest"],
     ["attest", "verify", "--signers", "README"],
-    ["attest", "ci", "gitlab"],
+    ["gate", "ci", "gitlab"],
     ["signoff"],
 ]
 

@@ -1,4 +1,4 @@
-"""`loom attest ci`: a first job for a server's file, which tells the other jobs what has been shown already."""
+"""`loom gate ci`: a first job for a server's file, which tells the other jobs what has been shown already."""
 
 from __future__ import annotations
 
@@ -89,6 +89,6 @@ SCRIPT
 """
 
 
-def attest_ci(server: Literal["github", "gitlab"]) -> None:
+def gate_ci(server: Literal["github", "gitlab"]) -> None:
     form, indent = (_GITHUB, 10) if server == "github" else (_GITLAB, 6)
     print(form.replace("SCRIPT\n", textwrap.indent(SHOWN, " " * indent)), end="")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from loom.analysis.named_files import look_at, look_below, makers, missing_paths
+from loom.analysis.named_files import look_at, look_below, makers, missing_paths, undeclared
 from loom.analysis.readings import InSource
 from loom.plan.clone import Clone
 from loom.plan.model import Artifacts, Job, Need, NotSelected, Plan
@@ -110,6 +110,20 @@ def test_a_name_that_the_line_does_not_have_is_no_artifact() -> None:
 
     assert look_at(["No module named 'requests'"], None, look, exit_code=1) == {}
     assert look_at(["cat: dist/app: No such file or directory"], None, look, exit_code=1) != {}
+
+
+def test_a_file_of_the_project_that_is_no_input_of_the_job() -> None:
+    job = Job(id="unit", name="unit", stage="test", steps=(), provider="host", inputs=("src", "*.cfg"))
+    lines = ["cat: src/a: No such file or directory", "cat: docs/d: No such file or directory"]
+    lines += [
+        "fatal: not a git repository (or any of the parent directories): .git",
+        "cat: x.env: No such file or directory",
+    ]
+
+    def look(paths: Sequence[str]) -> dict[str, InSource]:
+        return undeclared(job, {path: InSource(path=path, ignored=path == "x.env") for path in paths})
+
+    assert {one.path for one in look_at(lines, None, look, exit_code=1).values()} == {"docs/d", ".git"}
 
 
 def test_the_rule_is_named(checkout: Path) -> None:

@@ -177,6 +177,7 @@ def test_a_command_that_is_missing_on_this_machine() -> None:
         (InSource(path="run.sh", executable=False), "no_executable_bit"),
         (InSource(path="run.sh", script=True, interpreter="/usr/bin/python9"), "missing_interpreter"),
         (InSource(path="lib", empty_submodule=True), "submodule_missing"),
+        (InSource(path="run.sh", undeclared="unit"), "undeclared_input"),
         (InSource(path="run.sh", ignored=True, maker="build, which this run left out"), "artifact_not_taken"),
     ],
 )
