@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import random
 import sys
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from msgspec import Struct
 
@@ -21,7 +20,7 @@ class Policy(Struct, frozen=True, kw_only=True):
     when: Callable[[BaseException], bool]
     attempts: int = sys.maxsize
     limit_s: float = float("inf")
-    """No try begins so long after the first failure."""
+    """No try begins after so long."""
     first_wait_s: float = 0.1
     """Each wait is `factor` times the previous one; a random part of it is used, unless `exact`."""
     factor: float = 2
@@ -29,13 +28,6 @@ class Policy(Struct, frozen=True, kw_only=True):
     exact: bool = False
     asked_s: Callable[[BaseException], float | None] = lambda error: None
     """Return the pause that an error asks for; None: it does not."""
-
-    def pause_s(self, error: BaseException, attempt: int) -> float:
-        asked_s = self.asked_s(error)
-        if asked_s is not None:
-            return asked_s
-        growing_s = min(self.most_wait_s, self.first_wait_s * self.factor ** min(attempt - 1, 99))
-        return growing_s if self.exact else random.uniform(0, growing_s)
 
 
 def retrying(
@@ -53,24 +45,57 @@ def retrying(
     the reason, when it takes long. A try that `worked` before it failed, such as a lost connection, begins the budget again.
     """
     cancel = cancel or Cancel()
-    attempt, began, told = 1, 0.0, False
-    while True:
+
+    def wanted(error: BaseException) -> bool:
+        return policy.when(error) and not cancel.requested
+
+    try:
+        return call()
+    except Exception as error:
+        if not wanted(error):
+            raise
+        failed = error
+    # Late: tenacity takes 50 ms to import, and most calls succeed at once.
+    import tenacity
+
+    first, told = True, False
+
+    def again() -> T:
+        nonlocal failed, first
+        if first or cancel.requested:
+            first = False
+            raise failed
         try:
             return call()
         except Exception as error:
-            if not policy.when(error) or cancel.requested:
-                raise
-            if attempt == 1 or worked():
-                attempt, began, told = 1, time.monotonic(), False
-            pause_s = policy.pause_s(error, attempt)
-            ends_s = time.monotonic() - began + pause_s
-            if attempt >= policy.attempts or ends_s >= policy.limit_s:
-                raise
-            before(error, pause_s, attempt)
-            if not told and ends_s > TELL_S:
-                told = True
-                tell(str(error).partition("\n")[0])
-            cancel.wait(pause_s)
-            if cancel.requested:
-                raise
-            attempt += 1
+            failed = error
+            raise
+
+    def after(state: tenacity.RetryCallState) -> None:
+        nonlocal told
+        if worked():
+            told, state.start_time, state.attempt_number = False, time.monotonic(), 1
+
+    def before_sleep(state: tenacity.RetryCallState) -> None:
+        nonlocal told
+        before(failed, state.upcoming_sleep, state.attempt_number)
+        if not told and time.monotonic() - state.start_time + state.upcoming_sleep > TELL_S:
+            told = True
+            tell(str(failed).partition("\n")[0])
+
+    kind: Any = tenacity.wait_exponential if policy.exact else tenacity.wait_random_exponential
+    growing = kind(multiplier=policy.first_wait_s, exp_base=policy.factor, max=policy.most_wait_s)
+
+    def wait(state: tenacity.RetryCallState) -> float:
+        asked_s = policy.asked_s(failed)
+        return float(growing(state)) if asked_s is None else asked_s
+
+    return tenacity.Retrying(
+        retry=tenacity.retry_if_exception(wanted),
+        wait=wait,
+        stop=tenacity.stop_after_attempt(policy.attempts) | tenacity.stop_before_delay(policy.limit_s),
+        after=after,
+        before_sleep=before_sleep,
+        sleep=cancel.wait,  # type: ignore[arg-type]
+        reraise=True,
+    )(again)
