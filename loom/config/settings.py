@@ -211,6 +211,11 @@ class Config:
         THE_USERS,
         "The size limit of the cache; the oldest entries are removed first.",
     )
+    bucket: str | None = _key(
+        None,
+        THE_USERS,
+        "A bucket that shares caches between machines, such as s3://NAME/PREFIX.",
+    )
     protected_branches: Names | None = _key(
         None,
         THE_USERS,

@@ -21,7 +21,7 @@ NOT_REPEATED = frozenset(
         *("dry_run", "trust", "detach", "repeat"),
         # actions around steps, and what remains after the run
         *("stop_at", "keep", "keep_for", "keep_max_size", "keep_runs", "keep_workspaces", "auto_clean"),
-        *("cache_max_size", "state_dir", "cache_dir", "tmp_dir"),
+        *("cache_max_size", "bucket", "state_dir", "cache_dir", "tmp_dir"),
         # what the user allows
         *("protected_branches", "reported", "gate_accept"),
     }

@@ -33,6 +33,7 @@ from loom.errors import CacheError
 from loom.plan.model import Cache as Spec
 from loom.status import OnOutput
 from loom.storage import tar
+from loom.storage.bucket import Bucket
 from loom.storage.cache_keys import selection_of
 from loom.storage.packing import packing
 from loom.storage.tar import DamagedArchive, Item, TarEntry
@@ -51,6 +52,8 @@ Hit = Literal["exact", "fallback", "miss"]
 _SCHEMA = 2
 _LARGEST_ENTRY = 1 << 24
 _LEVEL = 1
+_MOST_LISTED = 1000
+"""The number of a bucket's entries that are examined for a fallback key."""
 _CHUNK = 1 << 20
 _SECOND = 1_000_000_000
 _TAG = "Signature: 8a477f597d28d172789f06886806bc55\n# This folder holds loom's caches; backups may leave it out.\n"
@@ -118,8 +121,11 @@ class Cache:
         project: str,
         clock: Callable[[], float],
         protected: bool = False,
+        bucket: Bucket | None = None,
     ) -> None:
+        """`bucket` holds entries and archives under the names that they have in the folder, for other machines too."""
         self.folder = folder
+        self._bucket = bucket
         self._max_size = max_size
         self._project = project
         self._clock = clock
@@ -137,6 +143,7 @@ class Cache:
         """Return the first entry that can be used, and what came of it."""
         warnings: list[str] = []
         found, result = None, RestoreResult(hit="miss")
+        self._bring(spec, key, warnings)
         for entry, hit in self._candidates(spec, key, warnings):
             try:
                 result = use(entry, hit)
@@ -172,6 +179,8 @@ class Cache:
         except (OSError, DamagedArchive, UnsafeArchive) as error:
             result = SaveResult(key=key, warning=f"the cache {key!r} can't be saved: {_reason(error)}")
         result = replace(result, skipped=tuple(skipped))
+        if self._bucket is not None and (result.saved or result.unchanged):
+            result = self._share(spec, key, result, self._bucket)
         _say(on_output, _saved_lines(result))
         return result
 
@@ -233,7 +242,8 @@ class Cache:
             return SaveResult(key=key, warning=f"the cache {key!r} can't be saved: {_reason(error)}")
         if result.warning is not None:
             return result
-        return replace(result, saved=True, unchanged=False)
+        result = replace(result, saved=True, unchanged=False)
+        return result if self._bucket is None else self._share(spec, key, result, self._bucket)
 
     def _unpack(self, entry: Stored, hit: Hit, view: WorkspaceView) -> RestoreResult:
         with files.open_regular(self._blob_path(entry.blob)) as blob:
@@ -283,6 +293,65 @@ class Cache:
     def _paths(self, spec: Spec, key: str) -> list[Path]:
         """Return the possible paths of the key's entry, one in each of `_folders`."""
         return [folder / f"{self._identity(spec, key)}.json" for folder in self._folders]
+
+    # The bucket: read before the folder, and given the entries that the folder gets
+
+    def _bring(self, spec: Spec, key: str, warnings: list[str]) -> None:
+        """Download the entry that a restore would take from the bucket, unless the folder has one that is as new."""
+        if self._bucket is None:
+            return
+        try:
+            wanted = self._wanted(spec, key, self._bucket)
+            here = self._read(self._path_of(wanted)) if wanted is not None else None
+            if wanted is None or (here is not None and here.created_at >= wanted.created_at):
+                return
+            if wanted.packed_bytes > self._max_size:
+                warnings.append(f"{wanted.key!r} in the bucket takes {self._too_large(wanted.packed_bytes)}")
+                return
+            with self._draft() as file:
+                self._bucket.download(self._name(self._blob_path(wanted.blob)), Path(file.name))
+                if (damage := _damage_of(Path(file.name), wanted.blob)) is not None:
+                    warnings.append(f"{wanted.key!r} in the bucket is not used: {damage}")
+                    return
+                with self._locked():
+                    self._publish(wanted, file.name)
+        except (CacheError, OSError) as error:
+            warnings.append(_reason(error))
+
+    def _wanted(self, spec: Spec, key: str, bucket: Bucket) -> Stored | None:
+        """Return the bucket's entry for `key`, else its newest one for a fallback key, if the folder has none for `key`."""
+        exact = self._entries_of(bucket, self._paths(spec, key))
+        if exact or self._exact(spec, key) or not spec.fallback_keys:
+            return exact[0] if exact else None
+        names = [name for folder in self._folders for name in bucket.names(self._name(folder))]
+        entries = self._entries_of(bucket, [self.folder / name for name in names[:_MOST_LISTED]])
+        for fallback in spec.fallback_keys:
+            found = [entry for entry in entries if _falls_back(spec, fallback, entry)]
+            if found:
+                return max(found, key=lambda entry: entry.created_at)
+        return None
+
+    def _entries_of(self, bucket: Bucket, paths: Sequence[Path]) -> list[Stored]:
+        content = bucket.read([self._name(path) for path in paths])
+        found = [self._parsed(path, content.get(self._name(path), b""), self._clock()) for path in paths]
+        return [entry for entry in found if entry is not None]
+
+    def _share(self, spec: Spec, key: str, result: SaveResult, bucket: Bucket) -> SaveResult:
+        """Store the folder's entry in the bucket, its archive first."""
+        path = self._paths(spec, key)[0]
+        try:
+            if (entry := self._read(path)) is not None:
+                bucket.upload(self._blob_path(entry.blob), self._name(self._blob_path(entry.blob)))
+                bucket.write(self._name(path), files.read_regular(path))
+        except (CacheError, OSError) as error:
+            return replace(result, warning=_reason(error))
+        return result
+
+    def _too_large(self, size: int) -> str:
+        return f"{rough_size(size)}, more than the limit of {rough_size(self._max_size)} for all (cache_max_size)"
+
+    def _name(self, path: Path) -> str:
+        return path.relative_to(self.folder).as_posix()
 
     # For the command line
 
@@ -339,9 +408,14 @@ class Cache:
         """Read an entry; None if it is missing, damaged, misplaced or of another version."""
         try:
             with files.open_regular(path) as file:
-                used_at = os.fstat(file.fileno()).st_mtime
-                entry = replace(_DECODER.decode(file.read(_LARGEST_ENTRY)), used_at=used_at)
-        except (OSError, ValueError, RecursionError):
+                return self._parsed(path, file.read(_LARGEST_ENTRY), os.fstat(file.fileno()).st_mtime)
+        except OSError:
+            return None
+
+    def _parsed(self, path: Path, content: bytes, used_at: float) -> Stored | None:
+        try:
+            entry = replace(_DECODER.decode(content), used_at=used_at)
+        except (ValueError, RecursionError):
             return None
         whole = entry.schema == _SCHEMA and re.fullmatch(r"[0-9a-f]{64}", entry.blob)
         named = entry.id == _id(entry.project, entry.key, () if entry.by_key else entry.paths)
@@ -381,8 +455,7 @@ class Cache:
     ) -> SaveResult:
         """Store the archive in the file `written` for this key."""
         if hashed.size > self._max_size:
-            limit = f"the limit of {rough_size(self._max_size)} for all (cache_max_size)"
-            return SaveResult(key=key, warning=f"the cache {key!r} takes {rough_size(hashed.size)}, more than {limit}")
+            return SaveResult(key=key, warning=f"the cache {key!r} takes {self._too_large(hashed.size)}")
         blob = hashed.digest.hexdigest()
         unchanged = any(entry.blob == blob for entry in self._there(spec, key))
         now = self._clock()
@@ -535,7 +608,7 @@ def _fingerprints(entries: Iterable[TarEntry]) -> tuple[str, str]:
 
 def _reason(error: Exception) -> str:
     if not isinstance(error, OSError):
-        return str(error)
+        return error.message if isinstance(error, CacheError) else str(error)
     path = f"{os.fsdecode(error.filename)}: " if error.filename else ""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"{path}the disk is full"

@@ -28,6 +28,7 @@ def load(tmp_path: Path, project: str, user: str = "", environ: dict[str, str] |
 
 REFUSED = {
     "on": "kubernetes:theirs",
+    "bucket": "s3://theirs/caches",
     "engine": "tcp://10.0.0.1:2375",
     "state_dir": "state",
     "tmp_dir": "/var/tmp/theirs",

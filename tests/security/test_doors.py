@@ -76,11 +76,12 @@ CONNECTED = {
     "commands/servers/gitlab.py": "its library, with the client's session",
     "commands/servers/github.py": "its library, with the client's session",
     "action_services/server.py": "listens, for the actions of a job",
+    "storage/bucket.py": "the bucket for caches that the user's own configuration names",
 }
 """The modules that connect to something, besides those for engines and clusters (`providers`)."""
 _CONNECTS = re.compile(
     r"(socket|ssl|http\.client|urllib\.request|requests|urllib3|httpx?|aiohttp|websockets?|gitlab|github|docker|kubernetes"
-    r"|ftplib|smtplib|paramiko)(\..*)?"
+    r"|fsspec|ftplib|smtplib|paramiko)(\..*)?"
 )
 
 

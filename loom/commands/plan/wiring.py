@@ -23,6 +23,7 @@ from loom.record.run_paths import RunPaths
 from loom.record.store import Store
 from loom.runner import Gate, JobTools
 from loom.runner.tools import RunTools
+from loom.storage.bucket import Bucket
 from loom.util import clock
 from loom.util.paths import run_of_workspace
 from loom.util.seen_values import SeenFile
@@ -84,6 +85,7 @@ def cache_for(config: Config, source: Source, snapshot: Mapping[str, Any]) -> Ca
         project=cache_project(config, source.root, source.origin_url),
         clock=time.time,
         protected=_is_protected(config, source, snapshot),
+        bucket=Bucket(config.bucket) if config.bucket is not None else None,
     )
 
 

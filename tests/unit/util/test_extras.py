@@ -32,7 +32,7 @@ def prefix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "loom-ci"
 
 
-@pytest.mark.parametrize("extra", ["kubernetes", "github", "mcp"])
+@pytest.mark.parametrize("extra", ["kubernetes", "s3", "mcp"])
 def test_pip_in_an_environment(prefix: Path, extra: str) -> None:
     assert shlex.split(extras.install_command(extra)) == [
         sys.executable,
@@ -46,7 +46,7 @@ def test_pip_in_an_environment(prefix: Path, extra: str) -> None:
 
 def test_pipx(prefix: Path) -> None:
     (prefix / "pipx_metadata.json").touch()
-    assert shlex.split(extras.install_command("mcp")) == ["pipx", "inject", "loom-ci", *DECLARED["mcp"]]
+    assert shlex.split(extras.install_command("s3")) == ["pipx", "inject", "loom-ci", *DECLARED["s3"]]
 
 
 def test_uv(prefix: Path, monkeypatch: pytest.MonkeyPatch) -> None:
