@@ -20,7 +20,7 @@ WORKFLOW_FILE = option(
 )
 ON = option(
     "--on POOL",
-    "Where jobs in containers run: docker (the default), kubernetes[:CONTEXT], or a name below `pools` in your configuration.",
+    "Where jobs in containers run: docker (the default), kubernetes[:CONTEXT], or one of `pools` in ~/.config/loom/config.yml.",
     "pool",
 )
 CONTAINER = option(

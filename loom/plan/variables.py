@@ -495,7 +495,7 @@ def _refusal(job: Job, names: Sequence[str]) -> str:
     return (
         f"a job before {job.id} reports {', '.join(names)} in its dotenv file; {job.id} runs on this machine, where a variable "
         "may decide which programs run, and gets those alone that it declares without a value "
-        f'(`variables: {{{names[0]}: ""}}`), or that your configuration allows (`reported: [{names[0]}]`)'
+        f'(`variables: {{{names[0]}: ""}}`), or that ~/.config/loom/config.yml allows (`reported: [{names[0]}]`)'
     )
 
 

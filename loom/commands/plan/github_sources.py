@@ -91,7 +91,7 @@ class ActionRepositories:
                 why = f"{self._server} has no public repository {repository}"
                 raise NotFetched(f"{why}; a private one can come from a mirror (`github: server`)") from error
             if isinstance(error, GitError) and (why := unreachable(self._server, error)):
-                self._unreachable = f"{why}, or name a mirror in your configuration (`github: server`)"
+                self._unreachable = f"{why}, or name a mirror in ~/.config/loom/config.yml (`github: {{server: URL}}`)"
                 raise Unreachable(self._unreachable) from error
             raise NotFetched(str(error)) from error
         except OSError as error:

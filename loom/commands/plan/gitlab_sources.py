@@ -117,7 +117,7 @@ class Elsewhere:
         folder = self.settings.templates
         if folder is None:
             raise NotFound(
-                f"{name} is one of GitLab's templates; name a folder with a copy of them in your configuration "
+                f"{name} is one of GitLab's templates; name a folder with a copy of them in ~/.config/loom/config.yml "
                 "(gitlab: {templates: FOLDER}; they are in lib/gitlab/ci/templates of GitLab's source)"
             )
         path = Path(os.path.normpath(folder / name))
@@ -143,7 +143,7 @@ class Elsewhere:
         return Address(f"{found['before']}{path}{found['git'] or ''}")
 
     def _advice(self, path: str) -> str:
-        return f"name a clone in your configuration (gitlab: {{projects: {{{path}: FOLDER}}}})"
+        return f"name a clone in ~/.config/loom/config.yml (gitlab: {{projects: {{{path}: FOLDER}}}})"
 
     def _not_fetched(self, error: GitError, path: str) -> NotFound:
         if why := unreachable(self._host or "the server of `origin`", error):

@@ -324,7 +324,7 @@ class GitLabJobBuilder(builder.Refusals):
                 if reference is None:
                     message = (
                         f"{key}: {why} {name} names; give it one of your own under the same name: "
-                        f"`gitlab: {{secrets: {{{name}: keyring://SERVICE/NAME}}}}` in your configuration"
+                        f"`gitlab: {{secrets: {{{name}: keyring://SERVICE/NAME}}}}` in ~/.config/loom/config.yml"
                     )
                     self.refuse_at(texts.candidate, node, message)
                 else:

@@ -24,7 +24,7 @@ _REASONS = (
 _STEPS = "In the same shells as in GitLab, and each command is a step of its own in the record."
 _FOUND = "`loom diagnose` names the findings of a job that failed."
 _NOT_SHOWN = "GitLab shows this report; a local run keeps the file alone."
-_OWN = "`gitlab: secrets` in your configuration gives one of your own, else the job is refused."
+_OWN = "`gitlab: secrets` in ~/.config/loom/config.yml gives one of your own, else the job is refused."
 _NO_DEPLOYMENT = "A local run knows of no deployments."
 _HELD = "A job that deploys or releases is left out, unless it is named or `--deploy` is given."
 

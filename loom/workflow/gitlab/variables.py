@@ -33,10 +33,10 @@ _RUNNER = re.compile(r"\$(?:\{([^}]*)\}|([*#$@!?\-0-9])|(\w+)|\{())", re.ASCII)
 
 SECRET = "[MASKED]"
 """The value of a secret for conditions."""
-GIVE = "give it with --var, or in the file that `gitlab: {variables: FILE}` in your configuration names"
+GIVE = "give it with --var, or in the file that `gitlab: {variables: FILE}` in ~/.config/loom/config.yml names"
 _CODE = "CONFIG_INVALID"
 _NAME = re.compile(r"[A-Za-z_]\w*", re.ASCII)
-_HINT = "`gitlab: {variables: FILE}` in your configuration names it"
+_HINT = "`gitlab: {variables: FILE}` in ~/.config/loom/config.yml names it"
 
 
 def read(node: Node | None) -> dict[str, Variable]:

@@ -86,7 +86,7 @@ def test_a_project_is_fetched_from_the_server_of_origin_and_kept_by_commit(
     assert list(tree.paths()) == ["templates/part.yml"]
     (shared / ".git/git-daemon-export-ok").unlink()  # the server gives nothing any longer
     assert elsewhere.project("group/shared", tree.sha).read("templates/part.yml").startswith(b"# 1.2.0")
-    with pytest.raises(NotFound, match=r"git fetch .* nope: .*; name a clone in your configuration"):
+    with pytest.raises(NotFound, match=r"git fetch .* nope: .*; name a clone in ~/.config/loom/config.yml"):
         elsewhere.project("group/shared", "nope")
 
 
@@ -109,7 +109,7 @@ def test_a_version_without_its_server_is_what_it_was_the_last_time(tmp_path: Pat
     again = elsewhere.component("127.0.0.1", "group/shared", "~latest")
     assert (again.version, again.tree.sha) == ("1.10.0", found.tree.sha)
     assert again.tree.read("templates/part.yml").startswith(b"# 1.10.0")
-    with pytest.raises(NotFound, match=r"git ls-remote: .*; name a clone in your configuration"):
+    with pytest.raises(NotFound, match=r"git ls-remote: .*; name a clone in ~/.config/loom/config.yml"):
         elsewhere.component("127.0.0.1", "group/other", "~latest")
 
 
@@ -134,7 +134,7 @@ def test_a_clone_of_the_configuration_is_read_without_a_server(tmp_path: Path, s
         elsewhere.project("group/shared", "v9")
     with pytest.raises(NotFound, match="components come from the server of this project"):
         elsewhere.component("elsewhere.example.com", "group/shared", "1")
-    with pytest.raises(NotFound, match="name a folder with a copy of them in your configuration"):
+    with pytest.raises(NotFound, match=r"name a folder with a copy of them in ~/\.config/loom/config\.yml"):
         elsewhere.template("Jobs/Build.gitlab-ci.yml")
 
 
