@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import groupby
 from typing import Literal
 
 from loom.record.documents import Document
@@ -41,11 +42,12 @@ _STATE = {True: " (here)", False: " (to pull)", None: ""}
 
 
 def job_lines(document: JobsDocument) -> list[str]:
-    """Return one line for each job, those that a run leaves out with the reason."""
+    """Return one line for each job, and those that a run leaves out by the reason."""
     rows = [("stage", "job", "image", "needs", "when")]
     for job in document.jobs:
         image = (job.image or "none: on this machine") + _STATE[job.image_here]
         needs = "" if job.needs is None else ", ".join(job.needs) or "nothing"
         rows.append((job.stage, job.id, image, needs, job.runs))
     listed = table(rows) if document.jobs else [f"no job of {document.workflow_path} would run"]
-    return [*listed, *(f"left out: {item.id}: {item.reason}" for item in document.left_out)]
+    left_out = groupby(document.left_out, lambda item: item.reason)
+    return [*listed, *(f"left out: {', '.join(item.id for item in items)}: {why}" for why, items in left_out)]

@@ -96,7 +96,7 @@ def _existing(here: Here, path: Path, *, named: bool) -> Iterator[str]:
     if examined.problems or examined.workflow is None:
         yield f"{shown} has {counted(len(examined.problems), 'error')}: loom check{option}"
         return
-    yield f"{shown} runs as it is, {counted(len(examined.workflow.jobs), 'job')}: loom run{option}"
+    yield f"loom reads {shown} as it is, {counted(len(examined.workflow.jobs), 'job')}: loom run{option}"
 
 
 def _origin(drafts: Sequence[Draft]) -> str:

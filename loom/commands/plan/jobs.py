@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from typing import Any
+
+from msgspec.structs import replace
 
 from loom.commands import project
 from loom.commands.plan.plan_run import planner_of
 from loom.commands.project.trusting import settle_objects
 from loom.commands.screen import screen_parts
+from loom.errors import InfrastructureError
 from loom.images.reference import parse_reference
 from loom.plan.image_lock import shown
 from loom.plan.model import Job
@@ -26,7 +30,15 @@ def jobs(*, as_json: bool, **given: Any) -> int:
     request = Request.of(given)
     here = project.here(request.settings)
     settle_objects(here, can_ask=not as_json)
-    plan, _ = planner_of(here, request, keeping=True).made()
+    planner = planner_of(here, request, keeping=True)
+    try:
+        plan, _ = planner.made()
+    except InfrastructureError as error:
+        if error.code != "ACTION_UNREACHABLE":
+            raise
+        print(f"loom: what comes from other repositories is not listed: {error.message}", file=sys.stderr)
+        planner.context = replace(planner.context, repositories=lambda: None)
+        plan, _ = planner.made()
     images = present_images(here.environ, here.config.engine)
     document = JobsDocument(
         workflow_path=plan.workflow_path,

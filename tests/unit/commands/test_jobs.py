@@ -79,3 +79,26 @@ def test_without_an_engine_only_the_images_state_is_unknown(jobs: Callable[..., 
     document = json.loads(jobs("--json", "unit", "--no-needs"))
     assert [(job["id"], job["image_here"], job["needs"]) for job in document["jobs"]] == [("unit", None, [])]
     assert (document["kind"], document["schema_version"]) == ("jobs", "loom.jobs.v1")
+
+
+def test_jobs_are_listed_where_the_actions_server_does_not_answer(tmp_path: Path) -> None:
+    (tmp_path / ".github/workflows").mkdir(parents=True)
+    (tmp_path / ".github/workflows/a.yml").write_text("""\
+on: [push]
+jobs:
+  a: {runs-on: ubuntu-latest, steps: [{uses: "some/action@v1"}]}
+  b: {runs-on: macos-latest, steps: [{run: x}]}
+  c: {runs-on: macos-latest, steps: [{run: x}]}
+""")
+    (tmp_path / ".config/loom").mkdir(parents=True)
+    (tmp_path / ".config/loom/config.yml").write_text("github: {server: 'http://127.0.0.1:9'}\n")
+    environ = {name: value for name, value in os.environ.items() if not name.startswith(("XDG_", "LOOM_"))}
+    done = run_loom(
+        ("jobs",), cwd=tmp_path, environ={**environ, "HOME": str(tmp_path), "DOCKER_HOST": "unix:///nowhere"}
+    )
+    assert done.returncode == 0, done.stderr
+    assert "a.yml:3" in done.stderr
+    assert "http://127.0.0.1:9 can't be reached" in done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[1].split()[1] == "a"
+    assert lines[2] == "left out: b, c: its label macos-latest is of macOS; jobs run on Linux here"
