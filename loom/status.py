@@ -186,6 +186,9 @@ class Skip(Struct, frozen=True, kw_only=True):
     """Of a job that can't run here, though CI runs it: what such jobs are."""
 
 
+NOT_BEGUN = "the run could not start"
+"""The reason why each job of a run that ended before its first one was skipped."""
+
 _WORST_FIRST = (Status.ERROR, Status.FAILURE, Status.TIMED_OUT, Status.CANCELED, Status.SUCCESS, Status.SKIPPED)
 
 

@@ -18,7 +18,7 @@ from loom.record.journal import OutputBatch
 from loom.record.lines import TAIL_LINES
 from loom.record.sections import OutputSection, SectionReader, reader_for
 from loom.render.look import Detail, Look
-from loom.status import Status, Stream
+from loom.status import NOT_BEGUN, Status, Stream
 from loom.util.controls import cleaned, shown, visible
 from loom.util.units import counted, rough_duration, rough_size
 
@@ -256,6 +256,8 @@ class Screen:
     def _job_finished(self, event: PhaseEvent) -> Iterator[str]:
         job_id, data = event.job_id or "", event.data
         mark, style, verdict = _VERDICTS[event.status or Status.ERROR]
+        if event.error == NOT_BEGUN:  # as all jobs, which the run's own error says
+            return
         if event.status is Status.SKIPPED:
             yield self._row(mark, style, job_id, f"skipped: {event.error}")
             return

@@ -37,7 +37,7 @@ from loom.runner.start import RunStart
 from loom.runner.tools import Ran
 from loom.runner.waits import Waits, waits
 from loom.snapshot import Snapshot
-from loom.status import ExitCode, JobResult, Skip, Status, exit_code_of, run_status
+from loom.status import NOT_BEGUN, ExitCode, JobResult, Skip, Status, exit_code_of, run_status
 from loom.storage.cache import Cache
 from loom.util import jsons, typed
 from loom.util.refusals import refusals
@@ -265,7 +265,7 @@ class Execution:
             else:
                 for job in self._run.plan.jobs:
                     if job.id not in self._done:
-                        runner.skip(job, Skip(job_id=job.id, reason="the run could not start"))
+                        runner.skip(job, Skip(job_id=job.id, reason=NOT_BEGUN))
                 status = Status.CANCELED if self._cancel.requested else Status.ERROR
             outcome.status = run_outcome.status = status
         return status

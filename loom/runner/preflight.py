@@ -79,9 +79,16 @@ def _missing_images(jobs: Sequence[Job], tools: JobTools) -> Iterator[ImageError
     for provider, images in wanted.items():
         resolver = tools.providers[provider].images
         if resolver is not None:
+            by_reason: dict[str, dict[str, ImageError]] = {}
             for name, error in resolver.absent([image for image, _ in images.values()]).items():
-                text = error.message if name in error.message else f"{name}: {error.message}"
-                yield ImageError(text, hint=error.hint, code=error.code).named_at(images[name][1])
+                by_reason.setdefault(error.message, {})[name] = error
+            for reason, errors in by_reason.items():
+                name, error = next(iter(errors.items()))
+                text = reason if name in reason else f"{name}: {reason}"
+                if len(errors) > 1:
+                    text = f"{reason}; images: {', '.join(f'{name} ({images[name][1]})' for name in errors)}"
+                found = ImageError(text, hint=error.hint, code=error.code)
+                yield found if len(errors) > 1 else found.named_at(images[name][1])
 
 
 def _may_make_images(job: Job) -> bool:

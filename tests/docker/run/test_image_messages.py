@@ -77,6 +77,25 @@ c: {stage: test, image: {name: "debian:else", pull: never}, allow_failure: true,
     assert "started in" not in ran.out
 
 
+def test_images_of_one_registry_share_its_reason_and_one_command(project: Project) -> None:
+    project.workflow("""\
+version: v1
+stages: [test]
+a: {stage: test, image: "127.0.0.1:9/debian:1", script: [x]}
+b: {stage: test, image: "127.0.0.1:9/zzz:1", script: [x]}
+""")
+    ran = project.run()
+    assert ran.code == 3
+    assert ran.out.count("127.0.0.1:9 can't be reached") == 1
+    assert {"127.0.0.1:9/debian:1 (.loom/workflow.yml:3)", "127.0.0.1:9/zzz:1 (.loom/workflow.yml:4)"} <= {
+        part.strip() for line in ran.out.splitlines() for part in line.rpartition("images: ")[2].split(",")
+    }
+    (command,) = [line for line in ran.out.splitlines() if "loom run --image" in line]
+    assert "--image 127.0.0.1:9/debian:1=debian:trixie-slim" in command
+    assert "--image 127.0.0.1:9/zzz:1=IMAGE" in command
+    assert "skipped" not in ran.out
+
+
 def test_the_image_that_an_earlier_job_makes_is_not_missing_before_the_run(project: Project) -> None:
     project.workflow("""\
 version: v1

@@ -90,7 +90,6 @@ class NamedImages:
                     raise _not_here(reference, platform)
                 served(self.engine, reference)
             except ImageError as error:
-                error.hint = f"{error.hint or ''}\n{self.ways_around(reference)}".lstrip()
                 found[str(image.name)] = error
             except Exception:  # noqa: BLE001  not known: the job will meet it
                 return
@@ -106,21 +105,26 @@ class NamedImages:
         until = time.monotonic() + _LOOKING_S
         for thread in asking:
             thread.join(max(0.0, until - time.monotonic()))
-        return {name: error for name, error in list(found.items()) if error.code not in _MAY_PASS}
+        lacking = {name: error for name, error in list(found.items()) if error.code not in _MAY_PASS}
+        for error in lacking.values():
+            error.hint = f"{error.hint or ''}\n{self.ways_around(*map(parse_reference, lacking))}".lstrip()
+        return lacking
 
-    def ways_around(self, reference: Reference) -> str:
-        """Return how to run without an image that can't be had, with similar ones that are here."""
+    def ways_around(self, *references: Reference) -> str:
+        """Return how to run without images that can't be had, with similar ones that are here."""
         api: Any = self.client.api
         try:
             names = [name for one in api.images() for name in one.get("RepoTags") or () if "<none>" not in name]
         except Exception:  # noqa: BLE001  whatever the engine's client raises: the first error matters
             names = []
-        found = similar(reference, names)
-        other = found[0] if found else "IMAGE"
-        here = f"similar ones are here: {', '.join(found)}\n" if found else ""
+        found = {reference.name: similar(reference, names) for reference in references}
+        others = {name: here[0] if here else "IMAGE" for name, here in found.items()}
+        here = ", ".join(dict.fromkeys(name for names in found.values() for name in names))
+        name, other = next(iter(others.items())) if len(others) == 1 else ("NAME", "IMAGE")
         return (
-            f"{here}run another one instead: --image {reference.name}={other}\n"
-            f"or give it this name: docker tag {other} {reference.name}, or docker build -t {reference.name} FOLDER"
+            (f"similar ones are here: {here}\n" if here else "")
+            + f"run another one instead: loom run {' '.join(f'--image {name}={other}' for name, other in others.items())}\n"
+            + f"or give it this name: docker tag {other} {name}, or docker build -t {name} FOLDER"
         )
 
     def locked(self, reference: Reference, platform: str) -> Locked | None:
