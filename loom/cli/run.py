@@ -22,6 +22,9 @@ def run(
         "--detach", "Leave when the first jobs run in a cluster; they go on there until `loom attach`."
     ),
     repeat: int | None = options.REPEAT,
+    reuse: bool = option(
+        "--reuse", "Don't run jobs again whose inputs, image and variables are those of an earlier run."
+    ),
     no_delay: bool = option("--no-delay", "Start delayed jobs at once."),
 ) -> None:
     """Run the workflow's jobs on a snapshot of the repository.

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from loom.snapshot.git_dir import reduced_manifest, reduction
     from loom.snapshot.history import as_cloned
     from loom.snapshot.identity import identity_of
-    from loom.snapshot.inputs import copy_inputs, input_tree, tree_entries
+    from loom.snapshot.inputs import copy_inputs, input_tree, present_entries, tree_entries
     from loom.snapshot.lock import alone_in, is_occupied, occupied
     from loom.snapshot.manifest import manifest_bytes, read_manifest
     from loom.snapshot.merge import Applied, Content, Merge, content_at, displaced
@@ -48,7 +48,7 @@ else:
             "git_dir": "reduced_manifest reduction",
             "history": "as_cloned",
             "identity": "identity_of",
-            "inputs": "copy_inputs input_tree tree_entries",
+            "inputs": "copy_inputs input_tree present_entries tree_entries",
             "manifest": "manifest_bytes read_manifest",
             "lock": "alone_in is_occupied occupied",
             "objects": "facts_of_commit first_hunks",

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from loom.cancel import Cancel
 from loom.errors import SnapshotError
 from loom.snapshot import git, repository, tree
+from loom.snapshot.capture import take
 from loom.snapshot.copy_workers import duplicate
 from loom.snapshot.index import directories
 from loom.snapshot.manifest import read_manifest
-from loom.snapshot.model import object_format
+from loom.snapshot.model import Source, object_format
+from loom.snapshot.removal import remove
 from loom.snapshot.tree import Entries
 from loom.util import globs
-from loom.util.paths import Tracked
+from loom.util.paths import Tracked, new_workspace
+from loom.util.private import make_in_shared
 
 GIT = ".git"
 """The input of a job that asks for the repository: it has all files of the tree, so all of them count."""
@@ -45,16 +49,7 @@ def copy_inputs(
 
     SnapshotError for an input in a submodule, and for a workspace that is not what its manifest says.
     """
-    manifest = read_manifest(workspace)
-    found = repository.at(workspace / GIT, workspace, environ)
-    environment = git.environment_for(environ, repository=found) | git.NO_USER_CONFIG
-    entries = tree_entries(environment, workspace, manifest.head_sha)
-    for change in manifest.changed:
-        entries.pop(change.path, None)
-        if change.kind != "deleted":
-            entries[change.path] = change.mode, change.sha
-    if tree.tree_of_entries(entries, object_format(manifest.head_sha)) != manifest.tree_sha:
-        raise SnapshotError(f"{workspace}: its manifest does not describe its tree", code="MANIFEST_DAMAGED")
+    tree_sha, entries = _of_workspace(workspace, environ)
     selected = _selected(entries, inputs)
     if modules := [path for path, (mode, _) in selected.items() if mode == "160000"]:
         raise SnapshotError(
@@ -65,7 +60,38 @@ def copy_inputs(
     paths = frozenset(selected) | directories(selected)
     wanted = Tracked(paths=paths, submodules=(GIT,) if GIT in inputs else ())
     duplicate(workspace, target, cancel=cancel, only=wanted)
-    return input_tree(entries, manifest.tree_sha, inputs)
+    return input_tree(entries, tree_sha, inputs)
+
+
+def present_entries(source: Source, tmp_dir: Path, cancel: Cancel) -> tuple[str, Entries] | None:
+    """Return the id of the tree of the source's present work, and what it has, by a snapshot that is taken for that.
+
+    None where the tree does not say all: a submodule has work of its own. Raises as `take`.
+    """
+    workspace = new_workspace(tmp_dir, str(time.time_ns()))
+    make_in_shared(workspace)
+    try:
+        taken = take(source, workspace, cancel=cancel)
+        if any(module.changed for module in taken.submodules):
+            return None
+        return _of_workspace(workspace, source.environment)
+    finally:
+        remove(workspace, recorded=True)
+
+
+def _of_workspace(workspace: Path, environ: Mapping[str, str]) -> tuple[str, Entries]:
+    """Return the id of the tree of an untouched workspace, and what it has."""
+    manifest = read_manifest(workspace)
+    found = repository.at(workspace / GIT, workspace, environ)
+    environment = git.environment_for(environ, repository=found) | git.NO_USER_CONFIG
+    entries = tree_entries(environment, workspace, manifest.head_sha)
+    for change in manifest.changed:
+        entries.pop(change.path, None)
+        if change.kind != "deleted":
+            entries[change.path] = change.mode, change.sha
+    if tree.tree_of_entries(entries, object_format(manifest.head_sha)) != manifest.tree_sha:
+        raise SnapshotError(f"{workspace}: its manifest does not describe its tree", code="MANIFEST_DAMAGED")
+    return manifest.tree_sha, entries
 
 
 def _selected(entries: Entries, inputs: Sequence[str]) -> Entries:

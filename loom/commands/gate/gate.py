@@ -14,10 +14,10 @@ from msgspec.structs import replace
 from loom.cancel import Cancel, signals
 from loom.commands import project
 from loom.commands.gate.checked_commit import CheckedCommit, CommitFinder, laid_out
-from loom.commands.gate.shown import Expected, Shown, may_fail, waits_for
 from loom.commands.plan.plan_run import Worktree, plan_run
 from loom.commands.project import Here
 from loom.commands.run import run as running
+from loom.commands.run.shown import Expected, Shown, may_fail, waits_for
 from loom.config.gate import UNLIKE
 from loom.plan.candidates import DEPLOYMENTS
 from loom.plan.model import Job, Plan
@@ -25,6 +25,7 @@ from loom.record.proofs import Proofs
 from loom.record.run import Run
 from loom.record.store import Store
 from loom.render.output import print_either
+from loom.snapshot import git, tree_entries
 from loom.status import ExitCode, Status
 from loom.util.controls import shown as printable
 from loom.util.units import counted
@@ -123,7 +124,9 @@ class _Gate:
         tree = commit.tree
         if worktree.source.pull_request is not None:
             tree = _merged_tree(worktree, worktree.source.pull_request.tip, commit.sha)
-        self._expected = Expected(worktree, run, tree, cancel)
+        source = worktree.source
+        environment = git.in_repository(source.repository, worktree.environ)
+        self._expected = Expected(worktree, run, tree, lambda: tree_entries(environment, source.root, tree), cancel)
         self._shown: dict[str, str] = {}
         earlier = self._earlier()
         self.whole = earlier.whole
@@ -247,8 +250,6 @@ class _Gate:
 
 def _merged_tree(worktree: Worktree, tip: str, sha: str) -> str:
     """Return the tree of the merge that GitHub would run."""
-    from loom.snapshot import git
-
     environ = git.in_repository(worktree.source.repository, worktree.environ)
     return os.fsdecode(git.run(("merge-tree", "--write-tree", tip, sha), environ, cwd=worktree.root)).split("\n")[0]
 

@@ -66,8 +66,8 @@ def run_as_asked(here: Worktree, run: Run) -> int:
         return execute(here, run)
     from loom.commands.run.repeat import repeat  # only such a run compares runs
 
-    if request.detach or request.stop_at or request.form not in ("screen", "json"):
-        raise RequestError("--repeat runs without --detach and --stop-at, and prints text or --json")
+    if request.detach or request.reuse or request.stop_at or request.form not in ("screen", "json"):
+        raise RequestError("--repeat runs without --detach, --reuse and --stop-at, and prints text or --json")
     look, write = screen_parts(here.config.color, quiet=request.quiet, verbose=request.verbose)
     audience, _ = audience_for(replace(request, form="screen"), None, look, write)
     with closing(audience):
@@ -82,6 +82,11 @@ def execute(here: Worktree, run: Run) -> int:
     if bundles not in ("", "on-failure"):
         raise RequestError(f"LOOM_BUNDLE: expected on-failure or nothing, found {bundles!r}", code="CONFIG_INVALID")
     cancel = Cancel()
+    if request.reuse:
+        from loom.commands.run.shown import with_results_of_before  # only such a run needs the proofs
+
+        with signals(cancel):
+            run = with_results_of_before(here, run, cancel)
     look, write = screen_parts(config.color, quiet=request.quiet, verbose=request.verbose, stream=config.stream)
     audience, gate = audience_for(request, plan, look, write)
     tools = run_tools(here, run, cancel, [audience], gate)

@@ -229,3 +229,11 @@ def test_a_job_has_its_inputs_alone_and_counts_while_they_are_the_same(project: 
     assert after("src/code") == {"lint": "to-run", "unit": "to-run"}
     assert states(project) == (0, {"lint": "passed", "unit": "passed"})
     assert after("src/code", 0o755) == {"lint": "to-run", "unit": "to-run"}
+
+    # Work that is not committed: what ran of it counts for the next run, with its artifacts.
+    project.write("src/code", "by hand\n")
+    assert project.loom("run", "--reuse", **ACCEPT).code == 0
+    project.write("docs/d", "by hand\n")
+    again = project.loom("run", "--reuse", **ACCEPT)
+    assert (again.code, "lint does not run" in again.out, "unit does not run" in again.out) == (0, True, False)
+    assert again.output("unit") == ["by hand"]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from functools import cached_property
+
+from msgspec.structs import replace
 
 from loom.cancel import Cancel
 from loom.commands.plan.plan_run import Worktree
@@ -16,7 +18,7 @@ from loom.record.proofs import JobProof, Proofs, RunProof, commit_of, has_key, j
 from loom.record.run import Run
 from loom.record.store import Store
 from loom.runner import JobTools
-from loom.snapshot import git, input_tree, tree_entries
+from loom.snapshot import input_tree, present_entries
 from loom.snapshot.tree import Entries
 from loom.status import Status
 from loom.util.seen_values import key_in, whole_digest
@@ -39,8 +41,9 @@ def may_fail(job: Job) -> bool:
 class Expected:
     """What a run of this plan would have: the keys of its jobs, found without a container."""
 
-    def __init__(self, here: Worktree, run: Run, tree: str, cancel: Cancel) -> None:
+    def __init__(self, here: Worktree, run: Run, tree: str, entries: Callable[[], Entries], cancel: Cancel) -> None:
         self._here, self._run, self._cancel = here, run, cancel
+        self._asked_entries = entries
         self.commit = commit_of(run)
         self.tree = tree
         self._images: dict[tuple[str, Image], Resolved | None] = {}
@@ -86,8 +89,7 @@ class Expected:
 
     @cached_property
     def _entries(self) -> Entries:
-        environment = git.in_repository(self._here.source.repository, self._here.environ)
-        return tree_entries(environment, self._here.source.root, self.tree)
+        return self._asked_entries()
 
     def _secrets(self, job: Job) -> Mapping[str, str]:
         if not job.all_secrets:
@@ -167,6 +169,28 @@ class Shown:
         key = self._expected.key(job)
         same = bool(key) and one.key == key and (job.inputs is not None or proof.tree == self._expected.tree)
         return same and ({*one.unlike} | other) <= self._accepted
+
+
+_BESIDE = frozenset({"behind", "image-by-tag", "job-left-out", "mapped-image", "other-commit", "undecided"})
+"""What makes a run unlike CI's and does not matter to another run here with the same key."""
+
+
+def with_results_of_before(here: Worktree, run: Run, cancel: Cancel) -> Run:
+    """Return the run with the results that earlier runs have shown, instead of these jobs; its notices name them."""
+    found = present_entries(here.source, here.config.tmp_dir, cancel)
+    if found is None:
+        return replace(run, notices=(*run.notices, "a submodule has uncommitted work, so that all jobs run"))
+    tree, entries = found
+    expected = Expected(here, run, tree, lambda: entries, cancel)
+    earlier = Shown(here.store, Proofs(here.config.state_dir), run.plan, expected, {*_BESIDE, *here.config.gate_accept})
+    starts, notices = dict(run.starts), list(run.notices)
+    for job in run.plan.jobs:
+        if job.when in ("manual", "on_failure") or job.deploys or (run_id := earlier.run_of(job)) is None:
+            continue
+        if (past := earlier.record(run_id)) is not None:
+            starts[job.id] = past.taken_over(job.id)
+            notices.append(f"{job.id} does not run: its result is that of run {run_id}, as nothing of it has changed")
+    return replace(run, starts=starts, notices=tuple(notices))
 
 
 def _of_job(proof: RunProof, job_id: str) -> JobProof | None:
