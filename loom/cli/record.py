@@ -19,7 +19,7 @@ def runs(
     """List the runs of this repository, newest first. Prints status, tree, duration and failed job."""
 
 
-@done_by("record.runs")
+@done_by("record.show")
 def show(
     run: str = options.RUN,
     stream: bool = option("--stream", "All output, as `loom run --stream` shows it."),
@@ -74,7 +74,7 @@ def diagnose(
     """
 
 
-@done_by("record.runs")
+@done_by("record.show")
 def diff(
     run_a: str = argument("RUN", options.RUN_HELP, "run", default=...),
     run_b: str = argument("RUN", "The other run (default: the last one).", "run", show_default=False, default="last"),
@@ -87,7 +87,7 @@ def diff(
     """
 
 
-@done_by("record.runs")
+@done_by("record.report")
 def report(
     run: str = options.RUN,
     output: Path | None = option(

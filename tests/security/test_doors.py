@@ -129,8 +129,8 @@ def test_values_of_other_jobs_pass_the_function_that_knows_this_machine() -> Non
 def test_what_goes_out_is_searched() -> None:
     """A bundle and a report by the modules that search them, and each text for an agent where values are hidden."""
     assert callers("write_bundle") == {"commands/record/bundle.py"}
-    assert callers("page") == {"commands/record/runs.py"}
-    assert {"commands/record/bundle.py", "commands/record/runs.py"} <= callers("masker_for")
+    assert callers("page") == {"commands/record/report.py"}
+    assert {"commands/record/bundle.py", "commands/record/report.py"} <= callers("masker_for")
     tools, server = (ast.parse((ROOT / f"commands/agents/{name}.py").read_text()) for name in ("tools", "mcp"))
     made = [node for each in (tools, server) for node in ast.walk(each) if isinstance(node, ast.Call)]
     texts = [ast.unparse(node) for node in made if ast.unparse(node.func) in ("Answer", "RunAnswer", "ExecAnswer")]
