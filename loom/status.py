@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import IntEnum, StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
@@ -147,6 +147,11 @@ class FailingTest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     def reason(self) -> str:
         """Return the first line of the message."""
         return next(iter((self.message or "").strip().splitlines()), "")
+
+
+def failing_tests_total(named: Sequence[FailingTest], reports: Mapping[str, Any] | None) -> int:
+    """Return the number of failed tests in the reports; the record names only the first ones."""
+    return max(len(named), sum((reports or {}).get(kind) or 0 for kind in ("failures", "errors")))
 
 
 class Failure(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

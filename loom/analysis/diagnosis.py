@@ -33,7 +33,7 @@ from loom.record.events import Section, epoch_ns
 from loom.record.highlights import form_of
 from loom.record.request import Request
 from loom.record.unrecorded import Unrecorded
-from loom.status import Code, Count, FailingTest, Failure
+from loom.status import Code, Count, FailingTest, Failure, failing_tests_total
 from loom.util import typed
 
 
@@ -197,11 +197,6 @@ class Evidence(Struct, frozen=True, kw_only=True):
     root: Path | None = None
     of_github: bool = False
     depth: int = 0
-
-
-def failing_tests_total(named: Sequence[Any], reports: Mapping[str, Any] | None) -> int:
-    """Number of failed tests in the reports; the record names only the first ones."""
-    return max(len(named), sum((reports or {}).get(kind) or 0 for kind in ("failures", "errors")))
 
 
 def diagnose(evidence: Evidence) -> Diagnosis:

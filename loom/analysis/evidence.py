@@ -24,6 +24,7 @@ from loom.plan.clone import Clone
 from loom.record.documents import Highlights
 from loom.record.event_files import last_output
 from loom.record.events import Section, epoch_ns
+from loom.record.fold import Span
 from loom.record.highlights import file_highlights, speaks_of_error
 from loom.record.reader import Reading, Unit
 from loom.record.run import load_run
@@ -188,17 +189,20 @@ def _end(reading: Reading, unit: Unit | None) -> Mapping[str, Any]:
     """Return the data of the failing step's or section's end event; empty while it still runs."""
     if unit is None:
         return {}
-    job = reading.fold.jobs[unit.job_id]
-    span = job.sections.get(unit.section) if unit.section else job.steps.get((job.attempts, unit.step or ""))
+    span = _span(reading, unit)
     return span.end.data if span is not None and span.end is not None else {}
+
+
+def _span(reading: Reading, unit: Unit) -> Span | None:
+    job = reading.fold.jobs[unit.job_id]
+    return job.sections.get(unit.section) if unit.section else job.steps.get((job.attempts, unit.step or ""))
 
 
 def _of_services(reading: Reading, unit: Unit | None, told: str) -> Iterator[str]:
     """Yield the last errors that the job's services printed while the step ran, without what is `told` already."""
     if unit is None or unit.step is None:
         return
-    job = reading.fold.jobs[unit.job_id]
-    if (step := job.steps.get((job.attempts, unit.step))) is None:
+    if (step := _span(reading, unit)) is None:
         return
     begin, end = epoch_ns(step.start.ts), epoch_ns(step.end.ts) + _LATER_NS if step.end else math.inf
     events = last_output(reading.unit(unit.job_id, None, Section.SERVICES).events, LINES_READ)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, deque
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 from msgspec import Struct, field
 
@@ -14,7 +13,7 @@ from loom.record.documents import Document
 from loom.record.event_files import output_in, whole_lines
 from loom.record.highlights import speaks_of_error
 from loom.record.reader import Reading
-from loom.status import Code, Count
+from loom.status import Code, Count, FailingTest, failing_tests_total
 from loom.util.bounded import listed
 from loom.util.controls import cleaned, visible
 from loom.util.paths import JOB_DIRECTORY
@@ -139,7 +138,7 @@ def recorded(reading: Reading, job_id: str) -> JobEnding:
     manifest = reading.job_manifest(job_id)
     status, step, section = str(manifest["status"]), manifest["failing_step"], manifest["failing_section"]
     file = reading.unit(job_id, step, None if step else section).events if step or section else None
-    tests, total = manifest["failing_tests"], _reported_total(manifest)
+    tests = [FailingTest(**test) for test in manifest["failing_tests"]]
     of_run = reading.receipt().get("error")
     return ending(
         status,
@@ -149,22 +148,10 @@ def recorded(reading: Reading, job_id: str) -> JobEnding:
         lines=(visible(event.text) for event in whole_lines(output_in(file)))
         if file is not None and file.exists()
         else (),
-        reported=[Finding(name=_test_name(test), is_test=True, message=_first(test.get("message"))) for test in tests]
-        if len(tests) == total
+        reported=[Finding(name=test.full_name, is_test=True, message=test.reason or None) for test in tests]
+        if len(tests) == failing_tests_total(tests, manifest.get("test_reports"))
         else (),
     )
-
-
-def _reported_total(manifest: Mapping[str, Any]) -> int:
-    return sum((manifest.get("test_reports") or {}).get(kind) or 0 for kind in ("failures", "errors"))
-
-
-def _test_name(test: Mapping[str, Any]) -> str:
-    return f"{test['classname']}.{test['name']}" if test.get("classname") else str(test["name"])
-
-
-def _first(text: str | None) -> str | None:
-    return next(iter((text or "").strip().splitlines()), None)
 
 
 def first_line(command: str | None) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -36,8 +36,8 @@ class Format(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return "test" if any("(?P<test>" in expression for expression in self.expressions) else "error"
 
 
-Finder = Callable[[str], Mapping[str, str | None] | None]
-"""Return the named groups of an expression that is found in a line."""
+Finder = Callable[[str], re.Match[str] | None]
+"""Searches a line for an expression, whose groups have the names above."""
 
 
 class Reader(Struct, frozen=True, eq=False):
@@ -60,14 +60,4 @@ def watch() -> Watch:
 
 @cache
 def readers() -> Sequence[Reader]:
-    return tuple(Reader(each, [_search(expression) for expression in each.expressions]) for each in table())
-
-
-def _search(pattern: str) -> Finder:
-    compiled = re.compile(pattern)
-
-    def found(line: str) -> Mapping[str, str | None] | None:
-        match = compiled.search(line)
-        return match.groupdict() if match else None
-
-    return found
+    return tuple(Reader(each, [re.compile(text).search for text in each.expressions]) for each in table())

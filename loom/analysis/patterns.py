@@ -74,41 +74,40 @@ class _Found:
 def _read(reader: Reader, lines: Sequence[str], at: int) -> tuple[list[Failure], int]:
     """Return the failures that begin in this line, and the next line to read."""
     first, *others = reader.searches
-    groups = first(lines[at])
-    if groups is None:
+    tool, within = reader.format.name, reader.format.within
+    match = first(lines[at])
+    if match is None:
         return [], at + 1
-    found, read, after = dict(groups), [], at + 1
+    found, after = match.groupdict(), at + 1
     for number, search in enumerate(others, 1):
-        number_found = _next(search, first, lines, after, reader.format.within)
-        if number_found is None:
+        more = _next(search, first, lines, after, within)
+        if more is None:
             return [], at + 1
         if reader.format.repeat and number == len(others):
-            while number_found is not None:
-                read += _failure(reader.format.name, _with(found, search(lines[number_found])))
-                after = number_found + 1
-                number_found = _next(search, first, lines, after, reader.format.within)
+            read: list[Failure] = []
+            while more is not None:
+                groups, after = more
+                read += _failure(tool, found | groups)
+                more = _next(search, first, lines, after, within)
             return read, after
-        found = _with(found, search(lines[number_found]))
-        after = number_found + 1
+        groups, after = more
+        found |= groups
     while reader.format.joined and after < len(lines) and (not lines[after].strip() or others[-1](lines[after])):
         found["message"] = f"{found['message']}\n{lines[after].strip()}".strip()
         after += 1
-    return _failure(reader.format.name, found), after
+    return _failure(tool, found), after
 
 
-def _with(groups: Mapping[str, str | None], more: Mapping[str, str | None] | None) -> dict[str, str | None]:
-    return {**groups, **{name: value for name, value in (more or {}).items() if value is not None}}
-
-
-def _next(search: Finder, first: Finder, lines: Sequence[str], at: int, within: int) -> int | None:
-    """Return the next line in which it is found, `within` lines further at most; another beginning ends it, a gap counts."""
-    while at < len(lines) and within >= 0:
-        if search(lines[at]) is not None:
-            return at
-        if first(lines[at]) is not None:
+def _next(
+    search: Finder, first: Finder, lines: Sequence[str], at: int, within: int
+) -> tuple[dict[str, str], int] | None:
+    """Return the groups of the next line in which it is found, `within` lines further at most, and the line after it; another
+    beginning ends it, a gap counts."""
+    for number in range(at, min(len(lines), at + within + 1)):
+        if match := search(lines[number]):
+            return {name: value for name, value in match.groupdict().items() if value is not None}, number + 1
+        if first(lines[number]):
             return None
-        within -= 1
-        at += 1
     return None
 
 

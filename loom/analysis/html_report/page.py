@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from markdown_it import MarkdownIt
 from msgspec import Struct
 
-from loom.analysis.diagnosis import Diagnosis, failing_tests_total
+from loom.analysis.diagnosis import Diagnosis
 from loom.analysis.evidence import diagnosis_of
 from loom.analysis.html_report.logs import Log, ReadBudget, key_of, numbered, read_log
 from loom.analysis.html_report.overview import Bar, Scale, bars, columns_of, scale, ticks
@@ -23,6 +23,7 @@ from loom.record.extent import extent_text
 from loom.record.fold import JobState, RunFold, Span
 from loom.record.reader import Reading, Unit
 from loom.record.sections import SectionReader, reader_for
+from loom.status import failing_tests_total
 from loom.util.controls import cleaned
 from loom.util.units import counted, rough_duration, rough_size
 

@@ -56,12 +56,11 @@ def limited(formats: Iterable[Format], written_in: str) -> list[Reader]:
 def _finder(name: str, text: str) -> Finder:
     search = Search(pattern_of(text))
 
-    def found(line: str) -> Mapping[str, str | None] | None:
+    def found(line: str) -> re.Match[str] | None:
         try:
-            match = search.first_in(line)
+            return search.first_in(line)
         except SearchError as error:
             raise RequestError(f"{name}: {error}") from error
-        return None if match is None else match.groupdict()
 
     return found
 
