@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -188,16 +189,29 @@ class Project:
             client.close()
 
 
-@pytest.fixture
-def project(tmp_path: Path) -> Iterator[Project]:
-    root = tmp_path / "project"
+@contextmanager
+def project_in(folder: Path) -> Iterator[Project]:
+    root = folder / "project"
     root.mkdir()
-    made = Project(root, tmp_path / "home")
+    made = Project(root, folder / "home")
     made.git("init", "-q", "-b", "main")
     made.write("README", "hello\n")
     made.commit()
     yield made
     assert made.leftovers() == []
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Iterator[Project]:
+    with project_in(tmp_path) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def project_of_module(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+    """For tests that read what one run left, and change nothing of it."""
+    with project_in(tmp_path_factory.mktemp("module")) as made:
+        yield made
 
 
 SLEEPS = """sh -c "echo a'sleep'; exec sleep 100\""""

@@ -71,6 +71,16 @@ def failing(project: Project) -> Iterator[Project]:
     clean(project)
 
 
+@pytest.fixture(scope="module")
+def kept(project_of_module: Project) -> Iterator[Project]:
+    """For tests that look into a kept container, and leave it as it was."""
+    project_of_module.write("doomed", "x\n")
+    project_of_module.workflow(FAILING)
+    assert run(project_of_module).code == 1
+    yield project_of_module
+    clean(project_of_module)
+
+
 @pytest.fixture
 def debugged(project: Project) -> Iterator[Project]:
     yield project
@@ -107,6 +117,11 @@ def containers_of(run_id: str) -> list[Any]:
         return client.containers.list(all=True, filters={"label": f"loom.run={run_id}"}, ignore_removed=True)
     finally:
         client.close()
+
+
+def run_id_of(project: Project) -> str:
+    (path,) = project.record_files("run.json")
+    return path.parent.name
 
 
 # -- keep and exec
@@ -172,9 +187,8 @@ def test_a_failed_job_is_kept_entered_and_gone_on_from(failing: Project, mode: s
         assert not (file.is_file() and SECRET.encode() in file.read_bytes()), file
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_without_its_container_a_job_is_not_gone_on_from(failing: Project, mode: str) -> None:
-    ran = run(failing, "--mount-mode", mode)
+def test_without_its_container_a_job_is_not_gone_on_from(failing: Project) -> None:
+    ran = run(failing)
     for container in containers_of(ran.receipt["run_id"]):
         container.remove(force=True, v=True)
     refused = loom(failing, "resume")
@@ -230,20 +244,28 @@ def test_a_kept_container_whose_files_somebody_removed_is_not_taken_for_a_job_th
     assert failing.loom("clean", ran.receipt["run_id"]).code == 0
 
 
-def test_a_command_that_closes_its_output_is_waited_for(failing: Project) -> None:
-    run(failing)
+def test_a_command_that_closes_its_output_is_waited_for(kept: Project) -> None:
     closed = "exec >&- 2>&-; sleep 2; exit 6"
-    assert loom(failing, "exec", "unit", "--", "sh", "-c", closed).code == 6
-    assert loom(failing, "exec", "--timeout", "1s", "unit", "--", "sh", "-c", closed.replace("2;", "60;")).code == 4
+    assert loom(kept, "exec", "unit", "--", "sh", "-c", closed).code == 6
+    assert loom(kept, "exec", "--timeout", "1s", "unit", "--", "sh", "-c", closed.replace("2;", "60;")).code == 4
 
 
-def test_many_commands_at_once_are_all_run(failing: Project) -> None:
-    run(failing)
+def test_many_commands_at_once_are_all_run(kept: Project) -> None:
     with ThreadPoolExecutor(effort(10, 40)) as many:
-        numbers = range(effort(40, 5000))
-        done = list(many.map(lambda n: loom(failing, "exec", "unit", "--", "sh", "-c", f"exit {n % 100}"), numbers))
+        numbers = range(effort(20, 5000))
+        done = list(many.map(lambda n: loom(kept, "exec", "unit", "--", "sh", "-c", f"exit {n % 100}"), numbers))
     assert [one.err for one in done if one.code == 125] == []
     assert [(one.code, n, one.out, one.err) for one, n in zip(done, numbers, strict=True) if one.code != n % 100] == []
+
+
+STAYS = """
+version: v1
+stages: [test]
+unit:
+  stage: test
+  image: debian:trixie-slim
+  script: ["echo up; test ! -e again || sleep 100", "exit 1"]
+"""
 
 
 class Cut:
@@ -280,16 +302,7 @@ class Cut:
 
 
 def test_a_kept_container_stays_when_a_resume_loses_its_engine(debugged: Project) -> None:
-    debugged.workflow(
-        """
-version: v1
-stages: [test]
-unit:
-  stage: test
-  image: debian:trixie-slim
-  script: ["echo up; test ! -e again || sleep 100", "exit 1"]
-"""
-    )
+    debugged.workflow(STAYS)
     run(debugged)
     assert loom(debugged, "exec", "unit", "--", "sh", "-c", "echo kept > again").code == 0
     between = Cut(debugged.tmp / "cut.sock")
@@ -303,24 +316,22 @@ unit:
     assert "unit goes on from script/01, in its kept container" in loom(debugged, "resume").out
 
 
-def test_a_command_ends_with_a_loom_that_is_killed_at_once(failing: Project) -> None:
-    run(failing)
+def test_a_command_ends_with_a_loom_that_is_killed_at_once(kept: Project) -> None:
     script = "echo in; exec sleep 12345"
-    begun = failing.start("exec", "unit", "--", "sh", "-c", script, MY_TOKEN=SECRET)
+    begun = kept.start("exec", "unit", "--", "sh", "-c", script, MY_TOKEN=SECRET)
     assert begun.stdout is not None
     assert begun.stdout.readline() == "in\n"
     begun.kill()
     begun.communicate()
     look = "cat /proc/[0-9]*/cmdline | tr '\\0' ' ' | grep -c '[s]leep 12345'"
-    until(lambda: loom(failing, "exec", "unit", "--", "sh", "-c", look).out == "0\n")
+    until(lambda: loom(kept, "exec", "unit", "--", "sh", "-c", look).out == "0\n")
 
 
 @pytest.mark.parametrize("name", ["QUIT", "USR1", "USR2"])
-def test_a_signal_that_asks_for_no_end_is_the_commands_alone(failing: Project, name: str) -> None:
-    run(failing)
+def test_a_signal_that_asks_for_no_end_is_the_commands_alone(kept: Project, name: str) -> None:
     child = "(trap 'echo child >told' USR1 USR2; sleep 100 & echo in; wait) &"
     script = f"{child} trap 'sleep 0.2; cat told; echo got; kill %1; exit 9' {name}; while :; do wait; done"
-    begun = failing.start("exec", "unit", "--", "sh", "-c", script, MY_TOKEN=SECRET)
+    begun = kept.start("exec", "unit", "--", "sh", "-c", script, MY_TOKEN=SECRET)
     assert begun.stdout is not None
     assert begun.stdout.readline() == "in\n"
     begun.send_signal(getattr(signal, f"SIG{name}"))
@@ -328,18 +339,9 @@ def test_a_signal_that_asks_for_no_end_is_the_commands_alone(failing: Project, n
     assert (begun.returncode, out) == (9, "got\n"), err
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_a_second_resume_is_refused_and_names_the_first(debugged: Project, mode: str) -> None:
-    debugged.workflow(
-        """
-version: v1
-stages: [test]
-unit:
-  stage: test
-  image: debian:trixie-slim
-  script: ["echo up; test ! -e again || sleep 100", "exit 1"]
-"""
-    )
+@pytest.mark.parametrize(("mode", "number"), [("bind_mount", signal.SIGINT), ("overlay", signal.SIGKILL)])
+def test_a_second_resume_is_refused_and_names_the_first(debugged: Project, mode: str, number: signal.Signals) -> None:
+    debugged.workflow(STAYS)
     ran = run(debugged, "--mount-mode", mode)
     assert loom(debugged, "exec", "unit", "--", "sh", "-c", "echo kept > again").code == 0
     first = debugged.start("resume", "--from", "unit:1", "--stream")
@@ -350,7 +352,6 @@ unit:
             refused = loom(debugged, *command)
             assert refused.code == (125 if command[0] == "exec" else 2), refused.out + refused.err
             assert f"is in use by `loom resume --from` (process {first.pid}) since " in refused.err
-        number = dict(zip(MODES, (signal.SIGINT, signal.SIGTERM, signal.SIGKILL), strict=True))[mode]
         first.send_signal(number)
         first.communicate(timeout=60)
         assert first.returncode in (-number, 128 + number)
@@ -401,7 +402,7 @@ def test_nothing_of_a_run_with_a_kept_container_goes_while_no_engine_answers(fai
     assert containers_of(run_id) == []
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", MODES[::2])
 def test_an_expired_container_goes_when_nobody_is_in_it_and_its_changes_stay(failing: Project, mode: str) -> None:
     ran = run(failing, "--mount-mode", mode)
     run_id = ran.receipt["run_id"]
@@ -542,39 +543,36 @@ unit:
     assert debugged.leftovers() == []
 
 
-def test_outside_of_a_repository_no_other_ones_run_is_taken(failing: Project, tmp_path: Path) -> None:
-    run(failing)
+def test_outside_of_a_repository_no_other_ones_run_is_taken(kept: Project, tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()
     for command in (["rerun"], ["resume"], ["pull", "--apply"]):
         done = subprocess.run(
-            [sys.executable, "-m", "loom", *command], cwd=outside, env=failing.environ, capture_output=True, text=True
+            [sys.executable, "-m", "loom", *command], cwd=outside, env=kept.environ, capture_output=True, text=True
         )
         assert (done.returncode, done.stdout) == (2, "")
         assert done.stderr.startswith(f"loom: no run of {outside} yet\n")
 
 
-def test_exec_ends_when_nobody_reads_any_more(failing: Project) -> None:
-    run(failing)
+def test_exec_ends_when_nobody_reads_any_more(kept: Project) -> None:
     # Much more than the engine has room for in between.
     command = f"{sys.executable} -m loom exec unit -- cat /dev/zero </dev/null"
     done = subprocess.run(
         ["bash", "-c", f"({command}; echo $? >&2) | head -c 10 | wc -c"],
-        cwd=failing.root,
-        env={**failing.environ, "MY_TOKEN": SECRET},
+        cwd=kept.root,
+        env={**kept.environ, "MY_TOKEN": SECRET},
         capture_output=True,
         timeout=60,
     )
     assert (done.stdout, done.stderr) == (b"10\n", b"141\n")
 
 
-def test_exec_ends_and_says_so_when_its_output_has_no_room(failing: Project) -> None:
-    run(failing)
+def test_exec_ends_and_says_so_when_its_output_has_no_room(kept: Project) -> None:
     with open("/dev/full", "wb") as full:
         done = subprocess.run(
             [sys.executable, "-m", "loom", "exec", "unit", "--", "cat", "/dev/zero"],
-            cwd=failing.root,
-            env={**failing.environ, "MY_TOKEN": SECRET},
+            cwd=kept.root,
+            env={**kept.environ, "MY_TOKEN": SECRET},
             stdin=subprocess.DEVNULL,
             stdout=full,
             stderr=subprocess.PIPE,
@@ -584,37 +582,35 @@ def test_exec_ends_and_says_so_when_its_output_has_no_room(failing: Project) -> 
     assert done.returncode == 125
     assert done.stderr.startswith("loom: standard output can't be written: No space left on device\n")
     names = "for f in /proc/[0-9]*/comm; do read -r name <$f && echo $name; done"
-    assert "cat" not in loom(failing, "exec", "unit", "--", "sh", "-c", names).out.split()
+    assert "cat" not in loom(kept, "exec", "unit", "--", "sh", "-c", names).out.split()
 
 
-def test_exec_passes_everything_through(failing: Project) -> None:
-    run(failing)
+def test_exec_passes_everything_through(kept: Project) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "loom", "exec", "unit", "--", "sh", "-c", "cat; echo err >&2; kill -9 $$"],
-        cwd=failing.root,
-        env={**failing.environ, "MY_TOKEN": SECRET},
+        cwd=kept.root,
+        env={**kept.environ, "MY_TOKEN": SECRET},
         input=b"\x00\xffbytes",
         capture_output=True,
         timeout=60,
     )
     assert (done.returncode, done.stdout, done.stderr) == (137, b"\x00\xffbytes", b"err\n")
-    asked = loom(failing, "exec", "unit", "--json", "--step", "1", "--", "sh", "-c", "echo [$GREETING]; exit 4")
+    asked = loom(kept, "exec", "unit", "--json", "--step", "1", "--", "sh", "-c", "echo [$GREETING]; exit 4")
     document = json.loads(asked.out)
     assert (asked.code, document["exit_code"], document["stdout"], document["step"]) == (4, 4, "[]\n", "script/01")
-    late = loom(failing, "exec", "unit", "--timeout", "1s", "--", "sleep", "100")
+    late = loom(kept, "exec", "unit", "--timeout", "1s", "--", "sleep", "100")
     assert late.code == 4
     assert "ended after 1s" in late.err
-    missing = loom(failing, "exec", "unit", "--", "no-such-command")
+    missing = loom(kept, "exec", "unit", "--", "no-such-command")
     assert missing.code == 127
-    assert loom(failing, "exec", "nope", "--", "true").code == 125
-    assert loom(failing, "exec", "unit", "--step", "9", "--", "true").code == 125
-    assert loom(failing, "exec", "unit").code == 125
-    assert loom(failing, "shell", "unit").code == 2  # no terminal
+    assert loom(kept, "exec", "nope", "--", "true").code == 125
+    assert loom(kept, "exec", "unit", "--step", "9", "--", "true").code == 125
+    assert loom(kept, "exec", "unit").code == 125
+    assert loom(kept, "shell", "unit").code == 2  # no terminal
 
 
-def test_a_signal_ends_the_command_inside(failing: Project) -> None:
-    ran = run(failing)
-    process = failing.start(
+def test_a_signal_ends_the_command_inside(kept: Project) -> None:
+    process = kept.start(
         *("exec", "unit", "--", "sh", "-c"),
         'trap "echo bye; exit 5" INT; echo up; while :; do sleep 0.1; done',
         MY_TOKEN=SECRET,
@@ -624,7 +620,6 @@ def test_a_signal_ends_the_command_inside(failing: Project) -> None:
     process.send_signal(signal.SIGINT)
     out, _ = process.communicate(timeout=60)
     assert (process.returncode, out) == (5, "bye\n")
-    assert ran.code == 1
 
 
 def test_a_new_container_stands_in_when_nothing_was_kept(failing: Project) -> None:
@@ -639,7 +634,7 @@ def test_a_new_container_stands_in_when_nothing_was_kept(failing: Project) -> No
     assert "loom rerun" in resumed.err
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", MODES[::2])
 def test_what_a_person_changes_in_a_new_container_is_there_in_the_next(failing: Project, mode: str) -> None:
     failing.run("--mount-mode", mode, MY_TOKEN=SECRET)
     for text in ("one", "two"):
@@ -684,12 +679,11 @@ def test_the_shell_stands_where_the_step_failed(failing: Project) -> None:
     assert loom(failing, "resume").code == 0
 
 
-def test_a_terminal_that_goes_away_takes_the_shell_with_it(failing: Project) -> None:
-    ran = run(failing)
-    shell = failing.on_terminal("shell", MY_TOKEN=SECRET)
+def test_a_terminal_that_goes_away_takes_the_shell_with_it(kept: Project) -> None:
+    shell = kept.on_terminal("shell", MY_TOKEN=SECRET)
     shell.expect(PROMPT)
     shell.sendline("sleep 12345")
-    (container,) = containers_of(ran.receipt["run_id"])
+    (container,) = containers_of(run_id_of(kept))
     until(lambda: "sleep 12345" in str(container.top()["Processes"]))
     shell.close(force=False)
     until(lambda: "sleep 12345" not in str(container.top()["Processes"]))
@@ -730,9 +724,8 @@ unit:
     assert ended(running) == 0
 
 
-def test_a_shell_gets_every_key_at_once(failing: Project) -> None:
-    run(failing)
-    shell = failing.on_terminal("shell", "unit", MY_TOKEN=SECRET)
+def test_a_shell_gets_every_key_at_once(kept: Project) -> None:
+    shell = kept.on_terminal("shell", "unit", MY_TOKEN=SECRET)
     shell.expect(PROMPT)
     shell.send("\x10")  # the engine would hold it back for its ^P ^Q
     shell.expect("looking")
@@ -740,13 +733,12 @@ def test_a_shell_gets_every_key_at_once(failing: Project) -> None:
     assert ended(shell) == 4
 
 
-def test_a_loom_that_is_killed_takes_its_shell_and_its_command_with_it(failing: Project) -> None:
-    ran = run(failing)
-    (container,) = containers_of(ran.receipt["run_id"])
-    shell = failing.on_terminal("shell", MY_TOKEN=SECRET)
+def test_a_loom_that_is_killed_takes_its_shell_and_its_command_with_it(kept: Project) -> None:
+    (container,) = containers_of(run_id_of(kept))
+    shell = kept.on_terminal("shell", MY_TOKEN=SECRET)
     shell.expect(PROMPT)
     shell.sendline("nohup sleep 12346 & sleep 12347")
-    command = failing.start("exec", "unit", "--", "sh", "-c", "sleep 12348; echo", MY_TOKEN=SECRET)
+    command = kept.start("exec", "unit", "--", "sh", "-c", "sleep 12348; echo", MY_TOKEN=SECRET)
     until(lambda: all(f"sleep 1234{n}" in str(container.top()["Processes"]) for n in (6, 7, 8)))
     until(lambda: str(container.top()["Processes"]).count("loom_look() {") == 2)
     for process in (shell, command):
@@ -755,10 +747,9 @@ def test_a_loom_that_is_killed_takes_its_shell_and_its_command_with_it(failing: 
     until(lambda: "1234" not in str(container.top()["Processes"]))
 
 
-def test_exec_on_a_terminal(failing: Project) -> None:
+def test_exec_on_a_terminal(kept: Project) -> None:
     """A program that draws: it has the window's size, also when that changes, and every key; the terminal is as it was."""
-    run(failing)
-    refused = loom(failing, "exec", "-t", "unit", "--", "true")
+    refused = loom(kept, "exec", "-t", "unit", "--", "true")
     assert (refused.code, "requires an interactive terminal" in refused.err) == (125, True)
     shown = pexpect.spawn(
         "sh",
@@ -766,8 +757,8 @@ def test_exec_on_a_terminal(failing: Project) -> None:
             "-c",
             f"stty -a >before; {sys.executable} -m loom exec -t unit -- sh -c '{DRAWS}'; echo code=$?; stty -a >after",
         ],
-        cwd=str(failing.root),
-        env={**failing.environ, "MY_TOKEN": SECRET},
+        cwd=str(kept.root),
+        env={**kept.environ, "MY_TOKEN": SECRET},
         encoding="utf-8",
         timeout=60,
         dimensions=(31, 97),
@@ -779,11 +770,11 @@ def test_exec_on_a_terminal(failing: Project) -> None:
     shown.send("\x03")  # not a signal: the program set the terminal to raw mode
     shown.expect(r"code=7\r\n")
     assert ended(shown) == 0
-    assert (failing.root / "before").read_text() == re.sub(
-        "rows .*columns [0-9]+", "rows 31; columns 97", (failing.root / "after").read_text()
+    assert (kept.root / "before").read_text() == re.sub(
+        "rows .*columns [0-9]+", "rows 31; columns 97", (kept.root / "after").read_text()
     )
 
-    late = failing.on_terminal(
+    late = kept.on_terminal(
         "exec", "-t", "--timeout", "5s", "unit", "--", "sh", "-c", "echo up; sleep 100", MY_TOKEN=SECRET
     )
     late.expect("up")
@@ -895,7 +886,7 @@ after:
 """
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", MODES[::2])
 def test_sync_merges_what_changed_in_the_checkout_since_the_last_sync(debugged: Project, mode: str) -> None:
     for name in ("both", "old name", "gives/way", "becomes"):
         debugged.write(name, f"{name}\n")
@@ -980,7 +971,7 @@ last:
 """
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", MODES[:2])
 def test_two_jobs_go_on_in_one_run(debugged: Project, mode: str) -> None:
     debugged.workflow(TWO)
     run(debugged, "--mount-mode", mode)
@@ -999,7 +990,7 @@ def test_two_jobs_go_on_in_one_run(debugged: Project, mode: str) -> None:
     assert "+hand" in loom(debugged, "pull", "one").out
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", MODES[:2])
 def test_pull_brings_changes_back_and_never_over_edits(failing: Project, mode: str) -> None:
     failing.write(".gitignore", "*.log\n")
     failing.write("src/a b.txt", "one\n")
@@ -1042,7 +1033,7 @@ unit:
 """
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", MODES[::2])
 def test_special_files_are_left_out_and_named_everywhere(debugged: Project, mode: str) -> None:
     """A socket ended the run by a bug before the failure was shown; a FIFO made `pull` and `resume` refuse."""
     debugged.write("tracked", "x\n")
