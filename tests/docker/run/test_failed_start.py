@@ -82,9 +82,10 @@ def engine(new_engine_of_module: Callable[[], Any], busybox: bytes) -> Iterator[
     engine.client.close()
 
 
-@pytest.mark.parametrize("mode", ["bind_mount", "ephemeral_volume"])
 @pytest.mark.parametrize(
-    ("failures", "of_each"), [(1, False), (1, True), (2, False)], ids=["once", "each container's first", "twice"]
+    ("failures", "of_each", "mode"),
+    [(1, False, "bind_mount"), (1, True, "ephemeral_volume"), (2, False, "bind_mount")],
+    ids=["once", "each container's first", "twice"],
 )
 def test_a_failed_start_is_repeated_with_new_connections(
     project: Project, engine: Engine, failures: int, of_each: bool, mode: str

@@ -31,9 +31,11 @@ def git(root: Path, *arguments: str) -> str:
     ).stdout
 
 
-@pytest.mark.parametrize("user", ["0:0", "12345:23456"])
-@pytest.mark.parametrize("borrow", [False, True], ids=["copied", "borrowed"])
-@pytest.mark.parametrize("linked", [False, True], ids=["checkout", "worktree"])
+@pytest.mark.parametrize(
+    ("user", "borrow", "linked"),
+    [("0:0", False, False), ("12345:23456", False, True), ("0:0", True, True), ("12345:23456", True, False)],
+    ids=["copied checkout", "anothers copied worktree", "borrowed worktree", "anothers borrowed checkout"],
+)
 def test_git_works_inside(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, user: str, borrow: bool, linked: bool
 ) -> None:
