@@ -26,7 +26,7 @@ from loom.snapshot.proof import Filled, Proof
 from loom.snapshot.pull_request import bring
 from loom.snapshot.questions import Questions
 from loom.snapshot.removal import delete
-from loom.snapshot.renewal import OBJECTS, KnownFiles, Renewer, keep_known, strip, take_known
+from loom.snapshot.renewal import KnownFiles, Renewer, keep_known, strip, take_known
 from loom.snapshot.repository import as_under_git
 from loom.snapshot.source import check_consent, truth
 from loom.util.bounded import listed
@@ -66,7 +66,7 @@ def take(
         try:
             may = files is not None and files.umask == umask and _may_renew(source)
             if files is not None and may and (objects := strip(workspace, files, of_git=True)) is not None:
-                files = KnownFiles(files={**files.files, **objects}, umask=umask)
+                files = KnownFiles(files=files.files, objects=objects, umask=umask)
                 return _take(source, workspace, cancel, on_progress, umask, known, files)
         except SnapshotCanceled:
             raise
@@ -117,7 +117,7 @@ def _take(
         )
         write_manifest(git_dir, manifest)
         if known is not None and filled.copied and _may_renew(source):
-            keep_known(KnownFiles(files=filled.copied, umask=umask), known)
+            keep_known(KnownFiles(files=filled.copied, objects=filled.objects, umask=umask), known)
     except BaseException as error:
         empty(workspace)
         if cancel.requested and isinstance(error, (SnapshotError, OSError)) and not isinstance(error, SnapshotCanceled):
@@ -231,7 +231,7 @@ class _Filling:
         if index.pinned:
             self._lay_out_hidden(index)
         self._nested(index, new.repositories, edits)
-        every = [*index.paths(), *new.files]
+        every = [*index.paths, *new.files]
         self._look_again(changes, unseen, edits)
         self._proof.of(edits, every, index_tree=self._index_tree)
         done.files += found.files
@@ -293,9 +293,7 @@ class _Filling:
                 found.add(vars(self._renewer.kept))
         self._vanished = set(more.absent)
         found.add(vars(more))
-        self._done.copied.update(found.copied)
-        if _is_special(index, new):
-            self._done.copied = {}
+        self._done.copied = {} if _is_special(index, new) else dict(found.copied)
         return unlisted
 
     def _make_way(self, renewer: Renewer, tracked: list[tuple[str, int]]) -> list[tuple[str, int]]:
@@ -308,7 +306,7 @@ class _Filling:
         if not truth(source.config.get("core.trustctime", ()), True) or "core.checkstat" in source.config:
             return tracked
         facts = layout.facts_in_index((self._git_dir / "index").read_bytes(), len(source.head_sha) // 2)
-        stand = renewer.unchanged(index.paths(), facts) - self._questions.changes().keys()
+        stand = renewer.unchanged(index.paths, facts) - self._questions.changes().keys()
         as_on_disk = (copy_files.ANY, copy_files.LINK)
         left = [(path, become) for path, become in tracked if path not in stand or become not in as_on_disk]
         renewer.keep(stand.difference(path for path, _ in left))
@@ -329,10 +327,10 @@ class _Filling:
         self._questions.make_index_plain()
         if len(data) <= _LARGE_INDEX:  # in a large tree the copy waits for the listing, so nothing may delay that
             self._questions.ask()
-        kept = self._files.files if self._files is not None else {}
-        self._done.copied = {path: facts for path, facts in kept.items() if facts and path.startswith(OBJECTS)}
+        kept = self._files.objects if self._files is not None else {}
+        self._done.objects = {path: facts for path, facts in kept.items() if facts}
         self._done.borrowed = layout.lay_out_objects(
-            source, git_dir, self._done.copied, may_borrow=self._may_borrow, cancel=self._cancel
+            source, git_dir, self._done.objects, may_borrow=self._may_borrow, cancel=self._cancel
         )
         self._done.stores = (source.objects_dir, *self._done.borrowed)
         if not self._is_outermost:
@@ -347,7 +345,7 @@ class _Filling:
 
     def _write_as_in_ci(self, changes: Collection[str]) -> None:
         source = self._source
-        attributes = self._proof.attributes_among([*self._index.paths(), *self._new.files])
+        attributes = self._proof.attributes_among([*self._index.paths, *self._new.files])
         own = not line_endings.by_default(source.config)
         if not own and not any(word in attributes for word in line_endings.WORDS):
             return

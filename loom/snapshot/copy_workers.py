@@ -64,6 +64,7 @@ class CopyPool:
                         pipe.close()
             helper.wait()  # no limit: its input is closed, or it was killed
         self._own.close()
+        self._own.stop = None  # it leads back here: a process that takes many snapshots would keep all lists of files
 
     def prepare(self, about: int) -> None:
         """Prepare to copy about this many files: start helpers early if worthwhile."""

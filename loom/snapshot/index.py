@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterable, Iterator
+from functools import cached_property
 from pathlib import Path
 
 from msgspec import Struct, field
@@ -17,7 +18,7 @@ from loom.util.paths import RUNTIME, ancestors
 LIST = ("ls-files", "-z", "--stage", "-v")
 
 
-class Index(Struct):
+class Index(Struct, dict=True):
     """The listing by `git` with `LIST`, and the findings of the walk over it."""
 
     items: list[str]
@@ -80,8 +81,9 @@ class Index(Struct):
             _, mode, sha, _ = about.split(" ")
             yield path, mode, sha
 
-    def paths(self) -> Iterator[str]:
-        return (item.partition("\t")[2] for item in self.items)
+    @cached_property
+    def paths(self) -> list[str]:
+        return [item.partition("\t")[2] for item in self.items]
 
 
 def modes_count(source: Source) -> bool:

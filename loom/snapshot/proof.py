@@ -35,6 +35,8 @@ class Filled(Struct):
     rules: Rules = Rules()
     copied: dict[str, Facts] = field(default_factory=dict)
     """The known files of a workspace that may be renewed."""
+    objects: dict[str, Facts] = field(default_factory=dict)
+    """The same of git's objects."""
 
     def configure(self, config: Iterable[tuple[str, str]]) -> None:
         self.rules = replace(self.rules, config=tuple(config))

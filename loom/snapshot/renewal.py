@@ -10,6 +10,7 @@ import os
 import stat
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 
 import msgspec
@@ -26,14 +27,14 @@ from loom.util import atomic, processes
 from loom.util.paths import ancestors
 from loom.util.private import make_private
 
-OBJECTS = ".git/objects/"
-
 
 class KnownFiles(Struct, frozen=True):
     """The files of a filled workspace that are as the copy left them if their facts still hold."""
 
     files: Mapping[str, bytes]
     """The facts of the source's file and of the copy."""
+    objects: Mapping[str, bytes]
+    """The same of git's objects."""
     umask: int
     """The umask with which they were copied."""
 
@@ -44,6 +45,8 @@ class _Document(Struct, frozen=True, kw_only=True):
     loom: str
     boot_id: str
     umask: int
+    objects: int
+    """The number of objects, which come first."""
     paths: bytes
     facts: bytes
 
@@ -54,8 +57,9 @@ def keep_known(known: KnownFiles, kept: Path) -> None:
         loom=__version__,
         boot_id=processes.boot_id(),
         umask=known.umask,
-        paths=os.fsencode("\0".join(known.files)),
-        facts=b"".join(known.files.values()),
+        objects=len(known.objects),
+        paths=os.fsencode("\0".join((*known.objects, *known.files))),
+        facts=b"".join((*known.objects.values(), *known.files.values())),
     )
     with suppress(OSError):
         make_private(kept.parent)
@@ -82,8 +86,9 @@ def _read(kept: Path) -> KnownFiles | None:
     same = (document.loom, document.boot_id) == (__version__, processes.boot_id())
     if not same or len(paths) * size != len(document.facts):
         return None
-    facts = (document.facts[at : at + size] for at in range(0, len(document.facts), size))
-    return KnownFiles(files=dict(zip(paths, facts, strict=True)), umask=document.umask)
+    both = zip(paths, (document.facts[at : at + size] for at in range(0, len(document.facts), size)), strict=True)
+    objects = dict(islice(both, document.objects))
+    return KnownFiles(objects=objects, files=dict(both), umask=document.umask)
 
 
 def hand_over(workspace: Path, kept: Path, target: Path, target_kept: Path, *, stripped: bool = False) -> bool:
@@ -116,8 +121,9 @@ def strip(workspace: Path, known: KnownFiles, *, of_git: bool) -> dict[str, byte
     """
     if workspace.stat().st_uid != os.geteuid():
         return None
-    standing = dict.fromkeys((path for path in known.files if path.startswith(".git/") is of_git), b"")
-    folders = {*directories(known.files), ".git"}
+    noted = known.objects if of_git else known.files
+    standing = dict.fromkeys(noted, b"")
+    folders = {*directories(noted), ".git"}
     modes = {0o777 & ~known.umask, 0o777 & ~copy_files.umask_here()}
     waiting = [""]
     while waiting:
@@ -134,9 +140,9 @@ def strip(workspace: Path, known: KnownFiles, *, of_git: bool) -> dict[str, byte
                 elif delete(Path(entry.path)):
                     return None
                 continue
-            noted = known.files.get(path, b"")
-            if copy_files.facts_of(entry.stat(follow_symlinks=False)) == noted[copy_files.FACTS_SIZE :]:
-                standing[path] = noted
+            facts = noted.get(path, b"")
+            if copy_files.facts_of(entry.stat(follow_symlinks=False)) == facts[copy_files.FACTS_SIZE :]:
+                standing[path] = facts
             else:
                 Path(entry.path).unlink()
     return standing
@@ -208,14 +214,17 @@ class Renewer(copy_files.Copier):
 
     def keep(self, paths: Iterable[str]) -> None:
         """Count these files as copied."""
-        for path in paths:
-            self._count(self.kept, path, self.files.pop(path))
+        self.kept.copied = [(path, self.files.pop(path)) for path in paths]
+        self.kept.files = len(self.kept.copied)
+        self.kept.bytes = sum(copy_files.size_in(facts) for _, facts in self.kept.copied)
 
     def _one(self, source: int, target: int, prefix: str, name: str, become: int, recent: bool) -> None:
         path = prefix + name
         if (noted := self.files.pop(path, None)) is not None:
             if noted and self._stands(source, name, become, noted):
-                self._count(self.findings, path, noted)
+                self.findings.files += 1
+                self.findings.bytes += copy_files.size_in(noted)
+                self.findings.copied.append((path, noted))
                 if recent:
                     self.findings.recent.append(path)
                 return
@@ -233,9 +242,3 @@ class Renewer(copy_files.Copier):
             return False
         mode = copy_files.mode_in(noted[copy_files.FACTS_SIZE :])
         return not stat.S_ISREG(theirs.st_mode) or mode == copy_files.mode_of(become, theirs, self.umask)
-
-    @staticmethod
-    def _count(found: copy_files.Findings, path: str, noted: bytes) -> None:
-        found.files += 1
-        found.bytes += copy_files.size_in(noted)
-        found.copied.append((path, noted))
