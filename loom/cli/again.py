@@ -60,7 +60,7 @@ def attach(
     """
 
 
-@done_by("again.resume")
+@done_by("again.rerun")
 def rerun(
     run: str | None = options.RUN_NAME,
     failed: bool = option("--failed", "Only the jobs that failed or were skipped, and what depends on them."),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 
 from loom.commands import project
-from loom.commands.again import resume
+from loom.commands.again import run_again
 from loom.commands.inside import session
 from loom.errors import RequestError
 from loom.record.past_run import PastJob, PastRun
@@ -19,7 +19,7 @@ def attach(run: str | None, *, stream: bool | None, quiet: bool, jobs: int | Non
     """Follow the jobs of a detached run and run those that have not started; return the run's exit code."""
     here = project.here()
     found = session.find_run(here, run)
-    resume.require_own(here, found)
+    run_again.require_own(here, found)
     with ExitStack() as stack:
         file = found.entry.paths.root / "follower.lock"
         try:
@@ -32,13 +32,13 @@ def attach(run: str | None, *, stream: bool | None, quiet: bool, jobs: int | Non
         session.permit(here, past)
         request = past.planned.request
         given = {"stream": stream, "quiet": quiet, "jobs": jobs, "trust": trust or request.trust, "detach": True}
-        again = resume.request_again(past, Request.of(given))
+        again = run_again.request_again(past, Request.of(given))
         ids = [job.id for job in past.planned.plan.jobs]
         going = [past.job(job_id) for job_id in ids if past.result_of(job_id) is None]
         for job in going:
             session.resolve_secrets(here, job)  # one that is missing is told before the record is touched
         done = {job_id: past.taken_over(job_id) for job_id in ids if past.result_of(job_id) is not None}
-        return resume.execute(
+        return run_again.execute(
             past,
             again,
             past.run_id,

@@ -1,10 +1,10 @@
-"""Run an earlier run's jobs again: `loom resume` from where they failed, `loom rerun` from the start."""
+"""`loom resume`: go on with a failed run from where its jobs failed."""
 
 from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -12,29 +12,28 @@ from typing import Any
 from msgspec.structs import replace
 
 from loom import snapshot
-from loom.cancel import Cancel, signals
 from loom.commands import project
+from loom.commands.again.run_again import (
+    assistance_in,
+    checkout_again,
+    execute,
+    remaining_results,
+    request_again,
+    require_own,
+)
 from loom.commands.inside import saved, session
 from loom.commands.inside import sync as syncing
 from loom.commands.plan import replan
-from loom.commands.plan.plan_run import Worktree, checkout_for, run_of
 from loom.commands.project import Here
-from loom.commands.project.recreate_tree import taken_again
-from loom.commands.run import run as running
 from loom.errors import RequestError, SnapshotError
 from loom.plan.model import MountMode, Plan
 from loom.plan.selection import dependents
-from loom.plan.variables import rerun_variables
-from loom.record.documents import Assistance
-from loom.record.extent import noted_assistance
 from loom.record.past_run import PastJob, PastRun
 from loom.record.request import PAUSE, Request
 from loom.record.run import FilledWorkspace, Resumed, View
 from loom.record.step_outputs import restored
 from loom.record.store import DETACHED
 from loom.status import JobResult, Status
-from loom.util import typed
-from loom.util.bounded import bounded
 from loom.util.paths import new_workspace
 
 
@@ -56,16 +55,6 @@ def resume(
     # A container that was kept is kept again, even without a terminal.
     request = request_again(past, Request.of({**given, "keep": keep or "on-failure"}))
     return _Resuming(here, past, request, sync).run(from_step)
-
-
-def rerun(run: str | None, *, failed: bool, fresh: bool, **given: Any) -> int:
-    """Run a run's jobs again from the start; return the exit code."""
-    here = project.here(trusting=given["trust"])
-    past = session.find_run(here, run)
-    if not fresh:
-        session.permit(here, past)
-    request = request_again(past, Request.of(given))
-    return _fresh(here, past, request, failed=failed) if fresh else _same(here, past, request, failed=failed)
 
 
 class _Resuming:
@@ -146,7 +135,7 @@ class _Resuming:
         return plan, {
             "workspace": filled,
             "starts": {**{job_id: past.taken_over(job_id, results[job_id]) for job_id in results}, **resumed},
-            "assisted": tuple(_assistance(past, self._edits, brought, taken_over=results)),
+            "assisted": tuple(assistance_in(past, self._edits, brought, taken_over=results)),
         }
 
     def _plan(
@@ -164,10 +153,10 @@ class _Resuming:
                 text := replan.notice(past, checkout_again(past, self._request), self._request, again)
             ):
                 self._said.append(text)
-            return old, results_besides(past, old, again, also_unfinished=also_unfinished)
+            return old, remaining_results(past, old, again, also_unfinished=also_unfinished)
         require_own(self._here, past)
         plan = replan.present_plan(past, checkout_again(past, self._request), self._request, ask=True)
-        results = results_besides(past, plan, dependents(plan, ids), also_unfinished=also_unfinished)
+        results = remaining_results(past, plan, dependents(plan, ids), also_unfinished=also_unfinished)
         taken_over = [job_id for job_id in results if past.result_of(job_id) is not None]
         resumed = [(job.job, job.step(step) if step is not None else None) for job, step in jobs]
         replan.check_done_is_same(past, plan, resumed, taken_over)
@@ -284,134 +273,3 @@ class _Resuming:
         for path, reason in left_out.items():
             self._said.append(f"left out: {path} ({reason})")
         return view
-
-
-def results_besides(past: PastRun, plan: Plan, again: set[str], *, also_unfinished: bool) -> dict[str, JobResult]:
-    """Return the results of the plan's jobs that do not run again. A job that never ended counts as skipped.
-
-    `also_unfinished`: such jobs run again too.
-    """
-    results = {}
-    for job in plan.jobs:
-        if job.id in again:
-            continue
-        result = past.result_of(job.id)
-        if result is not None and not (also_unfinished and result.status in (Status.CANCELED, Status.SKIPPED)):
-            results[job.id] = result
-        elif not also_unfinished:
-            results[job.id] = JobResult(status=Status.SKIPPED)
-    return results
-
-
-def execute(past: PastRun, request: Request, run_id: str, plan: Plan, **more: Any) -> int:
-    """Run this plan as the run was; return the exit code. `more`: fields of `Run`."""
-    here, variables = checkout_again(past, request), rerun_variables(past.planned.variables, run_id)
-    return running.execute(here, run_of(here, request, plan, variables, parent_run_id=past.run_id, **more))
-
-
-def checkout_again(past: PastRun, request: Request) -> Worktree:
-    return checkout_for(request, root=past.repo_root, settings=_settings(past))
-
-
-def _settings(past: PastRun) -> dict[str, Any]:
-    return {"container": past.planned.container, "mount_mode": past.planned.mount_mode.value}
-
-
-def request_again(past: PastRun, request: Request) -> Request:
-    """Return the request of the earlier run, but for what of `request` concerns this one alone."""
-    again = past.planned.request.repeated
-    return replace(
-        again,
-        quiet=request.quiet,
-        trust=request.trust,
-        detach=request.detach,
-        strict=past.planned.isolated,
-        stop_at=request.stop_at,
-        flags={**again.flags, **request.flags},
-    )
-
-
-def require_own(here: Here, past: PastRun) -> None:
-    """Raise RequestError for a record from elsewhere: its options would count for a checkout here."""
-    if not here.store.has_record(past.entry):
-        raise RequestError(
-            f"{past.entry.paths.root} is not a record of this user's runs",
-            hint="run the workflow of the checkout: loom run",
-        )
-    if not past.repo_root.is_dir():
-        raise RequestError(
-            f"the checkout of run {past.run_id} ({past.repo_root}) is gone", hint="`loom resume` goes on without it"
-        )
-
-
-def _same(here: Here, past: PastRun, request: Request, *, failed: bool) -> int:
-    run_id = str(time.time_ns())
-    results: Mapping[str, JobResult] = {}
-    if failed:
-        plan = past.planned.plan
-        results = results_besides(past, plan, dependents(plan, _failed(past)), also_unfinished=True)
-    if (wanted := past.snapshot) is None:
-        raise RequestError(
-            f"run {past.run_id} has no snapshot to run on again", hint=f"loom rerun {past.run_id} --fresh"
-        )
-    workspace, cancel = new_workspace(here.config.tmp_dir, run_id), Cancel()
-    hint = f"run it on what is there now: loom rerun {past.run_id} --fresh"
-    with signals(cancel):
-        document = taken_again(
-            here,
-            past.run_id,
-            wanted,
-            (past.repo_root, past.workspace),
-            workspace,
-            cancel,
-            hint=hint,
-            umask=past.planned.plan.umask,
-            variables=past.planned.variables,
-        )
-    return execute(
-        past,
-        request,
-        run_id,
-        past.planned.plan,
-        workspace=FilledWorkspace(path=workspace, snapshot=document),
-        starts={job_id: past.taken_over(job_id) for job_id in results},
-        assisted=tuple(_assistance(past, {}, (), taken_over=results)),
-    )
-
-
-def _failed(past: PastRun) -> list[str]:
-    if not (found := past.failed()):
-        raise RequestError(f"no job of run {past.run_id} failed", hint="leave --failed out to run all of them again")
-    return found
-
-
-def _fresh(here: Here, past: PastRun, request: Request, *, failed: bool) -> int:
-    if here.root.resolve() != past.repo_root.resolve():
-        raise RequestError(
-            f"run {past.run_id} is one of {past.repo_root}, which is not the checkout here",
-            hint=f"run it there: cd {past.repo_root}",
-        )
-    require_own(here, past)
-    if failed:
-        request = replace(request, names=tuple(_failed(past)), stage=(), from_job=None)
-    return running.run_with(request, settings=_settings(past), parent_run_id=past.run_id)
-
-
-def _assistance(
-    past: PastRun, edits: Mapping[str, Collection[str]], brought: Collection[str], *, taken_over: Iterable[str]
-) -> Iterator[Assistance]:
-    """Yield the interventions of people in the jobs that are taken over, also those in earlier runs.
-
-    `edits`: by resumed job, the files that were changed since it was kept. `brought`: those that a sync changed.
-    """
-    concerned = {None, *edits, *taken_over}
-    yield from (typed.convert(fact, Assistance) for fact in past.fold.assisted if fact.get("job_id") in concerned)
-    ended = past.fold.last.ts if past.fold.last is not None and past.fold.end else ""
-    yield from (one for one in noted_assistance(past.entry.paths) if one.job_id in edits and (one.at or "") > ended)
-    if brought:
-        yield Assistance(how="sync", **_changes(brought))
-    yield from (Assistance(how="edit", job_id=job_id, **_changes(paths)) for job_id, paths in edits.items() if paths)
-
-
-def _changes(paths: Iterable[str]) -> dict[str, Any]:
-    return bounded("changes", sorted(map(snapshot.readable, paths)), 50)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from loom.commands.again import resume
+from loom.commands.again.rerun import rerun as rerun_command
 from loom.errors import RequestError
 from loom.record import past_run
 from loom.status import JobResult, Status
@@ -43,7 +44,7 @@ def resumed(project: Project, from_step: str | None = None, **options: Any) -> R
 
 def rerun(project: Project, **options: Any) -> Ran:
     given = {"failed": False, "fresh": False, "stream": None, "quiet": True, "keep": None, "trust": True}
-    code = resume.rerun(None, **{**given, **options})
+    code = rerun_command(None, **{**given, **options})
     ran = project.last()
     assert ran.code == code
     return ran
