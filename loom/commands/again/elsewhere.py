@@ -10,10 +10,10 @@ from typing import Any
 from msgspec.structs import replace
 
 from loom.analysis.diagnosis import Diagnosis
-from loom.analysis.diff import Pair
 from loom.analysis.failure import JobEnding
 from loom.analysis.verdict import OF_TAG, Block, LogParting, Reproduction, lines_of, reasons, verdict
 from loom.cancel import Cancel
+from loom.commands.again.server_job import Differences
 from loom.commands.plan.plan_run import Worktree
 from loom.commands.screen import screen_parts
 from loom.errors import ImageError, RequestError
@@ -35,14 +35,11 @@ def hold(folder: Path) -> None:
     _HELD.enter_context(occupied(folder))
 
 
-def pinned_job(
-    job: Job, digests: Mapping[str, str], here: Worktree, notes: list[str], differs: list[Pair] | None = None
-) -> Job:
+def pinned_job(job: Job, digests: Mapping[str, str], here: Worktree, differences: Differences) -> Job:
     """Return the job with its images, its services' and those that they build on by these digests.
 
-    Where one can't be had, today's tag runs, and a note says so.
-
-    `digests`: by the names that the images have in the workflow. `differs` gets the tags that mean another image here.
+    `digests`: by the names that the images have in the workflow. Where one can't be had, today's tag runs: `differences` has
+    a note of that, and the tags that mean another image here.
     """
     known = {found.name: digest for name, digest in digests.items() if (found := _reference(name)) is not None}
     resolver = here.provider_named(job.provider).images
@@ -69,16 +66,11 @@ def pinned_job(
         try:
             had(exact)
             with suppress(ImageError):  # the tag as this machine knows it, with which the job may pass
-                if (
-                    differs is not None
-                    and (today := had(replace(image, pull="never", pull_else=())))
-                    and digest not in today
-                ):
-                    differs.append(Pair(name=f"{OF_TAG}{image.name}", a=digest, b=today))
+                if (today := had(replace(image, pull="never", pull_else=()))) and digest not in today:
+                    differences.add(f"{OF_TAG}{image.name}", digest, today)
         except ImageError as error:
-            note = f"{exact.name} can't be had ({error.message.splitlines()[0]}): today's {image.name} runs"
-            if note not in notes:
-                notes.append(note)
+            why = error.message.splitlines()[0]
+            differences.note(f"{exact.name} can't be had ({why}): today's {image.name} runs")
             return image
         return exact
 
@@ -101,8 +93,7 @@ def judged(
     diagnoses: Sequence[Diagnosis | None],
     endings: Sequence[JobEnding],
     parting: LogParting | None,
-    differs: list[Pair],
-    notes: list[str],
+    differences: Differences,
     *,
     plan: Callable[[], Plan | None],
 ) -> Reproduction:
@@ -114,12 +105,12 @@ def judged(
         run_id=manifest["run_id"],
         verdict=kind,
         text=text,
-        reasons=[] if job is None else reasons(kind, diagnoses, differs, job, plan),
+        reasons=[] if job is None else reasons(kind, diagnoses, differences.pairs, job, plan),
         there=endings[0],
         here=endings[1],
         parting=parting,
-        differs=differs,
-        notes=notes,
+        differs=differences.pairs,
+        notes=differences.notes,
     )
 
 

@@ -28,6 +28,7 @@ from loom.analysis.failure import recorded
 from loom.analysis.verdict import Reproduction, parting_of
 from loom.commands import project, terminal
 from loom.commands.again.elsewhere import blocks_of_run, hold, judged, pinned_job, tell
+from loom.commands.again.server_job import Differences
 from loom.commands.plan.plan_run import Worktree, checkout_for, run_of
 from loom.commands.project import trusting
 from loom.commands.project.bundle_file import ACTIONS, UnpackedBundle, pack_name, unpacked
@@ -93,8 +94,8 @@ def replay(file: Path, *, repeat: int | None, quiet: bool, as_json: bool, **aske
             "quiet": quiet or as_json,
         }
     )
-    notes: list[str] = []
-    here, run = _planned(file, there, planned, request, folder / ACTIONS, notes)
+    differences = Differences()
+    here, run = _planned(file, there, planned, request, folder / ACTIONS, differences)
     with redirect_stdout(sys.stderr) if as_json and not repeat else nullcontext():
         code = running.run_as_asked(here, run)
     if repeat and as_json:
@@ -105,7 +106,7 @@ def replay(file: Path, *, repeat: int | None, quiet: bool, as_json: bool, **aske
         runs = [Reading(entry) for entry in entries if entry.child_of == run.run_id]
     if runs:
         failed = min(runs, key=lambda one: one.state == "success")
-        compared = _compared(found, failed, run, notes, str(file))
+        compared = _compared(found, failed, run, differences.notes, str(file))
         tell(compared, here.config.color, as_json=as_json)
     return code
 
@@ -161,7 +162,7 @@ def _store(near: project.Here, path: str) -> list[Path]:
 
 
 def _planned(
-    file: Path, there: Reading, planned: Run, request: Request, actions: Path, notes: list[str]
+    file: Path, there: Reading, planned: Run, request: Request, actions: Path, differences: Differences
 ) -> tuple[Worktree, Run]:
     """Return the run of the bundle's plan in the current directory, with its jobs adapted to this machine.
 
@@ -183,7 +184,7 @@ def _planned(
     }
     with progress_line(at_once=True) as show:
         show("looks for the images that ran there")
-        pinned = tuple(pinned_job(job, images, here, notes) for job in jobs)
+        pinned = tuple(pinned_job(job, images, here, differences) for job in jobs)
     variables = rerun_variables(planned.variables, str(time.time_ns()))
     return here, run_of(here, request, replace(planned.plan, jobs=pinned), variables, origin=str(file))
 
@@ -281,7 +282,6 @@ def _compared(found: UnpackedBundle, here: Reading, run: Run, notes: list[str], 
         [diagnosis_of(one, job_id) if job_id in one.fold.jobs else None for one in (there, here)],
         [recorded(one, job_id) for one in (there, here)],
         parting,
-        differs,
-        notes,
+        Differences(differs, notes),
         plan=lambda: run.plan,
     )

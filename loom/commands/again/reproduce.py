@@ -4,73 +4,52 @@ from __future__ import annotations
 
 import dataclasses
 import glob
-import json
 import os
 import re
 import shutil
 import sys
 import time
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext, redirect_stdout
-from itertools import groupby
-from typing import Any, BinaryIO
+from typing import Any
 
 from msgspec.structs import replace
 
-from loom.addresses import Address
-from loom.analysis.diagnosis import Diagnosis
 from loom.analysis.diff import Pair
 from loom.analysis.evidence import diagnosis_of
-from loom.analysis.failure import LINES_READ, JobEnding, ending, first_line, recorded
-from loom.analysis.server_log import LogFacts, LogReader, ServerLog, diagnosis_of_log, outputs_in_log, used_outputs
-from loom.analysis.verdict import Block, Reproduction, Trial, Verdict, parting_of, verdict
+from loom.analysis.failure import first_line, recorded
+from loom.analysis.server_log import LogFacts, outputs_in_log, used_outputs
+from loom.analysis.verdict import Reproduction, Trial, Verdict, parting_of, verdict
 from loom.cancel import Cancel
 from loom.commands import project
+from loom.commands.again import server_artifacts, server_checkout, server_variables
 from loom.commands.again.elsewhere import blocks_of_run, hold, judged, pinned_job, tell
-from loom.commands.again.server_artifacts import ServerArtifacts
-from loom.commands.again.server_submodules import lay_out_submodules
-from loom.commands.again.server_variables import ServerVariables
+from loom.commands.again.job_log import JobLog
+from loom.commands.again.server_job import Differences, ServerJob
+from loom.commands.again.server_request import request_of
 from loom.commands.again.trials import Fact, cost, facts_of
-from loom.commands.plan.git_server import fetch_checkout
 from loom.commands.plan.plan_run import Worktree, plan_run
 from loom.commands.project import Here
-from loom.commands.project.checkout import git, origin_of
+from loom.commands.project.checkout import git
 from loom.commands.record import remote
 from loom.commands.run import run as running
-from loom.commands.run.children import child_file, includes_of
-from loom.commands.screen import progress_line
-from loom.commands.servers import (
-    RemoteJob,
-    RemotePipeline,
-    Server,
-    is_address,
-)
-from loom.errors import LoomError, RequestError, SnapshotError
-from loom.plan.clone import Clone, Recursion
-from loom.plan.github.events import ON_MERGE
+from loom.commands.servers import RemoteJob, Server, is_address
+from loom.errors import LoomError, RequestError
 from loom.plan.github.growth import grown
 from loom.plan.github.labels import refused
 from loom.plan.github.late_jobs import LateJobs
 from loom.plan.model import Job, Plan
-from loom.plan.origin import origin_of as project_origin
-from loom.plan.variables import EVENTS
 from loom.record.request import Request
 from loom.record.run import Run, TakenOver
 from loom.record.run_paths import artifacts_beside
 from loom.status import JobResult, Status
-from loom.util import atomic
 from loom.util.controls import shown
 from loom.util.globs import match_name
 from loom.util.units import machine, machine_size
 
-_EVENTS = {name: name for name in EVENTS} | {"merge_request_event": "merge_request"}
-_MERGED = re.compile(rb"\+(?P<sha>[0-9a-f]{40,64}):refs/remotes/(?P<ref>pull/\d{1,18}/merge)\b")
-"""The commit of a pull request's merge, in the command by which `actions/checkout` fetches it."""
-_SUBMODULES = re.compile(rb"Updating/initializing submodules|\[command\]\S*git .*submodule update --init --force.*")
-"""The line of GitLab's runner, and the command of `actions/checkout`."""
-_BEGINNING = 4 << 20
-"""The part of a log that is searched for these."""
+_INPUTS = re.compile(rb"(?:\s|#.*\n|---\n)*spec:(?:.*\n)?\s*inputs:")
+"""The beginning of a GitLab file that declares inputs."""
+_OUTPUT = re.compile(r"needs\.([\w-]+)\.outputs\.([\w-]+)=(.*)", re.DOTALL)
 
 
 def reproduce(
@@ -92,11 +71,24 @@ def reproduce(
         raise RequestError("expected the address of a job, pipeline or run, or --last", hint=hint)
     server, job = _last_failed(here) if url is None or last else remote.remote_job(here, url)
     with remote.downloaded(server, job) as file:
-        log = remote.read(file)
+        log = JobLog(file, job, here.root)
         facts = facts_of(tries or (), job.size, log.facts.depth)
-        there = diagnosis_of_log(log, job.url, job=job.name, root=here.root)
-        reproducing = _Reproducing(here, server, job, log, there, file, facts, may_deploy=deploy)
-        return reproducing.run(given, var or [], with_cache=with_cache, as_json=as_json)
+        name = re.sub(r"[^\w.-]+", "-", f"{server.address.host}-{server.address.project}-{job.id}")
+        directory = here.config.cache_dir / "reproductions" / name
+        there = ServerJob(here=here, server=server, job=job, directory=directory, differences=Differences())
+        reproducing = _Reproducing(there, log, var or [], may_deploy=deploy, with_cache=with_cache)
+        worktree, run, target = reproducing.planned(given, quiet=as_json)
+        trials = [(fact, replace(run, plan=fact.applied(run.plan, target.id))) for fact in facts]
+        with redirect_stdout(sys.stderr) if as_json else nullcontext():
+            code = running.execute(worktree, run)
+            found = reproducing.judged(worktree, run, target)
+            if trials and found.verdict != "not-run":
+                duration = worktree.find(run.run_id).receipt()["duration_ms"]
+                print(shown(cost(facts, duration)), file=sys.stderr)
+                tried = [_trial(fact, worktree, trial, target.id, found) for fact, trial in trials]
+                found = replace(found, trials=tried)
+        tell(found, worktree.config.color, as_json=as_json)
+        return code
 
 
 def _last_failed(here: Here) -> tuple[Server, RemoteJob]:
@@ -108,267 +100,91 @@ def _last_failed(here: Here) -> tuple[Server, RemoteJob]:
     return remote.reached(here, address, lambda server: server.last_failed(branch))
 
 
-def _may_become(job: Job, name: str) -> bool:
-    """Return whether a job of this name on the server can be one of those that the job becomes while it runs."""
-    if not job.becomes_several:
-        return False
-    shown = "*".join(map(glob.escape, re.split(r"\$\{\{.*?\}\}", job.title)))
-    return match_name(shown, name) or match_name(f"{shown} (*)", name)
-
-
-_INPUTS = re.compile(rb"(?:\s|#.*\n|---\n)*spec:(?:.*\n)?\s*inputs:")
-"""The beginning of a GitLab file that declares inputs."""
-_OUTPUT = re.compile(r"needs\.([\w-]+)\.outputs\.([\w-]+)=(.*)", re.DOTALL)
-
-
 class _Reproducing:
     def __init__(
-        self,
-        here: Here,
-        server: Server,
-        job: RemoteJob,
-        log: ServerLog,
-        there: Diagnosis,
-        file: BinaryIO,
-        facts: Sequence[Fact],
-        *,
-        may_deploy: bool,
+        self, there: ServerJob, log: JobLog, var: Sequence[str], *, may_deploy: bool, with_cache: bool
     ) -> None:
-        self._here = here
-        self._facts = facts
-        self._server = server
-        self._address = server.address
-        self._job = job
-        self._log = log
         self._there = there
-        self._file = file
+        self._job = there.job
+        self._log = log
         self._may_deploy = may_deploy
-        self._notes: list[str] = []
-        self._differs: list[Pair] = []
-        name = re.sub(r"[^\w.-]+", "-", f"{self._address.host}-{self._address.project}-{job.id}")
-        self._directory = here.config.cache_dir / "reproductions" / name
-        self._variables = ServerVariables(here, server, job, self._directory, self._notes, self._differs)
-        self._artifacts = ServerArtifacts(server, job, self._directory, self._notes, self._differs)
-        if self._address.kind == "github":
-            known = {*here.config.images, *here.config.pools}
-            found = refused([label.lower() for label in job.tags], {label.lower() for label in known})
-            self._notes += [found[0]] if found is not None else []
+        self._with_cache = with_cache
+        outputs = {text: found for text in var if (found := _OUTPUT.fullmatch(text)) is not None}
+        self._outputs_given = {(one[1], one[2]): one[3] for one in outputs.values()}
+        self._var = [text for text in var if text not in outputs]
 
-    def run(self, given_here: Mapping[str, Any], var: Sequence[str], *, with_cache: bool, as_json: bool) -> int:
-        pipeline = self._server.pipeline(self._job)
-        self._notes += [f"unknown: {what}" for what in pipeline.unread]
-        given_outputs = [(text, _OUTPUT.fullmatch(text)) for text in var]
-        self._given_outputs = {(one[1], one[2]): one[3] for _, one in given_outputs if one is not None}
-        var = [text for text, one in given_outputs if one is None]
-        self._differs += [Pair(name=f"variable {text.partition('=')[0]}", a=None, b="given by --var") for text in var]
-        hold(self._directory)
-        shutil.rmtree(self._directory / "artifacts", ignore_errors=True)  # some may have expired since the last time
-        self._fetch(pipeline)
-        os.chdir(self._directory / "tree")
+    def planned(self, given: Mapping[str, Any], *, quiet: bool) -> tuple[Worktree, Run, Job]:
+        """Return the run of the job in a checkout of its commit, which becomes the current directory, and the job in it."""
+        there, log = self._there, self._log
+        pipeline = there.server.pipeline(self._job)
+        differences = there.differences
+        if there.address.kind == "github":
+            known = {name.lower() for name in (*there.here.config.images, *there.here.config.pools)}
+            if (found := refused([label.lower() for label in self._job.tags], known)) is not None:
+                differences.note(found[0])
+        for what in pipeline.unread:
+            differences.note(f"unknown: {what}")
+        for text in self._var:
+            differences.add(f"variable {text.partition('=')[0]}", None, "given by --var")
+        hold(there.directory)
+        shutil.rmtree(there.directory / "artifacts", ignore_errors=True)  # some may have expired since the last time
+        beginning = log.beginning()
+        server_checkout.fetch(there, pipeline, beginning, log.facts)
+        os.chdir(there.tree)
         request = Request.of(
             {
-                **given_here,
+                **given,
                 "names": [glob.escape(self._job.name)],
-                "var": [*self._given(pipeline), *var],
-                "event": "tag" if self._job.is_tag else _EVENTS.get(pipeline.source, "push"),
-                "no_cache": not with_cache,
+                "var": self._var,
+                "no_cache": not self._with_cache,
                 "deploy": True,  # also the jobs before it, whose results are there
-                "keep": given_here["keep"] or "on-failure",
-                "quiet": given_here["quiet"] or as_json,
+                "keep": given["keep"] or "on-failure",
+                "quiet": given["quiet"] or quiet,
             }
         )
-        if pipeline.payload is not None:
-            event_file = self._directory / "event.json"
-            atomic.write(event_file, json.dumps(pipeline.payload).encode(), mode=0o600)
-            request = replace(request, event_file=str(event_file))
-        request = self._of_late_matrix(self._with_file(request, pipeline))
-        if (first := _planned(request)) is not None:
+        request = self._with_late_matrix(request_of(there, pipeline, request))
+        if (first := _plan_of(request)) is not None:
             self._check_deploys(first)  # before the server's variables are here
-        told = self._log.facts.depth
-        git_depth = int(told) if told.isdigit() else pipeline.git_depth
-        request = replace(request, flags={**request.flags, self._address.kind: self._variables.settings(git_depth)})
-        here, run = plan_run(request)
+        depth = log.facts.depth
+        settings = server_variables.settings(there, int(depth) if depth.isdigit() else pipeline.git_depth)
+        here, run = plan_run(replace(request, flags={**request.flags, there.address.kind: settings}))
         self._check_deploys(run.plan)
         plan, target = self._target(run.plan)
-        file = self._directory / "tree" / run.plan.workflow_path
+        file = there.tree / run.plan.workflow_path
         if not request.inputs and file.is_file() and _INPUTS.match(file.read_bytes()):
-            self._notes.append(
-                "the API does not have the pipeline's inputs: their defaults count; --input gives others"
-            )
-        self._fetch_submodules(target, told)
-        self._read_again(target)
-        job = pinned_job(target, self._log.facts.images, here, self._notes, self._differs)
+            differences.note("the API does not have the pipeline's inputs: their defaults count; --input gives others")
+        server_checkout.fetch_submodules(there, target, beginning, depth)
+        # A step with `continue-on-error` does not end the job.
+        goes_on = [step for step in target.steps if step.continue_on_error not in ("", "false")]
+        names = {step.action.uses if step.action else first_line(step.script) for step in goes_on}
+        if names:
+            log.read(frozenset(filter(None, names)))
+        job = pinned_job(target, log.facts.images, here, differences)
         jobs = tuple(job if each.id == job.id else each for each in plan.jobs)
         starts = self._taken_over(plan, target)
-        run = replace(run, plan=replace(plan, jobs=jobs, behind=""), starts=starts, origin=self._job.url)
-        self._trials = [(fact, fact.applied(run.plan, target.id)) for fact in self._facts]
-        with redirect_stdout(sys.stderr) if as_json else nullcontext():
-            code = running.execute(here, run)
-        self._verdict(here, run, target, with_cache=with_cache, as_json=as_json)
-        return code
-
-    def _fetch(self, pipeline: RemotePipeline) -> None:
-        facts, sha, ref = self._log.facts, self._job.sha, self._job.ref
-        self._file.seek(0)
-        beginning = self._file.read(_BEGINNING)
-        merged = _MERGED.search(beginning) if pipeline.source in ON_MERGE else None
-        if merged is not None:
-            sha, ref = merged["sha"].decode(), f"refs/{merged['ref'].decode()}"
-        try:
-            self._fetch_commit(pipeline, sha, ref)
-        except SnapshotError:
-            if merged is None:
-                raise
-            sha = self._job.sha
-            self._fetch_commit(pipeline, sha, self._job.ref)
-        self._submodules = _SUBMODULES.search(beginning)
-        there = merged["sha"].decode() if merged is not None else facts.commit
-        unnamed = pipeline.source in ON_MERGE and merged is None
-        if unnamed or (there and (merged is not None or facts.format == "gitlab") and not sha.startswith(there)):
-            there = "a merge of the pull request, which its log does not name" if unnamed else there
-            self._notes.append(f"not the same commit: the job there ran on {there}, this one on {sha[:12]}")
-            self._differs.append(Pair(name="commit", a=there, b=sha))
-
-    def _fetch_commit(self, pipeline: RemotePipeline, sha: str, ref: str) -> None:
-        depth = self._log.facts.depth
-        of_request = ref.startswith(("refs/merge-requests/", "refs/pull/"))
-        with progress_line(at_once=True) as show:
-            show(f"fetching commit {sha[:12]}")
-            fetch_checkout(
-                self._directory / "tree",
-                url=self._clone_url(),
-                sha=sha,
-                ref=ref,
-                branch=pipeline.branch or "merge-request" if of_request else ref,
-                is_tag=self._job.is_tag,
-                default_branch=pipeline.default_branch,
-                depth=int(depth) if depth.isdigit() and int(depth) else None,
-                near=self._here.root,
-                environ=self._here.environ,
-            )
-
-    def _fetch_submodules(self, target: Job, depth: str) -> None:
-        """Fetch those that the job there had, and say which can't be had."""
-        clone, there = target.clone, self._submodules
-        if self._address.kind == "github" and there is not None:
-            recursion: Recursion = "recursive" if b"--recursive" in there[0] else "normal"
-            clone = Clone(submodules=recursion, submodule_depth=int(depth) if depth.isdigit() else 0)
-        if clone is None or clone.submodules == "none":
-            if there is not None:
-                self._notes.append(
-                    "unknown: the submodules, which the job there had, and for which its file does not ask"
-                )
-                self._differs.append(Pair(name="submodules", a="present", b=None))
-            return
-        tree, environ = self._directory / "tree", self._here.environ
-        with progress_line(at_once=True) as show:
-            show("fetching submodules")
-            missing = [*lay_out_submodules(tree, self._here.root, clone, server=self._address.server, environ=environ)]
-        for why in missing:
-            print(shown(f"submodule that the job there had, and that is missing here: {why}"), file=sys.stderr)
-            self._notes.append(f"unknown: the submodule {why}")
-        self._differs += [Pair(name="submodules", a="present", b=f"{len(missing)} missing")] if missing else []
-
-    def _clone_url(self) -> Address:
-        """Return the checkout's own origin if it is that project, since git knows how to read it; else the server's address."""
-        found, address = origin_of(self._here.root, self._here.environ), self._address
-        origin = project_origin(str(found)) if found is not None else None
-        if found is not None and origin is not None and origin.path == address.project:
-            return found
-        return Address(f"{address.server}/{address.project}.git")
-
-    # -- what the job gets ------------------------------------------------------------------------------------------
-
-    def _given(self, pipeline: RemotePipeline) -> Iterator[str]:
-        """Yield the variables that were given to the pipeline, and those that only the server can know, as `NAME=value`."""
-        of_gitlab = self._address.kind == "gitlab" and pipeline.source not in _EVENTS
-        source = {"CI_PIPELINE_SOURCE": pipeline.source} if of_gitlab else {}
-        for name, value in {**pipeline.variables, **source, **pipeline.known}.items():
-            yield f"{name}={value}"
-
-    def _with_file(self, given: Request, pipeline: RemotePipeline) -> Request:
-        """Return the options with the pipeline's file, where the project or the job that started it names another one."""
-        if pipeline.above is not None:
-            return self._of_child(given, *pipeline.above)
-        if pipeline.source == "parent_pipeline":
-            raise RequestError(
-                f"{self._job.url} is of a child pipeline, and the server does not give the one that started it",
-                hint="name a job of that one: its trigger runs the child pipeline here",
-                code="JOB_UNKNOWN",
-            )
-        if self._address.kind == "github" or not pipeline.workflow or given.inputs:
-            return replace(given, workflow=pipeline.workflow) if pipeline.workflow else given
-        path, _, project = pipeline.workflow.partition("@")
-        if "://" in path:
-            return self._including(given, [{"remote": path}])
-        name, _, ref = project.partition(":")
-        of_project = {"project": name, "file": path, **({"ref": ref} if ref else {})}
-        return self._including(given, [of_project if project else {"local": path}])
-
-    def _including(self, given: Request, includes: list[dict[str, Any]]) -> Request:
-        """Return the options with a file that includes others, whatever their names."""
-        whole = self._directory / "pipeline.gitlab-ci.yml"
-        atomic.write(whole, json.dumps({"include": includes}).encode())
-        return replace(given, workflow=str(whole))
-
-    def _of_child(self, given: Request, number: int, name: str) -> Request:
-        """Return the options with the files, inputs and variables that job `name` of pipeline `number` gave its child."""
-        job = replace(self._job, pipeline=number)
-        above = self._server.pipeline(job)
-        of_above = replace(
-            given,
-            names=(glob.escape(name),),
-            var=tuple(self._given(above)),
-            event=_EVENTS.get(above.source, "push"),
-        )
-        _, run = plan_run(replace(self._with_file(of_above, above), dry_run=True), ask=False)
-        trigger = next((each for each in run.plan.jobs if each.title == name and each.trigger is not None), None)
-        if trigger is None or trigger.trigger is None:
-            raise RequestError(
-                f"{name} of pipeline {number}, which started this one, starts none here", code="JOB_UNKNOWN"
-            )
-        given = replace(given, var=(*(f"{key}={one}" for key, one in trigger.trigger.variables.items()), *given.var))
-        (file, *_), folder = trigger.trigger.files, self._directory / "above"
-        if file.job is None:
-            return self._including(given, includes_of(trigger.trigger))
-        shutil.rmtree(folder, ignore_errors=True)
-        artifacts = ServerArtifacts(self._server, job, folder, self._notes, self._differs)
-        producer = run.plan.job(file.job)
-        there = {each.name: each for each in self._server.jobs_before(job)}
-        if (of_server := there.get(producer.title)) is not None:
-            artifacts.bring(producer, of_server)
-        folder.joinpath("files").mkdir(parents=True)
-        found = child_file(file, trigger.id, folder, artifacts.archive_of, folder / "files")
-        if found.is_symlink() or not found.is_file():
-            raise RequestError(
-                f"{name}: the artifacts of {producer.name} have no file {file.path}", code="WF_NOT_FOUND"
-            )
-        inputs = (f"{key}={one if isinstance(one, str) else json.dumps(one)}" for key, one in file.inputs.items())
-        return replace(
-            given,
-            workflow=str(found.rename(folder / "pipeline.gitlab-ci.yml")),
-            inputs=(*inputs, *given.inputs),
-        )
+        plan = replace(plan, jobs=jobs, behind="")
+        return here, replace(run, plan=plan, starts=starts, origin=self._job.url), target
 
     def _check_deploys(self, plan: Plan) -> None:
         """Raise RequestError for a job that deploys, unless the user wants it to."""
-        if not self._may_deploy and any(job.deploys and self._is_meant(job) for job in plan.jobs):
+        meant = (job for job in plan.jobs if self._job.name == job.title or _may_become(job, self._job.name))
+        if not self._may_deploy and any(job.deploys for job in meant):
             raise RequestError(
                 f"{self._job.name} deploys: it changes an environment, or publishes a release, also from here",
                 hint=f"to run it all the same: loom reproduce --deploy {self._job.url}",
                 code="JOB_DEPLOYS",
             )
 
-    def _is_meant(self, job: Job) -> bool:
-        return self._job.name == job.title or _may_become(job, self._job.name)
+    # -- the job in the plan ----------------------------------------------------------------------------------------
 
-    def _of_late_matrix(self, given: Request) -> Request:
+    def _with_late_matrix(self, request: Request) -> Request:
         """Select the job of a matrix that only a result of another job tells, if the server's name can be one of its."""
-        plan = _whole(given) if self._address.kind == "github" else None
+        plan = _plan_of(replace(request, names=())) if self._there.address.kind == "github" else None
         jobs = plan.jobs if plan is not None else ()
         if any(self._job.name == job.title for job in jobs):
-            return given
-        return replace(given, names=tuple(job.id for job in jobs if _may_become(job, self._job.name)) or given.names)
+            return request
+        names = tuple(job.id for job in jobs if _may_become(job, self._job.name))
+        return replace(request, names=names or request.names)
 
     def _target(self, plan: Plan) -> tuple[Plan, Job]:
         """Return the job, and the plan in which it stands by itself."""
@@ -380,7 +196,7 @@ class _Reproducing:
             found = "more than one" if named else "no"
             raise RequestError(
                 f"the workflow of commit {self._job.sha[:12]} has {found} job {self._job.name!r} here",
-                hint=f"see what it has: cd {self._directory / 'tree'} && loom compile --explain",
+                hint=f"see what it has: cd {self._there.tree} && loom compile --explain",
                 code="JOB_UNKNOWN",
             )
         return plan, named[0]
@@ -399,107 +215,91 @@ class _Reproducing:
             )
         return grown(plan, job.id, tuple(one for one in jobs if self._job.name == one.title))
 
+    # -- the results of the jobs before it --------------------------------------------------------------------------
+
     def _taken_over(self, plan: Plan, target: Job) -> dict[str, TakenOver]:
         """Return the jobs before the target, with their results, and download what they left."""
-        there = {job.name: job for job in self._server.jobs_before(self._job)}
+        there = self._there
+        before = {job.name: job for job in there.server.jobs_before(self._job)}
         needed = {*(target.artifacts_from or ()), *(need.job for need in target.needs or () if need.artifacts)}
+        takes_all = target.needs is None and target.artifacts_from is None
         outputs = self._outputs(target)
         found = {}
         for job in plan.jobs:
             if job.id == target.id:
                 continue
-            given = outputs.get(job.id, {})
-            result = JobResult(status=Status.SUCCESS, outputs=given)  # the target ran, so they did not stop it
-            found[job.id] = TakenOver(result=result, archive=self._artifacts.archive_of(job.id))
-            of_server = there.get(job.title)
-            if of_server is not None and (job.id in needed or (target.needs is None and target.artifacts_from is None)):
-                self._artifacts.bring(job, of_server)
+            # The target ran, so they did not stop it.
+            result = JobResult(status=Status.SUCCESS, outputs=outputs.get(job.id, {}))
+            found[job.id] = TakenOver(result=result, archive=there.archive_of(job.id))
+            if (of_server := before.get(job.title)) is not None and (takes_all or job.id in needed):
+                server_artifacts.bring(there, job, of_server)
         if found and any(step.action and "actions/download-artifact" in step.action.uses for step in target.steps):
-            self._artifacts.bring_of_run(artifacts_beside(next(iter(found.values())).archive))
+            server_artifacts.bring_of_run(there, artifacts_beside(next(iter(found.values())).archive))
         return found
 
     def _outputs(self, target: Job) -> dict[str, dict[str, str]]:
         """Return outputs of the jobs that the target needs: from `--var needs.JOB.outputs.NAME=value`, else from the log."""
         if not (used := used_outputs(target)):
             return {}
-        self._file.seek(0)
-        lines = LogReader().lines(iter(lambda: self._file.read(1 << 18), b""))
-        known = outputs_in_log(target, (line.text for line in lines if line.kind == "header")) | self._given_outputs
+        headers = (line.text for line in self._log.lines() if line.kind == "header")
+        known = outputs_in_log(target, headers) | self._outputs_given
         if missing := sorted(used - known.keys()):
             names = ", ".join(f"needs.{need}.outputs.{name}" for need, name in missing)
-            note = f"the API does not give {names}, empty here: --var NAME=value gives them"
-            self._notes += [note] if note not in self._notes else []
-        found: dict[str, dict[str, str]] = {}
-        for need in target.expected_results:
-            for job_id in need.jobs:
-                found[job_id] = {name: value for (of, name), value in known.items() if of == need.name}
-        return found
-
-    def _read_again(self, target: Job) -> None:
-        """Read the log with what it does not tell: a step with `continue-on-error` does not end the job."""
-        goes_on = [step for step in target.steps if step.continue_on_error not in ("", "false")]
-        names = {step.action.uses if step.action else first_line(step.script) for step in goes_on}
-        if names:
-            self._log = remote.read(self._file, frozenset(filter(None, names)))
-            self._there = diagnosis_of_log(self._log, self._job.url, job=self._job.name, root=self._here.root)
+            self._there.differences.note(f"the API does not give {names}, empty here: --var NAME=value gives them")
+        return {
+            job_id: {name: value for (of, name), value in known.items() if of == need.name}
+            for need in target.expected_results
+            for job_id in need.jobs
+        }
 
     # -- the verdict ------------------------------------------------------------------------------------------------
 
-    def _verdict(self, here: Worktree, run: Run, target: Job, *, with_cache: bool, as_json: bool) -> None:
-        reading = here.find(run.run_id)
+    def judged(self, here: Worktree, run: Run, target: Job) -> Reproduction:
+        """Compare the job's end here with that on the server."""
+        log, facts, reading = self._log, self._log.facts, here.find(run.run_id)
         manifest = reading.job_manifest(target.id)
-        ours = diagnosis_of(reading, target.id)
-        there = _ending_of_log(self._file, self._log, self._there.state)
-        parting = parting_of(
-            _blocks_of_log(self._file, self._log),
-            blocks_of_run(reading, manifest, self._there.step if self._log.facts.format == "github" else None),
-        )
-        facts = self._log.facts
-        differs = [*self._differs, *_differences(facts, self._job, manifest, with_cache=with_cache)]
-        found = judged(
+        failed_step = log.diagnosis.step if facts.format == "github" else None
+        differences = self._there.differences
+        differences.pairs.extend(_differences(facts, self._job, manifest, with_cache=self._with_cache))
+        for what in _unknown(facts, self._job):
+            differences.note(f"unknown: {what}")
+        return judged(
             self._job.url,
             target,
             manifest,
-            (self._there, ours),
-            (there, recorded(reading, target.id)),
-            parting,
-            differs,
-            [*self._notes, *(f"unknown: {what}" for what in _unknown(facts, self._job))],
-            plan=lambda: _whole(run.request),
+            (log.diagnosis, diagnosis_of(reading, target.id)),
+            (log.ending(), recorded(reading, target.id)),
+            parting_of(log.blocks(), blocks_of_run(reading, manifest, failed_step)),
+            differences,
+            plan=lambda: _plan_of(replace(run.request, names=())),
         )
-        if self._facts and found.verdict != "not-run":
-            print(shown(cost(self._facts, reading.receipt()["duration_ms"])), file=sys.stderr)
-            with redirect_stdout(sys.stderr) if as_json else nullcontext():
-                tried = [
-                    self._tried(fact, here, replace(run, plan=plan), target.id, found) for fact, plan in self._trials
-                ]
-            found = replace(found, trials=tried)
-        tell(found, here.config.color, as_json=as_json)
-
-    def _tried(self, fact: Fact, here: Worktree, run: Run, job_id: str, before: Reproduction) -> Trial:
-        """Run the job with a fact as it was there, and compare how it ends."""
-        run_id = str(time.time_ns())
-        without = replace(here, config=dataclasses.replace(here.config, keep="never"))
-        running.execute(without, run.again(run_id))
-        kind, text = verdict(before.there, recorded(here.find(run_id), job_id), None)
-        return Trial(fact=fact.text, run_id=run_id, verdict=kind, text=text, decides=_decides(before, kind))
 
 
-def _planned(request: Request) -> Plan | None:
+def _trial(fact: Fact, here: Worktree, run: Run, job_id: str, before: Reproduction) -> Trial:
+    """Run the job with a fact as it was there, and compare how it ends."""
+    run_id = str(time.time_ns())
+    without = replace(here, config=dataclasses.replace(here.config, keep="never"))
+    running.execute(without, run.again(run_id))
+    kind, text = verdict(before.there, recorded(here.find(run_id), job_id), None)
+    as_there: Verdict = "passes-here" if before.there.status == "success" else "reproduced"
+    decides = kind == as_there != before.verdict
+    return Trial(fact=fact.text, run_id=run_id, verdict=kind, text=text, decides=decides)
+
+
+def _may_become(job: Job, name: str) -> bool:
+    """Return whether a job of this name on the server can be one of those that the job becomes while it runs."""
+    if not job.becomes_several:
+        return False
+    pattern = "*".join(map(glob.escape, re.split(r"\$\{\{.*?\}\}", job.title)))
+    return match_name(pattern, name) or match_name(f"{pattern} (*)", name)
+
+
+def _plan_of(request: Request) -> Plan | None:
+    """Return the plan of a request, before anybody is asked for anything; None where it can't be made."""
     try:
         return plan_run(replace(request, dry_run=True), ask=False)[1].plan
     except LoomError:
         return None
-
-
-def _decides(before: Reproduction, kind: Verdict) -> bool:
-    as_there: Verdict = "passes-here" if before.there.status == "success" else "reproduced"
-    return kind == as_there != before.verdict
-
-
-def _whole(request: Request) -> Plan | None:
-    """Return the plan of all jobs, of which the run has a part."""
-    return _planned(replace(request, names=()))
 
 
 def _differences(facts: LogFacts, job: RemoteJob, manifest: Mapping[str, Any], *, with_cache: bool) -> Iterator[Pair]:
@@ -521,30 +321,3 @@ def _unknown(facts: LogFacts, job: RemoteJob) -> Iterator[str]:
     if not job.size:
         yield "the processors and the memory of the machine"
     yield "its time zone and locale"
-
-
-def _ending_of_log(file: BinaryIO, log: ServerLog, status: str) -> JobEnding:
-    """Read how the job ended, from the last command of the unit that ended it."""
-    command, lines = log.unit.name, deque[str]()
-    for block in _blocks_of_log(file, log):
-        command, lines = block.command or log.unit.name, deque(block.lines, LINES_READ)
-    return ending(status, command=command, exit_code=log.facts.exit_code, error=log.facts.error, lines=lines)
-
-
-def _blocks_of_log(file: BinaryIO, log: ServerLog) -> Iterator[Block]:
-    file.seek(0)
-    number, command, directory = 0, "" if log.unit.marked else log.unit.name, log.facts.directory or "\0"
-
-    def numbered() -> Iterator[tuple[int, str, str | None]]:
-        nonlocal number, command
-        for line in LogReader().lines(iter(lambda: file.read(1 << 18), b"")):
-            if line.unit != log.unit.name:
-                continue
-            if line.kind == "command":
-                number, command = number + 1, line.text
-                yield number, command, None
-            elif line.kind == "output":
-                yield number, command, line.text.replace(directory, "<workspace>")
-
-    for (_, name), lines in groupby(numbered(), key=lambda each: each[:2]):
-        yield Block(name, (text for _, _, text in lines if text is not None))

@@ -7,8 +7,8 @@ import shutil
 from pathlib import Path
 
 from loom.action_services.artifacts import file_of
-from loom.analysis.diff import Pair
-from loom.commands.servers import RemoteJob, Server, ServerRefused
+from loom.commands.again.server_job import ServerJob
+from loom.commands.servers import RemoteJob, ServerRefused
 from loom.errors import ArtifactError, LoomError
 from loom.plan.model import Job
 from loom.storage import dotenv, zips
@@ -16,68 +16,56 @@ from loom.storage.tar import DamagedArchive, packed
 from loom.util import atomic
 
 
-class ServerArtifacts:
-    """`notes` and `differs` get what can't be had."""
+def bring_of_run(there: ServerJob, folder: Path) -> None:
+    """Download the artifacts of the run from before the job; what can't be had is said."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    try:
+        for one in there.server.artifacts_before(there.job):
+            if one.expired:
+                raise ServerRefused(f"the artifact {one.name} has expired")
+            with folder.joinpath(file_of(one.name)).open("wb") as file:
+                there.server.artifacts(one, file)
+    except (ServerRefused, OSError) as error:
+        why = error.message if isinstance(error, ServerRefused) else error.strerror
+        there.differences.add("artifacts of the run", "present", note=f"artifacts: {why}")
 
-    def __init__(self, server: Server, job: RemoteJob, directory: Path, notes: list[str], differs: list[Pair]) -> None:
-        self._server = server
-        self._job = job
-        self._directory = directory
-        self._notes = notes
-        self._differs = differs
 
-    def archive_of(self, job_id: str) -> Path:
-        return self._directory / "artifacts" / job_id / "artifacts.tar.gz"
+def bring(there: ServerJob, job: Job, of_server: RemoteJob) -> None:
+    """Download the artifacts of a job; what can't be had is said."""
+    if not of_server.has_artifacts:
+        return
+    archive = there.archive_of(job.id)
+    archive.parent.mkdir(parents=True, exist_ok=True)
+    draft = archive.with_name("artifacts.zip")
+    try:
+        if of_server.expired:
+            raise ServerRefused(f"the artifacts of {job.name} have expired")
+        with draft.open("wb") as file:
+            there.server.artifacts(of_server, file)
+        with draft.open("rb") as zipped, atomic.replacing(archive) as made, gzip.open(made, "wb", 1) as out:
+            for piece in packed(zips.items(zipped)):
+                out.write(piece)
+        _keep_reported(there, job, draft, archive)
+    except (ServerRefused, DamagedArchive) as error:
+        text = error.message if isinstance(error, LoomError) else f"{job.name}: {error}"
+        there.differences.add(f"artifacts of {job.name}", "present", note=f"artifacts: {text}")
+    finally:
+        draft.unlink(missing_ok=True)
 
-    def bring_of_run(self, folder: Path) -> None:
-        """Download the artifacts of the run from before the job; what can't be had is said."""
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        try:
-            for one in self._server.artifacts_before(self._job):
-                if one.expired:
-                    raise ServerRefused(f"the artifact {one.name} has expired")
-                with folder.joinpath(file_of(one.name)).open("wb") as file:
-                    self._server.artifacts(one, file)
-        except (ServerRefused, OSError) as error:
-            self._notes.append(f"artifacts: {error.message if isinstance(error, ServerRefused) else error.strerror}")
-            self._differs.append(Pair(name="artifacts of the run", a="present", b=None))
 
-    def bring(self, job: Job, of_server: RemoteJob) -> None:
-        """Download the artifacts of a job; what can't be had is said."""
-        if not of_server.has_artifacts:
-            return
-        archive = self.archive_of(job.id)
-        archive.parent.mkdir(parents=True, exist_ok=True)
-        draft = archive.with_name("artifacts.zip")
-        try:
-            if of_server.expired:
-                raise ServerRefused(f"the artifacts of {job.name} have expired")
-            with draft.open("wb") as file:
-                self._server.artifacts(of_server, file)
-            with draft.open("rb") as zipped, atomic.replacing(archive) as made, gzip.open(made, "wb", 1) as out:
-                for piece in packed(zips.items(zipped)):
-                    out.write(piece)
-            self._reported(job, draft, archive)
-        except (ServerRefused, DamagedArchive) as error:
-            text = error.message if isinstance(error, LoomError) else f"{job.name}: {error}"
-            self._notes.append(f"artifacts: {text}")
-            self._differs.append(Pair(name=f"artifacts of {job.name}", a="present", b=None))
-        finally:
-            draft.unlink(missing_ok=True)
-
-    def _reported(self, job: Job, archive: Path, kept: Path) -> None:
-        """Keep the variables of a dotenv report, which the server's API gives only where it is an artifact, too."""
-        patterns = job.artifacts.reports.get("dotenv", ()) if job.artifacts is not None else ()
-        values: dict[str, str] = {}
-        why = "the API does not give them"
-        try:
-            with archive.open("rb") as file:
-                for entry, content in zips.items(file):
-                    if entry.path in patterns and content is not None:
-                        values |= dotenv.parsed(content.read(dotenv.MAX_BYTES + 1), entry.path)
-        except ArtifactError as error:
-            why = error.message
-        dotenv.keep(values, kept)
-        if patterns and not values:
-            self._notes.append(f"unknown: the variables that {job.name} reported (dotenv): {why}; --var gives them")
+def _keep_reported(there: ServerJob, job: Job, archive: Path, kept: Path) -> None:
+    """Keep the variables of a dotenv report, which the server's API gives only where it is an artifact, too."""
+    patterns = job.artifacts.reports.get("dotenv", ()) if job.artifacts is not None else ()
+    values: dict[str, str] = {}
+    why = "the API does not give them"
+    try:
+        with archive.open("rb") as file:
+            for entry, content in zips.items(file):
+                if entry.path in patterns and content is not None:
+                    values |= dotenv.parsed(content.read(dotenv.MAX_BYTES + 1), entry.path)
+    except ArtifactError as error:
+        why = error.message
+    dotenv.keep(values, kept)
+    if patterns and not values:
+        there.differences.note(f"unknown: the variables that {job.name} reported (dotenv): {why}; --var gives them")

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from loom.commands.again.elsewhere import pinned_job
+from loom.commands.again.server_job import Differences
 from loom.commands.plan.plan_run import Worktree
 from loom.errors import ImageError
 from loom.plan.model import Image, Job, Service
@@ -37,10 +38,10 @@ def names(*, lost: str = "") -> tuple[list[str | None], list[str]]:
         image=Image(name="debian:trixie"),
         services=(service, service, other),
     )
-    notes: list[str] = []
-    found = pinned_job(job, DIGESTS, prepared(lost=lost), notes)
+    differences = Differences()
+    found = pinned_job(job, DIGESTS, prepared(lost=lost), differences)
     assert found.image is not None
-    return [found.image.name, *(one.image.name for one in found.services)], notes
+    return [found.image.name, *(one.image.name for one in found.services)], differences.notes
 
 
 def test_an_image_and_the_services_run_by_their_digests() -> None:
