@@ -16,7 +16,7 @@ from loom.plan.model import PROJECT_DIR
 from loom.providers.base import SessionRequest
 from loom.providers.kubernetes.cluster.client import Cluster
 from loom.providers.kubernetes.images.snapshot import SnapshotImages
-from loom.providers.kubernetes.pod.policies import Policies, as_yaml, policies_of, proposed
+from loom.providers.kubernetes.pod.policies import NamespacePolicies, as_yaml, policies_of, proposed
 from loom.providers.kubernetes.pod.spec import is_confined, name_of, specification
 
 VERBS = (
@@ -74,12 +74,15 @@ def _verbs(cluster: Cluster) -> CheckResult:
     )
 
 
-def _admission(cluster: Cluster, pool: Pool, image: str, policies: Policies) -> CheckResult:
+def _admission(cluster: Cluster, pool: Pool, image: str, policies: NamespacePolicies) -> CheckResult:
     """Ask the API server whether it would take a plain job's pod: pod security, limit ranges, quotas, webhooks."""
 
     def refusal(pool: Pool) -> LoomError | None:
         request, refused = _request(Path("/"), pool), None
-        for known in (Policies(), policies):  # as a run does: the rules count where the cluster has refused a pod
+        for known in (
+            NamespacePolicies(),
+            policies,
+        ):  # as a run does: the rules count where the cluster has refused a pod
             try:
                 pod = specification(request, name_of(request), {}, (), image=image, policies=known)
                 cluster.call("asking for a pod", "create_namespaced_pod", pod, dry_run="All")

@@ -23,7 +23,7 @@ from loom.providers.kubernetes.cluster.pods import Pods
 from loom.providers.kubernetes.images.snapshot import Pushed, SnapshotImages
 from loom.providers.kubernetes.pod import services as of_pod
 from loom.providers.kubernetes.pod import starting
-from loom.providers.kubernetes.pod.policies import REFUSED, Policies, policies_of
+from loom.providers.kubernetes.pod.policies import REFUSED, NamespacePolicies, policies_of
 from loom.providers.kubernetes.pod.services import PodServices
 from loom.providers.kubernetes.pod.spec import (
     is_confined,
@@ -62,7 +62,7 @@ class KubernetesProvider(Provider):
         self._queue = starting.QuotaQueue()
         self._removals = Removals()
         self._reaped: set[str] = set()
-        self._policies: dict[str, Policies] = {}
+        self._policies: dict[str, NamespacePolicies] = {}
         """The rules of the namespaces that have refused a pod."""
 
     @cached_property
@@ -122,7 +122,7 @@ class KubernetesProvider(Provider):
         name = name_of(request)
         environment, _ = driver.environment(request.environment)
         containers = services.containers if services else ()
-        known = self._policies.get(start.cluster.namespace, Policies())
+        known = self._policies.get(start.cluster.namespace, NamespacePolicies())
         make = partial(specification, request, name, environment, containers, image=image, pushed=pushed)
         try:
             start.create(self._queue, make(policies=known))
@@ -135,7 +135,7 @@ class KubernetesProvider(Provider):
                 raise
             start.create(self._queue, make(policies=found))
 
-    def _policies_of(self, cluster: Cluster) -> Policies:
+    def _policies_of(self, cluster: Cluster) -> NamespacePolicies:
         with self._lock:
             if cluster.namespace not in self._policies:
                 self._policies[cluster.namespace] = policies_of(cluster)

@@ -41,7 +41,7 @@ REFUSED = ("CLUSTER_QUOTA", "CLUSTER_POD_REFUSED", "POD_INVALID")
 """The codes of errors by which a cluster says that a pod breaks a rule."""
 
 
-class Policies(Struct, frozen=True, kw_only=True):
+class NamespacePolicies(Struct, frozen=True, kw_only=True):
     """The rules of one namespace; empty where it has none, or they may not be read."""
 
     ranges: tuple[Mapping[str, Mapping[str, str]], ...] = ()
@@ -74,7 +74,7 @@ class Policies(Struct, frozen=True, kw_only=True):
         return None if whole is None else _text(resource, amount(whole) - amount(own))
 
 
-def policies_of(cluster: Cluster) -> Policies:
+def policies_of(cluster: Cluster) -> NamespacePolicies:
     """Ask for the rules of the cluster's namespace."""
 
     def listed(method: str) -> list[Json]:
@@ -111,7 +111,7 @@ def policies_of(cluster: Cluster) -> Policies:
         namespace = cluster.call("reading the namespace's rules", "read_namespace", cluster.namespace)
     except LoomError:
         namespace = {"metadata": {}}
-    return Policies(
+    return NamespacePolicies(
         ranges=tuple(ranges),
         quotas=quotas,
         least=least,
@@ -125,7 +125,7 @@ def amount(text: str) -> float:
     return float(found[1]) * _UNITS.get(found[2], 1.0) if found else 0.0
 
 
-def fit(container: dict[str, Any], policies: Policies, pool: Pool, *, own: bool) -> None:
+def fit(container: dict[str, Any], policies: NamespacePolicies, pool: Pool, *, own: bool) -> None:
     """Give a container the requests and limits that the rules ask for. ProviderError where the pool has to say one.
 
     The values of a container of loom's `own` change as the rules want; of the others those that nobody gave.
@@ -161,7 +161,7 @@ def _between(least: str | None, value: str, most: str | None) -> str:
     return least if least is not None and amount(value) < amount(least) else value
 
 
-def _own_limit(resource: str, policies: Policies) -> str:
+def _own_limit(resource: str, policies: NamespacePolicies) -> str:
     """Return the limit of a container of loom's own, at most half of what all containers may have."""
     _, whole = policies.quotas.get(f"limits.{resource}", ("", _ANY))
     return _between(None, _OWN[resource][1], _text(resource, amount(whole) / 2))
@@ -176,7 +176,7 @@ def _lowest(*values: str | None) -> str:
     return min(filter(None, values), key=amount)
 
 
-def _of_pool(pool: Pool, key: str, resource: str, policies: Policies) -> str:
+def _of_pool(pool: Pool, key: str, resource: str, policies: NamespacePolicies) -> str:
     given = getattr(pool, key).get(resource)
     if given is None:
         rule, _ = policies.quotas[f"{key}.{resource}"]
@@ -189,7 +189,7 @@ def _of_pool(pool: Pool, key: str, resource: str, policies: Policies) -> str:
     return str(given)
 
 
-def check_level(policies: Policies, *, confined: bool) -> None:
+def check_level(policies: NamespacePolicies, *, confined: bool) -> None:
     """Raise ProviderError for a namespace whose level of pod security takes no pods of root's."""
     if policies.level == "restricted" and not confined:
         raise ProviderError(
@@ -199,7 +199,7 @@ def check_level(policies: Policies, *, confined: bool) -> None:
         )
 
 
-def proposed(pool: Pool, policies: Policies, *, confined: bool) -> Pool:
+def proposed(pool: Pool, policies: NamespacePolicies, *, confined: bool) -> Pool:
     """Return the pool with what the rules ask for besides, as far as they tell."""
     limits, requests = dict(pool.limits), dict(pool.requests)
     for resource, (request, limit) in _PROPOSED.items():

@@ -24,7 +24,7 @@ from loom.providers import labels
 from loom.providers.base import JOB_CAPS, SERVICE_CAPS, SessionRequest
 from loom.providers.driver import protocol as driver
 from loom.providers.kubernetes.images.snapshot import COPY, Pushed, copying
-from loom.providers.kubernetes.pod.policies import Policies, amount, check_level, fit
+from loom.providers.kubernetes.pod.policies import NamespacePolicies, amount, check_level, fit
 from loom.providers.services import http_address
 
 JOB, HELPER = "job", "loom"
@@ -108,7 +108,7 @@ def specification(
     *,
     image: str,
     pushed: Pushed | None = None,
-    policies: Policies = Policies(),  # noqa: B008  a value
+    policies: NamespacePolicies = NamespacePolicies(),  # noqa: B008  a value
 ) -> dict[str, Any]:
     """Return the pod, which copies the snapshot if it is `pushed`. ProviderError for what a pod can't have.
 

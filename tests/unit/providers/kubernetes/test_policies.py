@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("kubernetes", reason="the extra `kubernetes` is not installed")
 from loom.config.pools import Pool
 from loom.errors import ProviderError
-from loom.providers.kubernetes.pod.policies import Policies, check_level, fit, policies_of, proposed
+from loom.providers.kubernetes.pod.policies import NamespacePolicies, check_level, fit, policies_of, proposed
 
 POOL = Pool(provider="kubernetes")
 LIMITS = {"limits.memory": ("quota q (limits.memory: 1Gi)", "1Gi")}
@@ -53,19 +53,19 @@ def test_values_fit(
     own: bool, given: dict[str, Any], ranges: list[Any], quotas: dict[str, Any], fitted: dict[str, Any]
 ) -> None:
     container = {"resources": given}
-    fit(container, Policies(ranges=tuple(ranges), quotas=quotas), POOL, own=own)
+    fit(container, NamespacePolicies(ranges=tuple(ranges), quotas=quotas), POOL, own=own)
     assert container["resources"] == fitted
 
 
 def test_what_the_user_gave_stays_and_gets_its_limit() -> None:
     pool = Pool(provider="kubernetes", requests={"cpu": "2"})
     container: dict[str, Any] = {"resources": {"requests": {"cpu": "2"}}}
-    fit(container, Policies(ranges=({"default": {"cpu": "1"}},)), pool, own=False)
+    fit(container, NamespacePolicies(ranges=({"default": {"cpu": "1"}},)), pool, own=False)
     assert container["resources"] == {"requests": {"cpu": "2"}, "limits": {"cpu": "2"}}
 
 
 def test_a_limit_that_only_the_pool_can_say() -> None:
-    policies = Policies(quotas=LIMITS)
+    policies = NamespacePolicies(quotas=LIMITS)
     with pytest.raises(ProviderError, match=r"quota q .* wants `limits` of memory") as raised:
         fit({}, policies, POOL, own=False)
     assert "`limits: {memory: ...}` of the pool" in (raised.value.hint or "")
@@ -101,9 +101,9 @@ def test_rules_for_a_whole_pod_are_rules_for_its_containers() -> None:
 
 
 def test_the_level_restricted_needs_a_user() -> None:
-    policies = Policies(level="restricted")
+    policies = NamespacePolicies(level="restricted")
     check_level(policies, confined=True)
-    check_level(Policies(level="baseline"), confined=False)
+    check_level(NamespacePolicies(level="baseline"), confined=False)
     with pytest.raises(ProviderError, match="restricted"):
         check_level(policies, confined=False)
     template = {"metadata": {"labels": {"team": "a"}}, "spec": {"securityContext": {"runAsUser": 7}}}
@@ -117,7 +117,7 @@ def test_the_level_restricted_needs_a_user() -> None:
 def test_defaults_that_differ_are_named_but_for_what_the_pool_gives() -> None:
     one = {"default": {"cpu": "1", "memory": "1Gi"}, "defaultRequest": {"cpu": "1", "memory": "1Gi"}}
     other = {"default": {"cpu": "2", "memory": "1024Mi"}, "defaultRequest": {"cpu": "500m"}}
-    policies = Policies(ranges=(other, one))
+    policies = NamespacePolicies(ranges=(other, one))
     assert policies.disputed(POOL) == ["default of cpu: 1, 2", "defaultRequest of cpu: 500m, 1"]
     assert policies.disputed(Pool(provider="kubernetes", requests={"cpu": "1"})) == ["default of cpu: 1, 2"]
     assert policies.disputed(Pool(provider="kubernetes", limits={"cpu": "1"})) == []
