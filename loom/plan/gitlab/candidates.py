@@ -61,7 +61,7 @@ class Candidates:
         self._reporting = {
             title for name in reporting for title in (name, *(one.title for one in self.instances[name]))
         }
-        rule = rules.Rules(self.scope(), context, self.problems).workflow(pipeline)
+        rule = rules.GitLabRules(self.scope(), context, self.problems).workflow(pipeline)
         self.verdict = rule if not rule.runs else None
         self.ends_at_failure = rules.ends_at_failure(pipeline, rule)
         self.workflow_variables: Mapping[str, Variable] = rule.variables
@@ -186,7 +186,7 @@ class Candidates:
         spend("jobs", entry.key, 0)
         scope = self.scope(entry, instance)
         if decided is None:
-            own = rules.Rules(scope, self.context, self.problems)
+            own = rules.GitLabRules(scope, self.context, self.problems)
             decided = self.verdict or own.decide(entry, global_rules=self._global_rules)
         wanted = needs.wanted(entry, instance, decided.needs, self.problems)
         when = entry.merged.get("when")

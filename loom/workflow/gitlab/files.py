@@ -122,7 +122,7 @@ class GitLabFiles:
                 self._say(entry["rules"], "include:rules: the list, or a rule in it, is empty")
                 return
         try:
-            if not rules.Rules(scope, self.facts, self.problems).include_applies(entry.get("rules")):
+            if not rules.GitLabRules(scope, self.facts, self.problems).include_applies(entry.get("rules")):
                 return
             yield from self._files(kind, entry, where)
         except Unreachable as error:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 _NAMES = re.compile(r"\$(\w+)")
 
 
-class Rules(Policies, frozen=True):
+class GitLabRules(Policies, frozen=True):
     """Evaluates rules with the variables of one job, of the workflow or of an include."""
 
     def decide(self, entry: Entry, *, global_rules: bool) -> RuleDecision:

@@ -64,6 +64,6 @@ def test_a_ref_is_the_remotes_branch_else_what_git_calls_so(ref: str) -> None:
 def test_a_rule_names_its_base_by_a_variable() -> None:
     asked = Asked(ORIGIN)
     text = "{rules: [{changes: {paths: [$A], compare_to: $B}}]}"
-    own = rules.Rules(scope(A="a", B="$CI_DEFAULT_BRANCH"), facts(changed=asked), Problems())
+    own = rules.GitLabRules(scope(A="a", B="$CI_DEFAULT_BRANCH"), facts(changed=asked), Problems())
     found = own.decide(entry(text), global_rules=False)
     assert (found.when, asked.bases) == ("on_success", [ORIGIN])

@@ -1,4 +1,4 @@
-"""Rules, only and except: whether and how a job takes part."""
+"""GitLabRules, only and except: whether and how a job takes part."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ def decided(
 ) -> rules.RuleDecision:
     problems = Problems()
     there = facts(predefined, changed=lambda _: ["src/a.py", "docs/x/y.md"], files=files)
-    found = rules.Rules(scope(predefined, **given), there, problems).decide(entry(text), global_rules=global_rules)
+    found = rules.GitLabRules(scope(predefined, **given), there, problems).decide(
+        entry(text), global_rules=global_rules
+    )
     assert not problems.found, problems.found
     return found
 
@@ -229,14 +231,14 @@ def test_the_pipeline_that_a_ref_does_not_fit_is_named(predefined: Mapping[str, 
 )
 def test_whether_a_pipeline_ends_at_a_failure(text: str, ends: bool) -> None:
     made, problems = pipeline(text), Problems()
-    decided_of = rules.Rules(scope(), facts(), problems).workflow(made)
+    decided_of = rules.GitLabRules(scope(), facts(), problems).workflow(made)
     assert rules.ends_at_failure(made, decided_of) is ends
 
 
 def test_workflow_rules() -> None:
     def of(text: str) -> rules.RuleDecision:
         problems = Problems()
-        return rules.Rules(scope(), facts(), problems).workflow(pipeline(text))
+        return rules.GitLabRules(scope(), facts(), problems).workflow(pipeline(text))
 
     assert of("{job: {script: x}}").runs
     assert of("{workflow: {rules: [{if: $CI, variables: {A: 1}}]}}").variables["A"].value == "1"
@@ -252,9 +254,9 @@ def test_workflow_rules() -> None:
     [("[{if: $CI}]", True), ("[{if: $X}]", False), ("[{if: $CI, when: never}]", False), ("[{exists: [a]}]", True)],
 )
 def test_include_rules(text: str, expected: bool) -> None:
-    assert rules.Rules(scope(), facts(files=["a"]), Problems()).include_applies(node(text)) is expected
-    assert rules.Rules(scope(), facts(), Problems()).include_applies(None)
-    assert rules.Rules(scope(), facts(), Problems()).include_applies(node("{a: ~}").get("a"))
+    assert rules.GitLabRules(scope(), facts(files=["a"]), Problems()).include_applies(node(text)) is expected
+    assert rules.GitLabRules(scope(), facts(), Problems()).include_applies(None)
+    assert rules.GitLabRules(scope(), facts(), Problems()).include_applies(node("{a: ~}").get("a"))
 
 
 BRACES = "{a,b}" * 18
@@ -276,7 +278,7 @@ BRACES = "{a,b}" * 18
 def test_what_is_wrong_is_said_with_the_keyword(text: str, at: str, message: str) -> None:
     problems = Problems(code="C")
     job = pipeline(f"job: {text}").entries["job"]
-    rules.Rules(scope(), facts(changed=lambda _: ["a"]), problems).decide(job, global_rules=False)
+    rules.GitLabRules(scope(), facts(changed=lambda _: ["a"]), problems).decide(job, global_rules=False)
     (one,) = problems.found
     assert (f"{one.line}:{one.column} {one.pointer} {one.code}", one.message[: len(message)]) == (at, message)
 
@@ -286,7 +288,7 @@ def test_a_ref_that_git_does_not_know_is_an_error_of_the_rule_that_compares_with
     text = "{rules: [{if: $X, changes: {paths: [a], compare_to: b}}, {changes: {paths: [a], compare_to: $R}}]}"
     job = pipeline(f"job: {text}").entries["job"]
     there = facts(changed=lambda _: None)
-    assert not rules.Rules(scope(R="zz"), there, problems).decide(job, global_rules=False).runs
+    assert not rules.GitLabRules(scope(R="zz"), there, problems).decide(job, global_rules=False).runs
     (one,) = problems.found
     assert one.pointer == "/job/rules/1/changes/compare_to"
     assert one.message.startswith("rules:changes:compare_to: git can't compare with zz here")
@@ -306,7 +308,7 @@ def test_a_ref_that_git_does_not_know_is_an_error_of_the_rule_that_compares_with
 def test_what_is_wrong_does_not_hold(text: str, reason: str) -> None:
     problems = Problems()
     there = facts(changed=lambda _: ["a"], files=["a"])
-    found = rules.Rules(scope(), there, problems).decide(entry(text), global_rules=False)
+    found = rules.GitLabRules(scope(), there, problems).decide(entry(text), global_rules=False)
     assert (found.reason, len(problems.found)) == (reason, 1)
 
 
@@ -314,7 +316,7 @@ def test_a_search_without_end_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr("loom.workflow.patterns.MAX_SEARCH_S", 0.01)
     problems = Problems()
     job = pipeline("job: {rules: [{if: '$A =~ /(x+x+)+y/'}, {when: always}]}").entries["job"]
-    assert rules.Rules(scope(A="x" * 2000), facts(), problems).decide(job, global_rules=False).when == "always"
+    assert rules.GitLabRules(scope(A="x" * 2000), facts(), problems).decide(job, global_rules=False).when == "always"
     (problem,) = problems.found
     assert (problem.column, problem.pointer) == (20, "/job/rules/0/if")
     assert problem.message.startswith("rules:if: the search for /(x+x+)+y/ in a value of 2000 characters took longer")
