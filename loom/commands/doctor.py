@@ -7,13 +7,15 @@ import shutil
 from collections.abc import Callable, Iterator
 from functools import partial
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
 from msgspec import Struct
 
 from loom import snapshot
+from loom.cancel import Cancel
+from loom.commands.plan.plan_run import plan_run
+from loom.commands.plan.wiring import run_tools
 from loom.commands.project import WORKFLOWS, Here, here, not_counted
 from loom.commands.screen import screen_parts
 from loom.config.pools import Pool, named
@@ -21,8 +23,9 @@ from loom.errors import LoomError, SnapshotError
 from loom.providers.docker.engine.client import Engine, Traits
 from loom.providers.docker.engine.endpoint import endpoint_of
 from loom.providers.docker.probe import probe
+from loom.record.request import Request
 from loom.render.output import print_kind
-from loom.runner.actions import EXTRA
+from loom.runner.preflight import missing_things
 from loom.snapshot import git
 from loom.status import ExitCode
 from loom.util.extras import install_command
@@ -68,13 +71,9 @@ def _checks(project: Here) -> Iterator[Check]:
         yield _warn(f"setting {name}", line)
     yield _git()
     yield _repository(project)
-    if (project.root / ".github/workflows").is_dir() and find_spec(EXTRA) is not None:
-        yield _ok("Node", "for actions in JavaScript")
-    elif (project.root / ".github/workflows").is_dir():
-        text = "is not installed: actions in JavaScript run only where the image has it"
-        yield _warn("Node", text, install_command("github"))
     pool = named(project.config.on, project.config.pools)
     yield from _elsewhere(project, pool) if pool.elsewhere else _engine(project)
+    yield from _workflow(project)
     yield directory("state directory", project.config.state_dir)
     yield directory("workspaces", project.config.tmp_dir)
     yield directory("caches", project.config.cache_dir)
@@ -99,6 +98,24 @@ def _repository(project: Here) -> Check:
         text = f"{source.root} has no {' and no '.join(map(str, WORKFLOWS))}"
         return _warn("repository", text, "`loom init` drafts a first one")
     return _ok("repository", str(source.root))
+
+
+def _workflow(project: Here) -> Iterator[Check]:
+    """Check that the jobs of the workflow find what they need, as a run does before its first job."""
+    if not any((project.root / path).exists() for path in WORKFLOWS):
+        return
+    try:
+        here, run = plan_run(Request(dry_run=True), ask=False)
+        tools = run_tools(here, run, Cancel())
+        missing = missing_things(run.plan, tools)
+    except LoomError as error:
+        yield _bad("workflow", error.message, error.hint)
+        return
+    yield from (_bad("workflow", thing.message, thing.hint) for thing in missing)
+    if not missing:
+        yield _ok(
+            "workflow", f"{run.plan.workflow_path}, {counted(len(run.plan.jobs), 'job')}: what they need can be had"
+        )
 
 
 def _elsewhere(project: Here, pool: Pool) -> Iterator[Check]:

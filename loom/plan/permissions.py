@@ -122,7 +122,7 @@ def _secret(reference: str, around: TrustContext) -> Iterator[_Asked]:
     if not around.is_reference(reference):
         return
     if scheme == "env":
-        yield "secret", reference, f"the job gets the variable {rest} of your environment"
+        yield "secret", reference, f"the job gets the variable {rest}, of your environment or of --secret-file"
     elif scheme != "file":
         yield "secret", reference, "the job gets this value of your secrets"
     elif (elsewhere := _elsewhere(rest, around)) is not None:

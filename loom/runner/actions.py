@@ -70,20 +70,21 @@ def node_script(action: Action, directory: str, variables: Mapping[str, str], ca
     )
 
 
-def refuse_without_node(jobs: Iterable[Job], cache_dir: Path) -> None:
-    """Raise ImageError, before the first job, for a job with an action in JavaScript where neither this machine nor the image,
-    loom's default, has Node. Other images may have it, and a step with a condition may not run.
+def missing_node(jobs: Iterable[Job], cache_dir: Path) -> ImageError | None:
+    """Return the error for a job with an action in JavaScript where neither this machine nor the image, loom's default, has
+    Node. Other images may have it, and a step with a condition may not run.
     """
     if any(node.is_file() for node in _nodes(cache_dir).values()):
-        return
+        return None
     for job in jobs:
         needing = [one for one in job.steps if one.kind == "node" and not one.condition]
         if needing and job.image is not None and job.image.name == Config.default_image:
             at = f"{needing[0].position}: {needing[0].script}"
             hint = f"on this machine: {install_command('github')}; or give the job an image that has Node"
-            raise ImageError(
+            return ImageError(
                 f"{at}: it needs Node.js, which {job.image.name} does not have", hint=hint, code="NODE_MISSING"
             )
+    return None
 
 
 def _nodes(cache_dir: Path) -> dict[str, Path]:

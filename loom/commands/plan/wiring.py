@@ -40,10 +40,6 @@ def job_tools(here: Here, run: Run, root: Path) -> JobTools:
     config, environ, jobs = here.config, here.environ, run.plan.jobs
     lock = load_lock(root / LOCK_PATH)
     setup = Setup(environ=environ, config=config, run_id=run.run_id, lock=lock, isolated=run.isolated)
-    if any(job.uses_actions for job in jobs):
-        from loom.runner.actions import refuse_without_node  # for jobs of one language
-
-        refuse_without_node(jobs, config.cache_dir)
     seen = RunPaths(root=here.store.runs_dir / run.run_id, run_id=run.run_id).seen
     return JobTools(
         config=config,

@@ -9,7 +9,7 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from loom.config.pools import Pool
-from loom.errors import InfrastructureError, Problem, RequestError
+from loom.errors import Problem, RequestError
 from loom.images.reference import parse_reference
 from loom.plan import builder
 from loom.plan import model as p
@@ -49,6 +49,8 @@ class GitHubJobBuilder(builder.Refusals):
         self.there: frozenset[str] = frozenset()
         self.unexpected: dict[Problem, None] = {}
         """The warnings of inputs that actions do not have."""
+        self.unreachable: list[str] = []
+        """The actions and called workflows whose server does not answer, each with its position and the reason."""
         self._volumes: dict[tuple[str, str], str] = {}
         """The container that has a volume, by job and name."""
 
@@ -56,8 +58,8 @@ class GitHubJobBuilder(builder.Refusals):
         spend("jobs", candidate.entry.key, 0)
         config, node, texts = self.context.config, candidate.node, candidate.texts
         self.refuse_keywords(candidate, node)
-        if candidate.unreachable and not self.candidates.everything:
-            raise InfrastructureError(f"{node.value['uses'].position}: {candidate.refusal}", code="ACTION_UNREACHABLE")
+        if candidate.unreachable:
+            self.unreachable.append(f"{node.value['uses'].position}: {candidate.refusal}")
         if candidate.refusal:
             self.refuse_at(candidate, node.value["uses"], candidate.refusal)
         for at in candidate.unknown:
@@ -76,11 +78,11 @@ class GitHubJobBuilder(builder.Refusals):
             self._defaults(candidate),
             lambda at, why: self.refuse_at(candidate, at, why),
             lambda step: not self.candidates.everything and texts.condition(step.get("if")) is False,
-            runs=not self.candidates.everything,
         )
         for step in items_of(node.get("steps")):
             steps.add(step)
         self.unexpected |= steps.unexpected
+        self.unreachable += steps.unreachable
         written = steps.steps() or (p.Step(phase="script", number=1, script=":"),)
         services = tuple(self._services(candidate))
         self._check_ports(candidate, services)

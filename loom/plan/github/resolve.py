@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from loom.config import Config
-from loom.errors import Problem, RequestError, WorkflowError
+from loom.errors import InfrastructureError, Problem, RequestError, WorkflowError
 from loom.plan import builder
 from loom.plan import model as p
 from loom.plan.github.candidates import GitHubCandidate, GitHubCandidates
@@ -46,6 +46,11 @@ def resolve(workflows: Workflows, selection: p.JobSelection, context: p.ResolveC
     made = GitHubJobBuilder(candidates, context, selection)
     made.there = frozenset(candidate.id for candidate in jobs)
     built = tuple(made.job(candidate) for candidate in jobs)
+    if made.unreachable and not candidates.everything:
+        *others, last = dict.fromkeys(made.unreachable)
+        parts = [text.split(": ") for text in others]  # the reason is the same, and told with the last one
+        before = [": ".join(part[: part.index("uses") + 2]) for part in parts]
+        raise InfrastructureError("\n".join((*before, last)), code="ACTION_UNREACHABLE")
     problems = [*choice.problems, *candidates.of_values.found, *made.errors_of_named(choice, jobs)]
     if problems:
         raise WorkflowError(list(dict.fromkeys(problems)))

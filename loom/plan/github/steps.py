@@ -10,7 +10,7 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 
-from loom.errors import InfrastructureError, Problem
+from loom.errors import Problem
 from loom.plan import model as p
 from loom.plan.github.actions import ActionFile, BadAction, NoServer, NotInProject
 from loom.plan.late import Action
@@ -54,10 +54,9 @@ class StepList:
         refused: Callable[[Node, str], None],
         skips: Callable[[Node], bool],
         *,
-        runs: bool,
         taken: Iterable[str] = (),
     ) -> None:
-        """`fetch`: return the other repository that the inputs of a checkout name; `runs`: the jobs are to run; `taken`:
+        """`fetch`: return the other repository that the inputs of a checkout name; `taken`:
         names that scopes have already.
         """
         self._read = read
@@ -65,8 +64,8 @@ class StepList:
         self._defaults = defaults
         self._refused = refused
         self._skips = skips
-        self._runs = runs
         self.unexpected: dict[Problem, None] = {}
+        self.unreachable: list[str] = []
         self._pre: list[_Draft] = []
         self._main: list[_Draft] = []
         self._post: list[_Draft] = []
@@ -176,9 +175,9 @@ class StepList:
         self.unexpected[node.file.problem(node, text, code=yaml.CODE, severity="warning")] = None
 
     def _not_found(self, node: Node, what: str, error: BadAction) -> None:
-        """Refuse a step; end the run before its first job where the server does not answer."""
-        if self._runs and isinstance(error, NoServer):
-            raise InfrastructureError(f"{node.position}: uses: {what}{error}", code="ACTION_UNREACHABLE")
+        """Refuse a step; note where the server does not answer, which ends the run before its first job."""
+        if isinstance(error, NoServer):
+            self.unreachable.append(f"{node.position}: uses: {what}{error}")
         self._refused(node, f"uses: {what}{error}")
 
     def _unexpected(

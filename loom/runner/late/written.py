@@ -34,7 +34,7 @@ def steps_of(step: Step, content: Callable[[str], bytes | None], first: int, tak
     def fetch(_: object) -> None:
         return None
 
-    collected = StepList(read, fetch, {}, refused, lambda _: False, runs=False, taken=taken)
+    collected = StepList(read, fetch, {}, refused, lambda _: False, taken=taken)
     common = {name: getattr(step, name) for name in _SHARED}
     at = Node(YamlFile(name=step.file), Kind.SCALAR, step.script, step.line, 1, 0)
     try:

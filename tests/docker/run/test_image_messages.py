@@ -67,12 +67,15 @@ first: {stage: build, image: debian:trixie-slim, script: [touch began]}
 a: {stage: test, image: {name: "debian:nothing", pull: never}, secrets: {TOKEN: env://NOT_SET}, script: [x]}
 b: {stage: test, image: debian:trixie-slim, services: [{name: db, image: {name: "base:nothing", pull: never}}], script: [x]}
 c: {stage: test, image: {name: "debian:else", pull: never}, allow_failure: true, script: [x]}
+d: {stage: test, image: {build: {context: .}, pull: never}, script: [x]}
 """)
-    ran = project.run()
-    assert ran.code == 3
-    assert "3 things are missing that jobs need" in ran.out
-    for lacked in ("debian:nothing", "base:nothing", "NOT_SET"):
+    (project.root / "Dockerfile").write_text("FROM debian:trixie-slim AS one\nFROM start:nothing\n")
+    ran, looked = project.run(), project.loom("doctor", LOOM_DEFAULT_IMAGE="debian:trixie-slim")
+    assert (ran.code, looked.code) == (3, 3)
+    assert "4 things are missing that jobs need" in ran.out
+    for lacked in ("debian:nothing", "base:nothing", "NOT_SET", "start:nothing"):
         assert lacked in ran.out
+        assert lacked in looked.out
     assert "debian:else" not in ran.out
     assert "started in" not in ran.out
 

@@ -59,7 +59,7 @@ def test_a_plain_job_asks_for_nothing(around: TrustContext) -> None:
         ({"resources": Resources(gpus="all")}, "gpus all: the job uses the GPUs of the engine's machine"),
         ({"runner_pool": "far"}, "runner_pool far: the job runs in kubernetes"),
         ({"runner_pool": "here"}, "runner_pool here: the job runs on this machine, as you, without isolation"),
-        ({"secrets": (Secret(name="A", ref="env://TOKEN"),)}, "env://TOKEN: the job gets the variable TOKEN of your"),
+        ({"secrets": (Secret(name="A", ref="env://TOKEN"),)}, "env://TOKEN: the job gets the variable TOKEN, of your"),
         ({"secrets": (Secret(name="A", ref="op://x"),)}, "op://x: the job gets this value of your secrets"),
     ],
 )

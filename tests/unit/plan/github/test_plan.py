@@ -435,6 +435,10 @@ def test_a_server_that_does_not_answer_ends_the_run_before_its_first_job(planned
         assert "can't be reached: x (a run refuses a when its turn comes)" in told.message
         assert ids(planned(text.replace("STEP", step), "b", repositories=Silent)) == ["b"]
     assert ids(planned(text.replace("STEP", "o/r@v1, if: github.actor == 'x'"), repositories=Silent)) == ["a", "b"]
+    with pytest.raises(
+        InfrastructureError, match=r":2:\d+: uses: o/q@v2\n\S+: uses: o/r@v1: https://s can't be reached: x$"
+    ):
+        planned(text.replace("{run: x}", "{uses: o/q@v2}", 1).replace("STEP", "o/r@v1"), repositories=Silent)
     text = f"on: push\njobs: {{a: {{uses: o/r/.github/workflows/c.yml@v1}}, b: {{{JOB}}}}}"
     with pytest.raises(InfrastructureError, match=r"ci\.yml:2:18: uses: https://s can't be reached: x$"):
         planned(text, repositories=Silent)
