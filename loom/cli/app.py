@@ -95,7 +95,10 @@ def app_for(arguments: Sequence[str]) -> typer.Typer:
 
 def _options_by_command() -> dict[str, list[str]]:
     commands = typer.main.get_group(app_for([])).commands
-    return {name: [word for param in command.params for word in param.opts] for name, command in commands.items()}
+    return {
+        name: [word for param in command.params for word in param.opts if word[0] == "-"]
+        for name, command in commands.items()
+    }
 
 
 def exit_code_of_usage_error(error: Exception) -> int | None:
@@ -105,8 +108,7 @@ def exit_code_of_usage_error(error: Exception) -> int | None:
         from loom.cli.familiar import hint  # for mistakes alone
 
         advice = hint(error, _options_by_command())
-        if advice is not None:
-            vars(error).update(possibilities=())  # those are alike by letters alone
+        vars(error).update(possibilities=())  # those are alike by letters alone
         show()
         if advice is not None:
             typer.echo(f"  {advice}", err=True)

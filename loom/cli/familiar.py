@@ -12,7 +12,7 @@ OPTIONS: Mapping[str, str] = {
     # of act
     "-P --platform": "the image of a runner's label is `loom run --image ubuntu-latest=IMAGE`",
     "-l --list --list-all --list-csv --list-json": "the jobs are listed by `loom jobs` (--json for programs)",
-    "--job": "a job is an argument: `loom run JOB`",
+    "-j --job": "-j is the number of jobs at once; a job is an argument: `loom run JOB`",
     "-s --secret": "secrets come from a file, `loom run --secret-file FILE`, so that no list of processes shows them",
     "--env --variable --define": "a variable is `loom run --var NAME=value`",
     "--env-file --var-file --variables-file --variable-file --file-variables-file": "each variable is one `--var NAME=value`; "
@@ -42,7 +42,7 @@ OPTIONS: Mapping[str, str] = {
     "--shell-isolation --force-shell-executor --shell-executor-no-image": "jobs on this machine: `loom run --no-container`",
     "--concurrency --concurrent-jobs --parallel": "jobs at once: `loom run --jobs N` (-j)",
     "--default-image": "the image of jobs without one is the setting `default_image`: LOOM_DEFAULT_IMAGE=NAME loom run",
-    "--pull-policy": "when images are pulled: `loom run --pull always|missing|never`",
+    "-p --pull-policy": "when images are pulled: `loom run --pull always|missing|never`",
     "--completion": "completion is set up by `loom --install-completion`",
     # of programs in general
     "-v --verbose": "`loom --version` prints the version; `loom run --verbose` (-v) prints more of a run",
@@ -50,6 +50,9 @@ OPTIONS: Mapping[str, str] = {
     "--debug --trace": "`loom run --verbose` prints more of a run, `loom run --stop-at failure` opens a shell where it fails",
     "-i --interactive": "a shell where a job fails: `loom run --stop-at failure`, or `loom shell` afterwards",
     "-t --tag --target --only": "one job is `loom run JOB`, a stage `loom run --stage STAGE`",
+    "-k": "some jobs are named by a glob: `loom run 'test*'`",
+    "-x --exitfirst --maxfail": "stop everything at the first failure: `loom run --fail-fast`",
+    "--lf --last-failed --ff --failed-first": "`loom resume` goes on where the last run failed, `loom run JOB` runs one job",
     "-o --output": "the output of a run: `loom logs`; as a page: `loom report -o FILE`",
 }
 """Options of other programs, and what is said where a command has none of that name."""
@@ -72,6 +75,7 @@ COMMANDS: Mapping[str, str] = {
     "secret secrets login variables": "secrets are in the workflow, or in a file for one run: `loom run --secret-file FILE`",
     "stop kill cancel down": "a run ends with ^C where it was started; `loom clean` removes what it left",
     "pull-images image": "`loom images pull` pulls the images of the workflow",
+    "pull_request pull_request_target workflow_dispatch merge_request schedule release": "an event is `loom run --event EVENT`",
     "import convert migrate": "a .gitlab-ci.yml and .github/workflows run as they are: `loom run`",
 }
 """Words for a command that loom does not have."""
@@ -81,8 +85,8 @@ def hint(error: Any, commands: Mapping[str, Sequence[str]]) -> str | None:
     """Return the next move for a usage error of typer. `commands`: loom's commands, with the options of each."""
     context = getattr(error, "ctx", None)
     at = context.info_name if context is not None and context.parent is not None else ""
-    if (option := getattr(error, "option_name", None)) is not None:
-        return for_option(option, at, commands)
+    if type(error).__name__ == "NoSuchOption":
+        return for_option(error.option_name, at, commands)
     if (param := getattr(error, "param", None)) is not None:
         return for_value(param.opts)
     known = getattr(context and context.command, "commands", None)
@@ -105,7 +109,7 @@ def for_option(option: str, at: str, commands: Mapping[str, Sequence[str]]) -> s
 
 def for_value(options: Sequence[str]) -> str | None:
     """Return what to type instead of a value that these names of an option don't take."""
-    return "-j is the number of jobs at once; a job is an argument: `loom run JOB`" if "-j" in options else None
+    return OPTIONS["-j --job"] if "-j" in options else None
 
 
 def for_command(name: str, known: Sequence[str], group: str) -> str | None:
@@ -114,6 +118,8 @@ def for_command(name: str, known: Sequence[str], group: str) -> str | None:
         return said
     if close := nearest(name, known):
         return f"did you mean `{' '.join(filter(None, ('loom', group, close)))}`?"
+    if group == "config":
+        return "settings are lines of ~/.config/loom/config.yml: `loom config show --origin` prints them"
     return None if group else f"a job of that name is run by `loom run {name}`; `loom --help` lists the commands"
 
 

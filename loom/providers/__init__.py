@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from loom.config.pools import HERE
 from loom.errors import ProviderError
 from loom.util.extras import install_command
+from loom.util.units import meant
 
 if TYPE_CHECKING:
     from loom.providers.base import Provider, Setup
@@ -27,7 +28,8 @@ def make(target: str, setup: Setup) -> Provider:
     name, _, context = target.partition(":")
     if name not in MODULES:
         raise ProviderError(
-            f"there is no provider {name!r} for jobs", hint=f"this loom has: {', '.join(MODULES)}; is it an older one?"
+            f"there is no provider {name!r} for jobs{meant(name, MODULES)}",
+            hint=f"this loom has: {', '.join(MODULES)}; pools of your own are in ~/.config/loom/config.yml",
         )
     if context and name in HERE:
         raise ProviderError(f"{target}: the provider {name} has no contexts", hint=f"leave out `:{context}`")

@@ -143,8 +143,10 @@ def rough_age(seconds: float) -> str:
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """Return the most similar known name, if any."""
-    close = difflib.get_close_matches(name.lower().replace("-", "_"), list(known), n=1, cutoff=0.6)
-    return close[0] if close else None
+    names = [name, *known]
+    bare, *others = (one.lower().lstrip("-").replace("-", "_") for one in names)
+    close = difflib.get_close_matches(bare, others, n=1, cutoff=0.6)
+    return names[others.index(close[0]) + 1] if close else None
 
 
 def meant(name: str, known: Iterable[str]) -> str:

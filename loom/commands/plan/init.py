@@ -58,9 +58,12 @@ class Draft(Struct, frozen=True, kw_only=True):
 def init(*, print_only: bool) -> int:
     here = project.here()
     present = [] if print_only else workflows_of(here.root)
+    begin = "" if (here.root / ".git").exists() else "git init && git add -A && git commit -m 'First commit'"
     for path in present:
         print("\n".join(_existing(here, path, named=path != present[0])))
     if present:
+        if begin:
+            print(f"before the first run: {begin}")
         return ExitCode.OK
     files = checkout.files_of(here.root, here.environ)
     drafts = drafts_for(here.root, files)
@@ -83,8 +86,7 @@ def init(*, print_only: bool) -> int:
     code = check(None, "text", inputs=None, strict=False)
     if local is None:
         print("no container engine answers, which the jobs need: loom doctor")
-    begin = "" if (here.root / ".git").exists() else "git init && git add -A && git commit -m 'First commit' && "
-    print(f"now: {begin}loom run")
+    print(f"now: {begin and f'{begin} && '}loom run")
     return code
 
 

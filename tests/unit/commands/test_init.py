@@ -109,9 +109,10 @@ def test_a_workflow_is_named_and_never_replaced(loom: Loom) -> None:
     job = "on: push\njobs: {a: {runs-on: ubuntu-latest, steps: [{run: ls}]}}\n"
     write(Path.cwd(), {github: job, gitlab: "a: {script: ls}\nb: {script: ls}\n", "go.mod": ""})
     code, out, _ = loom("init")
-    first, second = out.splitlines()
+    first, second, third = out.splitlines()
     assert (code, first) == (0, "loom reads .gitlab-ci.yml as it is, 2 jobs: loom run")
     assert second == "loom reads .github/workflows as it is, 1 job: loom run -f .github/workflows"
+    assert third == "before the first run: git init && git add -A && git commit -m 'First commit'"
     assert not Path(".loom").exists()
     Path(gitlab).write_text("a: {script: {}}\n")
     assert loom("init")[1].startswith(".gitlab-ci.yml has 2 errors: loom check\n")
