@@ -167,7 +167,7 @@ def test_what_a_job_has_in_it(victim: Victim, mode: str) -> None:
 
 
 @pytest.mark.docker
-@pytest.mark.parametrize("mode", ["bind_mount", "overlay", "copy", "ephemeral_volume"])
+@pytest.mark.parametrize("mode", ["bind_mount", "overlay", "ephemeral_volume"])
 def test_it_works_for_a_plain_user_and_images_with_another_user(
     plain_user: tuple[Victim, list[str]], mode: str
 ) -> None:

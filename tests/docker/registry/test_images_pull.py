@@ -205,13 +205,11 @@ def test_no_credentials_and_wrong_ones_are_told_apart(
     assert b"wrong" not in run.said
 
 
-@pytest.mark.parametrize("key", ["{host}", "http://{host}", "https://{host}/v1/"])
-def test_credentials_from_the_configuration(
-    tmp_path: Path, guarded: Any, publish: Callable[..., str], key: str
-) -> None:
+def test_credentials_from_the_configuration(tmp_path: Path, guarded: Any, publish: Callable[..., str]) -> None:
     digest = publish(guarded, "secret:2")
-    run = Run(tmp_path).config(auths={key.format(host=guarded.host): {"auth": BASIC}})
-    assert run(f"{guarded.host}/secret:2").digest == digest
+    for key in (guarded.host, f"http://{guarded.host}", f"https://{guarded.host}/v1/"):
+        run = Run(tmp_path).config(auths={key: {"auth": BASIC}})
+        assert run(f"{guarded.host}/secret:2", pull="always").digest == digest, key
 
 
 @pytest.fixture
@@ -220,7 +218,7 @@ def helper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], N
 
     def install(script: str) -> None:
         path = tmp_path / "bin" / "docker-credential-test"
-        path.parent.mkdir()
+        path.parent.mkdir(exist_ok=True)
         path.write_text(f"#!/bin/sh\n{script}\n")
         path.chmod(0o755)
         monkeypatch.setenv("PATH", f"{path.parent}:{os.environ['PATH']}")
@@ -228,41 +226,32 @@ def helper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], N
     return install
 
 
-@pytest.mark.parametrize("store", [True, False])
 def test_credentials_from_a_helper(
-    tmp_path: Path, guarded: Any, publish: Callable[..., str], helper: Callable[[str], None], store: bool
+    tmp_path: Path, guarded: Any, publish: Callable[..., str], helper: Callable[[str], None]
 ) -> None:
     digest = publish(guarded, "secret:3")
     answer = '{"ServerURL":"x","Username":"loom","Secret":"open-sesame"}'
     helper(f'read -r host; [ "$1 $host" = "get {guarded.host}" ] && echo \'{answer}\'')
-    config = {"credsStore": "test"} if store else {"credHelpers": {guarded.host: "test"}}
-    run = Run(tmp_path).config(**config)
-    assert run(f"{guarded.host}/secret:3").digest == digest
+    for config in ({"credsStore": "test"}, {"credHelpers": {guarded.host: "test"}}):
+        run = Run(tmp_path).config(**config)
+        assert run(f"{guarded.host}/secret:3", pull="always").digest == digest, config
 
 
-@pytest.mark.parametrize(
-    ("script", "problem"),
-    [
-        ("echo 'the vault is sealed'; exit 1", "the vault is sealed"),
-        ("echo nonsense", "config.json can't be read"),
-        (None, "docker-credential-test not installed"),
-    ],
-)
 def test_a_broken_helper_is_named(
-    tmp_path: Path,
-    guarded: Any,
-    publish: Callable[..., str],
-    helper: Callable[[str], None],
-    script: str | None,
-    problem: str,
+    tmp_path: Path, guarded: Any, publish: Callable[..., str], helper: Callable[[str], None]
 ) -> None:
     publish(guarded, "secret:4")
-    if script:
-        helper(script)
-    run = Run(tmp_path).config(credHelpers={guarded.host: "test"})
-    with pytest.raises(ImageError) as refused:
-        run(f"{guarded.host}/secret:4")
-    assert problem in refused.value.message
+    for script, problem in (
+        ("", "docker-credential-test not installed"),
+        ("echo 'the vault is sealed'; exit 1", "the vault is sealed"),
+        ("echo nonsense", "config.json can't be read"),
+    ):
+        if script:
+            helper(script)
+        run = Run(tmp_path).config(credHelpers={guarded.host: "test"})
+        with pytest.raises(ImageError) as refused:
+            run(f"{guarded.host}/secret:4")
+        assert problem in refused.value.message
 
 
 def test_a_helper_that_knows_nothing_is_no_problem(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import re
@@ -11,11 +10,10 @@ import signal
 import socket
 import subprocess
 import sys
-import tarfile
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +24,7 @@ import pytest
 from loom.providers.docker.container.cleanup import remove_run
 from tests.support.connections import serve_each
 from tests.support.effort import effort
+from tests.support.own_engine import load_busybox
 from tests.support.waiting import until
 
 from .conftest import SLEEPS, Project, Ran, ended
@@ -782,39 +781,20 @@ def test_exec_on_a_terminal(kept: Project) -> None:
     assert ended(late) == 4
 
 
-def test_a_shell_without_bash(debugged: Project) -> None:
-    busybox = shutil.which("busybox")
-    if busybox is None:
-        pytest.skip("needs a statically linked busybox to make an image of")
-    context = io.BytesIO()
-    with tarfile.open(fileobj=context, mode="w") as archive:
-        for name, content in {
-            "Dockerfile": b"FROM scratch\nCOPY sh /bin/sh\n",
-            "sh": Path(busybox).read_bytes(),
-        }.items():
-            member = tarfile.TarInfo(name)
-            member.size, member.mode = len(content), 0o755
-            archive.addfile(member, io.BytesIO(content))
-    context.seek(0)
-    client = docker.from_env()
-    tag = f"loom-test-ash-{os.getpid()}"
-    client.images.build(fileobj=context, custom_context=True, tag=tag, rm=True)
-    try:
-        debugged.workflow(
-            f"version: v1\nstages: [test]\nunit:\n  stage: test\n  image: {tag}\n"
-            "  script: ['echo N=two >> $LOOM_ENV', 'echo now; exit 3']\n"
-        )
-        assert run(debugged).code == 1
-        shell = debugged.on_terminal("shell", MY_TOKEN=SECRET)
-        shell.expect(PROMPT)
-        shell.sendline("again; echo code=$? $N")
-        shell.expect("now\r\ncode=3 two")
-        shell.sendline("exit 6")
-        assert ended(shell) == 6
-    finally:
-        clean(debugged)
-        client.images.remove(tag, force=True)
-        client.close()
+def test_a_shell_without_bash(debugged: Project, busybox: bytes) -> None:
+    with closing(docker.from_env()) as client:
+        load_busybox(client, busybox)
+    debugged.workflow(
+        "version: v1\nstages: [test]\nunit:\n  stage: test\n  image: ash:test\n"
+        "  script: ['echo N=two >> $LOOM_ENV', 'echo now; exit 3']\n"
+    )
+    assert run(debugged).code == 1
+    shell = debugged.on_terminal("shell", MY_TOKEN=SECRET)
+    shell.expect(PROMPT)
+    shell.sendline("again; echo code=$? $N")
+    shell.expect("now\r\ncode=3 two")
+    shell.sendline("exit 6")
+    assert ended(shell) == 6
 
 
 def test_a_shell_opens_at_the_failure_and_asks_how_to_go_on(failing: Project) -> None:
