@@ -187,8 +187,8 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
             if text:
                 (root / name).parent.mkdir(parents=True, exist_ok=True)
                 (root / name).write_text(text)
-        git = ["git", "-c", "user.name=t", "-c", "user.email=t@example.org"]
-        for arguments in (["init", "-q", "-b", "main", "."], ["add", "-A"], ["commit", "-q", "-m", "start"]):
+        git = ["git", "-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "maintenance.auto=false"]
+        for arguments in (["init", "-q", "-b", "main", "--template="], ["add", "-A"], ["commit", "-q", "-m", "start"]):
             subprocess.run([*git, *arguments], cwd=root, check=True)
         monkeypatch.chdir(root)
         return Project(root=root, home=home)

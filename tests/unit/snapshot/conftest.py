@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 import subprocess
 import tempfile
@@ -29,11 +30,13 @@ ENVIRONMENT = {
     "GIT_COMMITTER_EMAIL": "a@example.com",
     "GIT_AUTHOR_DATE": "2024-01-01T00:00:00Z",
     "GIT_COMMITTER_DATE": "2024-01-01T00:00:00Z",
-    "GIT_CONFIG_COUNT": "2",
+    "GIT_CONFIG_COUNT": "3",
     "GIT_CONFIG_KEY_0": "protocol.file.allow",
     "GIT_CONFIG_VALUE_0": "always",
     "GIT_CONFIG_KEY_1": "init.defaultBranch",
     "GIT_CONFIG_VALUE_1": "main",
+    "GIT_CONFIG_KEY_2": "maintenance.auto",
+    "GIT_CONFIG_VALUE_2": "false",
 }
 
 
@@ -173,36 +176,43 @@ def _lendable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(source, "_TAKEN_IN_CONTAINERS", ("/workspace", "/proc", "/sys"))
 
 
+@pytest.fixture(scope="session")
+def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository without a commit, to be copied: that takes a fraction of what git takes to make it."""
+    made = Repo(tmp_path_factory.mktemp("empty"))
+    made.git("init", "-q", "--template=")
+    (made.root / ".git/info").mkdir()
+    return made.root
+
+
+@pytest.fixture(scope="session")
+def committed(empty: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository with a commit, to be copied."""
+    made = Repo(shutil.copytree(empty, tmp_path_factory.mktemp("committed"), dirs_exist_ok=True))
+    made.write("README", "hello\n")
+    made.write("src/main.py", "print(1)\n")
+    made.write("docs/page.md", "page\n")
+    made.commit("first")
+    return made.root
+
+
 @pytest.fixture
-def repo(tmp_path: Path) -> Repo:
+def new_repo(tmp_path: Path, empty: Path) -> NewRepo:
+    return lambda name: Repo(shutil.copytree(empty, tmp_path / name))
+
+
+@pytest.fixture
+def repo(new_repo: NewRepo) -> Repo:
     """An empty repository without a commit."""
-    root = tmp_path / "source"
-    root.mkdir()
-    made = Repo(root)
-    made.git("init", "-q")
-    return made
+    return new_repo("source")
 
 
 @pytest.fixture
-def work(repo: Repo) -> Repo:
+def work(tmp_path: Path, committed: Path) -> Repo:
     """A repository with a commit."""
-    repo.write("README", "hello\n")
-    repo.write("src/main.py", "print(1)\n")
-    repo.write("docs/page.md", "page\n")
-    repo.commit("first")
-    return repo
-
-
-@pytest.fixture
-def new_repo(tmp_path: Path) -> Callable[[str], Repo]:
-    def make(name: str) -> Repo:
-        root = tmp_path / name
-        root.mkdir()
-        made = Repo(root)
-        made.git("init", "-q")
-        return made
-
-    return make
+    made = Repo(shutil.copytree(committed, tmp_path / "source"))
+    made.git("update-index", "-q", "--refresh")
+    return made
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import subprocess
 import threading
 import time
 from collections import deque
+from functools import cache
 from urllib.parse import quote, quote_plus
 from weakref import WeakSet
 from xml.sax.saxutils import escape, quoteattr
@@ -26,6 +27,7 @@ PEM = "-----BEGIN KEY-----\nMIIEvQIBADANBgkqhkiG9w0BAQEFAASC\nab\nYWJjZGVmZ2hpam
 TOKEN = "[REDACTED:SECRET_S]"
 
 
+@cache
 def forms_of(value: str) -> dict[str, str]:
     raw = value.encode()
     return {
@@ -78,7 +80,6 @@ def forms_of(value: str) -> dict[str, str]:
 
 
 def _percents(text: str) -> list[str]:
-
     return re.split(r"(%[0-9A-F]{2})", text)
 
 
