@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from loom.analysis.evidence import recorded_diagnosis
 from loom.cancel import Cancel
 from loom.errors import ImageError, ProviderError, ServiceError, SnapshotError
-from loom.plan.model import MountMode, Resolved
+from loom.plan.model import Image, MountMode, Resolved, Service
 from loom.providers.base import Capabilities, SecretValues, SessionFacts, SessionRequest
 from loom.providers.host import HostProvider, HostSession
 from loom.record.run import Resumed
@@ -392,6 +392,42 @@ def test_a_workspace_that_will_not_be_filled_is_said_to_who_waits_for_it(make: M
         opener.until_filled()
     assert error.value.code == "CANCELED"
     assert opener.left_behind == []
+
+
+def test_only_a_job_that_can_do_without_the_complete_workspace_is_opened_before(make: Make) -> None:
+    engine = Engine()
+    run, tools = project(make, TWO).planned(container=True, tools=on(engine, "docker"))
+    opener = SessionOpener(run, run.repo_root, tools, tools.cancel)
+    one, two = run.plan.jobs
+    db = Service(name="db", aliases=(), image=Image(name="db"))
+    opener.prewarm(one)  # its files will be a copy
+    opener.prewarm(replace(two, no_checkout=True))
+    opener.prewarm(replace(one, no_checkout=True, services=(db,)))
+    assert list(opener.prewarmed) == ["two"]
+    opener.close_unused()
+    assert (engine.closed, opener.prewarmed) == (["two"], {})
+
+
+def test_the_end_waits_for_sessions_that_are_being_closed(make: Make) -> None:
+    over = threading.Event()
+
+    class Slow(Engine):
+        @contextmanager
+        def open(self, *arguments: Any) -> Iterator[Any]:
+            with super().open(*arguments) as session:
+                yield session
+                assert over.wait(60)
+
+    engine = Slow()
+    run, tools = project(make).planned(container=True, tools=on(engine, "docker"))
+    opener = SessionOpener(run, run.repo_root, tools, tools.cancel)
+    opener.prewarm(*run.plan.jobs)
+    session = opener.prewarmed.pop("one")
+    session.opened()
+    opener.discard(session)
+    threading.Timer(0.1, over.set).start()
+    opener.close_unused()
+    assert engine.closed == ["one"]
 
 
 def test_the_next_attempt_at_a_job_that_resumed_begins_anew(make: Make) -> None:

@@ -10,6 +10,7 @@ import pytest
 from msgspec.structs import replace
 
 from loom.cancel import Cancel
+from loom.errors import ProviderError
 from loom.providers.command import Command
 from loom.runner import steps as steps_module
 from loom.runner.hooks import AtStep, Verdict
@@ -347,6 +348,17 @@ def test_a_job_is_paused_only_where_nothing_else_follows(make: Make) -> None:
     assert ran.code == 77
     assert ran.facts("session_kept", "one")[0]["paused"] is True
     assert ran.lines("one", "after_script/01") == []
+
+
+def test_a_paused_job_that_can_not_be_kept_did_not_run_its_last_steps_either(make: Make) -> None:
+    def keep(_: float) -> None:
+        raise ProviderError("no room")
+
+    gate, kept = gated(Deciding(Verdict.PAUSE)), on(Replaced(keep=keep))
+    ran = make(workflow("exit 3", more=f"{AFTER}    - echo after\n")).run(
+        keep="on-failure", code=1, tools=lambda tools: gate(kept(tools))
+    )
+    assert ran.warnings("one") == ["not kept: no room; its `after_script` was not run"]
 
 
 @pytest.mark.parametrize("more", ["  allow_failure: true\n", "  retry: 1\n"])

@@ -179,7 +179,8 @@ def _lendable(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A repository without a commit, to be copied: that takes a fraction of what git takes to make it."""
-    made = Repo(tmp_path_factory.mktemp("empty"))
+    made = Repo(tmp_path_factory.mktemp("empty") / "repository")
+    made.root.mkdir()  # with the usual mode
     made.git("init", "-q", "--template=")
     (made.root / ".git/info").mkdir()
     return made.root
@@ -188,7 +189,7 @@ def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def committed(empty: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A repository with a commit, to be copied."""
-    made = Repo(shutil.copytree(empty, tmp_path_factory.mktemp("committed"), dirs_exist_ok=True))
+    made = Repo(shutil.copytree(empty, tmp_path_factory.mktemp("committed") / "repository"))
     made.write("README", "hello\n")
     made.write("src/main.py", "print(1)\n")
     made.write("docs/page.md", "page\n")
