@@ -213,6 +213,7 @@ def test_nothing_is_written_through_a_link_that_a_job_left(directory: Path, way:
     assert not (directory.parent.parent / "evil").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 def test_a_bomb_is_refused(directory: Path, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A few kilobytes that unpack to more than a machine holds: refused by count or size, and what was written is gone."""

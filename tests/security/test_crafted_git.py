@@ -69,6 +69,7 @@ def test_paths_that_git_allows() -> None:
         assert checked_listing(listing, Path("index")) == [f"H 100644 0 0\t{path}"]
 
 
+@pytest.mark.slow
 def test_it_is_what_git_itself_says(tmp_path: Path) -> None:
     subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
     strict = ["git", "-c", "core.protectHFS=true", "-c", "core.protectNTFS=true", "update-index", "--add", "-z"]
@@ -288,6 +289,7 @@ OBJECTS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OBJECTS)
 def test_no_link_among_the_objects_is_followed(unpacked: Victim, tmp_path: Path, name: str) -> None:
     """git follows them, and so would a job on objects that are borrowed: the packs of your other repositories."""
@@ -376,6 +378,7 @@ def test_what_is_no_directory_among_the_objects_is_passed_over(unpacked: Victim,
     assert (snapshot_of(unpacked.root, workspace) / ".loom/workflow.yml").is_file()
 
 
+@pytest.mark.slow
 def test_a_head_that_is_a_link_inside_of_git(unpacked: Victim, tmp_path: Path) -> None:
     """As git made it twenty years ago."""
     head = unpacked.root / ".git/HEAD"

@@ -92,6 +92,7 @@ def test_no_pattern_of_somebody_else_is_searched_without_a_limit() -> None:
     assert not [path for path in LOOM.rglob("*.py") if "from re import" in path.read_text()]
 
 
+@pytest.mark.slow
 def test_a_search_ends_and_all_searches_of_one_pattern_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(patterns, "MAX_SEARCH_S", 0.02)
     slow = Search(pattern_of("(x+x+)+y"), most_s=0.05)

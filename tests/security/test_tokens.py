@@ -72,6 +72,7 @@ def test_the_answer_is_kept_by_host_for_every_checkout(
 # -- where it goes --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["{other}/api/v4/next?page=2", "{stub}.evil.example/api/v4/next?page=2"])
 def test_the_next_page_of_a_list_is_of_the_same_server(stub: Stub, other: Stub, where: str) -> None:
     follow = where.format(other=other.url, stub=stub.url)

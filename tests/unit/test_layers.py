@@ -125,6 +125,7 @@ ENGINE_ADMINISTRATION = {
 """Who reaches into a provider, and why that is no verb of the promise."""
 
 
+@pytest.mark.slow
 def test_only_engine_administration_reaches_into_a_provider() -> None:
     inside = re.compile(
         r"loom\.providers\.(?:docker|host)\b|from loom\.providers import .*\b(?:docker|host)\b|\b(?:Host|Docker)Session\b"
@@ -155,6 +156,7 @@ def test_what_is_around_the_kernel_knows_nothing_of_its_inside() -> None:
     assert found == []
 
 
+@pytest.mark.slow
 def test_nothing_asks_which_provider_it_is() -> None:
     asks = re.compile(r"provider(?:\.name)? (?:is|==|!=|in) |facts\.provider\b [=!]=")
     found = [
@@ -183,6 +185,7 @@ def test_commands_share_two_modules_and_import_no_other_command() -> None:
             assert modules_of_the_command_line(path) <= below.get(path.stem, {"command", "help", "options"}), path.name
 
 
+@pytest.mark.slow
 def test_a_plan_of_gitlabs_file_needs_nothing_of_looms_own_language() -> None:
     asked = "import sys, loom.commands.plan.compile, loom.workflow.gitlab.loader, loom.plan.gitlab.resolve; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", asked], check=True, capture_output=True, text=True)

@@ -58,6 +58,7 @@ def test_an_example_is_a_workflow_without_mistakes(example: str, tmp_path: Path)
     assert load(ROOT / "docs/examples" / example / "workflow.yml", tmp_path).jobs
 
 
+@pytest.mark.slow
 def test_each_kind_of_test_is_in_a_folder_that_its_script_reads() -> None:
     """`scripts/lib.sh` leaves out the folders that have only tests of another kind."""
     left_out = {"docker": ("unit", "kubernetes"), "kubernetes": ("unit", "security", "docker/run", "docker/registry")}

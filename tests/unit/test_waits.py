@@ -138,6 +138,7 @@ def test_waiting_ends_with_what_is_waited_for_or_with_its_limit() -> None:
 TIMED = re.compile(r"assert .*\b(monotonic|perf_counter|process_time)\(\) - \w+(\.\w+)* <")
 
 
+@pytest.mark.slow
 def test_no_test_is_timed() -> None:
     """How long a thing takes is measured in `tests/bench`; that a test does not wait is said with `promptly`."""
     tests = Path(__file__).parents[1]

@@ -61,6 +61,7 @@ def test_json_is_asked_for_in_one_way() -> None:
             assert (options["--format"], options.get("--json")) == ("form", "as_json"), name
 
 
+@pytest.mark.slow
 def test_one_command_is_described_when_one_is_given_and_all_when_none_is() -> None:
     assert set(typer.main.get_group(app_for(["run", "--local"])).commands) == {"run"}
     everything = {command for commands in MODULES.values() for command in commands}
@@ -68,6 +69,7 @@ def test_one_command_is_described_when_one_is_given_and_all_when_none_is() -> No
         assert set(typer.main.get_group(app_for(arguments)).commands) == everything
 
 
+@pytest.mark.slow
 def test_the_exit_code_and_all_output_get_out() -> None:
     code = (
         "import sys; sys.argv = ['loom', 'version', '--nonsense']; print('x' * 100_000);"
@@ -79,6 +81,7 @@ def test_the_exit_code_and_all_output_get_out() -> None:
     assert "--nonsense" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_thread_that_is_still_at_work_is_waited_for() -> None:
     code = (
         "import sys, threading; sys.argv = ['loom', 'version'];"
@@ -90,6 +93,7 @@ def test_a_thread_that_is_still_at_work_is_waited_for() -> None:
     assert done.stdout.endswith("done\n")
 
 
+@pytest.mark.slow
 def test_an_interrupt_while_loom_is_being_loaded_leaves_no_traceback() -> None:
     code = (
         "import os, signal, sys; sys.argv = ['loom', 'version']\n"
@@ -103,6 +107,7 @@ def test_an_interrupt_while_loom_is_being_loaded_leaves_no_traceback() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
 
 
+@pytest.mark.slow
 def test_the_version_is_a_flag_too() -> None:
     command = [sys.executable, "-m", "loom"]
     told = [

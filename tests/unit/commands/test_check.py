@@ -217,6 +217,7 @@ def test_no_workflow(project: Path, loom: Loom) -> None:
     assert err.splitlines()[0] == "loom: src/gone.yml: workflow file not found"
 
 
+@pytest.mark.slow
 def test_the_plan_is_the_same_in_every_format(project: Path, loom: Loom) -> None:
     as_yaml = yaml.safe_load(loom("compile")[1])
     as_json = json.loads(loom("compile", "--format", "json")[1])
@@ -229,6 +230,7 @@ def test_the_plan_is_the_same_in_every_format(project: Path, loom: Loom) -> None
     assert as_json["jobs"][1]["needs"] == [{"job": "build", "optional": False, "artifacts": True}]
 
 
+@pytest.mark.slow
 def test_changes_are_those_of_the_work_tree(project: Path, loom: Loom) -> None:
     def left_out(*arguments: str) -> list[str]:
         return [item["id"] for item in json.loads(loom("compile", "--format", "json", *arguments)[1])["left_out"]]

@@ -62,6 +62,7 @@ def jobs(tmp_path: Path) -> Callable[..., str]:
     return run
 
 
+@pytest.mark.slow
 def test_each_job_has_one_line(jobs: Callable[..., str], engine: str) -> None:
     lines = [" ".join(line.split()) for line in jobs(engine=engine).splitlines()]
     assert lines == [
@@ -75,6 +76,7 @@ def test_each_job_has_one_line(jobs: Callable[..., str], engine: str) -> None:
     assert "rules" in lines[-1]
 
 
+@pytest.mark.slow
 def test_without_an_engine_only_the_images_state_is_unknown(jobs: Callable[..., str]) -> None:
     document = json.loads(jobs("--json", "unit", "--no-needs"))
     assert [(job["id"], job["image_here"], job["needs"]) for job in document["jobs"]] == [("unit", None, [])]

@@ -81,6 +81,7 @@ def project(tmp_path: Path) -> Project:
     return Project(tmp_path)
 
 
+@pytest.mark.slow
 def test_the_second_run_has_the_plan_of_the_first_without_reading_the_workflow(project: Project) -> None:
     first, was_kept = project.planned()
     assert not was_kept
@@ -105,6 +106,7 @@ CHANGES: dict[str, Callable[[Project], object]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES.keys())
 def test_after_a_change_the_plan_is_made_again(project: Project, change: Callable[[Project], object]) -> None:
     if change is CHANGES["the commit"]:
@@ -120,6 +122,7 @@ def test_after_a_change_the_plan_is_made_again(project: Project, change: Callabl
     assert project.planned() == (after, True)
 
 
+@pytest.mark.slow
 def test_another_selection_another_setting_or_another_loom_has_a_plan_of_its_own(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -225,6 +228,7 @@ def test_a_plan_of_gitlabs_file_is_kept_too(gitlab: Project) -> None:
     assert again == first
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [

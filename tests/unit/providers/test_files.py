@@ -44,6 +44,7 @@ def in_small_pieces(archive: Iterable[bytes]) -> list[bytes]:
     return pieces
 
 
+@pytest.mark.slow
 def test_any_tar_unpacks_it_to_the_same_files(tmp_path: Path) -> None:
     source, target = filled(tmp_path / "source"), tmp_path / "target"
     target.mkdir()

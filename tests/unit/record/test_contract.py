@@ -103,6 +103,7 @@ def hold(paths: RunPaths, *, whole: bool = True) -> None:
     assert len(seqs) == len(set(seqs))
 
 
+@pytest.mark.slow
 def test_a_failed_run(failed: Ran) -> None:
     hold(failed.project.last().paths)
 

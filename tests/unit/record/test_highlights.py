@@ -80,6 +80,7 @@ def test_the_size_of_the_pieces_changes_nothing(seed: int) -> None:
     assert file_highlights(io.BytesIO(b"".join(events)), Watch()) == whole
 
 
+@pytest.mark.slow
 def test_lines_that_differ_in_numbers_alone_leave_room_for_others() -> None:
     lines = [f"ERROR: attempt {number} failed" for number in range(1, 4001)]
     lines[2000] = "ERROR: disk quota exceeded"

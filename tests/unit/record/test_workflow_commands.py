@@ -87,6 +87,7 @@ def test_groups_and_stopped_commands() -> None:
     assert reader.open == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "line", ["::error" + " " * 1_000_000, "::error " + ": " * 1_000_000, "##[a " * 1_000_000, " " * 1_000_000 + "::"]
 )

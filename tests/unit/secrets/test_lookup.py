@@ -336,6 +336,7 @@ def test_no_value_in_log_records(tmp_path: Path, vault: Path, caplog: pytest.Log
 # others' providers
 
 
+@pytest.mark.slow
 def test_a_provider_added_by_an_installed_package(tmp_path: Path) -> None:
     site = tmp_path / "site"
     meta = site / "acme_vault-1.0.dist-info"

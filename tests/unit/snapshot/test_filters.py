@@ -19,6 +19,7 @@ from loom.snapshot import apply_patch, as_cloned, discover, manifest_bytes, patc
 from .conftest import ENVIRONMENT, NewRepo, Repo, Snap, check, clone, contents, proved
 
 
+@pytest.mark.slow
 def test_line_endings(work: Repo, snap: Snap, tmp_path: Path) -> None:
     work.write(".gitattributes", "*.txt text eol=crlf\n*.auto text=auto\n*.bin -text\n")
     work.write("a.txt", "one\r\ntwo\r\n")
@@ -130,6 +131,7 @@ def test_large_files_without_git_lfs(work: Repo, snap: Snap, tmp_path: Path) -> 
     assert (left.path, left.reason.partition(":")[0]) == ("pointer.big", "a pointer of git-lfs")
 
 
+@pytest.mark.slow
 def test_filters(work: Repo, snap: Snap) -> None:
     work.git("config", "filter.rot.clean", "tr a-z n-za-m")
     work.git("config", "filter.rot.smudge", "tr n-za-m a-z")
@@ -143,6 +145,7 @@ def test_filters(work: Repo, snap: Snap) -> None:
     assert contents(snapshot.path)["a.rot"][1] == b"edited\n"
 
 
+@pytest.mark.slow
 def test_a_filter_that_can_not_run(work: Repo, snap: Snap) -> None:
     work.write(".gitattributes", "*.enc filter=gone\n")
     work.commit()
@@ -154,6 +157,7 @@ def test_a_filter_that_can_not_run(work: Repo, snap: Snap) -> None:
     assert any("filter" in left.reason for left in snapshot.left_out)
 
 
+@pytest.mark.slow
 def test_a_filter_that_need_not_work_and_does_not(work: Repo, snap: Snap) -> None:
     work.git("config", "filter.broken.clean", "false")
     work.write(".gitattributes", "*.b filter=broken\n")
@@ -163,6 +167,7 @@ def test_a_filter_that_need_not_work_and_does_not(work: Repo, snap: Snap) -> Non
     assert ["external filter 'false' failed" in left.reason for left in snapshot.left_out] == [True]
 
 
+@pytest.mark.slow
 def test_a_filter_that_no_longer_works_where_a_workspace_is_verified(work: Repo, snap: Snap, tmp_path: Path) -> None:
     """Of files that go through the user's own filters the bytes are compared: nothing of theirs is run."""
     script = work.write("../filter", "#!/bin/sh\ntr a-z A-Z\n", 0o755)
@@ -240,6 +245,7 @@ def test_filters_that_need_the_checkout(work: Repo, snap: Snap, new_repo: NewRep
     assert [path.removeprefix("s/") for path, _ in verified.unreadable] == ["with space/new.key"]
 
 
+@pytest.mark.slow
 def test_a_filter_that_a_workspace_names_itself_is_not_run(work: Repo, snap: Snap, tmp_path: Path) -> None:
     work.write(".gitattributes", "* filter=evil\n")
     work.commit()
@@ -301,6 +307,7 @@ def test_attributes_from_a_tree_that_is_none(work: Repo) -> None:
         discover(work.root, environ=work.environ | {"GIT_ATTR_SOURCE": "nothing"})
 
 
+@pytest.mark.slow
 def test_filters_run_as_under_git_add(work: Repo, snap: Snap, tmp_path: Path) -> None:
     """The locale, the index, other repositories, one after the other: nothing that loom needs for itself is in the way."""
     other = Repo(tmp_path / "other")
@@ -329,6 +336,7 @@ echo $$ >.git/mine; sleep 0.02; [ "$(cat .git/mine)" = $$ ] || echo twice at onc
     assert snapshot.tree_sha == work.git("write-tree").strip()
 
 
+@pytest.mark.slow
 def test_a_process_filter_is_started_once(work: Repo, snap: Snap, tmp_path: Path) -> None:
     script = work.write("../process", PROCESS.format(python=sys.executable, log=tmp_path / "started"), 0o755)
     work.git("config", "filter.p.process", str(script))
@@ -379,6 +387,7 @@ def test_a_filter_that_is_given_up_is_given_up_for_all(work: Repo, snap: Snap) -
     assert proved(snapshot).same
 
 
+@pytest.mark.slow
 def test_what_a_filter_says_is_no_failure(work: Repo, snap: Snap) -> None:
     work.git("config", "filter.loud.clean", "echo starting subprocess of an external filter >&2; cat")
     work.write(".gitattributes", "*.l filter=loud\n")
@@ -387,6 +396,7 @@ def test_what_a_filter_says_is_no_failure(work: Repo, snap: Snap) -> None:
     assert (snapshot.tree_sha, snapshot.left_out) == (work.would_commit(), ())
 
 
+@pytest.mark.slow
 def test_a_filter_of_the_users_that_is_called_lfs(work: Repo, snap: Snap) -> None:
     work.git("config", "filter.lfs.clean", "tr a-z A-Z")
     work.write(".gitattributes", "*.y filter=lfs\n")
@@ -413,6 +423,7 @@ def test_hidden_files_that_go_through_a_filter_with_a_key(work: Repo, snap: Snap
     assert proved(snapshot).same
 
 
+@pytest.mark.slow
 def test_line_endings_that_the_index_has(work: Repo, snap: Snap) -> None:
     """git leaves alone what it does not look at, and keeps what is there; a proof without an index has to see that."""
     for name in ("whole.txt", "edited", "hidden.txt"):
@@ -474,6 +485,7 @@ def test_settings_without_a_value_and_numbers(work: Repo, snap: Snap) -> None:
     assert snap(work).tree_sha == work.would_commit()
 
 
+@pytest.mark.slow
 def test_changes_of_converted_files_are_pulled_as_bytes(work: Repo, snap: Snap, tmp_path: Path) -> None:
     work.write(
         ".gitattributes",

@@ -250,7 +250,7 @@ TAMPERED = [
 
 
 @pytest.mark.parametrize("tamper", TAMPERED)
-@pytest.mark.parametrize("elsewhere", [False, True])
+@pytest.mark.parametrize("elsewhere", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_what_something_did_in_the_workspace_is_undone(
     repo: Repo, tmp_path: Path, tamper: Callable[[Path], None], elsewhere: bool
 ) -> None:

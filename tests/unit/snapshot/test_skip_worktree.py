@@ -18,6 +18,7 @@ from loom.snapshot.model import Source
 from .conftest import ENVIRONMENT, NewRepo, Repo, Snap, clone, contents
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cone", ["--cone", "--no-cone"])
 @pytest.mark.parametrize("index", ["--sparse-index", "--no-sparse-index"])
 def test_sparse_checkout_is_filled_in(work: Repo, snap: Snap, cone: str, index: str) -> None:
@@ -65,6 +66,7 @@ def test_files_only_intended_to_be_added_and_hidden(work: Repo, snap: Snap, mark
     assert verify(snapshot.path, environ=ENVIRONMENT, tree_sha=snapshot.tree_sha).same
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mark", ["--skip-worktree", "--assume-unchanged"])
 def test_edits_that_git_was_told_not_to_see(work: Repo, snap: Snap, mark: str) -> None:
     work.git("update-index", mark, "README", "docs/page.md")
@@ -173,6 +175,7 @@ def test_a_directory_of_hidden_files_that_something_replaced(work: Repo, snap: S
     assert verify(snapshot.path, environ=ENVIRONMENT, tree_sha=snapshot.tree_sha).same
 
 
+@pytest.mark.slow
 def test_ignore_rules_that_only_the_index_has(work: Repo, snap: Snap) -> None:
     work.write("docs/.gitignore", "*.log\n/out/\n")
     work.write(".gitignore", "*.tmp\n")
@@ -193,6 +196,7 @@ def test_ignore_rules_that_only_the_index_has(work: Repo, snap: Snap) -> None:
         )
 
 
+@pytest.mark.slow
 def test_an_object_that_is_half_copied_is_not_read(work: Repo, snap: Snap, monkeypatch: pytest.MonkeyPatch) -> None:
     work.write(".gitignore", "*.tmp\n")
     work.commit()

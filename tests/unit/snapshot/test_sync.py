@@ -225,6 +225,7 @@ def synced(work: Repo, snap: Snap) -> Synced:
     return Synced(work, snap)
 
 
+@pytest.mark.slow
 def test_every_kind_of_change_is_brought_and_what_was_undone_is_undone(synced: Synced) -> None:
     synced.directory.write("made by the job")
     own = files_of(synced.directory.root)
@@ -239,6 +240,7 @@ def test_every_kind_of_change_is_brought_and_what_was_undone_is_undone(synced: S
     assert files_of(synced.directory.root) == own
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("umask", [0, 0o022])
 def test_what_is_brought_has_the_modes_of_the_workspace(work: Repo, tmp_path: Path, umask: int) -> None:
     files, taken = tmp_path / "files", tmp_path / "taken"
@@ -255,6 +257,7 @@ def test_what_is_brought_has_the_modes_of_the_workspace(work: Repo, tmp_path: Pa
     assert modes == [mode & ~umask for mode in (0o666, 0o777, 0o777)]
 
 
+@pytest.mark.slow
 def test_changes_on_both_sides_are_conflicts_until_it_is_decided(synced: Synced) -> None:
     for side, text in ((synced.work, "checkout\n"), (synced.directory, "job\n")):
         side.write("text", text)
@@ -295,6 +298,7 @@ def test_a_directory_gives_way_to_a_file_only_by_decision(synced: Synced, tmp_pa
     assert not (tmp_path / "file").exists()
 
 
+@pytest.mark.slow
 def test_what_a_snapshot_would_not_have_is_not_brought_nor_taken_away(synced: Synced) -> None:
     synced.work.write(".gitignore", "*.log\n")
     synced.work.write("a.log", "ignored\n")
@@ -325,6 +329,7 @@ def test_files_of_a_submodule_are_brought(new_repo: NewRepo, snap: Snap) -> None
     assert synced.sync() == (["sub/lib"], [])
 
 
+@pytest.mark.slow
 def test_files_that_a_filter_converts_are_synced_as_bytes(new_repo: NewRepo, snap: Snap) -> None:
     repo = new_repo("filtered")
     repo.write(".gitattributes", "*.up filter=up\n*.crlf text eol=crlf\n")
@@ -466,6 +471,7 @@ def test_a_name_that_no_patch_can_have(tmp_path: Path) -> None:
         objects.patch({}, {"git~1": (0o100644, b"")}, str(tmp_path))
 
 
+@pytest.mark.slow
 def test_two_snapshots_differ_as_git_says(work: Repo, snap: Snap) -> None:
     one = read_manifest(snap(work).path)
     change(work)

@@ -45,6 +45,7 @@ def work(repo: Repo) -> Repo:
 # Proof
 
 
+@pytest.mark.slow
 def test_verify_says_what_a_job_changed(work: Repo, snap: Snap) -> None:
     snapshot = snap(work)
     verified = verify(snapshot.path, environ=ENVIRONMENT, tree_sha=snapshot.tree_sha)
@@ -71,6 +72,7 @@ def test_verify_says_what_a_job_changed(work: Repo, snap: Snap) -> None:
     assert verified.tree_sha == job.would_commit()
 
 
+@pytest.mark.slow
 def test_verify_is_not_fooled_by_the_workspaces_git(work: Repo, snap: Snap, tmp_path: Path) -> None:
     snapshot = snap(work)
     job = Repo(snapshot.path)
@@ -103,6 +105,7 @@ def test_verify_names_what_took_the_place_of_files(work: Repo, snap: Snap) -> No
     assert not verified.same
 
 
+@pytest.mark.slow
 def test_verify_after_commits_and_a_lost_index(work: Repo, snap: Snap) -> None:
     snapshot = snap(work)
     job = Repo(snapshot.path)
@@ -113,6 +116,7 @@ def test_verify_after_commits_and_a_lost_index(work: Repo, snap: Snap) -> None:
     assert verify(snapshot.path, environ=ENVIRONMENT, tree_sha=snapshot.tree_sha).same
 
 
+@pytest.mark.slow
 def test_verify_submodules(work: Repo, snap: Snap, new_repo: NewRepo) -> None:
     inner = new_repo("inner")
     inner.write("inner.txt", "inner\n")
@@ -156,6 +160,7 @@ def test_verify_has_to_have_something_to_go_by(work: Repo, snap: Snap, tmp_path:
 # The record, as the engine keeps it: a link that jobs never see
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "command",
     [
@@ -185,6 +190,7 @@ def test_a_job_neither_sees_nor_loses_the_record(work: Repo, snap: Snap, tmp_pat
 # Two at once, and edits meanwhile
 
 
+@pytest.mark.slow
 def test_two_at_once_from_one_checkout(work: Repo, snap: Snap) -> None:
     taken: list[Snapshot] = []
     threads = [threading.Thread(target=lambda: taken.append(snap(work))) for _ in range(3)]
@@ -233,6 +239,7 @@ def test_edits_during_the_copy_never_make_the_proof_lie(work: Repo, snap: Snap) 
         editor.wait()
 
 
+@pytest.mark.slow
 def test_a_file_that_comes_back_between_two_looks_is_copied(
     work: Repo, snap: Snap, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -252,6 +259,7 @@ def test_a_file_that_comes_back_between_two_looks_is_copied(
     check(work, snapshot)
 
 
+@pytest.mark.slow
 def test_an_edit_that_keeps_size_and_time_is_seen(work: Repo, snap: Snap) -> None:
     old = time.time() - 1000
     for name in ("d2/f2", "d2/f6"):
@@ -285,6 +293,7 @@ def test_interrupted(work: Repo, tmp_path: Path) -> None:
     assert error.exit_code == 130
 
 
+@pytest.mark.slow
 def test_interrupted_in_the_middle(work: Repo, tmp_path: Path) -> None:
     for number in range(3000):
         work.write(f"many/{number % 30}/{number}")
@@ -538,6 +547,7 @@ print(delete(Path(sys.argv[1])))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.open_tmp_path
 @pytest.mark.skipif(os.geteuid() != 0, reason="root may enter and change every directory")
 def test_directories_that_their_owner_closed_are_deleted_all_the_same(tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ print(lost)
 """
 
 
+@pytest.mark.slow
 def test_many_processes_hold_a_lock_at_once_and_none_is_turned_away(tmp_path: Path) -> None:
     file = tmp_path / "container-locks" / "one.lock"
     times = str(effort(100, 2000))

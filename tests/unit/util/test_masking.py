@@ -171,6 +171,7 @@ def test_nothing_to_hide_costs_nothing() -> None:
     assert masker.stream().feed(data) == data
 
 
+@pytest.mark.slow
 def test_secrets_can_be_added_while_others_mask() -> None:
     masker = Masker({"S0": "secret-number-0"})
     failed: list[str] = []
@@ -223,6 +224,7 @@ def test_however_a_stream_is_cut_the_outcome_is_that_of_the_whole(pieces: list[s
     assert streamed(masker, text, cuts) == masker.mask_bytes(text)
 
 
+@pytest.mark.slow
 def test_byte_by_byte() -> None:
     masker = Masker(SECRETS)
     text = "".join(PIECES).encode()
@@ -325,6 +327,7 @@ def test_a_model_that_looks_everywhere_hides_the_same(values: list[str], text: s
     assert masker.mask(text) == masked
 
 
+@pytest.mark.slow
 @fuzzed(100)
 @given(st.binary(max_size=400), st.lists(st.integers(0, 400), max_size=5))
 def test_any_bytes_without_a_secret_stay_as_they_are(data: bytes, cuts: list[int]) -> None:
@@ -333,6 +336,7 @@ def test_any_bytes_without_a_secret_stay_as_they_are(data: bytes, cuts: list[int
     assert streamed(masker, data, [min(cut, len(data)) for cut in cuts]) == data
 
 
+@pytest.mark.slow
 def test_a_process_goes_on_without_the_secrets_of_runs_that_are_long_over(monkeypatch: pytest.MonkeyPatch) -> None:
     own = Masker()
     monkeypatch.setattr(masking, "_known", WeakSet([own]))

@@ -15,6 +15,7 @@ from loom.util.file_systems import file_system_of, in_memory
 ROOT = Path(__file__).parents[3]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     os.geteuid() != 0 or not shutil.which("unshare"), reason="needs to mount over /tmp, for itself alone"
 )

@@ -32,6 +32,7 @@ def test_every_need_comes_first() -> None:
         assert all(found.index(needed) < found.index(name) for name in names for needed in needs[name])
 
 
+@pytest.mark.slow
 def test_a_chain_of_thousands() -> None:
     names = [f"n{i}" for i in range(20_000)]
     assert order(names, {a: [b] for a, b in pairwise(names)}) == names[::-1]

@@ -1,6 +1,8 @@
 import subprocess
 import sys
 
+import pytest
+
 PROGRAM = """
 import sys, threading
 from msgspec import Struct, defstruct
@@ -26,6 +28,7 @@ for number in range(60):
 """
 
 
+@pytest.mark.slow
 def test_threads_may_need_a_type_at_once() -> None:
     ran = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True)
     assert (ran.returncode, ran.stderr) == (0, "")

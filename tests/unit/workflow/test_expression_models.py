@@ -170,6 +170,7 @@ def conditions_of(draw: st.DrawFn, dialect: Loom, depth: int = 2) -> Written:
     return "||".join(text for text, _ in either), value
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dialect", [Loom(), GitLab()], ids=["loom", "gitlab"])
 @fuzzed(40, 5000)
 @given(data=st.data(), values=st.fixed_dictionaries(dict.fromkeys(NAMES, VALUES)))

@@ -238,6 +238,7 @@ WORDS = st.sampled_from(
 )
 
 
+@pytest.mark.slow
 @fuzzed(300)
 @given(st.lists(WORDS, max_size=40).map(" ".join))
 def test_any_text_is_answered(text: str) -> None:
@@ -253,6 +254,7 @@ def test_any_workflow_is_answered(tmp_path_factory: pytest.TempPathFactory, body
     said(tmp_path_factory.mktemp("any"), "".join(lines).encode("utf-8", "surrogatepass"))
 
 
+@pytest.mark.slow
 @fuzzed(300)
 @given(st.binary(max_size=200))
 def test_any_bytes_are_answered(data: bytes) -> None:

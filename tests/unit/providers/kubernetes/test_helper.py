@@ -54,6 +54,7 @@ def helper(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Helper]:
     started.process.wait(60)
 
 
+@pytest.mark.slow
 def test_the_limit_of_what_waits_is_one_of_bytes_and_not_of_lines(helper: Helper) -> None:
     lines = [b"line %d\n" % number for number in range(WAITING * 5)]
     with (helper.io / "out").open("wb", buffering=0) as out, (helper.io / "err").open("wb"):
@@ -175,6 +176,7 @@ def test_a_connection_that_is_there_before_the_helper_loses_no_command(shell: li
         sender.close()
 
 
+@pytest.mark.slow
 def test_a_silent_job_costs_nothing_and_is_heard_at_once(helper: Helper, sender: Sender, streams: Streams) -> None:
     out, err = streams
     for number in range(3):
@@ -210,6 +212,7 @@ def test_a_flood_that_ends_in_silence_and_then_the_end(helper: Helper, sender: S
     assert (helper.segment(1), helper.segment(2)) == (0, 0)  # what was acknowledged is gone
 
 
+@pytest.mark.slow
 def test_a_second_connection_ends_the_first_and_begins_with_its_segment(
     helper: Helper, sender: Sender, streams: Streams
 ) -> None:
@@ -228,6 +231,7 @@ def test_a_second_connection_ends_the_first_and_begins_with_its_segment(
         second.close()
 
 
+@pytest.mark.slow
 def test_a_job_waits_when_the_limit_is_reached_and_goes_on_with_room(helper: Helper) -> None:
     def write() -> None:
         with (helper.io / "out").open("wb", buffering=0) as out:
@@ -248,6 +252,7 @@ def test_a_job_waits_when_the_limit_is_reached_and_goes_on_with_room(helper: Hel
     assert helper.size() == 40 * MIB
 
 
+@pytest.mark.slow
 def test_of_two_connections_that_live_the_newer_one_hears_all(helper: Helper, sender: Sender, streams: Streams) -> None:
     until(sender.rests, while_runs=helper.process)
     (helper.spool / "sender").write_bytes(b"")  # so the next one does not know of it

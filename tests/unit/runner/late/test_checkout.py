@@ -165,6 +165,7 @@ def refs(directory: Path) -> list[str]:
 BOTH = ["refs/heads/main", "refs/remotes/origin/main"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("depth", "commits"), [("", 1), ("1", 1), ("2", 2), ("9", 3), ("0", 3), ("none", 3), (" 1 ", 1), ("-1", 3)]
 )
@@ -179,6 +180,7 @@ def test_history_is_as_deep_as_the_step_says(snapshot: Path, depth: str, commits
     assert len(git(snapshot, "log", "--oneline").splitlines()) == commits
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("ref", "given", "branch", "there"),
     [

@@ -193,6 +193,7 @@ def test_a_value_must_be_one_of_its_options() -> None:
     ]
 
 
+@pytest.mark.slow
 @fuzzed(300)
 @given(
     st.dictionaries(st.sampled_from("ABCD"), st.text(alphabet="$ABCDE{}%()- ", max_size=12), max_size=4),
