@@ -16,7 +16,6 @@ from loom.commands import project
 from loom.commands.gate.checked_commit import CheckedCommit, CommitFinder, laid_out
 from loom.commands.plan.plan_run import Worktree, plan_run
 from loom.commands.project import Here
-from loom.commands.run import run as running
 from loom.commands.run.shown import Expected, Shown, may_fail, waits_for
 from loom.config.gate import UNLIKE
 from loom.plan.candidates import DEPLOYMENTS
@@ -88,6 +87,8 @@ def judge(here: Here, commit: CheckedCommit, *, dry_run: bool = False, as_json: 
         verdicts = found.before()
         code = ExitCode.OK
         if any(one.state == "to-run" for one in verdicts) and not dry_run:
+            from loom.commands.run import run as running  # most gates run nothing
+
             with redirect_stdout(sys.stderr) if as_json else nullcontext():
                 code = ExitCode(running.execute(worktree, found.rest()))
             verdicts = found.after()

@@ -56,7 +56,18 @@ def run_with(request: Request, *, settings: Mapping[str, Any] | None = None, par
     if not made.plan.jobs:
         reasons = "\n".join(listed((f"{left.id}: {left.reason}" for left in made.plan.left_out), 10))
         raise RequestError("no job of the workflow would run", hint=reasons or None, code="NOTHING_TO_RUN")
-    return run_as_asked(here, replace(made, parent_run_id=parent_run_id))
+    made = replace(made, parent_run_id=parent_run_id)
+    if not (request.suggest_inputs or request.reuse):
+        return run_as_asked(here, made)
+    from loom.commands.run import shown, suggestion  # only such runs look at earlier ones, or at what was read
+
+    if request.suggest_inputs:
+        code = execute(here, made := suggestion.with_all_inputs(here, made))
+        print(*suggestion.suggestions(here, made), sep="\n")
+        return code
+    with signals(cancel := Cancel()):
+        made = shown.with_results_of_before(here, made, cancel)
+    return run_as_asked(here, made)
 
 
 def run_as_asked(here: Worktree, run: Run) -> int:
@@ -82,11 +93,6 @@ def execute(here: Worktree, run: Run) -> int:
     if bundles not in ("", "on-failure"):
         raise RequestError(f"LOOM_BUNDLE: expected on-failure or nothing, found {bundles!r}", code="CONFIG_INVALID")
     cancel = Cancel()
-    if request.reuse:
-        from loom.commands.run.shown import with_results_of_before  # only such a run needs the proofs
-
-        with signals(cancel):
-            run = with_results_of_before(here, run, cancel)
     look, write = screen_parts(config.color, quiet=request.quiet, verbose=request.verbose, stream=config.stream)
     audience, gate = audience_for(request, plan, look, write)
     tools = run_tools(here, run, cancel, [audience], gate)

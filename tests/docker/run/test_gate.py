@@ -237,3 +237,18 @@ def test_a_job_has_its_inputs_alone_and_counts_while_they_are_the_same(project: 
     again = project.loom("run", "--reuse", **ACCEPT)
     assert (again.code, "lint does not run" in again.out, "unit does not run" in again.out) == (0, True, False)
     assert again.output("unit") == ["by hand"]
+
+
+def test_inputs_are_suggested_by_what_was_read(project: Project) -> None:
+    for path in ("lib/a/one", "lib/b/two", "deep/in/x", "deep/in/y", "deep/z", "docs/d", "top", "changed/c"):
+        project.write(path, path)
+    (project.root / "docs/link").symlink_to("d")
+    script = ["cat lib/a/one lib/b/two deep/in/x top", "ls -R", "echo >> changed/c", "echo > new"]
+    job = {"stage": "test", "image": "debian:trixie-slim", "script": script}
+    workflow = {"version": "v1", "stages": ["test"], "unit": job, "git": {**job, "script": ["cat .git/HEAD"]}}
+    project.write(".loom/workflow.yml", json.dumps(workflow))
+    project.commit()
+    done = project.loom("run", "--suggest-inputs")
+    assert done.code == 0
+    assert "unit read: inputs: [changed, deep/in, lib, top]" in done.out
+    assert "git read: inputs: [.git]" in done.out
