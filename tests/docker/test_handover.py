@@ -77,7 +77,7 @@ def site(tmp_path: Path) -> Site:
     return Site(tmp_path)
 
 
-@pytest.mark.parametrize("mount_mode", ["bind_mount", "overlay", "ephemeral_volume"])
+@pytest.mark.parametrize("mount_mode", ["bind_mount", "ephemeral_volume"])
 def test_artifacts_reports_and_caches(site: Site, mount_mode: str, tmp_path: Path) -> None:
     workflow = site.repo / ".loom/workflow.yml"
     if mount_mode != "bind_mount":

@@ -61,7 +61,7 @@ def files(project: Project) -> Project:
     return project
 
 
-@pytest.mark.parametrize("mode", ["auto", "copy", "ephemeral_volume"])
+@pytest.mark.parametrize("mode", ["auto", "ephemeral_volume"])
 def test_modes_of_gitlabs_jobs(files: Project, mode: str) -> None:
     ran = files.run("--mount-mode", mode)
     assert ran.code == 0, ran.out + ran.err

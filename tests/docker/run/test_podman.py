@@ -52,7 +52,7 @@ def what_is_left(client: Any) -> list[str]:
     return containers + [volume["Name"] for volume in client.api.volumes()["Volumes"] or ()]
 
 
-@pytest.mark.parametrize("mode", list(MountMode))
+@pytest.mark.parametrize("mode", [MountMode.BIND, MountMode.OVERLAY])
 def test_a_run_on_podman_is_like_any_other(
     project: Project, podman: docker.DockerClient, podman_engine: str, mode: MountMode
 ) -> None:

@@ -296,10 +296,8 @@ ls: cannot access 'dist/missing': No such file or directory
 ##[error]Process completed with exit code 2."""
 
 
-def of_github(
-    case: Case, workflow: str, log: str, name: str, *words: str, run_has: dict[str, Any] | None = None
-) -> dict[str, Any]:
-    """Reproduce a job of o/r, whose other jobs are green."""
+def serve_github(case: Case, workflow: str, log: str, name: str, *, run_has: dict[str, Any] | None = None) -> None:
+    """Serve a run of o/r with this red job."""
     path = case.checkout / ".github/workflows/ci.yml"
     path.parent.mkdir(parents=True)
     path.write_text(workflow)
@@ -330,6 +328,13 @@ def of_github(
         f"{run}/jobs": Reply({"total_count": 1, "jobs": [about]}),
         "/api/v3/repos/o/r/actions/variables": Reply({"variables": [{"name": "LEVEL", "value": "debug"}]}),
     }
+
+
+def of_github(
+    case: Case, workflow: str, log: str, name: str, *words: str, run_has: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """Reproduce a job of o/r, whose other jobs are green."""
+    serve_github(case, workflow, log, name, run_has=run_has)
     command = ("reproduce", f"{case.stub.url}/o/r/actions/runs/1/job/2", "--keep", "never", "--json", *words)
     done = run_loom(command, cwd=case.checkout, environ={**case.environ, "GH_HOST": case.stub.url, "GH_TOKEN": TOKEN})
     found: dict[str, Any] = json.loads(done.stdout)
@@ -363,7 +368,7 @@ def test_a_variable_of_the_workflow_or_of_a_step_is_tried_on_github(case: Case) 
 
 def test_last_red_run_of_an_enterprise_server(case: Case) -> None:
     """`gh` knows the host, and has the token."""
-    of_github(case, GITHUB_WORKFLOW, GITHUB_LOG, "test (2)")
+    serve_github(case, GITHUB_WORKFLOW, GITHUB_LOG, "test (2)")
     (case.checkout / ".gitlab-ci.yml").write_text(WORKFLOW)
     case.git("remote", "add", "origin", f"{case.stub.url}/o/r.git")
     hosts = Path(case.environ["HOME"], ".config/gh/hosts.yml")

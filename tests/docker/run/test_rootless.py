@@ -166,7 +166,7 @@ def volumes_and_containers(client: docker.DockerClient) -> Sequence[Any]:
     return [*(client.api.volumes()["Volumes"] or ()), *client.api.containers(all=True)]
 
 
-@pytest.mark.parametrize("mode", list(MountMode))
+@pytest.mark.parametrize("mode", [MountMode.BIND, MountMode.OVERLAY])
 def test_root_in_the_container_is_the_user_who_owns_all_afterwards(
     theirs: Project, rootless: Rootless, mode: MountMode
 ) -> None:
