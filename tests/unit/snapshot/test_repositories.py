@@ -13,7 +13,7 @@ import pytest
 from loom.cancel import Cancel
 from loom.errors import RequestError
 from loom.snapshot import discover, explain, take, verify
-from loom.snapshot.repository import parse
+from loom.snapshot.repository import find, parse
 
 from .conftest import ENVIRONMENT, Repo, Snap, check, clone, contents
 
@@ -211,6 +211,40 @@ def test_git_dir_elsewhere(tmp_path: Path, snap: Snap) -> None:
     assert refusal(root).code == "REPOSITORY_ELSEWHERE"
     repo.git("config", "core.worktree", str(root))
     check(repo, snap(repo))
+
+
+def test_a_repository_is_looked_for_as_git_does_and_must_lead_back(work: Repo, tmp_path: Path) -> None:
+    inner = work.root / "inner"
+    inner.mkdir()
+    found = find(inner, ENVIRONMENT)
+    assert found is not None
+    assert (found.root, found.git_dir) == (work.root, work.root / ".git")
+    elsewhere = find(inner, ENVIRONMENT | {"GIT_WORK_TREE": "."})
+    assert elsewhere is not None
+    assert elsewhere.root == inner
+    assert find(inner, ENVIRONMENT | {"GIT_CEILING_DIRECTORIES": str(work.root)}) is None
+    for text in ("no git file", "gitdir: ../docs"):  # neither is passed over
+        (inner / ".git").write_text(text)
+        assert find(inner, ENVIRONMENT) is None
+    linked = tmp_path / "linked"
+    linked.mkdir()
+    (linked / ".git").symlink_to(work.root / ".git")
+    with pytest.raises(RequestError, match="does not lead back"):
+        find(linked, ENVIRONMENT)
+    work.git("config", "core.worktree", str(linked))
+    led_back = find(linked, ENVIRONMENT)
+    assert led_back is not None
+    assert (led_back.root, led_back.git_dir) == (linked, work.root / ".git")
+    with pytest.raises(RequestError, match="core.worktree names"):
+        find(work.root, ENVIRONMENT)
+    given = find(work.root, ENVIRONMENT | {"GIT_WORK_TREE": "."})
+    assert given is not None
+    assert given.root == work.root
+    linked = linked.rename(tmp_path / "moved")
+    moved = find(linked, ENVIRONMENT, modules=(work.root,))  # as a submodule's
+    assert moved is not None
+    assert moved.root == linked
+    assert find(work.root / ".git", ENVIRONMENT) is None
 
 
 def test_without_an_index(work: Repo, snap: Snap) -> None:
