@@ -235,7 +235,7 @@ def test_a_repository_is_looked_for_as_git_does_and_must_lead_back(work: Repo, t
     led_back = find(linked, ENVIRONMENT)
     assert led_back is not None
     assert (led_back.root, led_back.git_dir) == (linked, work.root / ".git")
-    with pytest.raises(RequestError, match="core.worktree names"):
+    with pytest.raises(RequestError, match=r"core\.worktree names"):
         find(work.root, ENVIRONMENT)
     given = find(work.root, ENVIRONMENT | {"GIT_WORK_TREE": "."})
     assert given is not None
