@@ -92,11 +92,11 @@ def complete() -> None:
                 os.dup2(opened, number)
                 os.close(opened)
             setattr(sys, name, open(number, "w" if number else "r", closefd=False))  # noqa: SIM115  as Python does
-    sys.stdout = _as_text(_Shown, _Output(1, "w", closefd=False), sys.stdout)
-    sys.stderr = _as_text(_ShownMasked, io.FileIO(2, "w", closefd=False), sys.stderr)
+    sys.stdout = _text_stream(_Shown, _Output(1, "w", closefd=False), sys.stdout)
+    sys.stderr = _text_stream(_ShownMasked, io.FileIO(2, "w", closefd=False), sys.stderr)
 
 
-def _as_text(kind: type[_Shown], file: io.FileIO, like: TextIO) -> _Shown:
+def _text_stream(kind: type[_Shown], file: io.FileIO, like: TextIO) -> _Shown:
     assert isinstance(like, io.TextIOWrapper)
     return kind(
         io.BufferedWriter(file),

@@ -29,7 +29,7 @@ from loom.providers.base import Capabilities, Provider, Session, SessionFacts, S
 from loom.providers.driven import DrivenSession
 from loom.providers.driver import protocol as driver
 from loom.providers.driver.channel import Died, Exchange
-from loom.providers.inside import CommandsInside, to_streams
+from loom.providers.inside import CommandsInside, print_output
 from loom.status import Ended, Exit, ExitCode, OnOutput, Stream
 from loom.util.within import readable
 
@@ -285,9 +285,11 @@ class HostInside(CommandsInside, frozen=True, kw_only=True):
     ) -> Exit:
         pipe = subprocess.PIPE if on_output is not None else None
         try:
-            process = self._on_terminal(command, self.environment, pipe, stdin=None if stdin else subprocess.DEVNULL)
+            process = self._start_on_terminal(
+                command, self.environment, pipe, stdin=None if stdin else subprocess.DEVNULL
+            )
         except OSError as error:
-            (on_output or to_streams(1, 2))("stderr", f"loom: {command[0]}: {error.strerror}\n".encode())
+            (on_output or print_output)("stderr", f"loom: {command[0]}: {error.strerror}\n".encode())
             return Exit(code=127 if error.errno == errno.ENOENT else 126)
 
         def pass_on(name: str) -> None:
@@ -295,13 +297,13 @@ class HostInside(CommandsInside, frozen=True, kw_only=True):
                 process.send_signal(signal.Signals[f"SIG{name}"])
 
         cancel.pass_on = pass_on
-        ended, out, err = self._until_it_ends(process, cancel, timeout_s, grace_s)
+        ended, out, err = self._wait_for_end(process, cancel, timeout_s, grace_s)
         if on_output is not None:
             on_output("stdout", out or b"")
             on_output("stderr", err or b"")
         return Exit(code=_code_of(process), ended=ended)
 
-    def _until_it_ends(
+    def _wait_for_end(
         self,
         process: subprocess.Popen[bytes],
         cancel: Cancel,
@@ -345,16 +347,16 @@ class HostInside(CommandsInside, frozen=True, kw_only=True):
     def terminal(self, command: Sequence[str], cancel: Cancel, *, timeout_s: float | None = None) -> Exit:
         settings = termios.tcgetattr(0)
         try:
-            process = self._on_terminal(command, {"TERM": self.terminal_type, **self.environment}, None)
+            process = self._start_on_terminal(command, {"TERM": self.terminal_type, **self.environment}, None)
         except OSError as error:
             raise ProviderError(f"{command[0]} could not be started: {error}") from error
         try:
-            ended, _, _ = self._until_it_ends(process, cancel, timeout_s, _AFTER_HANGUP_S, hang_up=True)
+            ended, _, _ = self._wait_for_end(process, cancel, timeout_s, _AFTER_HANGUP_S, hang_up=True)
         finally:
             _take_terminal(settings)
         return Exit(code=_code_of(process), ended=ended)
 
-    def _on_terminal(
+    def _start_on_terminal(
         self, arguments: Sequence[str], environment: Mapping[str, str], pipe: int | None, *, stdin: int | None = None
     ) -> subprocess.Popen[bytes]:
         try:

@@ -168,7 +168,7 @@ class CommandsInside(Struct, frozen=True, kw_only=True):
         Without `on_output`, output goes to the caller's own streams. A cancel or timeout sends a signal, then KILL
         after the grace period.
         """
-        given = stdin and not _is_empty(0)
+        given = stdin and not _has_no_input()
         ran, watcher = self.begin(command, stdin=given)
         wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         unregister = cancel.on_request(lambda: os.eventfd_write(wake, 1))
@@ -176,7 +176,7 @@ class CommandsInside(Struct, frozen=True, kw_only=True):
         try:
             if given:
                 threading.Thread(target=_feed, args=(ran,), daemon=True).start()
-            ended = _follow(ran, on_output or to_streams(1, 2), cancel, watcher, wake, timeout_s, grace_s)
+            ended = _follow(ran, on_output or print_output, cancel, watcher, wake, timeout_s, grace_s)
             if ended is not Ended.EXITED:
                 watcher.signal("KILL")
         except OSError as error:
@@ -325,10 +325,10 @@ def _feed(ran: RunningCommand) -> None:
         ran.end_input()
 
 
-def _is_empty(file: int) -> bool:
-    """Return whether it is closed, or the null device."""
+def _has_no_input() -> bool:
+    """Return whether standard input is closed, or the null device."""
     try:
-        found = os.fstat(file)
+        found = os.fstat(0)
     except OSError:
         return True
     return stat.S_ISCHR(found.st_mode) and found.st_rdev == Path(os.devnull).stat().st_rdev
@@ -368,16 +368,11 @@ def write_all(descriptor: int, data: bytes) -> None:
         view = view[os.write(descriptor, view) :]
 
 
-def to_streams(out: int, err: int) -> OnOutput:
-    """Return an `on_output` that writes to two descriptors: standard output and standard error."""
-    targets = {"stdout": (out, STANDARD_OUTPUT), "stderr": (err, "standard error")}
-
-    def write(stream: Stream, data: bytes) -> None:
-        descriptor, name = targets[stream]
-        try:
-            write_all(descriptor, data)
-        except OSError as error:
-            error.filename = name
-            raise
-
-    return write
+def print_output(stream: Stream, data: bytes) -> None:
+    """Write output of a command to this process's own standard output or error."""
+    descriptor, name = (1, STANDARD_OUTPUT) if stream == "stdout" else (2, "standard error")
+    try:
+        write_all(descriptor, data)
+    except OSError as error:
+        error.filename = name
+        raise

@@ -12,14 +12,14 @@ from loom.analysis import formats
 from loom.errors import LoomError
 from loom.record.run import Run
 from loom.runner.start import start
-from loom.runner.tools import Ran, RunTools
+from loom.runner.tools import RunResult, RunTools
 from loom.util.refusals import refusals
 
 if TYPE_CHECKING:
     from loom.runner.prewarmed import NextRun
 
 
-def execute(run: Run, tools: RunTools, prepared: NextRun | None = None) -> Ran:
+def execute(run: Run, tools: RunTools, prepared: NextRun | None = None) -> RunResult:
     """Run a run. Every failure ends in a receipt, except bugs and an unwritable record.
 
     `prepared`: what was prepared for this run, by its id; not with `run.workspace`.

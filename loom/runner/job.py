@@ -65,7 +65,7 @@ class JobRunner(Struct, kw_only=True, eq=False):
             job = start.job
             if start.status is not Status.SUCCESS:
                 return self.skip(job, Skip(job_id=job.id, reason=start.reason, held=start.held), start.status)
-        job = self.products.with_reported(job, self.opener.run.variables, self.opener.tools.config.reported)
+        job = self.products.fill_reported(job, self.opener.run.variables, self.opener.tools.config.reported)
         resumed = self.opener.resumed(job)
         number = resumed.number if resumed is not None else 1
         while True:

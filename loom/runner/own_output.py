@@ -41,12 +41,12 @@ class OwnOutput:
         mark = next((mark for mark in marks if mark.line == found.line), last)
         is_silent = found.command.partition(" ")[0] in SILENT and not found.stack
         if is_silent and (mark is None or mark.word in SILENT):
-            return self._at_end(found, marks)
+            return self._with_last_command(found, marks)
         if mark is None:
             return found
         return replace(found, stdout_lines=mark.stdout_lines, stderr_lines=mark.stderr_lines)
 
-    def _at_end(self, found: EndedBy, marks: Sequence[CommandMark]) -> EndedBy:
+    def _with_last_command(self, found: EndedBy, marks: Sequence[CommandMark]) -> EndedBy:
         out, err = self._counts["stdout_lines"], self._counts["stderr_lines"]
         said = next((each for each in reversed(marks) if (each.stdout_lines, each.stderr_lines) != (out, err)), None)
         return replace(

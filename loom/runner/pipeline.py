@@ -34,7 +34,7 @@ from loom.runner.products import Handover
 from loom.runner.results import Results, take_over
 from loom.runner.scheduler import Schedule
 from loom.runner.start import RunStart
-from loom.runner.tools import Ran
+from loom.runner.tools import RunResult
 from loom.runner.waits import Waits, waits
 from loom.snapshot import Snapshot
 from loom.status import NOT_BEGUN, ExitCode, JobResult, Skip, Status, exit_code_of, run_status
@@ -94,14 +94,14 @@ class Execution:
             shape = plan_shape(plan, without=self._done)
             self._journal.fact(RUN, PhaseCode.RUN_PIPELINE_EXECUTE, "plan_resolved", shape)
 
-    def execute(self) -> Ran:
+    def execute(self) -> RunResult:
         theirs = [job.view for job in self._run.resumed.values() if job.view is not None]
         with snapshot.occupied(
             self._workspace, *(path for view in theirs for path in (view.workspace, view.run_workspace))
         ):
             return self._execute()
 
-    def _execute(self) -> Ran:
+    def _execute(self) -> RunResult:
         try:
             filled = self._go_on() if self._run.attached else self._bootstrap()
             status = self._pipeline(started=filled)
@@ -112,7 +112,7 @@ class Execution:
             self._close_providers()  # also after a bug, or when the record is unwritable
         if filled:
             self._record.link_into(self._workspace)
-        return Ran(
+        return RunResult(
             receipt=receipt,
             receipt_path=self._record.paths.receipt,
             diagnosis=self._diagnosed,

@@ -53,7 +53,7 @@ class Preparation:
             session=opened.session,
             request=opened.request,
             image=image,
-            environment=self._of_session(opened, secrets.own),
+            environment=self._put_files(opened, secrets.own),
             secrets=secrets.own,
             services=services,
             resumed=resumed,
@@ -162,7 +162,7 @@ class Preparation:
         self._stack.push(closing)
         return opened
 
-    def _of_session(self, opened: Opened, secrets: Mapping[str, bytes]) -> Mapping[str, str]:
+    def _put_files(self, opened: Opened, secrets: Mapping[str, bytes]) -> Mapping[str, str]:
         """Put the job's files into its session; return their variables, the other secrets and those of the attempt."""
         job, attempt = self._job, self._attempt
         files = variables.files_of(job, secrets)

@@ -112,7 +112,7 @@ class Handover:
         own = {other for other in named if other in self._position}
         return [*sorted(own, key=self._position.__getitem__), *job.artifacts_above]
 
-    def with_reported(self, job: Job, run: Mapping[str, str], allowed: Sequence[str]) -> Job:
+    def fill_reported(self, job: Job, run: Mapping[str, str], allowed: Sequence[str]) -> Job:
         """Return the job with the variables that the jobs before it reported; of the same name, the last job's counts.
 
         `run`: the run's variables, to which they may refer; `allowed`: see `plan.reported.may_get`.

@@ -228,7 +228,7 @@ class Schedule(Struct, kw_only=True, eq=False, dict=True):
         for job in map(self.plan.job, start):
             if self.waits(job):
                 self._waiting.add(job.id)
-                self._beside(f"wait {job.id}", job, self.until_free, self._settle_wait)
+                self._start_thread(f"wait {job.id}", job, self.until_free, self._settle_wait)
             else:
                 self._let_start(job)
         while (found := self._next()) is not None:
@@ -236,7 +236,7 @@ class Schedule(Struct, kw_only=True, eq=False, dict=True):
             for lane in self._lanes(job):
                 self._taken[lane] += 1
             self._running.add(found)
-            self._beside(f"job {found}", job, self.run_job, self._settle)
+            self._start_thread(f"job {found}", job, self.run_job, self._settle)
         if not (self._running or self._waiting or skips or len(self._results) == len(self.plan.jobs)):
             raise AssertionError("no job can start: the plan has a cycle")
 
@@ -256,7 +256,7 @@ class Schedule(Struct, kw_only=True, eq=False, dict=True):
         ]
         return heapq.heappop(self._ready[min(free, key=lambda lanes: self._ready[lanes][0])])[1] if free else None
 
-    def _beside(
+    def _start_thread(
         self, name: str, job: Job, do: Callable[[Job], T], settle: Callable[[Job, T | BaseException], None]
     ) -> None:
         def work() -> None:

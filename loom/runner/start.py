@@ -110,7 +110,7 @@ def start(run: Run, tools: RunTools, watch: Watch, prepared: NextRun | None = No
     else:
         # First of all, so that the record tells of the run and its resources after any end of this process.
         with record.created(_identity(run, workspace)):
-            begun_ns = journal.started(RUN, PhaseCode.RUN_BOOTSTRAP, _what_begins(run, record, workspace))
+            begun_ns = journal.started(RUN, PhaseCode.RUN_BOOTSTRAP, _run_facts(run, record, workspace))
     opener = tools.opener(run, workspace)
     started = RunStart(
         run=run,
@@ -158,7 +158,7 @@ def _events_that_stay(events: Iterable[PhaseEvent], run: Run) -> Iterator[PhaseE
             yield event
 
 
-def _what_begins(run: Run, record: RunRecord, workspace: Path) -> dict[str, Any]:
+def _run_facts(run: Run, record: RunRecord, workspace: Path) -> dict[str, Any]:
     return {
         "parent_run_id": run.parent_run_id,
         **({"origin": run.origin} if run.origin is not None else {}),

@@ -165,7 +165,7 @@ class Steps:
             self._tell_failure(step, exit_, limit_s)
             ends = ends or exit_.ended_session
         elif exit_.status is not Status.SUCCESS:
-            self._judge(step, exit_, self._why(running, exit_, limit_s))
+            self._judge(step, exit_, self._reason(running, exit_, limit_s))
             return
         else:
             self._end(step)
@@ -233,7 +233,7 @@ class Steps:
         """Return the step with the script that it runs."""
         return step
 
-    def _why(self, step: Step, exit_: Exit, limit_s: float | None) -> str:
+    def _reason(self, step: Step, exit_: Exit, limit_s: float | None) -> str:
         return why(self._job, step, exit_, limit_s) or ""
 
     def _end(self, step: Step, outcome: str = SUCCESS, conclusion: str = "") -> None:
@@ -439,7 +439,7 @@ def why(job: Job, step: Step, exit_: Exit, limit_s: float | None) -> str | None:
     match exit_.ended:
         case Ended.EXITED:
             failed = f"{step.id} failed with exit code {exit_.code}"
-            why = f": the job's container had as many processes as `pids` allows{_how_often(exit_)}"
+            why = f": the job's container had as many processes as `pids` allows{_refused_forks(exit_)}"
             return None if exit_.status is Status.SUCCESS else f"{failed}{why if exit_.refused_forks else ''}"
         case Ended.TIMED_OUT:
             running = (
@@ -454,7 +454,7 @@ def why(job: Job, step: Step, exit_: Exit, limit_s: float | None) -> str | None:
             return f"{step.id} was killed: the job's container ran out of memory (exit code {exit_.code})"
 
 
-def _how_often(exit_: Exit) -> str:
+def _refused_forks(exit_: Exit) -> str:
     return f", and {counted(exit_.refused_forks, 'further one')} could not be started"
 
 
@@ -465,4 +465,4 @@ def _unnoticed(step: Step, exit_: Exit) -> Iterator[str]:
         how_many = "a process was" if exit_.oom_kills == 1 else f"{exit_.oom_kills} processes were"
         yield f"{step.id}: {how_many} killed because the job's container ran out of memory; {went_on}"
     if exit_.refused_forks and (exit_.ended is not Ended.EXITED or exit_.code == 0):
-        yield f"{step.id}: the job's container had as many processes as `pids` allows{_how_often(exit_)}; {went_on}"
+        yield f"{step.id}: the job's container had as many processes as `pids` allows{_refused_forks(exit_)}; {went_on}"

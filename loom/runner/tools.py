@@ -76,7 +76,7 @@ class RunTools(JobTools, frozen=True, kw_only=True):
         return {"": self.jobs_at_once}
 
 
-class Ran(Struct, frozen=True, kw_only=True):
+class RunResult(Struct, frozen=True, kw_only=True):
     """A finished run. `receipt_path` exists."""
 
     receipt: Receipt

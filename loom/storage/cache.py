@@ -357,7 +357,7 @@ class Cache:
 
     def entries(self) -> list[Stored]:
         """List every entry of every project, last used first. CacheError when the store can't be read."""
-        with self._as_subject():
+        with self._raising():
             return self._all()
 
     def _all(self) -> list[Stored]:
@@ -367,12 +367,12 @@ class Cache:
 
     def remove(self, entries: Sequence[Stored]) -> int:
         """Remove entries, and what killed processes have left; return the freed bytes."""
-        with self._as_subject(), self._locked():
+        with self._raising(), self._locked():
             stray = {path.name.removesuffix(".tar.zst") for path in (self.folder / "blobs").glob("*/*")}
             return self._drop(entries, self._all(), orphans=stray) + self._sweep_unfinished()
 
     @contextmanager
-    def _as_subject(self) -> Iterator[None]:
+    def _raising(self) -> Iterator[None]:
         try:
             check_private(self.folder)
             yield

@@ -209,7 +209,7 @@ def _counts(result: _Result) -> bool:
 def _parse_result(result: _Result, run: _Run, rules: Mapping[str, _Rule], project_dir: str) -> tuple[int, Failure]:
     named = result.rule or _RuleReference()
     rule_id = result.ruleId or named.id
-    rule = rules.get(rule_id) if rule_id else _at(run.tool.driver.rules, max(result.ruleIndex, named.index))
+    rule = rules.get(rule_id) if rule_id else _item(run.tool.driver.rules, max(result.ruleIndex, named.index))
     level = result.level or (rule.defaultConfiguration.level if rule and rule.defaultConfiguration else "warning")
     location = next((each.physicalLocation for each in result.locations if each.physicalLocation), _Physical())
     region = location.region or _Region()
@@ -225,7 +225,7 @@ def _parse_result(result: _Result, run: _Run, rules: Mapping[str, _Rule], projec
     return _RANK.get(level, _LEAST), found
 
 
-def _at(items: Sequence[T], index: int) -> T | None:
+def _item(items: Sequence[T], index: int) -> T | None:
     return items[index] if 0 <= index < len(items) else None
 
 

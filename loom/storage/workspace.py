@@ -123,7 +123,7 @@ class _Walk:
     def _start(self, root: int, start: str) -> Iterator[Item]:
         """Walk from one of the selection's roots; empty if it is missing or behind a link."""
         if not start:
-            yield from self._below(root, "", inside=False)
+            yield from self._entries_below(root, "", inside=False)
             return
         above, _, name = start.rpartition("/")
         held = os.dup(root)
@@ -141,7 +141,7 @@ class _Walk:
         finally:
             os.close(held)
 
-    def _below(self, directory: int, prefix: str, *, inside: bool) -> Iterator[Item]:
+    def _entries_below(self, directory: int, prefix: str, *, inside: bool) -> Iterator[Item]:
         with os.scandir(directory) as listing:
             names = sorted(entry.name for entry in listing)
         for name in names:
@@ -181,7 +181,7 @@ class _Walk:
         try:
             if taken:
                 yield _entry(path, "directory", status), None
-            yield from self._below(opened, path, inside=taken)
+            yield from self._entries_below(opened, path, inside=taken)
         finally:
             os.close(opened)
 

@@ -190,13 +190,13 @@ def test_a_pod_waits_for_its_turn_while_others_of_the_run_have_the_nodes(
             pod_template={"spec": {"containers": [port], "nodeSelector": {"kubernetes.io/hostname": node}}},
         )
         looked, ending = threading.Semaphore(0), threading.Event()
-        within: Any = starting.StartingPod.on_node_within
+        within: Any = starting.StartingPod.wait_for_node
 
         def counted(*given: Any) -> bool:
             looked.release()
             return bool(within(*given[:-1], 60.0 if ending.is_set() else given[-1]))
 
-        monkeypatch.setattr(starting.StartingPod, "on_node_within", counted)
+        monkeypatch.setattr(starting.StartingPod, "wait_for_node", counted)
         said: list[bytes] = []
         failed: list[BaseException] = []
 

@@ -60,7 +60,7 @@ def bisect(
     cancel = Cancel()
     found = _Bisect(here, words, good, bad, (lambda _: None) if as_json else write, cancel)
     with signals(cancel):
-        left = found.until_the_end(jobs or 1)
+        left = found.find_first_bad(jobs or 1)
     if cancel.requested:
         known = counted(len(found.tested), "result")
         print(f"interrupted: the same command goes on from here ({known} known)", file=sys.stderr)
@@ -103,7 +103,7 @@ class _Bisect:
         except (OSError, ValueError):
             self.tested = []
 
-    def until_the_end(self, at_once: int) -> RemainingCommits:
+    def find_first_bad(self, at_once: int) -> RemainingCommits:
         """Run commits until one is left, or the cancel is requested. InfrastructureError where none can run."""
         if self.tested:
             self._say(f"goes on with {counted(len(self.tested), 'result')} of an earlier command")

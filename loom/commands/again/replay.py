@@ -170,7 +170,7 @@ def _planned(
     """
     here = checkout_for(request)
     _ask_for_secrets(file, planned.plan, here.root)
-    jobs = tuple(_Stranger(file, here, actions).job(job) for job in planned.plan.jobs)
+    jobs = tuple(_ForeignJobs(file, here, actions).job(job) for job in planned.plan.jobs)
     if not (request.trust or all(job.image is not None or job.trigger is not None for job in jobs)):
         raise RequestError(
             f"{trusting.CODE}: jobs of {file} run on this machine, without a container",
@@ -189,7 +189,7 @@ def _planned(
     return here, run_of(here, request, replace(planned.plan, jobs=pinned), variables, origin=str(file))
 
 
-class _Stranger:
+class _ForeignJobs:
     """Makes jobs of a stranger's plan those that a workflow here could have."""
 
     def __init__(self, file: Path, here: project.Here, actions: Path) -> None:

@@ -142,7 +142,7 @@ class _Reproducing:
                 "quiet": given["quiet"] or quiet,
             }
         )
-        request = self._with_late_matrix(request_of(there, pipeline, request))
+        request = self._select_late_job(request_of(there, pipeline, request))
         if (first := _plan_of(request)) is not None:
             self._check_deploys(first)  # before the server's variables are here
         depth = log.facts.depth
@@ -167,7 +167,7 @@ class _Reproducing:
 
     def _check_deploys(self, plan: Plan) -> None:
         """Raise RequestError for a job that deploys, unless the user wants it to."""
-        meant = (job for job in plan.jobs if self._job.name == job.title or _may_become(job, self._job.name))
+        meant = (job for job in plan.jobs if self._job.name == job.title or _can_become(job, self._job.name))
         if not self._may_deploy and any(job.deploys for job in meant):
             raise RequestError(
                 f"{self._job.name} deploys: it changes an environment, or publishes a release, also from here",
@@ -177,20 +177,20 @@ class _Reproducing:
 
     # -- the job in the plan ----------------------------------------------------------------------------------------
 
-    def _with_late_matrix(self, request: Request) -> Request:
+    def _select_late_job(self, request: Request) -> Request:
         """Select the job of a matrix that only a result of another job tells, if the server's name can be one of its."""
         plan = _plan_of(replace(request, names=())) if self._there.address.kind == "github" else None
         jobs = plan.jobs if plan is not None else ()
         if any(self._job.name == job.title for job in jobs):
             return request
-        names = tuple(job.id for job in jobs if _may_become(job, self._job.name))
+        names = tuple(job.id for job in jobs if _can_become(job, self._job.name))
         return replace(request, names=names or request.names)
 
     def _target(self, plan: Plan) -> tuple[Plan, Job]:
         """Return the job, and the plan in which it stands by itself."""
         if not any(self._job.name == job.title for job in plan.jobs):
             for job in plan.jobs:
-                plan = self._grown(plan, job) if _may_become(job, self._job.name) else plan
+                plan = self._grown(plan, job) if _can_become(job, self._job.name) else plan
         named = [job for job in plan.jobs if self._job.name == job.title]
         if len(named) != 1:
             found = "more than one" if named else "no"
@@ -286,7 +286,7 @@ def _trial(fact: Fact, here: Worktree, run: Run, job_id: str, before: Reproducti
     return Trial(fact=fact.text, run_id=run_id, verdict=kind, text=text, decides=decides)
 
 
-def _may_become(job: Job, name: str) -> bool:
+def _can_become(job: Job, name: str) -> bool:
     """Return whether a job of this name on the server can be one of those that the job becomes while it runs."""
     if not job.becomes_several:
         return False

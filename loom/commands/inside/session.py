@@ -190,7 +190,7 @@ def _fresh(here: Here, job: PastJob, step: Step, stack: ExitStack, *, as_root: b
         cache=None,
         cancel=cancel,
     )
-    planned = handover.with_reported(job.job, opener.run.variables, here.config.reported)
+    planned = handover.fill_reported(job.job, opener.run.variables, here.config.reported)
     values, _ = opener.tools.secrets(planned)
     for name, value in (item for each in (values.own, *values.services) for item in each.items()):
         progress.masker.add(name, value)
@@ -209,7 +209,7 @@ def _fresh(here: Here, job: PastJob, step: Step, stack: ExitStack, *, as_root: b
     environment, notes = _environment(here, job, step, values.own, of_session)
     return EnteredJob(
         inside=session.inside(environment, as_root=as_root),
-        about=_about_fresh(job, view),
+        about=_describe_fresh(job, view),
         fresh=True,
         secrets=values.own,
         notes=notes,
@@ -232,7 +232,7 @@ def _opener(here: Here, job: PastJob, step: Step, view: View | None, stack: Exit
     return SessionOpener(run, workspace, tools, cancel)
 
 
-def _about_fresh(job: PastJob, view: View | None) -> str:
+def _describe_fresh(job: PastJob, view: View | None) -> str:
     of_run = f"(run {job.run.run_id})"
     if view is None:
         return (

@@ -71,14 +71,14 @@ def plan_run(
     source, behind = _commit_there(plan, source, variables.get("CI_DEFAULT_BRANCH", "main"))
     here = replace(here, source=source)
     if (merged := source.pull_request) is not None:
-        variables |= checkout.of_merge(source, merged)
+        variables |= checkout.merge_variables(source, merged)
         planner = planner_of(here, request, variables)
         plan, notices = planner.made()
         on_merge = f"on the merge of {source.head_sha[:12]} into {merged.base} ({merged.tip[:12]}), as on GitHub"
         notices = (*notices, on_merge)
     plan = replace(plan, behind=behind)
     if source.unmerged and not (request.dry_run or request.allow_unmerged):
-        raise _in_conflict(source)
+        raise _conflict_error(source)
     if not request.dry_run:
         if trusting.settle(plan.jobs, here, lambda: planner.workflow, can_ask=can_ask):
             return plan_run(request, settings=settings)  # now with the filters that were allowed
@@ -103,7 +103,7 @@ def run_of(
     return Run(
         run_id=variables["LOOM_RUN_ID"],
         command=tuple(sys.argv),
-        request=_with_its_surroundings(request, here),
+        request=_repeatable(request, here),
         repo_root=here.source.root,
         plan=plan,
         variables=variables,
@@ -118,7 +118,7 @@ def run_of(
     )
 
 
-def _with_its_surroundings(request: Request, here: Here) -> Request:
+def _repeatable(request: Request, here: Here) -> Request:
     """Return the request as it can be repeated from elsewhere: with the variables that gave settings, and absolute paths."""
     found = {
         origin.source: here.config.text_of(name)
@@ -184,7 +184,7 @@ def _commit_there(plan: Plan, source: Source, default: str) -> tuple[Source, str
     return (source, f"{why} ({tip[:12]}), {found}: merge it") if isinstance(found, str) else (found, "")
 
 
-def _in_conflict(source: Source) -> RequestError:
+def _conflict_error(source: Source) -> RequestError:
     named = ", ".join(listed(map(readable, source.unmerged), MOST_NAMED))
     return RequestError(
         f"{source.root}: in conflict, which git would not commit: {named}",

@@ -134,7 +134,7 @@ def run_variables(
     )
 
 
-def of_merge(source: Source, request: PullRequest) -> dict[str, str]:
+def merge_variables(source: Source, request: PullRequest) -> dict[str, str]:
     """Return the variables of a run on the merge of a pull request that differ from those of HEAD's."""
     return {
         "CI_COMMIT_SHA": request.sha,

@@ -53,10 +53,14 @@ def requests_of(
     )
     position_of = None if workflow is None else partial(_position_in, workflow)
     found = repository.find(here.root, here.environ)
-    return (*_of_filters(found), *_of_objects(found, here), *permissions.requests_of(jobs, around, position_of))
+    return (
+        *_filter_requests(found),
+        *_object_requests(found, here),
+        *permissions.requests_of(jobs, around, position_of),
+    )
 
 
-def _of_filters(found: RepositoryView | None) -> list[PermissionRequest]:
+def _filter_requests(found: RepositoryView | None) -> list[PermissionRequest]:
     """Find the requests of a repository whose own configuration names programs."""
     return [
         PermissionRequest(
@@ -69,13 +73,15 @@ def _of_filters(found: RepositoryView | None) -> list[PermissionRequest]:
     ]
 
 
-def _of_objects(found: RepositoryView | None, here: Here) -> list[PermissionRequest]:
+def _object_requests(found: RepositoryView | None, here: Here) -> list[PermissionRequest]:
     """Find the requests of a repository that borrows its objects from others: an archive may name any of the user's."""
     stores = list(source.lenders(found.common_dir / "objects")) if found is not None else []
-    return _of_stores(stores, here.root, here.environ, decisions_of(here)) if stores else []
+    return _store_requests(stores, here.root, here.environ, decisions_of(here)) if stores else []
 
 
-def _of_stores(stores: Sequence[Path], root: Path, environ: Mapping[str, str], trust: Trust) -> list[PermissionRequest]:
+def _store_requests(
+    stores: Sequence[Path], root: Path, environ: Mapping[str, str], trust: Trust
+) -> list[PermissionRequest]:
     if trust.root != Path(os.path.realpath(root)):
         # A workspace borrows from its checkout, whose own borrowing was asked about there.
         of_checkout = repository.find(trust.root, environ)
@@ -98,7 +104,7 @@ def discover(start: Path, environ: Mapping[str, str], *, flag: bool = False) -> 
     """
 
     def allowed(found: RepositoryView) -> bool:
-        return trusts_all(environ, flag) or all(map(_trust_of(found.root, environ).allows, _of_filters(found)))
+        return trusts_all(environ, flag) or all(map(_trust_of(found.root, environ).allows, _filter_requests(found)))
 
     def lends(stores: Sequence[Path]) -> bool:
         if trusts_all(environ, flag):
@@ -106,7 +112,7 @@ def discover(start: Path, environ: Mapping[str, str], *, flag: bool = False) -> 
         trust = _trust_of(made.root, environ)
         # A hook of git's has an object store of its own, which borrows from the repository's.
         others = [store for store in stores if store != made.common_dir / "objects"]
-        return all(map(trust.allows, _of_stores(others, made.root, environ, trust)))
+        return all(map(trust.allows, _store_requests(others, made.root, environ, trust)))
 
     made = source.discover(start, environ=environ, filters=allowed, lends=lends)
     return made
@@ -145,7 +151,7 @@ def settle(
 
 def settle_objects(here: Here, *, can_ask: bool = True) -> None:
     """Return once the user has allowed the repository the objects that it borrows. Errors as of `settle`."""
-    _settled(_of_objects(repository.find(here.root, here.environ), here), here, can_ask=can_ask)
+    _settled(_object_requests(repository.find(here.root, here.environ), here), here, can_ask=can_ask)
 
 
 def _settled(requests: Sequence[PermissionRequest], here: Here, *, can_ask: bool) -> bool:

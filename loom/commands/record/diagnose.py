@@ -29,7 +29,7 @@ from loom.util.untrusted_files import open_regular
 def diagnose(run: str, job: str | None, form: str, *, color: str | None) -> None:
     project = here({"color": color})
     if is_log(run):
-        _show([of_log(project, run, job)], form, project)
+        _show([diagnose_log(project, run, job)], form, project)
         return
     of_all = job is None and form in forms.OF_ALL_JOBS
     reading: Reading | None = None
@@ -67,7 +67,7 @@ def is_log(named: str) -> bool:
     return named == "-" or is_address(named) or (is_file and not is_bundle(named))
 
 
-def of_log(project: Here, named: str, job: str | None) -> Diagnosis:
+def diagnose_log(project: Here, named: str, job: str | None) -> Diagnosis:
     """Diagnose the job that a log is of."""
     if job is not None:
         raise RequestError(f"unexpected argument {job}: a log is of one job")

@@ -21,7 +21,7 @@ from loom.record.request import Request
 from loom.record.run import Run
 from loom.runner import Gate, api
 from loom.runner.prewarmed import NextRun
-from loom.runner.tools import Ran
+from loom.runner.tools import RunResult
 from loom.util.refusals import refusals
 
 IDLE_S = 600.0
@@ -65,7 +65,7 @@ class PreparedRuns:
         gate: Gate | None = None,
         touched: AbstractSet[str] | None = None,
         choose: Choose = lambda _plan, _concerned: None,
-    ) -> Ran | None:
+    ) -> RunResult | None:
         """Run the workflow on the checkout as it is now, and return when the record is complete.
 
         `choose` decides which jobs of the plan run; `touched`: the files that changed. None if no job is to run. Errors as

@@ -29,7 +29,7 @@ from loom.render import diagnosis as forms
 from loom.render.look import Look
 from loom.render.screen import Screen, closing_lines
 from loom.runner import Gate, JobTools, api
-from loom.runner.tools import Ran
+from loom.runner.tools import RunResult
 from loom.status import ExitCode
 from loom.util import clock
 from loom.util.bounded import listed
@@ -151,7 +151,9 @@ def audience_for(
     return Screen(look, write), gate
 
 
-def _say_the_end(ran: Ran, audience: object, here: Here, form: str, look: Look, write: Callable[..., None]) -> None:
+def _say_the_end(
+    ran: RunResult, audience: object, here: Here, form: str, look: Look, write: Callable[..., None]
+) -> None:
     if hasattr(audience, "receipt"):
         audience.receipt(ran.receipt, str(ran.receipt_path))
         return

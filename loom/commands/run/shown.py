@@ -119,7 +119,7 @@ class Shown:
     def run_of(self, job: Job) -> str | None:
         """Return the run that has shown the job to pass; None if none has, or the last one that ran it has not."""
         for proof in reversed(self._proofs.values()):
-            one = _of_job(proof, job.id)
+            one = _job_proof(proof, job.id)
             if one is None or one.run_id or not one.key or one.key != self._expected.key(job):
                 continue
             if self._holds(job, proof):
@@ -145,7 +145,7 @@ class Shown:
         return self._held[at]
 
     def _decided(self, job: Job, proof: RunProof) -> bool:
-        one = _of_job(proof, job.id)
+        one = _job_proof(proof, job.id)
         if one is None or self.record(proof.run_id) is None:
             return False
         if one.run_id:
@@ -157,7 +157,7 @@ class Shown:
 
     def _stood(self, job: Job, proof: RunProof) -> bool:
         """Return whether a job before was as it would be: shown, or without a say in whether others run."""
-        one = _of_job(proof, job.id)
+        one = _job_proof(proof, job.id)
         if job.when == "manual":
             return one is None or one.status in (Status.SKIPPED, None)
         if may_fail(job) and one is not None and not one.run_id:
@@ -193,5 +193,5 @@ def with_results_of_before(here: Worktree, run: Run, cancel: Cancel) -> Run:
     return replace(run, starts=starts, notices=tuple(notices))
 
 
-def _of_job(proof: RunProof, job_id: str) -> JobProof | None:
+def _job_proof(proof: RunProof, job_id: str) -> JobProof | None:
     return next((one for one in proof.jobs if one.job_id == job_id), None)

@@ -34,7 +34,7 @@ from loom.record.run import Run
 from loom.render.look import Detail, Look
 from loom.render.problems import error_lines
 from loom.render.screen import diagnosis_lines
-from loom.runner.tools import Ran
+from loom.runner.tools import RunResult
 from loom.snapshot.observed import CheckoutChange
 from loom.status import ExitCode, JobResult, Status
 from loom.util.controls import escape_commands, shown
@@ -53,7 +53,7 @@ def watch(*, everything: bool, poll: bool, **given: Any) -> int:
     request = Request.of(given)
     if other := next((when for when in request.stop_at if when != FAILURE), None):
         raise RequestError(f"--stop-at {other}: `loom watch` stops at {FAILURE} only")
-    return _Watch(request, everything=everything).until_the_end(poll=poll)
+    return _Watch(request, everything=everything).run_until_quit(poll=poll)
 
 
 class _Watch:
@@ -61,7 +61,7 @@ class _Watch:
         here, run = plan_run(request)  # as `loom run`: asks for trust, and ends for what can't be run
         self._request = request
         self._here = here
-        self._counts_too = list(_beside_the_snapshot(here, run, request))
+        self._counts_too = list(_deciding_files(here, run, request))
         look, self._write = screen_parts(here.config.color, verbose=request.verbose, stream=here.config.stream)
         self._look = replace(look, calm=look.detail is not Detail.VERBOSE)
         self._cancel = Cancel()
@@ -74,10 +74,10 @@ class _Watch:
         self._because: frozenset[str] = frozenset()
         """The reasons for the next run."""
         self._plan_ids: list[str] = []
-        self._last: Ran | None = None
+        self._last: RunResult | None = None
         self._quits = False
 
-    def until_the_end(self, *, poll: bool) -> int:
+    def run_until_quit(self, *, poll: bool) -> int:
         self._cancel.on_request(lambda: self._events.put(None))
         with (
             signals(self._cancel),
@@ -258,7 +258,7 @@ def _keys(tell: Callable[[str], None]) -> Iterator[None]:
             termios.tcsetattr(0, termios.TCSADRAIN, before)
 
 
-def _beside_the_snapshot(here: Worktree, run: Run, request: Request) -> Iterator[Path]:
+def _deciding_files(here: Worktree, run: Run, request: Request) -> Iterator[Path]:
     """Yield the files that decide a run besides its snapshot."""
     yield here.workflow(request.workflow)
     for path in (user_file(here.environ), here.config.gitlab.variables):

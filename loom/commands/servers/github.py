@@ -44,7 +44,7 @@ class GitHubServer(Server):
         super().__init__(address)
         base = "https://api.github.com" if address.host == "github.com" else f"{address.server}/api/v3"
         odd = (GithubException, RuntimeError, KeyError, AssertionError)
-        self._web = Web(base, token, advice=tokens.where(address), odd=odd)
+        self._web = Web(base, token, advice=tokens.advice(address), odd=odd)
         kinds = (HTTPRequestsConnectionClass, HTTPSRequestsConnectionClass)
         Requester.injectConnectionClasses(*(_through(self._web.session, kind) for kind in kinds))
         # Without the token, which the session's door adds.

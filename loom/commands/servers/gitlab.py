@@ -56,7 +56,7 @@ class GitLabServer(Server):
 
     def __init__(self, address: JobAddress, token: str | None) -> None:
         super().__init__(address)
-        self._web = Web(address.server, token, advice=tokens.where(address), odd=(GitlabError,))
+        self._web = Web(address.server, token, advice=tokens.advice(address), odd=(GitlabError,))
         # Without the token, which the session's door adds.
         self._gitlab = gitlab.Gitlab(
             address.server,

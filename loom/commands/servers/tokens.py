@@ -26,7 +26,7 @@ SCOPE = {
 }
 
 
-def where(address: JobAddress) -> str:
+def advice(address: JobAddress) -> str:
     """Return the advice how to give a token: its scope, and the stores that are read."""
     variable = _VARIABLES[address.kind][-1]
     tool = "glab" if address.kind == "gitlab" else "gh"
@@ -52,8 +52,8 @@ def token_for(
     return (
         _stored(address.host, environ, config, root)
         or _configured(address, environ)
-        or _of_netrc(address, environ)
-        or _of_environment(address, environ, may_send)
+        or _netrc_token(address, environ)
+        or _environment_token(address, environ, may_send)
     )
 
 
@@ -68,10 +68,10 @@ def _stored(host: str, environ: Mapping[str, str], config: Config, root: Path) -
 
 def is_configured(kind: Literal["gitlab", "github"], host: str, environ: Mapping[str, str]) -> bool:
     """Return whether the user's `glab` or `gh` knows the host."""
-    return _about_host(kind, host, environ) is not None
+    return _host_settings(kind, host, environ) is not None
 
 
-def _about_host(kind: str, host: str, environ: Mapping[str, str]) -> Node | None:
+def _host_settings(kind: str, host: str, environ: Mapping[str, str]) -> Node | None:
     base = environ.get("XDG_CONFIG_HOME") or str(Path(environ.get("HOME", "/nonexistent"), ".config"))
     path = Path(base, *_CONFIGURED[kind])
     try:
@@ -82,7 +82,7 @@ def _about_host(kind: str, host: str, environ: Mapping[str, str]) -> Node | None
 
 
 def _configured(address: JobAddress, environ: Mapping[str, str]) -> str | None:
-    mine = fields_of(_about_host(address.kind, address.host, environ))
+    mine = fields_of(_host_settings(address.kind, address.host, environ))
     for key in ("token", "oauth_token"):
         node = mine.get(key)
         if node is not None and node.kind is not Kind.MAPPING and isinstance(node.value, str) and node.value:
@@ -90,7 +90,7 @@ def _configured(address: JobAddress, environ: Mapping[str, str]) -> str | None:
     return None
 
 
-def _of_netrc(address: JobAddress, environ: Mapping[str, str]) -> str | None:
+def _netrc_token(address: JobAddress, environ: Mapping[str, str]) -> str | None:
     path = Path(environ.get("NETRC") or Path(environ.get("HOME", "/nonexistent"), ".netrc"))
     try:
         found = netrc.netrc(str(path)).hosts.get(urlsplit(address.server).hostname or "")
@@ -99,7 +99,7 @@ def _of_netrc(address: JobAddress, environ: Mapping[str, str]) -> str | None:
     return found[2] or None if found else None
 
 
-def _of_environment(address: JobAddress, environ: Mapping[str, str], may_send: Callable[[str], bool]) -> str | None:
+def _environment_token(address: JobAddress, environ: Mapping[str, str], may_send: Callable[[str], bool]) -> str | None:
     name = next((name for name in _VARIABLES[address.kind] if environ.get(name)), None)
     named = next((environ[name] for name in NAMED[address.kind] if environ.get(name)), _DEFAULT[address.kind])
     if name is None or not (address.host == (urlsplit(named).netloc or named.partition("/")[0]) or may_send(name)):

@@ -16,7 +16,7 @@ from loom.plan.model import PROJECT_DIR
 from loom.providers.base import SessionRequest
 from loom.providers.kubernetes.cluster.client import Cluster
 from loom.providers.kubernetes.images.snapshot import SnapshotImages
-from loom.providers.kubernetes.pod.policies import NamespacePolicies, as_yaml, policies_of, proposed
+from loom.providers.kubernetes.pod.policies import NamespacePolicies, policies_of, proposed, yaml_lines
 from loom.providers.kubernetes.pod.spec import is_confined, name_of, specification
 
 VERBS = (
@@ -97,7 +97,7 @@ def _admission(cluster: Cluster, pool: Pool, image: str, policies: NamespacePoli
         return CheckResult(state="ok", name="pods", text=text)
     advice, fitting = refused.hint, proposed(pool, policies, confined=is_confined(pool))
     if fitting != pool and refusal(fitting) is None:
-        advice = "\n".join(("this pool fits, in your ~/.config/loom/config.yml:", *as_yaml(fitting)))
+        advice = "\n".join(("this pool fits, in your ~/.config/loom/config.yml:", *yaml_lines(fitting)))
     return CheckResult(state="bad", name="pods", text=refused.message, advice=advice)
 
 

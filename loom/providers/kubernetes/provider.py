@@ -146,8 +146,8 @@ class KubernetesProvider(Provider):
     ) -> PodSession:
         cluster, pods, name, request, cancel = start.cluster, start.pods, start.name, start.request, start.cancel
         stack.callback(cancel.on_request(pods.wake))
-        start.until_on_node()
-        pod = start.until_runs()
+        start.find_node()
+        pod = start.wait_until_running()
         session = PodSession(
             cluster,
             pods,

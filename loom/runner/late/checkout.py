@@ -124,7 +124,7 @@ def checkout_of(
     elif ref and ref in (sha, head_ref):
         full = f"refs/heads/{ref}" if ref == head_ref else ""
     if history:
-        lines += _of_git(full, given.get("fetch-depth", ""), tags=given.get("fetch-tags", "").lower() == "true")
+        lines += _git_lines(full, given.get("fetch-depth", ""), tags=given.get("fetch-tags", "").lower() == "true")
     if patterns := [line.strip() for line in given.get("sparse-checkout", "").splitlines() if line.strip()]:
         cone = _is_on(given.get("sparse-checkout-cone-mode"))
         lines += _SPARSE.format(shlex.join(["--cone" if cone else "--no-cone", *patterns]))
@@ -138,7 +138,7 @@ def _is_on(given: str | None) -> bool:
     return (given or "true").lower() == "true"
 
 
-def _of_git(ref: str, fetch_depth: str, *, tags: bool) -> str:
+def _git_lines(ref: str, fetch_depth: str, *, tags: bool) -> str:
     """Return the lines that make `.git` that of a fetch of this ref (and all tags), by this depth; empty: 1, 0: everything."""
     depth = int(fetch_depth) if fetch_depth.isdecimal() else 0 if fetch_depth else 1
     lines = {0: "", 1: _ONE}.get(depth, _FETCHED.format(depth=depth))

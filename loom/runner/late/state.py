@@ -292,14 +292,14 @@ class LateState:
     def status(self) -> str:
         return self._scopes[()].status
 
-    def with_env(self, step: Step) -> dict[str, str]:
+    def step_env(self, step: Step) -> dict[str, str]:
         """Return the step's context `env`, its own included. InvalidExpression."""
         env, functions = self._env(step), self._functions(step)
         # For an action in an image, these include the variables of its own file.
-        contexts = self._of_action(step, env) if step.kind == "docker" else self.contexts(step, env)
+        contexts = self._action_contexts(step, env) if step.kind == "docker" else self.contexts(step, env)
         return env | {name: text_of(filled(text, contexts, functions)) for name, text in step.env.items()}
 
-    def _of_action(self, step: Step, env: Mapping[str, str]) -> dict[str, Value]:
+    def _action_contexts(self, step: Step, env: Mapping[str, str]) -> dict[str, Value]:
         """Return the contexts for a text of an action's own file: `inputs` has those of the step too."""
         contexts = self.contexts(step, env)
         own = {name: text_of(filled(text, contexts, self._functions(step))) for name, text in step.inputs.items()}
@@ -314,7 +314,7 @@ class LateState:
 
     def own_text(self, text: str, step: Step, env: Mapping[str, str]) -> str:
         """Evaluate a text of an action's own file. InvalidExpression."""
-        return text_of(filled(text, self._of_action(step, env), self._functions(step)))
+        return text_of(filled(text, self._action_contexts(step, env), self._functions(step)))
 
     def name(self, step: Step, env: Mapping[str, str]) -> str:
         """Return a step's name for people, else its `uses`, preceded by those of the enclosing actions; empty without one."""
@@ -339,8 +339,8 @@ class LateState:
         if step.stage == "post" and step.main not in self._ran:
             return "its action did not run"
         written = step.condition or ("always()" if step.stage != "main" else "")
-        env = self.with_env(step)
-        contexts = self.contexts(step, env) if step.stage == "main" else self._of_action(step, env)
+        env = self.step_env(step)
+        contexts = self.contexts(step, env) if step.stage == "main" else self._action_contexts(step, env)
         holds = evaluate(condition(written), contexts, self._functions(step))
         if truth(holds):
             return ""
@@ -377,7 +377,7 @@ class LateState:
 
     def enter(self, step: Step) -> None:
         """Begin a composite action: evaluate its inputs and variables. InvalidExpression."""
-        env = self.with_env(step)
+        env = self.step_env(step)
         inputs = {name: self.text(text, step, env) for name, text in step.inputs.items()}
         own = {name: env[name] for name in step.env}
         outer = self._scope(step.scope)

@@ -188,7 +188,7 @@ class LateSteps(Steps):
         if step.kind == "leave":
             self._leave(step)
             return False
-        self._env, self._began = self.state.with_env(step), True
+        self._env, self._began = self.state.step_env(step), True
         if step.unexpected:
             self._attempt.warn(f"{step.id}: {step.unexpected}", CODE)
         return True
@@ -256,8 +256,8 @@ class LateSteps(Steps):
         else:
             super()._judge(step, exit_, text)
 
-    def _why(self, step: Step, exit_: Exit, limit_s: float | None) -> str:
-        return self._failed_by or super()._why(step, exit_, limit_s)
+    def _reason(self, step: Step, exit_: Exit, limit_s: float | None) -> str:
+        return self._failed_by or super()._reason(step, exit_, limit_s)
 
     def _fail(self, step: Step, exit_: Exit, text: str) -> None:
         self._blame_in(self.state.judged(step), step, exit_, text)

@@ -69,11 +69,11 @@ def reap(client: docker.DockerClient, *, now: Callable[[], float] = time.time) -
     """
     found = list(_found(client, "what earlier runs left behind", [labels.PID]))
     kept = {one.job for one in found if one.expires_at is not None and one.expires_at + UNCLAIMED_S > now()}
-    done = [_removed(client, one) for one in found if _may_go(one, kept, now())]
+    done = [_removed(client, one) for one in found if _is_over(one, kept, now())]
     return [one for one in done if not one.in_use]  # the next run finds it unlocked
 
 
-def _may_go(one: Resource, kept: set[tuple[str, str]], now: float) -> bool:
+def _is_over(one: Resource, kept: set[tuple[str, str]], now: float) -> bool:
     if one.expires_at is not None:
         return one.expires_at + UNCLAIMED_S <= now
     gone = labels.maker_is_gone(one.labels)

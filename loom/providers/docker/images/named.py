@@ -76,7 +76,7 @@ class NamedImages:
             pull(self.engine, reference, platform, on_output=on_output, cancel=cancel)
         except ImageError as error:
             if error.code != "CANCELED":
-                error.hint = f"{error.hint or ''}\n{self.ways_around(reference)}".lstrip()
+                error.hint = f"{error.hint or ''}\n{self.alternatives(reference)}".lstrip()
             raise
         return self._required(reference, platform)
 
@@ -107,10 +107,10 @@ class NamedImages:
             thread.join(max(0.0, until - time.monotonic()))
         lacking = {name: error for name, error in list(found.items()) if error.code not in _MAY_PASS}
         for error in lacking.values():
-            error.hint = f"{error.hint or ''}\n{self.ways_around(*map(parse_reference, lacking))}".lstrip()
+            error.hint = f"{error.hint or ''}\n{self.alternatives(*map(parse_reference, lacking))}".lstrip()
         return lacking
 
-    def ways_around(self, *references: Reference) -> str:
+    def alternatives(self, *references: Reference) -> str:
         """Return how to run without images that can't be had, with similar ones that are here."""
         api: Any = self.client.api
         try:

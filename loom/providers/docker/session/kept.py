@@ -208,7 +208,7 @@ class KeptContainer(Kept, frozen=True, kw_only=True):
             attachment.close()
             raise
         problems = session.leave()
-        if session.may_go:
+        if session.is_removable:
             problems += self.remove()
         for problem in problems:
             on_output("stderr", f"{problem}\n".encode())

@@ -66,7 +66,7 @@ class DockerSession(DrivenSession):
         self._resumed = 0
 
     @property
-    def may_go(self) -> bool:
+    def is_removable(self) -> bool:
         """Return whether the container can be removed: it is not kept, was not lost, and did not fail to be kept again."""
         return self.kept_until is None and not self._to_stay and not self.lost
 

@@ -220,14 +220,14 @@ class Cluster:
         try:
             yield
         except ApiException as error:
-            raise self._of_answer(error, doing) from error
+            raise self._answer_error(error, doing) from error
         except (urllib3.exceptions.HTTPError, WebSocketException, OSError) as error:
             raise self._no_answer(error, doing) from error
 
     def _no_answer(self, error: Exception, doing: str) -> LoomError:
         status = getattr(error, "status_code", None)  # of a refused handshake
         if isinstance(status, int):
-            return self._of_status(status, _message(getattr(error, "resp_body", None)) or _first_line(error), doing)
+            return self._status_error(status, _message(getattr(error, "resp_body", None)) or _first_line(error), doing)
         said = _first_line(error)
         if "certificate" in said.lower():
             return EngineUnavailable(
@@ -241,13 +241,13 @@ class Cluster:
             code="CLUSTER_UNAVAILABLE",
         )
 
-    def _of_answer(self, error: ApiException, doing: str) -> LoomError:
+    def _answer_error(self, error: ApiException, doing: str) -> LoomError:
         if error.status in (0, None):
             return self._no_answer(error, doing)
         message = _message(error.body) or str(error.reason or error.status)
-        return self._of_status(int(error.status or 0), message, doing)
+        return self._status_error(int(error.status or 0), message, doing)
 
-    def _of_status(self, status: int, message: str, doing: str) -> LoomError:
+    def _status_error(self, status: int, message: str, doing: str) -> LoomError:
         target = self._target
         anonymous = status == 403 and '"system:anonymous"' in message
         if status == 401 or anonymous:

@@ -252,7 +252,7 @@ def _eviction(status: Mapping[str, Any]) -> str:
     return ""
 
 
-def why_lost(cluster: Cluster, name: str, job_id: str, *, doing: str = "while it ran") -> LoomError:
+def loss_error(cluster: Cluster, name: str, job_id: str, *, doing: str = "while it ran") -> LoomError:
     """Return the error for a pod whose helper is gone, with the cluster's reason."""
     try:
         pod: Json | None = cluster.call("looking at the pod", "read_namespaced_pod", name, patience_s=10.0)

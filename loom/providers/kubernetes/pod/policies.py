@@ -68,7 +68,7 @@ class NamespacePolicies(Struct, frozen=True, kw_only=True):
                     found.append(f"{kind} of {resource}: {', '.join(several[each] for each in sorted(several))}")
         return found
 
-    def beside(self, key: str, resource: str, own: str) -> str | None:
+    def left_of_quota(self, key: str, resource: str, own: str) -> str | None:
         """Return what is left of a quota beside a container of loom's `own`; None without a quota."""
         _, whole = self.quotas.get(f"{key}.{resource}", ("", None))
         return None if whole is None else _text(resource, amount(whole) - amount(own))
@@ -136,7 +136,7 @@ def fit(container: dict[str, Any], policies: NamespacePolicies, pool: Pool, *, o
         least, most = policies.of("min", resource), policies.of("max", resource)
         granted = limits.get(resource) or policies.of("default", resource)
         if granted is None and f"limits.{resource}" in policies.quotas:
-            granted = limits[resource] = limit if own else _of_pool(pool, "limits", resource, policies)
+            granted = limits[resource] = limit if own else _pool_value(pool, "limits", resource, policies)
         if own and resource in limits:
             granted = limits[resource] = _between(least, _own_limit(resource, policies), most)
         asked = wanted.get(resource) or (None if granted else policies.of("defaultRequest", resource))
@@ -144,7 +144,7 @@ def fit(container: dict[str, Any], policies: NamespacePolicies, pool: Pool, *, o
             least = asked = max(filter(None, (least, policies.least[resource])), key=amount)
             wanted.setdefault(resource, least)
         if asked is None and granted is None and f"requests.{resource}" in policies.quotas:
-            wanted[resource] = request if own else _of_pool(pool, "requests", resource, policies)
+            wanted[resource] = request if own else _pool_value(pool, "requests", resource, policies)
         if resource in wanted and (own or resource not in pool.requests):
             wanted[resource] = _between(least, wanted[resource], granted)
         elif resource in wanted and granted is not None and amount(wanted[resource]) > amount(granted):
@@ -176,7 +176,7 @@ def _lowest(*values: str | None) -> str:
     return min(filter(None, values), key=amount)
 
 
-def _of_pool(pool: Pool, key: str, resource: str, policies: NamespacePolicies) -> str:
+def _pool_value(pool: Pool, key: str, resource: str, policies: NamespacePolicies) -> str:
     given = getattr(pool, key).get(resource)
     if given is None:
         rule, _ = policies.quotas[f"{key}.{resource}"]
@@ -205,13 +205,13 @@ def proposed(pool: Pool, policies: NamespacePolicies, *, confined: bool) -> Pool
     for resource, (request, limit) in _PROPOSED.items():
         least, most = policies.of("min", resource), policies.of("max", resource)
         if f"limits.{resource}" in policies.quotas and policies.of("default", resource) is None:
-            left = policies.beside("limits", resource, _between(None, _own_limit(resource, policies), most))
+            left = policies.left_of_quota("limits", resource, _between(None, _own_limit(resource, policies), most))
             limits.setdefault(resource, _lowest(limit, most, left))
             most = str(limits[resource])
         elif f"requests.{resource}" not in policies.quotas:
             continue
         if not policies.of("maxLimitRequestRatio", resource):
-            left = policies.beside("requests", resource, _OWN[resource][0])
+            left = policies.left_of_quota("requests", resource, _OWN[resource][0])
             requests.setdefault(resource, _between(least, request, _lowest(request, most, left)))
     template = pool.pod_template
     if policies.level == "restricted" and not confined:
@@ -221,7 +221,7 @@ def proposed(pool: Pool, policies: NamespacePolicies, *, confined: bool) -> Pool
     return replace(pool, limits=limits, requests=requests, pod_template=template)
 
 
-def as_yaml(pool: Pool) -> Iterable[str]:
+def yaml_lines(pool: Pool) -> Iterable[str]:
     """Yield the lines of a pool's configuration."""
     yield "pools:"
     yield f"  {pool.name or 'NAME'}:"

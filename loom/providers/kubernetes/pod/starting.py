@@ -65,7 +65,7 @@ class StartingPod(Struct, kw_only=True):
             queue.others_at = max(queue.others_at, refused_at)
             name = pod["metadata"]["name"]
             while True:
-                others = _beside(self.pods, name)
+                others = _leaving_pods(self.pods, name)
                 if others:
                     queue.others_at = time.monotonic()
                 try:
@@ -76,7 +76,7 @@ class StartingPod(Struct, kw_only=True):
                         raise
                 self.pods.wait_for(
                     name,
-                    lambda _, others=others: self.cancel.requested or not others <= _beside(self.pods, name),  # type: ignore[misc]
+                    lambda _, others=others: self.cancel.requested or not others <= _leaving_pods(self.pods, name),  # type: ignore[misc]
                     TELL_S if others else 1.0,
                 )
                 self._unless_canceled()
@@ -92,18 +92,18 @@ class StartingPod(Struct, kw_only=True):
             self.pods.put(self.cluster.call(doing, "read_namespaced_pod", name))
         self.name = name
 
-    def until_on_node(self) -> None:
+    def find_node(self) -> None:
         """Wait until a node takes the pod. ProviderError with the scheduler's reason when none does."""
         given_s = self.request.pool.start_timeout if self.request.pool else None
         limit_s = given_s or NODE_S
         started = time.monotonic()
-        if self.on_node_within(min(TELL_S, limit_s)):
+        if self.wait_for_node(min(TELL_S, limit_s)):
             return
         why = states.unscheduled(self.pods.get(self.name)) or "the scheduler has not said why"
         self._say(f"waits for a node: {why}")
         others = given_s is None and _others_have_nodes(self.pods, self.name)
         left_s = started + limit_s - time.monotonic()
-        while not self.on_node_within(left_s):
+        while not self.wait_for_node(left_s):
             if not others:
                 why = (states.unscheduled(self.pods.get(self.name)) or why).rstrip(".")
                 raise ProviderError(
@@ -114,14 +114,16 @@ class StartingPod(Struct, kw_only=True):
                 )
             others, left_s = _others_have_nodes(self.pods, self.name), limit_s
 
-    def on_node_within(self, limit_s: float) -> bool:
-        seen = self.pods.wait_for(self.name, lambda pod: self.cancel.requested or pod is None or _on_node(pod), limit_s)
+    def wait_for_node(self, limit_s: float) -> bool:
+        seen = self.pods.wait_for(
+            self.name, lambda pod: self.cancel.requested or pod is None or _has_node(pod), limit_s
+        )
         self._unless_canceled()
         if (refused := states.refusal(seen, {})) is not None:
             raise refused
-        return _on_node(seen or {})
+        return _has_node(seen or {})
 
-    def until_runs(self) -> Json:
+    def wait_until_running(self) -> Json:
         """Wait until the pod's helper and the job run. The error says why they don't."""
         job = f"job {self.request.job_id}"
         names = {JOB: job, HELPER: f"the helper of {job}", COPY: f"the snapshot of {job}"}
@@ -156,20 +158,20 @@ def is_full(error: LoomError) -> bool:
     return error.code == "CLUSTER_QUOTA" and ", used: " in error.message
 
 
-def _beside(pods: Pods, name: str) -> set[str]:
+def _leaving_pods(pods: Pods, name: str) -> set[str]:
     """Return the other pods of the run that will leave their room; a kept one stays too long to wait for it."""
     there = (pod["metadata"] for pod in pods.beside(name))
     return {one["name"] for one in there if KEPT_UNTIL not in (one.get("labels") or {})}
 
 
-def _on_node(pod: Mapping[str, Any]) -> bool:
+def _has_node(pod: Mapping[str, Any]) -> bool:
     return bool((pod.get("spec") or {}).get("nodeName"))
 
 
 def _others_have_nodes(pods: Pods, name: str) -> bool:
     """Return whether pods of the run take room that they will leave."""
-    leave = _beside(pods, name)
-    return any(_on_node(pod) for pod in pods.beside(name) if pod["metadata"]["name"] in leave)
+    leave = _leaving_pods(pods, name)
+    return any(_has_node(pod) for pod in pods.beside(name) if pod["metadata"]["name"] in leave)
 
 
 def _runs(pod: Mapping[str, Any] | None) -> bool:

@@ -22,7 +22,7 @@ from loom.cancel import Cancel
 from loom.errors import LoomError, ProviderError
 from loom.providers.files import members_in, unless_canceled
 from loom.providers.kubernetes.cluster.client import Gone, is_transient
-from loom.providers.kubernetes.cluster.pods import why_lost
+from loom.providers.kubernetes.cluster.pods import loss_error
 from loom.providers.kubernetes.images.snapshot import members_below
 from loom.providers.kubernetes.pod.spec import HELPER
 from loom.providers.kubernetes.session import exec as execs
@@ -212,20 +212,20 @@ class PodFiles:
 
         def once() -> T:
             if self._is_lost():
-                raise self._why()
+                raise self._loss()
             try:
                 return do()
             except Gone as error:
-                raise self._why() from error
+                raise self._loss() from error
 
         def look(*_: object) -> None:
-            if not is_transient(found := self._why()):
+            if not is_transient(found := self._loss()):
                 raise found
 
         return retrying(once, _TRIES, before=look, cancel=self._cancel)
 
-    def _why(self, doing: str = "while it ran") -> LoomError:
-        return why_lost(self._cluster, self._pod, self._request.job_id, doing=doing)
+    def _loss(self, doing: str = "while it ran") -> LoomError:
+        return loss_error(self._cluster, self._pod, self._request.job_id, doing=doing)
 
     def put(self, items: Iterable[Item]) -> None:
         """Implement `Archives.put`."""
@@ -314,7 +314,7 @@ class PodFiles:
             file.write(bytes(10240))
 
     def _lost(self, doing: str, error: OSError) -> LoomError:
-        found = self._why(f"while {doing}")
+        found = self._loss(f"while {doing}")
         if not is_transient(found):
             return found
         return ProviderError(f"{doing}: the connection to the pod was lost: {error}", code=found.code)

@@ -1,4 +1,4 @@
-"""GitLabRules, only and except: whether and how a job takes part."""
+"""Rules, only and except: whether and how a job takes part."""
 
 from __future__ import annotations
 
