@@ -7,19 +7,18 @@ takes over.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import quote, unquote
 
 from loom.action_services.caches import number_of
-from loom.action_services.requests import Client, Uploads, text
+from loom.action_services.requests import Client, ServiceStore, Uploads, text
 from loom.action_services.uploads import Refused, Upload
 from loom.storage import zips
 from loom.storage.tar import DamagedArchive
 from loom.storage.unpacking import UnsafeArchive, checked
-from loom.util.masking import Masker
 from loom.util.untrusted_files import open_regular
 
 SUFFIX = ".zip"
@@ -30,21 +29,9 @@ _FORBIDDEN = '"/:<>|*?\r\n\\\0'
 
 
 class ArtifactService:
-    def __init__(
-        self,
-        *,
-        jobs_of: Callable[[str], Iterable[str]],
-        folder_of: Callable[[str], Path],
-        record: Path,
-        uploads: Uploads,
-        masker: Masker,
-    ) -> None:
-        """`jobs_of`: the jobs of a pipeline, in order; `record`: of this run, others are not changed."""
-        self._jobs_of = jobs_of
-        self._folder_of = folder_of
-        self._record = record
+    def __init__(self, store: ServiceStore, uploads: Uploads) -> None:
+        self._store = store
         self._uploads = uploads
-        self._masker = masker
         self._lock = threading.Lock()
         self._deleted: set[Path] = set()
         """Deleted artifacts of earlier runs, whose files stay."""
@@ -117,7 +104,7 @@ class ArtifactService:
         """`DeleteArtifact`: let another one have the name."""
         with self._lock:
             job_id, name, path = self._one(client, request)
-            if path.is_relative_to(self._record):
+            if path.is_relative_to(self._store.record):
                 path.unlink(missing_ok=True)
             else:
                 self._deleted.add(path)
@@ -126,12 +113,12 @@ class ArtifactService:
     def open(self, name: str) -> IO[bytes]:
         """Open the archive with this name in an address."""
         job_id, _, file = name.partition("/")
-        return open_regular(self._folder_of(unquote(job_id)) / file)
+        return open_regular(self._store.folder_of(unquote(job_id)) / file)
 
     def _all(self, client: Client) -> Iterator[tuple[str, str, Path]]:
         """Yield job, name and archive of every artifact of the pipeline."""
-        for job_id in self._jobs_of(client.pipeline):
-            for path in sorted(archives(self._folder_of(job_id))):
+        for job_id in self._store.jobs_of(client.pipeline):
+            for path in sorted(archives(self._store.folder_of(job_id))):
                 if path not in self._deleted:
                     yield job_id, named(path), path
 
@@ -149,10 +136,10 @@ class ArtifactService:
             with upload.file.open("rb") as file:
                 for entry, content in checked(zips.items(file)):
                     files, size = files + (content is not None), size + entry.size
-                    shown = self._masker.mask(entry.path)
+                    shown = self._store.masker.mask(entry.path)
                     if shown != entry.path:
                         raise Refused(400, "invalid_argument", f"{shown}: a secret is in its name")
-                    secret = self._masker.found_in(content.read) if content is not None else None
+                    secret = self._store.masker.found_in(content.read) if content is not None else None
                     if secret is not None:
                         raise Refused(400, "invalid_argument", f"{shown} holds the secret {secret}")
         except (DamagedArchive, UnsafeArchive) as error:

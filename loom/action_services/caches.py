@@ -15,12 +15,10 @@ from typing import IO, Any
 import zstandard
 from msgspec.structs import asdict
 
-from loom.action_services.requests import Client, Uploads, text, texts
+from loom.action_services.requests import Client, ServiceStore, Uploads, text, texts
 from loom.action_services.uploads import Refused, Upload
 from loom.plan.model import Cache as Spec
-from loom.storage.cache import Cache
 from loom.storage.tar import Content
-from loom.util.masking import Masker
 
 _LONGEST_KEY = 512
 _READ_ONLY = "the event is a pull request of another repository, which only reads caches"
@@ -29,11 +27,10 @@ _SPARE = 1 << 30
 
 
 class CacheService:
-    def __init__(self, cache: Cache | None, uploads: Uploads, masker: Masker) -> None:
-        """`cache`: None if the run uses none; then each request is a miss."""
-        self._cache = cache
+    def __init__(self, store: ServiceStore, uploads: Uploads) -> None:
+        self._cache = store.cache
         self._uploads = uploads
-        self._masker = masker
+        self._masker = store.masker
 
     def create(self, client: Client, request: Mapping[str, Any]) -> Mapping[str, Any]:
         """`CreateCacheEntry`: reserve a key, and give an address to upload to."""

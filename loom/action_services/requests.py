@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import hmac
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from secrets import token_bytes, token_hex
 from typing import Any, Literal
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from loom.action_services.uploads import Refused, Room, Upload
+from loom.storage.cache import Cache
+from loom.util.masking import Masker
 
 _LONGEST_TEXT = 1024
 _MOST_TEXTS = 100
@@ -38,13 +40,34 @@ class Client(Struct, frozen=True, kw_only=True, eq=False):
     """Record a fact of the job."""
 
 
+class ServiceStore(Struct, frozen=True, kw_only=True):
+    """What the services of one run read and keep."""
+
+    cache: Cache | None
+    """None if the run uses none; then each request for a cache is a miss."""
+    jobs_of: Callable[[str], Iterable[str]]
+    """Return the jobs of a pipeline, in order."""
+    folder_of: Callable[[str], Path]
+    """Return the folder of a job's artifacts, in `record` or in that of an earlier run."""
+    record: Path
+    """Of this run; others are not changed."""
+    most_bytes: int
+    """The limit of all open uploads."""
+    masker: Masker = field(default_factory=Masker)
+    """Finds the secrets of the jobs: nothing that holds one is kept. What actions mask is hidden in the output alone."""
+
+    @property
+    def uploads(self) -> Path:
+        """The folder of open uploads, on the same disk as the record."""
+        return self.record / "uploads"
+
+
 class Uploads:
     """The open uploads of a run, each for what a job has reserved, and addresses for bytes. Thread-safe."""
 
-    def __init__(self, folder: Path, most_bytes: int) -> None:
-        """`folder`: on the same disk as the record; `most_bytes`: of all open uploads."""
-        self._folder = folder
-        self._room = Room(most_bytes)
+    def __init__(self, store: ServiceStore) -> None:
+        self._folder = store.uploads
+        self._room = Room(store.most_bytes)
         self._secret = token_bytes(32)
         self._lock = threading.Lock()
         self._open: dict[str, tuple[Client, tuple[str, ...], Upload]] = {}

@@ -13,23 +13,20 @@ import re
 import socket
 import socketserver
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from email.utils import formatdate
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from ipaddress import IPv4Interface, IPv6Interface, ip_address, ip_interface
-from pathlib import Path
 from secrets import token_hex
 from typing import IO, Any
 from urllib.parse import parse_qs, quote, urlsplit
 
 from loom.action_services.artifacts import ArtifactService
 from loom.action_services.caches import CacheService
-from loom.action_services.requests import Client, Uploads
+from loom.action_services.requests import Client, ServiceStore, Uploads
 from loom.action_services.uploads import MOST_BLOCKS, Refused
-from loom.storage.cache import Cache
-from loom.util.masking import Masker
 
 _LARGEST_CALL = 1 << 20
 _LARGEST_LIST = MOST_BLOCKS * 150
@@ -45,26 +42,13 @@ Call = Callable[[Client, Mapping[str, Any]], Mapping[str, Any]]
 class ResultsServer:
     """GitHub's services for artifacts and caches, at the addresses given to `listen`, until `close`. Thread-safe."""
 
-    def __init__(
-        self,
-        *,
-        cache: Cache | None,
-        jobs_of: Callable[[str], Iterable[str]],
-        folder_of: Callable[[str], Path],
-        record: Path,
-        uploads: Path,
-        most_bytes: int,
-        masker: Masker,
-    ) -> None:
-        """`uploads`, `most_bytes`: see `Uploads`."""
-        self.uploads = Uploads(uploads, most_bytes)
+    def __init__(self, store: ServiceStore) -> None:
+        self.uploads = Uploads(store)
         self._lock = threading.Lock()
         self._clients: dict[str, Client] = {}
         self._listening: dict[str, _Listener] = {}
-        self._caches = CacheService(cache, self.uploads, masker)
-        self._artifacts = ArtifactService(
-            jobs_of=jobs_of, folder_of=folder_of, record=record, uploads=self.uploads, masker=masker
-        )
+        self._caches = CacheService(store, self.uploads)
+        self._artifacts = ArtifactService(store, self.uploads)
         caches, artifacts = "CacheService", "ArtifactService"
         self._calls: Mapping[tuple[str, str], Call] = {
             (caches, "CreateCacheEntry"): self._caches.create,

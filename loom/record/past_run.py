@@ -12,7 +12,7 @@ from typing import Any
 from msgspec import Struct
 
 from loom.errors import LoomError, RequestError
-from loom.plan.model import Job, MountMode, Resolved, Step
+from loom.plan.model import Job, MountMode, Plan, Resolved, Step
 from loom.record.facts import COMMAND_USER, NOT_KEPT
 from loom.record.fold import JobState
 from loom.record.reader import Reading
@@ -40,6 +40,10 @@ class PastRun(Reading):
         return Path(str(self.fold.started.get("workspace", "")))
 
     @property
+    def plan(self) -> Plan:
+        return self.planned.plan
+
+    @property
     def repo_root(self) -> Path:
         return self.planned.repo_root
 
@@ -54,10 +58,10 @@ class PastRun(Reading):
         if before is not None and job_id in self.fold.failed_earlier:
             return before.job(job_id)
         try:
-            return PastJob(run=self, job=self.planned.plan.job(job_id))
+            return PastJob(run=self, job=self.plan.job(job_id))
         except KeyError:
-            ids = [job.id for job in self.planned.plan.jobs]
-            named = [job for job in self.planned.plan.jobs if job.name == job_id]
+            ids = [job.id for job in self.plan.jobs]
+            named = [job for job in self.plan.jobs if job.name == job_id]
             if len(named) == 1:
                 return PastJob(run=self, job=named[0])
             raise RequestError(
@@ -68,7 +72,7 @@ class PastRun(Reading):
         """Return jobs that failed or never ran, in plan order."""
         return [
             job.id
-            for job in self.planned.plan.jobs
+            for job in self.plan.jobs
             if job.id in self.fold.failed_earlier
             or (
                 (state := self.fold.jobs.get(job.id)) is not None
@@ -84,7 +88,7 @@ class PastRun(Reading):
             return self.job(failing.id)
         for job_id in self.fold.failed_earlier:
             return self.job(job_id)
-        ran = [job.id for job in self.planned.plan.jobs if job.id in self.fold.jobs]
+        ran = [job.id for job in self.plan.jobs if job.id in self.fold.jobs]
         kept = [job_id for job_id in ran if "session_kept" in self.fold.jobs[job_id].facts]
         going = [job_id for job_id in ran if self.fold.jobs[job_id].end is None and self.fold.jobs[job_id].phases]
         resumed = [
@@ -160,8 +164,12 @@ class PastJob(Struct, frozen=True, kw_only=True):
     job: Job
 
     @property
+    def id(self) -> str:
+        return self.job.id
+
+    @property
     def state(self) -> JobState:
-        return self.run.fold.jobs.get(self.job.id) or JobState(self.job.id, {})
+        return self.run.fold.jobs.get(self.id) or JobState(self.id, {})
 
     @property
     def failing_step(self) -> str | None:
@@ -230,7 +238,7 @@ class PastJob(Struct, frozen=True, kw_only=True):
     def manifest(self) -> Path:
         """The manifest of the snapshot that its files were last synced with."""
         view = self.view
-        return view.brought if view is not None and view.brought.exists() else self.run.entry.paths.snapshot
+        return view.brought if view is not None and view.brought.exists() else self.run.paths.snapshot
 
     @property
     def has_snapshot(self) -> bool:
@@ -322,7 +330,7 @@ class PastJob(Struct, frozen=True, kw_only=True):
 
     def resumed(self, step: str, **more: Any) -> Resumed:
         """Return the job for a run that goes on with it from this step."""
-        archive, steps = self.run.archive_of(self.job.id), self.run.steps_before(self.job.id, step)
+        archive, steps = self.run.archive_of(self.id), self.run.steps_before(self.id, step)
         return Resumed(
             step=step, archive=archive, run_id=self.run.run_id, steps=steps, cache_keys=self.cache_keys, **more
         )

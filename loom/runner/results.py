@@ -9,12 +9,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from loom.action_services.requests import Client, ServiceStore
 from loom.errors import SecretError
 from loom.plan.model import Job
 from loom.record.events import PhaseCode
 from loom.runner.attempt import Attempt
 from loom.storage.cache import Cache
-from loom.util.masking import Masker
 
 if TYPE_CHECKING:
     from loom.action_services.server import ResultsServer
@@ -36,15 +36,11 @@ class Results:
         cache: Cache | None,
         most_bytes: int,
     ) -> None:
-        """`artifacts_of`: the folder of a job's artifacts, in `record` or in that of an earlier run."""
+        """`artifacts_of`: as `ServiceStore.folder_of`."""
         self._pipelines = {job.id: _pipeline_of(job) for job in jobs}
-        self._artifacts_of = artifacts_of
-        self._record = record
-        self._uploads = record / "uploads"
-        self._cache = cache
-        self._most_bytes = most_bytes
-        self._masker = Masker()
-        """Finds the secrets of the jobs: nothing that holds one is kept. What actions mask is hidden in the output alone."""
+        self._store = ServiceStore(
+            cache=cache, jobs_of=self._jobs_of, folder_of=artifacts_of, record=record, most_bytes=most_bytes
+        )
         self._lock = threading.Lock()
         self._server: ResultsServer | None = None
         self._given: dict[int, Mapping[str, str]] = {}
@@ -60,12 +56,12 @@ class Results:
             if id(attempt) not in self._given:
                 for name, value in secrets.items():
                     with suppress(SecretError):  # too short to be one
-                        self._masker.add(name, value)
+                        self._store.masker.add(name, value)
                 self._given[id(attempt)] = self._admitted(attempt, host_address)
             return self._given[id(attempt)]
 
     def _admitted(self, attempt: Attempt, host_address: Callable[[], str | None]) -> Mapping[str, str]:
-        from loom.action_services import requests, server  # late: a heavy import for few runs
+        from loom.action_services import server  # late: a heavy import for few runs
 
         try:
             way = host_address()
@@ -73,25 +69,17 @@ class Results:
                 attempt.warn(NO_WAY, PhaseCode.JOB_EXECUTION)
                 return {}
             if self._server is None:
-                self._server = server.ResultsServer(
-                    cache=self._cache,
-                    jobs_of=self._jobs_of,
-                    folder_of=self._artifacts_of,
-                    record=self._record,
-                    uploads=self._uploads,
-                    most_bytes=self._most_bytes,
-                    masker=self._masker,
-                )
+                self._server = server.ResultsServer(self._store)
             url = self._server.listen(way)
         except OSError as error:
             attempt.warn(f"{NO_WAY} ({error.strerror})", PhaseCode.JOB_EXECUTION)
             return {}
         job = attempt.job
         pipeline = self._pipelines.setdefault(job.id, _pipeline_of(job))  # a matrix may be of an earlier job
-        client = requests.Client(
+        client = Client(
             job_id=attempt.job.id,
             pipeline=pipeline,
-            folder=self._artifacts_of(attempt.job.id),
+            folder=self._store.folder_of(attempt.job.id),
             url=url,
             read_only=_is_strangers(job),
             tell=lambda name, data: attempt.fact(name, data, PhaseCode.JOB_EXECUTION),
@@ -114,7 +102,7 @@ class Results:
     def close(self) -> None:
         if self._server is not None:
             self._server.close()
-            shutil.rmtree(self._uploads, ignore_errors=True)
+            shutil.rmtree(self._store.uploads, ignore_errors=True)
 
     def _jobs_of(self, pipeline: str) -> Iterable[str]:
         return [job_id for job_id, own in list(self._pipelines.items()) if own == pipeline]

@@ -21,7 +21,7 @@ def attach(run: str | None, *, stream: bool | None, quiet: bool, jobs: int | Non
     found = session.find_run(here, run)
     run_again.require_own(here, found)
     with ExitStack() as stack:
-        file = found.entry.paths.root / "follower.lock"
+        file = found.paths.root / "follower.lock"
         try:
             stack.enter_context(locks.held(file, "it", f"loom attach {found.run_id}", alone=True))
         except RequestError as error:
@@ -33,7 +33,7 @@ def attach(run: str | None, *, stream: bool | None, quiet: bool, jobs: int | Non
         request = past.planned.request
         given = {"stream": stream, "quiet": quiet, "jobs": jobs, "trust": trust or request.trust, "detach": True}
         again = run_again.request_again(past, Request.of(given))
-        ids = [job.id for job in past.planned.plan.jobs]
+        ids = [job.id for job in past.plan.jobs]
         going = [past.job(job_id) for job_id in ids if past.result_of(job_id) is None]
         for job in going:
             session.resolve_secrets(here, job)  # one that is missing is told before the record is touched
@@ -42,10 +42,10 @@ def attach(run: str | None, *, stream: bool | None, quiet: bool, jobs: int | Non
             past,
             again,
             past.run_id,
-            past.planned.plan,
+            past.plan,
             attached=True,
             workspace=FilledWorkspace(path=past.workspace, snapshot=past.snapshot or {}),
-            starts={**done, **{job.job.id: start for job in going if (start := _resumed(job)) is not None}},
+            starts={**done, **{job.id: start for job in going if (start := _resumed(job)) is not None}},
         )
 
 
@@ -83,7 +83,7 @@ def _followed(run_id: str, why: str) -> RequestError:
 def _resumed(job: PastJob) -> Resumed | None:
     """Return the state from which an unfinished job continues; None if it starts again."""
     number, first = max(1, job.state.attempts), job.job.steps[0].id
-    path = job.run.entry.paths.handed_over(job.job.id, number)
+    path = job.run.paths.handed_over(job.id, number)
     if path.exists():
         kept = job.container("", path)
         return job.resumed(first, number=number, attached=True, kept=kept, image=job.image, view=job.view)

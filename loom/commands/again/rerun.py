@@ -45,7 +45,7 @@ def _same(here: Here, past: PastRun, request: Request, *, failed: bool) -> int:
     run_id = str(time.time_ns())
     results: Mapping[str, JobResult] = {}
     if failed:
-        plan = past.planned.plan
+        plan = past.plan
         results = remaining_results(past, plan, dependents(plan, _failed(past)), also_unfinished=True)
     if (wanted := past.snapshot) is None:
         raise RequestError(
@@ -62,14 +62,14 @@ def _same(here: Here, past: PastRun, request: Request, *, failed: bool) -> int:
             workspace,
             cancel,
             hint=hint,
-            umask=past.planned.plan.umask,
+            umask=past.plan.umask,
             variables=past.planned.variables,
         )
     return execute(
         past,
         request,
         run_id,
-        past.planned.plan,
+        past.plan,
         workspace=FilledWorkspace(path=workspace, snapshot=document),
         starts={job_id: past.taken_over(job_id) for job_id in results},
         assisted=tuple(assistance_in(past, {}, (), taken_over=results)),

@@ -101,7 +101,7 @@ class _Resuming:
         """Return the plan to go on with, and the fields of the run that goes on."""
         past, jobs = self._past, self._wanted(from_step)
         plan, results = self._plan(jobs, also_unfinished=from_step is None)
-        resumed = {job.job.id: again for job, step in jobs if (again := self._resumption(job, step, plan)) is not None}
+        resumed = {job.id: again for job, step in jobs if (again := self._resumption(job, step, plan)) is not None}
         taken = None
         if self._sync:
             self._made = new_workspace(self._here.config.tmp_dir, self._run_id)
@@ -145,8 +145,8 @@ class _Resuming:
 
         The plan is the run's; with `--sync` that of the present workflow. RequestError if that changes what has run.
         """
-        past, ids = self._past, [job.job.id for job, _ in jobs]
-        old = past.planned.plan
+        past, ids = self._past, [job.id for job, _ in jobs]
+        old = past.plan
         again = dependents(old, ids)
         if self._sync is None:
             if past.repo_root.is_dir() and (
@@ -169,16 +169,16 @@ class _Resuming:
     ) -> list[syncing.SyncTarget]:
         targets: dict[Path, syncing.SyncTarget] = {}
         for job in jobs:
-            start = resumed.get(job.job.id)
+            start = resumed.get(job.id)
             view = start.view if start is not None else None
             if not job.has_snapshot or (view is None and not job.shares_workspace):
                 continue  # it has none of the checkout's files, or runs from its start, over the new snapshot
             view = view or View(mode=MountMode.BIND, workspace=workspace)
-            manifest = view.brought if view.brought.exists() else job.run.entry.paths.snapshot
-            bring, left_out = self._bring.get(job.job.id), dict[str, str]()
+            manifest = view.brought if view.brought.exists() else job.run.paths.snapshot
+            bring, left_out = self._bring.get(job.id), dict[str, str]()
             files = view.workspace if bring is None else session.files_of(self._here, job, left_out)
             targets[files] = syncing.SyncTarget(
-                job_id=job.job.id,
+                job_id=job.id,
                 files=files,
                 manifest=manifest,
                 brought=view.brought,
@@ -209,21 +209,19 @@ class _Resuming:
     def _resumption(self, job: PastJob, step_id: str | None, plan: Plan) -> Resumed | None:
         """Decide how the job continues; None when it failed before its first step and runs from the start."""
         if step_id is None:
-            self._said.append(f"{job.job.id} runs from its start: it failed before its first step")
+            self._said.append(f"{job.id} runs from its start: it failed before its first step")
             return None
         step = job.step(step_id)
         handed_on = job.handed_on(step)
         if lost := restored(handed_on, session.resolve_secrets(self._here, job))[1]:
-            self._said.append(
-                f"{job.job.id}: not set, since the record has them without their secret: {', '.join(lost)}"
-            )
-        self._said += [f"{job.job.id}: {note}" for note in session.after_script_notes(job)]
-        now = replan.step_now(job.job, plan.job(job.job.id), step)
+            self._said.append(f"{job.id}: not set, since the record has them without their secret: {', '.join(lost)}")
+        self._said += [f"{job.id}: {note}" for note in session.after_script_notes(job)]
+        now = replan.step_now(job.job, plan.job(job.id), step)
         assert now is not None
         resumed = job.resumed(now.id, handed_on=handed_on, step_states=tuple(job.step_states(step)))
         if not job.in_container:
             self._save(job)
-            self._said.append(f"{job.job.id} goes on from {step.id}, on this machine")
+            self._said.append(f"{job.id} goes on from {step.id}, on this machine")
             return replace(resumed, view=self._files(job))
 
         found, view = session.find_kept(self._here, job), job.view
@@ -231,24 +229,24 @@ class _Resuming:
             raise self._nothing_kept(job)
         if not found.has_its_files(view.mode):
             raise RequestError(
-                f"job {job.job.id} has a kept container, and its files are gone ({view.workspace})",
+                f"job {job.id} has a kept container, and its files are gone ({view.workspace})",
                 hint=f"start again: loom rerun {job.run.run_id} --failed",
                 code="NOTHING_KEPT",
             )
         self._held.enter_context(session.held(self._here, job, found.kept_id, alone=True))
         self._save(job)
         if view.mode is not MountMode.BIND:
-            self._bring[job.job.id] = found.bring
-        self._said.append(f"{job.job.id} goes on from {step.id}, in its kept container")
+            self._bring[job.id] = found.bring
+        self._said.append(f"{job.id} goes on from {step.id}, in its kept container")
         return replace(resumed, image=job.image, kept=job.container(found.kept_id), view=view)
 
     def _save(self, job: PastJob) -> None:
         """Save the job's changes before its files change; a job that destroyed its `.git` goes on without that."""
-        self._edits[job.job.id] = ()
+        self._edits[job.id] = ()
         try:
-            self._edits[job.job.id] = saved.save(self._here, job)
+            self._edits[job.id] = saved.save(self._here, job)
         except SnapshotError as error:
-            self._said.append(f"the changes in the files of {job.job.id} are not saved: {error.message}")
+            self._said.append(f"the changes in the files of {job.id} are not saved: {error.message}")
 
     def _nothing_kept(self, job: PastJob) -> RequestError:
         run_id = job.run.run_id
@@ -256,10 +254,10 @@ class _Resuming:
         why = "it was kept, and is gone" if job.kept else job.not_kept
         if not why:
             hint += "; `--keep on-failure` keeps the containers of failed jobs"
-        if job.run.entry.paths.saved(job.job.id).exists():
-            hint += f"\nthe changes in its files are saved: loom pull {run_id} {job.job.id}"
+        if job.run.paths.saved(job.id).exists():
+            hint += f"\nthe changes in its files are saved: loom pull {run_id} {job.id}"
         return RequestError(
-            f"job {job.job.id} has no container to continue in" + (f": {why}" if why else ""),
+            f"job {job.id} has no container to continue in" + (f": {why}" if why else ""),
             hint=hint,
             code="NOTHING_KEPT",
         )

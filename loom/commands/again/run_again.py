@@ -55,7 +55,7 @@ def require_own(here: Here, past: PastRun) -> None:
     """Raise RequestError for a record from elsewhere: its options would count for a checkout here."""
     if not here.store.has_record(past.entry):
         raise RequestError(
-            f"{past.entry.paths.root} is not a record of this user's runs",
+            f"{past.paths.root} is not a record of this user's runs",
             hint="run the workflow of the checkout: loom run",
         )
     if not past.repo_root.is_dir():
@@ -91,7 +91,7 @@ def assistance_in(
     concerned = {None, *edits, *taken_over}
     yield from (typed.convert(fact, Assistance) for fact in past.fold.assisted if fact.get("job_id") in concerned)
     ended = past.fold.last.ts if past.fold.last is not None and past.fold.end else ""
-    yield from (one for one in noted_assistance(past.entry.paths) if one.job_id in edits and (one.at or "") > ended)
+    yield from (one for one in noted_assistance(past.paths) if one.job_id in edits and (one.at or "") > ended)
     if brought:
         yield Assistance(how="sync", **_changes(brought))
     yield from (Assistance(how="edit", job_id=job_id, **_changes(paths)) for job_id, paths in edits.items() if paths)

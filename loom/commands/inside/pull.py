@@ -30,7 +30,7 @@ def pull(run: str | None, job: str | None, *, apply: bool, as_json: bool) -> Non
     past, left_out = source.run, source.left_out
     if apply and not here.store.has_record(past.entry):
         raise RequestError(
-            f"{past.entry.paths.root} is not a record of this user's runs: nothing was applied",
+            f"{past.paths.root} is not a record of this user's runs: nothing was applied",
             hint="look at the patch without --apply, and `git apply` it yourself",
         )
     patch = snapshot.patch_of(
@@ -125,8 +125,8 @@ def _source(here: Here, names: list[str]) -> _Source:
         return _Source(run=run, files=run.workspace, manifest=sharing.manifest, left_out={})  # all jobs share it
     if not job.has_snapshot:
         raise RequestError(
-            f"{job.job.id} has none of your files: it began empty, by GIT_STRATEGY or before an actions/checkout of all files",
-            hint=f"`loom workspace {job.run.run_id} {job.job.id}` prints where they are",
+            f"{job.id} has none of your files: it began empty, by GIT_STRATEGY or before an actions/checkout of all files",
+            hint=f"`loom workspace {job.run.run_id} {job.id}` prints where they are",
             code="NO_CHECKOUT",
         )
     left_out: dict[str, str] = {}
@@ -145,7 +145,7 @@ def _source(here: Here, names: list[str]) -> _Source:
 def _generated(run: PastRun) -> Callable[[Change], bool]:
     """Return a test for files that the run's jobs generate: artifacts, reports and caches."""
     patterns: list[str] = []
-    for job in run.planned.plan.jobs:
+    for job in run.plan.jobs:
         if job.artifacts is not None:
             patterns += [*job.artifacts.paths, *chain.from_iterable(job.artifacts.reports.values())]
         for cache in job.cache:

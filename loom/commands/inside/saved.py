@@ -90,7 +90,7 @@ def _write(job: PastJob, found: Verification, without: dict[str, str]) -> None:
     # Paths need not be texts, so all texts are written with a character for each byte.
     packed = msgspec.msgpack.encode(map_texts(saved, lambda text: os.fsencode(text).decode("latin-1")))
     data = zstandard.ZstdCompressor(level=1).compress(packed)
-    target = job.run.entry.paths.saved(job.job.id)
+    target = job.run.paths.saved(job.id)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         if job.manifest.exists():  # the next sync replaces it
@@ -106,13 +106,13 @@ def _manifest_beside(saved: Path) -> Path:
 
 def manifest_of(job: PastJob) -> Path:
     """Return the manifest of the snapshot that a job's saved changes differ from."""
-    own = _manifest_beside(job.run.entry.paths.saved(job.job.id))
+    own = _manifest_beside(job.run.paths.saved(job.id))
     return own if own.exists() else job.manifest
 
 
 def read(job: PastJob) -> SavedFiles | None:
     """Return the saved changes of a job; None without any. RecordError for a damaged file."""
-    file = job.run.entry.paths.saved(job.job.id)
+    file = job.run.paths.saved(job.id)
     if not file.exists():
         return None
     try:

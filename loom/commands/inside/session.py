@@ -57,8 +57,8 @@ class EnteredJob(Struct, frozen=True, kw_only=True):
 def permit(here: Here, past: PastRun, job: PastJob | None = None) -> None:
     """Ask for trust in the requests of a run's jobs (or of this one), before any is granted again."""
     # A record that was brought from elsewhere may name any checkout as its own.
-    root = past.repo_root if here.store.has_record(past.entry) else past.entry.paths.root
-    jobs = past.planned.plan.jobs if job is None else (job.job,)
+    root = past.repo_root if here.store.has_record(past.entry) else past.paths.root
+    jobs = past.plan.jobs if job is None else (job.job,)
     if here.config.hardened and not all(job.hardened for job in jobs):
         raise RequestError(
             f"run {past.run_id} was made without the hardened profile ({here.config.origins['hardened'].source})",
@@ -108,7 +108,7 @@ def entered(
     isolated = here.provider(job).capabilities.isolated
     if as_root and not isolated and os.geteuid() != 0:
         raise RequestError(
-            f"job {job.job.id} runs on this machine, as you", hint="--root is for jobs in containers; leave it out"
+            f"job {job.id} runs on this machine, as you", hint="--root is for jobs in containers; leave it out"
         )
     with ExitStack() as stack:
         stack.enter_context(snapshot.occupied(job.run.workspace))
@@ -120,7 +120,7 @@ def entered(
             there = _found(here, job, step, found, as_root=as_root)
         elif job.run.entry.alive and isolated:
             raise RequestError(
-                f"job {job.job.id} of the running run {job.run.run_id} has no container now",
+                f"job {job.id} of the running run {job.run.run_id} has no container now",
                 hint="it has not started yet, or is over and was not kept; `loom show` tells",
             )
         else:
@@ -133,13 +133,13 @@ def find_kept(here: Here, job: PastJob) -> KeptSession | None:
     """Return the job's container if it runs or was kept. No engine is asked where there can be none."""
     if not job.may_be_kept:
         return None
-    return here.provider(job).find(job.run.run_id, job.job.id, job.kept_id, user=job.command_user)
+    return here.provider(job).find(job.run.run_id, job.id, job.kept_id, user=job.command_user)
 
 
 def held(here: Here, job: PastJob, kept_id: str, *, alone: bool) -> AbstractContextManager[None]:
     """Use a kept session: `alone` to go on in it or to remove it, else beside others. RequestError when it is in use."""
     command = shlex.join(["loom", *sys.argv[1:3]])
-    what = f"the container of {job.job.id} (run {job.run.run_id})"
+    what = f"the container of {job.id} (run {job.run.run_id})"
     return locks.held(here.store.lock_of_kept(kept_id), what, command, alone=alone)
 
 
@@ -160,7 +160,7 @@ def _found(here: Here, job: PastJob, step: Step, found: KeptSession, *, as_root:
         notes.append(f"the container was stopped and runs again: its files are unchanged; {lost}")
     return EnteredJob(
         inside=found.inside(environment, as_root=as_root),
-        about=f"in the {'kept' if found.kept else 'running'} container of {job.job.id} (run {job.run.run_id})",
+        about=f"in the {'kept' if found.kept else 'running'} container of {job.id} (run {job.run.run_id})",
         fresh=False,
         secrets=secrets,
         notes=notes,
@@ -180,12 +180,12 @@ def _fresh(here: Here, job: PastJob, step: Step, stack: ExitStack, *, as_root: b
     opener = _opener(here, job, step, view, stack, cancel)
     progress = MaskedProgress()
     handover = Handover(
-        run.planned.plan,
+        run.plan,
         workspace=run.workspace,
         archive_of=run.archive_of,
         tracked=partial(snapshot.tracked, run.workspace, here.environ),
         missing_here=frozenset(),
-        logs=run.entry.paths.logs,
+        logs=run.paths.logs,
         masker=progress.masker,
         cache=None,
         cancel=cancel,
@@ -224,7 +224,7 @@ def _opener(here: Here, job: PastJob, step: Step, view: View | None, stack: Exit
         run_id=str(time.time_ns()),
         detached=False,
         workspace=FilledWorkspace(path=workspace, snapshot={}, has_products=True),
-        starts={} if view is None else {job.job.id: job.resumed(step.id, view=view)},
+        starts={} if view is None else {job.id: job.resumed(step.id, view=view)},
         read_only_mounts=tuple(path for path in planned.read_only_mounts if path.is_dir()),
     )
     tools = wiring.job_tools(here, run, planned.repo_root if planned.repo_root.is_dir() else workspace)
@@ -236,13 +236,13 @@ def _describe_fresh(job: PastJob, view: View | None) -> str:
     of_run = f"(run {job.run.run_id})"
     if view is None:
         return (
-            f"in a new session for {job.job.id} {of_run}, as its first step would find it: the job ended before it had "
+            f"in a new session for {job.id} {of_run}, as its first step would find it: the job ended before it had "
             "files; caches are not restored"
         )
     if not job.in_container:
-        return f"on this machine, in the files of {job.job.id} {of_run}"
+        return f"on this machine, in the files of {job.id} {of_run}"
     return (
-        f"in a new container of {job.job.id}'s image, with its files of run {job.run.run_id}: "
+        f"in a new container of {job.id}'s image, with its files of run {job.run.run_id}: "
         f"{'the kept one is gone' if job.kept else 'nothing was kept'}, so what its steps changed outside of the workspace is "
         f"not here{'; what you change goes with the container' if view.mode is MountMode.VOLUME else ''}"
     )
@@ -278,7 +278,7 @@ def files_of(here: Here, job: PastJob, left_out: dict[str, str] | None = None) -
     view = job.view
     if view is None:
         raise RequestError(
-            f"job {job.job.id} of run {job.run.run_id} ended before its workspace was created",
+            f"job {job.id} of run {job.run.run_id} ended before its workspace was created",
             hint="`loom show` gives the reason",
         )
     if view.mode is MountMode.BIND and view.files.is_dir():
@@ -286,11 +286,11 @@ def files_of(here: Here, job: PastJob, left_out: dict[str, str] | None = None) -
             return view.files
         if (found := find_kept(here, job)) is None:
             raise RequestError(
-                f"the files of job {job.job.id} ({view.files}) belong to the user of its image, and its container is gone",
+                f"the files of job {job.id} ({view.files}) belong to the user of its image, and its container is gone",
                 hint=f"as root: chown -R {os.geteuid()}:{os.getegid()} {view.files}",
             )
         # While the container is kept, its user has the files.
-        copy = jobs_of(view.run_workspace) / f"{job_directory_name(job.job.id)}.copy" / "workspace"
+        copy = jobs_of(view.run_workspace) / f"{job_directory_name(job.id)}.copy" / "workspace"
         return laid_out(copy, partial(found.copy_files, on_skipped=on_skipped))
     if view.mode is MountMode.BIND:
         raise _gone(job)
@@ -301,7 +301,7 @@ def files_of(here: Here, job: PastJob, left_out: dict[str, str] | None = None) -
     if view.mode is MountMode.OVERLAY and view.workspace.is_dir() and layer.is_dir():
         request = SessionRequest(
             run_id=job.run.run_id,
-            job_id=job.job.id,
+            job_id=job.id,
             workspace=view.workspace,
             directory=view.directory,
             project_dir=here.provider(job).project_dir(view.workspace),
@@ -326,7 +326,7 @@ def may_enter(directory: Path) -> bool:
 def _gone(job: PastJob) -> RequestError:
     keeps = "" if job.kept or job.not_kept else "; `loom run --keep on-failure` keeps what it takes to go on"
     return RequestError(
-        f"nothing is left of the files of job {job.job.id} of run {job.run.run_id}",
+        f"nothing is left of the files of job {job.id} of run {job.run.run_id}",
         hint=f"run it again: loom rerun {job.run.run_id}{keeps}",
         code="NOTHING_KEPT",
     )
@@ -372,7 +372,7 @@ def _note_visit(here: Here, job: PastJob, secrets: Mapping[str, bytes], command:
         return
     text = None if command is None else Masker(secrets).mask(shlex.join(encodable(command)))
     visit = Assistance(
-        at=timestamp(time.time_ns()), job_id=job.job.id, how="shell" if command is None else "exec", command=text
+        at=timestamp(time.time_ns()), job_id=job.id, how="shell" if command is None else "exec", command=text
     )
     with suppress(OSError):  # on a full disk, a person looks for the reason
-        note_assistance(job.run.entry.paths, visit)
+        note_assistance(job.run.paths, visit)

@@ -102,7 +102,7 @@ def exec_(
     if as_json:
         document = {
             "run_id": job.run.run_id,
-            "job_id": job.job.id,
+            "job_id": job.id,
             "step": at.id,
             "command": encodable(command),
             "exit_code": ended.code,

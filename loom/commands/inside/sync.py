@@ -46,7 +46,7 @@ def take(here: Here, past: PastRun, workspace: Path, run_id: str) -> Snapshot:
     cancel = Cancel()
     with signals(cancel):
         here.store.workspaces.make(workspace, run_id=run_id, repo_root=past.repo_root)
-        found, umask = discover(past.repo_root, here.environ, flag=here.trusting), past.planned.plan.umask
+        found, umask = discover(past.repo_root, here.environ, flag=here.trusting), past.plan.umask
         return snapshot.take(_planned_source(found, past), workspace, cancel=cancel, umask=umask)
 
 

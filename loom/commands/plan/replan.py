@@ -32,7 +32,7 @@ def present_plan(past: PastRun, here: Here, request: Request, *, ask: bool) -> P
     plan, _ = planner.made()
     if ask:
         trusting.settle(plan.jobs, here, lambda: planner.workflow)
-    return grown_as(plan, past.planned.plan)
+    return grown_as(plan, past.plan)
 
 
 def check_done_is_same(
@@ -47,7 +47,7 @@ def check_done_is_same(
     """
     now = {job.id: job for job in plan.jobs}
     changed: list[str] = []
-    for old, step in [*resumed, *((past.planned.plan.job(job_id), None) for job_id in taken_over)]:
+    for old, step in [*resumed, *((past.plan.job(job_id), None) for job_id in taken_over)]:
         new = now.get(old.id)
         if new is None:
             changed.append(f"{old.id}: the present workflow does not run it")
@@ -107,7 +107,7 @@ def difference(old: Plan, new: Plan, job_ids: Container[str]) -> str | None:
 def notice(past: PastRun, here: Here, request: Request, job_ids: Container[str]) -> str | None:
     """Return the notice that the present workflow differs, for a run that continues with the earlier run's steps."""
     try:
-        found = difference(past.planned.plan, present_plan(past, here, request, ask=False), job_ids)
+        found = difference(past.plan, present_plan(past, here, request, ask=False), job_ids)
     except LoomError as error:
         found = error.message
     what = f"the workflow has changed since the run ({found})"

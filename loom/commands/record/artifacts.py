@@ -24,7 +24,7 @@ from loom.util.units import counted, rough_size
 def artifacts(run: str | None, job: str | None, to: Path | None, *, as_json: bool) -> None:
     found, wanted, _ = run_or_job(here(), run or "last", job, None)
     past = PastRun(found.entry)
-    ids = jobs_of(found, wanted) if wanted else [one.id for one in past.planned.plan.jobs]
+    ids = jobs_of(found, wanted) if wanted else [one.id for one in past.plan.jobs]
     archives = {name: archive for job_id in ids for name, archive in _archives_of(job_id, past.archive_of(job_id))}
     held = {name: index_of(archive) for name, archive in archives.items()}
     folders = _fetched(archives, to, alone=len(ids) == 1) if to is not None else {}

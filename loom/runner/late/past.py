@@ -16,7 +16,7 @@ def variables_at(
     job: PastJob, step: Step, secrets: Mapping[str, bytes], *, project_dir: str, event_path: str
 ) -> tuple[dict[str, str], list[str]]:
     """Return the step's environment in that run, and the names of values that the record lacks."""
-    plan = job.run.planned.plan
+    plan = job.run.plan
     results = {each.id: result for each in plan.jobs if (result := job.run.result_of(each.id)) is not None}
     start = LateJobs(plan, results, Cancel()).begin(job.job)
     opened = job.state.facts.get("session_opened", {})

@@ -11,6 +11,7 @@ from typing import Any
 import docker
 import pytest
 
+from loom.action_services.requests import ServiceStore
 from loom.action_services.server import ResultsServer
 from loom.plan.model import Network
 from loom.providers.base import SessionRequest
@@ -38,13 +39,14 @@ def test_a_container_reaches_the_services_at_it(client: Any, tmp_path: Path, int
         None if internal is None else client.networks.create(f"loom-test-{secrets.token_hex(3)}", internal=internal)
     )
     server = ResultsServer(
-        cache=None,
-        jobs_of=lambda _: (),
-        folder_of=lambda _: tmp_path,
-        record=tmp_path,
-        uploads=tmp_path / "uploads",
-        most_bytes=1,
-        masker=Masker(),
+        ServiceStore(
+            cache=None,
+            jobs_of=lambda _: (),
+            folder_of=lambda _: tmp_path,
+            record=tmp_path,
+            most_bytes=1,
+            masker=Masker(),
+        )
     )
     try:
         way = host_address(client, request(network_id=None if network is None else network.id))

@@ -23,7 +23,7 @@ import zstandard
 from loom.action_services import artifacts as artifact_service
 from loom.action_services import requests, uploads
 from loom.action_services import server as results_server
-from loom.action_services.requests import Client
+from loom.action_services.requests import Client, ServiceStore
 from loom.action_services.server import ResultsServer
 from loom.storage.cache import Cache
 from loom.util.masking import Masker
@@ -126,13 +126,14 @@ def record(tmp_path: Path) -> Path:
 @pytest.fixture
 def results(tmp_path: Path, record: Path, masker: Masker) -> Iterator[ResultsServer]:
     server = ResultsServer(
-        cache=Cache(tmp_path / "cache", max_size=500 << 10, project="p", clock=time.time),
-        jobs_of=lambda pipeline: ("a", "b") if pipeline == "ci" else ("other",),
-        folder_of=lambda job_id: record / job_id / "artifacts",
-        record=record,
-        uploads=tmp_path / "uploads",
-        most_bytes=1 << 20,
-        masker=masker,
+        ServiceStore(
+            cache=Cache(tmp_path / "cache", max_size=500 << 10, project="p", clock=time.time),
+            jobs_of=lambda pipeline: ("a", "b") if pipeline == "ci" else ("other",),
+            folder_of=lambda job_id: record / job_id / "artifacts",
+            record=record,
+            most_bytes=1 << 20,
+            masker=masker,
+        )
     )
     yield server
     server.close()
@@ -169,7 +170,7 @@ def test_one_job_at_a_time_reserves_a_key(results: ResultsServer, record: Path, 
     assert not other.save("k", b"two")["ok"]
     assert other.call(CACHES, "FinalizeCacheEntryUpload", key="k", version="v", size_bytes="0") == (404, "not_found")
     results.dismiss(job.token)
-    assert list((tmp_path / "uploads").iterdir()) == [], "a job that ended leaves and reserves nothing"
+    assert list((tmp_path / "record" / "uploads").iterdir()) == [], "a job that ended leaves and reserves nothing"
     assert other.save("k", b"two")["ok"]
 
 
@@ -195,7 +196,7 @@ def test_blocks_are_joined_in_the_order_of_their_list(job: Job, tmp_path: Path) 
     assert job.asked("PUT", f"{address}&comp=blocklist", body)[0] == 201
     assert job.call(CACHES, "FinalizeCacheEntryUpload", key="k", version="v", size_bytes="9")["ok"]
     assert job.restore("k") == ("k", b"<0><1><2>")
-    assert list((tmp_path / "uploads").iterdir()) == []
+    assert list((tmp_path / "record" / "uploads").iterdir()) == []
 
 
 def test_a_list_with_an_unknown_block_is_refused(job: Job) -> None:
@@ -431,13 +432,14 @@ def test_an_artifact_of_an_earlier_run_stays_where_it_is(tmp_path: Path, record:
     earlier.mkdir()
     (earlier / "one.zip").write_bytes(zipped(x="1"))
     server = ResultsServer(
-        cache=None,
-        jobs_of=lambda _: ("done", "a"),
-        folder_of=lambda job_id: earlier if job_id == "done" else record / job_id,
-        record=record,
-        uploads=tmp_path / "uploads",
-        most_bytes=1 << 20,
-        masker=masker,
+        ServiceStore(
+            cache=None,
+            jobs_of=lambda _: ("done", "a"),
+            folder_of=lambda job_id: earlier if job_id == "done" else record / job_id,
+            record=record,
+            most_bytes=1 << 20,
+            masker=masker,
+        )
     )
     try:
         job = Job(server, record, "a", folder=record / "a")
@@ -482,7 +484,9 @@ def test_the_uploads_of_a_run_have_a_limit(job: Job, tmp_path: Path) -> None:
     assert job.asked("PUT", f"{address}&comp=block&blockid=a", half)[0] == 201
     assert job.asked("PUT", f"{address}&comp=block&blockid=b", half)[0] == 413
     assert job.asked("PUT", f"{address}&comp=block&blockid=c", bytes(400 << 10))[0] == 201
-    assert sum(path.stat().st_size for path in (tmp_path / "uploads").rglob("*") if path.is_file()) <= 1 << 20
+    assert (
+        sum(path.stat().st_size for path in (tmp_path / "record" / "uploads").rglob("*") if path.is_file()) <= 1 << 20
+    )
 
 
 def test_room_is_given_back(tmp_path: Path) -> None:
@@ -636,7 +640,7 @@ def test_a_failure_of_this_machine_is_told_and_no_run_ends_by_it(
     job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     address = job.call(CACHES, "CreateCacheEntry", key="k", version="v")["signed_upload_url"]
-    for folder in (tmp_path / "uploads").iterdir():
+    for folder in (tmp_path / "record" / "uploads").iterdir():
         folder.rmdir()
     assert job.asked("PUT", address, b"abc") == (507, b"loom can't do it: No such file or directory")
     assert job.code == "resource_exhausted"
