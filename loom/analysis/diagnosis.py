@@ -15,7 +15,7 @@ from loom.analysis import formats, patterns
 from loom.analysis.ending import NOT_RUN, Ending, by_make, by_shell, ending_of, is_silent, locations_in_step
 from loom.analysis.history import SameInput, SinceGreen
 from loom.analysis.locations import MOST_LOCATIONS, Location, WorkingDirectories, is_foreign
-from loom.analysis.named_files import Look, look_at
+from loom.analysis.named_files import FileFinder, find_named_files
 from loom.analysis.output import (
     ReadLine,
     ReadOutput,
@@ -26,7 +26,7 @@ from loom.analysis.output import (
     texts,
 )
 from loom.analysis.patterns import FailureGroup
-from loom.analysis.readings import LineReading, Place, reading_by_source, reading_of
+from loom.analysis.readings import LineContext, LineReading, reading_by_source, reading_of
 from loom.analysis.reproduction import reproduce_command
 from loom.record.documents import DIAGNOSIS_SCHEMA, Document, Milliseconds, Moment, Sha
 from loom.record.events import Section, epoch_ns
@@ -193,7 +193,7 @@ class Evidence(Struct, frozen=True, kw_only=True):
     ended_by: Mapping[str, Any] | None = None
     unit: tuple[str | None, str | None] = (None, None)
     """The step and section to blame if the job's manifest names none (a killed run)."""
-    in_source: Look = field(default=lambda _: {})
+    find_files: FileFinder = field(default=lambda _: {})
     root: Path | None = None
     of_github: bool = False
     depth: int = 0
@@ -235,7 +235,7 @@ def diagnose(evidence: Evidence) -> Diagnosis:
     failures = [*of_output, *(each for each in found if (each.file, each.line) not in told)]
     unnamed = (job.get("finding_reports") or {}).get("findings", 0) - len(found) if found else 0
     groups = patterns.groups(failures, tests)
-    place = Place(
+    place = LineContext(
         ended=status or evidence.state,
         image=(job.get("image") or {}).get("name"),
         of_github=evidence.of_github,
@@ -276,7 +276,7 @@ def diagnose(evidence: Evidence) -> Diagnosis:
         step_location=f"{of_step['file']}:{of_step['line']}" if of_step.get("file") else None,
         step_name=of_step.get("name"),
         ended_by=ending_of(status or evidence.state, ending, ended) if failed else None,
-        beside=_beside(job, step, str(ending.get("error") or ""), background=background) if failed else [],
+        beside=_side_facts(job, step, str(ending.get("error") or ""), background=background) if failed else [],
         section=section,
         command=command,
         exit_code=ending.get("exit_code"),
@@ -340,9 +340,9 @@ def diagnose_refusal(unrecorded: Unrecorded, previous_run_id: str | None) -> Dia
 class _Readings:
     """The readings of lines of a job's output, each asked for once."""
 
-    def __init__(self, evidence: Evidence, place: Place, command: str | None, exit_code: int | None) -> None:
+    def __init__(self, evidence: Evidence, place: LineContext, command: str | None, exit_code: int | None) -> None:
         lines = texts(evidence.output.of("own"))
-        self._seen = look_at(lines, command, evidence.in_source, exit_code=exit_code)
+        self._seen = find_named_files(lines, command, evidence.find_files, exit_code=exit_code)
         self._place = place
 
     def of(self, line: str) -> list[LineReading]:
@@ -391,7 +391,7 @@ def _is_read(output: ReadOutput, line: str, script: str | None, ended: Ending | 
     return not _SEVERAL.search((script or "").strip())
 
 
-def _beside(job: Mapping[str, Any], step: str | None, error: str, *, background: bool) -> list[str]:
+def _side_facts(job: Mapping[str, Any], step: str | None, error: str, *, background: bool) -> list[str]:
     """Return the job's warnings of this step and of its services, processes that could not start, and whether processes in the
     background were printing."""
     told = ["processes in the background had the same output, so a line may be theirs"] if background else []

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from msgspec import field
 from msgspec.structs import replace
 
-from loom.analysis.locations import Location, WorkingDirectories, from_root
+from loom.analysis.locations import Location, WorkingDirectories, project_path
 from loom.record.documents import Document
 from loom.status import Code
 from loom.util.untrusted_files import read_regular
@@ -143,11 +143,11 @@ def by_shell(
     job's files, in which a line that the shell did not know is looked for."""
     if ended is None:
         return None
-    calls = [_at(call.get("file"), call.get("line"), step) for call in ended.get("stack", ())]
+    calls = [_workflow_position(call.get("file"), call.get("line"), step) for call in ended.get("stack", ())]
     names = [call.get("function") for call in ended.get("stack", ())]
-    file, line = calls[0] if calls else _at(None, ended.get("line"), step)
+    file, line = calls[0] if calls else _workflow_position(None, ended.get("line"), step)
     if file is None:
-        file, line = _at(None, ended.get("line"), step)
+        file, line = _workflow_position(None, ended.get("line"), step)
     candidates = list[int]()
     if calls and line is None and file is not None and root is not None and not file.startswith("/"):
         candidates = _lines_with(root / file, ended["command"], names[0])
@@ -189,11 +189,11 @@ def _lines_with(path: Path, command: str, function: str | None) -> list[int]:
 def _words(ended: Mapping[str, Any], own: Sequence[str]) -> str | None:
     """Return the shell's own message about the command: it has the command's place, and a word of it."""
     inner: Mapping[str, Any] = next(iter(ended.get("stack", ())), ended)
-    place = (from_root(inner["file"]) if inner.get("file") else None, inner.get("line"))
+    place = (project_path(inner["file"]) if inner.get("file") else None, inner.get("line"))
     for line in reversed(own):
         if (match := _BY_SHELL.search(line)) is None:
             continue
-        file = None if _OF_STEP.search(match["file"]) else from_root(match["file"])
+        file = None if _OF_STEP.search(match["file"]) else project_path(match["file"])
         about = _ABOUT.match(match["words"])
         name = about and (about["killed"] or about["name"]).strip()
         if NOT_RUN.search(match["words"]) and ended["code"] not in (126, 127):
@@ -236,9 +236,9 @@ def by_make(shell: Ending | None, own: Sequence[str], at: WorkingDirectories, ro
     return ended if recipe else shell
 
 
-def _at(file: str | None, line: int | None, step: Mapping[str, Any]) -> tuple[str | None, int | None]:
+def _workflow_position(file: str | None, line: int | None, step: Mapping[str, Any]) -> tuple[str | None, int | None]:
     if file is not None or line is None or not step.get("file"):
-        return (None if file is None else from_root(file)), line if file is not None else None
+        return (None if file is None else project_path(file)), line if file is not None else None
     return str(step["file"]), int(step["line"]) + (line - 1 if step.get("literal") else 0)
 
 

@@ -16,9 +16,9 @@ from loom.analysis import formats
 from loom.analysis.diagnosis import ChangedSince, Diagnosis, Evidence, Excerpt, diagnose
 from loom.analysis.history import history
 from loom.analysis.locations import locations_in
-from loom.analysis.named_files import look_below, makers, undeclared
+from loom.analysis.named_files import find_files_below, makers, undeclared
 from loom.analysis.output import LINES_READ, output_of, texts
-from loom.analysis.readings import InSource, reading_in_conflict
+from loom.analysis.readings import NamedFile, reading_in_conflict
 from loom.errors import LoomError, RecordError, RequestError
 from loom.plan.clone import Clone
 from loom.record.documents import Highlights
@@ -89,14 +89,14 @@ def diagnosis_of(reading: Reading, job: str | None = None, *, workspace: Path | 
             ended_by=end.get("ended_by"),
             unit=(unit.step, unit.section) if unit else (None, None),
             root=workspace or root,
-            in_source=lambda paths: _look(reading, root, job_id, clone, paths),
+            find_files=lambda paths: _find_named_files(reading, root, job_id, clone, paths),
             of_github=bool(planned.get("commands")),
             depth=clone.depth if clone is not None else 0,
         )
     )
     found = replace(
         found,
-        beside=[*found.beside, *_of_services(reading, unit, "\n".join(found.beside))] if found.failed else [],
+        beside=[*found.beside, *_service_errors(reading, unit, "\n".join(found.beside))] if found.failed else [],
         output_read="all" if whole else "highlights" if highlights.complete else "part",
         lines_total=total,
         last_event_at=reading.last_sign() if unfinished else None,
@@ -106,7 +106,7 @@ def diagnosis_of(reading: Reading, job: str | None = None, *, workspace: Path | 
     )
     if same is not None:
         kept = ("excerpt", "others", "same_failure", "locations", "since_green", "same_input")
-        return _in_conflict(replace(found, **{name: getattr(same, name) for name in kept}))
+        return _read_conflict(replace(found, **{name: getattr(same, name) for name in kept}))
     # A run that an engine or a person ended proves nothing about its input.
     if manifest is None or manifest["status"] not in ("failure", "timed_out"):
         return found
@@ -126,10 +126,10 @@ def diagnoses_at_end(reading: Reading, workspace: Path) -> Iterator[Diagnosis]:
             for own in [told.get(other.job_id, other)]
         ]
         same = [other.job_id for other in named if other.failure == found.own_failure.failure]
-        yield _in_conflict(replace(found, others=named, same_failure=same, excerpt=excerpt_of(found, workspace)))
+        yield _read_conflict(replace(found, others=named, same_failure=same, excerpt=excerpt_of(found, workspace)))
 
 
-def _in_conflict(found: Diagnosis) -> Diagnosis:
+def _read_conflict(found: Diagnosis) -> Diagnosis:
     """Read a conflict's marker at the line that the telling line leads to: what a tool says of the markers misleads."""
     shown, telling = found.excerpt, found.telling_line
     if shown is None or telling is None:
@@ -167,11 +167,11 @@ def recorded_diagnosis(reading: Reading, *jobs: str | None) -> Diagnosis | None:
     return None
 
 
-def _look(
+def _find_named_files(
     reading: Reading, root: Path | None, job_id: str | None, clone: Clone | None, paths: Sequence[str]
-) -> dict[str, InSource]:
+) -> dict[str, NamedFile]:
     """Look at files that the output names: in the checkout, and among the artifacts that the job did not get."""
-    found = look_below(root, paths, clone) if root else {}
+    found = find_files_below(root, paths, clone) if root else {}
     if not paths or job_id is None:
         return found
     with suppress(RecordError, KeyError):
@@ -179,7 +179,7 @@ def _look(
         if plan.job(job_id).inputs is not None:
             found |= undeclared(plan.job(job_id), found)
         for path, (maker, why) in makers(plan, plan.job(job_id), paths).items():
-            seen = found.get(path, InSource(path=path))
+            seen = found.get(path, NamedFile(path=path))
             if why and (seen.ignored or path not in found):
                 found[path] = replace(seen, maker=f"{maker}, which {why}")
     return found
@@ -198,7 +198,7 @@ def _span(reading: Reading, unit: Unit) -> Span | None:
     return job.sections.get(unit.section) if unit.section else job.steps.get((job.attempts, unit.step or ""))
 
 
-def _of_services(reading: Reading, unit: Unit | None, told: str) -> Iterator[str]:
+def _service_errors(reading: Reading, unit: Unit | None, told: str) -> Iterator[str]:
     """Yield the last errors that the job's services printed while the step ran, without what is `told` already."""
     if unit is None or unit.step is None:
         return

@@ -77,7 +77,7 @@ def history(
     since = None
     if green is not None:
         with suppress(RecordError):
-            since = _since(green, reading, job_id, lines, hunks=hunks)
+            since = _changes_since(green, reading, job_id, lines, hunks=hunks)
     return since, same
 
 
@@ -85,7 +85,7 @@ def _input(run: Reading, job: Mapping[str, Any]) -> tuple[Any, ...]:
     return run.receipt()["snapshot_tree_sha"], (job["image"] or {}).get("id")
 
 
-def _since(green: Reading, reading: Reading, job_id: str, lines: Sequence[str], *, hunks: bool) -> SinceGreen:
+def _changes_since(green: Reading, reading: Reading, job_id: str, lines: Sequence[str], *, hunks: bool) -> SinceGreen:
     differing = differing_inputs(green, reading, None, job_id)
     files: list[ChangedFile] | None = []
     total = 0

@@ -45,7 +45,7 @@ class Location(Document, frozen=True, kw_only=True):
         return f"one of {', '.join(files)}" if self.one_of else files[0]
 
 
-def from_root(path: str) -> str:
+def project_path(path: str) -> str:
     """Return the path as it is in the project."""
     return _ROOTS.sub("", path)
 
@@ -73,7 +73,7 @@ def locations_in(lines: Sequence[str], most: int = MOST_LOCATIONS) -> list[Locat
     for line in reversed(lines):
         for pattern in _PATTERNS:
             for match in pattern.finditer(line):
-                file = from_root(match["file"])
+                file = project_path(match["file"])
                 if is_foreign(file):
                     continue
                 column = match.groupdict().get("column")
@@ -110,7 +110,7 @@ class WorkingDirectories:
     ) -> None:
         self._root = root
         self._lines = lines
-        self._directory = from_root(directory or "")
+        self._directory = project_path(directory or "")
         self._command = command or ""
 
     def file(self, path: str) -> str:
@@ -166,7 +166,7 @@ class WorkingDirectories:
         if (match := next(filter(None, map(_PACKAGE.search, lines)), None)) is None:
             return
         if match["directory"] is not None:
-            yield from_root(match["directory"])
+            yield project_path(match["directory"])
             return
         parts = match["package"].split("/")
         for first, base in product(range(len(parts)), dict.fromkeys((self._directory, ""))):
@@ -181,8 +181,8 @@ class WorkingDirectories:
             if (match := _ENTERS.search(line)) is None:
                 continue
             if match["way"] == "Entering":
-                inside.insert(0, from_root(match["path"]))
-            elif (left := from_root(match["path"])) in inside:
+                inside.insert(0, project_path(match["path"]))
+            elif (left := project_path(match["path"])) in inside:
                 inside.remove(left)
         return inside
 
@@ -191,7 +191,7 @@ class WorkingDirectories:
         """Return the directories that the command names, also by a file."""
         found: list[str] = []
         for word, base in product(_WORD.findall(self._command), ("", self._directory)):
-            path = posixpath.normpath(posixpath.join(base, from_root(word)))
+            path = posixpath.normpath(posixpath.join(base, project_path(word)))
             if self._root is None or path in (".", "/") or path.startswith(("..", "/")):
                 continue
             if (self._root / path).is_dir():

@@ -10,8 +10,8 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from loom import snapshot
-from loom.analysis.locations import from_root
-from loom.analysis.readings import InSource
+from loom.analysis.locations import project_path
+from loom.analysis.readings import NamedFile
 from loom.errors import LoomError
 from loom.plan.clone import Clone
 from loom.plan.model import Job, Plan
@@ -19,7 +19,7 @@ from loom.storage.selection import PathSelection, pattern_problem
 from loom.util import globs
 from loom.util.untrusted_files import open_regular
 
-Look = Callable[[Sequence[str]], Mapping[str, InSource]]
+FileFinder = Callable[[Sequence[str]], Mapping[str, NamedFile]]
 """From paths below the project's root to what is true of those that are there."""
 MOST_LOOKED_AT = 10
 _BEGINNING = 4096
@@ -45,10 +45,12 @@ _BY_SCRIPT = re.compile(r"^(?P<path>[\w./@+-]+): (?:line )?\d+: ")
 _CHANGES_DIRECTORY = re.compile(r"(?:^|[;&|\n]\s*)cd\s+['\"]?(?P<path>[^'\";&|\n]+)", re.MULTILINE)
 
 
-def look_at(lines: Sequence[str], command: str | None, look: Look, *, exit_code: int | None) -> dict[str, InSource]:
+def find_named_files(
+    lines: Sequence[str], command: str | None, find_files: FileFinder, *, exit_code: int | None
+) -> dict[str, NamedFile]:
     """Return, for each line that names a file, what is true of that file, where that explains the line."""
     named = {line: found for line in lines if (found := _named_in(line, command))}
-    there = look(list(dict.fromkeys(path for line in reversed(named) for path in named[line])))
+    there = find_files(list(dict.fromkeys(path for line in reversed(named) for path in named[line])))
     explained = {}
     for line, paths in named.items():
         seen = next((there[path] for path in paths if path in there), None)
@@ -57,21 +59,21 @@ def look_at(lines: Sequence[str], command: str | None, look: Look, *, exit_code:
     return explained
 
 
-def _explaining(line: str, seen: InSource, exit_code: int | None) -> InSource | None:
+def _explaining(line: str, seen: NamedFile, exit_code: int | None) -> NamedFile | None:
     """Return only what has to do with what the line says."""
     if _NOT_RUN.search(line):
-        return InSource(path=seen.path, executable=False) if exit_code == 126 and not seen.executable else None
+        return NamedFile(path=seen.path, executable=False) if exit_code == 126 and not seen.executable else None
     if seen.maker and seen.path not in line:  # a guess, such as that of a module
         seen = replace(seen, maker="")
     if seen.ignored or seen.empty_submodule or seen.maker or seen.undeclared:
         return seen
     if seen.crlf and (_BY_SCRIPT.search(line) or seen.script):
-        return InSource(path=seen.path, crlf=True)
-    if (by := _BY_SCRIPT.search(line)) is not None and from_root(by["path"]) == seen.path:
+        return NamedFile(path=seen.path, crlf=True)
+    if (by := _BY_SCRIPT.search(line)) is not None and project_path(by["path"]) == seen.path:
         return None  # it ran
     is_run = re.search(r": (?:not found|cannot execute|No such file)|bad interpreter", line)
     if is_run and seen.script and not seen.crlf and "/" in line:
-        return InSource(path=seen.path, interpreter=seen.interpreter)
+        return NamedFile(path=seen.path, interpreter=seen.interpreter)
     return None
 
 
@@ -82,9 +84,9 @@ def missing_paths(lines: Sequence[str], command: str | None) -> list[str]:
 
 def _named_in(line: str, command: str | None) -> list[str]:
     below = ["", *(f"{match['path'].strip().rstrip('/')}/" for match in _CHANGES_DIRECTORY.finditer(command or ""))]
-    known = [from_root(path.strip()) for path in _paths_in(line)]
+    known = [project_path(path.strip()) for path in _paths_in(line)]
     return [
-        f"{from_root(folder)}{path}"
+        f"{project_path(folder)}{path}"
         for path in known
         if path and not path.startswith(("/", "-", ".."))
         for folder in below
@@ -139,7 +141,7 @@ def makers(plan: Plan, job: Job, paths: Sequence[str]) -> dict[str, tuple[str, s
     }
 
 
-def undeclared(job: Job, seen: Mapping[str, InSource]) -> dict[str, InSource]:
+def undeclared(job: Job, seen: Mapping[str, NamedFile]) -> dict[str, NamedFile]:
     """Return those files of the project that the job does not get, as they are not among its inputs."""
     declared = [globs.compile(each, below=True) for each in job.inputs or ()]
     left = {path: one for path, one in seen.items() if not any(glob.fullmatch(path) for glob in declared)}
@@ -153,14 +155,14 @@ def _tells(pattern: str) -> bool:
 # -- in the checkout ------------------------------------------------------------------------------------------------------
 
 
-def look_below(root: Path, paths: Sequence[str], clone: Clone | None = None) -> dict[str, InSource]:
+def find_files_below(root: Path, paths: Sequence[str], clone: Clone | None = None) -> dict[str, NamedFile]:
     """Look at those of `paths` that are there. Asks git only about them, and only if there are any."""
     listed = _beginning(root / ".gitmodules").decode("utf-8", "replace")
     known = re.findall(r"^\s*path\s*=\s*(.+?)\s*$", listed, re.MULTILINE)
     left = [] if clone is None else [module for module in known if not clone.takes(module)]
     modules = [module for module in known if not (root / module).is_dir() or not any((root / module).iterdir())]
     found = {
-        path: InSource(path=module, empty_submodule=True, not_cloned=module in left)
+        path: NamedFile(path=module, empty_submodule=True, not_cloned=module in left)
         for path in paths
         for module in dict.fromkeys((*left, *modules))
         if path == module or path.startswith(f"{module}/")
@@ -172,12 +174,12 @@ def look_below(root: Path, paths: Sequence[str], clone: Clone | None = None) -> 
     return found | {path: _seen(root, path, rules) for path in there}
 
 
-def _seen(root: Path, path: str, rules: Mapping[str, str]) -> InSource:
+def _seen(root: Path, path: str, rules: Mapping[str, str]) -> NamedFile:
     ignored = next((rule for name, rule in rules.items() if path == name or path.startswith(f"{name}/")), None)
     beginning = _beginning(root / path)
     first = beginning.partition(b"\n")[0]
     words = first[2:].decode("utf-8", "replace").split() if first.startswith(b"#!") else []
-    return InSource(
+    return NamedFile(
         path=path,
         ignored=ignored is not None,
         rule=ignored,

@@ -201,7 +201,7 @@ def telling_line(lines: Sequence[ReadLine], at: WorkingDirectories, message: str
     if (line := next(named, None)) is not None:
         return line.text
     survived = max((number + 1 for number, line in enumerate(lines) if line.text.endswith("(ignored)")), default=0)
-    told = [line for line in _without_frames(lines[survived:]) if not line.blank]
+    told = [line for line in _skip_frames(lines[survived:]) if not line.blank]
     own = [line for line in told if not line.passes_on]
     errors = [line for line in own if line.tells and line not in caught and (own[-1].mild or not line.mild)]
     inside = [line for line in own if at.are_there(line.locations)]
@@ -258,7 +258,7 @@ def _caught(lines: Sequence[ReadLine]) -> list[ReadLine]:
     ]
 
 
-def _without_frames(lines: Sequence[ReadLine]) -> Iterator[ReadLine]:
+def _skip_frames(lines: Sequence[ReadLine]) -> Iterator[ReadLine]:
     """Yield all lines but those of a traceback before its error."""
     inside = False
     for line in lines:

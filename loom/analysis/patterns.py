@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from msgspec.structs import replace
 
 from loom.analysis.formats import Finder, Reader
-from loom.analysis.locations import from_root
+from loom.analysis.locations import project_path
 from loom.record.documents import Document
 from loom.record.workflow_commands import unescaped
 from loom.status import Count, FailingTest, Failure
@@ -120,7 +120,7 @@ def _failure(tool: str, groups: Mapping[str, str | None]) -> list[Failure]:
     failure = Failure(
         tool=tool,
         test=text.get("test"),
-        file=None if file is None else from_root(file),
+        file=None if file is None else project_path(file),
         line=line_number(text.get("line")),
         column=line_number(text.get("column")),
         message=message and (unescaped(message) if tool == "github" else message),

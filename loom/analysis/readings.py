@@ -26,7 +26,7 @@ class LineReading(Document, frozen=True, kw_only=True):
     advice: str
 
 
-class Known(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ReadingEntry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """An entry of the table, which explains its fields."""
 
     code: str
@@ -39,10 +39,10 @@ class Known(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 class Table(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     shell: str
-    readings: tuple[Known, ...]
+    readings: tuple[ReadingEntry, ...]
 
 
-class InSource(Struct, frozen=True, kw_only=True):
+class NamedFile(Struct, frozen=True, kw_only=True):
     """Facts about a file of the checkout that the output names."""
 
     path: str
@@ -63,7 +63,7 @@ class InSource(Struct, frozen=True, kw_only=True):
     """The job that does not get it, as it is not among its inputs."""
 
 
-class Place(Struct, frozen=True, kw_only=True):
+class LineContext(Struct, frozen=True, kw_only=True):
     """Where a line was printed."""
 
     ended: str = "failure"
@@ -98,32 +98,32 @@ def required_by(text: str) -> str:
     return "" if "|" in plain else max(re.split(r".[?*+]|.\{[^}]*\}|[\0^$.]", plain), key=len)
 
 
-def reading_of(line: str, place: Place) -> LineReading | None:
+def reading_of(line: str, context: LineContext) -> LineReading | None:
     """Return what the line means, by the first entry that fits it."""
-    for known in table().readings:
-        for text in known.lines if known.ended in (None, place.ended) else ():
+    for entry in table().readings:
+        for text in entry.lines if entry.ended in (None, context.ended) else ():
             if required_by(text) in line and (match := _compiled(text).match(line)) is not None:
-                name = match.groupdict().get("name") or known.it
-                return _reading(known, line, **_values(known, name, place))
+                name = match.groupdict().get("name") or entry.it
+                return _reading(entry, line, **_values(entry, name, context))
     return None
 
 
-def _values(known: Known, name: str, place: Place) -> dict[str, str]:
-    values = {"name": name, "where": "" if place.image else " (on this machine)"}
-    values["checkout"] = ", nothing before `actions/checkout`" if place.of_github else ""
-    values["depth"] = "`fetch-depth: 0` brings all, branches as `origin/NAME`; else: " if place.of_github else ""
-    if place.depth:
-        clone = f"the job's clone is {counted(place.depth, 'commit')} deep, and has the ref of its branch alone"
+def _values(entry: ReadingEntry, name: str, context: LineContext) -> dict[str, str]:
+    values = {"name": name, "where": "" if context.image else " (on this machine)"}
+    values["checkout"] = ", nothing before `actions/checkout`" if context.of_github else ""
+    values["depth"] = "`fetch-depth: 0` brings all, branches as `origin/NAME`; else: " if context.of_github else ""
+    if context.depth:
+        clone = f"the job's clone is {counted(context.depth, 'commit')} deep, and has the ref of its branch alone"
         values["depth"] = f'{clone}: `GIT_DEPTH: "0"` among its variables brings all of it; else '
-    if "{more}" in known.advice:
+    if "{more}" in entry.advice:
         no_engine = next(each.advice for each in table().readings if each.code == "docker_in_job")
-        of_engine = place.image is not None and name in ("docker", "docker-compose")
-        more = no_engine.partition(";")[0] if of_engine else _OF_GITHUB if place.of_github else ""
+        of_engine = context.image is not None and name in ("docker", "docker-compose")
+        more = no_engine.partition(";")[0] if of_engine else _OF_GITHUB if context.of_github else ""
         values["more"] = f"; {more}" if more else ""
     return values
 
 
-def reading_by_source(line: str, seen: InSource) -> LineReading:
+def reading_by_source(line: str, seen: NamedFile) -> LineReading:
     """Return what the checkout shows of the file that the line names."""
     if seen.maker:
         code = "artifact_not_taken"
@@ -149,13 +149,13 @@ def reading_in_conflict(line: str, path: str, text: str) -> LineReading | None:
 
 
 def _coded(code: str, line: str, *, path: str, **values: str) -> LineReading:
-    known = next(known for known in table().readings if known.code == code)
-    return _reading(known, line, path=path, quoted=shlex.quote(path), **values)
+    entry = next(entry for entry in table().readings if entry.code == code)
+    return _reading(entry, line, path=path, quoted=shlex.quote(path), **values)
 
 
-def _reading(known: Known, line: str, **values: str) -> LineReading:
+def _reading(entry: ReadingEntry, line: str, **values: str) -> LineReading:
     """Fill the placeholders of the entry with these values."""
-    texts = [known.text, known.advice]
+    texts = [entry.text, entry.advice]
     for name, value in values.items():
         texts = [text.replace(f"{{{name}}}", value) for text in texts]
-    return LineReading(code=known.code, line=line.strip()[:200], text=texts[0], advice=texts[1])
+    return LineReading(code=entry.code, line=line.strip()[:200], text=texts[0], advice=texts[1])

@@ -191,7 +191,10 @@ def _differs(passed: Sequence[Reading], failed: Sequence[Reading]) -> Iterator[P
     """Yield measures by which all that failed are on one side of all that passed."""
     if not passed or not failed:
         return
-    for name, measure in (("seconds", _seconds), ("repetitions at the same time", _beside([*passed, *failed]))):
+    for name, measure in (
+        ("seconds", _seconds),
+        ("repetitions at the same time", _overlap_counter([*passed, *failed])),
+    ):
         one, two = ([measure(run) for run in runs] for runs in (passed, failed))
         if max(one) < min(two) or max(two) < min(one):
             yield Pair(name=name, a=f"{min(one):g} to {max(one):g}", b=f"{min(two):g} to {max(two):g}")
@@ -214,7 +217,7 @@ def _seconds(run: Reading) -> float:
     return round(total / 1000, 2)
 
 
-def _beside(runs: Sequence[Reading]) -> Callable[[Reading], float]:
+def _overlap_counter(runs: Sequence[Reading]) -> Callable[[Reading], float]:
     """Return a function that counts the other runs that overlapped with a run in time."""
     spans = {run.run_id: (run.receipt()["started_at"], run.receipt()["finished_at"] or "") for run in runs}
 

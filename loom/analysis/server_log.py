@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from loom.analysis import formats
 from loom.analysis.diagnosis import Diagnosis, Evidence, LogSource, diagnose
-from loom.analysis.named_files import look_below
+from loom.analysis.named_files import find_files_below
 from loom.analysis.output import LINES_READ, output_of
 from loom.plan.model import Job
 from loom.record.documents import Highlights
@@ -28,7 +28,7 @@ LONGEST_LINE = 1 << 16
 _FACT = 1000
 """Characters of a line in which a fact is looked for."""
 
-Ended = Literal["", "success", "failure", "error", "timed_out", "canceled"]
+LogStatus = Literal["", "success", "failure", "error", "timed_out", "canceled"]
 Kind = Literal["output", "command", "section", "header", "verdict"]
 """`header`: a line with which GitHub shows a step, before its output."""
 
@@ -57,7 +57,7 @@ class LogFacts(Struct, kw_only=True):
     """`restored` or `cold`, where the log names a cache."""
     directory: str = ""
     exit_code: int | None = None
-    ended: Ended = ""
+    ended: LogStatus = ""
     error: str = ""
     """The runner's own words, of a job that its script did not end."""
 
@@ -127,7 +127,7 @@ _EXIT = re.compile(r"(?:exit (?:code|status)|terminated with exit code) (?P<code
 _GROUP = re.compile(r"^##\[(?P<mark>group|endgroup|error)\](?P<text>.*)$")
 _PASTED = re.compile(r"^Error: (?P<text>Process completed with exit code \d+\.?)$")
 _COMPLETED = "Process completed with exit code "
-_ENDED: tuple[tuple[str, Ended], ...] = (
+_ENDED: tuple[tuple[str, LogStatus], ...] = (
     ("exceeded the maximum execution time", "timed_out"),
     ("The operation was canceled", "canceled"),
 )
@@ -207,9 +207,9 @@ class LogReader:
             if marked and not cleaned(line).strip():
                 return
         plain = visible(line)
-        if self.facts.format != "github" and self._of_gitlab(line, plain):
+        if self.facts.format != "github" and self._read_gitlab(line, plain):
             yield LogLine("section" if not _ERROR_OF_GITLAB.match(plain) else "verdict", plain, self._unit)
-        elif self.facts.format != "gitlab" and (found := self._of_github(plain)) is not None:
+        elif self.facts.format != "gitlab" and (found := self._read_github(plain)) is not None:
             yield found
         elif (command := self._command(line, plain)) is not None:
             yield LogLine("command", command, self._unit)
@@ -225,7 +225,7 @@ class LogReader:
                 self._unit = mark["name"] if mark["edge"] == "start" else ""
         return _SECTION.sub("", line), bool(marks)
 
-    def _of_gitlab(self, line: str, plain: str) -> bool:
+    def _read_gitlab(self, line: str, plain: str) -> bool:
         """Take note of what the runner itself says in a line; return whether it is no output of the job."""
         if plain.startswith("Running with gitlab-runner "):
             self.facts.format = "gitlab"
@@ -257,7 +257,7 @@ class LogReader:
             self._unit = section
         return True
 
-    def _of_github(self, plain: str) -> LogLine | None:
+    def _read_github(self, plain: str) -> LogLine | None:
         if self._unit and plain == "Post job cleanup.":
             self._unit = ""
             return LogLine("section", plain, "")
@@ -388,7 +388,7 @@ def diagnosis_of_log(
             output=output,
             ended_by=ended,
             root=root,
-            in_source=lambda paths: look_below(root, paths) if root else {},
+            find_files=lambda paths: find_files_below(root, paths) if root else {},
         )
     )
     stated = {key: getattr(facts, key) or None for key in ("runner", "commit", "ref")}
@@ -427,7 +427,7 @@ def outputs_in_log(job: Job, headers: Iterable[str]) -> Outputs:
     found: Outputs = {}
     for line in headers if templates else ():
         for literals, names in templates:
-            values = zip(names, _between(line, literals), strict=False)
+            values = zip(names, _split_at(line, literals), strict=False)
             found |= {name: value for name, value in values if name is not None and _MASKED not in value}
     return found
 
@@ -441,7 +441,7 @@ def _templates(job: Job) -> Iterator[tuple[list[str], list[tuple[str, str] | Non
             yield pieces[::2], [(one[1], one[2]) if one else None for one in used]
 
 
-def _between(line: str, literals: Sequence[str]) -> list[str]:
+def _split_at(line: str, literals: Sequence[str]) -> list[str]:
     """Return the texts between the literals, each at its first occurrence; empty if the line does not match."""
     first, *others, last = literals
     end = len(line) - len(last)

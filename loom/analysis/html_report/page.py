@@ -208,11 +208,11 @@ def _facts(reading: Reading, receipt: Mapping[str, Any]) -> list[tuple[str, str]
     commit = commit_of(reading) if sha else None
     facts = [
         ("run", reading.run_id),
-        ("started", _when(str(receipt.get("started_at") or ""))),
+        ("started", _utc_time(str(receipt.get("started_at") or ""))),
         ("took", rough_duration(receipt["duration_ms"]) if receipt.get("duration_ms") is not None else ""),
         ("repository", str(receipt.get("repo_root") or "")),
         ("workflow", str(receipt.get("workflow_path") or "")),
-        ("commit", sha[:12] + (f" {commit.subject} ({commit.author}, {_when(commit.time)})" if commit else "")),
+        ("commit", sha[:12] + (f" {commit.subject} ({commit.author}, {_utc_time(commit.time)})" if commit else "")),
         ("extent", extent_text(receipt["extent"])),
         ("tree", str(receipt.get("snapshot_tree_sha") or "")[:12]),
         ("uncommitted changes", str(snapshot.get("changed", 0))),
@@ -222,7 +222,7 @@ def _facts(reading: Reading, receipt: Mapping[str, Any]) -> list[tuple[str, str]
     return [(name, value) for name, value in facts if value]
 
 
-def _when(ts: str) -> str:
+def _utc_time(ts: str) -> str:
     return f"{datetime.fromisoformat(ts):%Y-%m-%d %H:%M:%S} UTC" if ts else ""
 
 

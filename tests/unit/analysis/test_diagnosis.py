@@ -13,7 +13,7 @@ from loom.analysis.diagnosis import (
 from loom.analysis.locations import locations_in
 from loom.analysis.named_files import missing_paths
 from loom.analysis.output import ReadLine, ReadOutput, lines_that_matter
-from loom.analysis.readings import InSource
+from loom.analysis.readings import NamedFile
 from loom.render.diagnosis import lines
 from loom.render.diagnosis.agent import MOST_BYTES
 from loom.render.look import Look
@@ -67,15 +67,15 @@ def evidence(
 def test_a_file_that_git_ignores_is_named_first() -> None:
     asked: list[str] = []
 
-    def look(paths: Sequence[str]) -> dict[str, InSource]:
+    def look(paths: Sequence[str]) -> dict[str, NamedFile]:
         asked.extend(paths)
-        return {"app/.env": InSource(path="app/.env", ignored=True, rule=".gitignore:3: .env")}
+        return {"app/.env": NamedFile(path="app/.env", ignored=True, rule=".gitignore:3: .env")}
 
     found = diagnose(
         evidence(
             lines=["cat: .env: No such file or directory"],
             job={"failing_command": "cd app && cat .env"},
-            in_source=look,
+            find_files=look,
         )
     )
     assert asked == [".env", "app/.env"]

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from loom.analysis.named_files import look_at, look_below, makers, missing_paths, undeclared
-from loom.analysis.readings import InSource
+from loom.analysis.named_files import find_files_below, find_named_files, makers, missing_paths, undeclared
+from loom.analysis.readings import NamedFile
 from loom.plan.clone import Clone
 from loom.plan.model import Artifacts, Job, Need, NotSelected, Plan
 
@@ -65,11 +65,13 @@ def checkout(tmp_path: Path) -> Path:
 def test_what_is_true_of_a_file_where_it_explains_the_line(
     checkout: Path, line: str, exit_code: int, seen: tuple[str, str] | None
 ) -> None:
-    found = look_at([line, "after"], None, lambda paths: look_below(checkout, paths), exit_code=exit_code)
+    found = find_named_files(
+        [line, "after"], None, lambda paths: find_files_below(checkout, paths), exit_code=exit_code
+    )
     assert {line: (one.path, what(one)) for line, one in found.items()} == ({} if seen is None else {line: seen})
 
 
-def what(seen: InSource) -> str:
+def what(seen: NamedFile) -> str:
     if seen.ignored or seen.empty_submodule or seen.crlf:
         return "ignored" if seen.ignored else "submodule" if seen.empty_submodule else "crlf"
     return f"needs {seen.interpreter}" if seen.executable else "no bit"
@@ -105,11 +107,11 @@ def test_the_job_that_makes_a_file(path: str, needs: tuple[Need, ...] | None, ma
 
 
 def test_a_name_that_the_line_does_not_have_is_no_artifact() -> None:
-    def look(paths: Sequence[str]) -> dict[str, InSource]:
-        return {path: InSource(path=path, maker="build, which is not there") for path in paths}
+    def look(paths: Sequence[str]) -> dict[str, NamedFile]:
+        return {path: NamedFile(path=path, maker="build, which is not there") for path in paths}
 
-    assert look_at(["No module named 'requests'"], None, look, exit_code=1) == {}
-    assert look_at(["cat: dist/app: No such file or directory"], None, look, exit_code=1) != {}
+    assert find_named_files(["No module named 'requests'"], None, look, exit_code=1) == {}
+    assert find_named_files(["cat: dist/app: No such file or directory"], None, look, exit_code=1) != {}
 
 
 def test_a_file_of_the_project_that_is_no_input_of_the_job() -> None:
@@ -120,14 +122,14 @@ def test_a_file_of_the_project_that_is_no_input_of_the_job() -> None:
         "cat: x.env: No such file or directory",
     ]
 
-    def look(paths: Sequence[str]) -> dict[str, InSource]:
-        return undeclared(job, {path: InSource(path=path, ignored=path == "x.env") for path in paths})
+    def look(paths: Sequence[str]) -> dict[str, NamedFile]:
+        return undeclared(job, {path: NamedFile(path=path, ignored=path == "x.env") for path in paths})
 
-    assert {one.path for one in look_at(lines, None, look, exit_code=1).values()} == {"docs/d", ".git"}
+    assert {one.path for one in find_named_files(lines, None, look, exit_code=1).values()} == {"docs/d", ".git"}
 
 
 def test_the_rule_is_named(checkout: Path) -> None:
-    assert look_below(checkout, ["secret.env"])["secret.env"].rule == ".gitignore:1: *.env"
+    assert find_files_below(checkout, ["secret.env"])["secret.env"].rule == ".gitignore:1: *.env"
 
 
 def test_a_path_below_the_directory_that_the_step_changes_to(checkout: Path) -> None:
@@ -139,13 +141,13 @@ def test_a_path_below_the_directory_that_the_step_changes_to(checkout: Path) -> 
 
 def test_a_place_without_a_repository_tells_nothing(tmp_path: Path) -> None:
     (tmp_path / "a.env").write_text("x\n")
-    assert look_below(tmp_path, ["a.env"]) == {"a.env": InSource(path="a.env", executable=False)}
-    assert look_below(tmp_path / "gone", ["a.env"]) == {}
+    assert find_files_below(tmp_path, ["a.env"]) == {"a.env": NamedFile(path="a.env", executable=False)}
+    assert find_files_below(tmp_path / "gone", ["a.env"]) == {}
 
 
 def test_a_submodule_that_the_jobs_clone_lacks(checkout: Path) -> None:
     (checkout / "vendor/lib").mkdir(parents=True, exist_ok=True)
     (checkout / "vendor/lib/a.h").write_text("")
     for submodules, expected in (("none", True), ("normal", None)):
-        found = look_below(checkout, ["vendor/lib/a.h"], Clone(submodules=submodules))
+        found = find_files_below(checkout, ["vendor/lib/a.h"], Clone(submodules=submodules))
         assert (found["vendor/lib/a.h"].not_cloned or None) is expected

@@ -10,8 +10,8 @@ import pytest
 
 from loom.analysis.diagnosis import Diagnosis, diagnose
 from loom.analysis.readings import (
-    InSource,
-    Place,
+    LineContext,
+    NamedFile,
     reading_by_source,
     reading_in_conflict,
     reading_of,
@@ -25,7 +25,7 @@ REAL: list[dict[str, Any]] = [
     for real in msgspec.yaml.decode(Path(__file__).with_name("real_failures.yml").read_bytes())
 ]
 LINES = [line for real in REAL for line in real["output"].split("\n")]
-DEBIAN = Place(image="debian:trixie-slim")
+DEBIAN = LineContext(image="debian:trixie-slim")
 
 
 def found(output: str, exit_code: int | None = 1, command: str = "tool", **more: Any) -> Diagnosis:
@@ -159,7 +159,7 @@ def test_a_prompt_is_read_at_the_time_limit(line: str, waits: bool) -> None:
 
 def test_a_command_that_is_missing_on_this_machine() -> None:
     line = "bash: line 1: jq: command not found"
-    told = [reading_of(line, Place(image=image)) for image in (None, "x")]
+    told = [reading_of(line, LineContext(image=image)) for image in (None, "x")]
     assert [each and each.text for each in told] == [
         "the command jq was not found (on this machine)",
         "the command jq was not found",
@@ -172,16 +172,16 @@ def test_a_command_that_is_missing_on_this_machine() -> None:
 @pytest.mark.parametrize(
     ("seen", "code"),
     [
-        (InSource(path="run.sh", ignored=True, rule=".gitignore:1: *.sh"), "ignored_file"),
-        (InSource(path="run.sh", crlf=True), "crlf_file"),
-        (InSource(path="run.sh", executable=False), "no_executable_bit"),
-        (InSource(path="run.sh", script=True, interpreter="/usr/bin/python9"), "missing_interpreter"),
-        (InSource(path="lib", empty_submodule=True), "submodule_missing"),
-        (InSource(path="run.sh", undeclared="unit"), "undeclared_input"),
-        (InSource(path="run.sh", ignored=True, maker="build, which this run left out"), "artifact_not_taken"),
+        (NamedFile(path="run.sh", ignored=True, rule=".gitignore:1: *.sh"), "ignored_file"),
+        (NamedFile(path="run.sh", crlf=True), "crlf_file"),
+        (NamedFile(path="run.sh", executable=False), "no_executable_bit"),
+        (NamedFile(path="run.sh", script=True, interpreter="/usr/bin/python9"), "missing_interpreter"),
+        (NamedFile(path="lib", empty_submodule=True), "submodule_missing"),
+        (NamedFile(path="run.sh", undeclared="unit"), "undeclared_input"),
+        (NamedFile(path="run.sh", ignored=True, maker="build, which this run left out"), "artifact_not_taken"),
     ],
 )
-def test_what_the_checkout_shows_of_a_file(seen: InSource, code: str) -> None:
+def test_what_the_checkout_shows_of_a_file(seen: NamedFile, code: str) -> None:
     told = reading_by_source("/tmp/step.01: 1: ./run.sh: not found", seen)
     assert (told.code, seen.path in told.text, "{" in told.text + told.advice) == (code, True, False)
 
@@ -195,7 +195,7 @@ def test_a_marker_of_a_conflict_is_told_at_its_line_alone() -> None:
     ("command", "image", "told"), [("docker", "debian", True), ("docker", None, False), ("jq", "debian", False)]
 )
 def test_a_job_without_docker_is_told_how_to_get_an_engine_too(command: str, image: str | None, told: bool) -> None:
-    reading = reading_of(f"/run/loom/step.1: line 1: {command}: command not found", Place(image=image))
+    reading = reading_of(f"/run/loom/step.1: line 1: {command}: command not found", LineContext(image=image))
     assert reading is not None
     assert (reading.code, "docker_socket: true" in reading.advice) == ("command_not_found", told)
 
@@ -212,13 +212,13 @@ def test_a_job_without_docker_is_told_how_to_get_an_engine_too(command: str, ima
     ],
 )
 def test_a_job_of_githubs_is_told_of_its_own_means(line: str, told: str) -> None:
-    readings = [reading_of(line, Place(image="debian", of_github=of)) for of in (True, False)]
+    readings = [reading_of(line, LineContext(image="debian", of_github=of)) for of in (True, False)]
     assert [told in (each.advice if each else "") for each in readings] == [True, False]
 
 
 def test_the_depth_of_a_clone_is_told_where_git_lacks_a_revision() -> None:
     line = "fatal: bad revision 'HEAD~30'"
-    short, whole = (reading_of(line, Place(image="debian", depth=depth)) for depth in (20, 0))
+    short, whole = (reading_of(line, LineContext(image="debian", depth=depth)) for depth in (20, 0))
     assert short is not None
     assert whole is not None
     assert short.advice.startswith("the job's clone is 20 commits deep")
