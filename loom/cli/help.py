@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable, Mapping
+from textwrap import TextWrapper
 from typing import Any
 
 from typer.core import TyperCommand, TyperGroup
@@ -37,7 +38,14 @@ def width() -> int:
     return max(min(shutil.get_terminal_size().columns, WIDEST), 20)
 
 
-class GroupedCommand(TyperCommand):
+class _WholeWords:
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Write the help with `.gitlab-ci.yml` on one line: lines end at spaces alone."""
+        TextWrapper.wordsep_re = TextWrapper.wordsep_simple_re
+        super().format_help(ctx, formatter)  # type: ignore[misc]
+
+
+class GroupedCommand(_WholeWords, TyperCommand):
     def format_options(self, ctx: Any, formatter: Any) -> None:
         shown = [
             (param, record) for param in self.get_params(ctx) if (record := param.get_help_record(ctx)) is not None
@@ -48,7 +56,7 @@ class GroupedCommand(TyperCommand):
         _write(formatter, OPTIONS if len(options) > _MANY else {"Options": ""}, options)
 
 
-class GroupedCommands(TyperGroup):
+class GroupedCommands(_WholeWords, TyperGroup):
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         commands = [(name, self.commands[name]) for name in self.list_commands(ctx) if not self.commands[name].hidden]
         rows = [(name, (name, command.get_short_help_str(limit=1000))) for name, command in commands]

@@ -10,7 +10,7 @@ import typer
 from loom.cli import options
 from loom.cli.command import argument, done_by, option
 
-config = typer.Typer(help="Loom's runtime configuration.", no_args_is_help=True)
+config = typer.Typer(help="Print the settings, and where each comes from.", no_args_is_help=True)
 images = typer.Typer(help="Pull and lock the images of the workflow.", no_args_is_help=True)
 cache = typer.Typer(help="Jobs' caches: list, remove.", no_args_is_help=True)
 NAMES = argument("IMAGE", "Only these images, or those of these jobs (names or globs).")

@@ -20,7 +20,7 @@ WORKFLOW_FILE = option(
 )
 ON = option(
     "--on POOL",
-    "Where jobs in containers run: docker (the default), kubernetes[:CONTEXT], or one of `pools` in ~/.config/loom/config.yml.",
+    "Where jobs in containers run: docker (the default), kubernetes[:CONTEXT], or one of `pools` in your settings.",
     "pool",
 )
 CONTAINER = option(
@@ -92,7 +92,8 @@ class PlanOptions:
     changes_base: str | None = option("--changes-base REF", "The commit that `changes:` compares with (default: HEAD).")
     event: Event = option(
         "--event EVENT",
-        f"The event that the run stands for, in the words of GitLab or GitHub: {', '.join(Event)}.",
+        "The event that the run stands for, in the words of GitLab or GitHub: push, merge_request, pull_request, tag, schedule, "
+        "workflow_dispatch and others.",
         default=Event.push,
     )
     secret_file: Path | None = option(

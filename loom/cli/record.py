@@ -16,7 +16,10 @@ def runs(
     as_json: bool = options.AS_JSON,
     color: str | None = options.COLOR,
 ) -> None:
-    """List the runs of this repository, newest first. Prints status, tree, duration and failed job."""
+    """List the runs of this repository, newest first.
+
+    Prints status, extent (whole, or what was not as in CI), tree, duration and failed job.
+    """
 
 
 @done_by("record.show")

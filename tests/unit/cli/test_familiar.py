@@ -73,7 +73,7 @@ def test_the_help_fits_the_terminal_and_has_every_word(
     ):
         assert run_app(arguments) == 0
         lines = capsys.readouterr().out.splitlines()
-        assert [line for line in lines if len(line) > columns] == []
+        assert [line for line in lines if len(line) > columns or line.endswith(("-", "/"))] == []
         assert [
             name for name in there if name != "names" and not re.search(rf"^  .*{name}\b", "\n".join(lines), re.M)
         ] == []
