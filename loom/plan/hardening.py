@@ -25,7 +25,7 @@ def hardened(job: p.Job, config: c.Config, refuse: Refuse) -> p.Job:
     """Apply the profile to `job`; call `refuse` for each request beyond it."""
     by = config.origins.get("hardened")
     profile = f"the hardened profile ({by.source})" if by is not None and by.source else "the hardened profile"
-    for at, what in _beyond(job, config):
+    for at, what in _excess(job, config):
         refuse(at, f"{profile} does not give {what}; remove it, or run without the profile: LOOM_HARDENED=0")
     resources = job.resources
     taken = {entry.partition(":")[0].rstrip("/") for entry in resources.tmpfs}
@@ -40,7 +40,7 @@ def hardened(job: p.Job, config: c.Config, refuse: Refuse) -> p.Job:
     )
 
 
-def _beyond(job: p.Job, config: c.Config) -> Iterator[tuple[tuple[str, ...], str]]:
+def _excess(job: p.Job, config: c.Config) -> Iterator[tuple[tuple[str, ...], str]]:
     resources = job.resources
     if job.privileged:
         yield ("privileged",), "privileges"

@@ -30,7 +30,7 @@ class Planning(Protocol):
     def rehearse(self, workflow: Loaded, config: Config | None, repositories: Elsewhere) -> Rehearsed: ...
 
 
-def _of(workflow: Loaded) -> Planning:
+def _planning_of(workflow: Loaded) -> Planning:
     return cast(Planning, import_module(f"loom.plan.{workflow.language}.resolve"))
 
 
@@ -41,17 +41,17 @@ def resolve(workflow: Loaded, selection: p.JobSelection, context: p.ResolveConte
     context's callables, which answer a question that is asked again at once.
     """
     with limited():
-        plan = _of(workflow).resolve(workflow, selection, context)
+        plan = _planning_of(workflow).resolve(workflow, selection, context)
     if context.config.images:
-        plan = _with_replacements(plan, context.config.images)
+        plan = _replace_images(plan, context.config.images)
     if context.config.job_inputs:
-        plan = _with_inputs(plan, context.config.job_inputs)
+        plan = _set_inputs(plan, context.config.job_inputs)
     if selection.no_delay:
         plan = replace(plan, jobs=tuple(replace(job, delay_s=None) for job in plan.jobs))
     return plan
 
 
-def _with_replacements(plan: p.Plan, images: Mapping[str, str]) -> p.Plan:
+def _replace_images(plan: p.Plan, images: Mapping[str, str]) -> p.Plan:
     """Return the plan with the images that the configuration has instead of those of the workflow."""
     replaced: dict[str, str] = {}
 
@@ -80,7 +80,7 @@ def _with_replacements(plan: p.Plan, images: Mapping[str, str]) -> p.Plan:
     return replace(plan, jobs=jobs, replaced=replaced)
 
 
-def _with_inputs(plan: p.Plan, inputs: Mapping[str, Sequence[str]]) -> p.Plan:
+def _set_inputs(plan: p.Plan, inputs: Mapping[str, Sequence[str]]) -> p.Plan:
     """Return the plan with the inputs that the configuration has for its jobs. RequestError for one that has no checkout."""
 
     def found(job: p.Job) -> p.Job:
@@ -106,4 +106,4 @@ def rehearse(workflow: Loaded, config: Config | None = None, repositories: Elsew
     Without `repositories`, what comes from other repositories is not read.
     """
     with limited():
-        return _of(workflow).rehearse(workflow, config, repositories)
+        return _planning_of(workflow).rehearse(workflow, config, repositories)

@@ -23,7 +23,7 @@ from loom.util import controls, jsons
 from loom.util.slugs import slug
 from loom.util.units import machine
 from loom.workflow import interpolation
-from loom.workflow.gitlab.paths import is_outside, of_runner
+from loom.workflow.gitlab.paths import glob_of_runner, is_outside
 from loom.workflow.predefined import KNOWN_AT_START
 
 _DIRECTORIES = frozenset({"CI_PROJECT_DIR", "LOOM_PROJECT_DIR", "CI_BUILDS_DIR"})
@@ -430,7 +430,7 @@ def _set_texts(
 
     def paths(written: Iterable[str]) -> tuple[str, ...]:
         found = tuple(after(path).removeprefix(f"{PROJECT_DIR}/") for path in written)
-        return found if late is job else tuple(of_runner(path) for path in found if not is_outside(path))
+        return found if late is job else tuple(glob_of_runner(path) for path in found if not is_outside(path))
 
     def image(one: Image, late: Image) -> Image:
         name = maybe(late.name)

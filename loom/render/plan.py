@@ -60,7 +60,7 @@ def plan_yaml(plan: Plan, mount_mode: str = "auto") -> str:
             del job["retry"]
         job |= {"steps": _shortened(job["steps"]), "late": _shortened(job["late"])}
     options: dict[str, Any] = {"sort_keys": False, "allow_unicode": True, "width": 110}
-    return str(yaml.dump(_without_nothing(document), Dumper=_Dumper, **options))
+    return str(yaml.dump(_drop_unset(document), Dumper=_Dumper, **options))
 
 
 def _shortened(value: Any) -> Any:
@@ -76,10 +76,10 @@ def _shortened(value: Any) -> Any:
     return [_shortened(item) for item in value] if isinstance(value, list) else value
 
 
-def _without_nothing(value: Any) -> Any:
+def _drop_unset(value: Any) -> Any:
     """Remove unset values, except `needs: []`, which means that the job waits for nothing."""
     if isinstance(value, dict):
-        kept = {key: _without_nothing(item) for key, item in value.items()}
+        kept = {key: _drop_unset(item) for key, item in value.items()}
         return {
             key: item
             for key, item in kept.items()
@@ -87,7 +87,7 @@ def _without_nothing(value: Any) -> Any:
             or (key == "needs" and item is not None)
         }
     if isinstance(value, list):
-        return [_without_nothing(item) for item in value]
+        return [_drop_unset(item) for item in value]
     return value
 
 

@@ -13,14 +13,14 @@ from loom.util.budget import limited
 from loom.util.paths import name_from
 from loom.workflow.facts import Facts
 from loom.workflow.languages import LANGUAGES, NATIVE, Language
-from loom.workflow.loaded import Examined, Loaded
+from loom.workflow.loaded import Loaded, LoadOutcome
 from loom.workflow.messages import refused
 
 
 class Loader(Protocol):
     """The module `loader` in the folder of a language."""
 
-    def examine(self, path: Path, root: Path, facts: Callable[[], Facts]) -> Examined:
+    def examine(self, path: Path, root: Path, facts: Callable[[], Facts]) -> LoadOutcome:
         """Read, merge and check; all findings are in the result. RequestError for a missing file."""
 
 
@@ -37,7 +37,7 @@ def load(path: Path, root: Path, facts: Callable[[], Facts], *, like: Path | Non
     return examined.workflow
 
 
-def examine(path: Path, root: Path, facts: Callable[[], Facts], *, like: Path | None = None) -> Examined:
+def examine(path: Path, root: Path, facts: Callable[[], Facts], *, like: Path | None = None) -> LoadOutcome:
     """Load and return all findings instead of raising WorkflowError; RequestError is still raised. `like`: see `load`."""
     language = language_of(like or path, root)
     with limited():

@@ -31,7 +31,7 @@ class Entry(Struct, frozen=True, kw_only=True):
 E = TypeVar("E", bound=Entry, covariant=True)
 
 
-class LoadedOf(Struct, Generic[E], frozen=True, kw_only=True):
+class LoadedWorkflow(Struct, Generic[E], frozen=True, kw_only=True):
     """A checked workflow, of which no rule is decided. Jobs and templates are in file order, included files first."""
 
     language: ClassVar[str]
@@ -60,10 +60,10 @@ class LoadedOf(Struct, Generic[E], frozen=True, kw_only=True):
         return {name: entry for name, entry in self.entries.items() if entry.is_template}
 
 
-Loaded: TypeAlias = LoadedOf[Entry]
+Loaded: TypeAlias = LoadedWorkflow[Entry]
 
 
-class Examined(Struct, frozen=True, kw_only=True):
+class LoadOutcome(Struct, frozen=True, kw_only=True):
     """The outcome of loading: every error in order, and the parts that are sound enough for further checks."""
 
     workflow: Loaded | None

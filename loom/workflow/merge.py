@@ -30,7 +30,7 @@ def merge(base: Node, over: Node, rules: Rules = MappingProxyType({})) -> Node:
     return merged
 
 
-def without(node: Node, keys: Iterable[str]) -> Node:
+def drop_keys(node: Node, keys: Iterable[str]) -> Node:
     if node.kind is not Kind.MAPPING or not any(key in node.value for key in keys):
         return node
     return mapping(node, {key: value for key, value in node.value.items() if key not in keys})
@@ -65,7 +65,7 @@ def extended(
     names = {name: [parent.value for parent in parents_of(node)] for name, node in entries.items()}
     levels: dict[str, int] = {}
     found: dict[str, Node] = {}
-    for name in _in_order(entries, names, problems):
+    for name in _merge_order(entries, names, problems):
         own = entries[name]
         if name in wrong or not wrong.isdisjoint(names[name]):
             wrong.add(name)
@@ -84,7 +84,7 @@ def extended(
     return found
 
 
-def _in_order(entries: Mapping[str, Node], parents: Mapping[str, list[str]], problems: Problems) -> list[str]:
+def _merge_order(entries: Mapping[str, Node], parents: Mapping[str, list[str]], problems: Problems) -> list[str]:
     try:
         return order(entries, parents)
     except CycleError as error:

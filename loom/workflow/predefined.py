@@ -54,31 +54,31 @@ class NotSet(Struct, frozen=True):
     decides otherwise here."""
 
 
-def _not_set(why: str, names: str, source: str = "*") -> Iterator[NotSet]:
+def _unset(why: str, names: str, source: str = "*") -> Iterator[NotSet]:
     return (NotSet(name, why, source) for name in names.split())
 
 
 _NUMBER = "A number that only the server knows."
 _MR = "merge_request_event"
 NOT_SET = (
-    *_not_set(_NUMBER, "CI_PROJECT_ID CI_PROJECT_NAMESPACE_ID GITLAB_USER_ID"),
-    *_not_set(_NUMBER, "CI_MERGE_REQUEST_PROJECT_ID CI_MERGE_REQUEST_SOURCE_PROJECT_ID CI_MERGE_REQUEST_DIFF_ID", _MR),
-    *_not_set(
+    *_unset(_NUMBER, "CI_PROJECT_ID CI_PROJECT_NAMESPACE_ID GITLAB_USER_ID"),
+    *_unset(_NUMBER, "CI_MERGE_REQUEST_PROJECT_ID CI_MERGE_REQUEST_SOURCE_PROJECT_ID CI_MERGE_REQUEST_DIFF_ID", _MR),
+    *_unset(
         "A setting of the project on the server.",
         "CI_PROJECT_VISIBILITY CI_PROJECT_DESCRIPTION CI_PROJECT_TOPICS CI_PROJECT_CLASSIFICATION_LABEL",
     ),
-    *_not_set("The server counts the lines of each language.", "CI_PROJECT_REPOSITORY_LANGUAGES"),
-    *_not_set("Only the server knows the account of the commit's author.", "CI_COMMIT_USER_LOGIN"),
-    *_not_set("The features of the server's licence.", "GITLAB_FEATURES"),
-    *_not_set(
+    *_unset("The server counts the lines of each language.", "CI_PROJECT_REPOSITORY_LANGUAGES"),
+    *_unset("Only the server knows the account of the commit's author.", "CI_COMMIT_USER_LOGIN"),
+    *_unset("The features of the server's licence.", "GITLAB_FEATURES"),
+    *_unset(
         "Only the server knows its version.",
         """
         CI_SERVER_VERSION CI_SERVER_VERSION_MAJOR CI_SERVER_VERSION_MINOR CI_SERVER_VERSION_PATCH
         CI_SERVER_REVISION
         """,
     ),
-    *_not_set("The text of the schedule on the server.", "CI_PIPELINE_SCHEDULE_DESCRIPTION", "schedule"),
-    *_not_set(
+    *_unset("The text of the schedule on the server.", "CI_PIPELINE_SCHEDULE_DESCRIPTION", "schedule"),
+    *_unset(
         "What the merge request has on the server.",
         """
         CI_MERGE_REQUEST_APPROVED CI_MERGE_REQUEST_ASSIGNEES CI_MERGE_REQUEST_DESCRIPTION

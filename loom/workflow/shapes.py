@@ -15,19 +15,19 @@ from loom.workflow import wording
 from loom.workflow.keywords import Keyword, Shape, Support, Table, shape_of
 from loom.workflow.messages import NO_EFFECT, Problems
 from loom.workflow.parser import InvalidExpression
-from loom.workflow.words import NotA, Unrepeated, text_in
+from loom.workflow.words import UnshownValue, WrongType, text_in
 
 MAX_LISTS = 10
 MAX_NODES = 500_000
 """Aliases may make a small file a big value; nobody writes so many."""
 Parser = Callable[[Any], Any]
-"""Return the value for a node's one. NotA for one of another type, ValueError with a text for users."""
+"""Return the value for a node's one. WrongType for one of another type, ValueError with a text for users."""
 
 
-def of_type(what: str, *types: type) -> Parser:
+def type_parser(what: str, *types: type) -> Parser:
     def parse(value: Any) -> Any:
         if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
-            raise NotA(what)
+            raise WrongType(what)
         return value
 
     return parse
@@ -35,9 +35,9 @@ def of_type(what: str, *types: type) -> Parser:
 
 PARSERS: Mapping[str, Parser] = {
     "text": text_in,
-    "scalar": of_type("text", str, bool, int, float),
-    "integer": of_type("a whole number", int),
-    "boolean": of_type("true or false", bool),
+    "scalar": type_parser("text", str, bool, int, float),
+    "integer": type_parser("a whole number", int),
+    "boolean": type_parser("true or false", bool),
 }
 
 
@@ -167,10 +167,10 @@ class Shapes(Problems, kw_only=True):
         for parse in [self.parsers[kind] for kind in shape.kinds if kind in self.parsers and value is not None]:
             try:
                 return self.made(node, parse(value), sound=True)
-            except NotA as error:
+            except WrongType as error:
                 types.append(str(error))
             except ValueError as error:
-                hidden = isinstance(error, Unrepeated)
+                hidden = isinstance(error, UnshownValue)
                 why = str(error) if hidden else wording.refused(str(error), node)
                 offset = error.position if isinstance(error, InvalidExpression) else 0
                 self.say(node, why, offset=offset, hidden=hidden)

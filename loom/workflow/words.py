@@ -8,17 +8,17 @@ from typing import Any
 VARIABLE = r"^[A-Za-z_][A-Za-z0-9_]*$"
 
 
-class NotA(ValueError):
+class WrongType(ValueError):
     """A value of another type; the message says which one is expected."""
 
 
-class Unrepeated(ValueError):
+class UnshownValue(ValueError):
     """The value may be a misplaced secret and must not appear in messages."""
 
 
 def text_in(value: Any) -> str:
     if not isinstance(value, str):
-        raise NotA("text")
+        raise WrongType("text")
     return value
 
 
@@ -38,7 +38,7 @@ def shell_words(value: Any) -> list[str]:
         try:
             words = shlex.split(line_in(value))
         except ValueError as error:
-            if isinstance(error, NotA):
+            if isinstance(error, WrongType):
                 raise
             raise ValueError(f"not a command line: {error}") from error
         name = words[0].rsplit("/", 1)[-1] if len(words) == 1 else ""

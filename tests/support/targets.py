@@ -83,7 +83,7 @@ def interpolation(data: bytes) -> None:
     file = yaml_file.decoded(data, "x.yml", code=yaml.CODE)
     if file.problems:
         return
-    root = inputs.load(file, inputs.Given(texts={"name": "a\nb: [", "list": '["x", {"y": 1}]'}))
+    root = inputs.load(file, inputs.GivenInputs(texts={"name": "a\nb: [", "list": '["x", {"y": 1}]'}))
     for problem in file.problems:
         assert_stands_in(file, problem.line, problem.column)
     pending, seen = [] if root is None else [root], set[int]()

@@ -38,7 +38,7 @@ def test_only_one_place_does_it(pattern: str, only_in: set[str]) -> None:
     assert found == only_in
 
 
-DIALECTS = {"Entry", "Examined", "Shapes", "Variable"}
+DIALECTS = {"Entry", "LoadOutcome", "Shapes", "Variable"}
 """The same thing of two languages of workflow files."""
 WRITTEN_AND_PLANNED = {"Build", "Cache", "Job", "Ready", "Resources", "Rule", "Service"}
 """A part of a workflow, as a person wrote it and as it will run."""

@@ -117,7 +117,7 @@ def _own_variables(here: Here, predefined: Mapping[str, str], secrets: tuple[str
     from loom.workflow.gitlab import variables  # only a GitLab file has such variables
 
     project = predefined.get("CI_PROJECT_PATH") or predefined.get("CI_PROJECT_NAME", "")
-    return {**(variables.own(path, project) if path is not None else {}), **variables.of_secrets(secrets)}
+    return {**(variables.own(path, project) if path is not None else {}), **variables.secret_variables(secrets)}
 
 
 def pairs(given: Iterable[str], flag: str) -> dict[str, str]:

@@ -118,7 +118,7 @@ class GitHubCandidates:
         """Return all jobs in plan order: by file, then after their needs, then in file order."""
         found: list[GitHubCandidate] = []
         for file in self.workflows.workflows:
-            reason = "" if self.everything else self._why_not(file)
+            reason = "" if self.everything else self._skip_reason(file)
             known = len(self.of_values.found)
             scope = self._scope(file)
             if self._missing and not reason and not self.everything:
@@ -141,7 +141,7 @@ class GitHubCandidates:
         for one in self.workflows.faulty:
             if not selection.everything and not one.is_asked_for(names):
                 continue
-            reason = self._why_not(one.file) if one.file is not None and selection.everything else ""
+            reason = self._skip_reason(one.file) if one.file is not None and selection.everything else ""
             if reason:
                 passed[one.label] = f"{reason}; loom check tells its mistakes"
             else:
@@ -153,12 +153,12 @@ class GitHubCandidates:
             )
         return passed
 
-    def _why_not(self, file: WorkflowFile) -> str:
+    def _skip_reason(self, file: WorkflowFile) -> str:
         if file.only_called:
             return ""
         happened = self.event.happened
         asks = events.asks_for_paths(file, happened.name)
-        return events.why_not(file, happened, event_changes(self.context) if asks else None)
+        return events.skip_reason(file, happened, event_changes(self.context) if asks else None)
 
     def _scope(self, file: WorkflowFile) -> WorkflowScope:
         github = {

@@ -9,8 +9,8 @@ from typing import Any
 from msgspec import Struct
 
 from loom.plan import model as p
-from loom.workflow.github.events import Happened
-from loom.workflow.github.expressions import of_json
+from loom.workflow.github.events import TriggerEvent
+from loom.workflow.github.expressions import json_value
 
 _NAMES = {"merge_request": "pull_request", "tag": "push", "web": "workflow_dispatch", "trigger": "repository_dispatch"}
 """GitHub's names of the events that have another one in GitLab."""
@@ -22,7 +22,7 @@ PULL_REQUESTS = ("pull_request", "pull_request_target")
 
 
 class RunEvent(Struct, frozen=True, kw_only=True):
-    happened: Happened
+    happened: TriggerEvent
     github: Mapping[str, Any]
     """The part of the context that does not depend on the workflow, the job or the run."""
 
@@ -120,7 +120,7 @@ def event_of(context: p.ResolveContext) -> RunEvent:
     short = re.sub(r"^refs/(heads|tags|pull)/", "", ref)
     github |= {"ref": ref, "ref_name": short, "ref_type": "tag" if of_tag else "branch"}
     github["ref_protected"] = known.get("CI_COMMIT_REF_PROTECTED") == "true"
-    happened = Happened(
+    happened = TriggerEvent(
         name=name,
         type=str(payload.get("action", "")),
         branch=github["base_ref"] if name in PULL_REQUESTS else "" if of_tag else short,
@@ -135,7 +135,7 @@ def _whole(value: Any) -> Any:
         return {str(name): _whole(one) for name, one in value.items()}
     if isinstance(value, list):
         return [_whole(one) for one in value]
-    return of_json(value) if isinstance(value, int) and abs(value) >= 1 << 53 else value
+    return json_value(value) if isinstance(value, int) and abs(value) >= 1 << 53 else value
 
 
 def text_at(value: Any, *path: str) -> str:

@@ -384,7 +384,7 @@ class GitHubJobBuilder(builder.Refusals):
     ) -> tuple[dict[str, str], tuple[p.Secret, ...]]:
         values: dict[str, str] = {}
         secrets: list[p.Secret] = []
-        texts = self._with_env(candidate)
+        texts = self._known_env(candidate)
         for key, one in fields_of(node.get("env")).items():
             value = texts.text(one)
             if value is not LATE:
@@ -400,7 +400,7 @@ class GitHubJobBuilder(builder.Refusals):
                 values[key] = ""
         return values, tuple(secrets)
 
-    def _with_env(self, candidate: GitHubCandidate) -> Texts:
+    def _known_env(self, candidate: GitHubCandidate) -> Texts:
         """Return the texts with those variables of the workflow and the job that are known."""
         known: dict[str, str] = {}
         for owner in (candidate.scope.file.root, candidate.node):

@@ -27,7 +27,7 @@ from loom.workflow.github.expressions import (
     evaluate,
     filled,
     flag_of,
-    of_json,
+    json_value,
     text_of,
     truth,
 )
@@ -206,7 +206,7 @@ class LateJobs:
         if reason := self._skips(caller.condition, contexts, caller.needs):
             return reason
         values = {
-            name: filled(value, contexts) if isinstance(value, str) else of_json(value)
+            name: filled(value, contexts) if isinstance(value, str) else json_value(value)
             for name, value in caller.inputs.items()
         }
         return {name: _typed(name, value, caller.types.get(name, "")) for name, value in values.items()}
@@ -215,7 +215,7 @@ class LateJobs:
         self, given: Mapping[str, Any], needs: Mapping[str, Any], inputs: Mapping[str, Value]
     ) -> dict[str, Value]:
         default: dict[str, Value] = {"vars": {}, "inputs": {}, "matrix": None, "strategy": {}}
-        contexts = {**default, **of_json(given), "needs": of_json(needs)}
+        contexts = {**default, **json_value(given), "needs": json_value(needs)}
         return contexts | ({"inputs": dict(inputs)} if inputs else {})
 
     def _skips(self, written: str, contexts: Mapping[str, Value], needs: Sequence[LateNeed]) -> str:
@@ -269,7 +269,7 @@ class LateJobs:
 
     def _outputs(self, need: LateNeed) -> dict[str, str]:
         if need.outputs or need.inside:
-            contexts = {**self._contexts(need.contexts, {}, {}), "jobs": of_json(self._needs(need.inside))}
+            contexts = {**self._contexts(need.contexts, {}, {}), "jobs": json_value(self._needs(need.inside))}
             return {name: text_of(filled(text, contexts)) for name, text in need.outputs.items()}
         found: dict[str, str] = {}
         for job_id in need.jobs:
@@ -315,7 +315,7 @@ def _deep(value: Any, contexts: Mapping[str, Value]) -> Any:
                 found[text_of(filled(key, contexts))] = inside
         return found
     if not isinstance(value, list | tuple):
-        return of_json(value)
+        return json_value(value)
     items: list[Value] = []
     for one in value:
         inside = _deep(one, contexts)

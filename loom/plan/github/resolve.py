@@ -118,7 +118,7 @@ def rehearse(
     made.there = frozenset(one.id for one in found)
     jobs = [(candidate.entry, made.job(candidate)) for candidate in found]
     built = list(zip(found, (job for _, job in jobs), strict=True))
-    differs = [*_replaced(built), *_as_root(found)]
+    differs = [*_replaced(built), *_root_installs(found)]
     problems = [
         *candidates.problems.found,
         *made.warnings(),
@@ -148,7 +148,7 @@ def _replaced(jobs: Iterable[tuple[GitHubCandidate, p.Job]]) -> Iterator[Problem
             yield node.file.problem(node, message, code=yaml.CODE, severity="warning")
 
 
-def _as_root(candidates: Iterable[GitHubCandidate]) -> Iterator[Problem]:
+def _root_installs(candidates: Iterable[GitHubCandidate]) -> Iterator[Problem]:
     """Yield a warning of steps that install as root, which a job without `container` is here alone."""
     for candidate in candidates:
         if candidate.node.get("container") is None:

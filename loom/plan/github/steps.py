@@ -17,7 +17,7 @@ from loom.plan.late import Action
 from loom.util.budget import spend
 from loom.util.yaml_file import Node, fields_of, line_in_file, text_of
 from loom.workflow.github import expressions, yaml
-from loom.workflow.github.expressions import of_json
+from loom.workflow.github.expressions import json_value
 from loom.workflow.job_ids import unique_id
 
 MOST_LEVELS = 9
@@ -117,7 +117,7 @@ class StepList:
             try:
                 made = _step(node, written, kind="checkout", inputs=given, action=self._fetch(given), **common)
             except BadAction as error:
-                self._not_found(node, f"{written}: repository: ", error)
+                self._refuse_action(node, f"{written}: repository: ", error)
                 return
             self._main.append(_Draft(step=made))
             if (path := made.checkout_path) == "." and given.get("clean") != "false":
@@ -135,7 +135,7 @@ class StepList:
                 self._written(written, node, given, common, error)
                 return
             if not never:
-                self._not_found(node, "", error)
+                self._refuse_action(node, "", error)
                 return
             found = ActionFile(action=Action(uses=written, using="composite"))
         inputs = _inputs(found, given)
@@ -150,7 +150,7 @@ class StepList:
             return
         kind: Any = "docker" if found.action.using == "docker" else "node"
         values = {**common, "inputs": inputs, "kind": kind}
-        main = _Draft(step=_step(node, written, action=_at_stage(found, found.main, inputs), **values))
+        main = _Draft(step=_step(node, written, action=_stage_action(found, found.main, inputs), **values))
         self._main.append(main)
         values |= {"key": "", "continue_on_error": "", "unexpected": ""}
         for stage, entry, condition, drafts in (
@@ -161,7 +161,7 @@ class StepList:
                 continue
             if entry:
                 values |= {"stage": stage, "condition": condition}
-                own = _step(node, written, action=_at_stage(found, entry, {}), **values)
+                own = _step(node, written, action=_stage_action(found, entry, {}), **values)
                 drafts.append(_Draft(step=own, main=main))
 
     def _written(
@@ -174,7 +174,7 @@ class StepList:
         text = f"uses: {error}: a step before has to write it"
         self.unexpected[node.file.problem(node, text, code=yaml.CODE, severity="warning")] = None
 
-    def _not_found(self, node: Node, what: str, error: BadAction) -> None:
+    def _refuse_action(self, node: Node, what: str, error: BadAction) -> None:
         """Refuse a step; note where the server does not answer, which ends the run before its first job."""
         if isinstance(error, NoServer):
             self.unreachable.append(f"{node.position}: uses: {what}{error}")
@@ -225,7 +225,7 @@ def _step(node: Node, script: str, **own: Any) -> p.Step:
     return p.Step(phase="script", number=0, script=script, file=node.file.name, line=line, literal=literal, **own)
 
 
-def _at_stage(found: ActionFile, entry: str, inputs: Mapping[str, str]) -> Action:
+def _stage_action(found: ActionFile, entry: str, inputs: Mapping[str, str]) -> Action:
     """Return the action of one stage; `inputs` may have another entrypoint and other arguments for a container."""
     if found.action.using != "docker":
         return replace(found.action, entry=entry)
@@ -246,4 +246,4 @@ def _quoted(names: Iterable[str]) -> str:
 
 def texts_of(node: Node | None) -> dict[str, str]:
     """Return a mapping of texts with their expressions; numbers are those of the language: 1 for 1.0."""
-    return {name: expressions.text_of(of_json(one.value)) for name, one in fields_of(node).items()}
+    return {name: expressions.text_of(json_value(one.value)) for name, one in fields_of(node).items()}

@@ -8,7 +8,7 @@ from typing import Any, Final, Literal
 
 from loom.util.yaml_file import Kind, Node, mapping
 from loom.workflow.github import expressions
-from loom.workflow.github.expressions import Value, of_json, text_of, truth
+from loom.workflow.github.expressions import Value, json_value, text_of, truth
 from loom.workflow.github.keywords import JOB
 from loom.workflow.messages import Problems
 from loom.workflow.parser import InvalidExpression
@@ -52,7 +52,7 @@ class Texts:
     def value(self, node: Node | None) -> Value | Late:
         """Return the value of a scalar, None for no node."""
         if node is None or not isinstance(node.value, str) or "${{" not in node.value:
-            return None if node is None else of_json(node.value)
+            return None if node is None else json_value(node.value)
         try:
             parts = expressions.parts_of(node.value)
             if not all(isinstance(part, str) or is_ready(part.node, self.contexts) for part in parts):
@@ -141,4 +141,4 @@ def node_of(value: Value, at: Node) -> Node:
 
 def as_written(node: Node) -> Any:
     """Return a node as JSON has it, with its expressions."""
-    return of_json(node.plain())
+    return json_value(node.plain())

@@ -16,8 +16,8 @@ from loom.util.yaml_file import Node, fields_of, one_or_more, text_of
 from loom.workflow.facts import Variable
 from loom.workflow.gitlab import needs, rules, yaml
 from loom.workflow.gitlab.pipeline import Entry, Pipeline
-from loom.workflow.gitlab.predefined import for_instance, of_environment, url_of_environment
-from loom.workflow.gitlab.variables import Scope, expand, in_environment, layers, read
+from loom.workflow.gitlab.predefined import environment_variables, instance_variables, url_of_environment
+from loom.workflow.gitlab.variables import Scope, environment_scoped, expand, layers, read
 from loom.workflow.instances import Instance, instances
 from loom.workflow.messages import Problems
 from loom.workflow.rules import RuleDecision
@@ -53,7 +53,7 @@ class Candidates:
         self.root = read(pipeline.root.get("variables"))
         self.instances = instances({name: entry.merged.get("parallel") for name, entry in pipeline.jobs.items()})
         self._own = context.own_variables()
-        self.own = in_environment(self._own)
+        self.own = environment_scoped(self._own)
         reporting = [name for name, entry in pipeline.jobs.items() if _reports_variables(entry.merged)]
         position = {stage: number for number, stage in enumerate(pipeline.stages)}
         stages = [position.get(pipeline.jobs[name].stage, 0) for name in reporting]  # unknown: the loader reports it
@@ -100,7 +100,7 @@ class Candidates:
         environment = merged.get("environment")
         if environment is None:
             return scope
-        known |= of_environment(environment, scope.expanded)
+        known |= environment_variables(environment, scope.expanded)
         if rule is not None:
             layered = with_project(project=self.own_in(known))
         scope = Scope(layered=layered, known=known)
@@ -108,7 +108,7 @@ class Candidates:
 
     def own_in(self, known: Mapping[str, str]) -> Mapping[str, Variable]:
         """Return the variables of the user's file for a job with these predefined ones."""
-        return in_environment(self._own, known.get("CI_ENVIRONMENT_NAME", ""))
+        return environment_scoped(self._own, known.get("CI_ENVIRONMENT_NAME", ""))
 
     def _pipeline_values(self) -> dict[str, str]:
         """Return the name that `workflow:name` gives the pipeline."""
@@ -123,7 +123,7 @@ class Candidates:
         """Return the predefined variables of one job that its rules see."""
         return {
             **rule_variables(entry.name, instance.id, entry.stage, instance.title),
-            **for_instance(instance),
+            **instance_variables(instance),
             "LOOM_WORKFLOW_PATH": self.pipeline.path,
         }
 

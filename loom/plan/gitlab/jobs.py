@@ -29,7 +29,7 @@ from loom.workflow.facts import Variable
 from loom.workflow.gitlab import needs, yaml
 from loom.workflow.gitlab.durations import seconds
 from loom.workflow.gitlab.keywords import JOB
-from loom.workflow.gitlab.paths import is_outside, of_runner
+from loom.workflow.gitlab.paths import glob_of_runner, is_outside
 from loom.workflow.gitlab.shapes import UNSUPPORTED
 from loom.workflow.gitlab.variables import GIVE, expand, expand_all, names, never, read, referring
 from loom.workflow.interpolation import ExpansionTooLong
@@ -509,7 +509,7 @@ class _Texts:
         late = self._late if self._refers else never
         there = f"/builds/{self.values.get('CI_PROJECT_PATH', '')}/"  # where GitLab's runner has the project
         for item in one_or_more(node):
-            path = of_runner(expand(self._kept(text_of(item)), values, late=late).removeprefix(there))
+            path = glob_of_runner(expand(self._kept(text_of(item)), values, late=late).removeprefix(there))
             if is_outside(path) and self._may_change(text_of(item)):
                 continue
             if is_outside(path):

@@ -55,7 +55,7 @@ def reasons(diagnosis: Diagnosis) -> list[str]:
     return [*filter(None, dict.fromkeys(("" if diagnosis.survived else by, diagnosis.told, single)))]
 
 
-def of_step(diagnosis: Diagnosis) -> tuple[str | None, int | None, int | None]:
+def step_position(diagnosis: Diagnosis) -> tuple[str | None, int | None, int | None]:
     """Return file, line and column of the failure as a whole: the first location, else the step's."""
     first = next(iter(diagnosis.locations), None)
     if first is not None and not first.one_of and not findings(diagnosis):

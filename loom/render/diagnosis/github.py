@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from loom.analysis.diagnosis import Diagnosis
 from loom.record.workflow_commands import annotation
-from loom.render.diagnosis.findings import findings, grouped, of_step, reasons
+from loom.render.diagnosis.findings import findings, grouped, reasons, step_position
 from loom.util.controls import cleaned, escape_commands
 
 MOST = 10
@@ -21,7 +21,7 @@ def lines_of_all(diagnoses: Sequence[Diagnosis]) -> Iterator[str]:
         for found in own[: MOST - 1]:
             yield _annotation(level, found.file, found.line, found.column, found.title, found.message)
         total = max(len(own), diagnosis.failing_tests_total, diagnosis.failures_total if own else 0)
-        yield _annotation(level, *of_step(diagnosis), title, _message(diagnosis, total))
+        yield _annotation(level, *step_position(diagnosis), title, _message(diagnosis, total))
 
 
 def _message(diagnosis: Diagnosis, total: int) -> str:

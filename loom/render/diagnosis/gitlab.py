@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from loom.analysis.diagnosis import Diagnosis
-from loom.render.diagnosis.findings import findings, grouped, of_step, reasons
+from loom.render.diagnosis.findings import findings, grouped, reasons, step_position
 from loom.render.output import json_text
 
 
@@ -23,7 +23,7 @@ def _findings(diagnosis: Diagnosis, title: str) -> Iterator[dict[str, Any]]:
     for found in findings(diagnosis):
         if found.file is not None:
             yield _finding(job, "failure", f"{found.title}: {found.message}", severity, found.file, found.line or 1)
-    file, line, _ = of_step(diagnosis)
+    file, line, _ = step_position(diagnosis)
     why = [title, *reasons(diagnosis), *(f"means: {reading.text}" for reading in diagnosis.readings)]
     if file is not None and line is not None:
         yield _finding(job, "step", "; ".join(dict.fromkeys(filter(None, why))), severity, file, line)

@@ -30,7 +30,7 @@ from loom.workflow.github.expressions import (
     condition,
     evaluate,
     filled,
-    of_json,
+    json_value,
     text_of,
     truth,
 )
@@ -185,7 +185,7 @@ class LateState:
         self._container_env: dict[str, str] = {}
 
     def _contexts(self, needs: Mapping[str, Any]) -> dict[str, Value]:
-        given = dict(of_json(self._late.contexts))
+        given = dict(json_value(self._late.contexts))
         token = self._secrets.get("GITHUB_TOKEN", "")
         github = {"run_id": self._run_id, "run_number": "1", "run_attempt": "1", "retention_days": "90"}
         github |= {key: value for key, value in (given.get("github") or {}).items() if value or key not in github}
@@ -206,7 +206,7 @@ class LateState:
             "strategy": _STRATEGY,
             **given,
             "github": {**github, **around},
-            "needs": of_json(needs),
+            "needs": json_value(needs),
             "job": {
                 **({"container": dict(self.runtime.container)} if "job" in given else {}),
                 "services": {

@@ -38,7 +38,7 @@ _TYPES: Mapping[str, tuple[str, ...]] = {
 """The types that a workflow is triggered by which names none; all others by any."""
 
 
-class Happened(Struct, frozen=True, kw_only=True):
+class TriggerEvent(Struct, frozen=True, kw_only=True):
     name: str
     type: str = ""
     """Its `action`; empty: any."""
@@ -47,7 +47,7 @@ class Happened(Struct, frozen=True, kw_only=True):
     tag: str = ""
 
 
-def why_not(file: WorkflowFile, happened: Happened, changed: Iterable[str] | None) -> str:
+def skip_reason(file: WorkflowFile, happened: TriggerEvent, changed: Iterable[str] | None) -> str:
     """Return why an event does not trigger a workflow, or nothing. `changed`: the files of its commits; None: unknown."""
     events = file.events
     if happened.name not in events:
@@ -56,10 +56,10 @@ def why_not(file: WorkflowFile, happened: Happened, changed: Iterable[str] | Non
     types = _texts(on, "types") or list(_TYPES.get(happened.name, ()))
     if happened.type and types and happened.type not in types:
         return f"on: {happened.name}: types: {', '.join(types)}; this one is {happened.type}"
-    return _of_refs(on, happened) or _of_paths(on, happened, changed)
+    return _ref_skip_reason(on, happened) or _path_skip_reason(on, happened, changed)
 
 
-def _of_refs(on: Node | None, happened: Happened) -> str:
+def _ref_skip_reason(on: Node | None, happened: TriggerEvent) -> str:
     """Return why the filters leave a ref out, as on GitHub: those of branches alone leave out all tags, and vice versa."""
     filters = [key for key in FILTERS.get(happened.name, ()) if key.startswith(("branches", "tags"))]
     if not any("".join(_texts(on, key)) for key in filters):
@@ -76,7 +76,7 @@ def _of_refs(on: Node | None, happened: Happened) -> str:
     return ""
 
 
-def _of_paths(on: Node | None, happened: Happened, changed: Iterable[str] | None) -> str:
+def _path_skip_reason(on: Node | None, happened: TriggerEvent, changed: Iterable[str] | None) -> str:
     wanted, ignored = _texts(on, "paths"), _texts(on, "paths-ignore")
     if happened.tag or changed is None or not (wanted or ignored):
         return ""

@@ -254,7 +254,7 @@ class _Filtered(list[Value]):
     """The elements that `*` has found: a property of it is the list of that property of each element that has it."""
 
 
-def _at(value: Value, index: Value) -> Value:
+def _indexed(value: Value, index: Value) -> Value:
     if isinstance(value, _Filtered):
         found = _Filtered()
         for one in value:
@@ -262,7 +262,7 @@ def _at(value: Value, index: Value) -> Value:
                 key = _key(one, index)
                 if key is not None:
                     found.append(one[key])
-            elif isinstance(one, list) and (item := _at(one, index)) is not None:
+            elif isinstance(one, list) and (item := _indexed(one, index)) is not None:
                 found.append(item)
         return found
     if isinstance(value, list):
@@ -295,7 +295,7 @@ def _all(value: Value) -> _Filtered:
 
 
 _OPERATORS: Mapping[str, Function] = {
-    "[]": _at,
+    "[]": _indexed,
     "*": _all,
     "!": lambda value: not truth(value),
     "==": equal,
@@ -350,7 +350,7 @@ def _called(call: Call, contexts: Mapping[str, Value], functions: Mapping[str, F
         raise InvalidExpression(str(error), call.position) from error
 
 
-def _without_case(compare: Callable[[str, str], bool]) -> Callable[[Value, Value], bool]:
+def _ignore_case(compare: Callable[[str, str], bool]) -> Callable[[Value, Value], bool]:
     def compared(whole: Value, part: Value) -> bool:
         texts = [text_of(one).lower() for one in (whole, part) if not isinstance(one, list | Mapping)]
         return len(texts) == 2 and compare(*texts)
@@ -358,7 +358,7 @@ def _without_case(compare: Callable[[str, str], bool]) -> Callable[[Value, Value
     return compared
 
 
-_in_text = _without_case(str.__contains__)
+_in_text = _ignore_case(str.__contains__)
 
 
 def _contains(search: Value, item: Value) -> bool:
@@ -384,21 +384,21 @@ def _join(items: Value, separator: Value = ",") -> str:
     return _bounded(text_of(separator).join(text_of(one) for one in items))
 
 
-def _from_json(text: Value) -> Value:
+def _parse_json(text: Value) -> Value:
     try:
-        return of_json(json.loads(text_of(text)))
+        return json_value(json.loads(text_of(text)))
     except (ValueError, RecursionError) as error:
         raise InvalidExpression(f"fromJSON: not valid JSON: {error}") from error
 
 
-def of_json(value: Any) -> Value:
+def json_value(value: Any) -> Value:
     """Convert a value of JSON or YAML to this language, which has one kind of numbers."""
     if isinstance(value, int) and not isinstance(value, bool):
         return float(value) if abs(value) < 1 << 1023 else math.inf if value > 0 else -math.inf
     if isinstance(value, list):
-        return [of_json(one) for one in value]
+        return [json_value(one) for one in value]
     if isinstance(value, Mapping):
-        return {str(name): of_json(one) for name, one in value.items()}
+        return {str(name): json_value(one) for name, one in value.items()}
     return value
 
 
@@ -410,12 +410,12 @@ def _bounded(text: str) -> str:
 
 _FUNCTIONS: Mapping[str, tuple[int, int, Function | None]] = {
     "contains": (2, 2, _contains),
-    "startswith": (2, 2, _without_case(str.startswith)),
-    "endswith": (2, 2, _without_case(str.endswith)),
+    "startswith": (2, 2, _ignore_case(str.startswith)),
+    "endswith": (2, 2, _ignore_case(str.endswith)),
     "format": (1, 255, _format),
     "join": (1, 2, _join),
     "tojson": (1, 1, json_of),
-    "fromjson": (1, 1, _from_json),
+    "fromjson": (1, 1, _parse_json),
     "hashfiles": (1, 255, None),
     "case": (3, 255, None),
     "success": (0, 255, None),

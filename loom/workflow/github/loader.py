@@ -19,8 +19,8 @@ from loom.workflow import needs
 from loom.workflow.facts import Facts
 from loom.workflow.github import events, yaml
 from loom.workflow.github.shapes import JOB_TABLE, ROOT_TABLE, GitHubShapes, check_expressions
-from loom.workflow.github.workflows import CALL, Entry, Faulty, WorkflowFile, Workflows, calls_of, local_path
-from loom.workflow.loaded import Examined, content_of
+from loom.workflow.github.workflows import CALL, Entry, FaultyFile, WorkflowFile, Workflows, calls_of, local_path
+from loom.workflow.loaded import LoadOutcome, content_of
 from loom.workflow.messages import sort_problems
 from loom.workflow.needs import Needing, WantedNeed
 
@@ -31,7 +31,7 @@ _REMOTE = re.compile(r"[\w.-]+/[\w.-]+(/[^@\s]+)?@\S+")
 REMOTE_CALL = re.compile(r"(?P<repository>[\w-][\w.-]*/[\w.-]+)/(?P<path>[^@]+\.ya?ml)@(?P<ref>\S+)")
 
 
-def examine(path: Path, root: Path, facts: Callable[[], Facts]) -> Examined:
+def examine(path: Path, root: Path, facts: Callable[[], Facts]) -> LoadOutcome:
     """Implement `dialects.Loader`; of a directory, all files in it."""
     reading = WorkflowReader()
     paths = _files(path, root)
@@ -67,13 +67,13 @@ def examine(path: Path, root: Path, facts: Callable[[], Facts]) -> Examined:
     found = tuple(sort_problems([*of_files, *reading.problems.found], ranks))
     rest = None
     if found and workflows is not None and path.is_dir():
-        rest = _without_faulty(workflows, [name_from(root, one) for one in paths], found)
-    return Examined(workflow=workflows, problems=found, ranks=ranks, rest=rest)
+        rest = _drop_faulty(workflows, [name_from(root, one) for one in paths], found)
+    return LoadOutcome(workflow=workflows, problems=found, ranks=ranks, rest=rest)
 
 
-def _without_faulty(all_files: Workflows, names: Iterable[str], problems: Iterable[Problem]) -> Workflows | None:
+def _drop_faulty(all_files: Workflows, names: Iterable[str], problems: Iterable[Problem]) -> Workflows | None:
     """Return the workflows without the files that have problems themselves or call one that has; None if none is left."""
-    faulty: list[Faulty] = []
+    faulty: list[FaultyFile] = []
     for name in names:
         file = all_files.called.get(name)
         reached, waiting = {name}, [file] if file is not None else []
@@ -86,7 +86,7 @@ def _without_faulty(all_files: Workflows, names: Iterable[str], problems: Iterab
         if own and is_shown:
             known = None if any(one.file == name and one.pointer.startswith("/on") for one in own) else file
             label = name.rpartition("/")[2].rpartition(".")[0] if file is None else file.label
-            faulty.append(Faulty(label=label, problems=own, file=known))
+            faulty.append(FaultyFile(label=label, problems=own, file=known))
     wrong = {one.label for one in faulty}
     sound = tuple(file for file in all_files.workflows if file.label not in wrong)
     entries = {name: entry for name, entry in all_files.entries.items() if entry.file in sound}
@@ -168,7 +168,7 @@ class WorkflowReader:
 
     def _job(self, name: str, node: Node, key: Node) -> Node:
         if (steps := node.get("steps")) is not None and steps.kind is Kind.LIST:
-            in_order = Node(steps.file, Kind.LIST, list(_in_order(steps)), steps.line, steps.column, steps.length)
+            in_order = Node(steps.file, Kind.LIST, list(_flat_steps(steps)), steps.line, steps.column, steps.length)
             node = mapping(node, {**node.value, "steps": in_order})
         job: Node = self.problems.fields(node, "", JOB_TABLE)
         check_expressions(job, self.problems, of_job=True)
@@ -245,12 +245,12 @@ class WorkflowReader:
             yield WantedNeed(job=text_of(need), node=need)
 
 
-def _in_order(steps: Node) -> Iterator[Node]:
+def _flat_steps(steps: Node) -> Iterator[Node]:
     """Yield steps, and those of `parallel` one after the other."""
     for step in steps.value:
         several = step.get("parallel")
         if several is not None and several.kind is Kind.LIST and len(step.value) == 1:
-            yield from _in_order(several)
+            yield from _flat_steps(several)
         else:
             yield step
 

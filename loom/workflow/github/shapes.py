@@ -12,7 +12,7 @@ from loom.workflow.github.keywords import CONTEXTS, JOB, ROOT_KEYWORDS
 from loom.workflow.keywords import Keyword, Shape, shape_of, tabled
 from loom.workflow.messages import GITHUBS_NO_EFFECT, Problems
 from loom.workflow.parser import InvalidExpression
-from loom.workflow.words import NotA
+from loom.workflow.words import WrongType
 
 UNSUPPORTED = "GH_UNSUPPORTED"
 ROOT_TABLE, JOB_TABLE = tabled(ROOT_KEYWORDS), tabled(JOB)
@@ -20,7 +20,7 @@ ROOT_TABLE, JOB_TABLE = tabled(ROOT_KEYWORDS), tabled(JOB)
 
 def _nonempty(value: Any) -> Any:
     if shapes.PARSERS["scalar"](value) == "":
-        raise NotA("a text that is not empty")
+        raise WrongType("a text that is not empty")
     return value
 
 
@@ -29,8 +29,8 @@ class GitHubShapes(shapes.Shapes, kw_only=True):
 
     parsers: ClassVar[Mapping[str, shapes.Parser]] = {
         **shapes.PARSERS,
-        "number": shapes.of_type("a number", int, float),
-        "expression": shapes.of_type("an expression"),
+        "number": shapes.type_parser("a number", int, float),
+        "expression": shapes.type_parser("an expression"),
         "nonempty": _nonempty,
     }
     code: str = yaml.CODE

@@ -12,7 +12,7 @@ from msgspec import Struct, field
 from loom.errors import Problem
 from loom.util.yaml_file import Kind, Node, fields_of, one_or_more, text_of
 from loom.workflow import loaded
-from loom.workflow.loaded import LoadedOf
+from loom.workflow.loaded import LoadedWorkflow
 
 CALL = "workflow_call"
 
@@ -55,7 +55,7 @@ class WorkflowFile(Struct, frozen=True, kw_only=True):
         return self.events.keys() <= {CALL}
 
 
-class Faulty(Struct, frozen=True, kw_only=True):
+class FaultyFile(Struct, frozen=True, kw_only=True):
     """A file with mistakes, or one that calls such a file."""
 
     label: str
@@ -77,18 +77,18 @@ class Entry(loaded.Entry, frozen=True, kw_only=True):
     """Its key in the file."""
 
 
-class Workflows(LoadedOf[Entry], frozen=True, kw_only=True):
+class Workflows(LoadedWorkflow[Entry], frozen=True, kw_only=True):
     language: ClassVar[str] = "github"
 
     directory: Path
     workflows: tuple[WorkflowFile, ...]
     called: Mapping[str, WorkflowFile] = field(default_factory=dict)
     """Files of this project that jobs call, by their paths."""
-    faulty: tuple[Faulty, ...] = ()
+    faulty: tuple[FaultyFile, ...] = ()
     """Further files, of which a run refuses those that it asks for."""
 
     def entry_of(self, job: str) -> Entry | None:
-        """Implement `LoadedOf`; of a job of a called workflow, the one that is written there."""
+        """Implement `LoadedWorkflow`; of a job of a called workflow, the one that is written there."""
         for name, entry in self.entries.items():
             if job == name:
                 return entry

@@ -18,9 +18,9 @@ from loom.util import globs, yaml_file
 from loom.util.yaml_file import Kind, Node, YamlFile, fields_of, flat, items_of, one_or_more, text_of
 from loom.workflow.facts import Facts
 from loom.workflow.gitlab import inputs, rules, yaml
-from loom.workflow.gitlab.inputs import Given
-from loom.workflow.gitlab.variables import Scope, expand, in_environment
-from loom.workflow.merge import merge, without
+from loom.workflow.gitlab.inputs import GivenInputs
+from loom.workflow.gitlab.variables import Scope, environment_scoped, expand
+from loom.workflow.merge import drop_keys, merge
 from loom.workflow.messages import Problems
 from loom.workflow.sources import SUFFIXES, Component, NotFound, OwnTree, Sources, Tree, Unreachable
 
@@ -29,11 +29,11 @@ MAX_INCLUDES = 150
 KINDS = ("local", "project", "remote", "template", "component")
 
 
-class _Where(Struct, frozen=True, kw_only=True):
+class _IncludeSite(Struct, frozen=True, kw_only=True):
     tree: Tree
     trail: tuple[str, ...]
     """The names of this file and of those that led to it."""
-    given: Given = field(default_factory=Given)
+    given: GivenInputs = field(default_factory=GivenInputs)
 
 
 class GitLabFiles:
@@ -43,7 +43,7 @@ class GitLabFiles:
         self.problems = problems
         self.found: list[YamlFile] = []
         """Included files first; unreadable ones are missing."""
-        own = {name: variable.value for name, variable in in_environment(facts.own_variables()).items()}
+        own = {name: variable.value for name, variable in environment_scoped(facts.own_variables()).items()}
         self.variables: Mapping[str, str] = {"GITLAB_CI": "true", **facts.predefined, **own, **facts.given}
         self.rules: list[Node] = []
         """The rules of all includes."""
@@ -58,12 +58,12 @@ class GitLabFiles:
 
     def load(self, data: bytes, name: str) -> Node | None:
         """Parse the main file and return its content merged over that of its includes."""
-        given = Given(
+        given = GivenInputs(
             texts=self.facts.inputs, inputs=inputs.nodes_of(self.facts.typed_inputs, "trigger:include:inputs")
         )
-        return self._parsed(data, name, _Where(tree=self.own, trail=(name,), given=given))
+        return self._parsed(data, name, _IncludeSite(tree=self.own, trail=(name,), given=given))
 
-    def _parsed(self, data: bytes, name: str, where: _Where) -> Node | None:
+    def _parsed(self, data: bytes, name: str, where: _IncludeSite) -> Node | None:
         file = yaml_file.decoded(data, name, code=yaml.CODE)
         root = None
         if not file.problems:
@@ -81,12 +81,12 @@ class GitLabFiles:
         self.found.append(file)
         if root is None or included is None:
             return root
-        return merge(included, without(root, ("include",)))
+        return merge(included, drop_keys(root, ("include",)))
 
     def _say(self, node: Node, message: str) -> None:
         self.problems.found.append(node.file.problem(node, message, code=CODE))
 
-    def _included(self, root: Node, where: _Where) -> Node | None:
+    def _included(self, root: Node, where: _IncludeSite) -> Node | None:
         """Merge the files that a file includes, in their order; None without any."""
         merged: Node | None = None
         include = root.get("include")
@@ -98,7 +98,7 @@ class GitLabFiles:
                 merged = content if merged is None else merge(merged, content)
         return merged
 
-    def _item(self, item: Node, where: _Where) -> Iterator[Node]:
+    def _item(self, item: Node, where: _IncludeSite) -> Iterator[Node]:
         """Yield the content of each file that one entry of `include` means."""
         if item.kind is Kind.SCALAR:
             text = self._text(item)
@@ -134,11 +134,11 @@ class GitLabFiles:
     def _text(self, node: Node | None) -> str:
         return "" if node is None or node.kind is not Kind.SCALAR else expand(text_of(node), self.variables).strip()
 
-    def _files(self, kind: str, entry: Mapping[str, Node], where: _Where) -> Iterator[Node]:
-        given = Given(inputs=fields_of(entry.get("inputs")), include=entry[kind])
+    def _files(self, kind: str, entry: Mapping[str, Node], where: _IncludeSite) -> Iterator[Node]:
+        given = GivenInputs(inputs=fields_of(entry.get("inputs")), include=entry[kind])
         match kind:
             case "local":
-                yield from self._of_tree(where.tree, self._text(entry[kind]), entry[kind], where, given)
+                yield from self._tree_files(where.tree, self._text(entry[kind]), entry[kind], where, given)
             case "project":
                 ref = self._text(entry.get("ref")) or None
                 files = one_or_more(entry.get("file"))
@@ -146,7 +146,7 @@ class GitLabFiles:
                     raise NotFound("`file` says which file of the project; add it")
                 tree = self.sources.project(self._text(entry[kind]), ref)
                 for node in flat(files):
-                    yield from self._of_tree(tree, self._text(node), node, where, given)
+                    yield from self._tree_files(tree, self._text(node), node, where, given)
             case "component":
                 yield from self._component(self._text(entry[kind]), entry[kind], where, given)
             case "remote":
@@ -160,7 +160,7 @@ class GitLabFiles:
                     self.own, f"template:{name}", self.sources.template(name), entry[kind], where, given
                 )
 
-    def _of_tree(self, tree: Tree, text: str, node: Node, where: _Where, given: Given) -> Iterator[Node]:
+    def _tree_files(self, tree: Tree, text: str, node: Node, where: _IncludeSite, given: GivenInputs) -> Iterator[Node]:
         path = text.lstrip("/")
         if not path.endswith(SUFFIXES):
             raise NotFound(f"{text or 'an empty path'} is no YAML file; its name must end in .yml or .yaml")
@@ -180,7 +180,7 @@ class GitLabFiles:
         for name in names[: MAX_INCLUDES + 1]:
             yield from self._one(tree, f"{tree.label}{name}", tree.read(name), node, where, given)
 
-    def _component(self, address: str, node: Node, where: _Where, given: Given) -> Iterator[Node]:
+    def _component(self, address: str, node: Node, where: _IncludeSite, given: GivenInputs) -> Iterator[Node]:
         path, _, version = address.rpartition("@")
         host, _, rest = path.partition("/")
         project, _, name = rest.rpartition("/")
@@ -202,7 +202,9 @@ class GitLabFiles:
             return
         raise NotFound(f"{project} has no component {name}: there is neither {tried[0]} nor {tried[1]}")
 
-    def _one(self, tree: Tree, name: str, data: bytes, node: Node, where: _Where, given: Given) -> Iterator[Node]:
+    def _one(
+        self, tree: Tree, name: str, data: bytes, node: Node, where: _IncludeSite, given: GivenInputs
+    ) -> Iterator[Node]:
         self._number += 1
         if self._number > MAX_INCLUDES:
             if self._number == MAX_INCLUDES + 1:
@@ -212,7 +214,7 @@ class GitLabFiles:
             cycle = " -> ".join((*where.trail[where.trail.index(name) :], name))
             self._say(node, f"the includes form a cycle: {cycle}; remove one")
             return
-        content = self._parsed(data, name, _Where(tree=tree, trail=(*where.trail, name), given=given))
+        content = self._parsed(data, name, _IncludeSite(tree=tree, trail=(*where.trail, name), given=given))
         if content is not None:
             yield content
 

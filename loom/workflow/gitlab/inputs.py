@@ -34,7 +34,7 @@ _COMPONENT = ("name", "reference", "sha", "version")
 _FUNCTIONS = "expand_vars, truncate(offset,length) and posix_escape"
 
 
-class Given(Struct, frozen=True, kw_only=True):
+class GivenInputs(Struct, frozen=True, kw_only=True):
     """Values from the including file, or the command line."""
 
     inputs: Mapping[str, Node] = field(default_factory=dict)
@@ -50,7 +50,7 @@ class _Refused(ValueError):
     """A mistake in a value or an interpolation."""
 
 
-def load(file: YamlFile, given: Given) -> Node | None:
+def load(file: YamlFile, given: GivenInputs) -> Node | None:
     """Parse a decoded file with the inputs given; `file.problems` gets what is wrong."""
     end = _header_end(file.text)
     if end is None:
@@ -76,7 +76,7 @@ def say(node: Node, message: str, file: YamlFile) -> None:
     file.problems.append(node.file.problem(node, message, code=yaml.CODE))
 
 
-def _undeclared(file: YamlFile, given: Given, declared: Collection[str]) -> None:
+def _undeclared(file: YamlFile, given: GivenInputs, declared: Collection[str]) -> None:
     """Report given inputs that the file does not declare."""
     known = (
         f"its inputs are: {', '.join(declared)}" if declared else "remove it, or add it to the file's `spec: inputs`"
@@ -92,7 +92,7 @@ def _undeclared(file: YamlFile, given: Given, declared: Collection[str]) -> None
 class _Inputs:
     """The values of a file's inputs: what was given, else the defaults, each checked."""
 
-    def __init__(self, file: YamlFile, header: Node, given: Given) -> None:
+    def __init__(self, file: YamlFile, header: Node, given: GivenInputs) -> None:
         self.file = file
         self.given = given
         self.spec = header.get("spec")
@@ -162,7 +162,7 @@ class _Inputs:
     def _rule(self, spec: Node) -> Node | None:
         """Return the first of `spec:inputs:NAME:rules` that holds for the inputs before it."""
         names = {name: f"INPUT_{number}" for number, name in enumerate(self.declared)}
-        values = {names[name]: as_text(value) for name, value in self.found.items()}
+        values = {names[name]: input_text(value) for name, value in self.found.items()}
         for rule in items_of(spec.get("rules")):
             condition = _text(rule.get("if"))
             if not condition:
@@ -185,7 +185,7 @@ def _typed(text: str, kind: str) -> Any:
 
 
 def nodes_of(values: Mapping[str, Any], name: str) -> Mapping[str, Node]:
-    """Return values as a file of this name would give them, for `Given.inputs`."""
+    """Return values as a file of this name would give them, for `GivenInputs.inputs`."""
     return (
         fields_of(yaml.parse(yaml_file.decoded(json.dumps(values).encode(), name, code=yaml.CODE))[0]) if values else {}
     )
@@ -195,8 +195,8 @@ def _text(node: Node | None) -> str:
     return node.text if node is not None and node.kind is Kind.SCALAR else ""
 
 
-def as_text(value: Any) -> str:
-    """Return the text that stands for an input's value in a file, and in `Given.texts`."""
+def input_text(value: Any) -> str:
+    """Return the text that stands for an input's value in a file, and in `GivenInputs.texts`."""
     if isinstance(value, str):
         return value
     return json.dumps(value, ensure_ascii=False)
@@ -210,7 +210,7 @@ class _Piece(Struct, frozen=True):
     whole: bool
 
 
-def _content(file: YamlFile, end: int, values: Mapping[str, Any], given: Given) -> Node | None:
+def _content(file: YamlFile, end: int, values: Mapping[str, Any], given: GivenInputs) -> Node | None:
     """Parse what follows the header, with its interpolations replaced."""
     file.root = None  # which no problem is in from here on
     start = end + len("---")
@@ -238,7 +238,7 @@ def _content(file: YamlFile, end: int, values: Mapping[str, Any], given: Given) 
     return None if file.problems else yaml.parse(file, new, _origin(file.text, new, pieces), most=1)[0]
 
 
-def _evaluated(expression: str, values: Mapping[str, Any], given: Given) -> str:
+def _evaluated(expression: str, values: Mapping[str, Any], given: GivenInputs) -> str:
     name, *functions = (part.strip() for part in expression.split("|"))
     if name not in values:
         known = ", ".join(values) or "none"
@@ -250,10 +250,10 @@ def _evaluated(expression: str, values: Mapping[str, Any], given: Given) -> str:
         if not isinstance(value, str):
             raise _Refused(f"$[[ {expression} ]]: {function} takes text; {name} is not of type string")
         value = applied(function, value, given)
-    return as_text(value)
+    return input_text(value)
 
 
-def applied(function: str, value: str, given: Given) -> str:
+def applied(function: str, value: str, given: GivenInputs) -> str:
     if function == "expand_vars":
         return expand_existing(value, given.variables)
     if function == "posix_escape":

@@ -61,7 +61,7 @@ def _requires(*keys: str, one_of: bool = False, when: str | None = None) -> Chec
     return check
 
 
-def _between(least: int, most: int) -> Check:
+def _number_limit(least: int, most: int) -> Check:
     def check(node: Node) -> str | None:
         fits = not isinstance(node.value, int) or least <= node.value <= most
         return None if fits else f"expected {least} to {most}, found {node.text}"
@@ -90,7 +90,7 @@ def _stops_in(node: Node) -> str | None:
     return None
 
 
-def _at_most(limit_s: int) -> Check:
+def _duration_limit(limit_s: int) -> Check:
     def check(node: Node) -> str | None:
         too_long = isinstance(node.value, str) and seconds(node.value) > limit_s
         return f"{node.text} is longer than {duration_text(limit_s)}, the most in GitLab" if too_long else None
@@ -125,7 +125,7 @@ def _delayed_job(node: Node) -> str | None:
     return None if _has(node, "rules") and _has(node, "start_in") else _delayed(node)
 
 
-def _of_trigger(node: Node) -> str | None:
+def _check_trigger(node: Node) -> str | None:
     if not _has(node, "trigger") or _has(node, "script"):
         return None
     unfit = [key for key in node.value if key not in _OF_TRIGGERS and _has(node, key)]
@@ -198,7 +198,7 @@ def _combined(node: Node) -> str | None:
     return _instances(len(combinations(node)))
 
 
-def _of_other_project(node: Node) -> str | None:
+def _check_project_need(node: Node) -> str | None:
     if not _has(node, "project"):
         return None
     return _requires("job", "ref")(node) or _apart("project", "optional", "pipeline")(node)
@@ -213,13 +213,13 @@ OF_JOB: tuple[Check, ...] = (
     _apart("rules", "only", "except", "start_in"),
     _apart("script", "trigger", "run"),
     _delayed_job,
-    _of_trigger,
+    _check_trigger,
     _mirrors,
 )
 _PATTERNS = (_count(0, 50, "patterns"),)
 LIMITS: Mapping[str, tuple[Check, ...]] = {
-    "start_in": (_at_most(WEEK),),
-    "timeout": (_at_most(MONTH),),
+    "start_in": (_duration_limit(WEEK),),
+    "timeout": (_duration_limit(MONTH),),
     "artifacts": (_apart("access", "public"), _exposed),
     "cache[]": (_count(0, 4, "caches"),),
     "cache:key": (_requires("files", "files_commits", one_of=True), _apart("files", "files_commits"), _key),
@@ -237,17 +237,17 @@ LIMITS: Mapping[str, tuple[Check, ...]] = {
     "needs": (
         _requires("job", "pipeline", one_of=True),
         _requires("project", when="ref"),
-        _of_other_project,
+        _check_project_need,
     ),
     "only": (_ref,),
     "only:refs": (_ref,),
     "parallel": (_copies,),
     "parallel:matrix[]": (_combined,),
     "release:released_at": (_moment,),
-    "retry": (_between(0, 2),),
-    "retry:max": (_between(0, 2),),
+    "retry": (_number_limit(0, 2),),
+    "retry:max": (_number_limit(0, 2),),
     "rules": (_delayed,),
-    "rules:start_in": (_at_most(WEEK),),
+    "rules:start_in": (_duration_limit(WEEK),),
     "rules:changes": (_requires("paths", "regexp", one_of=True),),
     "rules:changes[]": _PATTERNS,
     "rules:changes:paths[]": _PATTERNS,

@@ -18,7 +18,7 @@ from loom.workflow.gitlab.keywords import DEFAULTS, GLOBALS, ROOT
 from loom.workflow.gitlab.pipeline import Entry, Pipeline
 from loom.workflow.gitlab.references import Resolver
 from loom.workflow.gitlab.shapes import JOB_TABLE, GitLabShapes
-from loom.workflow.loaded import Examined, content_of
+from loom.workflow.loaded import LoadOutcome, content_of
 from loom.workflow.merge import extended
 from loom.workflow.messages import sort_problems
 
@@ -28,13 +28,13 @@ MAX_LEVELS = 10
 MAX_NAME = 255
 
 
-def examine(path: Path, root: Path, facts: Callable[[], Facts]) -> Examined:
+def examine(path: Path, root: Path, facts: Callable[[], Facts]) -> LoadOutcome:
     """Implement `dialects.Loader`: `workflow` is None when the file, or one that it includes, is missing or unreadable."""
     name = name_from(root, path)
     return examine_text(name, content_of(path, root), root, facts())
 
 
-def examine_text(name: str, data: bytes, root: Path, facts: Facts) -> Examined:
+def examine_text(name: str, data: bytes, root: Path, facts: Facts) -> LoadOutcome:
     """Examine the content of a file."""
     problems = GitLabShapes()
     files = GitLabFiles(root, facts, problems)
@@ -44,7 +44,7 @@ def examine_text(name: str, data: bytes, root: Path, facts: Facts) -> Examined:
     if not any(problem.code == CODE for problem in problems.found) and content is not None:
         pipeline = _Assembly(name, files, problems).pipeline(content)
     ranks = {file.name: number for number, file in enumerate(files.found)} | {name: -1}
-    return Examined(workflow=pipeline, problems=tuple(sort_problems(problems.found, ranks)), ranks=ranks)
+    return LoadOutcome(workflow=pipeline, problems=tuple(sort_problems(problems.found, ranks)), ranks=ranks)
 
 
 class _Assembly:
@@ -85,7 +85,7 @@ class _Assembly:
             variable_nodes=fields_of(root.get("variables")),
             notices=(
                 *self.problems.notices.values(),
-                *rules.without_value(root, entries.values(), self.files.facts, self.files.rules),
+                *rules.unset_variables(root, entries.values(), self.files.facts, self.files.rules),
             ),
         )
 
@@ -116,7 +116,7 @@ class _Assembly:
         checked = self.problems.fields(node, "", JOB_TABLE)
         for why in filter(None, (limit(checked) for limit in limits.OF_JOB)):
             self.problems.say(checked, f"{name}: {why}")
-        entry = Entry(name=name, key=key, node=own, merged=_with_defaults(checked, defaults))
+        entry = Entry(name=name, key=key, node=own, merged=_add_defaults(checked, defaults))
         self._sound(entry, stages)
         self._filled(node)
         return entry
@@ -168,7 +168,7 @@ def _defaults_of(root: Node) -> dict[str, tuple[Node, Node]]:
     return found
 
 
-def _with_defaults(job: Node, defaults: Mapping[str, tuple[Node, Node]]) -> Node:
+def _add_defaults(job: Node, defaults: Mapping[str, tuple[Node, Node]]) -> Node:
     """Add the defaults that the job lacks and lets through; `null` counts as lacking, as in GitLab."""
     inherit = job.find("inherit", "default")
     if inherit is not None and inherit.value is False:

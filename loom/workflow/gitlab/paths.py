@@ -11,7 +11,7 @@ _LIKE_ONE_STAR = re.compile(r"(?<=[^/*])\*{2,}|\*{2,}(?=[^/*])|\*{3,}")
 """Stars that cross no folders: for GitLab's runner, only a `**` that is a whole part of a path does."""
 
 
-def of_runner(path: str) -> str:
+def glob_of_runner(path: str) -> str:
     """Write a path of `artifacts` or `cache` as loom's."""
     return _LIKE_ONE_STAR.sub("*", path.removeprefix("./")) or "."
 

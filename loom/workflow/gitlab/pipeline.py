@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from loom.util.yaml_file import Node
 from loom.workflow import loaded
-from loom.workflow.loaded import LoadedOf
+from loom.workflow.loaded import LoadedWorkflow
 
 
 class Entry(loaded.Entry, frozen=True, kw_only=True):
@@ -16,7 +16,7 @@ class Entry(loaded.Entry, frozen=True, kw_only=True):
         return stage.value if stage is not None and isinstance(stage.value, str) else "test"
 
 
-class Pipeline(LoadedOf[Entry], frozen=True, kw_only=True):
+class Pipeline(LoadedWorkflow[Entry], frozen=True, kw_only=True):
     """The whole file. Values are nodes whose shapes are checked; `stages` have `.pre` and `.post`."""
 
     language: ClassVar[str] = "gitlab"

@@ -22,7 +22,7 @@ DEFAULT = ("branches", "tags")
 """`only:refs` where it is not given."""
 
 
-class Policies(Struct, frozen=True):
+class GitLabPolicies(Struct, frozen=True):
     """What a job's conditions see: its variables, the event and the checkout. Mistakes in them go to `problems`."""
 
     scope: Scope

@@ -21,7 +21,7 @@ _NUMBERED = re.compile(r"([\s:]+(\[.*\]|\d+[\s:/\\]+\d+)){1,3}\s*\Z")
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 
 
-def for_instance(instance: Instance) -> dict[str, str]:
+def instance_variables(instance: Instance) -> dict[str, str]:
     """Return the variables that only GitLab's jobs have before they run."""
     values = {
         "GITLAB_CI": "true",
@@ -31,7 +31,7 @@ def for_instance(instance: Instance) -> dict[str, str]:
     return values if instance.index is None else {**values, "CI_NODE_INDEX": str(instance.index)}
 
 
-def of_environment(node: Node | None, values: Mapping[str, str]) -> dict[str, str]:
+def environment_variables(node: Node | None, values: Mapping[str, str]) -> dict[str, str]:
     """Return the variables of a job's `environment`, without its URL; `values` expand its name."""
     written = node.get("name") if node is not None and node.kind is Kind.MAPPING else node
     name = expand(text_of(written), values)

@@ -18,7 +18,7 @@ from loom.workflow.changes import changes_since, event_changes
 from loom.workflow.facts import Facts
 from loom.workflow.gitlab import conditions, durations, paths
 from loom.workflow.gitlab.pipeline import Entry, Pipeline
-from loom.workflow.gitlab.policies import Policies
+from loom.workflow.gitlab.policies import GitLabPolicies
 from loom.workflow.gitlab.variables import GIVE, expand_existing, read
 from loom.workflow.parser import InvalidExpression
 from loom.workflow.predefined import NOT_SET
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 _NAMES = re.compile(r"\$(\w+)")
 
 
-class GitLabRules(Policies, frozen=True):
+class GitLabRules(GitLabPolicies, frozen=True):
     """Evaluates rules with the variables of one job, of the workflow or of an include."""
 
     def decide(self, entry: Entry, *, global_rules: bool) -> RuleDecision:
@@ -45,7 +45,7 @@ class GitLabRules(Policies, frozen=True):
         passed: list[str] = []
         for number, rule in self._matching(rules, passed):
             when = text_of(rule.get("when")) or base
-            reason = f"rules[{number}] says never{self._of_values(rule)}" if when == "never" else ""
+            reason = f"rules[{number}] says never{self._values_text(rule)}" if when == "never" else ""
             return self._decision(entry, rule, when, reason=reason, number=number)
         return self._decision(entry, None, "never", reason=no_match(passed))
 
@@ -57,7 +57,7 @@ class GitLabRules(Policies, frozen=True):
         passed: list[str] = []
         for number, rule in self._matching(rules, passed):
             if text_of(rule.get("when")) == "never":
-                return decision("never", number, f"workflow: rules[{number}] says never{self._of_values(rule)}")
+                return decision("never", number, f"workflow: rules[{number}] says never{self._values_text(rule)}")
             return decision("always", number, variables=read(rule.get("variables")))
         return decision("never", reason=no_match(passed, NO_PIPELINE))
 
@@ -71,18 +71,18 @@ class GitLabRules(Policies, frozen=True):
     def _matching(self, rules: Node, passed: list[str] | None = None) -> Iterator[tuple[int, Node]]:
         """Yield the rules that apply, with their numbers; `passed` gets why each of the others does not."""
         for number, rule in list(_parsed(rules, self.problems)):
-            why = self._why_not(rule, told=passed is not None)
+            why = self._mismatch_reason(rule, told=passed is not None)
             if why is None:
                 yield number, rule
             elif passed is not None:
                 passed.append(why)
 
-    def _of_values(self, rule: Node) -> str:
+    def _values_text(self, rule: Node) -> str:
         """Return the values that the condition of a rule reads, in parentheses."""
         node = rule.get("if")
         return f" ({self.values_read([node])})" if node is not None and node.value is not None else ""
 
-    def _why_not(self, rule: Node, *, told: bool) -> str | None:
+    def _mismatch_reason(self, rule: Node, *, told: bool) -> str | None:
         """Return why a rule does not apply, empty for a mistake in it; None if it does. `told`: the reason is for people."""
         node = rule.get("if")
         if node is not None and node.value is not None and not self.holds(node, "rules:if"):
@@ -183,7 +183,7 @@ def check(rules: Node | None, problems: Problems) -> None:
                     problems.say(rule, f"rules: {wrong}")
 
 
-def without_value(
+def unset_variables(
     root: Node, entries: Iterable[Entry], facts: Facts, of_includes: Iterable[Node] = ()
 ) -> Iterator[Problem]:
     """Report the variables that conditions read and only the server knows, each once: here, they have no value."""

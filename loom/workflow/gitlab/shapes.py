@@ -12,7 +12,7 @@ from loom.workflow.gitlab import limits, yaml
 from loom.workflow.gitlab.durations import seconds
 from loom.workflow.gitlab.keywords import DEFAULTS, GLOBALS, JOB, ROOT_KEYWORDS, runner_variable
 from loom.workflow.keywords import Keyword, Shape, tabled
-from loom.workflow.words import NotA
+from loom.workflow.words import WrongType
 
 UNSUPPORTED = "GL_UNSUPPORTED"
 JOB_TABLE, _ROOT = tabled(JOB), tabled(ROOT_KEYWORDS)
@@ -32,13 +32,13 @@ def _duration(value: Any) -> Any:
             return value
     except ValueError:
         pass
-    raise NotA("a duration such as 1h 30m")
+    raise WrongType("a duration such as 1h 30m")
 
 
 class GitLabShapes(shapes.Shapes, kw_only=True):
     parsers: ClassVar[Mapping[str, shapes.Parser]] = {
         **shapes.PARSERS,
-        "alphanumeric": shapes.of_type("text or a whole number", str, int),
+        "alphanumeric": shapes.type_parser("text or a whole number", str, int),
         "duration": _duration,
     }
     code: str = yaml.CODE

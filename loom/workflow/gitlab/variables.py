@@ -73,12 +73,12 @@ def own(path: Path, project: str) -> dict[str, Variable]:
     return found
 
 
-def of_secrets(names: Iterable[str]) -> dict[str, Variable]:
+def secret_variables(names: Iterable[str]) -> dict[str, Variable]:
     """Return the masked variables whose values loom's environment has."""
     return {name: Variable(value=SECRET, expand=False, ref=f"env://{name}") for name in names}
 
 
-def in_environment(variables: Mapping[str, Variable], environment: str = "") -> dict[str, Variable]:
+def environment_scoped(variables: Mapping[str, Variable], environment: str = "") -> dict[str, Variable]:
     """Return the variables of a job with this environment; empty: of one without, of rules and of includes.
 
     The glob that is the whole name wins, then the longest one.

@@ -32,17 +32,17 @@ def warnings(workflow: Loaded, *, predefined: Collection[str]) -> list[Problem]:
     found = [*_steps(workflow.entries.values()), *_unknown_names(workflow, predefined, workflow.jobs.values())]
     for check in (_templates, _images, _reach):
         found += check(workflow)
-    return _in_order(workflow, found)
+    return _sorted_problems(workflow, found)
 
 
 def run_warnings(workflow: Loaded, jobs: Collection[str], *, defined: Collection[str]) -> list[Problem]:
     """Return the warnings that change what jobs of these names do in a run; `workflow` is in loom's language."""
     assert isinstance(workflow, Workflow)
     entries = [entry for name, entry in workflow.jobs.items() if name in jobs]
-    return _in_order(workflow, [*_steps(entries), *_unknown_names(workflow, defined, entries)])
+    return _sorted_problems(workflow, [*_steps(entries), *_unknown_names(workflow, defined, entries)])
 
 
-def _in_order(workflow: Workflow, found: Iterable[Problem]) -> list[Problem]:
+def _sorted_problems(workflow: Workflow, found: Iterable[Problem]) -> list[Problem]:
     rank = {file.name: number for number, file in enumerate(workflow.files)}
     return sorted(dict.fromkeys(found), key=lambda p: (rank.get(p.file, 0), p.line, p.column, p.code))
 

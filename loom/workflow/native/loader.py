@@ -13,7 +13,7 @@ from typing import ClassVar
 from loom.util.yaml_file import Kind, Node, YamlFile, fields_of, items_of
 from loom.workflow import merge
 from loom.workflow.facts import Facts
-from loom.workflow.loaded import Examined, LoadedOf
+from loom.workflow.loaded import LoadedWorkflow, LoadOutcome
 from loom.workflow.messages import sort_problems
 from loom.workflow.native import references
 from loom.workflow.native.files import WorkflowFiles
@@ -22,7 +22,7 @@ from loom.workflow.native.keywords import ROOT_KEYS
 from loom.workflow.native.shapes import Fields, Shapes
 
 
-class Workflow(LoadedOf[Entry], frozen=True, kw_only=True):
+class Workflow(LoadedWorkflow[Entry], frozen=True, kw_only=True):
     language: ClassVar[str] = "native"
 
     variables: Mapping[str, str]
@@ -31,14 +31,14 @@ class Workflow(LoadedOf[Entry], frozen=True, kw_only=True):
     default: Node | None
 
 
-def examine(path: Path, root: Path, facts: Callable[[], Facts] | None = None) -> Examined:
+def examine(path: Path, root: Path, facts: Callable[[], Facts] | None = None) -> LoadOutcome:
     """Implement `dialects.Loader`; a file depends on no facts."""
     problems = Shapes()
     files = WorkflowFiles(root, problems)
     name = files.read(path)
     workflow = _assemble(name, files.found, problems)
     ranks = {file.name: number for number, file in enumerate(files.found)} | {name: -1}
-    return Examined(workflow=workflow, problems=tuple(sort_problems(problems.found, ranks)), ranks=ranks)
+    return LoadOutcome(workflow=workflow, problems=tuple(sort_problems(problems.found, ranks)), ranks=ranks)
 
 
 def _assemble(path: str, files: list[YamlFile], problems: Shapes) -> Workflow | None:

@@ -91,7 +91,7 @@ class Shapes(Checker):
         if node.kind is Kind.REFUSED:
             return None
         if node.kind is not Kind.MAPPING:
-            self.say(key, self._no_job(name, node))
+            self.say(key, self._root_key_hint(name, node))
             return None
         try:
             values.TYPES["template" if template else "job"].parse(name)
@@ -102,7 +102,7 @@ class Shapes(Checker):
         self._reserve(node.get("secrets"))
         return checked if len(self.found) == before else None
 
-    def _no_job(self, name: str, node: Node) -> str:
+    def _root_key_hint(self, name: str, node: Node) -> str:
         found = wording.describe(node)
         if name in keywords.DEFAULT_KEYS:
             return f"{name} is not a root key; put it below `default`, or into a job"

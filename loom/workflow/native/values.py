@@ -16,7 +16,7 @@ from loom.util.units import DURATION_PATTERN, PLATFORM_PATTERN, SIZE_PATTERN, du
 from loom.workflow import expressions
 from loom.workflow.patterns import compile_pattern
 from loom.workflow.shapes import PARSERS, Parser
-from loom.workflow.words import VARIABLE, NotA, Unrepeated, line_in, shell_words, text_in
+from loom.workflow.words import VARIABLE, UnshownValue, WrongType, line_in, shell_words, text_in
 
 STAGE = r"^[a-z][a-z0-9_-]{0,31}$"
 JOB = r"^[a-z][a-z0-9_-]{0,63}$"
@@ -33,7 +33,7 @@ NETWORK = r"^[A-Za-z0-9][A-Za-z0-9_.:-]*$"
 
 
 class Type(Struct, frozen=True, eq=False):
-    """A type of values: `parse` returns the value. NotA for another kind of value, ValueError with a text for users."""
+    """A type of values: `parse` returns the value. WrongType for another kind of value, ValueError with a text for users."""
 
     parse: Parser
     schema: dict[str, Any]
@@ -91,7 +91,7 @@ def _script(value: Any) -> str:
 def _reference(value: Any) -> str:
     text = value.strip() if isinstance(value, str) else ""
     if not re.fullmatch(r"[a-z][a-z0-9+.-]*://\S[^\n]*", text):
-        raise Unrepeated(
+        raise UnshownValue(
             "expected a reference such as env://NAME or keyring://service/name; a secret's value is never written here"
         )
     return text
@@ -201,7 +201,7 @@ def between(least: int, most: int | None) -> Type:
 def _filled(value: Any) -> str:
     text = text_in(value).strip()
     if not text:
-        raise NotA("text")
+        raise WrongType("text")
     return text
 
 

@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 
 from loom.workflow.native.values import TYPES, Type
-from loom.workflow.words import NotA
+from loom.workflow.words import WrongType
 
 NATIVE: tuple[object, ...] = (
     *(True, 0, 1, 3, 11, 256, 70_000, 1.5, 0.001, 5000.0, -1, None, [], ["sh", "-c"], ["a", 1], {}),
@@ -38,7 +38,7 @@ def parsed(kind: Type, value: object) -> str:
     """Return what a type makes of a value, or the reason of its refusal."""
     try:
         found = kind.parse(value)
-    except NotA as error:
+    except WrongType as error:
         return f"expected {error}"
     except ValueError as error:
         said = str(error).replace(repr(value), "{}").replace(f"'{value}'", "{}")

@@ -201,7 +201,7 @@ def test_interpolation_is_a_replacement_in_the_text(values: Mapping[str, str], r
         written.append(f'- "{old}"\n' if old != row[0] else f"- {old}\n")
         replaced.append(f'- "{new}"\n' if old != row[0] else f"- {new}\n")
     file = YamlFile(name="x.yml", text="spec:\n  inputs: {one: {}, two: {}}\n---\n" + "".join(written))
-    root = inputs.load(file, inputs.Given(texts=values, variables={"A": "known"}))
+    root = inputs.load(file, inputs.GivenInputs(texts=values, variables={"A": "known"}))
     assert file.problems == []
     whole = yaml_file.parse("".join(replaced).encode(), "x.yml").root
     assert (root and root.plain()) == (whole and whole.plain())
@@ -215,10 +215,10 @@ def test_interpolation_is_a_replacement_in_the_text(values: Mapping[str, str], r
 @given(st.text("ab $~%#*\n\t\"'\\é-", max_size=12))
 def test_an_escaped_input_is_one_word_for_a_shell(value: str) -> None:
     file = YamlFile(name="x.yml", text="spec:\n  inputs: {a: {}}\n---\n- |\n  $[[ inputs.a | posix_escape ]]\n")
-    escaped = inputs.applied("posix_escape", value, inputs.Given())
+    escaped = inputs.applied("posix_escape", value, inputs.GivenInputs())
     assert shlex.split(escaped) == [value]
     if re.fullmatch(r"[ -~]+", value):
-        root = inputs.load(file, inputs.Given(texts={"a": value}))
+        root = inputs.load(file, inputs.GivenInputs(texts={"a": value}))
         assert root is not None
         assert root.plain() == [escaped + "\n"]
 
@@ -361,7 +361,7 @@ def test_values_that_multiply_each_other_are_refused() -> None:
 
     blocks = "$[[ inputs.a ]]" * 3000
     file = YamlFile(name="x.yml", text=f"spec: {{inputs: {{a: {{}}}}}}\n---\njob: {{script: {blocks}}}\n")
-    assert inputs.load(file, inputs.Given(texts={"a": "x" * 2000})) is None
+    assert inputs.load(file, inputs.GivenInputs(texts={"a": "x" * 2000})) is None
     assert [problem.message for problem in file.problems] == [
         "with its inputs, x.yml is larger than 4 MiB; hand over less"
     ]

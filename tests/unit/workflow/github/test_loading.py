@@ -16,21 +16,21 @@ from loom.workflow.dialects import examine, load
 from loom.workflow.github import events, loader
 from loom.workflow.github.keywords import CONTEXTS, JOB, ROOT_KEYWORDS
 from loom.workflow.github.shapes import GitHubShapes
-from loom.workflow.github.workflows import Faulty, Workflows
-from loom.workflow.loaded import Examined
+from loom.workflow.github.workflows import FaultyFile, Workflows
+from loom.workflow.loaded import LoadOutcome
 from tests.support.plans import expect, problem_line
 
 SOUND = "on: push\njobs: {x: {runs-on: ubuntu-latest, steps: [{run: echo}]}}\n"
 
 
-def examined(root: Path, text: str, name: str = "ci.yml") -> Examined:
+def examined(root: Path, text: str, name: str = "ci.yml") -> LoadOutcome:
     folder = root / ".github/workflows"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / name).write_text(text)
     return examine(folder, root, ResolveContext)
 
 
-def messages(found: Examined) -> list[str]:
+def messages(found: LoadOutcome) -> list[str]:
     return [f"{problem.line}:{problem.column} {problem.pointer} {problem.message}" for problem in found.problems]
 
 
@@ -344,7 +344,7 @@ def test_of_several_files_those_without_mistakes_can_be_loaded(tmp_path: Path) -
 
 
 def test_a_faulty_file_is_asked_for_by_its_stage_and_its_jobs() -> None:
-    faulty = Faulty(label="a", problems=(), file=None)
+    faulty = FaultyFile(label="a", problems=(), file=None)
     assert [faulty.is_asked_for([name]) for name in ("a", "a.x", "a / x", "x", "b / a")] == [True] * 3 + [False] * 2
     reading = loader.WorkflowReader()
     reading.read("a.yml", SOUND.encode())

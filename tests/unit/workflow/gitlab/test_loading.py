@@ -18,7 +18,7 @@ from loom.workflow.dialects import examine, load, refuse_inputs
 from loom.workflow.gitlab import yaml as gitlab_yaml
 from loom.workflow.gitlab.loader import examine_text
 from loom.workflow.gitlab.yaml import resolve
-from loom.workflow.loaded import Examined
+from loom.workflow.loaded import LoadOutcome
 from loom.workflow.sources import Component, NotFound, Tree
 from tests.support.gitlab import PUSH
 from tests.support.plans import expect, problem_line
@@ -61,7 +61,7 @@ class Server:
         raise NotFound(f"GitLab has no template {name}")
 
 
-def loaded(root: Path, text: str, server: Server | None = None, **files: str) -> Examined:
+def loaded(root: Path, text: str, server: Server | None = None, **files: str) -> LoadOutcome:
     """Load a file; the others are given by names with `__` for a slash, without `.yml`."""
     for name, content in files.items():
         path = root / f"{name.replace('__', '/')}.yml"
@@ -552,7 +552,7 @@ job:
 """
 
 
-def given(root: Path, content: str, /, **inputs: str) -> Examined:
+def given(root: Path, content: str, /, **inputs: str) -> LoadOutcome:
     return examine_text(HERE, content.encode(), root, ResolveContext(predefined=PUSH, inputs=inputs))
 
 

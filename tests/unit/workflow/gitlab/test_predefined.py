@@ -31,15 +31,19 @@ from tests.support.gitlab import node
     ],
 )
 def test_the_tier_of_an_environment_follows_from_its_name(name: str, tier: str) -> None:
-    assert predefined.of_environment(node(name), {})["CI_ENVIRONMENT_TIER"] == tier
+    assert predefined.environment_variables(node(name), {})["CI_ENVIRONMENT_TIER"] == tier
 
 
 def test_an_environment_says_its_tier_and_action_itself() -> None:
-    found = predefined.of_environment(node("{name: prod $A, deployment_tier: other, action: stop}"), {"A": "b"})
+    found = predefined.environment_variables(node("{name: prod $A, deployment_tier: other, action: stop}"), {"A": "b"})
     assert found["CI_ENVIRONMENT_NAME"] == "prod b"
     assert (found["CI_ENVIRONMENT_TIER"], found["CI_ENVIRONMENT_ACTION"]) == ("other", "stop")
-    assert predefined.of_environment(node("$NONE"), {"NONE": ""}) == predefined.of_environment(None, {}) == {}
-    assert predefined.of_environment(node("prod"), {})["CI_ENVIRONMENT_ACTION"] == "start"
+    assert (
+        predefined.environment_variables(node("$NONE"), {"NONE": ""})
+        == predefined.environment_variables(None, {})
+        == {}
+    )
+    assert predefined.environment_variables(node("prod"), {})["CI_ENVIRONMENT_ACTION"] == "start"
 
 
 @pytest.mark.parametrize(

@@ -341,7 +341,7 @@ def test_variables_that_only_the_server_knows_are_told_once(
 ) -> None:
     made = pipeline(CONDITIONS)
     included = node("[{if: $CI_PROJECT_VISIBILITY}]")
-    found = list(rules.without_value(made.root, made.entries.values(), facts(predefined), [included]))
+    found = list(rules.unset_variables(made.root, made.entries.values(), facts(predefined), [included]))
     assert {(one.code, one.severity) for one in found} == {("GL_NOT_GIVEN", "notice")}
     assert sorted(
         (one.message.partition("$")[2].partition(",")[0], one.line, one.column, one.pointer) for one in found

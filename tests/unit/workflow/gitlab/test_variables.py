@@ -128,7 +128,7 @@ def test_the_users_file_of_variables_and_what_is_wrong_with_it(tmp_path: Path) -
         "D": Variable(value="1"),
     }
     for environment, value in (("", "a"), ("prod", "$A"), ("test", "a")):
-        assert variables.in_environment(found, environment)["C"].value == value
+        assert variables.environment_scoped(found, environment)["C"].value == value
     for wrong, at in (
         ("A: {value: x, ref: y}", "1:4"),
         ("A: {value: x, more: y}", "1:4"),
