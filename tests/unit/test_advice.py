@@ -84,6 +84,8 @@ def refusal(line: str) -> str | None:
         if not hasattr(command, "commands"):
             command.make_context(command.name, words, parent=context.parent)
     except Exception as error:  # noqa: BLE001  the classes are those of the parser that typer brings
+        if re.search(r"'[A-Z]+' is not one of ", str(error)):
+            return None  # it stands for each of them
         if type(error).__name__ in ("MissingParameter", "NoArgsIsHelpError", "BadOptionUsage", "Exit"):
             return None  # it is only named, or --help
         return f"{type(error).__name__}: {error}"

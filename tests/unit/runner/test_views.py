@@ -108,7 +108,7 @@ def test_the_kind_of_a_view(
     own = view.directory and view.directory / "workspace"
     found = {(run, False): "run", (own, True): "copied", (own, False): "empty-or-own"}
     if view.directory is not None:
-        found[view.directory / "empty", False] = "empty"
+        found[view.directory / "given", False] = "empty"
         assert view.run_workspace == run
         assert view.brought == view.directory / ".brought.json"
     assert f"{view.mode.name.lower()} {found[view.workspace, view.copied]}" == expected

@@ -438,7 +438,7 @@ def test_a_full_disk(work: Repo, tmp_path: Path) -> None:
                 cancel=Cancel(),
             )
         assert caught.value.exit_code == 3
-        assert "TMPDIR" in (caught.value.hint or "")
+        assert "LOOM_TMP_DIR" in (caught.value.hint or "")
         assert list(workspace.iterdir()) == []
         (work.root / "big").unlink()
         # From one file system to another: copy_file_range can't, sendfile can.
