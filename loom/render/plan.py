@@ -10,6 +10,7 @@ from loom import __version__
 from loom.plan.model import Job, Plan
 from loom.record.documents import Document
 from loom.render.jobs import LeftOutJob
+from loom.render.output import json_text
 from loom.util import jsons
 
 
@@ -50,6 +51,11 @@ def job_document(job: Job, mount_mode: str) -> dict[str, Any]:
     shape["working_directory"] = "/workspace" if in_container else None
     shape["mounts"] = [{"source": "workspace", "target": "/workspace", "mode": mount_mode}] if in_container else []
     return shape
+
+
+def plan_text(plan: Plan, mount_mode: str, *, form: str) -> str:
+    """Convert the plan to JSON if that is the form, else to YAML."""
+    return json_text(plan_document(plan, mount_mode)) if form == "json" else plan_yaml(plan, mount_mode)
 
 
 def plan_yaml(plan: Plan, mount_mode: str = "auto") -> str:

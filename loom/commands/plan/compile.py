@@ -13,8 +13,8 @@ from loom.errors import RequestError
 from loom.plan.model import JobSelection, Plan
 from loom.plan.provenance import sources
 from loom.record.request import Request
-from loom.render.output import json_text, print_kind
-from loom.render.plan import plan_document, plan_yaml
+from loom.render.output import print_kind
+from loom.render.plan import plan_text
 from loom.status import ExitCode
 from loom.util.budget import LOOKING_S, limited
 from loom.util.units import meant
@@ -30,8 +30,7 @@ def compile_(*, form: str, explain: str | None, **given: Any) -> int:
     plan, _ = planner.made()
     if explain is not None:
         return _explain(planner.workflow, plan, explain, planner.selection, as_json=form == "json")
-    mode = here.config.mount_mode
-    sys.stdout.write(json_text(plan_document(plan, mode)) if form == "json" else plan_yaml(plan, mode))
+    sys.stdout.write(plan_text(plan, here.config.mount_mode, form=form))
     if not plan.jobs:
         sys.stderr.write("nothing would run; `left_out` in the plan says why\n")
     return ExitCode.OK

@@ -49,9 +49,9 @@ def run_with(request: Request, *, settings: Mapping[str, Any] | None = None, par
     """Run the workflow; return the exit code. `settings`: see `checkout_for`."""
     here, made = plan_run(request, settings=settings)
     if request.dry_run:
-        from loom.render.plan import plan_yaml  # no other run needs YAML
+        from loom.render.plan import plan_text  # no other run needs YAML
 
-        sys.stdout.write(plan_yaml(made.plan))
+        sys.stdout.write(plan_text(made.plan, here.config.mount_mode, form=request.form))
         return ExitCode.OK
     if not made.plan.jobs:
         reasons = "\n".join(listed((f"{left.id}: {left.reason}" for left in made.plan.left_out), 10))

@@ -104,3 +104,13 @@ jobs:
     lines = done.stdout.splitlines()
     assert lines[1].split()[1] == "a"
     assert lines[2] == "left out: b, c: its label macos-latest is of macOS; jobs run on Linux here"
+
+
+def test_a_dry_run_in_json_is_the_compiled_plan(jobs: Callable[..., str], tmp_path: Path) -> None:
+    environ = {**os.environ, "HOME": str(tmp_path), "LOOM_MOUNT_MODE": "copy"}
+    dry, compiled = (
+        json.loads(run_loom(words, cwd=tmp_path / "checkout", environ=environ).stdout)
+        for words in (("run", "-n", "--json"), ("compile", "--format", "json"))
+    )
+    assert dry["jobs"][0]["mounts"] == compiled["jobs"][0]["mounts"]
+    assert [job["id"] for job in dry["jobs"]] == [job["id"] for job in compiled["jobs"]]
