@@ -102,7 +102,7 @@ def test_another_shell_goes_on_where_the_last_saved_step_ended(shell_job: Job) -
 def test_plain_sh_goes_on_without_functions(shell_job: Job) -> None:
     shell_job.run("mkdir -p sub; cd sub; plain='it''s'; export Q=2", shell=SH, share=FIRST)
     shell_job.run("false", shell=SH, share=NEXT)
-    again = shell_job.run('echo "${PWD##*/} $plain $Q"; false; echo no', shell=SH, share=LAST)
+    again = shell_job.run("""echo "${PWD##*/} $plain $(sh -c 'echo "$Q"')"; false; echo no""", shell=SH, share=LAST)
     assert (again.out, again.code) == (b"sub its 2\n", 1)
 
 
