@@ -27,7 +27,7 @@ _CLEAR = b"""clear() {
 """
 
 
-class Kept(Struct, frozen=True, kw_only=True):
+class KeptFiles(Struct, frozen=True, kw_only=True):
     """A part of `providers.base.KeptSession`. An engine runs a script in it (`as_root`) and gives its `files`."""
 
     name: str

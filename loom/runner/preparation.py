@@ -14,7 +14,7 @@ from loom.providers.driver.steps import chosen
 from loom.record.events import PhaseCode, Section
 from loom.record.run import LeftContainer
 from loom.runner.attempt import Attempt, SectionOutput
-from loom.runner.session import Opened, OpenJob, Prewarmed, SessionOpener
+from loom.runner.session import OpenedSession, OpenJob, Prewarmed, SessionOpener
 
 CODE = PhaseCode.JOB_PROVIDER_PREPARE
 
@@ -137,20 +137,20 @@ class Preparation:
         image: Resolved | None,
         services: OpenedServices | None,
         kept: LeftContainer | None,
-    ) -> Opened:
+    ) -> OpenedSession:
         with self._attempt.section(Section.PROVIDER, CODE) as output:
             # Again after the session: background processes may end with a partial line.
             self._stack.callback(output.begin().close)
             if prewarmed is not None:
                 return self._prewarmed(prewarmed, image, output)
-            opening: AbstractContextManager[Opened] = (
+            opening: AbstractContextManager[OpenedSession] = (
                 self._opener.adopted(self._job, kept, image, output, self._cancel)
                 if kept
                 else self._opener.open(self._job, image, output, services)
             )
             return self._stack.enter_context(opening)
 
-    def _prewarmed(self, prewarmed: Prewarmed, image: Resolved | None, on_output: SectionOutput) -> Opened:
+    def _prewarmed(self, prewarmed: Prewarmed, image: Resolved | None, on_output: SectionOutput) -> OpenedSession:
         """Return the prewarmed session, or open another one if it can't show the workspace."""
         prewarmed.provider_output.pass_on(on_output)
         try:
@@ -162,7 +162,7 @@ class Preparation:
         self._stack.push(closing)
         return opened
 
-    def _put_files(self, opened: Opened, secrets: Mapping[str, bytes]) -> Mapping[str, str]:
+    def _put_files(self, opened: OpenedSession, secrets: Mapping[str, bytes]) -> Mapping[str, str]:
         """Put the job's files into its session; return their variables, the other secrets and those of the attempt."""
         job, attempt = self._job, self._attempt
         files = variables.files_of(job, secrets)
@@ -171,7 +171,7 @@ class Preparation:
         request = opened.request
         return variables.session_variables(job, request.environment, request.concealed, secrets, paths, own)
 
-    def _tell(self, opened: Opened) -> None:
+    def _tell(self, opened: OpenedSession) -> None:
         facts = opened.session.facts
         fact = {
             "provider": self._opener.provider(self._job).name,

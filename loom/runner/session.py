@@ -87,7 +87,7 @@ class OpenJob:
         return {**restored(before, self.secrets)[0], **self.session.handed_on()}
 
 
-class Opened(Struct, frozen=True, kw_only=True):
+class OpenedSession(Struct, frozen=True, kw_only=True):
     session: Session
     request: SessionRequest
     view: View
@@ -286,7 +286,7 @@ class SessionOpener:
     @contextmanager
     def open(
         self, job: Job, image: Resolved | None, on_output: OnOutput, services: OpenedServices | None = None
-    ) -> Iterator[Opened]:
+    ) -> Iterator[OpenedSession]:
         """Open a job's session with the first kind of view that works."""
         with ExitStack() as stack:
             opened = None
@@ -296,7 +296,7 @@ class SessionOpener:
                 inputs = self._inputs(job, view)
                 try:
                     session = stack.enter_context(self._opened(request, job, view, on_output))
-                    opened = Opened(session=session, request=request, view=view, input_tree=inputs)
+                    opened = OpenedSession(session=session, request=request, view=view, input_tree=inputs)
                 except ProviderError as error:
                     if not self.another_view(job, view, error, on_output):
                         raise
@@ -314,7 +314,7 @@ class SessionOpener:
     @contextmanager
     def adopted(
         self, job: Job, kept: LeftContainer, image: Resolved | None, on_output: OnOutput, cancel: Cancel
-    ) -> Iterator[Opened]:
+    ) -> Iterator[OpenedSession]:
         """Open a job's session in the container that an earlier run has left. ProviderError where it is gone."""
         view = self.view(job)
         request = self.request(job, view, image)
@@ -332,7 +332,7 @@ class SessionOpener:
         else:
             raise ProviderError(f"the kept container of job {job.id} is gone", code="NOTHING_KEPT")
         with opening as session:
-            yield Opened(session=session, request=request, view=view)
+            yield OpenedSession(session=session, request=request, view=view)
 
     def _inputs(self, job: Job, view: View) -> str:
         """Lay out a job's inputs; return the id of their tree, empty for a job without."""
@@ -417,7 +417,7 @@ class Prewarmed:
         self.view = opener.view(job)
         self._work = Work(lambda _: self._open(), opener.cancel, name=f"open {job.id}")
 
-    def _open(self) -> Opened:
+    def _open(self) -> OpenedSession:
         self.resolved = self._opener.resolve(self._job, self.image_output)
         request = self._opener.request(self._job, self.view, self.resolved)
         request = replace(request, until_filled=self._until_filled)
@@ -425,9 +425,9 @@ class Prewarmed:
             return taken
         # Exactly this one, without another kind of view: files can't be sent or copied yet.
         opening = self._opener.provider(self._job).open(request, self.provider_output, self._opener.cancel)
-        return Opened(session=self._stack.enter_context(opening), request=request, view=self.view)
+        return OpenedSession(session=self._stack.enter_context(opening), request=request, view=self.view)
 
-    def _take(self, ahead: Prewarmed, request: SessionRequest) -> Opened | None:
+    def _take(self, ahead: Prewarmed, request: SessionRequest) -> OpenedSession | None:
         """Take the session of `ahead` if it is the requested one and still answers."""
         with suppress(LoomError):
             opened, stack = ahead.opened()
@@ -438,7 +438,7 @@ class Prewarmed:
         self._opener.discard(ahead)
         return None
 
-    def opened(self) -> tuple[Opened, ExitStack]:
+    def opened(self) -> tuple[OpenedSession, ExitStack]:
         """Return the session and its closer; raises the error of opening."""
         return self._work.result(ProviderError(self._left_behind())), self._stack
 

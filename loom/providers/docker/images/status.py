@@ -20,7 +20,7 @@ from loom.providers.docker.images.registry import same_platform, served
 from loom.status import OnOutput
 
 
-class Named(Struct, frozen=True, kw_only=True):
+class NamedImage(Struct, frozen=True, kw_only=True):
     """A named image: of a job, a service, or the base of a build."""
 
     reference: Reference
@@ -42,14 +42,14 @@ class Inventory:
         self._root = root
         self._lock = lock or ImageLock()
 
-    def named(self) -> list[Named]:
+    def named(self) -> list[NamedImage]:
         """Return every named image, including bases of builds, once per platform.
 
         ImageError when a build's Dockerfile can't be read.
         """
-        found: dict[tuple[str, str], Named] = {}
+        found: dict[tuple[str, str], NamedImage] = {}
 
-        def add(named: Named) -> None:
+        def add(named: NamedImage) -> None:
             key = (named.name, named.platform)
             known = found.get(key)
             used_by = named.used_by if known is None else tuple(dict.fromkeys((*known.used_by, *named.used_by)))
@@ -59,14 +59,14 @@ class Inventory:
             if use.image.build is None:
                 platform = self._images.platform_of(use.image)
                 reference = parse_reference(use.image.name or "")
-                add(Named(reference=reference, platform=platform, used_by=use.used_by, pull=use.image.pull))
+                add(NamedImage(reference=reference, platform=platform, used_by=use.used_by, pull=use.image.pull))
                 continue
             for name, platform in bases_for(self._images, use.image, Path(use.root) if use.root else self._root):
                 users = tuple(f"build of {user}" for user in use.used_by)
-                add(Named(reference=parse_reference(name), platform=platform, used_by=users, pull=use.image.pull))
+                add(NamedImage(reference=parse_reference(name), platform=platform, used_by=users, pull=use.image.pull))
         return list(found.values())
 
-    def pull(self, named: Named, *, on_output: OnOutput, cancel: Cancel) -> ResolvedImage:
+    def pull(self, named: NamedImage, *, on_output: OnOutput, cancel: Cancel) -> ResolvedImage:
         """Pull each image by the lock file or, without an entry, by name. Images without a registry are skipped."""
         try:
             return self._images.ensure(named.name, "always", named.platform, on_output=on_output, cancel=cancel)
@@ -77,14 +77,16 @@ class Inventory:
             say(on_output, f"{named.name} is from no registry: using the one that is here")
             return local
 
-    def lock(self, platforms: Sequence[str], *, local_only: bool = False) -> tuple[ImageLock, list[tuple[Named, str]]]:
+    def lock(
+        self, platforms: Sequence[str], *, local_only: bool = False
+    ) -> tuple[ImageLock, list[tuple[NamedImage, str]]]:
         """Return the lock for the registries' present state, and unlockable images with the reason.
 
         `platforms` are locked in addition to each image's own. Other platforms' entries of used images stay.
         `local_only`: lock this engine's images without a registry.
         """
         lock = self._lock.only({named.name for named in self.named()})
-        failed: list[tuple[Named, str]] = []
+        failed: list[tuple[NamedImage, str]] = []
         for named in self.named():
             if named.reference.digest:
                 continue  # a pinned name needs no entry

@@ -35,7 +35,7 @@ from loom.providers.docker.session.session import DockerSession
 from loom.providers.driven import GREETING_S
 from loom.providers.driver import protocol as driver
 from loom.providers.driver.channel import ConnectionLost, Died, Exchange
-from loom.providers.kept import Kept
+from loom.providers.kept import KeptFiles
 from loom.status import OnOutput
 from loom.util.untrusted_files import reader
 
@@ -72,7 +72,7 @@ def find(
     return None
 
 
-class KeptContainer(Kept, frozen=True, kw_only=True):
+class KeptContainer(KeptFiles, frozen=True, kw_only=True):
     """Implements `providers.base.KeptSession`: a job's container, running or kept."""
 
     client: docker.DockerClient

@@ -20,7 +20,7 @@ from loom.plan.model import MountMode
 from loom.providers import labels
 from loom.providers.base import SessionRequest
 from loom.providers.driver import protocol as driver
-from loom.providers.kept import Kept
+from loom.providers.kept import KeptFiles
 from loom.providers.kubernetes.cluster import pods as states
 from loom.providers.kubernetes.cluster.client import Gone
 from loom.providers.kubernetes.cluster.pods import Pods
@@ -68,7 +68,7 @@ def _candidates(
         )
 
 
-class KeptPod(Kept, frozen=True, kw_only=True):
+class KeptPod(KeptFiles, frozen=True, kw_only=True):
     """Implements `providers.base.KeptSession`."""
 
     cluster: Cluster
