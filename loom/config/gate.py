@@ -12,7 +12,7 @@ UNLIKE = {
     "given-variables": "the command line gave it variables, inputs or an event",
     "job-left-out": "a job that CI would run was left out",
     "cache": "a cache was restored",
-    "retried": "it did not pass at the first attempt",
+    "retried": "it, or one of its tests, did not pass at the first attempt",
     "image-by-tag": "an image has no digest of a registry",
     "mapped-image": "the workflow names no image: the configuration does",
     "not-isolated": "it ran on this machine, in no container",

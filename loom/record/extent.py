@@ -93,7 +93,7 @@ def _unlike_run(fold: RunFold) -> Iterator[str]:
 def _unlike_job(job: JobState) -> Iterator[str]:
     if any(fact.get("action") == "restore" and fact.get("hit") for fact in job.lists.get("cache", ())):
         yield "cache"
-    if job.attempts > 1:
+    if job.attempts > 1 or job.facts.get("test_reports", {}).get("flaky"):
         yield "retried"
     if job.planned.get("image") is None:
         yield "not-isolated"

@@ -150,7 +150,7 @@ _FACTS: Mapping[str, type[Struct]] = {
     "cache": _data("action", action=str, name=str | None, key=str, wanted=str, hit=str),
     "artifact": _data("name archive files bytes", name=str, archive=str, files=Count, bytes=Count, sha256=str),
     "artifacts_saved": SavedArtifacts,
-    "test_reports": _data(tests=Count, failures=Count, errors=Count),
+    "test_reports": _data(tests=Count, failures=Count, errors=Count, flaky=Count),
     "finding": Failure,
     "finding_reports": _data(reports=Count, findings=Count, problems=list[str], problems_total=Count),
     "session_kept": _data(

@@ -315,6 +315,8 @@ def test_facts(reports: artifacts.ReadReports[junit.Report]) -> _Facts:
         name: sum(getattr(report, name) for report in reports.read)
         for name in ("tests", "failures", "errors", "skipped")
     }
+    if flaky := sum(report.flaky for report in reports.read):
+        totals["flaky"] = flaky
     failing = [test for report in reports.read for test in report.failing]
     return _totals([reports], totals), [asdict(test) for test in failing[:MAX_NAMED]]
 

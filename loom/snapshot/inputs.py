@@ -36,10 +36,12 @@ def tree_entries(environment: Mapping[str, str], root: Path, tree_sha: str) -> E
 
 
 def input_tree(entries: Entries, tree_sha: str, inputs: Sequence[str]) -> str:
-    """Return the id of what a job with these inputs has of a tree."""
+    """Return the id of what decides on the files that a job with these inputs has of a tree."""
     if GIT in inputs:
         return tree_sha
-    return tree.tree_of_entries(_selected(entries, inputs), object_format(tree_sha))
+    # By its attributes, a file with the same id is another one in a checkout: line ends, `ident`, filters.
+    attributes = {path: entry for path, entry in entries.items() if path.rpartition("/")[2] == ".gitattributes"}
+    return tree.tree_of_entries(attributes | _selected(entries, inputs), object_format(tree_sha))
 
 
 def copy_inputs(

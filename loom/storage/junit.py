@@ -23,6 +23,7 @@ _MAX_TEXT = 64 << 10
 _MAX_MESSAGE = 2000
 _MAX_DEPTH = 200
 _CHUNK = 1 << 16
+_FLAKY = {"flakyFailure", "flakyError"}
 _Inside = Callable[[str], str]
 
 
@@ -33,6 +34,8 @@ class Report(Struct, frozen=True, kw_only=True):
     failures: int = 0
     errors: int = 0
     skipped: int = 0
+    flaky: int = 0
+    """Tests that passed after they had failed."""
     failing: tuple[FailingTest, ...] = ()
 
 
@@ -63,6 +66,7 @@ def read(file: Content, *, project_dir: str = "/workspace", report: str | None =
         failures=counts["failure"],
         errors=counts["error"],
         skipped=counts["skipped"],
+        flaky=counts["flaky"],
         failing=tuple(cases.failing),
     )
 
@@ -74,6 +78,7 @@ class _Cases(ElementTree.TreeBuilder):
         super().__init__()
         self.counts = Counter[str]()
         self.failing: list[FailingTest] = []
+        self._failed_before = set[tuple[str | None, str | None]]()
         self._inside = inside
         self._report = report
         self._open: list[ElementTree.Element] = []
@@ -107,13 +112,18 @@ class _Cases(ElementTree.TreeBuilder):
     def _count(self, case: ElementTree.Element) -> None:
         self.counts["tests"] += 1
         inner = list(map(_name, case.iter()))
+        named = case.get("classname"), case.get("name")
         outcome = next((element for element in case.iter() if _name(element) in ("failure", "error")), None)
         if outcome is not None:
             self.counts[_name(outcome)] += 1
+            self._failed_before.add(named)
             if len(self.failing) < MAX_FAILING:
                 self.failing.append(self._failed(case, outcome))
         elif "skipped" in inner:
             self.counts["skipped"] += 1
+        # Surefire and Gradle say so; gotestsum has the test again.
+        elif named in self._failed_before or not _FLAKY.isdisjoint(inner):
+            self.counts["flaky"] += 1
 
     def _failed(self, case: ElementTree.Element, outcome: ElementTree.Element) -> FailingTest:
         text = "".join(outcome.itertext())[:_MAX_TEXT]

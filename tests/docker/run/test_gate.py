@@ -186,9 +186,12 @@ def test_jobs_that_decide_nothing(project: Project) -> None:
     rest = dict.fromkeys(("flaky", "press", "cleanup", "ship"), "not-gating")
     assert (code, found) == (0, {"unit": "passed", "docs": "passed", **rest})
     jobs["unit"]["script"] = ["exit 3"]
+    report = "<testsuite><testcase name='t'><flakyFailure/></testcase></testsuite>"
+    jobs["docs"] = {"script": [f'echo "{report}" > r.xml'], "artifacts": {"reports": {"junit": "r.xml"}}}
     project.write(".gitlab-ci.yml", json.dumps({"default": {"image": image}, **jobs}))
     project.commit()
-    assert states(project)[1]["unit"] == "failed"
+    found = states(project)[1]
+    assert (found["unit"], found["docs"]) == ("failed", "doubtful")
 
 
 INPUTS = """\
@@ -226,6 +229,8 @@ def test_a_job_has_its_inputs_alone_and_counts_while_they_are_the_same(project: 
 
     # The one that asks for .git has the whole tree with it.
     assert after("docs/d") == {"lint": "shown", "unit": "to-run"}
+    assert after(".gitattributes") == {"lint": "to-run", "unit": "to-run"}
+    assert states(project) == (0, {"lint": "passed", "unit": "passed"})
     assert after("src/code") == {"lint": "to-run", "unit": "to-run"}
     assert states(project) == (0, {"lint": "passed", "unit": "passed"})
     assert after("src/code", 0o755) == {"lint": "to-run", "unit": "to-run"}

@@ -285,3 +285,15 @@ def test_a_test_that_fails_twice_is_one_failure() -> None:
         ("a", "m", "failure"),
         ("b", None, "failure"),
     ]
+
+
+@pytest.mark.parametrize(
+    "cases",
+    [
+        '<testcase classname="a" name="t"><flakyFailure message="m">first</flakyFailure></testcase>',  # Surefire
+        '<testcase classname="a" name="t"><failure/></testcase><testcase classname="a" name="t"/>',  # gotestsum
+    ],
+)
+def test_a_test_that_passed_after_it_had_failed(cases: str) -> None:
+    others = '<testcase classname="b" name="t"/><testcase classname="a" name="u"><failure/></testcase>'
+    assert read(f"<testsuite>{cases}{others}</testsuite>").flaky == 1
