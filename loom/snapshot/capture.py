@@ -305,8 +305,10 @@ class _Filling:
         renewer.keep_only((*(path for path, _ in tracked), *new.files))
         if not truth(source.config.get("core.trustctime", ()), True) or "core.checkstat" in source.config:
             return tracked
-        facts = layout.facts_in_index((self._git_dir / "index").read_bytes(), len(source.head_sha) // 2)
-        stand = renewer.unchanged(index.paths, facts) - self._questions.changes().keys()
+        own = self._git_dir / "index"
+        facts = layout.facts_in_index(own.read_bytes(), len(source.head_sha) // 2)
+        stand = renewer.unchanged(index.paths, facts, written_s=own.stat().st_mtime_ns // 10**9)
+        stand -= self._questions.changes().keys()
         as_on_disk = (copy_files.ANY, copy_files.LINK)
         left = [(path, become) for path, become in tracked if path not in stand or become not in as_on_disk]
         renewer.keep(stand.difference(path for path, _ in left))

@@ -47,8 +47,8 @@ class Index(Struct, dict=True):
             become = {"100644": copy_files.REGULAR, "100755": copy_files.EXECUTABLE, "120000": copy_files.REGULAR}
         if not truth(source.config.get("core.symlinks", ()), True):
             become["120000"] = copy_files.LINK_FROM_FILE
-        for at, item in enumerate(self.items):
-            about, _, path = item.partition("\t")
+        for at, (item, path) in enumerate(zip(self.items, self.paths, strict=True)):
+            about = item[: -len(path) - 1]
             if about[0] == "H" and about[-1] == "0" and (kind := become.get(about[2:8])) is not None:
                 if outermost and path.startswith(RUNTIME) and is_runtime(path):
                     self.runtime.append(path)

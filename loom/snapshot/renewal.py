@@ -207,10 +207,17 @@ class Renewer(copy_files.Copier):
                 os.rmdir(name, dir_fd=self._target.enter(parent)[0])
         self._target.close()  # the directories that it has open may be removed
 
-    def unchanged(self, paths: Iterable[str], entries: Iterable[tuple[int, ...]]) -> set[str]:
-        """Return the untouched files whose facts are still those of the index's `entries`."""
+    def unchanged(self, paths: Iterable[str], entries: Iterable[tuple[int, ...]], *, written_s: int) -> set[str]:
+        """Return the untouched files whose facts are still those of the entries of an index that was written then.
+
+        Not the files of that very second, of which git reads the content: it may be the same under another time.
+        """
         both = ((path, self.files.get(path), entry) for path, entry in zip(paths, entries, strict=True))
-        return {path for path, noted, entry in both if noted and copy_files.are_in_index(noted, entry)}
+        return {
+            path
+            for path, noted, entry in both
+            if noted and entry[2] < written_s and copy_files.are_in_index(noted, entry)
+        }
 
     def keep(self, paths: Iterable[str]) -> None:
         """Count these files as copied."""

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import shutil
+import signal
 import stat
+import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +58,13 @@ def settled(root: Path) -> None:
     until(lambda: time.time_ns() - newest > 50_000_000)
 
 
+def age(root: Path) -> None:
+    """Let git's index vouch for the files that are added now: it does not for those of its own second."""
+    for path in root.rglob("*"):
+        if ".git" not in path.parts:
+            os.utime(path, ns=(0, time.time_ns() - 10**10), follow_symlinks=False)
+
+
 def known(workspace: Path) -> Path:
     return workspace.with_name(f"{workspace.name}.known")
 
@@ -81,7 +92,10 @@ def test_whatever_happened_in_between(before: list[tuple[Any, ...]], after: list
         (top / "source").mkdir()
         repo = Repo(top / "source")
         repo.git("init", "-q")
-        for step in (("write", "dir/kept", b"kept\n", False), *before, ("add_all",), ("commit",)):
+        for step in (("write", "dir/kept", b"kept\n", False), *before):
+            do(repo, step)
+        age(repo.root)
+        for step in (("add_all",), ("commit",)):
             do(repo, step)
         settled(repo.root)
         workspace = top / "workspace"
@@ -112,6 +126,7 @@ def repo(tmp_path: Path) -> Repo:
         repo.write(f"dir{number % 3}/file{number}", f"{number}\n")
     repo.link("dir0/link", "file0")
     repo.write(".gitignore", "build/\n")
+    age(repo.root)
     repo.commit()
     settled(repo.root)
     return repo
@@ -127,7 +142,8 @@ def test_only_what_changed_is_copied_and_the_directory_stays(repo: Repo, tmp_pat
     workspace.mkdir()
     fill(repo, workspace)
     directory, before = workspace.stat().st_ino, files_of(workspace)
-    repo.write("dir1/file1", "changed\n")
+    repo.write("dir1/file1", "c\n")  # as long as before
+    os.utime(repo.root / "dir1/file1", ns=(0, time.time_ns() - 5 * 10**9))  # so that git's index vouches for it
     repo.write("dir9/new", "new\n")
     (repo.root / "dir2/file2").unlink()
     shutil.rmtree(repo.root / "dir0")
@@ -296,3 +312,79 @@ def test_a_workspace_in_use_stays(repo: Repo, tmp_path: Path) -> None:
         assert not hand_over(workspace, known(workspace), tmp_path / "next", known(tmp_path / "next"))
     assert hand_over(workspace, known(workspace), tmp_path / "next", known(tmp_path / "next"))
     assert not hand_over(workspace, known(workspace), tmp_path / "third", known(tmp_path / "third"))
+
+
+CHANGES = {"open", "os.mkdir", "os.rename", "os.symlink", "os.utime"}
+_due: list[tuple[int, Callable[[], None]]] = []
+"""After how many changes of files something happens, and what."""
+
+
+def count(event: str, arguments: tuple[Any, ...]) -> None:
+    makes = event != "open" or (arguments[2] & os.O_CREAT and not isinstance(arguments[0], int))
+    if _due and event in CHANGES and makes:
+        left, happen = _due.pop()
+        if left:
+            _due.append((left - 1, happen))
+        else:
+            happen()
+
+
+@pytest.fixture(scope="module")
+def counted() -> None:
+    sys.addaudithook(count)  # it can't be taken away again
+
+
+def fill_disk() -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def kill_itself() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("counted")
+@pytest.mark.parametrize("happen", [fill_disk, kill_itself])
+def test_what_ends_a_renewal_half_way(repo: Repo, tmp_path: Path, happen: Callable[[], None]) -> None:
+    workspace = tmp_path / "workspace"
+    workspace.mkdir()
+    fill(repo, workspace)
+    for after in range(0, 30, 5):
+        repo.write(f"dir{after % 3}/file{after % 5}", f"{after}\n")
+        (workspace / "dir1/file4").write_text("of a job\n")
+        process = os.fork() if happen is kill_itself else 0
+        if process:
+            assert os.waitpid(process, 0)[1] == signal.SIGKILL
+        else:
+            _due.append((after, happen))
+            fill(repo, workspace)
+            assert not _due, f"there are fewer changes: {_due}"
+        renewed = fill(repo, workspace)
+        equal_to_a_new_one(repo, tmp_path, renewed)
+        shutil.rmtree(tmp_path / "fresh")
+        (tmp_path / "workspace.json").unlink()
+        (tmp_path / "fresh.json").unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize("by_s", [-3600, 3600])
+def test_a_clock_that_jumps(repo: Repo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by_s: int) -> None:
+    workspace = tmp_path / "workspace"
+    workspace.mkdir()
+    now = time.time_ns
+    monkeypatch.setattr(time, "time_ns", lambda: now() + by_s * 10**9)
+    fill(repo, workspace)
+    repo.write("dir1/file1", "0\n")
+    monkeypatch.undo()
+    equal_to_a_new_one(repo, tmp_path, fill(repo, workspace))
+
+
+def test_two_runs_at_once_do_not_get_the_same_workspace(repo: Repo, tmp_path: Path) -> None:
+    workspace = tmp_path / "workspace"
+    workspace.mkdir()
+    fill(repo, workspace)
+    places = [tmp_path / f"next{number}" for number in range(6)]
+    with ThreadPoolExecutor(6) as pool:
+        got = list(pool.map(lambda place: hand_over(workspace, known(workspace), place, known(place)), places))
+    assert sum(got) == 1
+    assert [place.exists() for place in places] == got
+    equal_to_a_new_one(repo, tmp_path, fill(repo, places[got.index(True)]))
