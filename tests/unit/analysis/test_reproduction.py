@@ -10,7 +10,7 @@ import typer
 from loom import config
 from loom.analysis.reproduction import WITH_OPTION, reproduce_command
 from loom.cli.app import app_for
-from loom.commands.plan.plan_run import _with_its_surroundings
+from loom.commands.plan.plan_run import _repeatable
 from loom.commands.project import Here
 from loom.record.documents import plain
 from loom.record.request import NOT_REPEATED, Request, setting_of
@@ -80,7 +80,7 @@ def test_options_are_saved_as_they_were_given() -> None:
         "event": "tag",
         "names": ["a"],
     }
-    saved = _with_its_surroundings(Request.of(given), here())
+    saved = _repeatable(Request.of(given), here())
     assert plain(saved) == {
         "var": ("A=1",),
         "workflow": "x.yml",
@@ -97,9 +97,7 @@ def test_settings_of_the_environment_are_saved() -> None:
         environ={"LOOM_NETWORK": "none", "LOOM_GRACE": "2m", "NO_COLOR": "1", "LOOM_JOBS": "3"},
         flags={"jobs": 2},
     )
-    saved = _with_its_surroundings(
-        Request.of({"jobs": 2}), Here(environ={}, start=Path(), root=Path(), config=settings)
-    )
+    saved = _repeatable(Request.of({"jobs": 2}), Here(environ={}, start=Path(), root=Path(), config=settings))
     assert saved == Request(flags={"jobs": 2}, environment={"LOOM_NETWORK": "none", "LOOM_GRACE": "2m"})
     assert saved.repeated.settings == {"jobs": 2, "network": "none", "grace": "2m"}
 
