@@ -89,6 +89,8 @@ def hint(error: Any, commands: Mapping[str, Sequence[str]]) -> str | None:
         return for_option(error.option_name, at, commands)
     if (param := getattr(error, "param", None)) is not None:
         return for_value(param.opts)
+    if at in commands and "unexpected extra argument" in str(error) and "--workflow" in commands[at]:
+        return f"the file, or the folder of several, is `loom {at} --workflow PATH` (-f)"
     known = getattr(context and context.command, "commands", None)
     word = context.meta.get(WORD) if context is not None else None
     return for_command(word, list(known), at) if known and word and word not in known else None

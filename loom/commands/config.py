@@ -13,7 +13,9 @@ from loom.util.units import meant
 def show(key: str | None, *, origin: bool, form: str) -> None:
     settings = project.here().config
     if key is not None and key not in config.KEYS:
-        raise RequestError(f"unknown setting {key}{meant(key, config.KEYS)}", code=config.CODE)
+        raise RequestError(
+            f"unknown setting {key}{meant(key, config.KEYS)}", hint="`loom config show` lists them", code=config.CODE
+        )
     keys = config.KEYS if key is None else (key,)
     not_counted = project.not_counted(settings)
     if form == "json":

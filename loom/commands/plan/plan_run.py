@@ -19,6 +19,7 @@ from loom.commands.plan.kept_plans import Planner
 from loom.commands.project import Here, checkout, trusting
 from loom.config import Config
 from loom.errors import RequestError, WorkflowError
+from loom.images.reference import replacement
 from loom.plan.model import JobSelection, Plan, WorkspaceMode
 from loom.record.request import Request
 from loom.record.run import Run
@@ -85,7 +86,12 @@ def plan_run(
         if ask:
             project.say_not_counted(here.config)
     expected = request.workflow is not None or plan.workflow_path == str(project.WORKFLOWS[0])
-    notices = (*(() if expected else (f"the workflow is {plan.workflow_path}",)), *notices, *_undecided(plan))
+    notices = (
+        *(() if expected else (f"the workflow is {plan.workflow_path}",)),
+        *notices,
+        *_undecided(plan),
+        *_unused_images(here.config, plan),
+    )
     return here, run_of(here, request, plan, variables, notices=notices)
 
 
@@ -143,6 +149,14 @@ def _not_isolated(plan: Plan, config: Config) -> tuple[str, ...]:
     why = f" ({by.source})" if by is not None and by.source and not config.container else ""
     some = ", ".join(jobs[:5]) + (f" and {len(jobs) - 5} more" if len(jobs) > 5 else "")
     return (f"on this machine, not isolated{why}: {some}; in a container: loom run --container",)
+
+
+def _unused_images(config: Config, plan: Plan) -> Iterator[str]:
+    """Say which `--image` of the command line names none of the plan's images, nor a runner's label."""
+    if config.origins["images"].layer == "flag" and not any(job.github is not None for job in plan.jobs):
+        for name in config.images:
+            if replacement(name, plan.replaced) is None:
+                yield f"--image {name}: no job of this run has this image; `loom jobs` lists them"
 
 
 def _undecided(plan: Plan) -> Iterator[str]:

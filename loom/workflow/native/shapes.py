@@ -90,7 +90,7 @@ class Shapes(Checker):
         before = len(self.found)
         if node.kind is Kind.REFUSED:
             return None
-        if node.kind is not Kind.MAPPING:
+        if node.kind is not Kind.MAPPING or (name == "jobs" and node.get("script") is None):
             self.say(key, self._root_key_hint(name, node))
             return None
         try:
@@ -106,6 +106,8 @@ class Shapes(Checker):
         found = wording.describe(node)
         if name in keywords.DEFAULT_KEYS:
             return f"{name} is not a root key; put it below `default`, or into a job"
+        if name == "jobs":
+            return "each job is a root key of this language, a mapping with stage and script: there is no `jobs`"
         if name in keywords.JOB_KEYS and f"{name}s" not in keywords.ROOT_KEYS:
             return f"{name} is not a root key; put it into a job"
         if close := nearest(name, keywords.ROOT_KEYS):

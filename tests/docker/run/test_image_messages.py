@@ -34,7 +34,9 @@ version: v1
 stages: [test]
 a: {stage: test, image: "docker.io/nowhere/base:1", script: [exit 0]}
 """)
-    ran = project.run("--image", "nowhere/base:1=debian:trixie-slim")
+    ran = project.run("--image", "nowhere/base:1=debian:trixie-slim", "--image", "typo:1=x")
+    assert "--image typo:1: no job of this run has this image" in ran.out
+    assert "--image nowhere/base:1: no job" not in ran.out
     assert (ran.code, ran.receipt["extent"]["proof"]) == (0, False)
     assert ran.receipt["extent"]["replaced_images"] == {"docker.io/nowhere/base:1": "debian:trixie-slim"}
     assert "other images (debian:trixie-slim for docker.io/nowhere/base:1)" in ran.out

@@ -37,6 +37,7 @@ def test_no_word_has_two_suggestions() -> None:
     [
         ("run -P ubuntu-latest=x", "loom run --image"),
         ("-l", "loom jobs"),
+        ("check ci.yml", "loom check --workflow PATH"),
         ("run --env-file=x", "--var NAME=value"),
         ("run -j unit", "loom run JOB"),
         ("-n", "loom run -n"),
