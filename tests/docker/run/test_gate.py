@@ -87,6 +87,8 @@ def test_what_is_not_shown_runs_with_what_is(copy: Project) -> None:
 
 def test_nothing_is_accepted_without_a_word(copy: Project) -> None:
     assert states(copy, LOOM_GATE_ACCEPT="other-commit") == (1, {"lint": "doubtful", "unit": "doubtful"})
+    not_of_this_commit = states(copy, "--dry-run", LOOM_GATE_ACCEPT="image-by-tag")
+    assert not_of_this_commit == (1, {"lint": "to-run", "unit": "to-run"})
 
 
 def proofs(project: Project) -> Path:
