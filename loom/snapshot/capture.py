@@ -282,6 +282,8 @@ class _Filling:
             listed, unlisted = questions.new_files()
             new = self._new = contents.new_files(source, listed, outermost=self._is_outermost)
             self._absent = set(found.absent)
+            if self._renewer is not None:  # a new file may be where the directory of an absent one was
+                self._renewer.keep_only(self._renewer.files.keys() - self._absent)
             become = copy_files.ANY if modes_count(source) else copy_files.REGULAR
             more = pool.copy(
                 ((path, become) for path in new.files),

@@ -150,6 +150,8 @@ def test_only_what_changed_is_copied_and_the_directory_stays(repo: Repo, tmp_pat
     repo.write("dir0", "a file where a directory was\n")
     repo.commit("second")
     repo.write("dir1/file4", "uncommitted\n")
+    shutil.rmtree(repo.root / "dir2")
+    repo.write("dir2", "a new file where a directory was\n")
     renewed = fill(repo, workspace)
     after = files_of(workspace)
     assert workspace.stat().st_ino == directory
