@@ -24,8 +24,8 @@ def changed(path: str, kind: str = "added", mode: str = "100644") -> Change:
 @pytest.fixture
 def job(tmp_path: Path) -> Any:
     paths = SimpleNamespace(saved=lambda job_id: tmp_path / "record" / f"{job_id}.zst")
-    run = SimpleNamespace(entry=SimpleNamespace(paths=paths))
-    return SimpleNamespace(job=SimpleNamespace(id="unit"), run=run, manifest=tmp_path / "none")
+    run = SimpleNamespace(paths=paths)
+    return SimpleNamespace(id="unit", run=run, manifest=tmp_path / "none")
 
 
 def save(job: Any, root: Path, *changes: Change) -> Path:
@@ -39,7 +39,7 @@ def save(job: Any, root: Path, *changes: Change) -> Path:
         believed=True,
     )
     saved._write(job, found, {})
-    file: Path = job.run.entry.paths.saved("unit")
+    file: Path = job.run.paths.saved("unit")
     return file
 
 

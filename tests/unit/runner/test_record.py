@@ -408,7 +408,7 @@ def past_of(ran: Ran) -> Iterator[str]:
     properties = [name for name, one in vars(past_run.PastJob).items() if isinstance(one, property)]
     for each in past.planned.plan.jobs:
         one = past.job(each.id)
-        found = {name: getattr(one, name) for name in properties if name not in ("state", "view", "ran_as_root")}
+        found = {name: getattr(one, name) for name in properties if name not in ("id", "state", "view", "ran_as_root")}
         found |= {"archive": past.archive_of(each.id), "run": past.run_of(each.id), "result": past.result_of(each.id)}
         last = each.steps[-1]
         states = [str(fact["step"]) for fact in one.step_states(last)]
