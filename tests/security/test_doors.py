@@ -157,12 +157,12 @@ def test_each_language_is_read_and_planned_within_the_budget() -> None:
         return bool(named) and re.match(r"f'loom\.(workflow|plan)\.\{", str(named)) is not None
 
     def unlimited(node: ast.AST) -> bool:
-        """Return whether it is a function that calls the module of a language, or `_of` with that, outside of the budget."""
+        """Return whether it is a function that calls the module of a language, or `_planning_of` with that, outside of the budget."""
 
         def calls(inner: ast.AST) -> bool:
-            return is_language(inner) or (isinstance(inner, ast.Call) and ast.unparse(inner.func) == "_of")
+            return is_language(inner) or (isinstance(inner, ast.Call) and ast.unparse(inner.func) == "_planning_of")
 
-        if not isinstance(node, ast.FunctionDef) or node.name == "_of" or not any(map(calls, ast.walk(node))):
+        if not isinstance(node, ast.FunctionDef) or node.name == "_planning_of" or not any(map(calls, ast.walk(node))):
             return False
         within = [
             one for one in ast.walk(node) if isinstance(one, ast.With) and "limited()" in ast.unparse(one.items[0])

@@ -21,7 +21,7 @@ SEARCHES = {"compile", "search", "match", "fullmatch", "findall", "finditer", "s
 BUILT = {
     ("analysis/ending.py", "name"): "a name of the script, escaped",
     ("analysis/ending.py", "pattern"): "a table of loom",
-    ("analysis/formats.py", "pattern"): "data of loom",
+    ("analysis/formats.py", "text"): "data of loom",
     ("analysis/readings.py", "table text"): "data of loom",
     ("commands/plan/init.py", "expression"): "data of loom",
     ("snapshot/bundles.py", "id_bytes"): "20 or 32",

@@ -114,6 +114,7 @@ HARMLESS: dict[type, frozenset[str]] = {
             *(
                 "deploys",
                 "no_checkout",
+                "inputs",
                 "clone",
                 "open_files",
                 "trace",

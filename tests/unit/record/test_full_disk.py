@@ -22,7 +22,7 @@ noisy:
   stage: test
   script:
     - echo before
-    - seq 1 200000
+    - seq 1 1200000
 quiet:
   stage: test
   script: [sleep 1]
@@ -43,7 +43,7 @@ def record(project: Project) -> dict[str, object]:
 
 
 def test_a_step_prints_more_than_the_records_disk_holds(make: Make, make_file_system: MakeFileSystem) -> None:
-    project, state = make(WORKFLOW), make_file_system("tmpfs", 2)
+    project, state = make(WORKFLOW), make_file_system("tmpfs", 12)
     project.loom("run", "--local", code=3, LOOM_STATE_DIR=str(state))
     (project.home / "state").symlink_to(state)
     receipt = record(project)
@@ -90,8 +90,8 @@ def test_a_records_disk_that_others_fill_up_to_the_last_byte(
 def test_a_workspace_that_the_disk_has_no_room_for(
     make: Make, make_file_system: MakeFileSystem, command: tuple[str, ...]
 ) -> None:
-    project, workspaces = make(WORKFLOW), make_file_system("tmpfs", 2)
-    (project.root / "big").write_bytes(bytes(range(256)) * (3 << 12))
+    project, workspaces = make(WORKFLOW), make_file_system("tmpfs", 12)
+    (project.root / "big").write_bytes(bytes(range(256)) * (1 << 16))
     (project.home / "workspaces").symlink_to(workspaces)
     project.loom(*command, code=3)
     assert list(workspaces.glob("*/*")) == []
