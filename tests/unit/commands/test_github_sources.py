@@ -265,7 +265,7 @@ def test_a_server_that_does_not_answer_is_asked_once(here: Here) -> None:
             said.append(str(refused.value))
     assert said[0] == said[1]
     assert said[0].startswith(f"{url} can't be reached: ")
-    assert "`github: server`" in said[0]
+    assert "`github: {server: URL}`" in said[0]
 
 
 def test_another_server_and_a_name_that_looks_alike_are_others(here: Here, tmp_path: Path) -> None:

@@ -266,7 +266,7 @@ def test_check_says_once_what_refuses_several_jobs_and_forgives_other_shells(pro
     code, shown, _ = project.loom("check")
     assert code == 0, shown
     [refused] = [line for line in shown.splitlines() if "GL_UNSUPPORTED" in line]
-    assert refused.endswith("configuration names (a run refuses a, b, c when their turn comes)")
+    assert refused.endswith("config.yml names (a run refuses a, b, c when their turn comes)")
     [syntax] = [line for line in shown.splitlines() if "WF_SHELL_SYNTAX" in line]
     assert "warning" in syntax
 
