@@ -75,7 +75,7 @@ def _fetch_commit(there: ServerJob, pipeline: RemotePipeline, sha: str, ref: str
 
 
 def fetch_submodules(there: ServerJob, target: Job, log: bytes, depth: str) -> None:
-    """Fetch those that the job there had by its `log` and its plan, and say which can't be had."""
+    """Fetch the submodules that the job had there, by its `log` and its plan; note those that can't be had."""
     clone, told = target.clone, _SUBMODULES.search(log)
     if there.address.kind == "github" and told is not None:
         recursion: Recursion = "recursive" if b"--recursive" in told[0] else "normal"

@@ -68,7 +68,7 @@ def resolve_context(
 
 
 NO_COMMIT = "0" * 40
-"""The commit to compare with where there is none, as for the push of a new branch."""
+"""The id that stands for no commit, such as the one before a new branch was pushed."""
 
 
 def _changed(root: Path, environ: Mapping[str, str], base: str | None, compare_to: str | None) -> list[str] | None:
