@@ -8,7 +8,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from loom import config
-from loom.commands.project import here
+from loom.commands.project import open_project
 from loom.errors import LoomError
 from loom.providers import MODULES
 from loom.util.budget import COMPLETION_S, limited
@@ -32,7 +32,7 @@ def complete(what: str, given: Given) -> list[Any]:
 
 
 def runs(_given: Given) -> list[tuple[str, str]]:
-    project = here()
+    project = open_project()
     newest = islice(project.store.entries(project.root), MAX_RUNS - 2)
     return [
         ("last", "the newest run"),
@@ -46,7 +46,7 @@ def _plan() -> Plan:
     from loom.commands.plan.plan_run import planner_of  # not for a run's name
     from loom.record.request import Request
 
-    return planner_of(here(), Request(), keeping=True).made()[0]
+    return planner_of(open_project(), Request(), keeping=True).made()[0]
 
 
 def workflow_jobs(_given: Given) -> Iterable[tuple[str, str]]:
@@ -55,12 +55,14 @@ def workflow_jobs(_given: Given) -> Iterable[tuple[str, str]]:
 
 KINDS: Mapping[str, Callable[[Given], Iterable[Any]]] = {
     "run": runs,
-    "job": lambda given: list(here().find(given.get("run") or "last").fold.jobs),
-    "step": lambda given: (unit.name for unit in here().find(given.get("run") or "last").units(given.get("job") or "")),
+    "job": lambda given: list(open_project().find(given.get("run") or "last").fold.jobs),
+    "step": lambda given: (
+        unit.name for unit in open_project().find(given.get("run") or "last").units(given.get("job") or "")
+    ),
     "workflow-job": workflow_jobs,
     "stop": lambda given: ("failure", "pause", *workflow_jobs(given)),
     "stage": lambda _: _plan().stages,
-    "pool": lambda _: (*MODULES, *here().config.pools),
+    "pool": lambda _: (*MODULES, *open_project().config.pools),
     "matrix": lambda _: dict.fromkeys(f"{key}={value}" for job in _plan().jobs for key, value in job.matrix.items()),
     "image": lambda _: dict.fromkeys(f"{job.image.name}=" for job in _plan().jobs if job.image and job.image.name),
     "setting": lambda _: config.KEYS,

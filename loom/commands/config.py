@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from loom import config
-from loom.commands import project
+from loom.commands.project import not_counted, open_project
 from loom.errors import RequestError
 from loom.render.output import print_kind, table
 from loom.util.controls import shown
@@ -11,13 +11,13 @@ from loom.util.units import meant
 
 
 def show(key: str | None, *, origin: bool, form: str) -> None:
-    settings = project.here().config
+    settings = open_project().config
     if key is not None and key not in config.KEYS:
         raise RequestError(
             f"unknown setting {key}{meant(key, config.KEYS)}", hint="`loom config show` lists them", code=config.CODE
         )
     keys = config.KEYS if key is None else (key,)
-    not_counted = project.not_counted(settings)
+    ignored = not_counted(settings)
     if form == "json":
         values = {
             name: {
@@ -25,7 +25,7 @@ def show(key: str | None, *, origin: bool, form: str) -> None:
                 "origin": settings.origins[name].layer,
                 "source": settings.origins[name].source,
                 "about": config.SETTINGS[name].about,
-                **({"not_counted": not_counted[name]} if name in not_counted else {}),
+                **({"not_counted": ignored[name]} if name in ignored else {}),
             }
             for name in keys
         }
@@ -37,5 +37,5 @@ def show(key: str | None, *, origin: bool, form: str) -> None:
     rows = [(f"{name}: {settings.text_of(name)}", f"# {settings.origins[name]}") for name in keys]
     print("\n".join(table(rows) if origin else [line for line, _ in rows]))
     for name in keys:
-        if name in not_counted:
-            print(f"# {shown(not_counted[name])}")
+        if name in ignored:
+            print(f"# {shown(ignored[name])}")

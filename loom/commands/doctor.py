@@ -16,7 +16,7 @@ from loom import snapshot
 from loom.cancel import Cancel
 from loom.commands.plan.plan_run import plan_run
 from loom.commands.plan.wiring import run_tools
-from loom.commands.project import WORKFLOWS, Here, here, not_counted
+from loom.commands.project import WORKFLOWS, Project, not_counted, open_project
 from loom.commands.screen import screen_parts
 from loom.config.pools import Pool, named
 from loom.errors import LoomError, SnapshotError
@@ -47,7 +47,7 @@ class Check(Struct, frozen=True, kw_only=True):
 
 
 def doctor(*, on: str | None, as_json: bool) -> int:
-    project = here({"on": on})
+    project = open_project({"on": on})
     checks = list(_checks(project))
     if as_json:
         print_kind("doctor", {"checks": checks})
@@ -67,7 +67,7 @@ def _check(state: Any, name: str, text: str, advice: str | None = None) -> Check
 _ok, _warn, _bad = (partial(_check, state) for state in ("ok", "warn", "bad"))
 
 
-def _checks(project: Here) -> Iterator[Check]:
+def _checks(project: Project) -> Iterator[Check]:
     for name, line in not_counted(project.config).items():
         yield _warn(f"setting {name}", line)
     yield _git()
@@ -93,7 +93,7 @@ def _git() -> Check:
     return _ok("git", version.decode().strip().removeprefix("git version "))
 
 
-def _repository(project: Here) -> Check:
+def _repository(project: Project) -> Check:
     try:
         source = snapshot.discover(project.root, environ=os.environ)
     except LoomError as error:
@@ -104,13 +104,13 @@ def _repository(project: Here) -> Check:
     return _ok("repository", str(source.root))
 
 
-def _workflow(project: Here) -> Iterator[Check]:
+def _workflow(project: Project) -> Iterator[Check]:
     """Check that the jobs of the workflow find what they need, as a run does before its first job."""
     if not any((project.root / path).exists() for path in WORKFLOWS):
         return
     try:
-        here, run = plan_run(Request(dry_run=True), ask=False)
-        tools = run_tools(here, run, Cancel())
+        worktree, run = plan_run(Request(dry_run=True), ask=False)
+        tools = run_tools(worktree, run, Cancel())
         missing = missing_things(run.plan, tools)
     except LoomError as error:
         yield _bad("workflow", error.message, error.hint)
@@ -122,7 +122,7 @@ def _workflow(project: Here) -> Iterator[Check]:
         )
 
 
-def _elsewhere(project: Here, pool: Pool) -> Iterator[Check]:
+def _elsewhere(project: Project, pool: Pool) -> Iterator[Check]:
     try:
         checkup = import_module("loom.providers.kubernetes.checkup")  # its library is an optional extra
     except ImportError as error:
@@ -135,7 +135,7 @@ def _elsewhere(project: Here, pool: Pool) -> Iterator[Check]:
 # -- the engine ---------------------------------------------------------------------------------------------------
 
 
-def _engine(project: Here) -> Iterator[Check]:
+def _engine(project: Project) -> Iterator[Check]:
     engine = Engine(os.environ, project.config.engine)
     try:
         client: Any = engine()
@@ -169,7 +169,7 @@ def _image(client: Any, name: str) -> Check:
     return _ok("default image", f"{name}, {str(found.id)[:19]}")
 
 
-def _container(client: Any, project: Here) -> Check:
+def _container(client: Any, project: Project) -> Check:
     image = project.config.default_image
     try:
         started = probe(client, image, project.config.tmp_dir)

@@ -10,7 +10,7 @@ import requests
 
 from loom import config
 from loom.commands.plan import gitlab_sources
-from loom.commands.project import Here
+from loom.commands.project import Project
 from loom.commands.servers import ServerRefused
 from loom.commands.servers.web import Door
 from loom.workflow.sources import NotFound
@@ -101,7 +101,7 @@ def test_only_the_very_server_of_origin_is_asked_without_a_question(
 
     monkeypatch.setattr(Door, "send", sent)
     environ = {"PATH": os.environ["PATH"], "HOME": str(victim.home)}
-    here = Here(
+    here = Project(
         environ=environ,
         start=victim.root,
         root=victim.root,
@@ -140,7 +140,7 @@ def test_the_cache_is_closed_when_an_include_is_its_first_user(
 ) -> None:
     victim.loom("check", LOOM_TRUST="1")
     here = gitlab_sources.Elsewhere(
-        Here(
+        Project(
             environ={"HOME": str(victim.home)},
             start=victim.root,
             root=victim.root,

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from loom import config
-from loom.commands.project import Here
+from loom.commands.project import Project
 from loom.commands.record import remote
 from loom.commands.servers import ServerRefused, ServerUnavailable, address_of, server_of
 from loom.commands.servers.web import Door, session_of
@@ -25,10 +25,10 @@ TOKEN = "glpat-of-the-user"
 ROOT = Path(__file__).parents[2] / "loom"
 
 
-def project(tmp_path: Path, **environ: str) -> Here:
+def project(tmp_path: Path, **environ: str) -> Project:
     environ = {"HOME": str(tmp_path), "PYTHON_KEYRING_BACKEND": "keyring.backends.null.Keyring", **environ}
     settings = config.load(root=tmp_path, environ=environ, flags={})
-    return Here(environ=environ, start=tmp_path, root=tmp_path, config=settings)
+    return Project(environ=environ, start=tmp_path, root=tmp_path, config=settings)
 
 
 # -- whom a token of the environment is for -------------------------------------------------------------------------
@@ -64,7 +64,7 @@ def test_the_answer_is_kept_by_host_for_every_checkout(
     assert stub.asked[-1][1]["authorization"] == f"Bearer {TOKEN}"
     (tmp_path / "another").mkdir()
     monkeypatch.setattr(remote, "attended", lambda: False)
-    remote.remote_job(Here(environ=here.environ, start=tmp_path, root=tmp_path / "another", config=here.config), url)
+    remote.remote_job(Project(environ=here.environ, start=tmp_path, root=tmp_path / "another", config=here.config), url)
     with pytest.raises(RequestError, match="is not sent to"):
         remote.remote_job(here, f"{other.url}/group/project/-/jobs/12")
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 
-from loom.commands import project
 from loom.commands.again import run_again
 from loom.commands.inside import session
+from loom.commands.project import open_project
 from loom.errors import RequestError
 from loom.record.past_run import PastJob, PastRun
 from loom.record.request import Request
@@ -17,26 +17,26 @@ from loom.util import locks
 
 def attach(run: str | None, *, stream: bool | None, quiet: bool, jobs: int | None, trust: bool) -> int:
     """Follow the jobs of a detached run and run those that have not started; return the run's exit code."""
-    here = project.here()
-    found = session.find_run(here, run)
-    run_again.require_own(here, found)
+    project = open_project()
+    found = session.find_run(project, run)
+    run_again.require_own(project, found)
     with ExitStack() as stack:
         file = found.paths.root / "follower.lock"
         try:
             stack.enter_context(locks.held(file, "it", f"loom attach {found.run_id}", alone=True))
         except RequestError as error:
             raise _followed(found.run_id, error.message) from error
-        past = session.find_run(here, found.run_id)
+        past = session.find_run(project, found.run_id)
         _check(past)
-        here = project.here(trusting=True)  # the run began after all that its jobs ask for was allowed
-        session.permit(here, past)
+        project = open_project(trusting=True)  # the run began after all that its jobs ask for was allowed
+        session.permit(project, past)
         request = past.planned.request
         given = {"stream": stream, "quiet": quiet, "jobs": jobs, "trust": trust or request.trust, "detach": True}
         again = run_again.request_again(past, Request.of(given))
         ids = [job.id for job in past.plan.jobs]
         going = [past.job(job_id) for job_id in ids if past.result_of(job_id) is None]
         for job in going:
-            session.resolve_secrets(here, job)  # one that is missing is told before the record is touched
+            session.resolve_secrets(project, job)  # one that is missing is told before the record is touched
         done = {job_id: past.taken_over(job_id) for job_id in ids if past.result_of(job_id) is not None}
         return run_again.execute(
             past,

@@ -21,8 +21,7 @@ from loom.analysis.evidence import diagnosis_of
 from loom.analysis.failure import compare, recorded
 from loom.analysis.reproduction import reproduce_command
 from loom.cancel import Cancel, signals
-from loom.commands import project
-from loom.commands.project import Here
+from loom.commands.project import Project, open_project
 from loom.commands.project.checkout import git
 from loom.commands.project.recreate_tree import checked_out
 from loom.commands.project.trusting import discover, settle_objects
@@ -52,13 +51,13 @@ def bisect(
     job: str, good: str, bad: str, *, jobs: int | None, as_json: bool, color: str | None, trust: bool, **given: Any
 ) -> int:
     source = discover(Path.cwd(), os.environ, flag=trust)
-    here = project.here({"color": color}, root=source.root, trusting=trust)
-    settle_objects(here, can_ask=not as_json)
+    project = open_project({"color": color}, root=source.root, trusting=trust)
+    settle_objects(project, can_ask=not as_json)
     command = [*shlex.split(reproduce_command(Request.of({**given, "names": [job]}), None))[1:]]
     words = [*command, *(["--trust"] if trust else [])]
-    look, write = screen_parts(here.config.color)
+    look, write = screen_parts(project.config.color)
     cancel = Cancel()
-    found = _Bisect(here, words, good, bad, (lambda _: None) if as_json else write, cancel)
+    found = _Bisect(project, words, good, bad, (lambda _: None) if as_json else write, cancel)
     with signals(cancel):
         left = found.find_first_bad(jobs or 1)
     if cancel.requested:
@@ -76,14 +75,14 @@ def bisect(
 class _Bisect:
     def __init__(
         self,
-        here: Here,
+        project: Project,
         words: Sequence[str],
         good: str,
         bad: str,
         say: Callable[[str], None],
         cancel: Cancel,
     ) -> None:
-        self._here = here
+        self._project = project
         self._words = words
         self._say = say
         self._cancel = cancel
@@ -96,8 +95,8 @@ class _Bisect:
                 hint=f"name an earlier one, in which the job passes: loom bisect JOB {base[:12]} {bad}",
                 code="BISECT_RANGE",
             )
-        key = "\0".join((str(here.root), *words, self._good, self._bad))
-        self._file = here.config.state_dir / "bisect" / f"{hashlib.sha256(os.fsencode(key)).hexdigest()[:32]}.json"
+        key = "\0".join((str(project.root), *words, self._good, self._bad))
+        self._file = project.config.state_dir / "bisect" / f"{hashlib.sha256(os.fsencode(key)).hexdigest()[:32]}.json"
         try:
             self.tested = typed.decode(read_regular(self._file), list[Tested])
         except (OSError, ValueError):
@@ -139,7 +138,7 @@ class _Bisect:
             first_bad=None if only is None else self._facts(only),
             candidates=left.candidates,
             tested=self.tested,
-            diagnosis=None if run_id is None else diagnosis_of(self._here.find(run_id)),
+            diagnosis=None if run_id is None else diagnosis_of(self._project.find(run_id)),
         )
 
     def subject_of(self, commit: str) -> str:
@@ -176,11 +175,11 @@ class _Bisect:
             return None
 
     def _ran(self, commit: str) -> Tested | None:
-        with checked_out(self._here, commit, self._cancel) as root:
+        with checked_out(self._project, commit, self._cancel) as root:
             code, said = self._run(root)
             if self._cancel.requested:
                 return None
-            entry = next(self._here.store.entries(root), None)
+            entry = next(self._project.store.entries(root), None)
             reading = None if entry is None else Reading(entry)
             run_id = None if reading is None else reading.run_id
             if code in (ExitCode.OK, ExitCode.JOB_FAILED, ExitCode.TIMED_OUT) and reading is not None:
@@ -218,7 +217,7 @@ class _Bisect:
             [*self._words, "--quiet"],
             root,
             {
-                **{name: value for name, value in self._here.environ.items() if name not in LOCAL_VARIABLES},
+                **{name: value for name, value in self._project.environ.items() if name not in LOCAL_VARIABLES},
                 "LOOM_KEEP": "never",
                 "LOOM_AUTO_CLEAN": "false",
                 "LOOM_BUNDLE": "",
@@ -243,14 +242,14 @@ class _Bisect:
 
     def _commit(self, name: str) -> str:
         asked = ("rev-parse", "--verify", "-q", "--end-of-options", f"{name}^{{commit}}")
-        if (found := git(self._here.root, self._here.environ, *asked)) is None:
+        if (found := git(self._project.root, self._project.environ, *asked)) is None:
             raise RequestError(f"{name}: no commit of this repository", hint="git log names them")
         return found.decode().strip()
 
     def _git(self, *arguments: str) -> str:
-        answer = git(self._here.root, {**self._here.environ, "TZ": "UTC"}, *arguments)
+        answer = git(self._project.root, {**self._project.environ, "TZ": "UTC"}, *arguments)
         if answer is None:
-            raise SnapshotError(f"git {arguments[0]} failed in {self._here.root}", hint="run it there to see why")
+            raise SnapshotError(f"git {arguments[0]} failed in {self._project.root}", hint="run it there to see why")
         return answer.decode(errors="replace").strip()
 
 

@@ -35,14 +35,14 @@ def hold(folder: Path) -> None:
     _HELD.enter_context(occupied(folder))
 
 
-def pinned_job(job: Job, digests: Mapping[str, str], here: Worktree, differences: Differences) -> Job:
+def pinned_job(job: Job, digests: Mapping[str, str], project: Worktree, differences: Differences) -> Job:
     """Return the job with its images, its services' and those that they build on by these digests.
 
     `digests`: by the names that the images have in the workflow. Where one can't be had, today's tag runs: `differences` has
     a note of that, and the tags that mean another image here.
     """
     known = {found.name: digest for name, digest in digests.items() if (found := _reference(name)) is not None}
-    resolver = here.provider_named(job.provider).images
+    resolver = project.provider_named(job.provider).images
 
     def pinned(image: Image) -> Image:
         if (build := image.build) is not None:
@@ -58,7 +58,7 @@ def pinned_job(job: Job, digests: Mapping[str, str], here: Worktree, differences
         def had(wanted: Image) -> str:
             if resolver is None:
                 return ""
-            root = here.source.root
+            root = project.source.root
             return resolver.resolve(
                 wanted, workspace=root, on_output=lambda _stream, _data: None, cancel=Cancel(), secrets={}
             ).digest

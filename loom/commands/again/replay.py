@@ -26,11 +26,11 @@ from loom.analysis.diff import Pair, differing_inputs
 from loom.analysis.evidence import diagnosis_of
 from loom.analysis.failure import recorded
 from loom.analysis.verdict import Reproduction, parting_of
-from loom.commands import project, terminal
+from loom.commands import terminal
 from loom.commands.again.elsewhere import blocks_of_run, hold, judged, pinned_job, tell
 from loom.commands.again.server_job import Differences
 from loom.commands.plan.plan_run import Worktree, checkout_for, run_of
-from loom.commands.project import trusting
+from loom.commands.project import BUNDLES, Project, open_project, say_not_counted, trusting
 from loom.commands.project.bundle_file import ACTIONS, UnpackedBundle, pack_name, unpacked
 from loom.commands.run import run as running
 from loom.commands.screen import progress_line
@@ -57,10 +57,10 @@ _NOT_RUN: Mapping[str, Any] = {"status": "skipped", "steps": []}
 
 def replay(file: Path, *, repeat: int | None, quiet: bool, as_json: bool, **asked: Any) -> int:
     """`loom replay`; return the exit code of the run. `asked`: options of `loom run`, as they are."""
-    near = project.here({"color": asked["color"]}, trusting=asked["trust"])
+    near = open_project({"color": asked["color"]}, trusting=asked["trust"])
     with progress_line(at_once=True) as show:
         show(f"unpacks {file}")
-        found = unpacked(file, near.config.cache_dir / project.BUNDLES)
+        found = unpacked(file, near.config.cache_dir / BUNDLES)
     there = found.reading
     try:
         planned = load_run(there.paths.plan)
@@ -95,19 +95,19 @@ def replay(file: Path, *, repeat: int | None, quiet: bool, as_json: bool, **aske
         }
     )
     differences = Differences()
-    here, run = _planned(file, there, planned, request, folder / ACTIONS, differences)
+    project, run = _planned(file, there, planned, request, folder / ACTIONS, differences)
     with redirect_stdout(sys.stderr) if as_json and not repeat else nullcontext():
-        code = running.run_as_asked(here, run)
+        code = running.run_as_asked(project, run)
     if repeat and as_json:
         return code
-    runs = [here.find(run.run_id)]
+    runs = [project.find(run.run_id)]
     if repeat:
-        entries = here.store.entries(here.root)
+        entries = project.store.entries(project.root)
         runs = [Reading(entry) for entry in entries if entry.child_of == run.run_id]
     if runs:
         failed = min(runs, key=lambda one: one.state == "success")
         compared = _compared(found, failed, run, differences.notes, str(file))
-        tell(compared, here.config.color, as_json=as_json)
+        tell(compared, project.config.color, as_json=as_json)
     return code
 
 
@@ -126,7 +126,7 @@ def _consent(file: Path, there: Reading, *, trust: bool) -> None:
     )
 
 
-def _lay_out(found: UnpackedBundle, folder: Path, near: project.Here, file: Path) -> None:
+def _lay_out(found: UnpackedBundle, folder: Path, near: Project, file: Path) -> None:
     """Make `tree`, a repository with HEAD and files as they were, and `actions`. RequestError where commits are missing."""
     hold(folder)
     for earlier in (folder / "tree", folder / ACTIONS):
@@ -151,7 +151,7 @@ def _lay_out(found: UnpackedBundle, folder: Path, near: project.Here, file: Path
         laid.check_out(None if path else found.manifest.branch)
 
 
-def _store(near: project.Here, path: str) -> list[Path]:
+def _store(near: Project, path: str) -> list[Path]:
     """Return the store of the user's clone, or of its submodule. RequestError where it borrows objects unasked."""
     try:
         source = trusting.discover(near.root / path, near.environ, flag=near.trusting)
@@ -168,40 +168,40 @@ def _planned(
 
     RequestError as in `trusting.settle`.
     """
-    here = checkout_for(request)
-    _ask_for_secrets(file, planned.plan, here.root)
-    jobs = tuple(_ForeignJobs(file, here, actions).job(job) for job in planned.plan.jobs)
+    project = checkout_for(request)
+    _ask_for_secrets(file, planned.plan, project.root)
+    jobs = tuple(_ForeignJobs(file, project, actions).job(job) for job in planned.plan.jobs)
     if not (request.trust or all(job.image is not None or job.trigger is not None for job in jobs)):
         raise RequestError(
             f"{trusting.CODE}: jobs of {file} run on this machine, without a container",
             hint="--trust allows it, if you would run its commands by hand",
             code=trusting.CODE,
         )
-    trusting.settle(jobs, here)
-    project.say_not_counted(here.config)
+    trusting.settle(jobs, project)
+    say_not_counted(project.config)
     images = {
         image["name"]: image["digest"].rpartition("@")[2] for image in there.receipt()["images"] if image["digest"]
     }
     with progress_line(at_once=True) as show:
         show("looks for the images that ran there")
-        pinned = tuple(pinned_job(job, images, here, differences) for job in jobs)
+        pinned = tuple(pinned_job(job, images, project, differences) for job in jobs)
     variables = rerun_variables(planned.variables, str(time.time_ns()))
-    return here, run_of(here, request, replace(planned.plan, jobs=pinned), variables, origin=str(file))
+    return project, run_of(project, request, replace(planned.plan, jobs=pinned), variables, origin=str(file))
 
 
 class _ForeignJobs:
     """Makes jobs of a stranger's plan those that a workflow here could have."""
 
-    def __init__(self, file: Path, here: project.Here, actions: Path) -> None:
+    def __init__(self, file: Path, project: Project, actions: Path) -> None:
         self._file = file
-        self._here = here
+        self._project = project
         self._actions = actions
 
     def job(self, job: Job) -> Job:
         files = job.trigger.files if job.trigger is not None else ()
         if job.artifacts_above or any(one.path.startswith("/") or climbs_out("", one.path) for one in files):
             self._refuse(f"job {job.id} wants files from elsewhere on this machine")
-        config = self._here.config
+        config = self._project.config
         pool = pool_for(None, has_image=job.image is not None, selection=JobSelection(on=config.on), config=config)
         job = replace(
             job,
@@ -215,7 +215,7 @@ class _ForeignJobs:
         return finished(job, config, lambda _, why: self._refuse(f"job {job.id}: {why}"))
 
     def _secrets(self, secrets: tuple[Secret, ...]) -> tuple[Secret, ...]:
-        return tuple(replace(one, ref=_reference(one, self._here.root)) for one in secrets)
+        return tuple(replace(one, ref=_reference(one, self._project.root)) for one in secrets)
 
     def _step(self, step: Step) -> Step:
         """Return the step with its action's files as the bundle has them."""

@@ -21,7 +21,6 @@ from loom.analysis.failure import first_line, recorded
 from loom.analysis.server_log import LogFacts, outputs_in_log, used_outputs
 from loom.analysis.verdict import Reproduction, Trial, Verdict, parting_of, verdict
 from loom.cancel import Cancel
-from loom.commands import project
 from loom.commands.again import server_artifacts, server_checkout, server_variables
 from loom.commands.again.elsewhere import blocks_of_run, hold, judged, pinned_job, tell
 from loom.commands.again.job_log import JobLog
@@ -29,7 +28,7 @@ from loom.commands.again.server_job import Differences, ServerJob
 from loom.commands.again.server_request import request_of
 from loom.commands.again.trials import Fact, cost, facts_of
 from loom.commands.plan.plan_run import Worktree, plan_run
-from loom.commands.project import Here
+from loom.commands.project import Project, open_project
 from loom.commands.project.checkout import git
 from loom.commands.record import remote
 from loom.commands.run import run as running
@@ -65,17 +64,17 @@ def reproduce(
     **given: Any,
 ) -> int:
     """`loom reproduce`; return the exit code of the run. `given`: options of `loom run`, as they are."""
-    here = project.here({"color": color})
+    project = open_project({"color": color})
     if not last and (url is None or not is_address(url)):
         hint = f"begin it with https://: {url}" if url else "loom reproduce --help"
         raise RequestError("expected the address of a job, pipeline or run, or --last", hint=hint)
-    server, job = _last_failed(here) if url is None or last else remote.remote_job(here, url)
+    server, job = _last_failed(project) if url is None or last else remote.remote_job(project, url)
     with remote.downloaded(server, job) as file:
-        log = JobLog(file, job, here.root)
+        log = JobLog(file, job, project.root)
         facts = facts_of(tries or (), job.size, log.facts.depth)
         name = re.sub(r"[^\w.-]+", "-", f"{server.address.host}-{server.address.project}-{job.id}")
-        directory = here.config.cache_dir / "reproductions" / name
-        there = ServerJob(here=here, server=server, job=job, directory=directory, differences=Differences())
+        directory = project.config.cache_dir / "reproductions" / name
+        there = ServerJob(project=project, server=server, job=job, directory=directory, differences=Differences())
         reproducing = _Reproducing(there, log, var or [], may_deploy=deploy, with_cache=with_cache)
         worktree, run, target = reproducing.planned(given, quiet=as_json)
         trials = [(fact, replace(run, plan=fact.applied(run.plan, target.id))) for fact in facts]
@@ -91,13 +90,13 @@ def reproduce(
         return code
 
 
-def _last_failed(here: Here) -> tuple[Server, RemoteJob]:
+def _last_failed(project: Project) -> tuple[Server, RemoteJob]:
     """Return the first failed job of the newest red pipeline of this branch, at origin."""
-    address = remote.address_of_origin(here)
-    branch = (git(here.root, here.environ, "symbolic-ref", "--quiet", "--short", "HEAD") or b"").decode().strip()
+    address = remote.address_of_origin(project)
+    branch = (git(project.root, project.environ, "symbolic-ref", "--quiet", "--short", "HEAD") or b"").decode().strip()
     if address is None or not branch:
         raise RequestError("--last: there is no branch, or no origin on a server", hint="name the address of the job")
-    return remote.reached(here, address, lambda server: server.last_failed(branch))
+    return remote.reached(project, address, lambda server: server.last_failed(branch))
 
 
 class _Reproducing:
@@ -119,7 +118,7 @@ class _Reproducing:
         pipeline = there.server.pipeline(self._job)
         differences = there.differences
         if there.address.kind == "github":
-            known = {name.lower() for name in (*there.here.config.images, *there.here.config.pools)}
+            known = {name.lower() for name in (*there.project.config.images, *there.project.config.pools)}
             if (found := refused([label.lower() for label in self._job.tags], known)) is not None:
                 differences.note(found[0])
         for what in pipeline.unread:
@@ -147,7 +146,7 @@ class _Reproducing:
             self._check_deploys(first)  # before the server's variables are here
         depth = log.facts.depth
         settings = server_variables.settings(there, int(depth) if depth.isdigit() else pipeline.git_depth)
-        here, run = plan_run(replace(request, flags={**request.flags, there.address.kind: settings}))
+        project, run = plan_run(replace(request, flags={**request.flags, there.address.kind: settings}))
         self._check_deploys(run.plan)
         plan, target = self._target(run.plan)
         file = there.tree / run.plan.workflow_path
@@ -159,11 +158,11 @@ class _Reproducing:
         names = {step.action.uses if step.action else first_line(step.script) for step in goes_on}
         if names:
             log.read(frozenset(filter(None, names)))
-        job = pinned_job(target, log.facts.images, here, differences)
+        job = pinned_job(target, log.facts.images, project, differences)
         jobs = tuple(job if each.id == job.id else each for each in plan.jobs)
         starts = self._taken_over(plan, target)
         plan = replace(plan, jobs=jobs, behind="")
-        return here, replace(run, plan=plan, starts=starts, origin=self._job.url), target
+        return project, replace(run, plan=plan, starts=starts, origin=self._job.url), target
 
     def _check_deploys(self, plan: Plan) -> None:
         """Raise RequestError for a job that deploys, unless the user wants it to."""
@@ -254,9 +253,9 @@ class _Reproducing:
 
     # -- the verdict ------------------------------------------------------------------------------------------------
 
-    def judged(self, here: Worktree, run: Run, target: Job) -> Reproduction:
+    def judged(self, project: Worktree, run: Run, target: Job) -> Reproduction:
         """Compare the job's end here with that on the server."""
-        log, facts, reading = self._log, self._log.facts, here.find(run.run_id)
+        log, facts, reading = self._log, self._log.facts, project.find(run.run_id)
         manifest = reading.job_manifest(target.id)
         failed_step = log.diagnosis.step if facts.format == "github" else None
         differences = self._there.differences
@@ -275,12 +274,12 @@ class _Reproducing:
         )
 
 
-def _trial(fact: Fact, here: Worktree, run: Run, job_id: str, before: Reproduction) -> Trial:
+def _trial(fact: Fact, project: Worktree, run: Run, job_id: str, before: Reproduction) -> Trial:
     """Run the job with a fact as it was there, and compare how it ends."""
     run_id = str(time.time_ns())
-    without = replace(here, config=dataclasses.replace(here.config, keep="never"))
+    without = replace(project, config=dataclasses.replace(project.config, keep="never"))
     running.execute(without, run.again(run_id))
-    kind, text = verdict(before.there, recorded(here.find(run_id), job_id), None)
+    kind, text = verdict(before.there, recorded(project.find(run_id), job_id), None)
     as_there: Verdict = "passes-here" if before.there.status == "success" else "reproduced"
     decides = kind == as_there != before.verdict
     return Trial(fact=fact.text, run_id=run_id, verdict=kind, text=text, decides=decides)

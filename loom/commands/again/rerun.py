@@ -9,7 +9,6 @@ from typing import Any
 from msgspec.structs import replace
 
 from loom.cancel import Cancel, signals
-from loom.commands import project
 from loom.commands.again.run_again import (
     assistance_in,
     execute,
@@ -19,7 +18,7 @@ from loom.commands.again.run_again import (
     settings_of,
 )
 from loom.commands.inside import session
-from loom.commands.project import Here
+from loom.commands.project import Project, open_project
 from loom.commands.project.recreate_tree import taken_again
 from loom.commands.run import run as running
 from loom.errors import RequestError
@@ -33,15 +32,15 @@ from loom.util.paths import new_workspace
 
 def rerun(run: str | None, *, failed: bool, fresh: bool, **given: Any) -> int:
     """Run a run's jobs again from the start; return the exit code."""
-    here = project.here(trusting=given["trust"])
-    past = session.find_run(here, run)
+    project = open_project(trusting=given["trust"])
+    past = session.find_run(project, run)
     if not fresh:
-        session.permit(here, past)
+        session.permit(project, past)
     request = request_again(past, Request.of(given))
-    return _fresh(here, past, request, failed=failed) if fresh else _same(here, past, request, failed=failed)
+    return _fresh(project, past, request, failed=failed) if fresh else _same(project, past, request, failed=failed)
 
 
-def _same(here: Here, past: PastRun, request: Request, *, failed: bool) -> int:
+def _same(project: Project, past: PastRun, request: Request, *, failed: bool) -> int:
     run_id = str(time.time_ns())
     results: Mapping[str, JobResult] = {}
     if failed:
@@ -51,11 +50,11 @@ def _same(here: Here, past: PastRun, request: Request, *, failed: bool) -> int:
         raise RequestError(
             f"run {past.run_id} has no snapshot to run on again", hint=f"loom rerun {past.run_id} --fresh"
         )
-    workspace, cancel = new_workspace(here.config.tmp_dir, run_id), Cancel()
+    workspace, cancel = new_workspace(project.config.tmp_dir, run_id), Cancel()
     hint = f"run it on what is there now: loom rerun {past.run_id} --fresh"
     with signals(cancel):
         document = taken_again(
-            here,
+            project,
             past.run_id,
             wanted,
             (past.repo_root, past.workspace),
@@ -76,13 +75,13 @@ def _same(here: Here, past: PastRun, request: Request, *, failed: bool) -> int:
     )
 
 
-def _fresh(here: Here, past: PastRun, request: Request, *, failed: bool) -> int:
-    if here.root.resolve() != past.repo_root.resolve():
+def _fresh(project: Project, past: PastRun, request: Request, *, failed: bool) -> int:
+    if project.root.resolve() != past.repo_root.resolve():
         raise RequestError(
             f"run {past.run_id} is one of {past.repo_root}, which is not the checkout here",
             hint=f"run it there: cd {past.repo_root}",
         )
-    require_own(here, past)
+    require_own(project, past)
     if failed:
         request = replace(request, names=tuple(_failed(past)), stage=(), from_job=None)
     return running.run_with(request, settings=settings_of(past), parent_run_id=past.run_id)

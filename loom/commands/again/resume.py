@@ -12,7 +12,6 @@ from typing import Any
 from msgspec.structs import replace
 
 from loom import snapshot
-from loom.commands import project
 from loom.commands.again.run_again import (
     assistance_in,
     checkout_again,
@@ -24,7 +23,7 @@ from loom.commands.again.run_again import (
 from loom.commands.inside import saved, session
 from loom.commands.inside import sync as syncing
 from loom.commands.plan import replan
-from loom.commands.project import Here
+from loom.commands.project import Project, open_project
 from loom.errors import RequestError, SnapshotError
 from loom.plan.model import MountMode, Plan
 from loom.plan.selection import dependents
@@ -47,21 +46,21 @@ def resume(
     **given: Any,
 ) -> int:
     """Go on with a failed run; return the exit code."""
-    here = project.here(trusting=given["trust"])
-    past = session.find_run(here, run)
-    session.permit(here, past)
+    project = open_project(trusting=given["trust"])
+    past = session.find_run(project, run)
+    session.permit(project, past)
     # A run that paused once pauses again, unless `--stop-at` says otherwise.
     given["stop_at"] = stop_at or ([PAUSE] if past.planned.request.pauses else None)
     # A container that was kept is kept again, even without a terminal.
     request = request_again(past, Request.of({**given, "keep": keep or "on-failure"}))
-    return _Resuming(here, past, request, sync).run(from_step)
+    return _Resuming(project, past, request, sync).run(from_step)
 
 
 class _Resuming:
     """`sync`: what to do about conflicts with the checkout, as `commands.sync` names it; None: do not sync."""
 
-    def __init__(self, here: Here, past: PastRun, request: Request, sync: str | None) -> None:
-        self._here = here
+    def __init__(self, project: Project, past: PastRun, request: Request, sync: str | None) -> None:
+        self._project = project
         self._past = past
         self._request = request
         self._sync = sync
@@ -104,8 +103,8 @@ class _Resuming:
         resumed = {job.id: again for job, step in jobs if (again := self._resumption(job, step, plan)) is not None}
         taken = None
         if self._sync:
-            self._made = new_workspace(self._here.config.tmp_dir, self._run_id)
-            taken = syncing.take(self._here, past, self._made, self._run_id)
+            self._made = new_workspace(self._project.config.tmp_dir, self._run_id)
+            taken = syncing.take(self._project, past, self._made, self._run_id)
         shared = any(job.shares_workspace for job, _ in jobs)
         workspace = past.workspace if taken is None or shared else taken.path
         if not workspace.is_dir():
@@ -125,7 +124,7 @@ class _Resuming:
         if taken is not None:
             targets = self._sync_targets([job for job, _ in jobs], resumed, workspace)
             say = self._said.append
-            brought, manifest = syncing.sync(taken, targets, self._sync or "", environ=self._here.environ, say=say)
+            brought, manifest = syncing.sync(taken, targets, self._sync or "", environ=self._project.environ, say=say)
         filled = FilledWorkspace(
             path=workspace,
             snapshot=(past.snapshot or {}) if taken is None else taken.document(),
@@ -154,7 +153,7 @@ class _Resuming:
             ):
                 self._said.append(text)
             return old, remaining_results(past, old, again, also_unfinished=also_unfinished)
-        require_own(self._here, past)
+        require_own(self._project, past)
         plan = replan.present_plan(past, checkout_again(past, self._request), self._request, ask=True)
         results = remaining_results(past, plan, dependents(plan, ids), also_unfinished=also_unfinished)
         taken_over = [job_id for job_id in results if past.result_of(job_id) is not None]
@@ -176,7 +175,7 @@ class _Resuming:
             view = view or View(mode=MountMode.BIND, workspace=workspace)
             manifest = view.brought if view.brought.exists() else job.run.paths.snapshot
             bring, left_out = self._bring.get(job.id), dict[str, str]()
-            files = view.workspace if bring is None else session.files_of(self._here, job, left_out)
+            files = view.workspace if bring is None else session.files_of(self._project, job, left_out)
             targets[files] = syncing.SyncTarget(
                 job_id=job.id,
                 files=files,
@@ -213,7 +212,7 @@ class _Resuming:
             return None
         step = job.step(step_id)
         handed_on = job.handed_on(step)
-        if lost := restored(handed_on, session.resolve_secrets(self._here, job))[1]:
+        if lost := restored(handed_on, session.resolve_secrets(self._project, job))[1]:
             self._said.append(f"{job.id}: not set, since the record has them without their secret: {', '.join(lost)}")
         self._said += [f"{job.id}: {note}" for note in session.after_script_notes(job)]
         now = replan.step_now(job.job, plan.job(job.id), step)
@@ -224,7 +223,7 @@ class _Resuming:
             self._said.append(f"{job.id} goes on from {step.id}, on this machine")
             return replace(resumed, view=self._files(job))
 
-        found, view = session.find_kept(self._here, job), job.view
+        found, view = session.find_kept(self._project, job), job.view
         if found is None or view is None:
             raise self._nothing_kept(job)
         if not found.has_its_files(view.mode):
@@ -233,7 +232,7 @@ class _Resuming:
                 hint=f"start again: loom rerun {job.run.run_id} --failed",
                 code="NOTHING_KEPT",
             )
-        self._held.enter_context(session.held(self._here, job, found.kept_id, alone=True))
+        self._held.enter_context(session.held(self._project, job, found.kept_id, alone=True))
         self._save(job)
         if view.mode is not MountMode.BIND:
             self._bring[job.id] = found.bring
@@ -244,7 +243,7 @@ class _Resuming:
         """Save the job's changes before its files change; a job that destroyed its `.git` goes on without that."""
         self._edits[job.id] = ()
         try:
-            self._edits[job.id] = saved.save(self._here, job)
+            self._edits[job.id] = saved.save(self._project, job)
         except SnapshotError as error:
             self._said.append(f"the changes in the files of {job.id} are not saved: {error.message}")
 
@@ -267,7 +266,7 @@ class _Resuming:
         if job.shares_workspace:
             return None
         left_out: dict[str, str] = {}
-        view = session.view_of_files(self._here, job, left_out)
+        view = session.view_of_files(self._project, job, left_out)
         for path, reason in left_out.items():
             self._said.append(f"left out: {path} ({reason})")
         return view

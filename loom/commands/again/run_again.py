@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from loom import snapshot
 from loom.commands.plan.plan_run import Worktree, checkout_for, run_of
-from loom.commands.project import Here
+from loom.commands.project import Project
 from loom.commands.run import run as running
 from loom.errors import RequestError
 from loom.plan.model import Plan
@@ -25,8 +25,8 @@ from loom.util.bounded import bounded
 
 def execute(past: PastRun, request: Request, run_id: str, plan: Plan, **more: Any) -> int:
     """Run this plan as the run was; return the exit code. `more`: fields of `Run`."""
-    here, variables = checkout_again(past, request), rerun_variables(past.planned.variables, run_id)
-    return running.execute(here, run_of(here, request, plan, variables, parent_run_id=past.run_id, **more))
+    project, variables = checkout_again(past, request), rerun_variables(past.planned.variables, run_id)
+    return running.execute(project, run_of(project, request, plan, variables, parent_run_id=past.run_id, **more))
 
 
 def request_again(past: PastRun, request: Request) -> Request:
@@ -51,9 +51,9 @@ def settings_of(past: PastRun) -> dict[str, Any]:
     return {"container": past.planned.container, "mount_mode": past.planned.mount_mode.value}
 
 
-def require_own(here: Here, past: PastRun) -> None:
+def require_own(project: Project, past: PastRun) -> None:
     """Raise RequestError for a record from elsewhere: its options would count for a checkout here."""
-    if not here.store.has_record(past.entry):
+    if not project.store.has_record(past.entry):
         raise RequestError(
             f"{past.paths.root} is not a record of this user's runs",
             hint="run the workflow of the checkout: loom run",

@@ -69,8 +69,8 @@ def _fetch_commit(there: ServerJob, pipeline: RemotePipeline, sha: str, ref: str
             is_tag=there.job.is_tag,
             default_branch=pipeline.default_branch,
             depth=int(depth) if depth.isdigit() and int(depth) else None,
-            near=there.here.root,
-            environ=there.here.environ,
+            near=there.project.root,
+            environ=there.project.environ,
         )
 
 
@@ -87,7 +87,7 @@ def fetch_submodules(there: ServerJob, target: Job, log: bytes, depth: str) -> N
         return
     with progress_line(at_once=True) as show:
         show("fetching submodules")
-        server, near, environ = there.address.server, there.here.root, there.here.environ
+        server, near, environ = there.address.server, there.project.root, there.project.environ
         missing = [*_lay_out_submodules(there.tree, near, clone, server=server, environ=environ)]
     for why in missing:
         print(shown(f"submodule that the job there had, and that is missing here: {why}"), file=sys.stderr)

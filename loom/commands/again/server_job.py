@@ -8,7 +8,7 @@ from msgspec import Struct, field
 
 from loom.addresses import Address
 from loom.analysis.diff import Pair
-from loom.commands.project import Here
+from loom.commands.project import Project
 from loom.commands.project.checkout import origin_of
 from loom.commands.servers import JobAddress, RemoteJob, Server
 from loom.plan.origin import origin_of as project_origin
@@ -31,7 +31,7 @@ class Differences(Struct, frozen=True):
 
 
 class ServerJob(Struct, frozen=True, kw_only=True):
-    here: Here
+    project: Project
     """The user's checkout, from which it is asked for."""
     server: Server
     job: RemoteJob
@@ -54,7 +54,7 @@ class ServerJob(Struct, frozen=True, kw_only=True):
 
     def clone_url(self) -> Address:
         """Return the checkout's own origin if it is that project, since git knows how to read it; else the server's address."""
-        found, address = origin_of(self.here.root, self.here.environ), self.address
+        found, address = origin_of(self.project.root, self.project.environ), self.address
         origin = project_origin(str(found)) if found is not None else None
         if found is not None and origin is not None and origin.path == address.project:
             return found

@@ -22,7 +22,7 @@ def settings(there: ServerJob, git_depth: int) -> dict[str, Any]:
         there.differences.note(f"unknown: {what}")
     if there.address.kind == "gitlab":
         return {**_gitlab_settings(there, found), "git_depth": git_depth}
-    settings = there.here.config.github
+    settings = there.project.config.github
     return {
         "server": settings.server,
         "secrets": dict(settings.secrets),
@@ -46,7 +46,7 @@ def _gitlab_settings(there: ServerJob, found: Sequence[RemoteVariable]) -> dict[
             else f"protected variables, which {ref} does not get: {names}"
         )
         found = [one for one in found if not one.protected]
-    settings = there.here.config.gitlab
+    settings = there.project.config.gitlab
     path = settings.variables
     own = of_gitlab.own(path, there.address.project) if path is not None else {}
     document: dict[str, Any] = {

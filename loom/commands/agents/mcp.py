@@ -23,7 +23,7 @@ from loom.commands.agents.tools import (
     given,
     hidden,
 )
-from loom.commands.project import here
+from loom.commands.project import open_project
 from loom.errors import LoomError, RequestError
 from loom.status import ExitCode
 from loom.util.extras import install_command
@@ -67,7 +67,7 @@ def mcp(
     allow_network: bool,
     workflow: Path | None,
 ) -> int:
-    here()  # a checkout, or an error now
+    open_project()  # a checkout, or an error now
     limits = Limits(jobs=tuple(job or ()), host=allow_host, privileged=allow_privileged, network=allow_network)
     serving, cancel = _Serving(AgentTools(limits, workflow)), Cancel()
     server = _Server("loom", version=__version__, instructions=INSTRUCTIONS, log_level="WARNING")

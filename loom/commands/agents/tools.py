@@ -24,7 +24,7 @@ from pydantic import BaseModel, Field
 from loom.analysis.evidence import diagnosis_of
 from loom.cancel import Cancel
 from loom.commands.inside import session
-from loom.commands.project import Here, here
+from loom.commands.project import Project, open_project
 from loom.commands.record.outgoing import hiding_masker
 from loom.commands.run.prewarmed import PreparedRuns
 from loom.errors import InfrastructureError, LoomError, RequestError
@@ -123,13 +123,13 @@ class Limits(Struct, frozen=True, kw_only=True):
             **({} if self.network else {"network": "none"}),
         }
 
-    def permit(self, jobs: Iterable[Job], here: Here) -> None:
+    def permit(self, jobs: Iterable[Job], project: Project) -> None:
         """Raise RequestError for the first of these jobs that asks for more than is allowed."""
         for job in jobs:
             names = (job.id, job.name)
             if self.jobs and not any(match_name(pattern, name) for name in names for pattern in self.jobs):
                 raise _refused(f"job {job.id} is not one of those that may run: {', '.join(self.jobs)}", "--job")
-            isolated = here.provider_named(job.provider).capabilities.isolated
+            isolated = project.provider_named(job.provider).capabilities.isolated
             if not isolated and not self.host:
                 raise _refused(f"job {job.id} runs on this machine, outside of a container", "--allow-host")
             if (job.privileged or job.docker_socket or job.resources.devices) and not self.privileged:
@@ -165,7 +165,7 @@ class AgentTools:
         request = Request.of({**self._limits.settings, **asked, "workflow": self._workflow})
 
         def choose(plan: Plan, _: object) -> None:
-            self._limits.permit(plan.jobs, here())
+            self._limits.permit(plan.jobs, open_project())
             progress.total = len(plan.jobs)
 
         with self._acting:
@@ -177,7 +177,7 @@ class AgentTools:
         return self._about(ran.receipt.run_id)
 
     def resume(self, run: str, sync: str | None, cancel: Cancel) -> RunAnswer:
-        project = here()
+        project = open_project()
         self._limits.permit(session.find_run(project, run).planned.plan.jobs, project)
         arguments = ["resume", "-q", "--stop-at=pause", *([f"--sync={sync}"] if sync else []), "--", run]
         with self._acting:
@@ -188,7 +188,7 @@ class AgentTools:
         return self._about(after)
 
     def exec(self, job: str, command: Sequence[str], run: str | None, timeout_s: float, cancel: Cancel) -> ExecAnswer:
-        project = here()
+        project = open_project()
         found = session.find_job(project, [*([run] if run else []), job])
         self._limits.permit([found.job], project)
         arguments = ["exec", found.run.run_id, found.job.id, "--json", "--timeout", f"{timeout_s:g}s", "--", *command]
@@ -219,7 +219,7 @@ class AgentTools:
     # -- parts
 
     def _about(self, run: str) -> RunAnswer:
-        reading = here().find(run)
+        reading = open_project().find(run)
         receipt = json.loads(reading.paths.receipt.read_text())
         diagnosis = diagnosis_of(reading, None)
         proof = receipt["extent"]["proof"]
@@ -243,7 +243,7 @@ class AgentTools:
         )
 
     def _newest(self) -> str:
-        project = here()
+        project = open_project()
         return next((entry.run_id for entry, *_ in project.store.families(project.root)), "")
 
     def _command(self, arguments: Sequence[str], cancel: Cancel) -> subprocess.CompletedProcess[str]:
@@ -268,7 +268,7 @@ class AgentTools:
 
 def hidden(text: str) -> str:
     """Return a text for an agent, without the values of secrets that runs of this checkout have seen."""
-    return hiding_masker(here()).mask(text)
+    return hiding_masker(open_project()).mask(text)
 
 
 def given(name: str | None) -> list[str]:

@@ -24,7 +24,7 @@ from loom.commands.gate.signing import (
     signers_of,
     signing_of,
 )
-from loom.commands.project import Here, here
+from loom.commands.project import Project, open_project
 from loom.commands.project.checkout import git, origin_of
 from loom.errors import InfrastructureError, RequestError
 from loom.render.output import print_either
@@ -48,7 +48,7 @@ class NothingShown(RequestError):
 
 
 def attest_sign(what: str, *, push: bool, as_json: bool) -> None:
-    project = here()
+    project = open_project()
     judgement = shown(project, what)
     statement, commit = statement_of(judgement), judgement.commit.sha
     listed = git(project.root, project.environ, "config", "--null", "--list") or b""
@@ -71,7 +71,7 @@ def attest_sign(what: str, *, push: bool, as_json: bool) -> None:
 
 
 def attest_verify(commit: str, *, signers: Path, jobs: list[str], allow_unlike: bool, as_json: bool) -> int:
-    project = here()
+    project = open_project()
     finder = CommitFinder(project)
     sha = finder.commit(commit)
     tree = finder.tree(sha)
@@ -100,7 +100,7 @@ def attest_verify(commit: str, *, signers: Path, jobs: list[str], allow_unlike: 
     return ExitCode.OK if good else ExitCode.JOB_FAILED
 
 
-def shown(project: Here, what: str) -> Judgement:
+def shown(project: Project, what: str) -> Judgement:
     """Return the judgement of a commit, or of the one with a run's tree, by what is shown already. NothingShown unless all is."""
     judgement = judge(project, _commit(project, what), dry_run=True, as_json=True)
     if not judgement.passed:
@@ -139,7 +139,7 @@ def statement_of(judgement: Judgement) -> Statement:
     return Statement(subject=[Subject(digest=tree)], predicate=results)
 
 
-def _commit(project: Here, what: str) -> CheckedCommit:
+def _commit(project: Project, what: str) -> CheckedCommit:
     """Return the commit that is meant, for its push: a ref, another commit (as of the branch), or the one with a run's tree."""
     finder = CommitFinder(project)
     try:
@@ -163,7 +163,7 @@ def _as(who: str) -> tuple[str, ...]:
     return "-c", f"user.name={who}", "-c", f"user.email={who}"
 
 
-def _note(project: Here, commit: str) -> bytes:
+def _note(project: Project, commit: str) -> bytes:
     """Return the note of a commit, a line for each envelope; empty without one."""
     note = git(project.root, project.environ, "notes", f"--ref={NOTES}", "show", commit) or b""
     return note if len(note) <= _LARGEST_NOTE else b""
@@ -183,7 +183,7 @@ def _is_older(line: bytes, envelope: Envelope, statement: Statement) -> bool:
     return names[0] == names[1] and read[1].event == statement.event
 
 
-def _push(project: Here, who: str) -> None:
+def _push(project: Project, who: str) -> None:
     """Push the notes to `origin`, with those that are there already."""
     root, found = project.root, find(project.root, project.environ)
     address = origin_of(root, project.environ)

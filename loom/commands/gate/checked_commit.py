@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from loom.cancel import Cancel
 from loom.commands.plan.contexts import NO_COMMIT
-from loom.commands.project import Here
+from loom.commands.project import Project
 from loom.commands.project.recreate_tree import checked_out
 from loom.errors import RequestError
 from loom.record.request import Request
@@ -45,12 +45,12 @@ class CheckedCommit(Struct, frozen=True, kw_only=True):
 class CommitFinder:
     """Asks git about the user's repository, outside of which nothing is read."""
 
-    def __init__(self, here: Here) -> None:
-        found = repository.find(here.root, here.environ)
+    def __init__(self, project: Project) -> None:
+        found = repository.find(project.root, project.environ)
         if found is None:
-            raise RequestError(f"{here.root} is no git repository", hint="a gate is about a commit")
-        self._environ = git.in_repository(found, here.environ)
-        self.root, self.common_dir = here.root, found.common_dir
+            raise RequestError(f"{project.root} is no git repository", hint="a gate is about a commit")
+        self._environ = git.in_repository(found, project.environ)
+        self.root, self.common_dir = project.root, found.common_dir
 
     def ask(self, *arguments: str) -> str | None:
         """Return git's answer; None if it has none."""
@@ -113,16 +113,16 @@ class CommitFinder:
 
 
 @contextmanager
-def laid_out(here: Here, commit: CheckedCommit, cancel: Cancel) -> Iterator[Path]:
+def laid_out(project: Project, commit: CheckedCommit, cancel: Cancel) -> Iterator[Path]:
     """Yield a checkout of the commit, apart from the user's, on its branch or tag."""
-    with checked_out(here, commit.sha, cancel) as root:
-        if (users := repository.find(here.root, here.environ)) is not None:
+    with checked_out(project, commit.sha, cancel) as root:
+        if (users := repository.find(project.root, project.environ)) is not None:
             identity = [(key, value) for key, value in users.config if key in ("user.name", "user.email")]
             with (root / ".git/config").open("a") as file:  # variables of a run have it
                 file.write(repository.config_text(identity))
-        found = repository.find(root, here.environ)
+        found = repository.find(root, project.environ)
         assert found is not None
-        environ = git.in_repository(found, here.environ)
+        environ = git.in_repository(found, project.environ)
         if commit.tag:  # a run for a tag takes the only one that is there
             git.run(("update-ref", f"refs/tags/{commit.tag}", commit.sha), environ, cwd=root)
             listed = git.run(

@@ -12,10 +12,9 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from loom.cancel import Cancel, signals
-from loom.commands import project
 from loom.commands.gate.checked_commit import CheckedCommit, CommitFinder, laid_out
 from loom.commands.plan.plan_run import Worktree, plan_run
-from loom.commands.project import Here
+from loom.commands.project import Project, open_project
 from loom.commands.run.shown import Expected, Shown, may_fail, waits_for
 from loom.config.gate import UNLIKE
 from loom.plan.candidates import DEPLOYMENTS
@@ -70,20 +69,20 @@ def gate_commit(
     trust: bool,
     as_json: bool,
 ) -> int:
-    here = project.here(trusting=trust)
-    asked = CommitFinder(here)
+    project = open_project(trusting=trust)
+    asked = CommitFinder(project)
     commit = asked.named(ref) if for_ == "push" else asked.merging(ref, target)
-    return judged(here, commit, dry_run=dry_run, as_json=as_json)
+    return judged(project, commit, dry_run=dry_run, as_json=as_json)
 
 
-def judge(here: Here, commit: CheckedCommit, *, dry_run: bool = False, as_json: bool = False) -> Judgement:
+def judge(project: Project, commit: CheckedCommit, *, dry_run: bool = False, as_json: bool = False) -> Judgement:
     """Judge a commit by what has been shown of it, and by a run of the rest, unless it is a `dry_run`."""
     cancel = Cancel()
-    with signals(cancel), laid_out(here, commit, cancel) as root, chdir(root):
-        accepted = project.here(root=root).config.gate_accept
-        request = commit.request(accepted, trust=here.trusting)
+    with signals(cancel), laid_out(project, commit, cancel) as root, chdir(root):
+        accepted = open_project(root=root).config.gate_accept
+        request = commit.request(accepted, trust=project.trusting)
         worktree, run = plan_run(request, ask=not as_json)
-        found = _Gate(here, worktree, replace(run, repo_root=here.root), commit, cancel)
+        found = _Gate(project, worktree, replace(run, repo_root=project.root), commit, cancel)
         verdicts = found.before()
         code = ExitCode.OK
         if any(one.state == "to-run" for one in verdicts) and not dry_run:
@@ -103,9 +102,9 @@ def judge(here: Here, commit: CheckedCommit, *, dry_run: bool = False, as_json: 
         )
 
 
-def judged(here: Here, commit: CheckedCommit, *, dry_run: bool = False, as_json: bool = False) -> int:
+def judged(project: Project, commit: CheckedCommit, *, dry_run: bool = False, as_json: bool = False) -> int:
     """Judge a commit, and say what counted; return the exit code: 0 only if all that decides has passed."""
-    found = judge(here, commit, dry_run=dry_run, as_json=as_json)
+    found = judge(project, commit, dry_run=dry_run, as_json=as_json)
     values = {
         "commit": commit.sha,
         "tree": commit.tree,
@@ -119,8 +118,8 @@ def judged(here: Here, commit: CheckedCommit, *, dry_run: bool = False, as_json:
 
 
 class _Gate:
-    def __init__(self, here: Here, worktree: Worktree, run: Run, commit: CheckedCommit, cancel: Cancel) -> None:
-        self._here, self._worktree, self._run, self._commit = here, worktree, run, commit
+    def __init__(self, project: Project, worktree: Worktree, run: Run, commit: CheckedCommit, cancel: Cancel) -> None:
+        self._project, self._worktree, self._run, self._commit = project, worktree, run, commit
         self._accepted = frozenset(worktree.config.gate_accept)
         tree = commit.tree
         if worktree.source.pull_request is not None:
@@ -138,7 +137,7 @@ class _Gate:
 
     @property
     def _store(self) -> Store:
-        return self._here.store
+        return self._project.store
 
     def _earlier(self) -> Shown:
         proofs = Proofs(self._worktree.config.state_dir)
@@ -199,7 +198,7 @@ class _Gate:
             return known
         run_id = self._run.run_id
         proof = Proofs(self._worktree.config.state_dir).of_run(run_id)
-        reading = self._here.find(run_id)
+        reading = self._project.find(run_id)
         state = reading.fold.jobs.get(job.id)
         one = next((each for each in proof.jobs if each.job_id == job.id), None) if proof is not None else None
 
@@ -242,7 +241,7 @@ class _Gate:
 
     def _of_children(self, run_id: str) -> Iterator[str]:
         """Yield what made the runs of child pipelines unlike CI's."""
-        for entry in self._store.entries(self._here.root):
+        for entry in self._store.entries(self._project.root):
             if entry.child_of == run_id and entry.receipt is not None:
                 for words in entry.receipt.get("unlike_ci", {}).values():
                     yield from words

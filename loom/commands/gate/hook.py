@@ -10,9 +10,9 @@ import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from loom.commands import project
 from loom.commands.gate.checked_commit import CheckedCommit, CommitFinder
 from loom.commands.gate.gate import judged
+from loom.commands.project import open_project
 from loom.errors import LoomError, RequestError
 from loom.snapshot import git
 from loom.status import ExitCode
@@ -63,7 +63,7 @@ def gate_uninstall() -> None:
 
 def _hook_file() -> Path:
     """Return the script that git runs before a push, or the one that pre-commit or husky runs then."""
-    finder = CommitFinder(project.here())
+    finder = CommitFinder(open_project())
     places = (("--file", str(finder.common_dir / "config")), ("--global",), ("--system",))
     named = (finder.ask("config", *place, "--type=path", "--get", "core.hooksPath") for place in places)
     hooks = Path(os.path.normpath(finder.root / (next(filter(None, named), None) or finder.common_dir / "hooks")))
@@ -114,9 +114,9 @@ def gate_pre_push(*, trust: bool) -> int:
         os.environ.pop(name, None)
     lines, code = sys.stdin.read().splitlines(), ExitCode.OK
     try:
-        here = project.here(trusting=trust)
-        for commit in _pushed(CommitFinder(here), lines):
-            code = code or ExitCode(judged(here, commit))
+        project = open_project(trusting=trust)
+        for commit in _pushed(CommitFinder(project), lines):
+            code = code or ExitCode(judged(project, commit))
     except (LoomError, KeyboardInterrupt):
         print(f"loom gate: {_WAY_ROUND}", file=sys.stderr)
         raise

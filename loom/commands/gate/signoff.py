@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from loom.commands.gate.attest import jobs_of, shown
-from loom.commands.project import here
+from loom.commands.project import open_project
 from loom.commands.record.remote import address_of_origin, reached
 from loom.commands.servers import ServerRefused
 from loom.errors import RequestError
@@ -18,7 +18,7 @@ _LONGEST = 140
 
 
 def signoff(what: str, *, each: bool, as_json: bool) -> None:
-    project = here()
+    project = open_project()
     judgement = shown(project, what)
     jobs, commit = jobs_of(judgement), judgement.commit.sha
     if (address := address_of_origin(project)) is None:

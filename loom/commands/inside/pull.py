@@ -11,10 +11,9 @@ from pathlib import Path
 from msgspec import Struct
 
 from loom import snapshot
-from loom.commands import project
 from loom.commands.inside import saved, session
 from loom.commands.inside.copies import command_for, keep_copies
-from loom.commands.project import Here
+from loom.commands.project import Project, open_project
 from loom.errors import RequestError
 from loom.record.lines import text_fields
 from loom.record.past_run import PastRun
@@ -25,10 +24,10 @@ from loom.util.bounded import listed
 
 
 def pull(run: str | None, job: str | None, *, apply: bool, as_json: bool) -> None:
-    here = project.here()
-    source = _source(here, [name for name in (run, job) if name])
+    project = open_project()
+    source = _source(project, [name for name in (run, job) if name])
     past, left_out = source.run, source.left_out
-    if apply and not here.store.has_record(past.entry):
+    if apply and not project.store.has_record(past.entry):
         raise RequestError(
             f"{past.paths.root} is not a record of this user's runs: nothing was applied",
             hint="look at the patch without --apply, and `git apply` it yourself",
@@ -113,9 +112,9 @@ class _Source(Struct, kw_only=True):
     left_out: Mapping[str, str]
 
 
-def _source(here: Here, names: list[str]) -> _Source:
+def _source(project: Project, names: list[str]) -> _Source:
     """Find the files to pull; without a name, those of the failing, the resumed or the only job."""
-    run, job = session.find_named(here, names)
+    run, job = session.find_named(project, names)
     try:
         job = job or run.one_job()
     except RequestError:
@@ -131,7 +130,7 @@ def _source(here: Here, names: list[str]) -> _Source:
         )
     left_out: dict[str, str] = {}
     try:
-        files = session.view_now(here, job) or session.files_of(here, job, left_out)
+        files = session.view_now(project, job) or session.files_of(project, job, left_out)
         return _Source(run=job.run, files=files, manifest=job.manifest, left_out=left_out)
     except RequestError as error:
         found = saved.read(job) if error.code == "NOTHING_KEPT" else None
@@ -155,12 +154,12 @@ def _generated(run: PastRun) -> Callable[[Change], bool]:
 
 
 def workspace(run: str | None, job: str | None, *, as_json: bool) -> None:
-    here = project.here()
+    project = open_project()
     names = [name for name in (run, job) if name]
     left_out: dict[str, str] = {}
-    past, found = session.find_named(here, names)
+    past, found = session.find_named(project, names)
     past = past if found is None else found.run  # an earlier one, if the job did not run again
-    path = past.workspace if found is None else session.files_of(here, found, left_out)
+    path = past.workspace if found is None else session.files_of(project, found, left_out)
     if not path.is_dir():
         raise RequestError(
             f"the workspace of run {past.run_id} ({path}) is gone",

@@ -11,7 +11,7 @@ import zstandard
 
 from loom import snapshot
 from loom.commands.inside import session
-from loom.commands.project import Here
+from loom.commands.project import Project
 from loom.errors import RecordError, RequestError
 from loom.plan.model import MountMode
 from loom.record.past_run import PastJob
@@ -26,7 +26,7 @@ MOST_BYTES = 250_000_000
 """The limit for the saved files of a job together, and for one file; larger ones are only named."""
 
 
-def save(here: Here, job: PastJob) -> list[str]:
+def save(project: Project, job: PastJob) -> list[str]:
     """Save what the files of a kept job differ in from its snapshot; return the paths of those changed since it was kept.
 
     Called before a session is adopted or removed. What can't be saved is named. Nothing is saved of a job without files, nor of
@@ -37,18 +37,18 @@ def save(here: Here, job: PastJob) -> list[str]:
         return []  # no snapshot to differ from
     left_out: dict[str, str] = {}
     try:
-        files = session.view_now(here, job)
+        files = session.view_now(project, job)
         if files is None and _untouched(job):
             return []
         view = job.view
         copied = files is None and not (view and view.mode is MountMode.BIND and session.may_enter(view.files))
-        files = files or session.files_of(here, job, left_out)
+        files = files or session.files_of(project, job, left_out)
     except RequestError as error:
         if error.code == "NOTHING_KEPT":
             return []
         raise
     manifest = job.manifest
-    found = snapshot.verify(files, environ=here.environ, manifest_file=manifest if manifest.exists() else None)
+    found = snapshot.verify(files, environ=project.environ, manifest_file=manifest if manifest.exists() else None)
     _write(job, found, left_out)
     since = job.kept_at
     return [] if since is None else list(snapshot.changed_since(found, since.timestamp(), copied=copied))

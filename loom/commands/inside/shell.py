@@ -10,9 +10,9 @@ from typing import Literal
 from msgspec import UNSET, UnsetType
 
 from loom.cancel import Cancel, signals
-from loom.commands import project
 from loom.commands.inside import session
 from loom.commands.inside.breakpoints import banner, needs_terminal
+from loom.commands.project import open_project
 from loom.errors import RequestError
 from loom.record.documents import Document, Milliseconds
 from loom.record.lines import encodable, text_fields
@@ -44,11 +44,11 @@ class Executed(Document, frozen=True, kw_only=True):
 
 def shell(run: str | None, job: str | None, step: str | None, *, as_root: bool, trust: bool) -> int:
     needs_terminal("loom shell")
-    here = project.here(trusting=trust)
-    past = session.find_job(here, [name for name in (run, job) if name])
-    session.permit(here, past.run, past)
+    project = open_project(trusting=trust)
+    past = session.find_job(project, [name for name in (run, job) if name])
+    session.permit(project, past.run, past)
     at, cancel = past.step(step), Cancel()
-    with signals(cancel), session.entered(here, past, at, command=None, as_root=as_root, cancel=cancel) as entered:
+    with signals(cancel), session.entered(project, past, at, command=None, as_root=as_root, cancel=cancel) as entered:
         print("\n".join(banner(entered.about, entered.notes, past.job.id, at.id, past.script_of(at))))
         if entered.fresh and entered.container_name:
             print("  this container is removed when you exit")
@@ -77,15 +77,15 @@ def exec_(
     if names and len(names) > 2:
         raise RequestError(f"too many names: {' '.join(names)}", hint="give [RUN] [JOB], a command behind --")
     seconds = None if timeout is None else read_flag("--timeout", timeout, duration)
-    here = project.here(trusting=trust)
-    job = session.find_job(here, names or [])
-    session.permit(here, job.run, job)
+    project = open_project(trusting=trust)
+    job = session.find_job(project, names or [])
+    session.permit(project, job.run, job)
     at, cancel = job.step(step), Cancel()
     heard: dict[str, list[bytes]] = {"stdout": [], "stderr": []}
     begun = time.monotonic()
     with (
         signals(cancel, passing=True),
-        session.entered(here, job, at, command=command, as_root=as_root, cancel=cancel) as entered,
+        session.entered(project, job, at, command=command, as_root=as_root, cancel=cancel) as entered,
     ):
         for note in (*([entered.about] if entered.fresh else []), *entered.notes):
             print(f"loom: {note}", file=sys.stderr)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from loom import snapshot as snapshots
 from loom.cancel import Cancel, signals
-from loom.commands import project
+from loom.commands.project import open_project
 from loom.commands.project.trusting import discover, settle_objects
 from loom.commands.screen import progress_line
 from loom.errors import RequestError
@@ -27,12 +27,12 @@ from loom.util.units import rough_size
 
 def snapshot(paths: list[str] | None, *, explain: bool, as_json: bool) -> None:
     source = discover(Path.cwd(), os.environ)
-    settle_objects(project.here(root=source.root), can_ask=not as_json)
+    settle_objects(open_project(root=source.root), can_ask=not as_json)
     if explain:
         if not paths:
             raise RequestError("--explain needs at least one path", hint="loom snapshot --explain PATH...")
 
-        tmp_dir = project.here(root=source.root).config.tmp_dir
+        tmp_dir = open_project(root=source.root).config.tmp_dir
         answers = snapshots.explain(source, paths, start=Path.cwd(), tmp_dir=tmp_dir)
         values = {"paths": [answer.document() for answer in answers]}
         print_either(as_json, "snapshot-explanation", values, _answer_lines(answers), kind="loom-snapshot-explain")
@@ -47,9 +47,9 @@ def snapshot(paths: list[str] | None, *, explain: bool, as_json: bool) -> None:
 
 def _take(source: Source, *, show_progress: bool) -> Snapshot:
     cancel = Cancel()
-    here = project.here(root=source.root)
+    project = open_project(root=source.root)
     run_id = str(time.time_ns())
-    workspace = new_workspace(here.config.tmp_dir, run_id)
+    workspace = new_workspace(project.config.tmp_dir, run_id)
     try:
         with signals(cancel), progress_line(wanted=show_progress) as show:
 
@@ -57,7 +57,7 @@ def _take(source: Source, *, show_progress: bool) -> Snapshot:
                 show(f"copying: {done:,} of {max(done, total):,} files")
 
             # Only the person who asked: what is in the checkout may be private.
-            here.store.workspaces.make(workspace, run_id=run_id, repo_root=source.root, kind="snapshot")
+            project.store.workspaces.make(workspace, run_id=run_id, repo_root=source.root, kind="snapshot")
             try:
                 taken = snapshots.take(source, workspace, cancel=cancel, on_progress=on_progress)
             except BaseException:
@@ -65,7 +65,7 @@ def _take(source: Source, *, show_progress: bool) -> Snapshot:
                     workspace.rmdir()
                 raise
         try:
-            here.store.add_snapshot(workspace, snapshots.manifest_bytes(workspace))
+            project.store.add_snapshot(workspace, snapshots.manifest_bytes(workspace))
         except OSError as error:
             print(f"loom: `loom verify` will have to believe the workspace: {error}", file=sys.stderr)
         return taken
@@ -117,7 +117,7 @@ def _record_state(manifest: Path | None) -> str | None:
     if manifest is None or manifest.name != "snapshot.json":
         return None
     paths = RunPaths(root=manifest.parent, run_id=manifest.parent.name)
-    noted = Proofs(project.here().config.state_dir)
+    noted = Proofs(open_project().config.state_dir)
     proofs, whole = noted.read()
     if not whole:
         return f"not known: another hand changed {noted.path}"
@@ -129,16 +129,16 @@ def _record_state(manifest: Path | None) -> str | None:
 
 def _workspace_of(what: str) -> tuple[Path, str | None, Path | None]:
     """Return the workspace, the tree that its receipt names and the record's copy of its manifest, where there are such."""
-    here = project.here()
-    around = next((folder for folder in (here.start, *here.start.parents) if run_of_workspace(folder.name)), None)
-    store = here.store
+    project = open_project()
+    around = next((folder for folder in (project.start, *project.start.parents) if run_of_workspace(folder.name)), None)
+    store = project.store
     directory = around if what == "last" else Path(os.path.realpath(what))
     if what and directory is not None and os.path.isdir(directory):  # noqa: PTH112  a name may be too long for Path
         if (found := store.run_in(directory)) is not None:
             return directory, *_kept(found, store)
         if (kept := store.manifest_of(directory)) is not None or is_workspace(directory):
             return directory, None, kept  # `loom snapshot` made it, or its run's record is gone
-    entry = store.find(what, repo_root=here.root)
+    entry = store.find(what, repo_root=project.root)
     receipt = entry.receipt or {}
     recorded = next(iter(entry.workspaces), None) or receipt.get("snapshot_path")
     if not isinstance(recorded, str) or (entry.receipt and not receipt.get("snapshot_tree_sha")):
@@ -149,9 +149,9 @@ def _workspace_of(what: str) -> tuple[Path, str | None, Path | None]:
 def _files_of(run: str, job: str) -> tuple[Path, str | None, Path | None]:
     from loom.commands.inside import session  # with providers and runner: only for a job's own files
 
-    here = project.here()
-    past = session.find_job(here, [run, job])
-    return session.files_of(here, past), *_kept(past.run.entry, here.store)
+    project = open_project()
+    past = session.find_job(project, [run, job])
+    return session.files_of(project, past), *_kept(past.run.entry, project.store)
 
 
 def _kept(entry: RunEntry, store: Store) -> tuple[str | None, Path | None]:

@@ -11,7 +11,7 @@ from msgspec import Struct
 from loom import snapshot
 from loom.cancel import Cancel, signals
 from loom.commands.inside.copies import command_for, keep_copies
-from loom.commands.project import Here
+from loom.commands.project import Project
 from loom.commands.project.trusting import discover
 from loom.errors import RequestError
 from loom.plan.clone import refs_of_head
@@ -41,12 +41,12 @@ class SyncTarget(Struct, frozen=True, kw_only=True):
     """Where `files` is a copy: make these paths so in the session itself."""
 
 
-def take(here: Here, past: PastRun, workspace: Path, run_id: str) -> Snapshot:
+def take(project: Project, past: PastRun, workspace: Path, run_id: str) -> Snapshot:
     """Fill `workspace` with a new snapshot of the checkout."""
     cancel = Cancel()
     with signals(cancel):
-        here.store.workspaces.make(workspace, run_id=run_id, repo_root=past.repo_root)
-        found, umask = discover(past.repo_root, here.environ, flag=here.trusting), past.plan.umask
+        project.store.workspaces.make(workspace, run_id=run_id, repo_root=past.repo_root)
+        found, umask = discover(past.repo_root, project.environ, flag=project.trusting), past.plan.umask
         return snapshot.take(_planned_source(found, past), workspace, cancel=cancel, umask=umask)
 
 

@@ -8,9 +8,8 @@ from typing import Any
 
 from msgspec.structs import asdict
 
-from loom.commands import project
 from loom.commands.plan.wiring import cache_project
-from loom.commands.project import checkout
+from loom.commands.project import checkout, open_project
 from loom.errors import RequestError
 from loom.record.events import timestamp
 from loom.render.output import print_either, table
@@ -44,10 +43,10 @@ def rm(keys: list[str], *, everywhere: bool, as_json: bool) -> None:
 
 
 def _opened() -> tuple[Cache, str]:
-    here = project.here()
-    settings = here.config
-    origin = checkout.origin_of(here.root, here.environ)
-    name = cache_project(settings, here.root, str(origin) if origin else None)
+    project = open_project()
+    settings = project.config
+    origin = checkout.origin_of(project.root, project.environ)
+    name = cache_project(settings, project.root, str(origin) if origin else None)
     return Cache(settings.cache_dir, max_size=settings.cache_max_size, project=name, clock=time.time), name
 
 

@@ -17,7 +17,7 @@ from loom import snapshot
 from loom.commands.inside import saved, session
 from loom.commands.keep import retention
 from loom.commands.keep.retention import Item, Records, kept_facts, kept_ids
-from loom.commands.project import BUNDLES, Here, background, here
+from loom.commands.project import BUNDLES, Project, background, open_project
 from loom.errors import EngineUnavailable, LoomError, RequestError
 from loom.plan.model import CONTAINERS, Job
 from loom.record.documents import JobManifest
@@ -48,7 +48,7 @@ def clean(
     as_json: bool,
     in_background: bool = False,
 ) -> int:
-    project = here()
+    project = open_project()
     if in_background and not background.into_background(project.store):
         return ExitCode.OK
     if runs and (keep_last is not None or older_than is not None):
@@ -100,8 +100,8 @@ def _named(item: Item) -> str:
 
 
 class _Cleaning:
-    def __init__(self, project: Here, *, in_background: bool) -> None:
-        self._here = project
+    def __init__(self, project: Project, *, in_background: bool) -> None:
+        self._project = project
         self._in_background = in_background
         self._store = project.store
         self._records = Records(project.store)
@@ -144,7 +144,7 @@ class _Cleaning:
             self._unknown[entry.run_id] = why
             return False
         try:
-            found = session.find_kept(self._here, job)
+            found = session.find_kept(self._project, job)
         except LoomError as error:
             self._unknown[entry.run_id] = error.message
             if isinstance(error, EngineUnavailable | RequestError):
@@ -168,7 +168,7 @@ class _Cleaning:
         return self._runs(list(entries.values()))
 
     def _permitted(self, run: str) -> RunEntry:
-        entry = self._store.find(run, repo_root=self._here.root)
+        entry = self._store.find(run, repo_root=self._project.root)
         if entry.alive:
             raise RequestError(f"run {entry.run_id} is still running: nothing was deleted")
         if self._records.is_in_use(entry) and not entry.goes_on:
@@ -187,8 +187,8 @@ class _Cleaning:
         else:
             before_ns = time.time_ns() - int(read_flag("--older-than", older_than, duration) * 1e9)
         if keep_last is None:
-            keep_last = self._here.config.keep_runs if older_than is None else 0
-        root = None if everywhere else self._here.root
+            keep_last = self._project.config.keep_runs if older_than is None else 0
+        root = None if everywhere else self._project.root
         families = list(self._store.families(root))
         going = [
             family
@@ -204,7 +204,7 @@ class _Cleaning:
         spaces = [one for one in records.workspaces if one.name not in paths]
         if by_limits:
             retention.decide(
-                [*spaces, *containers], records, self._here.config, root, with_spares=not self._in_background
+                [*spaces, *containers], records, self._project.config, root, with_spares=not self._in_background
             )
         for one in spaces if everywhere else ():
             if records.entries.keys().isdisjoint(one.run_ids) and one.made_at < before_ns and not records.uses(one):
@@ -237,13 +237,13 @@ class _Cleaning:
     def _unneeded_in_cache(self, left: Sequence[Item], *, with_actions: bool) -> Iterator[Item]:
         """Find checkouts of loom's own of whose runs only records are left, and actions that no kept run uses."""
         needed = [Path(os.path.realpath(one.repo_root)) for one in left if one.reason is None]
-        cache = self._here.config.cache_dir
+        cache = self._project.config.cache_dir
         for path in sorted(path for kind in ("reproductions", "replays", BUNDLES) for path in (cache / kind).glob("*")):
             there = Path(os.path.realpath(path))
             if not any(root.is_relative_to(there) for root in needed) and not self._records.occupied(path):
                 why = "of loom's own, of whose runs only records are left"
                 yield Item(kind="checkout", name=str(path), bytes=allocated(path), reason=why)
-        for path in retention.unused_actions(self._here.config, self._store) if with_actions else ():
+        for path in retention.unused_actions(self._project.config, self._store) if with_actions else ():
             why = "of actions that no kept run uses"
             yield Item(kind="action", name=str(path), bytes=allocated(path), reason=why)
 
@@ -260,7 +260,7 @@ class _Cleaning:
                 case "container" if item.reason is None:
                     return
                 case "container":
-                    if not (problems := _remove_kept(self._here, item)):
+                    if not (problems := _remove_kept(self._project, item)):
                         del self._containers[item.container_id]
                     item.problems = problems
                 case "artifacts":
@@ -303,7 +303,7 @@ class _Cleaning:
                 continue
             if name not in self._silent:
                 try:
-                    problems += self._here.provider_named(name).remove_run(entry.run_id, jobs)
+                    problems += self._project.provider_named(name).remove_run(entry.run_id, jobs)
                     continue
                 except LoomError as error:
                     self._silent[name] = error.message
@@ -320,7 +320,7 @@ class _Cleaning:
         problems = [self._unknown[run_id] for run_id in space.run_ids if run_id in self._unknown]
         for one in self._containers.values():
             if one.run_ids[-1] in space.run_ids:
-                problems += _remove_kept(self._here, one)
+                problems += _remove_kept(self._project, one)
         if not problems and self._in_background and space.is_large:
             # What its jobs left beside it is removed below.
             set_aside(self._store, Path(space.name), Path(space.repo_root))
@@ -362,16 +362,16 @@ def _expired(entry: RunEntry, now: float) -> Iterator[Item]:
             yield Item(kind="artifacts", name=job_id, run_ids=[entry.run_id], job_id=job_id)
 
 
-def _remove_kept(here: Here, one: Item) -> list[str]:
+def _remove_kept(project: Project, one: Item) -> list[str]:
     """Save the changes in the job's files, then remove its container; return the problems."""
     try:
-        job = PastRun(here.store.entry(one.run_ids[-1])).job(str(one.job_id))
-        with session.held(here, job, one.container_id, alone=True):
-            saved.save(here, job)
-            found = session.find_kept(here, job)
+        job = PastRun(project.store.entry(one.run_ids[-1])).job(str(one.job_id))
+        with session.held(project, job, one.container_id, alone=True):
+            saved.save(project, job)
+            found = session.find_kept(project, job)
             problems = list(found.remove()) if found is not None else []
             if not problems:
-                here.store.lock_of_kept(one.container_id).unlink(missing_ok=True)
+                project.store.lock_of_kept(one.container_id).unlink(missing_ok=True)
     except LoomError as error:
         return [error.message]
     return problems

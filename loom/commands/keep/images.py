@@ -14,10 +14,9 @@ from msgspec import Struct
 
 from loom import snapshot
 from loom.cancel import Cancel, signals
-from loom.commands import project
 from loom.commands.plan import contexts, planning
 from loom.commands.plan.github_sources import lock_actions
-from loom.commands.project import Here
+from loom.commands.project import Project, open_project, say_not_counted
 from loom.commands.screen import MaskedProgress
 from loom.errors import RequestError
 from loom.images.reference import parse_reference
@@ -76,15 +75,15 @@ def lock(
                 print(f"{context.lock_path}: {counted(len(after.images), 'image')}{'' if written else ', as before'}")
             else:
                 print(f"{context.lock_path} is not written", file=sys.stderr)
-        for line in lock_actions(context.here, context.plan):
+        for line in lock_actions(context.project, context.plan):
             print(line, file=sys.stderr if as_json else sys.stdout)
     return ExitCode.INFRASTRUCTURE if failed else ExitCode.OK
 
 
 def prune(*, older_than: str, as_json: bool) -> None:
     age_s = read_flag("--older-than", older_than, duration)
-    here = project.here()
-    with closing(Engine(here.environ, here.config.engine)) as engine:
+    project = open_project()
+    with closing(Engine(project.environ, project.config.engine)) as engine:
         removed = prune_builds(engine(), before=time.time() - age_s)
     lines = [f"removed {one.name} ({rough_size(one.size)}, with what it shares)" for one in removed]
     nothing = [f"nothing that loom built is older than {older_than}"]
@@ -92,7 +91,7 @@ def prune(*, older_than: str, as_json: bool) -> None:
 
 
 class _Context(Struct, kw_only=True):
-    here: Here
+    project: Project
     plan: Plan
     images: Images
     inventory: Inventory
@@ -101,26 +100,26 @@ class _Context(Struct, kw_only=True):
 
     @property
     def lock_path(self) -> Path:
-        return self.here.root / LOCK_PATH
+        return self.project.root / LOCK_PATH
 
 
 @contextmanager
 def _context(workflow: Path | None, names: Sequence[str] | None, *, frozen: bool | None = None) -> Iterator[_Context]:
-    here = project.here({"frozen": frozen}, root=snapshot.discover(Path.cwd(), environ=os.environ).root)
-    project.say_not_counted(here.config)
-    path = here.workflow(workflow)
-    context = contexts.resolve_context(here, path)
-    written = planning.load(here, path, lambda: context)
+    project = open_project({"frozen": frozen}, root=snapshot.discover(Path.cwd(), environ=os.environ).root)
+    say_not_counted(project.config)
+    path = project.workflow(workflow)
+    context = contexts.resolve_context(project, path)
+    written = planning.load(project, path, lambda: context)
     # Include jobs excluded by their rules: naming a job overrides them.
     # Include jobs without an image, in containers: `--frozen` requires a locked default image.
     plan = resolve(written, JobSelection(jobs=tuple(written.jobs), if_possible=True, container=True), context)
-    lock = load_lock(here.root / LOCK_PATH)
+    lock = load_lock(project.root / LOCK_PATH)
     cancel = Cancel()
-    with signals(cancel), closing(Engine(here.environ, here.config.engine)) as engine:
-        images = Images(engine, lock=lock, frozen=here.config.frozen)
-        inventory = Inventory(images, _chosen(images_of(plan), names), root=here.root, lock=lock)
+    with signals(cancel), closing(Engine(project.environ, project.config.engine)) as engine:
+        images = Images(engine, lock=lock, frozen=project.config.frozen)
+        inventory = Inventory(images, _chosen(images_of(plan), names), root=project.root, lock=lock)
         try:
-            yield _Context(here=here, plan=plan, images=images, inventory=inventory, lock=lock, cancel=cancel)
+            yield _Context(project=project, plan=plan, images=images, inventory=inventory, lock=lock, cancel=cancel)
         except Exception:
             if cancel.requested:
                 raise SystemExit(int(cancel.exit_code or 130)) from None

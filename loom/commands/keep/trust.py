@@ -8,9 +8,8 @@ from pathlib import Path
 import typer
 from msgspec.structs import asdict
 
-from loom.commands import project
 from loom.commands.plan import contexts, planning
-from loom.commands.project import Here, say_not_counted
+from loom.commands.project import Project, open_project, say_not_counted
 from loom.commands.project.trust_store import ServerTrust
 from loom.commands.project.trusting import CODE, decisions_of, request_lines, requests_of
 from loom.commands.terminal import attended
@@ -24,34 +23,34 @@ from loom.util.units import counted
 
 
 @limited(LOOKING_S)
-def everything_asked(here: Here, named: Path | None) -> tuple[PermissionRequest, ...]:
+def everything_asked(project: Project, named: Path | None) -> tuple[PermissionRequest, ...]:
     """Find the requests of the workflow and all its jobs, regardless of rules. WorkflowError as in `loom check`.
 
     Before the user allows a file that the workflow includes, only those of the configuration and of such files are known.
     """
-    path = here.workflow(named)
+    path = project.workflow(named)
     if named is None and not path.exists():  # the configuration alone may have requests
-        return requests_of((), here)
+        return requests_of((), project)
     try:
-        loaded = planning.load(here, path)
+        loaded = planning.load(project, path)
     except WorkflowError:
-        trust = decisions_of(here)
-        if all(trust.allows(request) for request in here.includes):
+        trust = decisions_of(project)
+        if all(trust.allows(request) for request in project.includes):
             raise
-        return (*here.includes, *requests_of((), here))
+        return (*project.includes, *requests_of((), project))
     # A run asks for what the actions and workflows of other repositories want.
-    jobs = [job for _, job in rehearse(loaded, here.config, contexts.resolve_context(here, path).repositories)[1]]
-    return (*here.includes, *requests_of(jobs, here, lambda: loaded))
+    jobs = [job for _, job in rehearse(loaded, project.config, contexts.resolve_context(project, path).repositories)[1]]
+    return (*project.includes, *requests_of(jobs, project, lambda: loaded))
 
 
 def trust(workflow: Path | None, *, yes: bool, revoke: bool, as_json: bool) -> int:
-    here = project.here()
-    decisions = decisions_of(here)
+    project = open_project()
+    decisions = decisions_of(project)
     if revoke:
-        forgotten = decisions.revoke() + ServerTrust(here.config.state_dir).revoke()
+        forgotten = decisions.revoke() + ServerTrust(project.config.state_dir).revoke()
         print(f"forgotten: {forgotten}" if forgotten else "there was nothing to forget")
         return ExitCode.OK
-    requests = everything_asked(here, workflow)
+    requests = everything_asked(project, workflow)
     new = [request for request in requests if not decisions.allows(request)]
     if as_json:
         if yes and new:
@@ -63,7 +62,7 @@ def trust(workflow: Path | None, *, yes: bool, revoke: bool, as_json: bool) -> i
         values = {"root": str(decisions.root), "origin": decisions.origin, "requests": listed}
         print_kind("trust-list", values, kind="loom-trust")
         return ExitCode.OK
-    say_not_counted(here.config)
+    say_not_counted(project.config)
     if not requests:
         print("nothing here needs your trust")
         return ExitCode.OK

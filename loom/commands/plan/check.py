@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING, cast
 import msgspec
 from msgspec.structs import replace
 
-from loom.commands import project
 from loom.commands.plan.contexts import resolve_context
-from loom.commands.project import Here, checkout, find_root, trusting, workflow_path
+from loom.commands.project import Project, checkout, find_root, open_project, trusting, workflow_path
 from loom.config import AUTO_SHELL, CODE
 from loom.errors import Problem, WorkflowError
 from loom.plan.model import Job, ResolveContext, Secret
@@ -57,13 +56,13 @@ _EXPRESSION = re.compile(r"\$\{\{(?:'[^']*'|[^'])*?\}\}")
 def check(workflow: Path | None, form: str, *, inputs: list[str] | None, strict: bool) -> int:
     root = find_root(Path.cwd())
     path = workflow_path(root, workflow, Path.cwd())
-    here: Here | None = None
+    project: Project | None = None
     problems: list[Problem] = []
     try:
-        here = project.here()
+        project = open_project()
     except WorkflowError as error:  # a run would refuse it too
         problems += error.problems
-    facts = partial(resolve_context, here, path, inputs=inputs or ()) if here is not None else ResolveContext
+    facts = partial(resolve_context, project, path, inputs=inputs or ()) if project is not None else ResolveContext
     refuse_inputs(inputs or (), path, root)
     examined = examine(path, root, facts)
     loaded = examined.workflow
@@ -71,7 +70,7 @@ def check(workflow: Path | None, form: str, *, inputs: list[str] | None, strict:
     problems += examined.problems
     if loaded is not None:
         repositories = cache(lambda: facts().repositories())
-        planned, jobs = rehearse(loaded, here.config if here is not None else None, repositories)
+        planned, jobs = rehearse(loaded, project.config if project is not None else None, repositories)
         problems += planned
         problems += _secrets(loaded, jobs)
         problems += _syntax(jobs, "error" if isinstance(loaded, Workflow) else "warning")
@@ -84,8 +83,8 @@ def check(workflow: Path | None, form: str, *, inputs: list[str] | None, strict:
 
                 problems += problems_of_inputs(cast("Workflows", loaded), facts().inputs)
     problems += _unmerged(root)
-    if here is not None:
-        problems += _notices(loaded, [job for _, job in jobs], here)
+    if project is not None:
+        problems += _notices(loaded, [job for _, job in jobs], project)
     problems = examined.sort(problems)
     sound = loaded if not examined.problems else None
     _show(form, loaded.path if loaded is not None else name_from(root, path), problems, sound, [job for _, job in jobs])
@@ -108,15 +107,15 @@ def _unmerged(root: Path) -> Iterator[Problem]:
         )
 
 
-def _notices(loaded: Loaded | None, jobs: Sequence[Job], here: Here) -> Iterator[Problem]:
+def _notices(loaded: Loaded | None, jobs: Sequence[Job], project: Project) -> Iterator[Problem]:
     """List what a run asks the user to allow, and the settings of the project that do not count."""
-    requests = trusting.requests_of(jobs, here, None if loaded is None else lambda: loaded)
+    requests = trusting.requests_of(jobs, project, None if loaded is None else lambda: loaded)
     if requests:
-        trust = trusting.decisions_of(here)
+        trust = trusting.decisions_of(project)
         for request in requests:
             state = "you have allowed it" if trust.allows(request) else "a run asks you first; so does `loom trust`"
             yield _notice(request.position, f"{request} ({state})", trusting.CODE)
-    for overruled in here.config.overruled:
+    for overruled in project.config.overruled:
         yield _notice(overruled.position, str(overruled).partition(": ")[2], "CONFIG_OVERRULED")
 
 

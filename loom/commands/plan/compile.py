@@ -6,8 +6,8 @@ import json
 import sys
 from typing import Any
 
-from loom.commands import project
 from loom.commands.plan.plan_run import planner_of
+from loom.commands.project import open_project
 from loom.commands.project.trusting import settle_objects
 from loom.errors import RequestError
 from loom.plan.model import JobSelection, Plan
@@ -24,13 +24,13 @@ from loom.workflow.loaded import Loaded
 @limited(LOOKING_S)
 def compile_(*, form: str, explain: str | None, **given: Any) -> int:
     request = Request.of(given)
-    here = project.here(request.settings)
-    settle_objects(here, can_ask=form != "json")
-    planner = planner_of(here, request)
+    project = open_project(request.settings)
+    settle_objects(project, can_ask=form != "json")
+    planner = planner_of(project, request)
     plan, _ = planner.made()
     if explain is not None:
         return _explain(planner.workflow, plan, explain, planner.selection, as_json=form == "json")
-    sys.stdout.write(plan_text(plan, here.config.mount_mode, form=form))
+    sys.stdout.write(plan_text(plan, project.config.mount_mode, form=form))
     if not plan.jobs:
         sys.stderr.write("nothing would run; `left_out` in the plan says why\n")
     return ExitCode.OK

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from loom.commands.plan.secret_file import read_secrets, with_secrets
-from loom.commands.project import Here, checkout, trusting
+from loom.commands.project import Project, checkout, trusting
 from loom.errors import LoomError, RequestError
 from loom.plan import variables
 from loom.plan.model import ResolveContext
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def resolve_context(
-    here: Here,
+    project: Project,
     path: Path,
     *,
     predefined: Mapping[str, str] | None = None,
@@ -37,7 +37,7 @@ def resolve_context(
     `predefined` are loom's own variables (None: derived from git, for `event`); `base` is the commit for `changes:` (None:
     HEAD); `given` and `inputs`: `NAME=value` of the command line. RequestError for an unknown base.
     """
-    root, environ = here.root, here.environ
+    root, environ = project.root, project.environ
     if (
         base not in (None, NO_COMMIT)
         and checkout.git(root, environ, "rev-parse", "--verify", "--end-of-options", f"{base}^{{commit}}") is None
@@ -48,21 +48,21 @@ def resolve_context(
             code="CHANGES_BASE_UNKNOWN",
         )
     if predefined is None:
-        predefined = commit_variables(here, name_from(root, path), event)
+        predefined = commit_variables(project, name_from(root, path), event)
     secrets = tuple(read_secrets(secret_file))
     return ResolveContext(
-        config=with_secrets(here.config, secrets) if secrets else here.config,
+        config=with_secrets(project.config, secrets) if secrets else project.config,
         predefined=predefined,
         changed=cache(partial(_changed, root, environ, base)),
         changes_base=base,
         files=cache(partial(checkout.files_of, root, environ)),
-        own_variables=cache(partial(_own_variables, here, predefined, secrets)),
+        own_variables=cache(partial(_own_variables, project, predefined, secrets)),
         given=pairs(given, "--var"),
         inputs=pairs(inputs, "--input"),
         event_payload={} if event_file is None else _payload(event_file),
         # Imported where a file includes files of other servers, or uses actions.
-        sources=lambda: import_module("loom.commands.plan.gitlab_sources").Elsewhere(here),
-        repositories=cache(lambda: import_module("loom.commands.plan.github_sources").ActionRepositories(here)),
+        sources=lambda: import_module("loom.commands.plan.gitlab_sources").Elsewhere(project),
+        repositories=cache(lambda: import_module("loom.commands.plan.github_sources").ActionRepositories(project)),
         above=_nothing_above,
     )
 
@@ -76,20 +76,20 @@ def _changed(root: Path, environ: Mapping[str, str], base: str | None, compare_t
     return None if base == NO_COMMIT and not compare_to else checkout.changed_since(root, environ, base, compare_to)
 
 
-def commit_variables(here: Here, workflow_path: str, event: str = "push") -> dict[str, str]:
+def commit_variables(project: Project, workflow_path: str, event: str = "push") -> dict[str, str]:
     """Make the variables that `loom run` gives, for commands that make a plan without a run (and without its id).
 
     Without a repository that a run could use, those are missing that come from it.
     """
     try:
-        source = trusting.discover(here.root, here.environ, flag=here.trusting)
+        source = trusting.discover(project.root, project.environ, flag=project.trusting)
     except LoomError:
-        name, none = variables.project_name_of(here.root), HeadCommit(sha="")
+        name, none = variables.project_name_of(project.root), HeadCommit(sha="")
         found = variables.run_variables(
             run_id="", event=event, workflow_path=workflow_path, commit=none, project_name=name, origin_url=None
         )
     else:
-        found = checkout.run_variables("", source, workflow_path, here.environ, event)
+        found = checkout.run_variables("", source, workflow_path, project.environ, event)
     return {name: value for name, value in found.items() if value}
 
 
@@ -110,14 +110,14 @@ def _nothing_above(pipeline: str, job: str) -> NoReturn:
     raise RequestError(f"no pipeline started this one, so {job} of pipeline {pipeline} left nothing for it")
 
 
-def _own_variables(here: Here, predefined: Mapping[str, str], secrets: tuple[str, ...]) -> Mapping[str, Variable]:
-    path = here.config.gitlab.variables
+def _own_variables(project: Project, predefined: Mapping[str, str], secrets: tuple[str, ...]) -> Mapping[str, Variable]:
+    path = project.config.gitlab.variables
     if path is None and not secrets:
         return {}
     from loom.workflow.gitlab import variables  # only a GitLab file has such variables
 
-    project = predefined.get("CI_PROJECT_PATH") or predefined.get("CI_PROJECT_NAME", "")
-    return {**(variables.own(path, project) if path is not None else {}), **variables.secret_variables(secrets)}
+    of_project = predefined.get("CI_PROJECT_PATH") or predefined.get("CI_PROJECT_NAME", "")
+    return {**(variables.own(path, of_project) if path is not None else {}), **variables.secret_variables(secrets)}
 
 
 def pairs(given: Iterable[str], flag: str) -> dict[str, str]:

@@ -21,7 +21,7 @@ import msgspec
 
 from loom.addresses import Address
 from loom.commands.plan.git_server import GitError, GitServer, unreachable
-from loom.commands.project import Here
+from loom.commands.project import Project
 from loom.errors import RequestError
 from loom.plan.model import Plan
 from loom.storage.tar import DamagedArchive, read
@@ -63,17 +63,17 @@ def load_lock(root: Path) -> ActionsLock | None:
 class ActionRepositories:
     """`workflow.sources.Repositories` of this machine."""
 
-    def __init__(self, here: Here, *, renewing: bool = False) -> None:
+    def __init__(self, project: Project, *, renewing: bool = False) -> None:
         """`renewing`: ask the server for each ref, whatever the lock and the configuration say."""
-        self._server = here.config.github.server.rstrip("/")
-        self._pull = "always" if renewing else here.config.pull
-        self._frozen = here.config.frozen and not renewing
+        self._server = project.config.github.server.rstrip("/")
+        self._pull = "always" if renewing else project.config.pull
+        self._frozen = project.config.frozen and not renewing
         of_server = hashlib.sha256(self._server.encode("utf-8", "surrogateescape")).hexdigest()[:12]
-        self._cache = here.config.cache_dir / f"actions-{of_server}"
-        self._git = GitServer(here.root, here.environ, anonymous=True)
+        self._cache = project.config.cache_dir / f"actions-{of_server}"
+        self._git = GitServer(project.root, project.environ, anonymous=True)
         self._unreachable = ""
         """Why the server can't be reached: it is not asked again."""
-        self._lock = None if renewing else load_lock(here.root)
+        self._lock = None if renewing else load_lock(project.root)
 
     def at(self, repository: str, ref: str) -> Fetched:
         name = f"{repository}@{ref}"
@@ -132,14 +132,14 @@ def _flat(repository: str) -> str:
     return repository.replace("/", "+")
 
 
-def lock_actions(here: Here, plan: Plan) -> tuple[str, ...]:
+def lock_actions(project: Project, plan: Plan) -> tuple[str, ...]:
     """Write the lock of a plan's actions, if it uses any; return the lines that changed. RequestError without a connection."""
     actions = [step.action for job in plan.jobs for step in job.steps if step.action]
     refs = sorted({(one.repository, one.ref) for one in actions if one.repository})
-    before = load_lock(here.root)
+    before = load_lock(project.root)
     if not refs and before is None:
         return ()
-    repositories = ActionRepositories(here, renewing=True)
+    repositories = ActionRepositories(project, renewing=True)
     try:
         now = {f"{name}@{ref}": repositories.at(name, ref).commit for name, ref in refs}
     except NotFetched as error:
@@ -147,7 +147,7 @@ def lock_actions(here: Here, plan: Plan) -> tuple[str, ...]:
     was = before.actions if before is not None else {}
     changed = sorted(name for name in {*was, *now} if was.get(name) != now.get(name))
     if changed:
-        path = here.root / LOCK_PATH
+        path = project.root / LOCK_PATH
         path.parent.mkdir(exist_ok=True)
         atomic.write(path, jsons.encode_file({"schema_version": LOCK_SCHEMA, "actions": now}, sort=True))
     return tuple(f"{name}: {was.get(name) or 'new'} -> {now.get(name) or 'gone'}" for name in changed)

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from loom.addresses import Address
 from loom.commands.plan.git_server import GitError, GitServer, succeeded, unreachable
-from loom.commands.project import Here, trusts_all
+from loom.commands.project import Project, trusts_all
 from loom.commands.project.checkout import origin_of
 from loom.commands.project.trusting import decisions_of
 from loom.commands.servers import ServerRefused, ServerUnavailable, place_of
@@ -37,16 +37,16 @@ _PARTIAL = re.compile(r"[0-9]+(\.[0-9]+)?")
 class Elsewhere:
     """`workflow.sources.Sources` of this machine."""
 
-    def __init__(self, here: Here) -> None:
-        self.here = here
-        self.settings = here.config.gitlab
-        self.cache = here.config.cache_dir / "gitlab"
-        self.environ = here.environ
-        origin = origin_of(here.root, here.environ)
+    def __init__(self, project: Project) -> None:
+        self._checkout = project
+        self.settings = project.config.gitlab
+        self.cache = project.config.cache_dir / "gitlab"
+        self.environ = project.environ
+        origin = origin_of(project.root, project.environ)
         self._origin = origin.revealed() if origin else ""
         self._remote = _REMOTE.fullmatch(self._origin)
         self._host = self._remote["host"] if self._remote else None
-        self._git = GitServer(here.root, here.environ)
+        self._git = GitServer(project.root, project.environ)
 
     def project(self, path: str, ref: str | None) -> Tree:
         clone = self.settings.projects.get(path)
@@ -101,10 +101,10 @@ class Elsewhere:
             subject=f"{url} (with the token {which})" if url.has_credential else str(url),
             gives="loom fetches this address and reads the file there",
         )
-        self.here.includes.append(request)
-        if trusts_all(self.environ, self.here.trusting):
+        self._checkout.includes.append(request)
+        if trusts_all(self.environ, self._checkout.trusting):
             return
-        if not decisions_of(self.here).allows(request):
+        if not decisions_of(self._checkout).allows(request):
             whose = (
                 f"the server of this repository, {self._host}" if self._host else "a server of this repository's own"
             )

@@ -12,10 +12,9 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from loom.commands import project
 from loom.commands.plan.check import check
 from loom.commands.plan.contexts import resolve_context
-from loom.commands.project import Here, checkout, workflow_path, workflows_of
+from loom.commands.project import Project, checkout, open_project, workflow_path, workflows_of
 from loom.providers.docker.engine.client import Engine
 from loom.status import ExitCode
 from loom.util import globs
@@ -56,28 +55,28 @@ class Draft(Struct, frozen=True, kw_only=True):
 
 
 def init(*, print_only: bool) -> int:
-    here = project.here()
-    present = [] if print_only else workflows_of(here.root)
-    begin = "" if (here.root / ".git").exists() else "git init && git add -A && git commit -m 'First commit'"
+    project = open_project()
+    present = [] if print_only else workflows_of(project.root)
+    begin = "" if (project.root / ".git").exists() else "git init && git add -A && git commit -m 'First commit'"
     for path in present:
-        print("\n".join(_existing(here, path, named=path != present[0])))
+        print("\n".join(_existing(project, path, named=path != present[0])))
     if present:
         if begin:
             print(f"before the first run: {begin}")
         return ExitCode.OK
-    files = checkout.files_of(here.root, here.environ)
-    drafts = drafts_for(here.root, files)
-    local = _local_images(here)
-    jobs = {draft.name: image_for(draft.images or (here.config.default_image,), local or ()) for draft in drafts}
+    files = checkout.files_of(project.root, project.environ)
+    drafts = drafts_for(project.root, files)
+    local = _local_images(project)
+    jobs = {draft.name: image_for(draft.images or (project.config.default_image,), local or ()) for draft in drafts}
     text = workflow_text(drafts, jobs)
     if print_only:
         print(text, end="")
         return ExitCode.OK
-    path = workflow_path(here.root, None, here.start)
+    path = workflow_path(project.root, None, project.start)
     path.parent.mkdir(exist_ok=True)
     with path.open("x", encoding="utf-8") as file:
         file.write(text)
-    print(f"{name_from(here.root, path)} is a draft, {_origin(drafts)}; its jobs:")
+    print(f"{name_from(project.root, path)} is a draft, {_origin(drafts)}; its jobs:")
     for draft in drafts:
         note = "" if local is None or jobs[draft.name] in local else ", which the first run pulls"
         print(f"  {draft.name}: {'; '.join(draft.commands)}\n    in {jobs[draft.name]}{note}")
@@ -90,11 +89,11 @@ def init(*, print_only: bool) -> int:
     return code
 
 
-def _existing(here: Here, path: Path, *, named: bool) -> Iterator[str]:
+def _existing(project: Project, path: Path, *, named: bool) -> Iterator[str]:
     """Describe a workflow that the project has; `named`: `loom run` takes it only if it is named."""
-    examined = examine(path, here.root, partial(resolve_context, here, path))
-    shown = name_from(here.root, path)
-    option = f" -f {shlex.quote(name_from(here.start, path))}" if named else ""
+    examined = examine(path, project.root, partial(resolve_context, project, path))
+    shown = name_from(project.root, path)
+    option = f" -f {shlex.quote(name_from(project.start, path))}" if named else ""
     if examined.problems or examined.workflow is None:
         yield f"{shown} has {counted(len(examined.problems), 'error')}: loom check{option}"
         return
@@ -110,9 +109,9 @@ def _origin(drafts: Sequence[Draft]) -> str:
     )
 
 
-def _local_images(here: Here) -> list[str] | None:
+def _local_images(project: Project) -> list[str] | None:
     """Return the names of the engine's images; None where no engine answers."""
-    with closing(Engine(here.environ, here.config.engine)) as engine:
+    with closing(Engine(project.environ, project.config.engine)) as engine:
         try:
             return [name for image in engine().api.images() for name in image.get("RepoTags") or ()]
         except Exception:  # noqa: BLE001  whatever the client raises: a draft needs no engine

@@ -8,8 +8,8 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from loom.commands import project
 from loom.commands.plan.plan_run import planner_of
+from loom.commands.project import open_project
 from loom.commands.project.trusting import settle_objects
 from loom.commands.screen import screen_parts
 from loom.errors import InfrastructureError
@@ -28,9 +28,9 @@ from loom.util.units import duration_text
 @limited(LOOKING_S)
 def jobs(*, as_json: bool, **given: Any) -> int:
     request = Request.of(given)
-    here = project.here(request.settings)
-    settle_objects(here, can_ask=not as_json)
-    planner = planner_of(here, request, keeping=True)
+    project = open_project(request.settings)
+    settle_objects(project, can_ask=not as_json)
+    planner = planner_of(project, request, keeping=True)
     try:
         plan, _ = planner.made()
     except InfrastructureError as error:
@@ -39,7 +39,7 @@ def jobs(*, as_json: bool, **given: Any) -> int:
         print(f"loom: what comes from other repositories is not listed: {error.message}", file=sys.stderr)
         planner.context = replace(planner.context, repositories=lambda: None)
         plan, _ = planner.made()
-    images = present_images(here.environ, here.config.engine)
+    images = present_images(project.environ, project.config.engine)
     document = JobsDocument(
         workflow_path=plan.workflow_path,
         jobs=[
@@ -59,7 +59,7 @@ def jobs(*, as_json: bool, **given: Any) -> int:
     if as_json:
         print_json(document)
     else:
-        _, write = screen_parts(here.config.color)
+        _, write = screen_parts(project.config.color)
         write(*job_lines(document))
     return ExitCode.OK
 

@@ -20,7 +20,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 import loom
-from loom.commands.project import Here
+from loom.commands.project import Project
 from loom.errors import InfrastructureError
 from loom.plan.model import JobSelection, Plan, ResolveContext
 from loom.record.run import check_consistent
@@ -52,10 +52,10 @@ class Planner:
     """
 
     def __init__(
-        self, path: Path, here: Here, selection: JobSelection, context: ResolveContext, *, keeping: bool
+        self, path: Path, project: Project, selection: JobSelection, context: ResolveContext, *, keeping: bool
     ) -> None:
         self._path = path
-        self._here = here
+        self._project = project
         self.selection = selection
         self.context = context
         self._keeping = keeping and context.predefined.keys() <= {*KNOWN_TO_PLANS}
@@ -68,7 +68,7 @@ class Planner:
     @cached_property
     def workflow(self) -> Loaded:
         """The workflow, read when it is first needed. Raises the errors of `load`."""
-        return self._fresh.load(self._here, self._path, self._asked)  # type: ignore[no-any-return]
+        return self._fresh.load(self._project, self._path, self._asked)  # type: ignore[no-any-return]
 
     @property
     def _fresh(self) -> ModuleType:
@@ -93,7 +93,7 @@ class Planner:
     def _resolved(self, context: ResolveContext) -> tuple[Plan, tuple[str, ...]]:
         loaded = self.workflow
         plan = self._fresh.resolve(loaded, self.selection, context)
-        is_default = self._path == self._here.workflow(None)
+        is_default = self._path == self._project.workflow(None)
         return plan, self._fresh.notices_of(loaded, plan, self.selection, is_default=is_default)
 
     def with_changed(self, changed: Callable[[str | None], Iterable[str] | None]) -> Plan:
@@ -145,7 +145,7 @@ class Planner:
             [
                 loom.__version__,
                 _code(),
-                str(self._here.root),
+                str(self._project.root),
                 str(self._path),
                 self.selection,
                 self.context.config,
@@ -158,7 +158,7 @@ class Planner:
 
     @property
     def _file(self) -> Path:
-        return self._here.config.state_dir / "plans" / f"{self._given[:40]}.json"
+        return self._project.config.state_dir / "plans" / f"{self._given[:40]}.json"
 
     def _found(self) -> _Kept | None:
         """Return the kept plan if everything that went into it is the same; whatever is wrong with it, None."""
@@ -191,7 +191,7 @@ class Planner:
 
     def _note_workflow(self) -> None:
         """Note the files that were read, with what was read in them, and loom's variables that they mention."""
-        loaded, root, config = self.workflow, self._here.root, self._here.config
+        loaded, root, config = self.workflow, self._project.root, self._project.config
         read = [(self._path if file.name == loaded.path else root / file.name, file.text) for file in loaded.files]
         if config.gitlab.variables is not None:
             read.append((config.gitlab.variables, config.gitlab.variables.read_text()))

@@ -13,10 +13,10 @@ from typing import Any
 
 from msgspec.structs import asdict, replace
 
-from loom.commands import project, terminal
+from loom.commands import terminal
 from loom.commands.plan import contexts
 from loom.commands.plan.kept_plans import Planner
-from loom.commands.project import Here, checkout, trusting
+from loom.commands.project import WORKFLOWS, Project, checkout, open_project, say_not_counted, trusting
 from loom.config import Config
 from loom.errors import RequestError, WorkflowError
 from loom.images.reference import replacement
@@ -31,7 +31,7 @@ MOST_NAMED = 10
 """Files in conflict that a message names."""
 
 
-class Worktree(Here, frozen=True, kw_only=True, dict=True):
+class Worktree(Project, frozen=True, kw_only=True, dict=True):
     """The project of a run, with its repository as it was read."""
 
     source: Source
@@ -43,11 +43,11 @@ def checkout_for(request: Request, *, root: Path | None = None, settings: Mappin
     `keep: auto` becomes `on-failure` on a terminal, else `never`.
     """
     source = trusting.discover(root or Path.cwd(), os.environ, flag=request.trust)
-    here = project.here({**request.settings, **(settings or {})}, root=source.root, trusting=request.trust)
-    if here.config.keep == "auto":
-        config = dataclasses.replace(here.config, keep="on-failure" if terminal.attended() else "never")
-        here = replace(here, config=config)
-    return Worktree(**asdict(here), source=source)
+    project = open_project({**request.settings, **(settings or {})}, root=source.root, trusting=request.trust)
+    if project.config.keep == "auto":
+        config = dataclasses.replace(project.config, keep="on-failure" if terminal.attended() else "never")
+        project = replace(project, config=config)
+    return Worktree(**asdict(project), source=source)
 
 
 def plan_run(
@@ -59,21 +59,21 @@ def plan_run(
     `checkout_for`.
     """
     run_id = run_id or str(time.time_ns())
-    here = checkout_for(request, settings=settings)
-    source, path = here.source, here.workflow(request.workflow)
+    project = checkout_for(request, settings=settings)
+    source, path = project.source, project.workflow(request.workflow)
     can_ask = ask and request.form == "screen"
     if request.dry_run:
-        trusting.settle_objects(here, can_ask=can_ask)
+        trusting.settle_objects(project, can_ask=can_ask)
     variables = checkout.run_variables(
-        run_id, source, name_from(source.root, path), here.environ, request.event, root=trusting.checkout_of(here)
+        run_id, source, name_from(source.root, path), project.environ, request.event, root=trusting.checkout_of(project)
     )
-    planner = planner_of(here, request, variables, keeping=not request.dry_run)
+    planner = planner_of(project, request, variables, keeping=not request.dry_run)
     plan, notices = planner.made()
     source, behind = _commit_there(plan, source, variables.get("CI_DEFAULT_BRANCH", "main"))
-    here = replace(here, source=source)
+    project = replace(project, source=source)
     if (merged := source.pull_request) is not None:
         variables |= checkout.merge_variables(source, merged)
-        planner = planner_of(here, request, variables)
+        planner = planner_of(project, request, variables)
         plan, notices = planner.made()
         on_merge = f"on the merge of {source.head_sha[:12]} into {merged.base} ({merged.tip[:12]}), as on GitHub"
         notices = (*notices, on_merge)
@@ -81,22 +81,22 @@ def plan_run(
     if source.unmerged and not (request.dry_run or request.allow_unmerged):
         raise _conflict_error(source)
     if not request.dry_run:
-        if trusting.settle(plan.jobs, here, lambda: planner.workflow, can_ask=can_ask):
+        if trusting.settle(plan.jobs, project, lambda: planner.workflow, can_ask=can_ask):
             return plan_run(request, settings=settings)  # now with the filters that were allowed
         if ask:
-            project.say_not_counted(here.config)
-    expected = request.workflow is not None or plan.workflow_path == str(project.WORKFLOWS[0])
+            say_not_counted(project.config)
+    expected = request.workflow is not None or plan.workflow_path == str(WORKFLOWS[0])
     notices = (
         *(() if expected else (f"the workflow is {plan.workflow_path}",)),
         *notices,
         *_undecided(plan),
-        *_unused_images(here.config, plan),
+        *_unused_images(project.config, plan),
     )
-    return here, run_of(here, request, plan, variables, notices=notices)
+    return project, run_of(project, request, plan, variables, notices=notices)
 
 
 def run_of(
-    here: Worktree,
+    project: Worktree,
     request: Request,
     plan: Plan,
     variables: Mapping[str, str],
@@ -105,16 +105,16 @@ def run_of(
     **more: Any,
 ) -> Run:
     """Return the run of a plan; `variables` have its id. `more`: see `Run`."""
-    config = here.config
+    config = project.config
     return Run(
         run_id=variables["LOOM_RUN_ID"],
         command=tuple(sys.argv),
-        request=_repeatable(request, here),
-        repo_root=here.source.root,
+        request=_repeatable(request, project),
+        repo_root=project.source.root,
         plan=plan,
         variables=variables,
         mount_mode=WorkspaceMode(config.mount_mode),
-        read_only_mounts=here.source.read_only_mounts,
+        read_only_mounts=project.source.read_only_mounts,
         container=config.container,
         isolated=request.strict,
         grace_s=config.grace,
@@ -124,20 +124,20 @@ def run_of(
     )
 
 
-def _repeatable(request: Request, here: Here) -> Request:
+def _repeatable(request: Request, project: Project) -> Request:
     """Return the request as it can be repeated from elsewhere: with the variables that gave settings, and absolute paths."""
     found = {
-        origin.source: here.config.text_of(name)
-        for name, origin in here.config.origins.items()
+        origin.source: project.config.text_of(name)
+        for name, origin in project.config.origins.items()
         if origin.layer == "environment" and origin.source.startswith("LOOM_")
     }
-    elsewhere = request.workflow is not None and here.start != here.root
+    elsewhere = request.workflow is not None and project.start != project.root
     return replace(
         request,
         environment={**request.environment, **found},
-        workflow=str(here.workflow(request.workflow)) if elsewhere else request.workflow,
-        secret_file=None if request.secret_file is None else str(here.start / request.secret_file),
-        event_file=None if request.event_file is None else str(here.start / request.event_file),
+        workflow=str(project.workflow(request.workflow)) if elsewhere else request.workflow,
+        secret_file=None if request.secret_file is None else str(project.start / request.secret_file),
+        event_file=None if request.event_file is None else str(project.start / request.event_file),
     )
 
 
@@ -208,12 +208,12 @@ def _conflict_error(source: Source) -> RequestError:
 
 
 def planner_of(
-    here: Here, request: Request, variables: Mapping[str, str] | None = None, *, keeping: bool = False
+    project: Project, request: Request, variables: Mapping[str, str] | None = None, *, keeping: bool = False
 ) -> Planner:
     """Return the planner for a request. `variables`: see `resolve_context`; `keeping`: see `Planner`."""
-    path = here.workflow(request.workflow)
+    path = project.workflow(request.workflow)
     context = contexts.resolve_context(
-        here,
+        project,
         path,
         predefined=variables,
         base=request.changes_base,
@@ -223,7 +223,7 @@ def planner_of(
         event_file=request.event_file,
         secret_file=request.secret_file,
     )
-    return Planner(path, here, selection_of(request, here.config), context, keeping=keeping)
+    return Planner(path, project, selection_of(request, project.config), context, keeping=keeping)
 
 
 def selection_of(request: Request, config: Config) -> JobSelection:
@@ -241,12 +241,12 @@ def selection_of(request: Request, config: Config) -> JobSelection:
     )
 
 
-def concerned(here: Worktree, run: Run, touched: AbstractSet[str]) -> frozenset[str] | None:
+def concerned(project: Worktree, run: Run, touched: AbstractSet[str]) -> frozenset[str] | None:
     """Return the jobs of the run that would be in its plan if only these files had changed.
 
     None: all, where no rule looks at `changes`.
     """
-    planner = planner_of(here, run.request, run.variables, keeping=True)
+    planner = planner_of(project, run.request, run.variables, keeping=True)
     planner.made()
     if not planner.asks_for_changes:
         return None

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from loom.commands.plan import contexts
-from loom.commands.project import Here
+from loom.commands.project import Project
 from loom.errors import Problem
 from loom.plan.model import JobSelection, Plan, ResolveContext
 from loom.plan.resolve import rehearse, resolve
@@ -27,11 +27,11 @@ MAX_NOTICES = 5
 _IDLE = (NO_EFFECT, GITHUBS_NO_EFFECT)
 
 
-def load(here: Here, path: Path, context: Callable[[], ResolveContext] | None = None) -> Loaded:
+def load(project: Project, path: Path, context: Callable[[], ResolveContext] | None = None) -> Loaded:
     """Load the workflow at a path; `context`: what an include may depend on, if not the facts about the checkout."""
     if context is not None:
-        dialects.refuse_inputs(context().inputs, path, here.root)
-    return dialects.load(path, here.root, context or partial(contexts.resolve_context, here, path))
+        dialects.refuse_inputs(context().inputs, path, project.root)
+    return dialects.load(path, project.root, context or partial(contexts.resolve_context, project, path))
 
 
 def notices_of(loaded: Loaded, plan: Plan, selection: JobSelection, *, is_default: bool) -> tuple[str, ...]:

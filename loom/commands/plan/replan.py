@@ -8,7 +8,7 @@ from itertools import zip_longest
 from msgspec.structs import replace
 
 from loom.commands.plan.plan_run import planner_of
-from loom.commands.project import Here, trusting
+from loom.commands.project import Project, trusting
 from loom.errors import LoomError, RequestError
 from loom.plan.github.growth import grown_as
 from loom.plan.model import Job, Plan, Resources, Step
@@ -23,15 +23,15 @@ _AROUND = frozenset(
 """The fields that do not change what a job's steps have done so far."""
 
 
-def present_plan(past: PastRun, here: Here, request: Request, *, ask: bool) -> Plan:
+def present_plan(past: PastRun, project: Project, request: Request, *, ask: bool) -> Plan:
     """Make the plan of the present workflow, as the run was asked for, with the run's own variables.
 
     RequestError and WorkflowError as in `loom run`. `ask`: whether to ask for consent to the jobs' requests.
     """
-    planner = planner_of(here, request, past.planned.variables)
+    planner = planner_of(project, request, past.planned.variables)
     plan, _ = planner.made()
     if ask:
-        trusting.settle(plan.jobs, here, lambda: planner.workflow)
+        trusting.settle(plan.jobs, project, lambda: planner.workflow)
     return grown_as(plan, past.plan)
 
 
@@ -104,10 +104,10 @@ def difference(old: Plan, new: Plan, job_ids: Container[str]) -> str | None:
     return next((f"{job_id}: {part}" for job_id, part in parts if part), None)
 
 
-def notice(past: PastRun, here: Here, request: Request, job_ids: Container[str]) -> str | None:
+def notice(past: PastRun, project: Project, request: Request, job_ids: Container[str]) -> str | None:
     """Return the notice that the present workflow differs, for a run that continues with the earlier run's steps."""
     try:
-        found = difference(past.plan, present_plan(past, here, request, ask=False), job_ids)
+        found = difference(past.plan, present_plan(past, project, request, ask=False), job_ids)
     except LoomError as error:
         found = error.message
     what = f"the workflow has changed since the run ({found})"

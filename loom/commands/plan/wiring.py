@@ -13,7 +13,7 @@ from msgspec.structs import asdict
 from loom import providers
 from loom.cancel import Cancel
 from loom.commands.plan.secret_file import read_secrets
-from loom.commands.project import Here
+from loom.commands.project import Project
 from loom.config import Config
 from loom.plan.image_lock import LOCK_PATH, load_lock
 from loom.plan.model import Job, Secret
@@ -35,12 +35,12 @@ if TYPE_CHECKING:
     from loom.storage.cache import Cache
 
 
-def job_tools(here: Here, run: Run, root: Path) -> JobTools:
+def job_tools(project: Project, run: Run, root: Path) -> JobTools:
     """Create the dependencies of the run's jobs. `root`: the directory that its files are relative to."""
-    config, environ, jobs = here.config, here.environ, run.plan.jobs
+    config, environ, jobs = project.config, project.environ, run.plan.jobs
     lock = load_lock(root / LOCK_PATH)
     setup = Setup(environ=environ, config=config, run_id=run.run_id, lock=lock, isolated=run.isolated)
-    seen = RunPaths(root=here.store.runs_dir / run.run_id, run_id=run.run_id).seen
+    seen = RunPaths(root=project.store.runs_dir / run.run_id, run_id=run.run_id).seen
     return JobTools(
         config=config,
         providers={name: providers.make(name, setup) for name in sorted({job.provider for job in jobs})},
@@ -49,21 +49,21 @@ def job_tools(here: Here, run: Run, root: Path) -> JobTools:
             config=config,
             environ={**environ, **read_secrets(run.request.secret_file)},
             root=root,
-            judged=dict(here.judged),
+            judged=dict(project.judged),
             seen=SeenFile(seen, config.state_dir),
         ),
     )
 
 
 def run_tools(
-    here: Worktree, run: Run, cancel: Cancel, sinks: Sequence[Sink] = (), gate: Gate | None = None
+    project: Worktree, run: Run, cancel: Cancel, sinks: Sequence[Sink] = (), gate: Gate | None = None
 ) -> RunTools:
     """Create what it takes to run a run of this checkout."""
-    source, config = here.source, here.config
+    source, config = project.source, project.config
     return RunTools(
-        **{**asdict(job_tools(here, run, source.root)), "gate": gate},
+        **{**asdict(job_tools(project, run, source.root)), "gate": gate},
         source=source,
-        store=here.store,
+        store=project.store,
         clock_ns=clock.steady(),
         cancel=cancel,
         sinks=sinks,

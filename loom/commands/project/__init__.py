@@ -34,7 +34,7 @@ WORKFLOWS = tuple(Path(language.default) for language in LANGUAGES)
 """The possible paths of a project's workflow, in the order of precedence."""
 
 
-class Here(Struct, frozen=True, kw_only=True, dict=True):
+class Project(Struct, frozen=True, kw_only=True, dict=True):
     """A project, its configuration and its records."""
 
     environ: Mapping[str, str]
@@ -117,7 +117,9 @@ BUNDLES = "bundles"
 """Where, below the cache, bundles are unpacked."""
 
 
-def here(flags: Mapping[str, object] | None = None, *, root: Path | None = None, trusting: bool = False) -> Here:
+def open_project(
+    flags: Mapping[str, object] | None = None, *, root: Path | None = None, trusting: bool = False
+) -> Project:
     """Find the project around the current directory, or take the one at `root`.
 
     `flags`: settings of the command line; `trusting`: all that is asked for is allowed, this once.
@@ -125,10 +127,10 @@ def here(flags: Mapping[str, object] | None = None, *, root: Path | None = None,
     environ, start = dict(os.environ), Path.cwd()
     root = root or find_root(start)
     settings = config.load(root=root, environ=environ, flags=flags or {})
-    return Here(environ=environ, start=start, root=root, config=settings, trusting=trusting)
+    return Project(environ=environ, start=start, root=root, config=settings, trusting=trusting)
 
 
-def run_or_job(project: Here, run: str, job: str | None, step: str | None) -> tuple[Reading, str | None, str | None]:
+def run_or_job(project: Project, run: str, job: str | None, step: str | None) -> tuple[Reading, str | None, str | None]:
     """Find the run; a name that is a job of the last run (or a glob) selects that job, as in `loom logs test`."""
     last: Reading | None = None
     if run not in ("last", "last-failed") and step is None:

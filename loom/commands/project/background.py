@@ -12,7 +12,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from loom.commands.project import Here
+from loom.commands.project import Project
 from loom.config import Config
 from loom.record.store import Store
 from loom.util import atomic, processes
@@ -69,15 +69,15 @@ def is_due(store: Store, config: Config, root: Path) -> bool:
     )
 
 
-def clean_later(here: Here) -> None:
+def clean_later(project: Project) -> None:
     """Run `loom clean` in a background process where it is due, so that the run ends without delay."""
-    if not (here.config.auto_clean and is_due(here.store, here.config, here.root)):
+    if not (project.config.auto_clean and is_due(project.store, project.config, project.root)):
         return
     with suppress(OSError):  # the next run's end retries
         processes.start_loom(
             ["clean", "--in-background"],
-            here.root,
-            here.environ,
+            project.root,
+            project.environ,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

@@ -12,7 +12,7 @@ from typing import Any
 
 from loom import snapshot
 from loom.cancel import Cancel
-from loom.commands.project import Here
+from loom.commands.project import Project
 from loom.commands.project.trusting import discover
 from loom.errors import LoomError, RequestError, SnapshotError
 from loom.snapshot import git, repository
@@ -26,7 +26,7 @@ def trees_of(facts: Mapping[str, Any]) -> dict[str, str]:
 
 
 def taken_again(
-    here: Here,
+    project: Project,
     run_id: str,
     wanted: Mapping[str, Any],
     directories: Sequence[Path],
@@ -48,9 +48,9 @@ def taken_again(
         if not directory.is_dir():
             reasons.append(f"{name} ({directory}) is gone")
             continue
-        here.store.workspaces.make(workspace, run_id=run_of_workspace(workspace.name) or "", repo_root=checkout)
+        project.store.workspaces.make(workspace, run_id=run_of_workspace(workspace.name) or "", repo_root=checkout)
         try:
-            source = discover(directory, here.environ, flag=here.trusting)
+            source = discover(directory, project.environ, flag=project.trusting)
             if directory == checkout:
                 source = snapshot.with_merge_of(source, variables)
             taken = snapshot.take(source, workspace, cancel=cancel, umask=umask)
@@ -73,23 +73,23 @@ def taken_again(
 
 
 @contextmanager
-def checked_out(here: Here, commit: str, cancel: Cancel) -> Iterator[Path]:
+def checked_out(project: Project, commit: str, cancel: Cancel) -> Iterator[Path]:
     """Yield a checkout of a commit, apart from the user's, with the trust of that one. SnapshotError when it can't be made."""
     run_id = str(time.time_ns())
-    workspace = new_workspace(here.config.tmp_dir, run_id)
-    here.store.workspaces.make(workspace, run_id=run_id, repo_root=here.root, kind="snapshot")
+    workspace = new_workspace(project.config.tmp_dir, run_id)
+    project.store.workspaces.make(workspace, run_id=run_id, repo_root=project.root, kind="snapshot")
     try:
-        snapshot.take(discover(here.root, here.environ, flag=here.trusting), workspace, cancel=cancel)
-        here.store.add_snapshot(workspace, snapshot.manifest_bytes(workspace))
+        snapshot.take(discover(project.root, project.environ, flag=project.trusting), workspace, cancel=cancel)
+        project.store.add_snapshot(workspace, snapshot.manifest_bytes(workspace))
         with git.ended_by(cancel):
-            _check_out(workspace, commit, here.environ)
+            _check_out(workspace, commit, project.environ)
         yield workspace
     finally:
         if any(workspace.iterdir()):
             snapshot.remove(workspace)
         else:
             workspace.rmdir()
-        here.store.workspaces.forget(workspace)
+        project.store.workspaces.forget(workspace)
 
 
 def _check_out(root: Path, commit: str, environ: Mapping[str, str]) -> None:

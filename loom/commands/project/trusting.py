@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from loom import config
-from loom.commands.project import Here, trusts_all
+from loom.commands.project import Project, trusts_all
 from loom.commands.project.checkout import is_ignored
 from loom.commands.terminal import attended
 from loom.errors import RequestError
@@ -33,7 +33,7 @@ CODE = "TRUST_REQUIRED"
 
 
 def requests_of(
-    jobs: Iterable[Job], here: Here, workflow: Callable[[], Loaded] | None = None
+    jobs: Iterable[Job], project: Project, workflow: Callable[[], Loaded] | None = None
 ) -> tuple[PermissionRequest, ...]:
     """Find the requests of these jobs and of the repository; `workflow`, called for a request, has its position."""
 
@@ -43,19 +43,19 @@ def requests_of(
         return check_reference(reference) is None
 
     around = permissions.TrustContext(
-        root=here.root,
-        home=here.environ.get("HOME"),
-        network=here.config.network,
-        pools=here.config.pools,
+        root=project.root,
+        home=project.environ.get("HOME"),
+        network=project.config.network,
+        pools=project.config.pools,
         is_reference=is_reference,
-        judged=here.judged,
-        is_ignored=partial(is_ignored, here.root, here.environ),
+        judged=project.judged,
+        is_ignored=partial(is_ignored, project.root, project.environ),
     )
     position_of = None if workflow is None else partial(_position_in, workflow)
-    found = repository.find(here.root, here.environ)
+    found = repository.find(project.root, project.environ)
     return (
         *_filter_requests(found),
-        *_object_requests(found, here),
+        *_object_requests(found, project),
         *permissions.requests_of(jobs, around, position_of),
     )
 
@@ -73,10 +73,10 @@ def _filter_requests(found: RepositoryView | None) -> list[PermissionRequest]:
     ]
 
 
-def _object_requests(found: RepositoryView | None, here: Here) -> list[PermissionRequest]:
+def _object_requests(found: RepositoryView | None, project: Project) -> list[PermissionRequest]:
     """Find the requests of a repository that borrows its objects from others: an archive may name any of the user's."""
     stores = list(source.lenders(found.common_dir / "objects")) if found is not None else []
-    return _store_requests(stores, here.root, here.environ, decisions_of(here)) if stores else []
+    return _store_requests(stores, project.root, project.environ, decisions_of(project)) if stores else []
 
 
 def _store_requests(
@@ -124,40 +124,40 @@ def _trust_of(root: Path, environ: Mapping[str, str]) -> Trust:
     return Trust(config.load(root=root, environ=environ, flags={}).state_dir, root, environ)
 
 
-def checkout_of(here: Here) -> Path:
+def checkout_of(project: Project) -> Path:
     """Return the checkout that a project's files were taken from: its own, if it is no workspace."""
-    if run_of_workspace(here.root.name) is None:
-        return here.root
+    if run_of_workspace(project.root.name) is None:
+        return project.root
     from loom.commands.project.trust_store import checkout_of  # as in `decisions_of`
 
-    return checkout_of(here.root, here.config.state_dir)
+    return checkout_of(project.root, project.config.state_dir)
 
 
-def decisions_of(here: Here) -> Trust:
+def decisions_of(project: Project) -> Trust:
     from loom.commands.project.trust_store import Trust  # only for a project that asks for something
 
-    return Trust(here.config.state_dir, here.root, here.environ)
+    return Trust(project.config.state_dir, project.root, project.environ)
 
 
 def settle(
-    jobs: Iterable[Job], here: Here, workflow: Callable[[], Loaded] | None = None, *, can_ask: bool = True
+    jobs: Iterable[Job], project: Project, workflow: Callable[[], Loaded] | None = None, *, can_ask: bool = True
 ) -> bool:
     """Return once the user has allowed all that the jobs and the repository ask for, and whether the answer is new.
 
     `workflow`: see `requests_of`. Without a terminal, and on a "no": RequestError TRUST_REQUIRED.
     """
-    return _settled(requests_of(jobs, here, workflow), here, can_ask=can_ask)
+    return _settled(requests_of(jobs, project, workflow), project, can_ask=can_ask)
 
 
-def settle_objects(here: Here, *, can_ask: bool = True) -> None:
+def settle_objects(project: Project, *, can_ask: bool = True) -> None:
     """Return once the user has allowed the repository the objects that it borrows. Errors as of `settle`."""
-    _settled(_object_requests(repository.find(here.root, here.environ), here), here, can_ask=can_ask)
+    _settled(_object_requests(repository.find(project.root, project.environ), project), project, can_ask=can_ask)
 
 
-def _settled(requests: Sequence[PermissionRequest], here: Here, *, can_ask: bool) -> bool:
-    if not requests or trusts_all(here.environ, here.trusting):
+def _settled(requests: Sequence[PermissionRequest], project: Project, *, can_ask: bool) -> bool:
+    if not requests or trusts_all(project.environ, project.trusting):
         return False
-    trust = decisions_of(here)
+    trust = decisions_of(project)
     new = [request for request in requests if not trust.allows(request)]
     if not new:
         return False
@@ -169,7 +169,7 @@ def _settled(requests: Sequence[PermissionRequest], here: Here, *, can_ask: bool
             trust.allow(new)
             return True
     raise RequestError(
-        f"{CODE}: {here.root} asks for {counted(len(new), 'thing')} that you have not allowed",
+        f"{CODE}: {project.root} asks for {counted(len(new), 'thing')} that you have not allowed",
         hint="\n".join(
             [
                 *request_lines(new),

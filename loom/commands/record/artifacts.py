@@ -9,7 +9,7 @@ from typing import Any
 
 from loom.action_services.artifacts import archives as uploads
 from loom.action_services.artifacts import named
-from loom.commands.project import here, jobs_of, run_or_job
+from loom.commands.project import jobs_of, open_project, run_or_job
 from loom.errors import RequestError
 from loom.record.past_run import PastRun
 from loom.record.run_paths import artifacts_beside
@@ -22,7 +22,7 @@ from loom.util.units import counted, rough_size
 
 
 def artifacts(run: str | None, job: str | None, to: Path | None, *, as_json: bool) -> None:
-    found, wanted, _ = run_or_job(here(), run or "last", job, None)
+    found, wanted, _ = run_or_job(open_project(), run or "last", job, None)
     past = PastRun(found.entry)
     ids = jobs_of(found, wanted) if wanted else [one.id for one in past.plan.jobs]
     archives = {name: archive for job_id in ids for name, archive in _archives_of(job_id, past.archive_of(job_id))}

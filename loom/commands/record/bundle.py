@@ -14,8 +14,7 @@ import msgspec
 
 from loom import __version__, snapshot
 from loom.cancel import Cancel, signals
-from loom.commands import project
-from loom.commands.project import Here
+from loom.commands.project import Project, open_project
 from loom.commands.project.bundle_file import (
     SUFFIX,
     BundleManifest,
@@ -39,20 +38,20 @@ from loom.util.units import machine_size, rough_size
 
 
 def bundle(run: str, output: Path | None, *, full: bool, base: str | None, without_secret_check: bool) -> None:
-    here = project.here()
-    reading = here.find(run)
+    project = open_project()
+    reading = project.find(run)
     target = output or Path(f"loom-{reading.run_id}{SUFFIX}")
-    settle_objects(here)
-    print(_made(here, reading, target, full=full, base=base, without_secret_check=without_secret_check))
+    settle_objects(project)
+    print(_made(project, reading, target, full=full, base=base, without_secret_check=without_secret_check))
 
 
-def leave_bundle(here: Here, run_id: str) -> None:
+def leave_bundle(project: Project, run_id: str) -> None:
     """Leave a bundle of a failed run in the current directory; print the command to type, or the reason for leaving none."""
     try:
         print(
             _made(
-                here,
-                here.find(run_id),
+                project,
+                project.find(run_id),
                 Path(f"loom-{run_id}{SUFFIX}"),
                 full=False,
                 base=None,
@@ -64,7 +63,7 @@ def leave_bundle(here: Here, run_id: str) -> None:
 
 
 def _made(
-    here: Here, reading: Reading, target: Path, *, full: bool, base: str | None, without_secret_check: bool
+    project: Project, reading: Reading, target: Path, *, full: bool, base: str | None, without_secret_check: bool
 ) -> str:
     receipt = reading.receipt()
     taken, root = receipt["snapshot"], receipt["repo_root"]
@@ -72,7 +71,7 @@ def _made(
         raise RequestError(f"run {reading.run_id} is not finished, or has no snapshot: it can't be repeated")
     if not Path(root).is_dir():
         raise RequestError(f"the checkout of run {reading.run_id} ({root}) is gone", code="BUNDLE_TREE")
-    here = here if here.root == Path(root) else project.here(root=Path(root))
+    project = project if project.root == Path(root) else open_project(root=Path(root))
     planned = load_run(reading.paths.plan)
     plan = planned.plan
     if any(job.artifacts_above or (job.trigger is not None and not job.trigger.files) for job in plan.jobs):
@@ -83,7 +82,7 @@ def _made(
     actions = _actions(plan)
     masker, not_searched = Masker(), tuple(sorted({one.name for job in plan.jobs for one in job.all_secrets}))
     if not without_secret_check:
-        masker, unknown = outgoing.masker_for(here, Path(root), reading.entry, plan)
+        masker, unknown = outgoing.masker_for(project, Path(root), reading.entry, plan)
         if unknown:
             raise RequestError(
                 "the bundle can't be searched for secrets whose values are not known here: "
@@ -96,14 +95,14 @@ def _made(
     cancel, check = Cancel(), partial(outgoing.check, masker)
     with signals(cancel), progress_line(at_once=True) as show, ExitStack() as stack:
         show("collects the files of the run")
-        workspace = stack.enter_context(_tree(here, reading, taken, cancel, planned.variables))
+        workspace = stack.enter_context(_tree(project, reading, taken, cancel, planned.variables))
         show("packs the files and commits")
         trees, packs, whole = dict[str, BundledTree](), dict[str, Path](), True
         heads = [taken["head_sha"], *(each["head_sha"] for each in taken.get("submodules", ()))]
         for number, ((path, tree), head) in enumerate(zip(trees_of(taken).items(), heads, strict=True)):
-            repo = _repository(workspace, path, here)
+            repo = _repository(workspace, path, project)
             tip, tags = repo.tip(head, tree), repo.tags(head)
-            known = [] if full else _known(here, path, None if path else base)
+            known = [] if full else _known(project, path, None if path else base)
             whole = whole and not known
             if packed := repo.check_objects(check if masker.active else None, tip, tags.values(), known):
                 packs[pack_name(number)] = repo.packed(tip, tags, known)
@@ -131,7 +130,7 @@ def _made(
 
 @contextmanager
 def _tree(
-    here: Here, reading: Reading, taken: Mapping[str, Any], cancel: Cancel, variables: Mapping[str, str]
+    project: Project, reading: Reading, taken: Mapping[str, Any], cancel: Cancel, variables: Mapping[str, str]
 ) -> Iterator[Path]:
     """Yield a workspace with the trees that ran, by their paths. RequestError where nothing has them any more."""
     trees, found = trees_of(taken), dict[str, str]()
@@ -140,32 +139,32 @@ def _tree(
         workspace: Path | None = None
         with suppress(SnapshotError):
             if committed:
-                workspace = stack.enter_context(checked_out(here, taken["head_sha"], cancel))
-                found = {path: _repository(workspace, path, here).git("rev-parse", "HEAD^{tree}") for path in trees}
+                workspace = stack.enter_context(checked_out(project, taken["head_sha"], cancel))
+                found = {path: _repository(workspace, path, project).git("rev-parse", "HEAD^{tree}") for path in trees}
         if workspace is not None and found == trees:
             yield workspace
             return
-    workspace = new_workspace(here.config.tmp_dir, str(time.time_ns()))
-    there = [here.root, *map(Path, reading.entry.workspaces[:1])]
+    workspace = new_workspace(project.config.tmp_dir, str(time.time_ns()))
+    there = [project.root, *map(Path, reading.entry.workspaces[:1])]
     hint = "run it again, and bundle that run"
-    taken_again(here, reading.run_id, taken, there, workspace, cancel, hint=hint, variables=variables)
+    taken_again(project, reading.run_id, taken, there, workspace, cancel, hint=hint, variables=variables)
     try:
         yield workspace
     finally:
         snapshot.remove(workspace)
-        here.store.workspaces.forget(workspace)
+        project.store.workspaces.forget(workspace)
 
 
-def _repository(workspace: Path, path: str, here: Here) -> BundledRepository:
-    whole = git(here.root / path, here.environ, "rev-parse", "--is-shallow-repository") == b"false\n"
-    return BundledRepository(workspace, path, here.environ, whole=whole)
+def _repository(workspace: Path, path: str, project: Project) -> BundledRepository:
+    whole = git(project.root / path, project.environ, "rev-parse", "--is-shallow-repository") == b"false\n"
+    return BundledRepository(workspace, path, project.environ, whole=whole)
 
 
-def _known(here: Here, path: str, base: str | None) -> Sequence[str]:
+def _known(project: Project, path: str, base: str | None) -> Sequence[str]:
     """Return the commits that the other one has: as named, else what the remotes had."""
     asked = ("rev-parse", "--verify", "-q", "--end-of-options", f"{base}^{{commit}}")
     listed = ("for-each-ref", "--format=%(objectname)", "refs/remotes")
-    found = git(here.root / path, here.environ, *(listed if base is None else asked))
+    found = git(project.root / path, project.environ, *(listed if base is None else asked))
     if base is not None and found is None:
         raise RequestError(f"--base {base}: no commit of this repository", hint="git log names them")
     return (found or b"").decode().split()

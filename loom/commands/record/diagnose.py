@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from loom.analysis.diagnosis import Diagnosis, diagnose_refusal
 from loom.analysis.evidence import changed_since, diagnosis_of
 from loom.analysis.server_log import diagnosis_of_log, read_log
-from loom.commands.project import Here, here, is_bundle, run_or_job
+from loom.commands.project import Project, is_bundle, open_project, run_or_job
 from loom.commands.screen import screen_parts
 from loom.commands.servers import is_address
 from loom.errors import RequestError
@@ -27,7 +27,7 @@ from loom.util.untrusted_files import open_regular
 
 
 def diagnose(run: str, job: str | None, form: str, *, color: str | None) -> None:
-    project = here({"color": color})
+    project = open_project({"color": color})
     if is_log(run):
         _show([diagnose_log(project, run, job)], form, project)
         return
@@ -56,7 +56,7 @@ def diagnose(run: str, job: str | None, form: str, *, color: str | None) -> None
     _show([diagnosis, *others], form, project)
 
 
-def _show(found: Sequence[Diagnosis], form: str, project: Here) -> None:
+def _show(found: Sequence[Diagnosis], form: str, project: Project) -> None:
     look, write = screen_parts(project.config.color if form == "text" else "never")
     write(*forms.lines(form, found[0], look, now_ns=time.time_ns(), others=found[1:]))
 
@@ -67,7 +67,7 @@ def is_log(named: str) -> bool:
     return named == "-" or is_address(named) or (is_file and not is_bundle(named))
 
 
-def diagnose_log(project: Here, named: str, job: str | None) -> Diagnosis:
+def diagnose_log(project: Project, named: str, job: str | None) -> Diagnosis:
     """Diagnose the job that a log is of."""
     if job is not None:
         raise RequestError(f"unexpected argument {job}: a log is of one job")
@@ -86,7 +86,7 @@ def diagnose_log(project: Here, named: str, job: str | None) -> Diagnosis:
     return diagnosis_of_log(log, named, root=project.root)
 
 
-def _refusal(project: Here) -> Diagnosis | None:
+def _refusal(project: Project) -> Diagnosis | None:
     """Diagnose a run that was refused after the last one that has a record."""
     last = next((entry.run_id for entry, *_ in project.store.families(project.root)), None)
     found = find_unrecorded(project.config.state_dir, project.root, last)

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from loom.commands.project import Here, here, jobs_of, run_or_job
+from loom.commands.project import Project, jobs_of, open_project, run_or_job
 from loom.commands.screen import screen_parts
 from loom.errors import RequestError
 from loom.record.events import Where
@@ -32,7 +32,7 @@ def logs(
     as_json: bool,
     color: str | None,
 ) -> None:
-    project = here({"color": color})
+    project = open_project({"color": color})
     reading, job, step = run_or_job(project, run, job, step)
     job_ids, whole = jobs_of(reading, job), not as_json
 
@@ -95,7 +95,7 @@ def _followed(reading: Reading, follower: Follower, tail: int | None) -> Iterato
 
 
 def _printer(
-    project: Here, reading: Reading, *, as_json: bool, timestamps: bool, many: bool
+    project: Project, reading: Reading, *, as_json: bool, timestamps: bool, many: bool
 ) -> Callable[[Where, Any], None]:
     if as_json:
         return lambda where, event: _raw(log_json(where, event))

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from itertools import chain, islice
 from pathlib import Path
 
-from loom.commands.project import Here
+from loom.commands.project import Project
 from loom.errors import RequestError, SecretError
 from loom.plan.model import Plan
 from loom.record.store import RunEntry
@@ -21,35 +21,37 @@ _AT_HAND = ("env", "file")
 """The stores that ask nobody, and are read also where a run has seen the value: it may be another one now."""
 
 
-def seen_by_runs(here: Here, root: Path, first: RunEntry | None = None) -> dict[SeenValue, None]:
+def seen_by_runs(project: Project, root: Path, first: RunEntry | None = None) -> dict[SeenValue, None]:
     """Return the values that the last runs of a checkout, and the `first` one, have seen."""
-    entries = islice(here.store.entries(root), _MOST_RUNS)
+    entries = islice(project.store.entries(root), _MOST_RUNS)
     return {value: None for entry in chain([first] if first else [], entries) for value in noted(entry.paths.seen)}
 
 
-def hiding_masker(here: Here) -> Masker:
+def hiding_masker(project: Project) -> Masker:
     """Return a masker of the values that the last runs of this checkout have seen."""
-    values = seen_by_runs(here, here.root)
-    return SeenMasker(values, key_in(here.config.state_dir)) if values else Masker()
+    values = seen_by_runs(project, project.root)
+    return SeenMasker(values, key_in(project.config.state_dir)) if values else Masker()
 
 
-def masker_for(here: Here, root: Path, entry: RunEntry, plan: Plan) -> tuple[Masker, Mapping[str, str]]:
+def masker_for(project: Project, root: Path, entry: RunEntry, plan: Plan) -> tuple[Masker, Mapping[str, str]]:
     """Return what finds the values of the secrets that a plan names; and those that are unknown, with the reasons.
 
     An optional secret that its store does not have, and that no run has seen, has no value. Nothing is looked up for the plan
     of a record from elsewhere.
     """
-    key, values, unknown = key_in(here.config.state_dir), seen_by_runs(here, root, entry), dict[str, str]()
+    key, values, unknown = key_in(project.config.state_dir), seen_by_runs(project, root, entry), dict[str, str]()
     known = {value.ref for value in values}
     for secret in {one.ref: one for job in plan.jobs for one in job.all_secrets}.values():
         if secret.ref in known and secret.ref.partition("://")[0] not in _AT_HAND:
             continue
-        if not here.store.has_record(entry):
+        if not project.store.has_record(entry):
             unknown[secret.name] = "the record is not one of this user's runs"
             continue
         optional = type(secret)(name=secret.name, ref=secret.ref, required=False)
         try:
-            found = resolve([optional], environ=here.environ, root=root, config=here.config, judged=here.judged)
+            found = resolve(
+                [optional], environ=project.environ, root=root, config=project.config, judged=project.judged
+            )
         except SecretError as error:
             unknown[secret.name] = error.message
             continue

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from loom.analysis.diagnosis import Diagnosis
 from loom.analysis.server_log import ServerLog, diagnosis_of_log, read_log
-from loom.commands.project import Here, checkout, trusting
+from loom.commands.project import Project, checkout, trusting
 from loom.commands.project.trust_store import ServerTrust
 from loom.commands.servers import JobAddress, RemoteJob, Server, ServerRefused, address_of, server_of
 from loom.commands.servers.tokens import NAMED, is_configured, token_for
@@ -26,7 +26,7 @@ from loom.workflow.languages import GITHUB, GITLAB
 T = TypeVar("T")
 
 
-def remote_job(project: Here, url: str) -> tuple[Server, RemoteJob]:
+def remote_job(project: Project, url: str) -> tuple[Server, RemoteJob]:
     """Return the job that an address means; of a pipeline or run the first that failed."""
     address = address_of(url)
     server, job = reached(project, address, lambda server: server.job(address))
@@ -35,7 +35,7 @@ def remote_job(project: Here, url: str) -> tuple[Server, RemoteJob]:
     return server, job
 
 
-def reached(project: Here, address: JobAddress, ask: Callable[[Server], T]) -> tuple[Server, T]:
+def reached(project: Project, address: JobAddress, ask: Callable[[Server], T]) -> tuple[Server, T]:
     """Return the server and what it is asked for; it may be below a path, as which the project's first groups count."""
     refused: ServerRefused | None = None
     for one in (address, *address.below_paths()):
@@ -50,13 +50,13 @@ def reached(project: Here, address: JobAddress, ask: Callable[[Server], T]) -> t
     raise refused
 
 
-def connected(project: Here, address: JobAddress) -> Server:
+def connected(project: Project, address: JobAddress) -> Server:
     may_send = partial(_may_send, project, address)
     token = token_for(address, project.environ, project.config, project.root, may_send=may_send)
     return server_of(address, token)
 
 
-def _may_send(project: Here, address: JobAddress, name: str) -> bool:
+def _may_send(project: Project, address: JobAddress, name: str) -> bool:
     """Return whether the user allows a token of the environment for this server. RequestError without a terminal."""
     request = PermissionRequest(
         kind="token", subject=f"{name} to {address.host}", gives="loom reads jobs and variables there with it"
@@ -77,13 +77,13 @@ def _may_send(project: Here, address: JobAddress, name: str) -> bool:
     return True
 
 
-def home_of(project: Here) -> ProjectOrigin | None:
+def home_of(project: Project) -> ProjectOrigin | None:
     """Return the project's server and path by the address of `origin`; None without one."""
     found = checkout.origin_of(project.root, project.environ)
     return None if found is None else origin_of(str(found))
 
 
-def address_of_origin(project: Here) -> JobAddress | None:
+def address_of_origin(project: Project) -> JobAddress | None:
     """Return the address of the project on the server of `origin`, without a pipeline or job; None without one."""
     if (origin := home_of(project)) is None:
         return None
@@ -112,7 +112,7 @@ def read(file: BinaryIO, survived: Container[str] = ()) -> ServerLog:
     return read_log(iter(lambda: file.read(1 << 18), b""), survived)
 
 
-def diagnosis_of_remote(project: Here, url: str) -> Diagnosis:
+def diagnosis_of_remote(project: Project, url: str) -> Diagnosis:
     """Diagnose the job of an address by its log alone."""
     server, job = remote_job(project, url)
     with downloaded(server, job) as file:

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from loom.analysis.html_report.page import page
-from loom.commands.project import Here, here, is_bundle
+from loom.commands.project import Project, is_bundle, open_project
 from loom.commands.project.bundle_file import record_files
 from loom.commands.record.outgoing import check, masker_for
 from loom.errors import RequestError
@@ -16,7 +16,7 @@ from loom.util import atomic
 from loom.util.untrusted_files import open_regular
 
 
-def _check(project: Here, record: Reading) -> None:
+def _check(project: Project, record: Reading) -> None:
     """Search what a page is made of for the values of secrets. RequestError for one that is there."""
     if not record.paths.plan.exists():
         return  # it ended before its plan, and so before it saw a value
@@ -30,7 +30,7 @@ def _check(project: Here, record: Reading) -> None:
 
 
 def report(run: str, output: Path | None) -> None:
-    project = here()
+    project = open_project()
     record = project.find(run)
     text = page(record)
     if not is_bundle(run):

@@ -6,7 +6,7 @@ import sys
 import time
 from itertools import islice
 
-from loom.commands.project import here
+from loom.commands.project import open_project
 from loom.commands.screen import screen_parts
 from loom.record.documents import RunRow, Runs
 from loom.record.event_files import last_event
@@ -17,7 +17,7 @@ from loom.render.records import runs_lines
 
 
 def runs(*, everywhere: bool, limit: int, as_json: bool, color: str | None) -> None:
-    project = here({"color": color})
+    project = open_project({"color": color})
     families = project.store.families(None if everywhere else project.root)
     rows = [_row_of(entry) for family in islice(families, limit) for entry in family]
     if as_json:

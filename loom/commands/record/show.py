@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from loom.analysis.diff import diff_of
 from loom.analysis.evidence import recorded_diagnosis
 from loom.analysis.printed import document_of
-from loom.commands.project import here, is_bundle
+from loom.commands.project import is_bundle, open_project
 from loom.commands.screen import screen_parts
 from loom.record.reader import replay
 from loom.record.store import UNFINISHED
@@ -19,7 +19,7 @@ from loom.render.screen import Screen, closing_lines, diagnosis_lines
 
 
 def show(run: str, *, stream: bool, quiet: bool, verbose: bool, as_json: bool, color: str | None) -> None:
-    project = here({"color": color})
+    project = open_project({"color": color})
     reading = project.find(run)
     if as_json:
         print_kind("show", document_of(reading))
@@ -38,7 +38,7 @@ def show(run: str, *, stream: bool, quiet: bool, verbose: bool, as_json: bool, c
 
 
 def diff(run_a: str, run_b: str, *, as_json: bool, color: str | None) -> None:
-    project = here({"color": color})
+    project = open_project({"color": color})
     found = diff_of(project.find(run_a), project.find(run_b))
     if as_json:
         print_json(found)

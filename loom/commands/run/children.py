@@ -51,13 +51,13 @@ class ChildRuns:
 
     def __init__(
         self,
-        here: Worktree,
+        project: Worktree,
         parent: Run,
         gate: Gate | None,
         dialect: Path | None = None,
         above: Mapping[str, tuple[Plan, Child]] | None = None,
     ) -> None:
-        self._here = here
+        self._project = project
         self._parent = parent
         self._gate = gate
         self._dialect = dialect or parent.repo_root / parent.plan.workflow_path
@@ -76,15 +76,15 @@ class ChildRuns:
                 raise RequestError(f"the child pipeline of {child.job.id} has no jobs", code="NOTHING_TO_RUN")
             on_output("stdout", f"child pipeline: no job runs; {held[0]}\n".encode())
             return ChildEnded(run_id=run.run_id, status=Status.SUCCESS)
-        trusting.settle(run.plan.jobs, self._here, can_ask=False)
+        trusting.settle(run.plan.jobs, self._project, can_ask=False)
         return self._execute(child, run, on_output, cancel, started)
 
     def _planned(self, child: Child, path: Path, run_id: str) -> Run:
-        here, request, trigger = self._here, self._parent.request, child.job.trigger
+        project, request, trigger = self._project, self._parent.request, child.job.trigger
         assert trigger is not None
         name = name_from(child.workspace, path)
         variables = {
-            **checkout.run_variables(run_id, here.source, name, here.environ, request.event),
+            **checkout.run_variables(run_id, project.source, name, project.environ, request.event),
             "CI_PIPELINE_SOURCE": "parent_pipeline",
             "CI_UPSTREAM_PIPELINE_ID": child.run_id,
             "CI_UPSTREAM_JOB_ID": child.job.id,
@@ -92,7 +92,7 @@ class ChildRuns:
         own = {name for name in trigger.variables if name.startswith(("CI_", "LOOM_")) or name == "GITLAB_CI"}
         given = tuple(f"{name}={value}" for name, value in trigger.variables.items() if name not in own)
         context = contexts.resolve_context(
-            replace(here, root=child.workspace),
+            replace(project, root=child.workspace),
             path,
             predefined=variables,
             given=given,
@@ -102,8 +102,8 @@ class ChildRuns:
         context = replace(context, typed_inputs=typed_inputs, above=partial(_artifacts, self._with(child)))
         loaded = dialects.load(path, child.workspace, lambda: context, like=self._dialect)
         of_all = replace(request, names=(), stage=(), from_job=None, matrix=())
-        plan = resolve(loaded, selection_of(replace(of_all, needs=None, var=given), here.config), context)
-        return run_of(here, of_all, plan, variables, notices=held_back(plan))
+        plan = resolve(loaded, selection_of(replace(of_all, needs=None, var=given), project.config), context)
+        return run_of(project, of_all, plan, variables, notices=held_back(plan))
 
     def _execute(
         self,
@@ -113,19 +113,19 @@ class ChildRuns:
         cancel: Cancel,
         started: Callable[[str], None],
     ) -> ChildEnded:
-        here, umask = self._here, run.plan.umask
-        workspace = new_workspace(here.config.tmp_dir, run.run_id)
+        project, umask = self._project, run.plan.umask
+        workspace = new_workspace(project.config.tmp_dir, run.run_id)
         trees = (run.repo_root, child.workspace)
         with _PREPARING:
-            document = taken_again(here, child.run_id, child.snapshot, trees, workspace, cancel, umask=umask)
+            document = taken_again(project, child.run_id, child.snapshot, trees, workspace, cancel, umask=umask)
         filled = FilledWorkspace(path=workspace, snapshot=document)
         run = replace(run, parent_run_id=child.run_id, child_of=child.run_id, workspace=filled, starts={})
         screen = Screen(
             Look(detail=self._detail),
             lambda line: on_output("stdout", f"{line}\n".encode("utf-8", "surrogateescape")),
         )
-        run_child = ChildRuns(here, run, self._gate, self._dialect, self._with(child))
-        tools = replace(run_tools(here, run, cancel, [screen], self._gate), run_child=run_child)
+        run_child = ChildRuns(project, run, self._gate, self._dialect, self._with(child))
+        tools = replace(run_tools(project, run, cancel, [screen], self._gate), run_child=run_child)
         started(run.run_id)
         receipt = api.execute(run, tools).receipt
         return ChildEnded(run_id=run.run_id, status=receipt.status, error=receipt.error)

@@ -80,9 +80,9 @@ class PreparedRuns:
             run_id = prepared_run.run_id if prepared_run is not None else str(time.time_ns())
             if (planned := _planned(request, run_id, choose, touched)) is None:
                 return None
-            here, run = planned
-            ran = api.execute(run, run_tools(here, run, cancel, sinks, gate), prepared_run)
-            clean_later(here)
+            project, run = planned
+            ran = api.execute(run, run_tools(project, run, cancel, sinks, gate), prepared_run)
+            clean_later(project)
             return ran
         finally:
             if prepared_run is not None:
@@ -102,8 +102,8 @@ class PreparedRuns:
         with suppress(LoomError), refusals():  # the run meets the same error, and reports it
             if (planned := _planned(request, str(time.time_ns()), choose, None)) is None or cancel.requested:
                 return
-            here, run = planned
-            self._next = NextRun(run, run_tools(here, run, cancel))
+            project, run = planned
+            self._next = NextRun(run, run_tools(project, run, cancel))
             self._clock = threading.Timer(self._idle_s, self.drop)
             self._clock.daemon = True
             self._next.prepare()
@@ -130,8 +130,8 @@ def _planned(
     request: Request, run_id: str, choose: Choose, touched: AbstractSet[str] | None
 ) -> tuple[Worktree, Run] | None:
     """Plan the chosen jobs, with the options that `loom run` would need for it; None without jobs."""
-    here, run = plan_run(request, run_id=run_id, ask=False)
-    chosen = choose(run.plan, None if touched is None else concerned(here, run, touched))
+    project, run = plan_run(request, run_id=run_id, ask=False)
+    chosen = choose(run.plan, None if touched is None else concerned(project, run, touched))
     if chosen:
-        here, run = plan_run(replace(request, names=tuple(chosen)), run_id=run_id, ask=False)
-    return None if not run.plan.jobs or (chosen is not None and not chosen) else (here, run)
+        project, run = plan_run(replace(request, names=tuple(chosen)), run_id=run_id, ask=False)
+    return None if not run.plan.jobs or (chosen is not None and not chosen) else (project, run)

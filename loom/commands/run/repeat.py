@@ -33,29 +33,29 @@ class _Repetitions(ChildRuns):
 
     _detail = Detail.QUIET
 
-    def __init__(self, here: Worktree, run: Run) -> None:
-        config = dataclasses.replace(here.config, jobs=1)  # the parent counts how many run at once
-        super().__init__(replace(here, config=config), run, None)
+    def __init__(self, project: Worktree, run: Run) -> None:
+        config = dataclasses.replace(project.config, jobs=1)  # the parent counts how many run at once
+        super().__init__(replace(project, config=config), run, None)
 
     def __call__(self, child: Child, on_output: OnOutput, cancel: Cancel, started: Callable[[str], None]) -> ChildEnded:
         return self._execute(child, self._parent.again(str(time.time_ns())), on_output, cancel, started)
 
 
 def repeat(
-    here: Worktree, run: Run, times: int, *, sinks: Sequence[Sink], look: Look, write: Callable[..., None]
+    project: Worktree, run: Run, times: int, *, sinks: Sequence[Sink], look: Look, write: Callable[..., None]
 ) -> int:
     """Run the plan so many times, shown by `sinks`; print how often it failed, and return the exit code of the worst."""
     of_all, cancel = replace(run, plan=_plan_of(run.plan, times)), Cancel()
-    tools = replace(run_tools(here, of_all, cancel, sinks), run_child=_Repetitions(here, run))
+    tools = replace(run_tools(project, of_all, cancel, sinks), run_child=_Repetitions(project, run))
     with signals(cancel):
         ran = api.execute(of_all, tools)
-    runs = [entry for entry in here.store.entries(here.root) if entry.child_of == ran.receipt.run_id]
+    runs = [entry for entry in project.store.entries(project.root) if entry.child_of == ran.receipt.run_id]
     found = repetition_of(ran.receipt.run_id, list(map(Reading, reversed(runs))), times)
     if run.request.form == "json":
         print_json(found)
     else:
         write(*repetition_lines(found, look))
-    clean_later(here)
+    clean_later(project)
     return ran.receipt.exit_code
 
 

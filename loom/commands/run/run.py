@@ -18,7 +18,7 @@ from loom.commands import terminal
 from loom.commands.inside import breakpoints
 from loom.commands.plan.plan_run import Worktree, plan_run
 from loom.commands.plan.wiring import run_tools
-from loom.commands.project import Here
+from loom.commands.project import Project
 from loom.commands.project.background import clean_later
 from loom.commands.screen import screen_parts
 from loom.errors import RequestError
@@ -47,55 +47,55 @@ def run(*, local: bool, **given: Any) -> int:
 
 def run_with(request: Request, *, settings: Mapping[str, Any] | None = None, parent_run_id: str | None = None) -> int:
     """Run the workflow; return the exit code. `settings`: see `checkout_for`."""
-    here, made = plan_run(request, settings=settings)
+    project, made = plan_run(request, settings=settings)
     if request.dry_run:
         from loom.render.plan import plan_text  # no other run needs YAML
 
-        sys.stdout.write(plan_text(made.plan, here.config.mount_mode, form=request.form))
+        sys.stdout.write(plan_text(made.plan, project.config.mount_mode, form=request.form))
         return ExitCode.OK
     if not made.plan.jobs:
         reasons = "\n".join(listed((f"{left.id}: {left.reason}" for left in made.plan.left_out), 10))
         raise RequestError("no job of the workflow would run", hint=reasons or None, code="NOTHING_TO_RUN")
     made = replace(made, parent_run_id=parent_run_id)
     if not (request.suggest_inputs or request.reuse):
-        return run_as_asked(here, made)
+        return run_as_asked(project, made)
     from loom.commands.run import shown, suggestion  # only such runs look at earlier ones, or at what was read
 
     if request.suggest_inputs:
-        code = execute(here, made := suggestion.with_all_inputs(here, made))
-        print(*suggestion.suggestions(here, made), sep="\n")
+        code = execute(project, made := suggestion.with_all_inputs(project, made))
+        print(*suggestion.suggestions(project, made), sep="\n")
         return code
     with signals(cancel := Cancel()):
-        made = shown.with_results_of_before(here, made, cancel)
-    return run_as_asked(here, made)
+        made = shown.with_results_of_before(project, made, cancel)
+    return run_as_asked(project, made)
 
 
-def run_as_asked(here: Worktree, run: Run) -> int:
+def run_as_asked(project: Worktree, run: Run) -> int:
     """Run it as often as its request says; return the exit code."""
     request = run.request
     if request.repeat is None:
-        return execute(here, run)
+        return execute(project, run)
     from loom.commands.run.repeat import repeat  # only such a run compares runs
 
     if request.detach or request.reuse or request.stop_at or request.form not in ("screen", "json"):
         raise RequestError("--repeat runs without --detach, --reuse and --stop-at, and prints text or --json")
-    look, write = screen_parts(here.config.color, quiet=request.quiet, verbose=request.verbose)
+    look, write = screen_parts(project.config.color, quiet=request.quiet, verbose=request.verbose)
     audience, _ = audience_for(replace(request, form="screen"), None, look, write)
     with closing(audience):
         shown = [] if request.form == "json" else [audience]
-        return repeat(here, run, request.repeat, sinks=shown, look=look, write=write)
+        return repeat(project, run, request.repeat, sinks=shown, look=look, write=write)
 
 
-def execute(here: Worktree, run: Run) -> int:
+def execute(project: Worktree, run: Run) -> int:
     """Run a run and show it on the terminal; return the exit code."""
-    config, plan, request = here.config, run.plan, run.request
-    bundles = here.environ.get("LOOM_BUNDLE", "")
+    config, plan, request = project.config, run.plan, run.request
+    bundles = project.environ.get("LOOM_BUNDLE", "")
     if bundles not in ("", "on-failure"):
         raise RequestError(f"LOOM_BUNDLE: expected on-failure or nothing, found {bundles!r}", code="CONFIG_INVALID")
     cancel = Cancel()
     look, write = screen_parts(config.color, quiet=request.quiet, verbose=request.verbose, stream=config.stream)
     audience, gate = audience_for(request, plan, look, write)
-    tools = run_tools(here, run, cancel, [audience], gate)
+    tools = run_tools(project, run, cancel, [audience], gate)
     if run.detached:
         _check_detachable(plan, tools)
         leave = _leaving(run.run_id, audience.close, write)
@@ -109,15 +109,15 @@ def execute(here: Worktree, run: Run) -> int:
     if any(job.trigger is not None for job in plan.jobs):
         from loom.commands.run.children import ChildRuns  # only such a run makes plans while it runs
 
-        tools = replace(tools, run_child=ChildRuns(here, run, gate))
+        tools = replace(tools, run_child=ChildRuns(project, run, gate))
     with signals(cancel), closing(audience):
         ran = api.execute(run, tools)
-    _say_the_end(ran, audience, here, request.form, look, write)
-    clean_later(here)
+    _say_the_end(ran, audience, project, request.form, look, write)
+    clean_later(project)
     if bundles and not ran.receipt.status.ok:
         from loom.commands.record.bundle import leave_bundle  # only here
 
-        leave_bundle(here, ran.receipt.run_id)
+        leave_bundle(project, ran.receipt.run_id)
     terminal.written(f"the run finished ({ran.receipt.status.value}); its record is complete: {ran.receipt_path}")
     return ran.receipt.exit_code
 
@@ -152,13 +152,13 @@ def audience_for(
 
 
 def _say_the_end(
-    ran: RunResult, audience: object, here: Here, form: str, look: Look, write: Callable[..., None]
+    ran: RunResult, audience: object, project: Project, form: str, look: Look, write: Callable[..., None]
 ) -> None:
     if hasattr(audience, "receipt"):
         audience.receipt(ran.receipt, str(ran.receipt_path))
         return
     with suppress(OSError):  # reported next, unless only the reader left
-        reading = here.find(ran.receipt.run_id) if form == "github" else None
+        reading = project.find(ran.receipt.run_id) if form == "github" else None
         jobs = reading.fold.jobs.values() if reading is not None else ()
         if reading and (failed := [job.id for job in jobs if job.status is not None and not job.status.ok]):
             from loom.analysis.evidence import diagnosis_of  # only a failed run needs it

@@ -41,8 +41,8 @@ def may_fail(job: Job) -> bool:
 class Expected:
     """What a run of this plan would have: the keys of its jobs, found without a container."""
 
-    def __init__(self, here: Worktree, run: Run, tree: str, entries: Callable[[], Entries], cancel: Cancel) -> None:
-        self._here, self._run, self._cancel = here, run, cancel
+    def __init__(self, project: Worktree, run: Run, tree: str, entries: Callable[[], Entries], cancel: Cancel) -> None:
+        self._project, self._run, self._cancel = project, run, cancel
         self._asked_entries = entries
         self.commit = commit_of(run)
         self.tree = tree
@@ -51,7 +51,7 @@ class Expected:
 
     @cached_property
     def _tools(self) -> JobTools:
-        return job_tools(self._here, self._run, self._here.source.root)
+        return job_tools(self._project, self._run, self._project.source.root)
 
     def key(self, job: Job) -> str:
         """Return the job's key; empty where it can't be known before the job runs. SecretError as in a run."""
@@ -75,7 +75,7 @@ class Expected:
             with suppress(ImageError):  # the run has to say why
                 self._images[provider, image] = resolver.resolve(
                     image,
-                    workspace=self._here.source.root,
+                    workspace=self._project.source.root,
                     on_output=lambda _stream, _data: None,
                     cancel=self._cancel,
                     secrets={},
@@ -83,7 +83,7 @@ class Expected:
         return self._images[provider, image]
 
     def _key(self, job: Job, images: Collection[str]) -> str:
-        config = self._here.config
+        config = self._project.config
         tree = self.tree if job.inputs is None else input_tree(self._entries, self.tree, job.inputs)
         return job_key(self._run, job, tree=tree, config=config, images=images, secrets=self._secrets(job))
 
@@ -95,7 +95,7 @@ class Expected:
         if not job.all_secrets:
             return {}
         values, _ = self._tools.secrets(job)
-        key, found = key_in(self._here.config.state_dir), dict[str, set[str]]()
+        key, found = key_in(self._project.config.state_dir), dict[str, set[str]]()
         owners = [(job.secrets, values.own)]
         owners += [(service.secrets, own) for service, own in zip(job.services, values.services, strict=True)]
         for wanted, own in owners:
@@ -175,14 +175,16 @@ _BESIDE = frozenset({"behind", "image-by-tag", "job-left-out", "mapped-image", "
 """What makes a run unlike CI's and does not matter to another run here with the same key."""
 
 
-def with_results_of_before(here: Worktree, run: Run, cancel: Cancel) -> Run:
+def with_results_of_before(project: Worktree, run: Run, cancel: Cancel) -> Run:
     """Return the run with the results that earlier runs have shown, instead of these jobs; its notices name them."""
-    found = present_entries(here.source, here.config.tmp_dir, cancel)
+    found = present_entries(project.source, project.config.tmp_dir, cancel)
     if found is None:
         return replace(run, notices=(*run.notices, "a submodule has uncommitted work, so that all jobs run"))
     tree, entries = found
-    expected = Expected(here, run, tree, lambda: entries, cancel)
-    earlier = Shown(here.store, Proofs(here.config.state_dir), run.plan, expected, {*_BESIDE, *here.config.gate_accept})
+    expected = Expected(project, run, tree, lambda: entries, cancel)
+    earlier = Shown(
+        project.store, Proofs(project.config.state_dir), run.plan, expected, {*_BESIDE, *project.config.gate_accept}
+    )
     starts, notices = dict(run.starts), list(run.notices)
     for job in run.plan.jobs:
         if job.when in ("manual", "on_failure") or job.deploys or (run_id := earlier.run_of(job)) is None:

@@ -21,7 +21,7 @@ from loom.util.controls import shown
 _ALL = ("**", ".git")
 
 
-def with_all_inputs(here: Worktree, run: Run) -> Run:
+def with_all_inputs(project: Worktree, run: Run) -> Run:
     """Return the run whose jobs have all files as inputs, so that each has files of its own, whose reads the system notes.
 
     RequestError for a job that can have no inputs, or where reads are not noted.
@@ -30,18 +30,18 @@ def with_all_inputs(here: Worktree, run: Run) -> Run:
         raise RequestError("--suggest-inputs runs without --repeat, --detach, --reuse and --json")
     if wrong := [job.id for job in run.plan.jobs if job.trigger is not None or job.no_checkout]:
         raise RequestError(f"--suggest-inputs: {wrong[0]} does not begin with a checkout", hint="name another job")
-    if not _notes_reads(here.config.tmp_dir):
+    if not _notes_reads(project.config.tmp_dir):
         raise RequestError(
-            f"--suggest-inputs: the file system of {here.config.tmp_dir} does not note reads (noatime)",
+            f"--suggest-inputs: the file system of {project.config.tmp_dir} does not note reads (noatime)",
             hint="name another directory: LOOM_TMP_DIR",
         )
     jobs = tuple(replace(job, inputs=_ALL) for job in run.plan.jobs)
     return replace(run, plan=replace(run.plan, jobs=jobs))
 
 
-def suggestions(here: Worktree, run: Run) -> Iterator[str]:
+def suggestions(project: Worktree, run: Run) -> Iterator[str]:
     """Yield the lines with the inputs that each job of the run, which has ended, needs."""
-    past = PastRun(here.store.entry(run.run_id))
+    past = PastRun(project.store.entry(run.run_id))
     for job in run.plan.jobs:
         one = past.job(job.id)
         if one.view is None or one.view.mode is not MountMode.BIND or one.view.directory is None:

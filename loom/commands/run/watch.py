@@ -58,11 +58,11 @@ def watch(*, everything: bool, poll: bool, **given: Any) -> int:
 
 class _Watch:
     def __init__(self, request: Request, *, everything: bool) -> None:
-        here, run = plan_run(request)  # as `loom run`: asks for trust, and ends for what can't be run
+        project, run = plan_run(request)  # as `loom run`: asks for trust, and ends for what can't be run
         self._request = request
-        self._here = here
-        self._counts_too = list(_deciding_files(here, run, request))
-        look, self._write = screen_parts(here.config.color, verbose=request.verbose, stream=here.config.stream)
+        self._project = project
+        self._counts_too = list(_deciding_files(project, run, request))
+        look, self._write = screen_parts(project.config.color, verbose=request.verbose, stream=project.config.stream)
         self._look = replace(look, calm=look.detail is not Detail.VERBOSE)
         self._cancel = Cancel()
         self._events: SimpleQueue[_Event] = SimpleQueue()
@@ -83,7 +83,12 @@ class _Watch:
             signals(self._cancel),
             PreparedRuns() as runs,
             CheckoutWatch(
-                self._here.source, self._here.environ, self._events.put, poll=poll, say=self._say, also=self._counts_too
+                self._project.source,
+                self._project.environ,
+                self._events.put,
+                poll=poll,
+                say=self._say,
+                also=self._counts_too,
             ),
             self._keys,
         ):
@@ -258,16 +263,16 @@ def _keys(tell: Callable[[str], None]) -> Iterator[None]:
             termios.tcsetattr(0, termios.TCSADRAIN, before)
 
 
-def _deciding_files(here: Worktree, run: Run, request: Request) -> Iterator[Path]:
+def _deciding_files(project: Worktree, run: Run, request: Request) -> Iterator[Path]:
     """Yield the files that decide a run besides its snapshot."""
-    yield here.workflow(request.workflow)
-    for path in (user_file(here.environ), here.config.gitlab.variables):
+    yield project.workflow(request.workflow)
+    for path in (user_file(project.environ), project.config.gitlab.variables):
         if path is not None:
             yield path
     for job in run.plan.jobs:
         for secret in job.all_secrets:
             if secret.ref.startswith("file://"):
-                yield here.root / Path(secret.ref.removeprefix("file://")).expanduser()
+                yield project.root / Path(secret.ref.removeprefix("file://")).expanduser()
 
 
 class _DueJobs:

@@ -11,7 +11,7 @@ from loom import config
 from loom.analysis.reproduction import WITH_OPTION, reproduce_command
 from loom.cli.app import app_for
 from loom.commands.plan.plan_run import _repeatable
-from loom.commands.project import Here
+from loom.commands.project import Project
 from loom.record.documents import plain
 from loom.record.request import NOT_REPEATED, Request, setting_of
 from loom.util import typed
@@ -34,9 +34,9 @@ def example(parameter: Any) -> list[Any]:
     return [{"event": "tag", "jobs": 7, "repeat": 7}.get(parameter.name, "-x=a b")]
 
 
-def here(**flags: object) -> Here:
+def here(**flags: object) -> Project:
     settings = config.load(root=None, environ={}, flags=flags)
-    return Here(environ={}, start=Path(), root=Path(), config=settings)
+    return Project(environ={}, start=Path(), root=Path(), config=settings)
 
 
 @pytest.mark.parametrize("parameter", PARAMETERS, ids=lambda parameter: parameter.name)
@@ -97,7 +97,7 @@ def test_settings_of_the_environment_are_saved() -> None:
         environ={"LOOM_NETWORK": "none", "LOOM_GRACE": "2m", "NO_COLOR": "1", "LOOM_JOBS": "3"},
         flags={"jobs": 2},
     )
-    saved = _repeatable(Request.of({"jobs": 2}), Here(environ={}, start=Path(), root=Path(), config=settings))
+    saved = _repeatable(Request.of({"jobs": 2}), Project(environ={}, start=Path(), root=Path(), config=settings))
     assert saved == Request(flags={"jobs": 2}, environment={"LOOM_NETWORK": "none", "LOOM_GRACE": "2m"})
     assert saved.repeated.settings == {"jobs": 2, "network": "none", "grace": "2m"}
 

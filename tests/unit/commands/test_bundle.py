@@ -23,7 +23,7 @@ from mcp.server.mcpserver.exceptions import ToolError
 from loom.cancel import Cancel
 from loom.commands.agents.mcp import _Serving
 from loom.commands.agents.tools import AgentTools, Limits
-from loom.commands.project import Here
+from loom.commands.project import Project as LoomProject
 from loom.commands.project.bundle_file import MOST_BYTES, UnpackedBundle, unpacked, write_bundle
 from loom.commands.record.bundle import _repository
 from loom.errors import RequestError
@@ -620,7 +620,7 @@ def test_only_a_clone_of_the_user_that_is_shallow_is_refused(tmp_path: Path, cut
     head = subprocess.check_output(["git", "-C", str(origin), "rev-parse", "HEAD"], text=True)
     for root in (workspace, origin) if cut == "both" else (workspace,):
         (root / ".git/shallow").write_text(head)
-    here = cast(Here, SimpleNamespace(root=origin, environ=dict(os.environ)))
+    here = cast(LoomProject, SimpleNamespace(root=origin, environ=dict(os.environ)))
     repository = _repository(workspace, "", here)
     if cut == "both":
         with pytest.raises(RequestError, match="shallow"):

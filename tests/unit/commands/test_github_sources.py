@@ -19,7 +19,7 @@ from msgspec.structs import replace
 from loom import config
 from loom.commands.keep.trust import everything_asked
 from loom.commands.plan.github_sources import LOCK_PATH, ActionRepositories, load_lock, lock_actions
-from loom.commands.project import Here
+from loom.commands.project import Project
 from loom.errors import RequestError
 from loom.plan.github import actions
 from loom.plan.model import Job, Plan, ResolveContext, Step
@@ -61,7 +61,7 @@ def action(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def here(tmp_path: Path, action: Path) -> Here:
+def here(tmp_path: Path, action: Path) -> Project:
     root = tmp_path / "project"
     root.mkdir()
     git(root, "init", "-q")
@@ -72,18 +72,18 @@ def here(tmp_path: Path, action: Path) -> Here:
         json.dumps({"github": {"server": server}, "cache_dir": str(tmp_path / "cache")})
     )
     environ = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "XDG_CONFIG_HOME": str(own)}
-    return Here(root=root, environ=environ, start=root, config=config.load(root=root, environ=environ, flags={}))
+    return Project(root=root, environ=environ, start=root, config=config.load(root=root, environ=environ, flags={}))
 
 
-def with_settings(here: Here, **settings: object) -> Here:
+def with_settings(here: Project, **settings: object) -> Project:
     return replace(here, config=dataclasses.replace(here.config, **settings))  # type: ignore[arg-type]
 
 
-def context_of(here: Here) -> ResolveContext:
+def context_of(here: Project) -> ResolveContext:
     return ResolveContext(config=here.config, repositories=lambda: ActionRepositories(here))
 
 
-def test_an_action_is_read_at_its_ref(here: Here, action: Path) -> None:
+def test_an_action_is_read_at_its_ref(here: Project, action: Path) -> None:
     found = actions.read("o/a@v1", here.root, context_of(here))
     one = found.action
     assert (one.repository, one.ref, one.using, found.main, found.post) == (
@@ -99,7 +99,7 @@ def test_an_action_is_read_at_its_ref(here: Here, action: Path) -> None:
     assert actions.read("o/a/docker@v1", here.root, context_of(here)).action.image == "Dockerfile"
 
 
-def test_a_commit_is_a_ref(here: Here, action: Path) -> None:
+def test_a_commit_is_a_ref(here: Project, action: Path) -> None:
     sha = git(action, "rev-parse", "HEAD")
     assert ActionRepositories(here).at("o/a", sha).commit == sha
     commit(action, other="2")
@@ -107,7 +107,7 @@ def test_a_commit_is_a_ref(here: Here, action: Path) -> None:
     assert ActionRepositories(here).at("o/a", sha).commit == sha, "without the server"
 
 
-def test_a_ref_counts_for_a_day_unless_pull_is_always(here: Here, action: Path) -> None:
+def test_a_ref_counts_for_a_day_unless_pull_is_always(here: Project, action: Path) -> None:
     before = ActionRepositories(here).at("o/a", "main").commit
     after = commit(action, other="2")
     assert ActionRepositories(here).at("o/a", "main").commit == before
@@ -119,13 +119,13 @@ def test_a_ref_counts_for_a_day_unless_pull_is_always(here: Here, action: Path) 
     assert ActionRepositories(here).at("o/a", "main").commit == newest
 
 
-def test_without_the_server_it_is_what_it_was(here: Here, action: Path) -> None:
+def test_without_the_server_it_is_what_it_was(here: Project, action: Path) -> None:
     before = ActionRepositories(here).at("o/a", "v1").commit
     action.rename(action.with_name("gone"))
     assert ActionRepositories(with_settings(here, pull="always")).at("o/a", "v1").commit == before
 
 
-def test_pull_never_fetches_nothing(here: Here) -> None:
+def test_pull_never_fetches_nothing(here: Project) -> None:
     with pytest.raises(NotFetched, match="`pull` is never"):
         ActionRepositories(with_settings(here, pull="never")).at("o/a", "v1")
 
@@ -134,13 +134,13 @@ def test_pull_never_fetches_nothing(here: Here) -> None:
     "uses",
     ["o/none@v1", "o/a@none", "o/a/no@v1", "o@v1", "o/a", "../a@v1", "o/..@v1", "-o/a@v1", "o/a@--upload-pack=x"],
 )
-def test_what_is_not_there_is_refused_with_its_name(here: Here, uses: str) -> None:
+def test_what_is_not_there_is_refused_with_its_name(here: Project, uses: str) -> None:
     with pytest.raises(actions.BadAction, match=uses.split("@")[0].replace(".", r"\.")) as caught:
         actions.read(uses, here.root, context_of(here))
     assert "access rights" not in str(caught.value), "git's last line of several"
 
 
-def test_nothing_is_fetched_to_check_a_file(here: Here) -> None:
+def test_nothing_is_fetched_to_check_a_file(here: Project) -> None:
     assert actions.read("o/none@v1", here.root, ResolveContext(config=here.config)).action.using == "composite"
 
 
@@ -154,7 +154,7 @@ def plan_of(*uses: str) -> Plan:
     return Plan(workflow_path="x", stages=("s",), jobs=(job,))
 
 
-def test_the_lock_says_what_a_ref_is(here: Here, action: Path) -> None:
+def test_the_lock_says_what_a_ref_is(here: Project, action: Path) -> None:
     first = git(action, "rev-parse", "main")
     assert lock_actions(here, plan_of("o/a@main")) == (f"o/a@main: new -> {first}",)
     second = commit(action, other="2")
@@ -171,7 +171,7 @@ def test_the_lock_says_what_a_ref_is(here: Here, action: Path) -> None:
         lock_actions(here, plan_of("o/none@v1"))
 
 
-def test_a_damaged_lock_is_an_error_with_its_path(here: Here) -> None:
+def test_a_damaged_lock_is_an_error_with_its_path(here: Project) -> None:
     path = here.root / LOCK_PATH
     path.parent.mkdir()
     for content in ("{", "[]", '{"actions": {"a": 1}}', '{"other": 1}'):
@@ -180,7 +180,7 @@ def test_a_damaged_lock_is_an_error_with_its_path(here: Here) -> None:
             load_lock(here.root)
 
 
-def test_a_link_out_of_an_action_is_not_read(here: Here, action: Path, tmp_path: Path) -> None:
+def test_a_link_out_of_an_action_is_not_read(here: Project, action: Path, tmp_path: Path) -> None:
     (tmp_path / "secret.yml").write_text("runs: {using: node24, main: x}\n")
     (action / "action.yml").unlink()
     (action / "action.yml").symlink_to(tmp_path / "secret.yml")
@@ -189,7 +189,7 @@ def test_a_link_out_of_an_action_is_not_read(here: Here, action: Path, tmp_path:
         actions.read("o/a@main", here.root, context_of(here))
 
 
-def test_no_credential_of_the_users_is_sent(here: Here, tmp_path: Path) -> None:
+def test_no_credential_of_the_users_is_sent(here: Project, tmp_path: Path) -> None:
     """A job can read what was fetched, and so what only its user may would be anybody's."""
     asked: list[str] = []
 
@@ -218,7 +218,7 @@ def test_no_credential_of_the_users_is_sent(here: Here, tmp_path: Path) -> None:
     assert set(asked) == {""}
 
 
-def test_several_looms_fetch_at_once(here: Here, action: Path) -> None:
+def test_several_looms_fetch_at_once(here: Project, action: Path) -> None:
     commits = {ref: commit(action, other=ref) for ref in ("one", "two")}
     for ref, sha in commits.items():
         git(action, "tag", "-a", "-m", "annotated", ref, sha)
@@ -246,14 +246,14 @@ def test_several_looms_fetch_at_once(here: Here, action: Path) -> None:
         ("- a", "no `runs`"),
     ],
 )
-def test_an_action_file_that_says_too_little(here: Here, action: Path, content: str, why: str) -> None:
+def test_an_action_file_that_says_too_little(here: Project, action: Path, content: str, why: str) -> None:
     (action / "action.yml").write_text(content)
     commit(action)
     with pytest.raises(actions.BadAction, match=re.escape(why)):
         actions.read("o/a@main", here.root, context_of(here))
 
 
-def test_a_server_that_does_not_answer_is_asked_once(here: Here) -> None:
+def test_a_server_that_does_not_answer_is_asked_once(here: Project) -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{closed.getsockname()[1]}"
@@ -268,7 +268,7 @@ def test_a_server_that_does_not_answer_is_asked_once(here: Here) -> None:
     assert "`github: {server: URL}`" in said[0]
 
 
-def test_another_server_and_a_name_that_looks_alike_are_others(here: Here, tmp_path: Path) -> None:
+def test_another_server_and_a_name_that_looks_alike_are_others(here: Project, tmp_path: Path) -> None:
     def of(place: str, text: str) -> str:
         repository = tmp_path / place
         repository.mkdir(parents=True)
@@ -286,7 +286,9 @@ def test_another_server_and_a_name_that_looks_alike_are_others(here: Here, tmp_p
     assert ActionRepositories(with_settings(here, github=mirror)).at("a/b", "main").commit == mirrored
 
 
-def test_trust_knows_what_actions_and_called_workflows_of_other_repositories_ask_for(here: Here, action: Path) -> None:
+def test_trust_knows_what_actions_and_called_workflows_of_other_repositories_ask_for(
+    here: Project, action: Path
+) -> None:
     called = "on: workflow_call\njobs: {in: {runs-on: ubuntu-latest, steps: [{run: 'echo ${{ github.token }}'}]}}\n"
     (action / "action.yml").write_text(
         "inputs: {t: {default: '${{ github.token }}'}}\nruns: {using: node24, main: x}\n"

@@ -10,7 +10,8 @@ import pytest
 
 from loom import config
 from loom.commands.plan import contexts, planning
-from loom.commands.project import Here
+from loom.commands.project import Project as LoomProject
+from loom.commands.project import open_project
 from loom.plan.model import JobSelection, Plan
 
 pytestmark = pytest.mark.slow
@@ -48,9 +49,9 @@ class Project:
         self.git("add", "-A")
         self.git("commit", "-q", "-m", name)
 
-    def here(self) -> Here:
+    def here(self) -> LoomProject:
         settings = config.load(root=self.root, environ=self.environ, flags={})
-        return Here(environ=self.environ, start=self.root, root=self.root, config=settings)
+        return LoomProject(environ=self.environ, start=self.root, root=self.root, config=settings)
 
     def variables(self, event: str = "push") -> dict[str, str]:
         return contexts.commit_variables(self.here(), ".gitlab-ci.yml", event)
@@ -104,7 +105,7 @@ def test_a_tag_and_a_schedule_count_every_file_as_changed(project: Project) -> N
 
 
 def test_git_is_asked_once_for_each_fact_of_a_plan(project: Project) -> None:
-    context = contexts.resolve_context(project.here(), project.root / ".gitlab-ci.yml")
+    context = contexts.resolve_context(open_project(), project.root / ".gitlab-ci.yml")
     assert context.changed("HEAD") is context.changed("HEAD")
     assert context.files() is context.files()
 

@@ -12,7 +12,7 @@ import pytest
 
 from loom import config
 from loom.commands.plan.gitlab_sources import Elsewhere
-from loom.commands.project import Here
+from loom.commands.project import Project
 from loom.workflow.sources import NotFound
 from tests.support.connections import free_port
 from tests.support.waiting import until
@@ -73,7 +73,7 @@ def sources(tmp_path: Path, origin: str, settings: str = "") -> Elsewhere:
     (tmp_path / ".config/loom").mkdir(parents=True)
     (tmp_path / ".config/loom/config.yml").write_text(settings)
     found = config.load(root=root, environ=environ, flags={})
-    return Elsewhere(Here(environ=environ, start=root, root=root, config=found))
+    return Elsewhere(Project(environ=environ, start=root, root=root, config=found))
 
 
 def test_a_project_is_fetched_from_the_server_of_origin_and_kept_by_commit(

@@ -12,7 +12,7 @@ import loom
 from loom import config
 from loom.commands.plan import contexts
 from loom.commands.plan.kept_plans import Planner
-from loom.commands.project import Here
+from loom.commands.project import Project as LoomProject
 from loom.errors import WorkflowError
 from loom.plan.model import JobSelection, Plan
 
@@ -59,7 +59,7 @@ class Project:
 
     def planner(self, selection: JobSelection | None = None, **flags: object) -> Planner:
         settings = config.load(root=self.root, environ=self.environ, flags=flags)
-        here = Here(environ=self.environ, start=self.root, root=self.root, config=settings)
+        here = LoomProject(environ=self.environ, start=self.root, root=self.root, config=settings)
         variables = {"LOOM_RUN_ID": str(time.time_ns()), **self.variables}
         variables["CI_COMMIT_SHORT_SHA"] = self.git("rev-parse", "--short=8", "HEAD")
         context = contexts.resolve_context(here, here.workflow(), predefined=variables)
