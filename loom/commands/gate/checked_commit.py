@@ -50,7 +50,7 @@ class CommitFinder:
         if found is None:
             raise RequestError(f"{project.root} is no git repository", hint="a gate is about a commit")
         self._environ = git.in_repository(found, project.environ)
-        self.root, self.common_dir = project.root, found.common_dir
+        self.root, self.git_dir, self.common_dir = project.root, found.git_dir, found.common_dir
 
     def ask(self, *arguments: str) -> str | None:
         """Return git's answer; None if it has none."""

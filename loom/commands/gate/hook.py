@@ -64,8 +64,9 @@ def gate_uninstall() -> None:
 def _hook_file() -> Path:
     """Return the script that git runs before a push, or the one that pre-commit or husky runs then."""
     finder = CommitFinder(open_project())
-    places = (("--file", str(finder.common_dir / "config")), ("--global",), ("--system",))
-    named = (finder.ask("config", *place, "--type=path", "--get", "core.hooksPath") for place in places)
+    files = (finder.git_dir / "config.worktree", finder.common_dir / "config")
+    places = (*(("--file", str(file)) for file in files), ("--global",), ("--system",))
+    named = (finder.ask("config", *place, "--includes", "--type=path", "--get", "core.hooksPath") for place in places)
     hooks = Path(os.path.normpath(finder.root / (next(filter(None, named), None) or finder.common_dir / "hooks")))
     if hooks.name == "_" and hooks.parent.name == ".husky":
         return hooks.parent / "pre-push"

@@ -64,11 +64,14 @@ def test_only_green_goes(gated: Project) -> None:
     assert push(gated, "--delete", "red").returncode == 0
 
 
-@pytest.mark.parametrize("hooks", [".git/hooks", "team/hooks", ".husky/_"])
+@pytest.mark.parametrize("hooks", [".git/hooks", "team/hooks", "included/hooks", ".husky/_"])
 def test_a_hook_that_is_there_goes_on(gated: Project, hooks: str) -> None:
     assert gated.loom("gate", "uninstall").code == 0
     assert not (gated.root / ".git/hooks/pre-push").exists()
-    if hooks != ".git/hooks":
+    if "included" in hooks:
+        gated.write(".git/more", f"[core]\nhooksPath = {hooks}\n")
+        gated.git("config", "include.path", "more")
+    elif hooks != ".git/hooks":
         gated.git("config", "core.hooksPath", hooks)
     script = gated.root / (".husky/pre-push" if "husky" in hooks else f"{hooks}/pre-push")
     text = "#!/bin/sh\ncat > hook-got\nexit 0\n"
