@@ -21,8 +21,10 @@ _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _FILE = re.compile(r"# (~?[\w./-]+)\n")
 _COMMAND = re.compile(r"^\$ (.*\n)((?:(?!\$ ).*\n)*)", re.MULTILINE)
 _CODE = re.compile(r"# .*\bexit code (\d+)")
-_VARIES = re.compile(r"\b(?:\d+(?:\.\d+)? (?:ms|s|min|h|[KMG]?i?B)|\d{19}|[0-9a-f]{12,64}|127\.0\.0\.1:\d+)\b")
-"""Durations and sizes, the numbers of runs and commits, ports."""
+_VARIES = re.compile(
+    r"\b(?:just now|\d+ min ago|\d+(?:\.\d+)? (?:ms|s|min|h|[KMG]?i?B)|\d{19}|[0-9a-f]{12,64}|(?:\d+\.){3}\d+:\d+)\b"
+)
+"""Ages, durations and sizes, the numbers of runs and commits, addresses."""
 _END = "\x1e"
 
 
