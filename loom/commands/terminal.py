@@ -44,6 +44,16 @@ class _Output(io.FileIO):
             raise
 
 
+class _Messages(io.FileIO):
+    """Standard error. What nobody can read is dropped: it says nothing about the command, whose exit code stays."""
+
+    def write(self, data: ReadableBuffer, /) -> int:
+        try:
+            return super().write(data)
+        except OSError:
+            return memoryview(data).nbytes
+
+
 class _Shown(io.TextIOWrapper):
     """A standard stream as text; only colour sequences reach the terminal."""
 
@@ -93,7 +103,7 @@ def complete() -> None:
                 os.close(opened)
             setattr(sys, name, open(number, "w" if number else "r", closefd=False))  # noqa: SIM115  as Python does
     sys.stdout = _text_stream(_Shown, _Output(1, "w", closefd=False), sys.stdout)
-    sys.stderr = _text_stream(_ShownMasked, io.FileIO(2, "w", closefd=False), sys.stderr)
+    sys.stderr = _text_stream(_ShownMasked, _Messages(2, "w", closefd=False), sys.stderr)
 
 
 def _text_stream(kind: type[_Shown], file: io.FileIO, like: TextIO) -> _Shown:

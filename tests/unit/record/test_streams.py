@@ -106,6 +106,35 @@ def test_reading_the_beginning_of_a_log_is_no_failure(ran: Project) -> None:
     assert (read.returncode, read.stdout, read.stderr) == (0, "1\n", "")
 
 
+@pytest.mark.parametrize(
+    ("command", "code"), [("", 2), ("nonsense", 2), ("run --nope", 2), ("run nope", 2), ("--help", 0), ("show", 0)]
+)
+def test_nobody_reads_what_a_command_says(ran: Project, command: str, code: int) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    words = [sys.executable, "-m", "loom", *command.split()]
+    ended = subprocess.run(words, cwd=ran.root, env=ran.environ, stdout=writing, stderr=writing, check=False)
+    os.close(writing)
+    assert ended.returncode == code
+
+
+def test_a_thread_that_still_works_changes_no_exit_code_where_nobody_reads() -> None:
+    program = """
+import sys, threading, time
+from loom.commands import terminal
+from loom.util import startup
+terminal.complete()
+print("unread")
+threading.Thread(target=time.sleep, args=(0.3,)).start()
+startup.leave(4)
+"""
+    reading, writing = os.pipe()
+    os.close(reading)
+    ended = subprocess.run([sys.executable, "-c", program], stdout=writing, stderr=subprocess.PIPE, check=False)
+    os.close(writing)
+    assert (ended.returncode, ended.stderr) == (4, b"")
+
+
 @pytest.mark.parametrize("form", ["", "--json", "--format github", "--stream"])
 def test_output_that_has_no_room_is_said_and_where_the_record_is(make: Make, form: str) -> None:
     project = make(WORKFLOW)
