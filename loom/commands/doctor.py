@@ -20,7 +20,6 @@ from loom.commands.project import WORKFLOWS, Project, not_counted, open_project
 from loom.commands.screen import screen_parts
 from loom.config.pools import Pool, named
 from loom.errors import LoomError, SnapshotError
-from loom.providers import MODULES
 from loom.providers.docker.engine.client import Engine, Traits
 from loom.providers.docker.engine.endpoint import endpoint_of
 from loom.providers.docker.probe import probe
@@ -73,9 +72,6 @@ def _checks(project: Project) -> Iterator[Check]:
     yield _git()
     yield _repository(project)
     pool = named(project.config.on, project.config.pools)
-    if pool.provider not in MODULES:
-        yield _bad("pool", f"there is no provider or pool {pool.provider!r}", f"providers: {', '.join(MODULES)}")
-        return
     yield from _elsewhere(project, pool) if pool.elsewhere else _engine(project)
     yield from _workflow(project)
     yield directory("state directory", project.config.state_dir)

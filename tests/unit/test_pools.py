@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from loom import config
+from loom.commands.project import open_project
 from loom.config import Config
 from loom.config.pools import Pool, named
-from loom.errors import WorkflowError
+from loom.errors import RequestError, WorkflowError
 from loom.plan.model import JobSelection, Plan, ResolveContext
 from loom.plan.resolve import resolve
 from tests.support.native import load
@@ -169,3 +170,26 @@ def test_a_pool_of_this_machine_runs_no_image(tmp_path: Path) -> None:
     jobs = JOBS.replace("runner_pool: metal", "runner_pool: metal, image: 'debian:12'")
     with pytest.raises(WorkflowError, match="metal runs jobs on this machine, without an image"):
         planned(tmp_path, jobs, configured(tmp_path, POOLS))
+
+
+def test_a_provider_that_does_not_exist_is_a_mistake_of_the_request(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configured(tmp_path, "pools: {cluster: {provider: kubernets}}\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
+    said = {
+        "dokcer": "--on: there is no provider or pool 'dokcer' for jobs; did you mean docker?",
+        "clustr": "--on: there is no provider or pool 'clustr' for jobs; did you mean cluster?",
+        "cluster": "--on: there is no provider or pool 'kubernets' for jobs; did you mean kubernetes?",
+        "docker:there": "--on: the provider docker has no contexts",
+    }
+    for name, text in said.items():
+        with pytest.raises(RequestError) as refused:
+            open_project({"on": name})
+        assert refused.value.message == text
+    monkeypatch.setenv("LOOM_ON", "elsewhere")
+    with pytest.raises(RequestError, match="LOOM_ON: there is no provider or pool 'elsewhere' for jobs"):
+        open_project()
+    assert open_project({"on": "kubernetes:there"}).config.on == "kubernetes:there"

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from loom import config
+from loom import config, providers
 from loom.config import Config
+from loom.config.pools import named
 from loom.errors import LoomError, RequestError
 from loom.util.bounded import listed
 from loom.util.controls import shown
@@ -72,7 +73,6 @@ class Project(Struct, frozen=True, kw_only=True, dict=True):
         return self.provider_named(job.job.provider)
 
     def provider_named(self, name: str) -> Provider:
-        from loom import providers
         from loom.providers.base import Setup
 
         if name not in self._providers:
@@ -127,6 +127,7 @@ def open_project(
     environ, start = dict(os.environ), Path.cwd()
     root = root or find_root(start)
     settings = config.load(root=root, environ=environ, flags=flags or {})
+    providers.parsed(named(settings.on, settings.pools).target, settings.pools, f"{settings.origins['on'].source}: ")
     return Project(environ=environ, start=start, root=root, config=settings, trusting=trusting)
 
 
