@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from hashlib import blake2b
@@ -40,6 +41,11 @@ _OF_RUN |= {"CI_PIPELINE_CREATED_AT"}
 _OF_REF = {f"CI_COMMIT_{part}" for part in ("BRANCH", "TAG", "REF_NAME", "REF_SLUG", "REF_PROTECTED")}
 _OF_EVENT = ("head_commit", "commits", "before", "after")
 """The parts of GitHub's event `push` that describe commits."""
+_READS_COMMIT = re.compile(
+    rb"(?:\b|\\[nt])(?:git|gitlint|commitlint)\s|GITHUB_SHA|github\.sha|head_commit|event\.(?:commits|before|after)"
+    rb"|CI_COMMIT_(?!BRANCH|TAG\b|REF_)"
+)
+"""Words of a job, as JSON, that looks at the commit beside its files."""
 _MAX_BYTES = 8 << 20
 """The list's size at which its older half goes."""
 
@@ -123,10 +129,12 @@ def job_key(run: Run, job: Job, *, tree: str, config: Config, images: Iterable[s
             text = text.replace(value, word) if value else text
         return text
 
+    reads_commit = _READS_COMMIT.search(msgspec.json.encode(shape)) is not None
     settings = {name: config.text_of(name) for name in KEYS if name not in _NO_MATTER}
     decisive = {
         "loom": loom.__version__,
         "tree": tree,
+        "commit": run.variables.get("CI_COMMIT_SHA") if reads_commit else None,
         "job": jsons.map_texts(shape, without),
         "variables": variables,
         "event": run.request.event,

@@ -124,12 +124,15 @@ def laid_out(project: Project, commit: CheckedCommit, cancel: Cancel) -> Iterato
         assert found is not None
         environ = git.in_repository(found, project.environ)
         if commit.tag:  # a run for a tag takes the only one that is there
-            git.run(("update-ref", f"refs/tags/{commit.tag}", commit.sha), environ, cwd=root)
+            own = f"refs/tags/{commit.tag}"
             listed = git.run(
                 ("for-each-ref", "--format=%(refname)", f"--points-at={commit.sha}", "refs/tags"), environ, cwd=root
             )
-            for name in os.fsdecode(listed).splitlines():
-                if name != f"refs/tags/{commit.tag}":
+            names = os.fsdecode(listed).splitlines()
+            if own not in names:  # an annotated one stays what it is
+                git.run(("update-ref", own, commit.sha), environ, cwd=root)
+            for name in names:
+                if name != own:
                     git.run(("update-ref", "-d", name), environ, cwd=root)
         if commit.branch:
             git.run(("update-ref", f"refs/heads/{commit.branch}", commit.sha), environ, cwd=root)

@@ -259,3 +259,21 @@ def test_inputs_are_suggested_by_what_was_read(project: Project) -> None:
     assert done.code == 0
     assert "unit read: inputs: [changed, deep/in, lib, top]" in done.out
     assert "git read: inputs: [.git]" in done.out
+
+
+def test_a_job_that_looks_at_the_commit_counts_for_that_one_alone(project: Project) -> None:
+    scripts = {
+        "unit": ["echo $CI_COMMIT_BRANCH"],
+        "log": ["true\ngit log -1 --format=%s"],
+        "title": ["echo $CI_COMMIT_TITLE"],
+    }
+    described = {"script": ["git describe --exact-match"], "rules": [{"if": "$CI_COMMIT_TAG"}]}
+    jobs = {name: {"script": lines} for name, lines in scripts.items()}
+    project.write(".gitlab-ci.yml", json.dumps({"default": {"image": "loom/base"}, **jobs, "described": described}))
+    project.commit()
+    assert states(project) == (0, dict.fromkeys(scripts, "passed"))
+    assert states(project) == (0, dict.fromkeys(scripts, "shown"))
+    project.git("commit", "-q", "--amend", "-m", "other words")
+    assert states(project, "--dry-run")[1] == {"unit": "shown", "log": "to-run", "title": "to-run"}
+    project.git("tag", "-a", "-m", "", "v1")
+    assert states(project, "v1")[1]["described"] == "passed"
