@@ -41,7 +41,9 @@ from loom.util.private import make_private
 from loom.util.units import counted
 from loom.util.untrusted_files import read_regular
 
-_OF_MACHINE = frozenset({"IMAGE_REGISTRY_DOWN", "IMAGE_RATE_LIMITED", "IMAGE_DISK_FULL", "IMAGE_NEEDS_BUILDKIT"})
+_OF_MACHINE = frozenset(
+    {"IMAGE_REGISTRY_DOWN", "IMAGE_CERTIFICATE", "IMAGE_RATE_LIMITED", "IMAGE_DISK_FULL", "IMAGE_NEEDS_BUILDKIT"}
+)
 """Errors of images that say nothing about the commit: later, or with another engine, its image can be had."""
 SKIP = 125
 """The exit code by which a job says that its commit can't be judged, as for `git bisect run`."""

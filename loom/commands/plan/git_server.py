@@ -27,25 +27,16 @@ _WAYS = re.compile(r"http\.(.*\.)?(proxy|proxyssl\w+|ssl(cainfo|capath|verify|ve
 """The keys of git that lead to a server, and say nothing of who asks."""
 _UNREACHABLE = re.compile(
     r"(?:Could not resolve (?:host|proxy)|Failed to connect|Connection (?:refused|timed out)|Operation timed out"
-    r"|Network is unreachable|returned error: (?:429|5\d\d)|(?P<certificate>(?:SSL|server) (?:certificate|verification))).*"
+    r"|Network is unreachable|returned error: (?:429|5\d\d)|CONNECT (?:tunnel failed|aborted)"
+    r"|(?P<certificate>(?:SSL|server) (?:certificate|verification))).*"
 )
+_HOST = re.compile(r"https://(?:[^@/\s']*@)?([^/\s']+)")
+_PROXIES = ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")
 _COMMIT = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
 
 
 class GitError(Exception):
     """The words of git about a failure, for people."""
-
-
-def unreachable(server: str, error: GitError) -> str:
-    """Return why git can't reach a server, with the next move; empty for another error."""
-    if (found := _UNREACHABLE.search(str(error))) is None:
-        return ""
-    advice = (
-        "name a file with its authority: git config --global http.sslCAInfo FILE"
-        if found["certificate"]
-        else "check the connection (proxy: git config --global http.proxy URL)"
-    )
-    return f"{server} can't be reached: {found[0]}; {advice}"
 
 
 class GitServer:
@@ -65,6 +56,20 @@ class GitServer:
     def told(self, directory: Path, *arguments: str) -> bytes:
         """Return git's output for a repository on this machine. Raises GitError."""
         return succeeded(arguments[0], self._run(directory, *arguments))
+
+    def unreachable(self, server: str, error: GitError) -> str:
+        """Return why git can't reach a server, with the next move; empty for another error."""
+        if (found := _UNREACHABLE.search(str(error))) is None:
+            return ""
+        proxy = next((name for name in _PROXIES if self._environ.get(name)), None)
+        host = _HOST.search(str(error))
+        if found["certificate"] and host is not None:
+            advice = f"name a file with its authority: git config --global http.https://{host[1]}/.sslCAInfo FILE"
+        elif proxy is not None:
+            advice = f"check the connection, and the proxy in `{proxy}`"
+        else:
+            advice = "check the connection (proxy: git config --global http.proxy URL)"
+        return f"{server} can't be reached: {found[0]}; {advice}"
 
     def last(self, store: Path, ref: str) -> str | None:
         """Return the commit that a ref was when it was last fetched into a store."""

@@ -20,7 +20,7 @@ from pathlib import Path
 import msgspec
 
 from loom.addresses import Address
-from loom.commands.plan.git_server import GitError, GitServer, unreachable
+from loom.commands.plan.git_server import GitError, GitServer
 from loom.commands.project import Project
 from loom.errors import RequestError
 from loom.plan.model import Plan
@@ -90,7 +90,7 @@ class ActionRepositories:
             if "could not read Username" in str(error):  # what GitHub asks for also where nothing is
                 why = f"{self._server} has no public repository {repository}"
                 raise NotFetched(f"{why}; a private one can come from a mirror (`github: server`)") from error
-            if isinstance(error, GitError) and (why := unreachable(self._server, error)):
+            if isinstance(error, GitError) and (why := self._git.unreachable(self._server, error)):
                 self._unreachable = f"{why}, or name a mirror in ~/.config/loom/config.yml (`github: {{server: URL}}`)"
                 raise Unreachable(self._unreachable) from error
             raise NotFetched(str(error)) from error

@@ -16,7 +16,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from loom.addresses import Address
-from loom.commands.plan.git_server import GitError, GitServer, succeeded, unreachable
+from loom.commands.plan.git_server import GitError, GitServer, succeeded
 from loom.commands.project import Project, trusts_all
 from loom.commands.project.checkout import origin_of
 from loom.commands.project.trusting import decisions_of
@@ -146,7 +146,7 @@ class Elsewhere:
         return f"name a clone in ~/.config/loom/config.yml (gitlab: {{projects: {{{path}: FOLDER}}}})"
 
     def _not_fetched(self, error: GitError, path: str) -> NotFound:
-        if why := unreachable(self._host or "the server of `origin`", error):
+        if why := self._git.unreachable(self._host or "the server of `origin`", error):
             return Unreachable(f"{why}, or {self._advice(path)}")
         return NotFound(f"{error}; {self._advice(path)}")
 

@@ -209,7 +209,7 @@ def unanswered(what: str, error: Exception) -> ServerUnavailable:
     if isinstance(error, requests.exceptions.SSLError):
         hint = "name a file with its authority: REQUESTS_CA_BUNDLE=FILE (on Debian /etc/ssl/certs/ca-certificates.crt)"
         return ServerUnavailable(f"{what}: its certificate is not trusted", hint=hint)
-    kinds = (("Proxy", "the proxy"), ("Timeout", "no answer in time"), ("Connection", "no connection"))
+    kinds = (("Proxy", "the proxy does not answer"), ("Timeout", "no answer in time"), ("Connection", "no connection"))
     name = type(error).__name__
     why = next((words for kind, words in kinds if kind in name), name)
     return ServerUnavailable(f"{what}: {why}", hint="check the address and the connection (proxy: HTTPS_PROXY)")

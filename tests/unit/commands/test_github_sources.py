@@ -343,11 +343,13 @@ def test_a_server_that_cant_be_reached_ends_a_run_before_the_first_job(
         workflow = f"on: push\njobs: {{a: {{{job}, steps: [{{run: x}}]}}, b: {{{job}, steps: [{{uses: o/a@v1}}]}}}}\n"
         commit(root, **{".github__workflows__ci.yml": workflow})
         environ = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "DOCKER_HOST": "unix:///nonexistent"}
-        for command in (("run",), ("run", "b")):
-            done = run_loom(command, cwd=root, environ=environ)
+        own = f"http.https://127.0.0.1:{port}/.sslCAInfo"
+        for command, advice in ((("run",), "http.proxy"), (("run", "b"), "the proxy in `https_proxy`")):
+            proxy = {"https_proxy": f"http://127.0.0.1:{port}"} if "b" in command and not with_certificate else {}
+            done = run_loom(command, cwd=root, environ={**environ, **proxy})
             assert done.returncode == 3, done.stderr
             assert "ci.yml:2:" in done.stderr
-            assert ("http.sslCAInfo" if with_certificate else "http.proxy") in done.stderr
+            assert (own if with_certificate else advice) in done.stderr
         if with_certificate:
             secured.close()
     assert run_loom(("check",), cwd=root, environ=environ).returncode == 0

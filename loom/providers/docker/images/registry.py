@@ -175,12 +175,36 @@ _REFUSALS: Mapping[str, tuple[str, str, str]] = {
         "Check the name and the tag. The registry's answer: {answer}",
     ),
     "no space left": ("IMAGE_DISK_FULL", "the engine's disk is full: {answer}", "Make room there: docker system df"),
-    "connection refused|no such host|timeout|tls:|x509|eof|connection reset|server misbehaving|unreachable|no route"
+    "signed by unknown authority|certificate is not trusted": (
+        "IMAGE_CERTIFICATE",
+        "{registry} can't be reached: {answer}",
+        (
+            "Give its authority's certificate to the engine's machine, as root: /etc/docker/certs.d/{registry}/ca.crt (Podman: "
+            "/etc/containers/certs.d/...); that of a proxy between: into the machine's own certificates, and restart the engine"
+        ),
+    ),
+    "x509|http response to https": (
+        "IMAGE_CERTIFICATE",
+        "{registry} can't be reached: {answer}",
+        (
+            "Mend the registry's certificate (name, dates) or the engine's clock; or let the engine go without: "
+            '`"insecure-registries": ["{registry}"]` in /etc/docker/daemon.json, and restart it'
+        ),
+    ),
+    "proxyconnect|proxy": (
+        "IMAGE_REGISTRY_DOWN",
+        "{registry} can't be reached: {answer}",
+        "Mend the engine's proxy (`docker info` shows it): `proxies` in /etc/docker/daemon.json, and restart it",
+    ),
+    "connection refused|no such host|timeout|tls:|eof|connection reset|server misbehaving|unreachable|no route"
     "|temporary failure|deadline exceeded|http response to|502|503|504|500 internal|service unavailable|bad gateway"
     "|dial tcp": (
         "IMAGE_REGISTRY_DOWN",
         "{registry} can't be reached: {answer}",
-        "Is the registry up, and does the engine's machine reach it (proxy, VPN, certificate)?",
+        (
+            "Is the registry up, and does the engine's machine reach it? Behind a proxy, the engine needs it, too: "
+            '`"proxies": {{"https-proxy": "URL"}}` in /etc/docker/daemon.json, and a restart'
+        ),
     ),
 }
 
