@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -104,6 +105,76 @@ def test_views_that_nobody_uses_go_with_a_clean_and_the_cache_is_closed(victim: 
     assert victim.loom("check").returncode == 0  # uses the other one
     assert victim.loom("clean").returncode == 0
     assert list((cache / "git").iterdir()) == [other]
+
+
+# What git sees of a configuration
+
+
+def seen(root: Path, text: str, **environ: str) -> set[tuple[str, str]]:
+    """The entries that git sees in a repository with such a configuration."""
+    for name in ("objects", "refs"):
+        (root / ".git" / name).mkdir(parents=True, exist_ok=True)
+    (root / ".git/HEAD").write_text("ref: refs/heads/main\n")
+    (root / ".git/config").write_text(text)
+    found = repository.find(root, {"HOME": str(root.parent), **environ})
+    assert found is not None
+    return set(repository.parse((found.view / "config").read_text()))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "counts"),
+    [
+        ("core.eol", "lf", True),
+        ("remote.a.url", "x", True),
+        ("remote.a.url.vcs", "x", False),
+        ("submodule.a.update", "rebase", True),
+        ("submodule.a.update", "!x", False),
+        ("filter.lfs.required", "true", True),
+        ("filter.lfs.clean", "git-lfs clean -- %f", True),
+        ("filter.lfs.clean", "git-lfs clean -- %f; x", False),
+        ("filter.lfs.smudge", "x; git-lfs smudge --skip -- %f", False),
+        ("filter.lfs.process", "git-lfs filter-process --skip", True),
+        ("filter.lfs.process", "git-lfs clean -- %f", False),
+        ("filter.a.clean", "git-lfs clean -- %f", False),
+    ],
+)
+def test_an_entry_counts_if_all_of_it_is_on_the_list(tmp_path: Path, key: str, value: str, *, counts: bool) -> None:
+    found = seen(tmp_path / "root", repository.config_text([(key, value)]))
+    assert ((key, value) in found) is counts
+    assert found - {(key, value)} == {("core.repositoryformatversion", "0"), ("core.bare", "false")}
+
+
+def test_no_key_that_counts_names_a_program_or_a_file() -> None:
+    listed = subprocess.run(["git", "help", "--config"], capture_output=True, text=True, check=True).stdout.lower()
+    ends = "command|program|proxy|path|file|pack|askpass|helper|driver|textconv|external|editor|pager|cmd|vcs|insteadof|tool"
+    names = rf"(?!core\.quotepath)\S*({ends})"
+    dangerous = [key for key in re.sub("<[^>]*>", "x", listed).split() if re.fullmatch(names, key)]
+    assert len(dangerous) > 60
+    assert [key for key in dangerous if repository._counts(key, "x")] == []
+
+
+def test_a_configuration_of_a_worktree_counts_only_with_the_extension(tmp_path: Path) -> None:
+    named = repository.config_text([("user.name", "of the worktree")])
+    (tmp_path / "root/.git").mkdir(parents=True)
+    (tmp_path / "root/.git/config.worktree").write_text(named)
+    for value, counts in (("true", True), ("no", False)):
+        text = repository.config_text([("extensions.worktreeConfig", value)])
+        assert (("user.name", "of the worktree") in seen(tmp_path / "root", text)) is counts
+
+
+def test_a_view_that_others_may_have_written_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    base = cache / "loom/git"
+    text = repository.config_text([("core.eol", "lf")])
+    expected = seen(tmp_path / "root", text, XDG_CACHE_HOME=str(cache))
+    (view,) = base.iterdir()
+    (view / "config").write_text(repository.config_text([("core.sshCommand", "x")]))
+    for directory in (cache, base):
+        directory.chmod(0o777)
+        assert seen(tmp_path / "root", text, XDG_CACHE_HOME=str(cache)) == expected
+        directory.chmod(0o700)
 
 
 # What a configuration can name
