@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from loom.config.pools import converted
 from loom.util import globs
-from loom.util.units import duration, meant, memory, platform, size
+from loom.util.units import duration, meant, memory, platform, processors, size
 
 
 class KeepassDatabase(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -133,13 +133,7 @@ def parse_count(value: Any, _: ValueContext) -> int:
 
 
 def parse_cpus(value: Any, _: ValueContext) -> float:
-    try:
-        number = float(value) if not isinstance(value, bool) else 0.0
-    except (TypeError, ValueError):
-        number = 0.0
-    if not 0 < number < 100_000:
-        raise ValueError(f"expected a number of processors such as 2 or 0.5, found {_found(value)}")
-    return number
+    return processors(str(value).strip())
 
 
 def parse_size(value: Any, _: ValueContext) -> int:

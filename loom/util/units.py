@@ -69,6 +69,20 @@ def memory(text: str) -> int:
     return amount
 
 
+def processors(text: str) -> float:
+    """Parse a number of processors such as `2` or `0.5`. ValueError names a valid form."""
+    if not re.fullmatch(r"[0-9]+|[0-9]*\.[0-9]+", text) or not 0 < (number := float(text)) < 100_000:
+        raise ValueError(f"expected a number of processors such as 2 or 0.5, found {text!r}")
+    return number
+
+
+def whole_number(text: str) -> int:
+    """Parse a whole number, also a negative one. ValueError names a valid form."""
+    if not re.fullmatch(r"-?[0-9]{1,18}", text):
+        raise ValueError(f"expected a whole number such as 1024, found {text!r}")
+    return int(text)
+
+
 def platform(text: str) -> str:
     """Validate an image platform. ValueError names a valid form."""
     if text.lower() not in _ARCHITECTURES and not re.fullmatch(PLATFORM_PATTERN, text):

@@ -76,8 +76,7 @@ def _fact(text: str) -> Fact:
 def _change(name: str, value: str) -> Callable[[Job], dict[str, Any]]:
     match name:
         case "cpus":
-            if not 0 < (cpus := float(value)) < 10_000:
-                raise ValueError("no number of processors")
+            cpus = units.processors(value)
             seen = int(cpus) if cpus.is_integer() else None
             return lambda job: {"resources": replace(job.resources, cpus=cpus, processors=seen)}
         case "memory":
@@ -90,8 +89,8 @@ def _change(name: str, value: str) -> Callable[[Job], dict[str, Any]]:
         case "user":
             return lambda job: _image(job, user=value)
         case "depth":
-            if (depth := int(value)) < 0:
-                raise ValueError("no number of commits")
+            if (depth := units.whole_number(value)) < 0:
+                raise ValueError("expected a number of commits, or 0 for all")
             return lambda job: {"clone": replace(job.clone or Clone(), depth=depth)}
         case "image":
             return lambda job: _image(job, name=value, build=None)

@@ -9,7 +9,7 @@ from typing import Any
 from msgspec import Struct, field
 
 from loom.plan import model as p
-from loom.util.units import duration, memory
+from loom.util.units import duration, memory, processors, whole_number
 
 _FLAGS = frozenset(
     {"--privileged", "--init", "--rm", "--no-healthcheck", "--tty", "-t", "--interactive", "-i", "--read-only"}
@@ -119,7 +119,7 @@ def _add(name: str) -> Callable[[ContainerOptions, str], None]:
 def _ulimit(found: ContainerOptions, value: str) -> None:
     name, limits = _pair(value, "=")
     soft, hard = _pair(limits, ":")
-    one = p.Ulimit(name=name, soft=int(soft), hard=int(hard or soft))
+    one = p.Ulimit(name=name, soft=whole_number(soft), hard=whole_number(hard or soft))
     found.resources["ulimits"] = (*found.resources.get("ulimits", ()), one)
 
 
@@ -150,10 +150,10 @@ _TAKEN: Mapping[str, Callable[[ContainerOptions, str], None]] = {
     "--network-alias": lambda found, value: found.aliases.append(value),
     "--env": lambda found, value: found.env.update([_pair(value, "=")]),
     "--add-host": lambda found, value: found.extra_hosts.update([_pair(value, ":")]),
-    "--cpus": _resource("cpus", float),
+    "--cpus": _resource("cpus", processors),
     "--memory": _resource("memory", memory),
     "--shm-size": _resource("shm_size", memory),
-    "--pids-limit": _resource("pids", int),
+    "--pids-limit": _resource("pids", whole_number),
     "--gpus": _resource("gpus", str),
     "--read-only": _resource("read_only", _flag),
     "--tmpfs": _add("tmpfs"),

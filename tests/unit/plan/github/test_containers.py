@@ -31,7 +31,7 @@ NO_DIRECTORY = "a container gets no directory of this machine; name a volume, or
         ("--network-alias a --network-alias=b", {"aliases": ["a", "b"]}),
         ("-e A=b=c --env D=", {"env": {"A": "b=c", "D": ""}}),
         ("--add-host a:1.2.3.4 --add-host b:::1", {"extra_hosts": {"a": "1.2.3.4", "b": "::1"}}),
-        ("--cpus 1.5 -m 512m --shm-size=1g", {"resources": {"cpus": 1.5, "memory": 512 << 20, "shm_size": 1 << 30}}),
+        ("--cpus .5 -m 512m --shm-size=1g", {"resources": {"cpus": 0.5, "memory": 512 << 20, "shm_size": 1 << 30}}),
         ("--pids-limit 9 --gpus all --read-only", {"resources": {"pids": 9, "gpus": "all", "read_only": True}}),
         ("-v /a -v b:/c:ro --volume=/tmp/x:/d", {"resources": {"volumes": ("/a", "/c", "/d")}, "volumes": ["b"]}),
         ("-v /var/run/docker.sock:/var/run/docker.sock", {"docker_socket": True}),
@@ -68,12 +68,12 @@ def test_options(text: str, expected: dict[str, Any]) -> None:
         ("--user", "options: --user has no value"),
         ("-w /x", "options: --workdir is not supported"),
         ("-p 80", "options: --publish is not supported"),
-        ("--cpus many", "options: --cpus: could not convert string to float: 'many'"),
+        ("--cpus many", "options: --cpus: expected a number of processors such as 2 or 0.5, found 'many'"),
         ("-v a", "options: --volume: a: expected NAME:/PATH or /PATH"),
         ("-v /tmpx:/x", f"options: --volume: /tmpx:/x: {NO_DIRECTORY}"),
         ("-v ./a:/x", f"options: --volume: ./a:/x: {NO_DIRECTORY}"),
         ("--privileged=yes", "options: --privileged: expected true or false, found 'yes'"),
-        ("--ulimit nofile", "options: --ulimit: invalid literal for int() with base 10: ''"),
+        ("--ulimit nofile", "options: --ulimit: expected a whole number such as 1024, found ''"),
     ],
 )
 def test_options_that_loom_has_no_setting_for(text: str, message: str) -> None:
