@@ -181,18 +181,21 @@ def test_a_view_that_others_may_have_written_is_not_used(tmp_path: Path, monkeyp
 
 
 def keys_of_git() -> list[str]:
-    """All keys that git knows, with something in place of what varies, but those that count."""
+    """All keys that git knows, with something in place of what varies, but those that count and have no text for a value."""
     listed = subprocess.run(["git", "help", "--config"], capture_output=True, text=True, check=True).stdout.splitlines()
     keys = [re.sub(r"<[^>]*>|\*", "x", key) for key in listed if "." in key]
-    keys += [f"filter.evil.{name}" for name in ("clean", "smudge", "process")]
+    keys += [f"filter.{of}.{name}" for of in ("evil", "lfs") for name in ("clean", "smudge", "process")]
     keys += ["remote.origin.uploadpack", "remote.origin.vcs", "url.ext::x.insteadOf", "lfs.extension.x.clean"]
     keys += ["include.path", "includeIf.gitdir:/.path", "core.unknownToThisVersion", "trace2.eventTarget"]
-    left_out = r"core\.(worktree|bare|repositoryformatversion)|extensions\..*|submodule\.x\.update"
+    left_out = (
+        r"core\.(worktree|bare|repositoryformatversion|filemode|symlinks|ignorecase|precomposeunicode|protectntfs|protecthfs"
+        r"|autocrlf|eol|safecrlf|bigfilethreshold|quotepath|checkstat|trustctime|sparsecheckout|sparsecheckoutcone)"
+        r"|extensions\..*|sparse\..*|diff\.ignoresubmodules|submodule\.x\.(active|ignore|update)"
+    )
     return [
         key
         for key in dict.fromkeys(keys)
         if re.fullmatch(r"[A-Za-z].*\.[A-Za-z][A-Za-z0-9-]*", key, re.DOTALL)
-        and not repository._counts(key.lower(), "x")
         and not re.fullmatch(left_out, key.lower())
     ]
 
@@ -219,11 +222,13 @@ def trap(victim: Victim) -> Trap:
 
 def unpacked(victim: Victim, workflow: str = WORKFLOW) -> None:
     """The clone becomes what an archive held: files of every kind that git asks about."""
-    (victim.root / ".gitattributes").write_text("*.data filter=evil diff=evil merge=evil\n")
+    (victim.root / ".gitattributes").write_text("*.data filter=evil diff=evil merge=evil\n*.big filter=lfs\n")
+    (victim.root / "big.big").write_text("big\n")
     for number in range(3):
         (victim.root / f"{number}.data").write_text("data\n")
     victim.write(workflow=workflow)
-    (victim.root / "1.data").write_text("changed\n")
+    for name in ("1.data", "big.big"):
+        (victim.root / name).write_text("changed\n")
     (victim.root / "new.data").write_text("new\n")
 
 
@@ -273,10 +278,13 @@ def test_rules_that_the_configuration_names_do_not_count(victim: Victim, trap: T
     unpacked(victim)
     for key in ("core.excludesFile", "core.attributesFile"):
         victim.git("config", key, str(trap.program))
+    victim.git("config", "submodule.x.update", f"!{trap.program}")
     assert "is part of" in (shown := victim.loom("snapshot", "--explain", "new.data").stdout) or "yes" in shown, shown
     ran = victim.loom("run", "--no-container")
     assert ran.returncode == 0, ran.stderr
-    for path in (victim.home / "tmp").rglob("attributes*"):
+    [git_dir] = (victim.home / "tmp").rglob(".git")
+    assert trap.program.name not in (git_dir / "config").read_text()
+    for path in git_dir.rglob("attributes*"):
         assert SECRET not in path.read_text()
 
 

@@ -32,7 +32,7 @@ unit:
   image: {TAG}
   needs: [lint]
   secrets: {{TOKEN: env://TOKEN}}
-  script: [cat out/made, test "$FAIL" = ""]
+  script: [cat out/made, test "$FAIL" = "", test "$(cat $TOKEN)" != wrong]
   variables: {{FAIL: ""}}
 """
 
@@ -83,6 +83,9 @@ def test_it_counts_for_the_commit_with_these_files(copy: Project) -> None:
 def test_what_is_not_shown_runs_with_what_is(copy: Project) -> None:
     assert states(copy, TOKEN="second-value") == (0, {"lint": "shown", "unit": "passed"})
     assert states(copy, TOKEN="second-value") == (0, {"lint": "shown", "unit": "shown"})
+    assert states(copy, TOKEN="wrong") == (1, {"lint": "shown", "unit": "failed"})
+    assert states(copy, "--dry-run") == (0, {"lint": "shown", "unit": "shown"}), "what failed had another secret"
+    assert states(copy, "--dry-run", TOKEN="wrong") == (1, {"lint": "shown", "unit": "to-run"})
 
 
 def test_nothing_is_accepted_without_a_word(copy: Project) -> None:

@@ -11,7 +11,11 @@ from tests.docker.run.conftest import project as project
 
 pytestmark = pytest.mark.docker
 
-WORKFLOW = "default: {{image: debian:trixie-slim}}\nunit: {{script: [{command}]}}\n"
+WORKFLOW = """\
+default: {{image: debian:trixie-slim}}
+unit: {{script: [{command}]}}
+release: {{script: [exit 3], rules: [{{if: $CI_COMMIT_TAG == "v1"}}]}}
+"""
 
 
 def push(project: Project, *words: str, **environ: str) -> subprocess.CompletedProcess[str]:
@@ -47,10 +51,10 @@ def test_only_green_goes(gated: Project) -> None:
     first = push(gated, "main")
     assert first.returncode == 0, first.stderr
     green = refs(gated)
+    gated.git("tag", "v1")
     gated.git("checkout", "-q", "-b", "red")
     gated.write(".gitlab-ci.yml", WORKFLOW.format(command="echo wrong; exit 3"))
     gated.commit()
-    gated.git("tag", "v1")
     for words in (["red"], ["red:main"], ["main:other", "red"], ["v1"], ["--force", "red:main"]):
         done = push(gated, *words)
         assert (done.returncode, refs(gated)) == (1, green), words
