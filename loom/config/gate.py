@@ -18,7 +18,8 @@ UNLIKE = {
     "not-isolated": "it ran on this machine, in no container",
     "other-commit": "it ran with the same files before this commit was made, or in another one",
     "undecided": "rules ask for values that are not known here",
-    "behind": "CI would run another commit for the event",
+    "own-rules": "git attributes or filters of yours, which no clone has, may have changed its files",
+    "behind": "CI would run another commit, or newer files of a server that does not answer",
 }
 
 

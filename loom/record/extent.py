@@ -88,6 +88,8 @@ def _unlike_run(fold: RunFold) -> Iterator[str]:
         yield "undecided"
     if plan.get("behind"):
         yield "behind"
+    if fold.facts.get("snapshot_taken", {}).get("own_rules"):
+        yield "own-rules"
 
 
 def _unlike_job(job: JobState) -> Iterator[str]:

@@ -145,6 +145,7 @@ def _take(
         files=filled.files,
         bytes=filled.bytes,
         borrowed=filled.borrowed,
+        own_rules=any(filters.are_own(one.rules) for one in (manifest, *manifest.submodules)),
         duration_ms=(time.perf_counter() - started) * 1000,
     )
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from loom.snapshot import git
 from loom.snapshot.index import lstat, same_content
-from loom.snapshot.model import Source
+from loom.snapshot.model import Rules, Source
 from loom.snapshot.repository import as_under_git, as_written
 
 _RUNS = (".clean", ".process")
@@ -18,6 +18,8 @@ HIDING = ("ident", "working-tree-encoding")
 """Attributes that make git store other bytes than those on disk."""
 NAMED_IN_ATTRIBUTES = (b"filter", b"ident", b"encoding")
 """Attributes without these words never change a file's bytes."""
+_WRITING = (*NAMED_IN_ATTRIBUTES, b"eol", b"crlf", b"-text")
+"""The user's own attributes without these words leave a workspace's files as a clone has them."""
 
 _POINTER = b"version https://git-lfs.github.com/spec/"
 
@@ -71,6 +73,12 @@ def at_home(config: Iterable[tuple[str, str]]) -> frozenset[str]:
     """
     named = {key: value for key, value in config if key.endswith(_RUNS)}  # the last one wins
     return frozenset(driver_of(key) for key, value in named.items() if driver_of(key) and value and not _is_lfs(value))
+
+
+def are_own(rules: Rules) -> bool:
+    """Return whether attributes or filters that a clone of somebody else lacks may decide on the bytes of files."""
+    own = rules.attributes + rules.own_attributes
+    return any(word in own for word in _WRITING) or bool(rules.raw and at_home(rules.config))
 
 
 def _is_lfs(command: str) -> bool:

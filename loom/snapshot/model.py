@@ -209,6 +209,8 @@ class Snapshot(Manifest, frozen=True, kw_only=True):
     bytes: int
     borrowed: tuple[Path, ...]
     """Object stores of the source that the workspace's git reads."""
+    own_rules: bool
+    """Whether a clone of somebody else may have other bytes, by the user's own attributes or filters."""
     duration_ms: float
 
     def document(self, *, changes: int | None = 100) -> dict[str, Any]:
@@ -234,5 +236,6 @@ class Snapshot(Manifest, frozen=True, kw_only=True):
                 for sub in self.submodules
             ],
             "borrowed_object_stores": [readable(str(path)) for path in self.borrowed],
+            "own_rules": self.own_rules,
             "duration_ms": round(self.duration_ms, 3),
         }

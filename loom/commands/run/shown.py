@@ -171,7 +171,9 @@ class Shown:
         return same and ({*one.unlike} | other) <= self._accepted
 
 
-_BESIDE = frozenset({"behind", "image-by-tag", "job-left-out", "mapped-image", "other-commit", "undecided"})
+_BESIDE = frozenset(
+    {"behind", "image-by-tag", "job-left-out", "mapped-image", "other-commit", "own-rules", "undecided"}
+)
 """What makes a run unlike CI's and does not matter to another run here with the same key."""
 
 

@@ -103,6 +103,27 @@ def test_attributes_outside_of_the_work_tree(work: Repo, snap: Snap, new_repo: N
     assert verified.same, verified.changes
 
 
+@pytest.mark.parametrize(
+    ("file", "attributes", "is_own"),
+    [
+        (".git/info/attributes", "x text eol=crlf", True),
+        (".git/info/attributes", "* text=auto diff", False),
+        ("users", "x eol=crlf", True),
+        ("users", "x diff", False),
+        (".gitattributes", "x filter=lower", True),
+        (".gitattributes", "x eol=crlf ident filter=lfs", False),
+    ],
+)
+def test_files_that_may_be_others_in_a_clone(work: Repo, snap: Snap, file: str, attributes: str, is_own: bool) -> None:
+    work.write(".git/config-of-user", f"[core]\n\tattributesFile = {work.root}/users\n")
+    work.environ["GIT_CONFIG_GLOBAL"] = f"{work.root}/.git/config-of-user"
+    if "lower" in attributes:
+        work.git("config", "filter.lower.clean", "tr A-Z a-z")
+    work.write("x", "A\n")
+    work.write(file, f"{attributes}\n")
+    assert snap(work).document()["own_rules"] is is_own
+
+
 def test_large_files_without_git_lfs(work: Repo, snap: Snap, tmp_path: Path) -> None:
     pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:{}\nsize {}\n"
     known = pointer.format("5891b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286a2e846f6be03", 6)
