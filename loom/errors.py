@@ -52,6 +52,12 @@ class RequestError(LoomError):
     default_code = "REQUEST_INVALID"
 
 
+class NoJobRuns(RequestError):
+    """The server runs nothing for this event."""
+
+    default_code = "NO_JOB_RUNS"
+
+
 class Problem(Struct, frozen=True, kw_only=True):
     """One thing wrong (or doubtful) in a file a user wrote. Lines and columns count from 1."""
 

@@ -17,6 +17,7 @@ from loom.commands.plan.plan_run import Worktree, plan_run
 from loom.commands.project import Project, open_project
 from loom.commands.run.shown import Expected, Shown, may_fail, waits_for
 from loom.config.gate import UNLIKE
+from loom.errors import NoJobRuns
 from loom.plan.candidates import DEPLOYMENTS
 from loom.plan.model import Job, Plan
 from loom.record.proofs import Proofs
@@ -81,7 +82,13 @@ def judge(project: Project, commit: CheckedCommit, *, dry_run: bool = False, as_
     with signals(cancel), laid_out(project, commit, cancel) as root, chdir(root):
         accepted = open_project(root=root).config.gate_accept
         request = commit.request(accepted, trust=project.trusting)
-        worktree, run = plan_run(request, ask=not as_json)
+        try:
+            worktree, run = plan_run(request, ask=not as_json)
+        except NoJobRuns:
+            none = Plan(workflow_path="", stages=(), jobs=())
+            return Judgement(
+                commit=commit, verdicts=[], plan=none, images={}, accepted=frozenset(), whole=True, code=ExitCode.OK
+            )
         found = _Gate(project, worktree, replace(run, repo_root=project.root), commit, cancel)
         verdicts = found.before()
         code = ExitCode.OK
@@ -155,10 +162,10 @@ class _Gate:
     def _before(self, job: Job) -> JobVerdict:
         if (why := _no_say(self._run.plan, job)) is not None:
             return JobVerdict(job_id=job.id, state="not-gating", text=why)
-        if (run_id := self._shown.get(job.id)) is not None:
-            return JobVerdict(job_id=job.id, state="shown", text=f"shown by run {run_id}", run_id=run_id)
         if words := sorted({*self._foreseen(job)} - self._accepted):
             return JobVerdict(job_id=job.id, state="doubtful", text=f"can't count: {_reasons(words)}")
+        if (run_id := self._shown.get(job.id)) is not None:
+            return JobVerdict(job_id=job.id, state="shown", text=f"shown by run {run_id}", run_id=run_id)
         return JobVerdict(job_id=job.id, state="to-run", text="has to run")
 
     def _foreseen(self, job: Job) -> Iterator[str]:
@@ -289,7 +296,8 @@ def _lines(commit: CheckedCommit, verdicts: list[JobVerdict], whole: bool, *, pa
     ran = sum(one.state == "passed" for one in verdicts)
     count = sum(one.state == "shown" for one in verdicts)
     if passed:
-        yield f"yes: CI would pass for {of}: {counted(count, 'job')} shown before, {ran} ran now"
+        shown = f"would pass for {of}: {counted(count, 'job')} shown before, {ran} ran now"
+        yield f"yes: CI {shown if verdicts else f'runs no job for {of}'}"
         return
     yield f"no: it is not shown that CI would pass for {of}"
     if any(one.state == "doubtful" for one in verdicts):

@@ -42,8 +42,14 @@ class GitError(Exception):
 class GitServer:
     """Asks repositories of this machine, and servers, for the repository at `root`."""
 
-    def __init__(self, root: Path, environ: Mapping[str, str], *, anonymous: bool = False) -> None:
-        """`anonymous`: use no credential of the user's for HTTP: a job could read what only the user may."""
+    def __init__(
+        self, root: Path, environ: Mapping[str, str], *, anonymous: bool = False, unanswered: list[str] | None = None
+    ) -> None:
+        """`anonymous`: use no credential of the user's for HTTP: a job could read what only the user may.
+
+        `unanswered` gets what is old, as its server does not answer.
+        """
+        self._unanswered = [] if unanswered is None else unanswered
         self._root = root
         self._environ = environ
         self._anonymous = anonymous
@@ -105,6 +111,7 @@ class GitServer:
             if code == 0 and kept:
                 (store / _last(ref)).touch()
         if kept and (code == 0 or "find remote ref" not in said):  # or there is no connection
+            self._unanswered += [f"{url} ({ref})"] if code else []
             return kept
         reasons = (line for line in said.splitlines() if line.strip() and not line.startswith("warning:"))
         raise GitError(f"git fetch {url} {ref}: {next(reasons, code)}")

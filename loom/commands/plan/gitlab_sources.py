@@ -46,7 +46,7 @@ class Elsewhere:
         self._origin = origin.revealed() if origin else ""
         self._remote = _REMOTE.fullmatch(self._origin)
         self._host = self._remote["host"] if self._remote else None
-        self._git = GitServer(project.root, project.environ)
+        self._git = GitServer(project.root, project.environ, unanswered=project.unanswered)
 
     def project(self, path: str, ref: str | None) -> Tree:
         clone = self.settings.projects.get(path)
@@ -90,6 +90,7 @@ class Elsewhere:
             if not kept.is_file():
                 advice = f"{error.hint}; " if error.hint else ""
                 raise Unreachable(f"{error.message}; {advice}with a connection, loom keeps a copy for later") from error
+            self._checkout.unanswered.append(str(address))
             return kept.read_bytes()
         self._keep(kept, data)
         return data
@@ -184,6 +185,7 @@ class Elsewhere:
             listed = succeeded("ls-remote", asked)
         except GitError as error:
             if kept.is_file():
+                self._checkout.unanswered.append(f"{url} (tags)")
                 return kept.read_bytes()
             raise self._not_fetched(error, path) from error
         self._keep(kept, listed)

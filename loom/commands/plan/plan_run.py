@@ -70,6 +70,9 @@ def plan_run(
     planner = planner_of(project, request, variables, keeping=not request.dry_run)
     plan, notices = planner.made()
     source, behind = _commit_there(plan, source, variables.get("CI_DEFAULT_BRANCH", "main"))
+    if project.unanswered:
+        old = ", ".join(listed(project.unanswered, MOST_NAMED))
+        behind = behind or f"there is no answer, so that the last copy counts, from {old}"
     project = replace(project, source=source)
     if (merged := source.pull_request) is not None:
         variables |= checkout.merge_variables(source, merged)

@@ -52,6 +52,11 @@ class Project(Struct, frozen=True, kw_only=True, dict=True):
         return []
 
     @cached_property
+    def unanswered(self) -> list[str]:
+        """What the workflow has of servers that do not answer now: it is as it was at their last answer."""
+        return []
+
+    @cached_property
     def judged(self) -> dict[str, str]:
         """The real path of each secret's file, as it was when the user's trust was asked for."""
         return {}

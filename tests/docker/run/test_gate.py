@@ -6,7 +6,10 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import docker
 import pytest
@@ -138,6 +141,12 @@ def give_a_variable(project: Project) -> None:
     assert project.loom("run", "--var", "FAIL=", **ACCEPT).code == 0
 
 
+def have_attributes_of_ones_own(project: Project) -> None:
+    change_a_file(project)
+    project.write(".git/info/attributes", "README eol=crlf\n")
+    assert project.loom("run", **ACCEPT).code == 0
+
+
 def leave_a_job_out(project: Project) -> None:
     change_a_file(project)
     assert project.loom("run", "unit", **ACCEPT).code == 0
@@ -158,6 +167,7 @@ def change_a_setting(project: Project) -> None:
         push_another_branch,
         add_what_is_not_committed,
         give_a_variable,
+        have_attributes_of_ones_own,
         leave_a_job_out,
         change_a_setting,
     ],
@@ -197,6 +207,26 @@ def test_jobs_that_decide_nothing(project: Project) -> None:
     project.commit()
     found = states(project)[1]
     assert (found["unit"], found["docs"]) == ("failed", "doubtful")
+
+
+def test_a_push_for_which_ci_runs_no_job(project: Project) -> None:
+    project.write(".github/workflows/ci.yml", "on: pull_request\njobs: {a: {runs-on: x, steps: [{run: 'false'}]}}\n")
+    project.commit()
+    assert states(project) == (0, {})
+
+
+def test_an_included_file_whose_server_does_not_answer(project: Project, tmp_path: Path) -> None:
+    (tmp_path / "ci.yml").write_text("unit: {image: debian:trixie-slim, script: ['true']}\n")
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=str(tmp_path))) as server:
+        Thread(target=server.serve_forever).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        project.git("remote", "add", "origin", f"{url}/group/project.git")
+        project.write(".gitlab-ci.yml", f"include: [{{remote: {url}/ci.yml}}]\n")
+        project.commit()
+        found = states(project), states(project)
+        server.shutdown()
+    assert found == ((0, {"unit": "passed"}), (0, {"unit": "shown"}))
+    assert states(project) == (1, {"unit": "doubtful"})
 
 
 INPUTS = """\

@@ -105,12 +105,23 @@ def test_a_components_version_is_the_newest_release_that_fits(
 def test_a_version_without_its_server_is_what_it_was_the_last_time(tmp_path: Path, shared: Path, server: str) -> None:
     elsewhere = sources(tmp_path, f"{server}/group/own")
     found = elsewhere.component("127.0.0.1", "group/shared", "~latest")
+    assert elsewhere._checkout.unanswered == []
     (shared / ".git/git-daemon-export-ok").unlink()  # the server gives nothing any longer
     again = elsewhere.component("127.0.0.1", "group/shared", "~latest")
     assert (again.version, again.tree.sha) == ("1.10.0", found.tree.sha)
     assert again.tree.read("templates/part.yml").startswith(b"# 1.10.0")
+    assert elsewhere._checkout.unanswered == [f"{server}/group/shared ({what})" for what in ("tags", "1.10.0")]
     with pytest.raises(NotFound, match=r"git ls-remote: .*; name a clone in ~/.config/loom/config.yml"):
         elsewhere.component("127.0.0.1", "group/other", "~latest")
+
+
+def test_a_file_whose_server_does_not_answer_is_the_last_copy(tmp_path: Path) -> None:
+    server = f"http://127.0.0.1:{free_port()}"
+    elsewhere = sources(tmp_path, f"{server}/group/own.git")
+    with pytest.raises(NotFound, match="with a connection, loom keeps a copy for later"):
+        elsewhere.remote(f"{server}/ci.yml")
+    elsewhere._keep(elsewhere._kept("remote", f"{server}/ci.yml"), b"old")
+    assert (elsewhere.remote(f"{server}/ci.yml"), elsewhere._checkout.unanswered) == (b"old", [f"{server}/ci.yml"])
 
 
 def test_a_version_of_two_numbers_may_be_a_tag_itself(tmp_path: Path, shared: Path) -> None:
