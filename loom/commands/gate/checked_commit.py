@@ -66,16 +66,15 @@ class CommitFinder:
     def pushed(self, sha: str, ref: str, before: str | None) -> CheckedCommit:
         """Return a commit for its push to `ref`; `before`: the commit that the server has there, None where that is unknown."""
         of_tag = ref.startswith("refs/tags/")
-        known = (
-            before is not None and before != sha and self.ask("merge-base", "--is-ancestor", before, sha) is not None
-        )
+        if before is None or before == sha or self.ask("merge-base", "--is-ancestor", before, sha) is None:
+            before = NO_COMMIT
         return CheckedCommit(
             sha=sha,
             tree=self.tree(sha),
             branch="" if of_tag else ref.removeprefix("refs/heads/"),
             tag=ref.removeprefix("refs/tags/") if of_tag else "",
             event="tag" if of_tag else "push",
-            base=before if known and before is not None else NO_COMMIT,
+            base=before,
         )
 
     def named(self, ref: str) -> CheckedCommit:

@@ -120,7 +120,7 @@ class Shown:
         """Return the run that has shown the job to pass; None if none has, or the last one that ran it has not."""
         for proof in reversed(self._proofs.values()):
             one = _job_proof(proof, job.id)
-            if one is None or one.run_id or not one.key or one.key != self._expected.key(job):
+            if one is None or one.key != self._expected.key(job):
                 continue
             if self._holds(job, proof):
                 return proof.run_id

@@ -1,0 +1,110 @@
+"""Which commit and event each ref of a push is, and which earlier run counts for a job; jobs run on this machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from loom.commands.gate.checked_commit import CommitFinder
+from loom.commands.gate.hook import _pushed
+from loom.commands.plan.contexts import NO_COMMIT
+from loom.commands.project import open_project
+from loom.errors import RequestError
+from tests.support.loom_process import run_loom
+
+NONE = "0" * 40
+
+
+class Checkout:
+    def __init__(self, folder: Path) -> None:
+        self.root, self.home = folder / "root", folder / "home"
+        self.root.mkdir()
+        self.home.mkdir()
+        self.git("init", "-q", "-b", "main")
+
+    @property
+    def environ(self) -> dict[str, str]:
+        who = {f"GIT_{role}_{part}": "a" for role in ("AUTHOR", "COMMITTER") for part in ("NAME", "EMAIL")}
+        accept = "not-isolated,other-commit"
+        home = {"HOME": str(self.home), "TMPDIR": str(self.home), "PATH": os.environ["PATH"]}
+        return {**home, **who, "LOOM_CONTAINER": "0", "LOOM_GATE_ACCEPT": accept}
+
+    def git(self, *words: str) -> str:
+        done = subprocess.run(
+            ("git", *words), cwd=self.root, env=self.environ, check=True, stdout=subprocess.PIPE, text=True
+        )
+        return done.stdout.strip()
+
+    def commit(self, text: str) -> str:
+        (self.root / "file").write_text(text)
+        self.git("add", "-A")
+        self.git("commit", "-q", "--allow-empty", "-m", text)
+        return self.git("rev-parse", "HEAD")
+
+    def loom(self, *words: str) -> subprocess.CompletedProcess[str]:
+        return run_loom(words, cwd=self.root, environ=self.environ)
+
+    def gate(self, *words: str) -> dict[str, str]:
+        """Return what counted for each job."""
+        done = self.loom("gate", "--json", *words)
+        assert done.stdout, done.stderr
+        return {one["job_id"]: one["text"].partition(";")[0] for one in json.loads(done.stdout)["jobs"]}
+
+    def runs(self) -> list[str]:
+        """Return the runs, the oldest first."""
+        return sorted(path.name for path in (self.home / ".local/state/loom/runs").iterdir())
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Checkout:
+    return Checkout(tmp_path)
+
+
+def test_each_ref_of_a_push_is_an_event_of_its_own(checkout: Checkout) -> None:
+    one, two = checkout.commit("one"), checkout.commit("two")
+    checkout.git("tag", "-a", "-m", "v", "v1", one)
+    annotated = checkout.git("rev-parse", "v1")
+    finder = CommitFinder(open_project(root=checkout.root))
+
+    def pushed(*lines: str) -> list[tuple[str, ...]]:
+        found = _pushed(finder, [f"local {line}" for line in lines])
+        return [(each.sha, each.event, each.branch, each.tag, each.base) for each in found]
+
+    to_main = (two, "push", "main", "", one)
+    assert pushed(f"{two} refs/heads/main {one}") == [to_main]
+    assert pushed(f"{two} refs/heads/a/b {NONE}") == [(two, "push", "a/b", "", NO_COMMIT)]
+    assert pushed(f"{one} refs/heads/main {two}") == [(one, "push", "main", "", NO_COMMIT)], "forced"
+    assert pushed(f"{two} refs/heads/main {two}") == [(two, "push", "main", "", NO_COMMIT)]
+    assert pushed(f"{annotated} refs/tags/v1 {NONE}") == [(one, "tag", "", "v1", NO_COMMIT)]
+    nothing = (f"{NONE} refs/heads/main {one}", f"{two} refs/notes/loom {NONE}", "")
+    assert pushed(f"{two} refs/heads/main {one}", *nothing[:2], f"{two} refs/heads/main {one}") == [to_main]
+    with pytest.raises(RequestError, match="no line of a pre-push hook"):
+        pushed("something else")
+
+
+@pytest.mark.slow
+def test_the_last_run_of_the_same_job_decides(checkout: Checkout, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.write_text("good")
+    (checkout.root / ".gitlab-ci.yml").write_text(f"unit: {{script: [grep good file, 'grep good {outside}']}}\n")
+    checkout.commit("good")
+    assert checkout.gate()["unit"].startswith("passed in run ")
+    (first,) = checkout.runs()
+    checkout.commit("wrong")
+    assert checkout.gate()["unit"].startswith("failure")
+    checkout.commit("good")
+    assert checkout.gate("--dry-run")["unit"] == f"shown by run {first}", "a failure of other files says nothing"
+    assert checkout.loom("run", "--reuse").returncode == 0
+    assert checkout.gate("--dry-run")["unit"] == f"shown by run {first}", (
+        "a result that was taken over is not another one"
+    )
+    outside.write_text("bad")
+    assert checkout.loom("run").returncode == 1
+    assert checkout.gate("--dry-run")["unit"] == "has to run"
+    outside.write_text("good")
+    assert checkout.loom("run").returncode == 0
+    assert checkout.gate("--dry-run")["unit"] == f"shown by run {checkout.runs()[-1]}"
