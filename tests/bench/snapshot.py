@@ -130,14 +130,17 @@ def main() -> None:
         )
         for source in (path.resolve() for path in arguments.repositories):
             files = subprocess.run(["git", "-C", str(source), "ls-files", "-z"], check=True, capture_output=True).stdout
-            print(f"\n{source.name}: {files.count(0):,} files\n\n| method | wall | ratio | CPU | ratio |")
+            tracked = os.fsdecode(files).split("\0")[:-1]
+            print(f"\n{source.name}: {len(tracked):,} files\n\n| method | wall | ratio | CPU | ratio |")
             print("| --- | ---: | ---: | ---: | ---: |")
             measure(source, work, arguments.runs, methods)
             # One uncommitted edit, in a copy: the repository itself is not to be touched.
             edited = work / "edited"
             shutil.copytree(source, edited, symlinks=True)
             run("git", "status", cwd=edited)
-            changed = next(path for path in edited.iterdir() if path.is_file() and not path.is_symlink())
+            changed = next(
+                edited / path for path in tracked if (edited / path).is_file() and not (edited / path).is_symlink()
+            )
             changed.write_bytes(changed.read_bytes() + b"\n")
             print("\nwith one changed file\n")
             measure(edited, work, arguments.runs, {name: methods[name] for name in ("cp -r", "loom", "loom, renewed")})

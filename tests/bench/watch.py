@@ -34,7 +34,9 @@ def repository(base: Path, files: int) -> Path:
         file = root / f"d{number // 40}" / f"{number}.txt"
         file.parent.mkdir(exist_ok=True)
         file.write_text(f"{number}\n" * 60)
-    git = ["git", "-c", "user.name=b", "-c", "user.email=b@example.org"]
+    # Without git's own clean-up in the background, which the explicit one would meet in a large tree.
+    by = ("user.name=b", "user.email=b@example.org", "gc.auto=0", "maintenance.auto=false")
+    git = ["git", *(word for setting in by for word in ("-c", setting))]
     for arguments in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "bench"], ["gc", "-q"]):
         subprocess.run([*git, *arguments], cwd=root, check=True)
     return root
