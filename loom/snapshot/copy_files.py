@@ -96,6 +96,11 @@ def size_in(facts: Facts) -> int:
     return int(_FACTS.unpack_from(facts)[3])
 
 
+def sizes_in(facts: Iterable[Facts]) -> int:
+    """Return the bytes of files, each given by its facts on both sides."""
+    return sum(int(one[3]) for one in _FACTS.iter_unpack(b"".join(facts))) // 2
+
+
 def are_in_index(facts: Facts, entry: tuple[int, ...]) -> bool:
     """Return whether the source's file has the facts of an entry of git's index."""
     _, _, inode, size, time_ns, changed_ns = _FACTS.unpack_from(facts)

@@ -124,42 +124,42 @@ def strip(workspace: Path, known: KnownFiles, *, of_git: bool) -> dict[str, byte
     noted = known.objects if of_git else known.files
     standing = dict.fromkeys(noted, b"")
     folders = {*directories(noted), ".git"}
-    modes = {0o777 & ~known.umask, 0o777 & ~copy_files.umask_here()}
+    made = {(os.geteuid(), os.getegid(), 0o777 & ~umask) for umask in (known.umask, copy_files.umask_here())}
     waiting = [""]
     while waiting:
         directory = waiting.pop()
-        if _attributes(workspace / directory):
-            return None
-        with os.scandir(workspace / directory) as scanned:
-            entries = [entry for entry in scanned if directory or (entry.name == ".git") is of_git]
-        for entry in entries:
-            path = f"{directory}/{entry.name}" if directory else entry.name
-            if entry.is_dir(follow_symlinks=False):
-                if path in folders and _is_plain(entry, modes):
-                    waiting.append(path)
-                elif delete(Path(entry.path)):
-                    return None
-                continue
-            facts = noted.get(path, b"")
-            if copy_files.facts_of(entry.stat(follow_symlinks=False)) == facts[copy_files.FACTS_SIZE :]:
-                standing[path] = facts
-            else:
-                Path(entry.path).unlink()
+        prefix = f"{directory}/" if directory else ""
+        # By its descriptor: the kernel then looks up one name for each file, and not the whole path.
+        descriptor = os.open(workspace / directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        try:
+            if _has_attributes(descriptor):
+                return None
+            with os.scandir(descriptor) as scanned:
+                entries = [entry for entry in scanned if directory or (entry.name == ".git") is of_git]
+            for entry in entries:
+                path, status = prefix + entry.name, entry.stat(follow_symlinks=False)
+                if stat.S_ISDIR(status.st_mode):
+                    if path in folders and (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) in made:
+                        waiting.append(path)
+                    elif delete(workspace / path):
+                        return None
+                    continue
+                facts = noted.get(path, b"")
+                if copy_files.facts_of(status) == facts[copy_files.FACTS_SIZE :]:
+                    standing[path] = facts
+                else:
+                    os.unlink(entry.name, dir_fd=descriptor)
+        finally:
+            os.close(descriptor)
     return standing
 
 
-def _attributes(directory: Path) -> bool:
+def _has_attributes(directory: int) -> bool:
     """Return whether it has attributes, such as an access list for all files that are made there."""
     try:
         return any(not name.startswith("security.") for name in os.listxattr(directory))
     except OSError:
         return False  # its file system has none
-
-
-def _is_plain(directory: os.DirEntry[str], modes: set[int]) -> bool:
-    status = directory.stat(follow_symlinks=False)
-    own = (status.st_uid, status.st_gid) == (os.geteuid(), os.getegid())
-    return own and stat.S_IMODE(status.st_mode) in modes
 
 
 class Renewer(copy_files.Copier):
@@ -212,18 +212,17 @@ class Renewer(copy_files.Copier):
 
         Not the files of that very second, of which git reads the content: it may be the same under another time.
         """
-        both = ((path, self.files.get(path), entry) for path, entry in zip(paths, entries, strict=True))
         return {
             path
-            for path, noted, entry in both
-            if noted and entry[2] < written_s and copy_files.are_in_index(noted, entry)
+            for path, entry in zip(paths, entries, strict=True)
+            if entry[2] < written_s and (noted := self.files.get(path)) and copy_files.are_in_index(noted, entry)
         }
 
     def keep(self, paths: Iterable[str]) -> None:
         """Count these files as copied."""
         self.kept.copied = [(path, self.files.pop(path)) for path in paths]
         self.kept.files = len(self.kept.copied)
-        self.kept.bytes = sum(copy_files.size_in(facts) for _, facts in self.kept.copied)
+        self.kept.bytes = copy_files.sizes_in(facts for _, facts in self.kept.copied)
 
     def _one(self, source: int, target: int, prefix: str, name: str, become: int, recent: bool) -> None:
         path = prefix + name
