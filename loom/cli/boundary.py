@@ -36,6 +36,11 @@ def run_app(arguments: list[str]) -> int:
 
 def _run(arguments: list[str]) -> int:
     began_ns = time.time_ns()
+    if any(name.startswith("LOOM_") for name in os.environ) and "_LOOM_COMPLETE" not in os.environ:
+        from loom.config import misspelt  # `loom --version` needs no setting
+
+        for line in misspelt(os.environ):
+            _print(f"loom: {line}")
     try:
         code = _ended_with(arguments)
         terminal.written()

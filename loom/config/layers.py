@@ -24,7 +24,7 @@ from loom.config.values import ValueContext
 from loom.errors import Problem, RequestError, WorkflowError
 from loom.util.file_systems import in_memory
 from loom.util.private import check_own
-from loom.util.units import meant
+from loom.util.units import meant, nearest
 
 if TYPE_CHECKING:
     from loom.util import yaml_file
@@ -190,10 +190,29 @@ def _read(
     problems += sorted(file.problems, key=lambda problem: (problem.line, problem.column))
 
 
+def misspelt(environ: Mapping[str, str]) -> Iterator[str]:
+    """Yield a line for each LOOM_ variable that is ignored, and was surely meant for a setting.
+
+    Other programs, and the jobs of loom, use the prefix too: only a name that is nearly the same counts.
+    """
+    for variable in environ:
+        name = variable.removeprefix("LOOM_").lower()
+        if name == variable.lower() or name in _NO_SETTINGS or name.startswith("test_"):
+            continue
+        if name in MAPPINGS:
+            yield f"{variable} is ignored: `{name}` is set in ~/.config/loom/config.yml"
+        elif name not in KEYS and (close := nearest(name, (*KEYS, *_NO_SETTINGS), likeness=0.8)):
+            yield f"{variable} is ignored: did you mean LOOM_{close.upper()}?"
+
+
+_NO_SETTINGS = ("trust", "gate", "bundle", "buildkit")
+"""The other variables that loom reads."""
+
+
 def _given(
     environ: Mapping[str, str], flags: Mapping[str, object], home: Path | None
 ) -> Iterator[tuple[str, Any, ValueOrigin]]:
-    """Apply settings from variables, then flags. Unknown LOOM_ variables are ignored: other programs use the prefix too."""
+    """Apply settings from variables, then flags. Unknown LOOM_ variables are ignored: see `misspelt`."""
     variables = {name: f"LOOM_{name.upper()}" for name in KEYS if name not in MAPPINGS}
     given: list[tuple[str, object, ValueOrigin]] = [
         (name, environ[variable], ValueOrigin(layer="environment", source=variable))

@@ -155,11 +155,11 @@ def rough_age(seconds: float) -> str:
     return f"{counted(int(seconds // 86400), 'day')} ago" if seconds >= 60 else "just now"
 
 
-def nearest(name: str, known: Iterable[str]) -> str | None:
-    """Return the most similar known name, if any."""
+def nearest(name: str, known: Iterable[str], *, likeness: float = 0.6) -> str | None:
+    """Return the most similar known name, if any has this share of letters in common."""
     names = [name, *known]
     bare, *others = (one.lower().lstrip("-").replace("-", "_") for one in names)
-    close = difflib.get_close_matches(bare, others, n=1, cutoff=0.6)
+    close = difflib.get_close_matches(bare, others, n=1, cutoff=likeness)
     return names[others.index(close[0]) + 1] if close else None
 
 

@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 
 from loom import config
+from loom.cli.boundary import run_app
 from loom.errors import RequestError, WorkflowError
+from loom.workflow.predefined import KNOWN_AT_START, KNOWN_TO_PLANS
 
 
 def load(
@@ -78,6 +80,25 @@ def test_values_are_read_in_their_units(tmp_path: Path) -> None:
 def test_variables_that_are_no_settings_are_ignored(tmp_path: Path) -> None:
     environ = {"LOOM_JOB_NAME": "x", "LOOM_SOMETHING_ELSE": "x", "LOOM_MOUNTMODE": "overlay", "LOOM_KEEPASS": "x"}
     assert load(tmp_path, environ=environ) == load(tmp_path)
+
+
+def test_a_variable_that_is_nearly_a_setting_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = {
+        "LOOM_PUL": "did you mean LOOM_PULL?",
+        "LOOM_TRUTS": "did you mean LOOM_TRUST?",
+        "LOOM_IMAGES": "`images` is set in ~/.config/loom/config.yml",
+    }
+    others = (*KNOWN_TO_PLANS, *KNOWN_AT_START, "LOOM_GATE", "LOOM_ENV", "LOOM_STEP", "LOOM_TEST_ACCEPT", "LOOM_WORK")
+    for name in (*told, *others, *(f"LOOM_{key.upper()}" for key in config.KEYS if key not in config.MAPPINGS), "PUL"):
+        monkeypatch.setenv(name, "x")
+    assert run_app(["version"]) == 0
+    assert capsys.readouterr().err.splitlines() == [f"loom: {name} is ignored: {text}" for name, text in told.items()]
+    for name, value in (("_LOOM_COMPLETE", "complete_bash"), ("COMP_WORDS", "loom ver"), ("COMP_CWORD", "1")):
+        monkeypatch.setenv(name, value)
+    run_app([])  # nothing stands beside what TAB offers
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize("name", [name for name in config.KEYS if name.endswith("_timeout")])
