@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -30,6 +31,7 @@ def screen_parts(
         stream=stream,
         unicode=encoding.startswith("utf"),
         paint=paint if coloured else None,
+        columns=shutil.get_terminal_size().columns if on_terminal else None,
     )
 
     def write(*lines: str) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from itertools import groupby
+from itertools import chain, groupby
+from textwrap import TextWrapper
 from typing import Literal
 
 from loom.record.documents import Document
@@ -41,13 +42,33 @@ class JobsDocument(Document, frozen=True, kw_only=True):
 _STATE = {True: " (here)", False: " (to pull)", None: ""}
 
 
-def job_lines(document: JobsDocument) -> list[str]:
-    """Return one line for each job, and those that a run leaves out by the reason."""
+_NARROW = 60
+"""Columns in which the cells of a job do not fit beside each other."""
+
+
+def job_lines(document: JobsDocument, columns: int | None) -> list[str]:
+    """Return one line for each job, and those that a run leaves out by the reason.
+
+    `columns`: those of the terminal, which no line is wider than; a narrow one has several lines a job.
+    """
     rows = [("stage", "job", "image", "needs", "when")]
     for job in document.jobs:
         image = (job.image or "none: on this machine") + _STATE[job.image_here]
         needs = "" if job.needs is None else ", ".join(job.needs) or "nothing"
         rows.append((job.stage, job.id, image, needs, job.runs))
-    listed = table(rows) if document.jobs else [f"no job of {document.workflow_path} would run"]
     left_out = groupby(document.left_out, lambda item: item.reason)
-    return [*listed, *(f"left out: {', '.join(item.id for item in items)}: {why}" for why, items in left_out)]
+    below = [f"left out: {', '.join(item.id for item in items)}: {why}" for why, items in left_out]
+    if not document.jobs:
+        listed = [f"no job of {document.workflow_path} would run"]
+    elif columns is None or columns >= _NARROW:
+        listed = table(rows, columns, spare=(3, 2, 4, 0, 1))
+    else:
+        listed = []
+        below = [
+            f"{job}: " + "; ".join(filter(None, (f"stage {stage}", image, needs and f"needs {needs}", when)))
+            for stage, job, image, needs, when in rows[1:]
+        ] + below
+    if columns is None:
+        return [*listed, *below]
+    wrapper = TextWrapper(columns, subsequent_indent="  ", break_on_hyphens=False)
+    return [*listed, *chain.from_iterable(map(wrapper.wrap, below))]

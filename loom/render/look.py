@@ -40,6 +40,8 @@ class Look(Struct, frozen=True, kw_only=True):
     calm: bool = False
     """One line for each job, when it has ended: for one run after the other on one screen."""
     paint: Paint | None = None
+    columns: int | None = None
+    """Those of the terminal; None: lines have any length."""
 
     def styled(self, text: str, style: str) -> str:
         return text if self.paint is None else self.paint(text, style)

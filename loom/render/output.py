@@ -39,7 +39,25 @@ def print_either(
         sys.stdout.writelines(f"{line}\n" for line in lines)
 
 
-def table(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Format rows with the same number of cells as aligned columns, two spaces apart."""
+def table(rows: Sequence[Sequence[str]], columns: int | None = None, spare: Sequence[int] = ()) -> list[str]:
+    """Format rows with the same number of cells as aligned columns, two spaces apart.
+
+    `columns`: the room for a row. For it the cells of the columns `spare`, one after the other, lose their middle.
+    """
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    over = 0 if columns is None else sum(widths) + 2 * (len(widths) - 1) - columns
+    for at in spare:
+        cut = max(0, min(over, widths[at] - _LEGIBLE))
+        widths[at], over = widths[at] - cut, over - cut
+    return [
+        "  ".join(_without_middle(cell, width).ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
+
+
+_LEGIBLE = 10
+"""The columns in which a cut cell still says something."""
+
+
+def _without_middle(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most // 2]}…{text[len(text) - (most - 1) // 2 :]}"

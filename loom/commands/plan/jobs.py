@@ -59,8 +59,8 @@ def jobs(*, as_json: bool, **given: Any) -> int:
     if as_json:
         print_json(document)
     else:
-        _, write = screen_parts(project.config.color)
-        write(*job_lines(document))
+        look, write = screen_parts(project.config.color)
+        write(*job_lines(document, look.columns))
     return ExitCode.OK
 
 
