@@ -11,12 +11,14 @@ from loom.util.units import nearest
 OPTIONS: Mapping[str, str] = {
     # of act
     "-P --platform": "the image of a runner's label is `loom run --image ubuntu-latest=IMAGE`",
-    "-l --list --list-all --list-csv --list-json": "the jobs are listed by `loom jobs` (--json for programs)",
+    "-l --list --list-all --list-csv --list-csv-all --list-json": "the jobs are listed by `loom jobs` (--json for programs)",
     "-j --job": "-j is the number of jobs at once; a job is an argument: `loom run JOB`",
     "-s --secret": "secrets come from a file, `loom run --secret-file FILE`, so that no list of processes shows them",
     "--env --variable --define": "a variable is `loom run --var NAME=value`",
-    "--env-file --var-file --variables-file --variable-file --file-variables-file": "each variable is one `--var NAME=value`; "
-    "those of every run are `variables` of the workflow; secrets are in a file, `--secret-file FILE`",
+    "--env-file --var-file --variables-file --variable-file --file-variables-file --remote-variables": "each variable is one "
+    "`--var NAME=value`; "
+    "those of every run are `variables` of the workflow, or of GitLab's project in a file: the setting "
+    "`gitlab: {variables: FILE}`; secrets are in a file, `--secret-file FILE`",
     "-W --workflows": "the file, or the folder of several, is `loom run --workflow PATH` (-f)",
     "--eventpath --event-path -e": "the event's payload is `loom run --event-file PATH`",
     "--dryrun --dry": "the plan without a run is `loom run --dry-run` (-n)",
@@ -30,11 +32,46 @@ OPTIONS: Mapping[str, str] = {
     "--validate --lint --validate-dependency-chain": "mistakes are found by `loom check`",
     "--action-offline-mode --offline": "without a registry: `loom run --pull never`",
     "--container-daemon-socket --container-executable --docker-host": "the engine is DOCKER_HOST, or the setting `engine`",
-    "--container-options --privileged --network --volume --extra-host --cpus --ulimit --device": "the workflow says "
-    "what a container gets, and `loom trust` allows it",
+    "--container-options --container-cap-add --container-cap-drop --privileged --network --volume --extra-host --cpus --ulimit "
+    "--device --gpus --shm-size --userns --container-mac-address": "the workflow says what a container gets, and `loom trust` "
+    "allows it",
     "--bug-report --info": "`loom doctor` looks at what loom needs on this machine",
-    "--artifact-server-path --no-artifacts-to-source --artifacts-to-source": "artifacts stay in the run: `loom artifacts`",
+    "--artifact-server-path --artifact-server-addr --artifact-server-port": "artifacts stay in the run: `loom artifacts`",
+    "--no-artifacts-to-source --artifacts-to-source": "nothing is written to the checkout; the files are in `loom artifacts`",
+    "--cache-server-path --cache-server-addr --cache-server-port --cache-server-external-url --mount-cache": "caches stay in "
+    "the setting `cache_dir` (LOOM_CACHE_DIR), and `loom cache ls` lists them",
+    "--no-cache-server": "without caches: `loom run --no-cache`",
+    "--action-cache-path --use-new-action-cache": "fetched actions stay in the setting `cache_dir` (LOOM_CACHE_DIR)",
+    "-a --actor": "the user is that of git's `user.email`",
+    "--defaultbranch": "the default branch is that of origin: `git remote set-head origin BRANCH`",
+    "--remote-name": "the remote is `origin`: `git remote rename OTHER origin`",
+    "--detect-event": "the event is a push, or named: `loom run --event EVENT`",
+    "--github-instance --local-repository --replace-ghe-action-with-github-com --replace-ghe-action-token-with-github-com": "the "
+    "server of the actions is the setting `github: {server: URL}`; one of the checkout is `uses: ./PATH`",
+    "--input-file --inputs-file": "each input is one `loom run --input NAME=value`",
+    "--insecure-secrets": "loom has none: it masks the values of secrets in all that is printed",
+    "--list-options --man-page": "`loom COMMAND --help` lists the options of a command",
+    "--log-prefix-job-id --max-job-name-padding": "`loom run --stream` puts the job's name before each line",
+    "--no-recurse": "one file alone is `loom run --workflow FILE` (-f)",
+    "--no-skip-checkout --use-gitignore --ignores-file": "jobs get what CI would check out, with your changes to it, and no "
+    "ignored file",
+    "--rebuild": "loom builds an image again when what it is built from has changed",
     # of gitlab-ci-local
+    "--ca-file": "certificates are part of the job's image: loom's images take EXTRA_CA",
+    "--container-emulate": "the limits of a machine are settings: LOOM_CPUS=2 LOOM_MEMORY=8g loom run",
+    "--evaluate-rule-changes": "what `changes` compares with is `loom run --changes-base REF`; a named job needs no rule",
+    "--fetch-includes": "loom has none: what is included is fetched for each run, unless a full commit names it",
+    "--helper-image --wait-image --wait-for-services-timeout": "loom has none: it needs no image beside a job's, and a "
+    "service of GitLab's file has 30 s to be ready",
+    "--home": "your own settings are ~/.config/loom/config.yml: `loom config show` prints them",
+    "--ignore-predefined-vars --ignore-schema-paths --json-schema-validation": "loom has none: `loom check` says what is wrong, "
+    "and a run refuses what GitLab refuses",
+    "--maximum-includes": "loom has none: 150 files may be included, as at GitLab",
+    "--registry": "loom has none: a registry is a service of the job",
+    "--state-dir": "what loom keeps is in the setting `state_dir`: LOOM_STATE_DIR=DIR loom run",
+    "--timestamps": "the time of each line: `loom logs --timestamps`",
+    "--umask": "the variable FF_DISABLE_UMASK_FOR_DOCKER_EXECUTOR of the file decides, as for GitLab's runner",
+    "--unset-variable": "loom has none: `loom run --var NAME=` makes a variable empty",
     "--file": "the workflow's file is `loom run --workflow PATH` (-f)",
     "--only-needs": "a job with those that it needs is `loom run --needs JOB`",
     "--preview": "the plan, with all that is included, is `loom compile`",

@@ -1,6 +1,7 @@
 """The help at narrow and wide terminals, and what loom says to words of other programs."""
 
 import re
+from pathlib import Path
 
 import pytest
 import typer.main
@@ -9,6 +10,7 @@ from loom.cli.app import app_for
 from loom.cli.boundary import run_app
 from loom.cli.familiar import COMMANDS, OPTIONS
 
+GUIDES = Path(__file__).parents[3] / "docs/guides"
 ROOT = typer.main.get_group(app_for([]))
 
 
@@ -79,3 +81,14 @@ def test_the_help_fits_the_terminal_and_has_every_word(
             name for name in there if name != "names" and not re.search(rf"^  .*{name}\b", "\n".join(lines), re.M)
         ] == []
         assert "..." not in "".join(lines).replace("[ARGS]...", "").replace("JOB...", "")
+
+
+@pytest.mark.parametrize("program", ["act", "gitlab-ci-local"])
+def test_each_option_of_the_guides_is_answered(program: str) -> None:
+    rows = re.findall(r"^\| (.*?) \|", (GUIDES / f"from-{program}.md").read_text(), re.MULTILINE)
+    options = {option for row in rows for option in re.findall(r"(?<![\w-])--?[a-z][a-z-]*", row, re.IGNORECASE)}
+    assert len(options) > 30
+    own = {name for param in ROOT.commands["run"].params for name in (*param.opts, *param.secondary_opts)}
+    known = own | {name for names in OPTIONS for name in names.split()}
+    unknown = options - known
+    assert [one for one in unknown if not (one.endswith("-") and any(name.startswith(one) for name in known))] == []
