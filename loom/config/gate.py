@@ -14,7 +14,7 @@ UNLIKE = {
     "cache": "a cache was restored",
     "retried": "it, or one of its tests, did not pass at the first attempt",
     "image-by-tag": "an image has no digest of a registry",
-    "mapped-image": "the workflow names no image: the configuration does",
+    "mapped-image": "the configuration names the image, not the workflow",
     "not-isolated": "it ran on this machine, in no container",
     "other-commit": "it ran with the same files before this commit was made, or in another one",
     "undecided": "rules ask for values that are not known here",

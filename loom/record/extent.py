@@ -71,7 +71,7 @@ def unlike_of(fold: RunFold) -> dict[str, tuple[str, ...]]:
     """Return, for each job that ran, what made its run unlike CI's, in the words of `config.gate.UNLIKE`."""
     of_run = tuple(_unlike_run(fold))
     ran = (job for job in fold.jobs.values() if job.end is not None)
-    return {job.id: found for job in ran if (found := (*of_run, *_unlike_job(job)))}
+    return {job.id: found for job in ran if (found := tuple(dict.fromkeys((*of_run, *_unlike_job(job)))))}
 
 
 def _unlike_run(fold: RunFold) -> Iterator[str]:
@@ -90,6 +90,8 @@ def _unlike_run(fold: RunFold) -> Iterator[str]:
         yield "behind"
     if fold.facts.get("snapshot_taken", {}).get("own_rules"):
         yield "own-rules"
+    if plan.get("replaced_images"):
+        yield "mapped-image"
 
 
 def _unlike_job(job: JobState) -> Iterator[str]:

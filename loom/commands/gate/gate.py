@@ -174,6 +174,8 @@ class _Gate:
             yield "not-isolated"
         elif job.sources.get("image", "").startswith("`") and job.trigger is None:
             yield "mapped-image"
+        if self._run.plan.replaced:
+            yield "mapped-image"
         if any(not image.digest for image in self._expected.images(job) or ()):
             yield "image-by-tag"
         if self._run.plan.undecided:

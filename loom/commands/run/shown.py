@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
-from functools import cached_property
+from functools import cache, cached_property
+from itertools import takewhile
 
 from msgspec.structs import replace
 
@@ -13,8 +14,10 @@ from loom.commands.plan.plan_run import Worktree
 from loom.commands.plan.wiring import job_tools
 from loom.errors import ImageError, LoomError
 from loom.plan.model import Image, Job, Plan, Resolved
+from loom.record.fold import JobState
 from loom.record.past_run import PastRun
 from loom.record.proofs import JobProof, Proofs, RunProof, commit_of, has_key, job_key, record_digest
+from loom.record.reader import Reading
 from loom.record.run import Run
 from loom.record.store import Store
 from loom.runner import JobTools
@@ -123,10 +126,31 @@ class Shown:
             if one is None or one.key != self._expected.key(job):
                 continue
             if self._holds(job, proof):
-                return proof.run_id
+                return None if self._began_and_did_not_pass(job.id, since=proof.run_id) else proof.run_id
             if one.status in (Status.FAILURE, Status.TIMED_OUT) and not one.allowed:
                 return None
         return None
+
+    def _began_and_did_not_pass(self, job_id: str, *, since: str) -> bool:
+        """Return whether it did so in a later run of these files that has no proof: it was killed, or the disk was full."""
+        runs = takewhile(lambda run_id: int(run_id) > int(since), self._run_ids)
+        jobs = (self._unproved(run_id).get(job_id) for run_id in runs if run_id not in self._proofs)
+        return any(job is not None and job.started_at and job.status is not Status.SUCCESS for job in jobs)
+
+    @cached_property
+    def _run_ids(self) -> list[str]:
+        return self._store.run_ids()
+
+    @cache  # noqa: B019  # one of these lives as long as a command
+    def _unproved(self, run_id: str) -> Mapping[str, JobState]:
+        """Return the jobs of a run that has ended on these files, whether or not it told."""
+        with suppress(LoomError, OSError):
+            entry = self._store.entry(run_id)
+            if entry.child_of is None and not entry.goes_on:
+                fold = Reading(entry).fold
+                if fold.facts.get("snapshot_taken", {}).get("tree_sha") == self._expected.tree:
+                    return fold.jobs
+        return {}
 
     def record(self, run_id: str) -> PastRun | None:
         """Return the record of a run; None if it is gone, or not what it was at the run's end."""

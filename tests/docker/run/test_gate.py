@@ -16,6 +16,7 @@ import pytest
 
 from tests.docker.run.conftest import Project, output_of
 from tests.docker.run.conftest import project as project
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.docker
 
@@ -152,6 +153,11 @@ def leave_a_job_out(project: Project) -> None:
     assert project.loom("run", "unit", **ACCEPT).code == 0
 
 
+def run_another_image(project: Project) -> None:
+    change_a_file(project)
+    assert project.loom("run", "--image", f"{TAG}=loom/base:latest", **ACCEPT).code == 0
+
+
 def change_a_setting(project: Project) -> None:
     project.write("../home/.config/loom/config.yml", "cpus: 1\n")
 
@@ -169,6 +175,7 @@ def change_a_setting(project: Project) -> None:
         give_a_variable,
         have_attributes_of_ones_own,
         leave_a_job_out,
+        run_another_image,
         change_a_setting,
     ],
     ids=lambda change: change.__name__,
@@ -207,6 +214,19 @@ def test_jobs_that_decide_nothing(project: Project) -> None:
     project.commit()
     found = states(project)[1]
     assert (found["unit"], found["docs"]) == ("failed", "doubtful")
+
+
+def test_a_killed_run_ends_the_trust_in_those_before(project: Project) -> None:
+    job = {"image": "debian:trixie-slim", "script": ["echo begun", "sleep 3"]}
+    project.write(".gitlab-ci.yml", json.dumps({"unit": job, "quick": {**job, "script": ["true"]}}))
+    project.commit()
+    assert states(project) == (0, {"unit": "passed", "quick": "passed"})
+    process = project.start("run", "unit")
+    until(lambda: len(project.record_files("logs/*/jobs/unit/user/script/02")) == 2, while_runs=process)
+    process.kill()
+    process.communicate()
+    assert states(project, "--dry-run") == (1, {"unit": "to-run", "quick": "shown"})
+    assert states(project) == (0, {"unit": "passed", "quick": "shown"})
 
 
 def test_a_push_for_which_ci_runs_no_job(project: Project) -> None:
