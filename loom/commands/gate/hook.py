@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import shutil
 import stat
@@ -21,6 +22,8 @@ from loom.util import atomic
 _BEGIN, _END = "# >>> loom gate", "# <<< loom gate"
 _NEW = "#!/bin/sh\n"
 _SHELLS = ("sh", "bash", "dash", "ash", "ksh", "zsh")
+_OPTIONS = re.compile(r" -[eux]+$")
+"""Of a shell that still runs what is in the script."""
 _LEFTHOOK = "pre-push:\n  commands:\n    loom:\n      run: loom gate pre-push\n      use_stdin: true"
 _WAY_ROUND = "the push does not go (git push --no-verify, or LOOM_GATE=off, pushes all the same)"
 
@@ -36,7 +39,7 @@ def gate_install() -> None:
         first, newline, rest = "", "", text
         if file.parent.name != ".husky":
             raise RequestError(f"{file} names no shell in its first line", hint=_by_hand())
-    elif Path(first.split()[-1]).name not in _SHELLS:
+    elif Path(_OPTIONS.sub("", first).split()[-1]).name not in _SHELLS:
         raise RequestError(f"{file} is no shell script ({first})", hint=_by_hand())
     file.parent.mkdir(parents=True, exist_ok=True)
     # Before all else: an earlier `exit 0` would go round it.

@@ -78,7 +78,7 @@ def test_a_hook_that_is_there_goes_on(gated: Project, hooks: str) -> None:
     elif hooks != ".git/hooks":
         gated.git("config", "core.hooksPath", hooks)
     script = gated.root / (".husky/pre-push" if "husky" in hooks else f"{hooks}/pre-push")
-    text = "#!/bin/sh\ncat > hook-got\nexit 0\n"
+    text = "#!/bin/sh -e\ncat > hook-got\nexit 0\n"
     script.parent.mkdir(parents=True, exist_ok=True)
     script.write_text(text)
     script.chmod(0o755)
