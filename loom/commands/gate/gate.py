@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import chdir, nullcontext, redirect_stdout
-from typing import Literal
+from typing import Any, Literal
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -80,10 +80,12 @@ def judge(project: Project, commit: CheckedCommit, *, dry_run: bool = False, as_
     """Judge a commit by what has been shown of it, and by a run of the rest, unless it is a `dry_run`."""
     cancel = Cancel()
     with signals(cancel), laid_out(project, commit, cancel) as root, chdir(root):
-        accepted = open_project(root=root).config.gate_accept
-        request = commit.request(accepted, trust=project.trusting)
+        config = open_project(root=root).config
+        request = commit.request(config.gate_accept, trust=project.trusting)
+        # Only what is committed may keep files from a job.
+        settings: dict[str, Any] = {} if config.origins["job_inputs"].layer == "project" else {"job_inputs": {}}
         try:
-            worktree, run = plan_run(request, ask=not as_json)
+            worktree, run = plan_run(request, ask=not as_json, settings=settings)
         except NoJobRuns:
             none = Plan(workflow_path="", stages=(), jobs=())
             return Judgement(
@@ -103,7 +105,7 @@ def judge(project: Project, commit: CheckedCommit, *, dry_run: bool = False, as_
             verdicts=verdicts,
             plan=run.plan,
             images=found.images(),
-            accepted=frozenset(accepted),
+            accepted=frozenset(config.gate_accept),
             whole=found.whole,
             code=code,
         )

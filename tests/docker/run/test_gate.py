@@ -290,6 +290,17 @@ def test_a_job_has_its_inputs_alone_and_counts_while_they_are_the_same(project: 
     assert states(project) == (0, {"lint": "passed", "unit": "passed"})
     assert after("src/code", 0o755) == {"lint": "to-run", "unit": "to-run"}
 
+    # What is not committed keeps no file from a job in a gate.
+    project.write("../home/.config/loom/config.yml", "job_inputs: {unit: [README]}\n")
+    project.write(".gitlab-ci.yml", "unit: {image: debian:trixie-slim, script: [test ! -e src]}\n")
+    (project.root / ".loom/workflow.yml").rename(project.home / "workflow.yml")
+    project.commit()
+    assert states(project) == (1, {"unit": "failed"})
+    (project.home / "workflow.yml").rename(project.root / ".loom/workflow.yml")
+    (project.root / ".gitlab-ci.yml").unlink()
+    (project.home / ".config/loom/config.yml").unlink()
+    project.commit()
+
     # Work that is not committed: what ran of it counts for the next run, with its artifacts.
     project.write("src/code", "by hand\n")
     assert project.loom("run", "--reuse", **ACCEPT).code == 0
