@@ -17,9 +17,12 @@ from loom.record.facts import COMMAND_USER, NOT_KEPT
 from loom.record.fold import JobState
 from loom.record.reader import Reading
 from loom.record.run import LeftContainer, Resumed, TakenOver, View, load_run
+from loom.record.run_paths import artifacts_beside
 from loom.record.store import RunEntry, entry_at
 from loom.status import JobResult, Status
+from loom.util.digests import digest_of
 from loom.util.paths import is_of_job
+from loom.util.untrusted_files import open_regular
 
 
 class PastRun(Reading):
@@ -137,6 +140,17 @@ class PastRun(Reading):
             outputs=state.outcome.get("outputs", {}),
         )
 
+    def has_artifacts_of(self, job_id: str) -> bool:
+        """Return whether all that a job of this run left for others is there, as it was then."""
+        archive, state = self.archive_of(job_id), self.fold.jobs[job_id]
+        left = {artifacts_beside(archive) / fact["archive"]: fact["sha256"] for fact in state.lists.get("artifact", ())}
+        if (saved := state.facts.get("artifacts_saved")) is not None:
+            left[archive] = saved["sha256"]
+        try:
+            return all(_sha256(path) == digest for path, digest in left.items())
+        except OSError:
+            return False
+
     def taken_over(self, job_id: str, result: JobResult | None = None) -> TakenOver:
         """Return the job for a run that does not run it again; `result`: of a job that never ended."""
         found = self.result_of(job_id) or result
@@ -157,6 +171,11 @@ class PastRun(Reading):
             known = {**known, **{name: span.duration_ms or 0.0 for name, span in spans}}
         order = [each.id for each in self.job(job_id).job.steps]
         return {name: known[name] for name in order[: order.index(step) if step else None] if name in known}
+
+
+def _sha256(path: Path) -> str:
+    with open_regular(path) as file:
+        return digest_of(file).hexdigest()
 
 
 class PastJob(Struct, frozen=True, kw_only=True):

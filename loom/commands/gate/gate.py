@@ -195,8 +195,10 @@ class _Gate:
                 yield JobVerdict(job_id=left.id, state="doubtful" if doubt else "not-gating", text=text)
 
     def rest(self) -> Run:
-        """Return the run of what is not shown."""
-        starts = {job_id: past.taken_over(job_id) for job_id, past in self._records.items() if past is not None}
+        """Return the run of what is not shown, or has lost what it left for others."""
+        records = {job_id: past for job_id, past in self._records.items() if past and past.has_artifacts_of(job_id)}
+        self._shown = {job_id: run_id for job_id, run_id in self._shown.items() if job_id in records}
+        starts = {job_id: past.taken_over(job_id) for job_id, past in records.items()}
         return replace(self._run, starts=starts)
 
     def after(self) -> list[JobVerdict]:

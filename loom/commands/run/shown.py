@@ -215,7 +215,7 @@ def with_results_of_before(project: Worktree, run: Run, cancel: Cancel) -> Run:
     for job in run.plan.jobs:
         if job.when in ("manual", "on_failure") or job.deploys or (run_id := earlier.run_of(job)) is None:
             continue
-        if (past := earlier.record(run_id)) is not None:
+        if (past := earlier.record(run_id)) is not None and past.has_artifacts_of(job.id):
             starts[job.id] = past.taken_over(job.id)
             notices.append(f"{job.id} does not run: its result is that of run {run_id}, as nothing of it has changed")
     return replace(run, starts=starts, notices=tuple(notices))

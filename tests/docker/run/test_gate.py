@@ -87,6 +87,9 @@ def test_it_counts_for_the_commit_with_these_files(copy: Project) -> None:
 def test_what_is_not_shown_runs_with_what_is(copy: Project) -> None:
     assert states(copy, TOKEN="second-value") == (0, {"lint": "shown", "unit": "passed"})
     assert states(copy, TOKEN="second-value") == (0, {"lint": "shown", "unit": "shown"})
+    (archive,) = copy.record_files("logs/*/jobs/lint/artifacts.tar.gz")
+    archive.write_bytes(b"")  # of which no digest is kept in the list
+    assert states(copy, TOKEN="third-value") == (0, {"lint": "passed", "unit": "passed"})
     assert states(copy, TOKEN="wrong") == (1, {"lint": "shown", "unit": "failed"})
     assert states(copy, "--dry-run") == (0, {"lint": "shown", "unit": "shown"}), "what failed had another secret"
     assert states(copy, "--dry-run", TOKEN="wrong") == (1, {"lint": "shown", "unit": "to-run"})
