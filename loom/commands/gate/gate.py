@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import chdir, nullcontext, redirect_stdout
+from itertools import takewhile
 from typing import Any, Literal
 
 from msgspec import Struct
@@ -254,7 +255,7 @@ class _Gate:
 
     def _of_children(self, run_id: str) -> Iterator[str]:
         """Yield what made the runs of child pipelines unlike CI's."""
-        for entry in self._store.entries(self._project.root):
+        for entry in takewhile(lambda one: int(one.run_id) > int(run_id), self._store.entries()):
             if entry.child_of == run_id and entry.receipt is not None:
                 for words in entry.receipt.get("unlike_ci", {}).values():
                     yield from words

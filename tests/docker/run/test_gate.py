@@ -252,6 +252,15 @@ def test_an_included_file_whose_server_does_not_answer(project: Project, tmp_pat
     assert states(project) == (1, {"unit": "doubtful"})
 
 
+def test_a_child_pipeline_that_ran_unlike_ci(project: Project) -> None:
+    kid = {"trigger": {"include": "kid.yml", "strategy": "depend"}}
+    project.write(".gitlab-ci.yml", json.dumps({"default": {"image": "debian:trixie-slim"}, "kid": kid}))
+    project.write("kid.yml", json.dumps({"deep": {"script": ["true"]}}))
+    project.commit()
+    assert states(project) == (1, {"kid": "doubtful"}), "it ran on this machine"
+    assert states(project, LOOM_GATE_ACCEPT=f"{ACCEPT['LOOM_GATE_ACCEPT']},not-isolated") == (0, {"kid": "passed"})
+
+
 INPUTS = """\
 version: v1
 stages: [test]
