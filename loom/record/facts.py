@@ -108,6 +108,7 @@ _FACTS: Mapping[str, type[Struct]] = {
         bytes=Count,
         changed=Count,
         left_out=list[_LEFT_OUT_PATH],  # type: ignore[valid-type]
+        own_rules=bool,
         submodules=list[_data(changed=Count)],  # type: ignore[misc]
     ),
     "files_copied": _data("files of", files=Count, of=Count),
