@@ -16,7 +16,7 @@ from loom.cancel import Cancel, signals
 from loom.commands.gate.checked_commit import CheckedCommit, CommitFinder, laid_out
 from loom.commands.plan.plan_run import Worktree, plan_run
 from loom.commands.project import Project, open_project
-from loom.commands.run.shown import Expected, Shown, may_fail, waits_for
+from loom.commands.run.shown import Expected, Shown, may_fail, skipped_as_in_ci, waits_for
 from loom.config.gate import UNLIKE
 from loom.errors import NoJobRuns
 from loom.plan.candidates import DEPLOYMENTS
@@ -32,6 +32,7 @@ from loom.util.units import counted
 
 _AFTER_HELD = {DEPLOYMENTS, "what needs them"}
 """The kinds of jobs that a gate leaves out as CI's own decision stands: they begin once the others have passed."""
+_SKIPPED = "skipped by its condition, as in CI"
 State = Literal["shown", "passed", "failed", "doubtful", "to-run", "not-gating"]
 
 
@@ -168,6 +169,9 @@ class _Gate:
         if words := sorted({*self._foreseen(job)} - self._accepted):
             return JobVerdict(job_id=job.id, state="doubtful", text=f"can't count: {_reasons(words)}")
         if (run_id := self._shown.get(job.id)) is not None:
+            past = self._records[job.id]
+            if past is not None and skipped_as_in_ci(job, past.fold.jobs[job.id]):
+                return JobVerdict(job_id=job.id, state="not-gating", text=_SKIPPED, run_id=run_id)
             return JobVerdict(job_id=job.id, state="shown", text=f"shown by run {run_id}", run_id=run_id)
         return JobVerdict(job_id=job.id, state="to-run", text="has to run")
 
@@ -225,12 +229,8 @@ class _Gate:
             )
         if proof is None or one is None or state is None or proof.tree != self._expected.tree:
             return verdict("doubtful", "its run left no proof")
-        if (
-            one.status is Status.SKIPPED
-            and job.late is not None
-            and not (state.blocked_by or state.outcome.get("held"))
-        ):
-            return verdict("not-gating", "skipped by its condition, as in CI")
+        if skipped_as_in_ci(job, state):
+            return verdict("not-gating", _SKIPPED)
         if one.status is not Status.SUCCESS and not one.allowed:
             return verdict(
                 "failed", f"{state.status or 'did not end'}: {state.error or ''}; why: loom diagnose {run_id} {job.id}"

@@ -41,6 +41,13 @@ def may_fail(job: Job) -> bool:
     return job.allow_failure.always
 
 
+def skipped_as_in_ci(job: Job, state: JobState) -> bool:
+    """Return whether a job was skipped by its own condition, which CI has too."""
+    return (
+        state.status is Status.SKIPPED and job.late is not None and not (state.blocked_by or state.outcome.get("held"))
+    )
+
+
 class Expected:
     """What a run of this plan would have: the keys of its jobs, found without a container."""
 
@@ -50,18 +57,23 @@ class Expected:
         self.commit = commit_of(run)
         self.tree = tree
         self._images: dict[tuple[str, Image], Resolved | None] = {}
-        self._keys: dict[str, str] = {}
+        self._keys: dict[tuple[str, bool], str] = {}
 
     @cached_property
     def _tools(self) -> JobTools:
         return job_tools(self._project, self._run, self._project.source.root)
 
-    def key(self, job: Job) -> str:
-        """Return the job's key; empty where it can't be known before the job runs. SecretError as in a run."""
-        if job.id not in self._keys:
-            images = self.images(job) if has_key(job) else None
-            self._keys[job.id] = "" if images is None else self._key(job, [image.image_id for image in images])
-        return self._keys[job.id]
+    def key(self, job: Job, *, skipped: bool = False) -> str:
+        """Return the job's key; empty where it can't be known before the job runs. SecretError as in a run.
+
+        `skipped`: the key of a job that was, which had neither images nor secrets.
+        """
+        at = (job.id, skipped)
+        if at not in self._keys:
+            images = None if not has_key(job) else [] if skipped else self.images(job)
+            secrets = {} if skipped or images is None else self._secrets(job)
+            self._keys[at] = "" if images is None else self._key(job, [image.image_id for image in images], secrets)
+        return self._keys[at]
 
     def images(self, job: Job) -> list[Resolved] | None:
         """Return the images that the job and its services would have now; None where one can't be had without a build."""
@@ -85,10 +97,10 @@ class Expected:
                 )
         return self._images[provider, image]
 
-    def _key(self, job: Job, images: Collection[str]) -> str:
+    def _key(self, job: Job, images: Collection[str], secrets: Mapping[str, str]) -> str:
         config = self._project.config
         tree = self.tree if job.inputs is None else input_tree(self._entries, self.tree, job.inputs)
-        return job_key(self._run, job, tree=tree, config=config, images=images, secrets=self._secrets(job))
+        return job_key(self._run, job, tree=tree, config=config, images=images, secrets=secrets)
 
     @cached_property
     def _entries(self) -> Entries:
@@ -123,7 +135,7 @@ class Shown:
         """Return the run that has shown the job to pass; None if none has, or the last one that ran it has not."""
         for proof in reversed(self._proofs.values()):
             one = _job_proof(proof, job.id)
-            if one is None or one.key != self._expected.key(job):
+            if one is None or one.key != self._key(job, one):
                 continue
             if self._holds(job, proof):
                 return None if self._began_and_did_not_pass(job.id, since=proof.run_id) else proof.run_id
@@ -170,12 +182,13 @@ class Shown:
 
     def _decided(self, job: Job, proof: RunProof) -> bool:
         one = _job_proof(proof, job.id)
-        if one is None or self.record(proof.run_id) is None:
+        if one is None or (past := self.record(proof.run_id)) is None:
             return False
         if one.run_id:
             before = self._proofs.get(one.run_id)
             return before is not None and before.run_id != proof.run_id and self._holds(job, before)
-        if not self._is_same(job, proof, one) or not (one.status is Status.SUCCESS or one.allowed):
+        passed = one.status is Status.SUCCESS or one.allowed or skipped_as_in_ci(job, past.fold.jobs[job.id])
+        if not (passed and self._is_same(job, proof, one)):
             return False
         return all(self._stood(other, proof) for other in waits_for(self._plan, job))
 
@@ -188,9 +201,12 @@ class Shown:
             return self._is_same(job, proof, one)
         return self._holds(job, proof)
 
+    def _key(self, job: Job, one: JobProof) -> str:
+        return self._expected.key(job, skipped=one.status is Status.SKIPPED)
+
     def _is_same(self, job: Job, proof: RunProof, one: JobProof) -> bool:
         other = {"other-commit"} if proof.commit != self._expected.commit else set()
-        key = self._expected.key(job)
+        key = self._key(job, one)
         same = bool(key) and one.key == key and (job.inputs is not None or proof.tree == self._expected.tree)
         return same and ({*one.unlike} | other) <= self._accepted
 

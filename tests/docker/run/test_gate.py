@@ -261,6 +261,18 @@ def test_a_child_pipeline_that_ran_unlike_ci(project: Project) -> None:
     assert states(project, LOOM_GATE_ACCEPT=f"{ACCEPT['LOOM_GATE_ACCEPT']},not-isolated") == (0, {"kid": "passed"})
 
 
+def test_a_job_that_its_condition_skips_decides_nothing(project: Project) -> None:
+    job = {"runs-on": "x", "container": "debian:trixie-slim"}
+    jobs = {
+        "unit": {**job, "steps": [{"run": "true"}]},
+        "tell": {**job, "needs": "unit", "if": "failure()", "steps": [{"run": "exit 1"}]},
+    }
+    project.write(".github/workflows/ci.yml", json.dumps({"on": "push", "jobs": jobs}))
+    project.commit()
+    assert states(project) == (0, {"unit": "passed", "tell": "not-gating"})
+    assert states(project, "--dry-run") == (0, {"unit": "shown", "tell": "not-gating"})
+
+
 INPUTS = """\
 version: v1
 stages: [test]
