@@ -89,14 +89,15 @@ def _refuse_unknown(workflows: Workflows, inputs: Mapping[str, str], event: str)
             raise RequestError(f"--input {name}: no workflow takes it from {event}{meant(name, known)}", hint=hint)
 
 
-def _nothing(workflows: Workflows, choice: Choice, candidates: GitHubCandidates) -> NoJobRuns:
-    """Return the reason why no job is left, and the events that have some."""
+def _nothing(workflows: Workflows, choice: Choice, candidates: GitHubCandidates) -> RequestError:
+    """Return the reason why no job is left, and the events that have some; NoJobRuns if CI has none either."""
     event = candidates.event.happened.name
     reasons = {reason: job_id for job_id, reason in reversed(choice.left_out.items())}
     told = listed([f"{job_id}: {reason}" for reason, job_id in reversed(reasons.items())], 5)
     others = [one for one in EVENTS if one != event and any(one in file.events for file in workflows.workflows)]
     advice = f"Other events: {', '.join(f'--event {one}' for one in others)}. " if others else ""
-    return NoJobRuns(
+    kind = RequestError if any(one.held for one in choice.not_selected()) else NoJobRuns  # which CI would run
+    return kind(
         f"no job of {workflows.path} runs for {event}: {'; '.join(told)}",
         hint=f"{advice}A job that you name runs all the same.",
     )

@@ -236,6 +236,9 @@ def test_a_push_for_which_ci_runs_no_job(project: Project) -> None:
     project.write(".github/workflows/ci.yml", "on: pull_request\njobs: {a: {runs-on: x, steps: [{run: 'false'}]}}\n")
     project.commit()
     assert states(project) == (0, {})
+    project.write(".github/workflows/ci.yml", "on: push\njobs: {a: {runs-on: x, steps: [{run: 'false'}]}}\n")
+    project.commit()
+    assert project.loom("gate").code == 2, "it can't run here"
 
 
 def test_an_included_file_whose_server_does_not_answer(project: Project, tmp_path: Path) -> None:
@@ -262,7 +265,7 @@ def test_a_child_pipeline_that_ran_unlike_ci(project: Project) -> None:
 
 
 def test_a_job_that_its_condition_skips_decides_nothing(project: Project) -> None:
-    job = {"runs-on": "x", "container": "debian:trixie-slim"}
+    job = {"runs-on": "ubuntu-latest", "container": "debian:trixie-slim"}
     jobs = {
         "unit": {**job, "steps": [{"run": "true"}]},
         "tell": {**job, "needs": "unit", "if": "failure()", "steps": [{"run": "exit 1"}]},
