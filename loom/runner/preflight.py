@@ -37,16 +37,21 @@ def preflight(plan: Plan, tools: RunTools, done: Collection[str] = ()) -> None:
     jobs = [job for job in plan.jobs if job.id not in done and _has_to_run(job)]
     node = missing_node(jobs, tools.config.cache_dir)
     missing = missing_things(plan, tools, done) if len(jobs) > 1 else [node] if node else []
-    if len(missing) == 1:
-        raise missing[0]
     if missing:
-        hints = dict.fromkeys(line for error in missing for line in (error.hint or "").splitlines())
-        lines = (f"- {error.message}" for error in missing)
-        raise InfrastructureError(
-            "\n".join((f"{len(missing)} things are missing that jobs need:", *lines)),
-            hint="\n".join(hints) or None,
-            code=missing[0].code,
-        )
+        raise together(missing)
+
+
+def together(missing: Sequence[LoomError]) -> LoomError:
+    """Return one error for all of them; the first one's code counts."""
+    if len(missing) == 1:
+        return missing[0]
+    hints = dict.fromkeys(line for error in missing for line in (error.hint or "").splitlines())
+    lines = (f"- {error.message}" for error in missing)
+    return InfrastructureError(
+        "\n".join((f"{len(missing)} things are missing that jobs need:", *lines)),
+        hint="\n".join(hints) or None,
+        code=missing[0].code,
+    )
 
 
 def missing_things(plan: Plan, tools: RunTools, done: Collection[str] = ()) -> list[LoomError]:
@@ -59,6 +64,14 @@ def missing_things(plan: Plan, tools: RunTools, done: Collection[str] = ()) -> l
         *_missing_images(jobs, tools),
         *_missing_secrets(jobs, tools),
     ]
+
+
+def missing_images(plan: Plan, tools: RunTools) -> list[LoomError]:
+    """Return an error for each reason why images of the jobs can't be had, or the one of the engine."""
+    try:
+        return list(_missing_images([job for job in plan.jobs if _has_to_run(job)], tools))
+    except EngineUnavailable as error:
+        return [error]
 
 
 def _missing_space(config: Config) -> Iterator[InfrastructureError]:

@@ -6,8 +6,6 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from msgspec.structs import replace
-
 from loom.commands.plan.plan_run import planner_of
 from loom.commands.project import open_project
 from loom.commands.project.trusting import settle_objects
@@ -37,8 +35,7 @@ def jobs(*, as_json: bool, **given: Any) -> int:
         if error.code != "ACTION_UNREACHABLE":
             raise
         print(f"loom: what comes from other repositories is not listed: {error.message}", file=sys.stderr)
-        planner.context = replace(planner.context, repositories=lambda: None)
-        plan, _ = planner.made()
+        plan, _ = planner.without_repositories()
     images = present_images(project.environ, project.config.engine)
     document = JobsDocument(
         workflow_path=plan.workflow_path,

@@ -90,6 +90,10 @@ class Planner:
             self._keep(plan, notices)
         return plan, notices
 
+    def without_repositories(self) -> tuple[Plan, tuple[str, ...]]:
+        """Return the same as `made` without what comes from other repositories: actions, and the jobs of called workflows."""
+        return self._resolved(replace(self.context, repositories=lambda: None))
+
     def _resolved(self, context: ResolveContext) -> tuple[Plan, tuple[str, ...]]:
         loaded = self.workflow
         plan = self._fresh.resolve(loaded, self.selection, context)

@@ -13,12 +13,13 @@ from typing import Any
 
 from msgspec.structs import asdict, replace
 
+from loom.cancel import Cancel
 from loom.commands import terminal
 from loom.commands.plan import contexts
 from loom.commands.plan.kept_plans import Planner
 from loom.commands.project import WORKFLOWS, Project, checkout, open_project, say_not_counted, trusting
 from loom.config import Config
-from loom.errors import RequestError, WorkflowError
+from loom.errors import InfrastructureError, LoomError, RequestError, WorkflowError
 from loom.images.reference import replacement
 from loom.plan.model import JobSelection, Plan, WorkspaceMode
 from loom.record.request import Request
@@ -68,7 +69,12 @@ def plan_run(
         run_id, source, name_from(source.root, path), project.environ, request.event, root=trusting.checkout_of(project)
     )
     planner = planner_of(project, request, variables, keeping=not request.dry_run)
-    plan, notices = planner.made()
+    try:
+        plan, notices = planner.made()
+    except InfrastructureError as error:
+        if error.code != "ACTION_UNREACHABLE" or request.dry_run:
+            raise
+        raise _with_missing_images(error, planner, project, request, variables) from error
     source, behind = _commit_there(plan, source, variables.get("CI_DEFAULT_BRANCH", "main"))
     if project.unanswered:
         old = ", ".join(listed(project.unanswered, MOST_NAMED))
@@ -96,6 +102,21 @@ def plan_run(
         *_unused_images(project.config, plan),
     )
     return project, run_of(project, request, plan, variables, notices=notices)
+
+
+def _with_missing_images(
+    error: LoomError, planner: Planner, project: Worktree, request: Request, variables: Mapping[str, str]
+) -> LoomError:
+    """Return the error of actions that can't be had, with the images that can't be had either."""
+    from loom.commands.plan.wiring import run_tools
+    from loom.runner.preflight import missing_images, together
+
+    try:
+        plan, _ = planner.without_repositories()
+    except WorkflowError:
+        return error
+    run = run_of(project, request, plan, variables)
+    return together([error, *missing_images(plan, run_tools(project, run, Cancel()))])
 
 
 def run_of(

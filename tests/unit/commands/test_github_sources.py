@@ -350,6 +350,8 @@ def test_a_server_that_cant_be_reached_ends_a_run_before_the_first_job(
             assert done.returncode == 3, done.stderr
             assert "ci.yml:2:" in done.stderr
             assert (own if with_certificate else advice) in done.stderr
+            assert "2 things are missing" in done.stderr
+            assert "no Docker engine answers" in done.stderr
         if with_certificate:
             secured.close()
     assert run_loom(("check",), cwd=root, environ=environ).returncode == 0
