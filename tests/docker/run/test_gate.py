@@ -101,6 +101,12 @@ def test_nothing_is_accepted_without_a_word(copy: Project) -> None:
     assert not_of_this_commit == (1, {"lint": "to-run", "unit": "to-run"})
 
 
+def test_another_image_is_not_that_of_ci(copy: Project) -> None:
+    copy.write("../home/.config/loom/config.yml", f"images: {{'{TAG}': 'loom/base:latest'}}\n")
+    assert states(copy, "--dry-run") == (1, {"lint": "doubtful", "unit": "doubtful"})
+    assert "mapped-image" in copy.loom("run", **ACCEPT).receipt["unlike_ci"]["unit"]
+
+
 def proofs(project: Project) -> Path:
     return project.home / ".local/state/loom/proofs.jsonl"
 
@@ -156,11 +162,6 @@ def leave_a_job_out(project: Project) -> None:
     assert project.loom("run", "unit", **ACCEPT).code == 0
 
 
-def run_another_image(project: Project) -> None:
-    change_a_file(project)
-    assert project.loom("run", "--image", f"{TAG}=loom/base:latest", **ACCEPT).code == 0
-
-
 def change_a_setting(project: Project) -> None:
     project.write("../home/.config/loom/config.yml", "cpus: 1\n")
 
@@ -178,7 +179,6 @@ def change_a_setting(project: Project) -> None:
         give_a_variable,
         have_attributes_of_ones_own,
         leave_a_job_out,
-        run_another_image,
         change_a_setting,
     ],
     ids=lambda change: change.__name__,
