@@ -120,14 +120,22 @@ COMMANDS: Mapping[str, str] = {
 
 def hint(error: Any, commands: Mapping[str, Sequence[str]]) -> str | None:
     """Return the next move for a usage error of typer. `commands`: loom's commands, with the options of each."""
-    context = getattr(error, "ctx", None)
+    context: Any = getattr(error, "ctx", None)
     at = context.info_name if context is not None and context.parent is not None else ""
     if type(error).__name__ == "NoSuchOption":
+        arguments = [param.name for param in context.command.params if param.param_type_name == "argument"]
+        if (name := error.option_name.lstrip("-")) in arguments:
+            return f"{name.upper()} is written without {error.option_name}: `{context.command_path} {name.upper()}`"
         return for_option(error.option_name, at, commands)
     if (param := getattr(error, "param", None)) is not None:
-        return for_value(param.opts)
-    if at in commands and "unexpected extra argument" in str(error) and "--workflow" in commands[at]:
-        return f"the file, or the folder of several, is `loom {at} --workflow PATH` (-f)"
+        written = str(error).partition("'")[2].partition("'")[0]
+        close = nearest(written, getattr(param.type, "choices", ()))
+        return f"did you mean {close}?" if close else for_value(param.opts)
+    if "unexpected extra argument" in str(error):
+        if "--workflow" in commands.get(at, ()):
+            return f"the file, or the folder of several, is `loom {at} --workflow PATH` (-f)"
+        taken = " ".join(context.command.collect_usage_pieces(context)[1:])
+        return f"`{context.command_path}` takes {f'{taken} and no more' if taken else 'options alone'}"
     known = getattr(context and context.command, "commands", None)
     word = context.meta.get(WORD) if context is not None else None
     return for_command(word, list(known), at) if known and word and word not in known else None
@@ -155,11 +163,12 @@ def for_command(name: str, known: Sequence[str], group: str) -> str | None:
     """Return what to type instead of a command that loom, or a group of its commands, does not have."""
     if not group and (said := _found(COMMANDS, name.lower())):
         return said
+    of_a_job = "" if group else f"a job of that name is run by `loom run {name}`"
     if close := nearest(name, known):
-        return f"did you mean `{' '.join(filter(None, ('loom', group, close)))}`?"
+        return f"did you mean `{' '.join(filter(None, ('loom', group, close)))}`? {of_a_job}".rstrip()
     if group == "config":
         return "settings are lines of ~/.config/loom/config.yml: `loom config show --origin` prints them"
-    return None if group else f"a job of that name is run by `loom run {name}`; `loom --help` lists the commands"
+    return None if group else f"{of_a_job}; `loom --help` lists the commands"
 
 
 def _found(table: Mapping[str, str], name: str) -> str | None:

@@ -160,6 +160,13 @@ class Choice:
             return RequestError(f"no job matches {wanted}", hint=f"The jobs are {_some(known)}.")
         if wanted in self.stages:
             return RequestError(f"unknown job {wanted}, but a stage", hint=f"Select it with --stage {wanted}.")
+        if wanted.endswith((".yml", ".yaml")):
+            return RequestError(
+                f"unknown job {wanted}", hint=f"A workflow's file is named with --workflow {wanted} (-f)."
+            )
+        if re.fullmatch(r"\d{16,}", wanted):
+            hint = f"A run is repeated by `loom rerun {wanted}`, and looked at by `loom show {wanted}`."
+            return RequestError(f"unknown job {wanted}, but a run's id", hint=hint)
         alike = [name for name in known if wanted.lower() in name.lower()]
         hint = f"Jobs with that in their name: {_some(alike)}." if alike else f"The jobs are {_some(known)}."
         return RequestError(f"unknown job {wanted}{meant(wanted, known)}", hint=hint)

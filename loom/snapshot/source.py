@@ -211,6 +211,12 @@ def _explain_refusal(start: Path, inherited: Mapping[str, str]) -> NoReturn:
             hint="start loom in the checkout that belongs to it",
             code="NO_REPOSITORY",
         )
+    if (gone := re.search(r"not a git repository: (/.+)", stderr)) is not None:
+        raise RequestError(
+            f"{start}: .git leads to {gone[1]}, where no repository is",
+            hint="if that was moved: git worktree repair (there, with this path), or git submodule update --init",
+            code="NO_REPOSITORY",
+        )
     if "not a git repository" in stderr:
         raise RequestError(
             f"{start}: not inside a git repository",

@@ -10,6 +10,7 @@ from loom.util import globs, yaml_file
 from loom.util.paths import name_from
 from loom.util.yaml_file import Kind, Node, YamlFile, one_or_more
 from loom.workflow import wording
+from loom.workflow.languages import GITLAB, NATIVE
 from loom.workflow.loaded import content_of
 from loom.workflow.messages import Problems
 
@@ -33,7 +34,11 @@ class WorkflowFiles:
         absolute = self._root / path
         name = self._label(absolute)
         if not absolute.exists():
-            hint = FIRST_ONE if name == ".loom/workflow.yml" else "The path is relative to the working directory."
+            hint = FIRST_ONE if name == NATIVE.default else "The path is relative to the working directory."
+            for expected in (absolute, *((self._root / GITLAB.default,) if name == NATIVE.default else ())):
+                if (other := expected.with_suffix(".yaml")).exists():
+                    hint = f"There is {self._label(other)}: rename it to {expected.name}, or name it with --workflow"
+                    break
             raise RequestError(f"{name}: workflow file not found", hint=hint, code="WF_NOT_FOUND")
         self._seen[absolute.resolve()] = name
         self._take(yaml_file.parse(content_of(absolute, self._root), name), trail=(name,), main=True)

@@ -55,6 +55,11 @@ def test_no_word_has_two_suggestions() -> None:
         ("config shw", "did you mean `loom config show`?"),
         ("-v", "loom --version"),
         ("frobnicate", "loom run frobnicate"),
+        ("unit run", "`loom run unit`"),
+        ("show 1 2", "`loom show` takes [RUN] and no more"),
+        ("schema run", "`loom schema` takes options alone"),
+        ("show --run 1", "RUN is written without --run: `loom show RUN`"),
+        ("run --event pul_request", "did you mean pull_request?"),
     ],
 )
 def test_a_mistake_has_a_next_move(typed: str, expected: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -214,7 +214,17 @@ def test_the_workflow_that_a_first_use_is_told_to_write(project: Path, loom: Loo
 def test_no_workflow(project: Path, loom: Loom) -> None:
     code, out, err = loom("check", "-f", "gone.yml")
     assert (code, out) == (2, "")
-    assert err.splitlines()[0] == "loom: src/gone.yml: workflow file not found"
+    assert err.splitlines() == [
+        "loom: src/gone.yml: workflow file not found",
+        "  The path is relative to the working directory.",
+    ]
+
+
+@pytest.mark.parametrize("other", [".gitlab-ci.yaml", ".loom/workflow.yaml"])
+def test_a_workflow_with_another_ending_is_found(project: Path, loom: Loom, other: str) -> None:
+    (project / ".loom/workflow.yml").rename(project / other)
+    advice = f"There is {other}: rename it to {Path(other).stem}.yml, or name it with --workflow"
+    assert advice in loom("check")[2]
 
 
 @pytest.mark.slow

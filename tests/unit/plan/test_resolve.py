@@ -134,6 +134,7 @@ ship: {stage: deploy, script: [x]}
         ({"jobs": ("unti",)}, "unknown job unti; did you mean unit?"),
         ({"jobs": ("x*",)}, "no job matches x*"),
         ({"jobs": ("test",)}, "unknown job test, but a stage"),
+        ({"jobs": ("1796224681377412761",)}, "unknown job 1796224681377412761, but a run's id"),
         ({"stages": ("tests",)}, "unknown stage tests; did you mean test?"),
         ({"from_job": "unti"}, "unknown job unti; did you mean unit?"),
         ({"jobs": ("tell",)}, "tell needs ship, which is left out (manual: name it to run it)"),
@@ -157,6 +158,12 @@ def test_jobs_with_a_part_of_an_unknown_name_are_listed(plan: MakePlan, tmp_path
     with pytest.raises(RequestError) as caught:
         plan(tmp_path, MATRIX, jobs=("3.12",))
     assert caught.value.hint == "Jobs with that in their name: test.3.12-alpine, test.3.12-slim."
+
+
+def test_a_file_in_the_place_of_a_job(plan: MakePlan, tmp_path: Path) -> None:
+    with pytest.raises(RequestError) as caught:
+        plan(tmp_path, MATRIX, jobs=("ci.yaml",))
+    assert caught.value.hint == "A workflow's file is named with --workflow ci.yaml (-f)."
 
 
 MATRIX = """

@@ -285,6 +285,10 @@ def test_refused(repo: Repo, tmp_path: Path) -> None:
     repo.write("a")
     repo.commit()
     assert refusal(repo.root / ".git").code == "NO_REPOSITORY"
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree/.git").write_text(f"gitdir: {tmp_path}/moved/.git/worktrees/tree\n")
+    gone = refusal(tmp_path / "tree")
+    assert f".git leads to {tmp_path}/moved/.git/worktrees/tree, where no repository is" in gone.message
     bare = clone(repo, tmp_path / "bare.git", "--bare", str(repo.root))
     assert refusal(bare.root).code == "REPOSITORY_BARE"
     repo.git("checkout", "-q", "--orphan", "fresh")
