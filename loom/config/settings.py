@@ -191,7 +191,9 @@ class Config:
         "The size limit of all workspaces and kept containers; the oldest are removed first.",
     )
     keep_runs: Count = _key(100, LESS_IS_STRICTER, "How many run records to keep per checkout.")
-    keep_workspaces: Count = _key(3, LESS_IS_STRICTER, "How many workspaces to keep per checkout.")
+    keep_workspaces: Count = _key(
+        3, LESS_IS_STRICTER, "How many workspaces to keep per checkout; large ones: at most 1."
+    )
     auto_clean: bool = _key(True, THE_USERS, "Run `loom clean` in the background after a run, when it is due.")
     stream: bool = _key(False, FREE, "Show what steps print while they run.")
     color: Literal["auto", "always", "never"] = _key("auto", FREE, "When to use colours.")

@@ -64,8 +64,8 @@ def take(
     with occupied(workspace), git.ended_by(cancel):
         files = None if known is None else take_known(known)
         try:
-            may = files is not None and files.umask == umask and _may_renew(source)
-            if files is not None and may and (objects := strip(workspace, files, of_git=True)) is not None:
+            same = files is not None and files.umask == umask
+            if files is not None and same and (objects := strip(workspace, files, of_git=True)) is not None:
                 files = KnownFiles(files=files.files, objects=objects, umask=umask)
                 return _take(source, workspace, cancel, on_progress, umask, known, files)
         except SnapshotCanceled:
@@ -77,11 +77,6 @@ def take(
         if workspace.exists() and any(workspace.iterdir()):
             raise SnapshotError(f"{workspace}: not empty", hint="a workspace is filled once, in a new directory")
         return _take(source, workspace, cancel, on_progress, umask, known)
-
-
-def _may_renew(source: Source) -> bool:
-    """Return whether all that the copy writes stays as it is written."""
-    return source.pull_request is None and line_endings.by_default(source.config)
 
 
 def _take(
@@ -116,7 +111,7 @@ def _take(
             brought=filled.brought,
         )
         write_manifest(git_dir, manifest)
-        if known is not None and filled.copied and _may_renew(source):
+        if known is not None and filled.copied:
             keep_known(KnownFiles(files=filled.copied, objects=filled.objects, umask=umask), known)
     except BaseException as error:
         empty(workspace)
@@ -250,6 +245,7 @@ class _Filling:
         gone = {change.path for change in changes if change.kind == "deleted"}
         written = {change.path for change in changes} - gone
         done.files += len(written - paths) - len(gone)
+        done.forget_copies(gone | written)
         self._proof.of(tree.IndexEdits(present=sorted(written)), sorted((paths | written) - gone), index_tree=None)
         if done.tree_sha != merged:
             raise SnapshotError(
@@ -296,15 +292,13 @@ class _Filling:
                 found.add(vars(self._renewer.kept))
         self._vanished = set(more.absent)
         found.add(vars(more))
-        self._done.copied = {} if _is_special(index, new) else dict(found.copied)
+        self._done.copied = dict(found.copied)
         return unlisted
 
     def _make_way(self, renewer: Renewer, tracked: list[tuple[str, int]]) -> list[tuple[str, int]]:
         """Remove what is not in the snapshot any more; return what may have changed. SnapshotError for what can't be renewed."""
         source, index = self._source, self._index
         new = contents.new_files(source, self._questions.new_files()[0], outermost=self._is_outermost)
-        if _is_special(index, new):
-            raise SnapshotError("hidden files and nested repositories are laid out from the start")
         renewer.keep_only((*(path for path, _ in tracked), *new.files))
         if not truth(source.config.get("core.trustctime", ()), True) or "core.checkstat" in source.config:
             return tracked
@@ -360,6 +354,7 @@ class _Filling:
             here, self._target, autocrlf=autocrlf, attributes=attributes, changed=set(changes)
         )
         self._found.recent += changed
+        self._done.forget_copies(changed)
         if own:
             kept = (pair for pair in self._done.rules.config if pair[0] not in line_endings.KEYS)
             self._done.configure((*kept, *line_endings.DEFAULTS))
@@ -532,8 +527,3 @@ class _Filling:
         self._done.stores += filled.stores
         self._done.files += filled.files
         self._done.bytes += filled.bytes
-
-
-def _is_special(index: Index, new: contents.New) -> bool:
-    """Return whether files are laid out that are not copied: hidden ones, and nested repositories."""
-    return bool(index.pinned or index.gitlinks or index.replaced or new.repositories)

@@ -34,12 +34,17 @@ class Filled(Struct):
     """The object stores of the source, and of its submodules, that have the snapshot's commits."""
     rules: Rules = Rules()
     copied: dict[str, Facts] = field(default_factory=dict)
-    """The known files of a workspace that may be renewed."""
+    """The files that a later copy may leave as they are."""
     objects: dict[str, Facts] = field(default_factory=dict)
     """The same of git's objects."""
 
     def configure(self, config: Iterable[tuple[str, str]]) -> None:
         self.rules = replace(self.rules, config=tuple(config))
+
+    def forget_copies(self, paths: Iterable[str]) -> None:
+        """Note that these files were written again after they were copied."""
+        for path in paths:
+            self.copied.pop(path, None)
 
     def leave_out(self, path: str, reason: str) -> None:
         left = LeftOut(path=self.prefix + path, reason=reason)

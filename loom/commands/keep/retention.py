@@ -176,7 +176,7 @@ def decide(
     for (root, _), families in checkouts.items():
         newer = 0
         for family in reversed(families) if repo_root in (None, Path(root)) else ():
-            last = 1 if any(one.is_large for one in together[family]) else few
+            last = min(1, few) if any(one.is_large for one in together[family]) else few
             if newer >= last and family not in held and lasting.isdisjoint(ids[family]):
                 _release(together.pop(family), f"older than the last {last} of {root} (keep_workspaces)")
             newer += ids[family] <= records.entries.keys()  # not one that waits for the next run

@@ -36,7 +36,8 @@ def laid_out(workspace: Path, without_times: frozenset[str]) -> dict[str, tuple[
         name, status = os.fsdecode(os.path.relpath(path, workspace)), path.lstat()
         if path.name in ("loom-snapshot.json", "index") or name.startswith(".git/objects"):
             continue
-        time_ns = None if name.startswith(".git/") or name in without_times else status.st_mtime_ns
+        made = name.startswith(".git/") or path.name == ".git" or name in without_times
+        time_ns = None if made else status.st_mtime_ns
         if stat.S_ISLNK(status.st_mode):
             found[name] = (status.st_mode, str(path.readlink()), time_ns)
         elif stat.S_ISREG(status.st_mode):
@@ -161,6 +162,37 @@ def test_only_what_changed_is_copied_and_the_directory_stays(repo: Repo, tmp_pat
     after = files_of(workspace)
     assert workspace.stat().st_ino == directory
     assert {path.name for path in after if before.get(path) != after[path]} == {"file1", "file4", "new"}
+    equal_to_a_new_one(repo, tmp_path, renewed)
+
+
+def test_what_git_lays_out_is_laid_out_again(repo: Repo, tmp_path: Path) -> None:
+    for path in ("module", "nested"):
+        (repo.root / path).mkdir()
+        inner = Repo(repo.root / path)
+        inner.git("init", "-q")
+        inner.write("inside/file", "inside\n")
+        inner.commit()
+    repo.write(".gitmodules", '[submodule "m"]\n\tpath = module\n\turl = ./m\n')
+    repo.git("add", ".gitmodules", "module")
+    repo.git("config", "core.autocrlf", "input")
+    repo.write("dir1/windows", "a\r\nb\r\n")
+    repo.git("add", "dir1/windows")
+    repo.git("update-index", "--assume-unchanged", "dir1/file1")
+    repo.write("dir1/file1", "hidden\n")
+    settled(repo.root)
+    workspace = tmp_path / "workspace"
+    workspace.mkdir()
+    fill(repo, workspace)
+    assert b"windows" not in known(workspace).read_bytes(), "it was written again after its copy"
+    before = files_of(workspace)
+    for path in ("module/inside/file", "dir1/file1", "dir1/windows", ".git/modules/m/HEAD"):
+        (workspace / path).write_text("of a job\n")
+    (workspace / "nested/new").write_text("of a job\n")
+    repo.write("module/inside/file", "changed\n")
+    renewed = fill(repo, workspace)
+    after = files_of(workspace)
+    assert {path.name for path in after if before.get(path) != after[path]} == {"file1", "windows"}
+    assert (workspace / "module/inside/file").read_text() == "changed\n"
     equal_to_a_new_one(repo, tmp_path, renewed)
 
 
