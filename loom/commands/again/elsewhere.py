@@ -14,7 +14,7 @@ from loom.analysis.failure import JobEnding
 from loom.analysis.verdict import OF_TAG, Block, LogParting, Reproduction, lines_of, reasons, verdict
 from loom.cancel import Cancel
 from loom.commands.again.server_job import Differences
-from loom.commands.plan.plan_run import Worktree
+from loom.commands.project import Worktree
 from loom.commands.screen import screen_parts
 from loom.errors import ImageError, RequestError
 from loom.images.reference import Reference, parse_reference

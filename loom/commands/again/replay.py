@@ -29,8 +29,8 @@ from loom.analysis.verdict import Reproduction, parting_of
 from loom.commands import terminal
 from loom.commands.again.elsewhere import blocks_of_run, hold, judged, pinned_job, tell
 from loom.commands.again.server_job import Differences
-from loom.commands.plan.plan_run import Worktree, checkout_for, run_of
-from loom.commands.project import BUNDLES, Project, open_project, say_not_counted, trusting
+from loom.commands.plan.plan_run import checkout_for, run_of
+from loom.commands.project import BUNDLES, Project, Worktree, open_project, say_not_counted, trusting
 from loom.commands.project.bundle_file import ACTIONS, UnpackedBundle, pack_name, unpacked
 from loom.commands.run import run as running
 from loom.commands.screen import progress_line

@@ -27,8 +27,8 @@ from loom.commands.again.job_log import JobLog
 from loom.commands.again.server_job import Differences, ServerJob
 from loom.commands.again.server_request import request_of
 from loom.commands.again.trials import Fact, cost, facts_of
-from loom.commands.plan.plan_run import Worktree, plan_run
-from loom.commands.project import Project, open_project
+from loom.commands.plan.plan_run import plan_run
+from loom.commands.project import Project, Worktree, open_project
 from loom.commands.project.checkout import git
 from loom.commands.record import remote
 from loom.commands.run import run as running

@@ -8,8 +8,8 @@ from typing import Any
 from msgspec.structs import replace
 
 from loom import snapshot
-from loom.commands.plan.plan_run import Worktree, checkout_for, run_of
-from loom.commands.project import Project
+from loom.commands.plan.plan_run import checkout_for, run_of
+from loom.commands.project import Project, Worktree
 from loom.commands.run import run as running
 from loom.errors import RequestError
 from loom.plan.model import Plan

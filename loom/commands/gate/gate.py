@@ -14,8 +14,8 @@ from msgspec.structs import replace
 
 from loom.cancel import Cancel, signals
 from loom.commands.gate.checked_commit import CheckedCommit, CommitFinder, laid_out
-from loom.commands.plan.plan_run import Worktree, plan_run
-from loom.commands.project import Project, open_project
+from loom.commands.plan.plan_run import plan_run
+from loom.commands.project import Project, Worktree, open_project
 from loom.commands.run.shown import Expected, Shown, may_fail, skipped_as_in_ci, waits_for
 from loom.config.gate import UNLIKE
 from loom.errors import NoJobRuns

@@ -17,7 +17,7 @@ from loom.cancel import Cancel
 from loom.commands import terminal
 from loom.commands.plan import contexts
 from loom.commands.plan.kept_plans import Planner
-from loom.commands.project import WORKFLOWS, Project, checkout, open_project, say_not_counted, trusting
+from loom.commands.project import WORKFLOWS, Project, Worktree, checkout, open_project, say_not_counted, trusting
 from loom.config import Config
 from loom.errors import InfrastructureError, LoomError, RequestError, WorkflowError
 from loom.images.reference import replacement
@@ -30,12 +30,6 @@ from loom.util.paths import name_from
 
 MOST_NAMED = 10
 """Files in conflict that a message names."""
-
-
-class Worktree(Project, frozen=True, kw_only=True, dict=True):
-    """The project of a run, with its repository as it was read."""
-
-    source: Source
 
 
 def checkout_for(request: Request, *, root: Path | None = None, settings: Mapping[str, Any] | None = None) -> Worktree:

@@ -13,7 +13,7 @@ from msgspec.structs import asdict
 from loom import providers
 from loom.cancel import Cancel
 from loom.commands.plan.secret_file import read_secrets
-from loom.commands.project import Project
+from loom.commands.project import Project, Worktree
 from loom.config import Config
 from loom.plan.image_lock import LOCK_PATH, load_lock
 from loom.plan.model import Job, Secret
@@ -29,7 +29,6 @@ from loom.util.paths import run_of_workspace
 from loom.util.seen_values import SeenFile
 
 if TYPE_CHECKING:
-    from loom.commands.plan.plan_run import Worktree
     from loom.record.journal import Sink
     from loom.snapshot import Source
     from loom.storage.cache import Cache

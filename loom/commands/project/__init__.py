@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from loom.record.past_run import PastJob
     from loom.record.reader import Reading
     from loom.record.store import Store
+    from loom.snapshot import Source
 
 
 WORKFLOWS = tuple(Path(language.default) for language in LANGUAGES)
@@ -105,6 +106,12 @@ class Project(Struct, frozen=True, kw_only=True, dict=True):
 
     def workflow(self, named: str | Path | None = None) -> Path:
         return workflow_path(self.root, named, self.start)
+
+
+class Worktree(Project, frozen=True, kw_only=True, dict=True):
+    """The project of a run, with its repository as it was read."""
+
+    source: Source
 
 
 def is_bundle(named: str) -> bool:

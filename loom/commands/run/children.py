@@ -16,9 +16,9 @@ from msgspec.structs import replace
 
 from loom.cancel import Cancel
 from loom.commands.plan import contexts
-from loom.commands.plan.plan_run import Worktree, run_of, selection_of
+from loom.commands.plan.plan_run import run_of, selection_of
 from loom.commands.plan.wiring import run_tools
-from loom.commands.project import checkout, trusting
+from loom.commands.project import Worktree, checkout, trusting
 from loom.commands.project.recreate_tree import taken_again
 from loom.errors import RequestError
 from loom.plan.model import ChildFile, Plan, Trigger

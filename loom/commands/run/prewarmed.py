@@ -11,8 +11,9 @@ from contextlib import suppress
 from msgspec.structs import replace
 
 from loom.cancel import Cancel
-from loom.commands.plan.plan_run import Worktree, concerned, plan_run
+from loom.commands.plan.plan_run import concerned, plan_run
 from loom.commands.plan.wiring import run_tools
+from loom.commands.project import Worktree
 from loom.commands.project.background import clean_later
 from loom.errors import LoomError
 from loom.plan.model import Plan

@@ -10,8 +10,8 @@ from msgspec.structs import replace
 
 from loom.analysis.repetition import repetition_of
 from loom.cancel import Cancel, signals
-from loom.commands.plan.plan_run import Worktree
 from loom.commands.plan.wiring import run_tools
+from loom.commands.project import Worktree
 from loom.commands.project.background import clean_later
 from loom.commands.run.children import ChildRuns
 from loom.plan.model import Job, Plan, Trigger

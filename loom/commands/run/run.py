@@ -16,9 +16,9 @@ from msgspec.structs import replace
 from loom.cancel import Cancel, signals
 from loom.commands import terminal
 from loom.commands.inside import breakpoints
-from loom.commands.plan.plan_run import Worktree, plan_run
+from loom.commands.plan.plan_run import plan_run
 from loom.commands.plan.wiring import run_tools
-from loom.commands.project import Project
+from loom.commands.project import Project, Worktree
 from loom.commands.project.background import clean_later
 from loom.commands.screen import screen_parts
 from loom.errors import RequestError

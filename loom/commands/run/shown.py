@@ -10,8 +10,8 @@ from itertools import takewhile
 from msgspec.structs import replace
 
 from loom.cancel import Cancel
-from loom.commands.plan.plan_run import Worktree
 from loom.commands.plan.wiring import job_tools
+from loom.commands.project import Worktree
 from loom.errors import ImageError, LoomError
 from loom.plan.model import Image, Job, Plan, Resolved
 from loom.record.fold import JobState

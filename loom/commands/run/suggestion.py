@@ -10,7 +10,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from loom.commands.plan.plan_run import Worktree
+from loom.commands.project import Worktree
 from loom.errors import ProviderError, RequestError
 from loom.plan.model import MountMode
 from loom.record.events import epoch_ns

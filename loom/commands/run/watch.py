@@ -18,7 +18,8 @@ from typing import Any
 from msgspec.structs import replace
 
 from loom.cancel import Cancel, signals
-from loom.commands.plan.plan_run import Worktree, plan_run
+from loom.commands.plan.plan_run import plan_run
+from loom.commands.project import Worktree
 from loom.commands.run import run as running
 from loom.commands.run.changes import CheckoutWatch
 from loom.commands.run.prewarmed import PreparedRuns

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from loom.commands.again.elsewhere import pinned_job
 from loom.commands.again.server_job import Differences
-from loom.commands.plan.plan_run import Worktree
+from loom.commands.project import Worktree
 from loom.errors import ImageError
 from loom.plan.model import Image, Job, Service
 
