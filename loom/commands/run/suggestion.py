@@ -12,13 +12,13 @@ from msgspec.structs import replace
 
 from loom.commands.project import Worktree
 from loom.errors import ProviderError, RequestError
-from loom.plan.model import MountMode
+from loom.plan.model import Job, MountMode
 from loom.record.events import epoch_ns
 from loom.record.past_run import PastJob, PastRun
 from loom.record.run import Run
 from loom.util.controls import shown
 
-_ALL = ("**", ".git")
+_ALL, _GIT = ("**",), (".git",)
 
 
 def with_all_inputs(project: Worktree, run: Run) -> Run:
@@ -35,8 +35,13 @@ def with_all_inputs(project: Worktree, run: Run) -> Run:
             f"--suggest-inputs: the file system of {project.config.tmp_dir} does not note reads (noatime)",
             hint="name another directory: LOOM_TMP_DIR",
         )
-    jobs = tuple(replace(job, inputs=_ALL) for job in run.plan.jobs)
+    jobs = tuple(replace(job, inputs=_ALL + (_GIT if _may_ask_for_git(job) else ())) for job in run.plan.jobs)
     return replace(run, plan=replace(run.plan, jobs=jobs))
+
+
+def _may_ask_for_git(job: Job) -> bool:
+    """Return whether reads of `.git` say that the job needs it. GitHub's checkout reads it in every job that has one."""
+    return (job.inputs is not None and job.has_git) or all(step.kind != "checkout" for step in job.steps)
 
 
 def suggestions(project: Worktree, run: Run) -> Iterator[str]:

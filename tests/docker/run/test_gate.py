@@ -350,6 +350,12 @@ def test_inputs_are_suggested_by_what_was_read(project: Project) -> None:
     assert done.code == 0
     assert "unit read: inputs: [changed, deep/in, lib, top]" in done.out
     assert "git read: inputs: [.git]" in done.out
+    # The checkout of GitHub's jobs reads `.git` in each of them.
+    steps = [{"uses": "actions/checkout@v4"}, {"run": "cat top"}]
+    job = {"runs-on": "ubuntu-latest", "container": "loom/base:latest", "steps": steps}
+    project.write(".github/workflows/ci.yml", json.dumps({"on": "push", "jobs": {"unit": job}}))
+    done = project.loom("run", "-f", ".github/workflows/ci.yml", "--suggest-inputs")
+    assert "unit read: inputs: [top]" in done.out, done.err
 
 
 def test_a_job_that_looks_at_the_commit_counts_for_that_one_alone(project: Project) -> None:
