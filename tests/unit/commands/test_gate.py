@@ -82,6 +82,8 @@ def test_each_ref_of_a_push_is_an_event_of_its_own(checkout: Checkout) -> None:
     assert pushed(f"{annotated} refs/tags/v1 {NONE}") == [(one, "tag", "", "v1", NO_COMMIT)]
     nothing = (f"{NONE} refs/heads/main {one}", f"{two} refs/notes/loom {NONE}", "")
     assert pushed(f"{two} refs/heads/main {one}", *nothing[:2], f"{two} refs/heads/main {one}") == [to_main]
+    [commit] = _pushed(finder, [f"local {two} refs/heads/main {one}"])
+    assert [commit.request(accepted, trust=False).no_cache for accepted in ((), ("cache",))] == [True, False]
     with pytest.raises(RequestError, match="no line of a pre-push hook"):
         pushed("something else")
 

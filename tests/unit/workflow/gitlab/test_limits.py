@@ -93,6 +93,7 @@ REFUSED = {
     of_job("when: delayed, start_in: 2 weeks"): "start_in: 2 weeks is longer than 168h, the most in GitLab",
     of_job("rules: [{if: $CI, start_in: 1h}]"): "rules: `start_in` counts only with `when: delayed`",
     of_job("rules: [{if: $CI, when: delayed}]"): "rules: `when: delayed` has no `start_in`; add it",
+    of_job("rules: [{if: $CI}], when: delayed"): "job: `when: delayed` has no `start_in`; add it",
     of_job("timeout: 2 months"): "timeout: 2 months is longer than 720h, the most in GitLab",
     of_job("retry: 3"): "retry: expected 0 to 2, found 3",
     of_job("retry: {max: 5}"): "retry:max: expected 0 to 2, found 5",
