@@ -119,17 +119,17 @@ def _missing_images(jobs: Sequence[Job], tools: RunTools) -> Iterator[ImageError
                 folder = Path(step.action.directory or tools.source.root)
                 own += [(image, step.position) for image in _taken(image_of(step.action), folder)]
         for image, position in own:
-            if image.name is not None and image.build is None and "$" not in image.name:  # not yet reported
+            if image.name is not None and "$" not in image.name:  # not yet reported
                 wanted.setdefault(job.provider, {}).setdefault(image.name, (image, position))
         if _may_make_images(job):
             break
     for provider, images in wanted.items():
         resolver = tools.providers[provider].images
         if resolver is not None:
-            by_reason: dict[str, dict[str, ImageError]] = {}
+            by_reason: dict[tuple[str, str | None], dict[str, ImageError]] = {}
             for name, error in resolver.absent([image for image, _ in images.values()]).items():
-                by_reason.setdefault(error.message, {})[name] = error
-            for reason, errors in by_reason.items():
+                by_reason.setdefault((error.message, error.hint), {})[name] = error
+            for (reason, _), errors in by_reason.items():
                 name, error = next(iter(errors.items()))
                 text = reason if name in reason else f"{name}: {reason}"
                 if len(errors) > 1:
@@ -147,7 +147,9 @@ def _taken(image: Image, root: Path) -> Iterator[Image]:
     for path in (root / build.context / build.dockerfile, root / build.dockerfile):
         with suppress(OSError, ValueError, LoomError), open_inside(path, root) as file:
             stages = stages_of(file.read().decode(), args=build.args, predefined={})
-            yield from (Image(name=name, pull=image.pull) for name, _ in bases_of(stages, target=build.target))
+            yield from (
+                Image(name=name, pull=image.pull, build=build) for name, _ in bases_of(stages, target=build.target)
+            )
             return
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, suppress
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from msgspec import Struct
 from loom.commands.plan.check import check
 from loom.commands.plan.contexts import resolve_context
 from loom.commands.project import Project, checkout, open_project, workflow_path, workflows_of
-from loom.providers.docker.engine.client import Engine
+from loom.providers.docker.images.present import present_images
 from loom.status import ExitCode
 from loom.util import globs
 from loom.util.paths import name_from
@@ -66,7 +66,7 @@ def init(*, print_only: bool) -> int:
         return ExitCode.OK
     files = checkout.files_of(project.root, project.environ)
     drafts = drafts_for(project.root, files)
-    local = _local_images(project)
+    local = present_images(project.environ, project.config.engine)
     jobs = {draft.name: image_for(draft.images or (project.config.default_image,), local or ()) for draft in drafts}
     text = workflow_text(drafts, jobs)
     if print_only:
@@ -84,7 +84,7 @@ def init(*, print_only: bool) -> int:
         print(f"{other} is of a CI system whose files loom does not read: compare its commands with the draft")
     code = check(None, "text", inputs=None, strict=False)
     if local is None:
-        print("no container engine answers, which the jobs need: loom doctor")
+        print("no container engine of this machine answers, which the jobs need: loom doctor")
     print(f"now: {begin and f'{begin} && '}loom run")
     return code
 
@@ -107,15 +107,6 @@ def _origin(drafts: Sequence[Draft]) -> str:
         if drafts[0].commands != (_NOTHING_KNOWN,)
         else "as loom knows no language here"
     )
-
-
-def _local_images(project: Project) -> list[str] | None:
-    """Return the names of the engine's images; None where no engine answers."""
-    with closing(Engine(project.environ, project.config.engine)) as engine:
-        try:
-            return [name for image in engine().api.images() for name in image.get("RepoTags") or ()]
-        except Exception:  # noqa: BLE001  whatever the client raises: a draft needs no engine
-            return None
 
 
 # -- the draft ----------------------------------------------------------------------------------------------------
@@ -174,7 +165,7 @@ def _met(condition: str, root: Path, files: Sequence[str]) -> dict[str, str] | N
     return None
 
 
-def image_for(images: Sequence[str], local: Sequence[str]) -> str:
+def image_for(images: Sequence[str], local: Collection[str]) -> str:
     """Return the first of these images that is here, with whatever tag, else the first."""
     for image in images:
         same = [name for name in local if name == image or name.rpartition(":")[0] == image.rpartition(":")[0]]

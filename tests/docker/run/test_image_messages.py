@@ -73,6 +73,9 @@ d: {stage: test, image: {build: {context: .}, pull: never}, script: [x]}
 """)
     (project.root / "Dockerfile").write_text("FROM debian:trixie-slim AS one\nFROM start:nothing\n")
     ran, looked = project.run(), project.loom("doctor", LOOM_DEFAULT_IMAGE="debian:trixie-slim")
+    assert "--image debian:nothing=" in ran.out
+    assert "--image start:nothing=" not in ran.out, "no option replaces the base of a Dockerfile"
+    assert "docker tag IMAGE start:nothing" in ran.out
     assert (ran.code, looked.code) == (3, 3)
     assert "4 things are missing that jobs need" in ran.out
     for lacked in ("debian:nothing", "base:nothing", "NOT_SET", "start:nothing"):

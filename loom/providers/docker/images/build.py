@@ -54,7 +54,7 @@ def build_image(
     assert build is not None
 
     def ensure(name: str, platform: str) -> ResolvedImage:
-        return images.ensure(name, image.pull, platform, on_output=on_output, cancel=cancel)
+        return images.ensure(name, image.pull, platform, on_output=on_output, cancel=cancel, of_build=True)
 
     inputs = settle(images, image, workspace=workspace, identity_of=identity_of, ensure=ensure)
     tag = parse_reference(inputs.tag)

@@ -60,9 +60,16 @@ class NamedImages:
         return self._engine_platform
 
     def ensure(
-        self, name: str, policy: model.PullPolicy, platform: str, *, on_output: OnOutput, cancel: Cancel
+        self,
+        name: str,
+        policy: model.PullPolicy,
+        platform: str,
+        *,
+        on_output: OnOutput,
+        cancel: Cancel,
+        of_build: bool = False,
     ) -> ResolvedImage:
-        """Return an image by name, by the lock file and the pull policy."""
+        """Return an image by name, by the lock file and the pull policy. `of_build`: a Dockerfile names it."""
         reference = parse_reference(name)
         locked = self.locked(reference, platform)
         if locked is not None:
@@ -76,7 +83,7 @@ class NamedImages:
             pull(self.engine, reference, platform, on_output=on_output, cancel=cancel)
         except ImageError as error:
             if error.code != "CANCELED":
-                error.hint = f"{error.hint or ''}\n{self.alternatives(reference)}".lstrip()
+                error.hint = f"{error.hint or ''}\n{self.alternatives(reference, of_build=of_build)}".lstrip()
             raise
         return self._required(reference, platform)
 
@@ -106,12 +113,20 @@ class NamedImages:
         for thread in asking:
             thread.join(max(0.0, until - time.monotonic()))
         lacking = {name: error for name, error in list(found.items()) if error.code not in _MAY_PASS}
-        for error in lacking.values():
-            error.hint = f"{error.hint or ''}\n{self.alternatives(*map(parse_reference, lacking))}".lstrip()
+        for of_build in (False, True):
+            names = [
+                str(image.name) for image in images if (image.build is not None) is of_build and image.name in lacking
+            ]
+            advice = self.alternatives(*map(parse_reference, names), of_build=of_build) if names else ""
+            for name in names:
+                lacking[name].hint = f"{lacking[name].hint or ''}\n{advice}".lstrip()
         return lacking
 
-    def alternatives(self, *references: Reference) -> str:
-        """Return how to run without images that can't be had, with similar ones that are here."""
+    def alternatives(self, *references: Reference, of_build: bool = False) -> str:
+        """Return how to run without images that can't be had, with similar ones that are here.
+
+        `of_build`: a Dockerfile names them, where no option replaces them.
+        """
         api: Any = self.client.api
         try:
             names = [name for one in api.images() for name in one.get("RepoTags") or () if "<none>" not in name]
@@ -121,10 +136,11 @@ class NamedImages:
         others = {name: here[0] if here else "IMAGE" for name, here in found.items()}
         here = ", ".join(dict.fromkeys(name for names in found.values() for name in names))
         name, other = next(iter(others.items())) if len(others) == 1 else ("NAME", "IMAGE")
+        options = " ".join(f"--image {name}={other}" for name, other in others.items())
         return (
             (f"similar ones are here: {here}\n" if here else "")
-            + f"run another one instead: loom run {' '.join(f'--image {name}={other}' for name, other in others.items())}\n"
-            + f"or give it this name: docker tag {other} {name}, or docker build -t {name} FOLDER"
+            + ("" if of_build else f"run another one instead: loom run {options}\nor ")
+            + f"give another one this name: docker tag {other} {name}, or docker build -t {name} FOLDER"
         )
 
     def locked(self, reference: Reference, platform: str) -> Locked | None:
