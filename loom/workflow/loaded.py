@@ -85,4 +85,5 @@ def content_of(path: Path, root: Path) -> bytes:
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         why = f"{name_from(root, path)}: the workflow file can't be read: {reason}"
-        raise RequestError(why, code="WF_NOT_FOUND") from error
+        hint = "name a file in it, such as .gitlab-ci.yml" if isinstance(error, IsADirectoryError) else None
+        raise RequestError(why, hint=hint, code="WF_NOT_FOUND") from error

@@ -48,7 +48,11 @@ class CommitFinder:
     def __init__(self, project: Project) -> None:
         found = repository.find(project.root, project.environ)
         if found is None:
-            raise RequestError(f"{project.root} is no git repository", hint="a gate is about a commit")
+            raise RequestError(
+                f"{project.root} is in no git checkout, and a gate is about a commit",
+                hint="Go to a checkout, or make one: git init && git add -A && git commit",
+                code="NO_REPOSITORY",
+            )
         self._environ = git.in_repository(found, project.environ)
         self.root, self.git_dir, self.common_dir = project.root, found.git_dir, found.common_dir
 
@@ -60,7 +64,9 @@ class CommitFinder:
     def commit(self, name: str) -> str:
         found = self.ask("rev-parse", "--verify", "-q", "--end-of-options", f"{name}^{{commit}}")
         if found is None:
-            raise RequestError(f"{name}: no commit of this repository", hint="git log names them")
+            raise RequestError(
+                f"{name}: no commit of this repository", hint="git log --all names them; git commit makes one"
+            )
         return found
 
     def pushed(self, sha: str, ref: str, before: str | None) -> CheckedCommit:

@@ -16,6 +16,7 @@ from loom.commands.plan.check import check
 from loom.commands.plan.contexts import resolve_context
 from loom.commands.project import Project, checkout, open_project, workflow_path, workflows_of
 from loom.providers.docker.images.present import present_images
+from loom.snapshot.repository import bare
 from loom.status import ExitCode
 from loom.util import globs
 from loom.util.paths import name_from
@@ -56,6 +57,8 @@ class Draft(Struct, frozen=True, kw_only=True):
 
 def init(*, print_only: bool) -> int:
     project = open_project()
+    if (project.root / "HEAD").is_file() and (project.root / "objects").is_dir():
+        raise bare(project.root)
     present = [] if print_only else workflows_of(project.root)
     begin = "" if (project.root / ".git").exists() else "git init && git add -A && git commit -m 'First commit'"
     for path in present:

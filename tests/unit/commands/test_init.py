@@ -1,6 +1,7 @@
 """`loom init`: what it drafts for a project, and what it says of one that has a workflow."""
 
 import json
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -116,6 +117,14 @@ def test_a_workflow_is_named_and_never_replaced(loom: Loom) -> None:
     assert not Path(".loom").exists()
     Path(gitlab).write_text("a: {script: {}}\n")
     assert loom("init")[1].startswith(".gitlab-ci.yml has 2 errors: loom check\n")
+
+
+def test_a_bare_repository_gets_no_draft(loom: Loom) -> None:
+    subprocess.run(["git", "init", "-q", "--bare"], check=True)
+    code, _, error = loom("init")
+    assert code == 2
+    assert "git worktree add" in error
+    assert not Path(".loom").exists()
 
 
 def test_names_of_files_reach_the_commands_as_words(tmp_path: Path) -> None:
