@@ -121,7 +121,8 @@ def reporting(shell: Sequence[str], file: str) -> str:
     """Return a prefix for a script's first line that makes `shell` report to `file` the command that ended the script."""
     if is_bash(shell):
         at_error = _AT_ERROR % (_BASH % {"kind": "E", "to": ">|", "file": file})
-        more = f'{_PRINTING}; {{ {_CHILDREN}; }} >>"%(file)s"' % {"file": file}
+        # Without the trap DEBUG: what follows would count as commands of the script, and could end its marks.
+        more = f'trap - DEBUG; {_PRINTING}; {{ {_CHILDREN}; }} >>"%(file)s"' % {"file": file}
         at_exit = _AT_EXIT % f"{_BASH % {'kind': 'X', 'to': '>>', 'file': file}}; {more}"
         traps = f"trap {shlex.quote(at_error)} ERR; trap {shlex.quote(at_exit)} EXIT"
         child = shlex.quote(_CHILD % {"file": file, "children": _CHILDREN % {"file": file}})
