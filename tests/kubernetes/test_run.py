@@ -184,7 +184,7 @@ def test_one_run_from_its_first_job_to_clean(
         timeout=60,
         dimensions=(33, 99),
     )
-    shell.sendline("stty size; touch fixed; exit 3")
+    shell.sendline("while stty size | grep -q ^0; do sleep 0.1; done; stty size; touch fixed; exit 3")
     shell.expect("33 99")
     shell.expect(pexpect.EOF)
     shell.wait()

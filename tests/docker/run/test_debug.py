@@ -653,7 +653,7 @@ def test_the_shell_stands_where_the_step_failed(failing: Project) -> None:
     shell = failing.on_terminal("shell", MY_TOKEN=SECRET)
     shell.expect("in the kept container of unit")
     shell.expect(PROMPT)
-    shell.sendline("echo =$GREETING=$LOOM_STEP=; stty size")
+    shell.sendline("echo =$GREETING=$LOOM_STEP=; while stty size | grep -q ^0; do sleep 0.1; done; stty size")
     shell.expect(f"=hello {SECRET}=script/02=\r\n31 97\r\n")
     shell.expect(PROMPT)
     shell.setwinsize(40, 120)
