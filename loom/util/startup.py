@@ -33,11 +33,11 @@ at_end: list[Callable[[], object]] = []
 
 def leave(code: int) -> None:
     """End the process at once, unless another thread still works."""
-    for stream in (sys.stdout, sys.stderr):
+    for number, stream in enumerate((sys.stdout, sys.stderr), start=1):
         try:
             stream.flush()
         except (OSError, ValueError):  # nobody reads any more; Python would try again at its end, and exit with 120
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+            os.dup2(os.open(os.devnull, os.O_WRONLY), number)
     if any(not thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread()):
         sys.exit(code)
     os._exit(code)

@@ -135,6 +135,12 @@ startup.leave(4)
     assert (ended.returncode, ended.stderr) == (4, b"")
 
 
+def test_a_closed_stream_changes_no_exit_code() -> None:
+    program = "import sys; from loom.util import startup; sys.stdout.close(); startup.leave(4)"
+    ended = subprocess.run([sys.executable, "-c", program], stderr=subprocess.PIPE, check=False)
+    assert (ended.returncode, ended.stderr) == (4, b"")
+
+
 @pytest.mark.parametrize("form", ["", "--json", "--format github", "--stream"])
 def test_output_that_has_no_room_is_said_and_where_the_record_is(make: Make, form: str) -> None:
     project = make(WORKFLOW)
