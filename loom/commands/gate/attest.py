@@ -74,7 +74,7 @@ def attest_verify(commit: str, *, signers: Path, jobs: list[str], allow_unlike: 
     project = open_project()
     finder = CommitFinder(project)
     sha = finder.commit(commit)
-    tree = finder.tree(sha)
+    tree, ref = finder.tree(sha), finder.ref_of(commit)
     try:
         allowed = read_regular(signers).decode("utf-8", "replace")
     except OSError as error:
@@ -82,8 +82,12 @@ def attest_verify(commit: str, *, signers: Path, jobs: list[str], allow_unlike: 
         raise RequestError(f"{signers}: {error.strerror}", hint=hint) from None
     passed: dict[str, list[str]] = {}
     unlike: list[str] = []
+    refs: list[str] = []
     for envelope, statement in _envelopes(_note(project, sha)):
-        if statement.is_of(tree) and statement.predicate.result == "PASSED" and (who := signers_of(envelope, allowed)):
+        if not statement.is_of(tree) or statement.predicate.result != "PASSED" or ref not in (None, statement.ref):
+            continue
+        if who := signers_of(envelope, allowed):
+            refs.append(statement.ref)
             unlike += statement.unlike
             if allow_unlike or not statement.unlike:
                 for job in statement.predicate.passed_tests:
@@ -91,11 +95,25 @@ def attest_verify(commit: str, *, signers: Path, jobs: list[str], allow_unlike: 
     missing = [job for job in jobs if job not in passed]
     good = bool(passed) and not missing
     signed = [f"passed   {job}, signed by {', '.join(dict.fromkeys(names))}" for job, names in passed.items()]
-    lines = signed or [f"commit {sha[:12]}: no valid attestation of its tree by these signers"]
+    of = f" for {ref}" if ref else ""
+    lines = signed or [f"commit {sha[:12]}: no valid attestation of its tree{of} by these signers"]
     lines += [f"missing  {job}" for job in missing]
     lines += [f"unlike CI: {each}" for each in dict.fromkeys(unlike)]
     lines += ["--allow-unlike accepts it"] if unlike and not allow_unlike else []
-    values = {"commit": sha, "tree": tree, "passed": passed, "missing": missing, "unlike": unlike, "good": good}
+    lines += (
+        [f"for {', '.join(sorted({*refs}))}: name a branch or tag to ask for its jobs alone"]
+        if signed and not ref
+        else []
+    )
+    values = {
+        "commit": sha,
+        "tree": tree,
+        "refs": refs,
+        "passed": passed,
+        "missing": missing,
+        "unlike": unlike,
+        "good": good,
+    }
     print_either(as_json, "attestations", values, map(printable, lines))
     return ExitCode.OK if good else ExitCode.JOB_FAILED
 
@@ -124,6 +142,7 @@ def statement_of(judgement: Judgement) -> Statement:
     tree = {"gitTree": judgement.commit.tree}
     annotations = {
         "event": judgement.commit.event,
+        "ref": judgement.commit.ref,
         "architecture": platform.machine(),
         "version": __version__,
         "runs": sorted({one.run_id for one in judgement.verdicts if one.run_id}),
@@ -176,11 +195,11 @@ def _envelopes(note: bytes) -> Iterator[tuple[Envelope, Statement]]:
 
 
 def _is_older(line: bytes, envelope: Envelope, statement: Statement) -> bool:
-    """Return whether a line of a note is what this envelope replaces: of the same person, about the same event."""
+    """Return whether a line of a note is what this envelope replaces: of the same person, about the same push."""
     if (read := read_envelope(line)) is None:
         return False  # of another tool, or of a later loom
     names = [{one.keyid for one in each.signatures} for each in (read[0], envelope)]
-    return names[0] == names[1] and read[1].event == statement.event
+    return names[0] == names[1] and (read[1].event, read[1].ref) == (statement.event, statement.ref)
 
 
 def _push(project: Project, who: str) -> None:

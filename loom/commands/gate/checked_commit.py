@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,6 +30,11 @@ class CheckedCommit(Struct, frozen=True, kw_only=True):
     event: str
     base: str
     """The commit that `changes` compares with; `NO_COMMIT`: all files are new."""
+
+    @property
+    def ref(self) -> str:
+        """The ref of the server that is pushed to, or is to be merged."""
+        return f"refs/tags/{self.tag}" if self.tag else f"refs/heads/{self.branch}"
 
     def request(self, accepted: tuple[str, ...], *, trust: bool) -> Request:
         """Return the request for the run of all jobs. It deploys nothing, and has no cache that counts against it."""
@@ -96,6 +102,12 @@ class CommitFinder:
             )
         branch = full.removeprefix("refs/heads/")
         return self.pushed(sha, full, self.ask("rev-parse", "--verify", "-q", f"refs/remotes/origin/{branch}"))
+
+    def ref_of(self, name: str) -> str | None:
+        """Return the server's ref that a name here stands for; None where it names a commit alone."""
+        full = self.ask("rev-parse", "--symbolic-full-name", "--verify", "-q", "--end-of-options", name) or ""
+        full = re.sub("^refs/remotes/[^/]+/", "refs/heads/", full)
+        return full if full.startswith(("refs/heads/", "refs/tags/")) else None
 
     def merging(self, ref: str, target: str | None) -> CheckedCommit:
         """Return the commit of a branch, for a request to merge it into `target` (None: the default branch)."""

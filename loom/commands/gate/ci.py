@@ -12,7 +12,7 @@ SIGNERS = ".loom/signers"
 """The file with the people whose signatures count, in the target branch."""
 
 # $COMMIT has the note, $BRANCH the file of signers, HEAD is what the server tests, which may be a merge. Every doubt prints
-# nothing: no note, another tree, another event or architecture, a signer whom the target branch does not name.
+# nothing: no note, another tree, another ref, event or architecture, a signer whom the target branch does not name.
 SHOWN = f"""\
 set -u
 cd "$(git rev-parse --show-toplevel)"
@@ -26,11 +26,11 @@ git notes --ref={NOTES} show "$COMMIT" 2>/dev/null | while IFS= read -r line; do
   {{ printf 'DSSEv1 {len(PAYLOAD)} {PAYLOAD} %d ' "$(wc -c <"$t/payload")" && cat "$t/payload"; }} >"$t/signed"
   who=$(ssh-keygen -Y find-principals -s "$t/signature" -f "$t/signers" | head -n 1)
   ssh-keygen -Y verify -n {NAMESPACE} -I "$who" -s "$t/signature" -f "$t/signers" <"$t/signed" >/dev/null || continue
-  jq -r --arg tree "$tree" --arg machine "$machine" --arg event "$EVENT" '
+  jq -r --arg tree "$tree" --arg machine "$machine" --arg event "$EVENT" --arg ref "$REF" '
     select(._type == "{STATEMENT}" and .predicateType == "{PREDICATE}")
     | select(any(.subject[]; .digest.gitTree == $tree)) | .predicate | select(.result == "PASSED")
-    | select(any(.configuration[]; .name == "loom" and .annotations.event == $event and .annotations.{UNLIKE} == []
-        and .annotations.architecture == $machine))
+    | select(any(.configuration[]; .name == "loom" and .annotations.event == $event and .annotations.ref == $ref
+        and .annotations.{UNLIKE} == [] and .annotations.architecture == $machine))
     | .passedTests[]' "$t/payload"
 done 2>/dev/null
 """
@@ -53,6 +53,7 @@ _GITHUB = """\
         env:
           COMMIT: ${{ github.event.pull_request.head.sha || github.sha }}
           BRANCH: ${{ github.base_ref || github.event.repository.default_branch }}
+          REF: ${{ github.head_ref && format('refs/heads/{0}', github.head_ref) || github.ref }}
           EVENT: ${{ github.event_name == 'pull_request' && 'merge_request' || github.event_name }}
         run: |
           cat >"$RUNNER_TEMP/shown" <<'END'
@@ -79,6 +80,7 @@ loom:
   before_script: [apk add --no-cache git jq openssh-keygen]
   script:
     - export COMMIT="${CI_MERGE_REQUEST_SOURCE_BRANCH_SHA:-$CI_COMMIT_SHA}" EVENT="${CI_PIPELINE_SOURCE%_event}"
+    - export REF="refs/heads/${CI_MERGE_REQUEST_SOURCE_BRANCH_NAME:-$CI_COMMIT_BRANCH}"
     - export BRANCH="${CI_MERGE_REQUEST_TARGET_BRANCH_NAME:-$CI_DEFAULT_BRANCH}"
     - |
       cat >/tmp/shown <<'END'

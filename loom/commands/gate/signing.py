@@ -71,6 +71,11 @@ class Statement(Struct, frozen=True):
         return str(self._annotation("event") or "")
 
     @property
+    def ref(self) -> str:
+        """The branch or tag whose jobs these are: rules may have other ones for another."""
+        return str(self._annotation("ref") or "")
+
+    @property
     def unlike(self) -> list[str]:
         """What makes the run unlike CI."""
         found = self._annotation(UNLIKE)

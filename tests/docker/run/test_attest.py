@@ -61,6 +61,11 @@ def test_a_run_counts_for_the_commit_that_has_its_tree(project: Project, tmp_pat
     unlike = project.loom("attest", "verify", "--signers", str(signers))
     assert (unlike.code, "unlike CI: image-by-tag" in unlike.out) == (1, True)
     verify = ("attest", "verify", "--signers", str(signers), "--allow-unlike", "--json")
+    git("branch", "other")
+    git("checkout", "-q", "other")
+    of_other = [project.loom(*verify, name).code for name in ("HEAD", "main", "origin/main", git("rev-parse", "HEAD"))]
+    assert of_other == [1, 0, 0, 0], "a branch may have other jobs"
+    git("checkout", "-q", "main")
     found = json.loads(project.loom(*verify).out)
     assert found["passed"] == {"unit": ["dev@example.org"], "lint": ["dev@example.org"]}
     assert json.loads(project.loom(*verify, "--job", "deploy").out)["missing"] == ["deploy"]

@@ -57,7 +57,7 @@ def allowed(key: Path, options: str = "") -> str:
 
 
 def statement(tree: str = "1" * 40, result: str = "PASSED", **annotations: Any) -> Statement:
-    told = {"event": "push", "architecture": platform.machine(), "unlike": [], **annotations}
+    told = {"event": "push", "ref": "refs/heads/topic", "architecture": platform.machine(), "unlike": [], **annotations}
     configuration = [Configuration(name="loom", digest={"gitTree": tree}, annotations=told)]
     predicate = JobResults(result=result, configuration=configuration, passed_tests=["unit", "a b"])
     return Statement(subject=[Subject(digest={"gitTree": tree})], predicate=predicate)
@@ -154,7 +154,13 @@ class Server:
 
     def shown(self, **environ: str) -> list[str]:
         """Run CI's own script."""
-        given = {"COMMIT": self.git("rev-parse", "HEAD"), "BRANCH": "main", "EVENT": "push", **environ}
+        given = {
+            "COMMIT": self.git("rev-parse", "HEAD"),
+            "BRANCH": "main",
+            "EVENT": "push",
+            "REF": "refs/heads/topic",
+            **environ,
+        }
         return run("sh", "-c", SHOWN, cwd=self.ci, **given).splitlines()
 
 
@@ -172,6 +178,10 @@ def test_ci_knows_what_is_shown_without_loom(server: Server, key: Path, tmp_path
     assert server.shown() == ["unit", "a b"]
     assert server.shown(EVENT="pull_request") == []
     assert server.shown(BRANCH="gone") == []
+    assert [server.shown(REF=ref) for ref in ("refs/heads/other", "refs/tags/topic", "topic", "")] == [[]] * 4
+    quoted = """refs/heads/a/'b"$(exit)`c`"""
+    server.note(sign(statement(server.tree, ref=quoted), signing_of(ssh(key))))
+    assert (server.shown(REF=quoted), server.shown()) == (["unit", "a b"], [])
 
 
 def of_other_tree(server: Server) -> None:
@@ -188,6 +198,10 @@ def of_other_architecture(server: Server) -> None:
 
 def unlike_ci(server: Server) -> None:
     server.note(sign(statement(server.tree, unlike=["a tag"]), signing_of(ssh(server.key))))
+
+
+def that_names_no_ref(server: Server) -> None:
+    server.note(sign(statement(server.tree, ref=None), signing_of(ssh(server.key))))
 
 
 def edited_after_signing(server: Server) -> None:
@@ -237,6 +251,7 @@ def no_json(server: Server) -> None:
         that_failed,
         of_other_architecture,
         unlike_ci,
+        that_names_no_ref,
         edited_after_signing,
         of_other_kind,
         signer_of_the_branch_itself,
