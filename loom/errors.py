@@ -20,7 +20,7 @@ A failing step raises none of these: it is a value (`status.Exit`).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from msgspec import Struct
 
@@ -53,9 +53,10 @@ class RequestError(LoomError):
 
 
 class NoJobRuns(RequestError):
-    """The server runs nothing for this event."""
+    """The server runs nothing for this event. `left_out`: the plan's jobs that it does not run."""
 
     default_code = "NO_JOB_RUNS"
+    left_out: Sequence[Any] = ()
 
 
 class Problem(Struct, frozen=True, kw_only=True):

@@ -48,6 +48,8 @@ class Candidate(Struct, kw_only=True):
     """One more name that people may use for it."""
     needs: list[p.Need] | None = None
     held: Withheld | None = None
+    unknown_values: tuple[str, ...] = ()
+    """Of one that its rules leave out: see `NotSelected.unknown`."""
 
     becomes_several: bool = False
     """While it runs: `ID.VALUES` means it too."""

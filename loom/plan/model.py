@@ -508,6 +508,8 @@ class NotSelected(Struct, frozen=True, kw_only=True):
     """Of a job that a run leaves out though CI would run it: what such jobs are."""
     artifacts: tuple[str, ...] = ()
     """The paths of its artifacts, as the workflow has them."""
+    unknown: tuple[str, ...] = ()
+    """The values that only the server knows, with which its rules may let it run there."""
 
 
 class Plan(Struct, frozen=True, kw_only=True, dict=True):

@@ -34,6 +34,7 @@ class Choice:
         self.code = code
         self.left_out: dict[str, str] = {}
         self.held: dict[str, str] = {}
+        self._unknown: dict[str, tuple[str, ...]] = {}
         self.problems: list[Problem] = []
         self._artifacts: dict[str, tuple[str, ...]] = {}
         self._makers: dict[str, list[str]] = {}
@@ -70,6 +71,7 @@ class Choice:
                 self.left_out[candidate.id] = p.NOT_SELECTED
             elif not candidate.decision.runs:
                 self.left_out[candidate.id] = candidate.decision.reason
+                self._unknown[candidate.id] = candidate.unknown_values
             elif candidate.decision.when == "manual":
                 result[candidate.id] = candidate  # CI would not run it by itself either
             elif candidate.held and (candidate.id not in exact or candidate.held.even_if_named):
@@ -89,7 +91,13 @@ class Choice:
 
     def not_selected(self) -> tuple[p.NotSelected, ...]:
         return tuple(
-            p.NotSelected(id=name, reason=reason, held=self.held.get(name, ""), artifacts=self._artifacts.get(name, ()))
+            p.NotSelected(
+                id=name,
+                reason=reason,
+                held=self.held.get(name, ""),
+                artifacts=self._artifacts.get(name, ()),
+                unknown=self._unknown.get(name, ()),
+            )
             for name, reason in self.left_out.items()
         )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Container, Iterable, Iterator
 from contextlib import chdir, nullcontext, redirect_stdout
 from itertools import takewhile
 from typing import Any, Literal
@@ -88,10 +88,17 @@ def judge(project: Project, commit: CheckedCommit, *, dry_run: bool = False, as_
         settings: dict[str, Any] = {} if config.origins["job_inputs"].layer == "project" else {"job_inputs": {}}
         try:
             worktree, run = plan_run(request, ask=not as_json, settings=settings)
-        except NoJobRuns:
-            none = Plan(workflow_path="", stages=(), jobs=())
+        except NoJobRuns as error:
+            none = Plan(workflow_path="", stages=(), jobs=(), left_out=tuple(error.left_out))
+            accepted = frozenset(config.gate_accept)
             return Judgement(
-                commit=commit, verdicts=[], plan=none, images={}, accepted=frozenset(), whole=True, code=ExitCode.OK
+                commit=commit,
+                verdicts=[*_left_out(none, accepted)],
+                plan=none,
+                images={},
+                accepted=accepted,
+                whole=True,
+                code=ExitCode.OK,
             )
         found = _Gate(project, worktree, replace(run, repo_root=project.root), commit, cancel)
         verdicts = found.before()
@@ -161,7 +168,7 @@ class _Gate:
 
     def before(self) -> list[JobVerdict]:
         """Return what is known without a run; a job that could not count if it ran is in doubt."""
-        return [*map(self._before, self._run.plan.jobs), *self._left_out()]
+        return [*map(self._before, self._run.plan.jobs), *_left_out(self._run.plan, self._accepted)]
 
     def _before(self, job: Job) -> JobVerdict:
         if (why := _no_say(self._run.plan, job)) is not None:
@@ -170,7 +177,10 @@ class _Gate:
             return JobVerdict(job_id=job.id, state="doubtful", text=f"can't count: {_reasons(words)}")
         if (run_id := self._shown.get(job.id)) is not None:
             past = self._records[job.id]
-            if past is not None and skipped_as_in_ci(job, past.fold.jobs[job.id]):
+            skipped = past is not None and skipped_as_in_ci(job, past.fold.jobs[job.id])
+            if (doubt := self._undecided(job, run_id, skipped=skipped)) is not None:
+                return doubt
+            if skipped:
                 return JobVerdict(job_id=job.id, state="not-gating", text=_SKIPPED, run_id=run_id)
             return JobVerdict(job_id=job.id, state="shown", text=f"shown by run {run_id}", run_id=run_id)
         return JobVerdict(job_id=job.id, state="to-run", text="has to run")
@@ -190,14 +200,14 @@ class _Gate:
         if self._run.plan.behind:
             yield "behind"
 
-    def _left_out(self) -> Iterator[JobVerdict]:
-        for left in self._run.plan.left_out:
-            if left.held in _AFTER_HELD:
-                yield JobVerdict(job_id=left.id, state="not-gating", text=f"left out: {left.reason}")
-            elif left.held:
-                doubt = "job-left-out" not in self._accepted
-                text = f"left out: {left.reason}" + (f" ({'job-left-out'})" if doubt else "")
-                yield JobVerdict(job_id=left.id, state="doubtful" if doubt else "not-gating", text=text)
+    def _undecided(self, job: Job, run_id: str, *, skipped: bool) -> JobVerdict | None:
+        """Return the verdict on a job of which something did not run for want of a value that the server has; None for others."""
+        from loom.plan.github.unknown import unknown_of  # most gates are of other files
+
+        if "undecided" in self._accepted or not (names := unknown_of(job, skipped=skipped)):
+            return None
+        what = "it was skipped" if skipped else "a step was skipped"
+        return JobVerdict(job_id=job.id, state="doubtful", text=f"{what}; {_asking(names)} (undecided)", run_id=run_id)
 
     def rest(self) -> Run:
         """Return the run of what is not shown, or has lost what it left for others."""
@@ -208,7 +218,8 @@ class _Gate:
 
     def after(self) -> list[JobVerdict]:
         """Return what is known after the run of the rest."""
-        return [*map(self._after, self._run.plan.jobs), *self._grown(), *self._left_out()]
+        left_out = _left_out(self._run.plan, self._accepted)
+        return [*map(self._after, self._run.plan.jobs), *self._grown(), *left_out]
 
     def _after(self, job: Job) -> JobVerdict:
         known = self._before(job)
@@ -229,7 +240,10 @@ class _Gate:
             )
         if proof is None or one is None or state is None or proof.tree != self._expected.tree:
             return verdict("doubtful", "its run left no proof")
-        if skipped_as_in_ci(job, state):
+        skipped = skipped_as_in_ci(job, state)
+        if (doubt := self._undecided(job, run_id, skipped=skipped)) is not None:
+            return doubt
+        if skipped:
             return verdict("not-gating", _SKIPPED)
         if one.status is not Status.SUCCESS and not one.allowed:
             return verdict(
@@ -262,6 +276,20 @@ class _Gate:
                 yield from self._of_children(entry.run_id)
 
 
+def _left_out(plan: Plan, accepted: Container[str]) -> Iterator[JobVerdict]:
+    """Yield the verdicts on the jobs that CI runs, or may run, and a run here does not."""
+    for left in plan.left_out:
+        word = "job-left-out" if left.held else "undecided"
+        if not left.held and not left.unknown:
+            continue
+        doubt = left.held not in _AFTER_HELD and word not in accepted
+        why = f"left out: {left.reason}"
+        if left.unknown:
+            why += f"; {_asking(left.unknown)}"
+        text = f"{why} ({word})" if doubt else why
+        yield JobVerdict(job_id=left.id, state="doubtful" if doubt else "not-gating", text=text)
+
+
 def _merged_tree(worktree: Worktree, tip: str, sha: str) -> str:
     """Return the tree of the merge that GitHub would run."""
     environ = git.in_repository(worktree.source.repository, worktree.environ)
@@ -284,6 +312,14 @@ def _all_before(plan: Plan, job: Job) -> Iterator[Job]:
     for one in waits_for(plan, job):
         yield one
         yield from _all_before(plan, one)
+
+
+def _asking(names: Iterable[str]) -> str:
+    names = list(names)
+    given = any(not name.startswith("github") for name in names)
+    return f"only the server knows {', '.join(names)}" + (
+        ": your configuration may give it, also empty" if given else ""
+    )
 
 
 def _reasons(words: list[str]) -> str:

@@ -15,6 +15,7 @@ from loom.plan.github import matrix
 from loom.plan.github.events import event_of
 from loom.plan.github.labels import refused
 from loom.plan.github.texts import LATE, Texts, as_written, literal, node_of
+from loom.plan.github.unknown import unknown_in
 from loom.util.budget import spend
 from loom.util.toposort import CycleError, order
 from loom.util.units import meant
@@ -296,6 +297,7 @@ class GitHubCandidates:
                 key=key,
                 node=mine,
                 unknown=unknown,
+                unknown_values=self._unknown(node, own),
                 scope=scope,
                 texts=own,
                 labels=self._labels(node, own),
@@ -348,6 +350,9 @@ class GitHubCandidates:
         if self.everything or texts.condition(node.get("if")) is not False:
             return decision("on_success")
         return decision("never", reason=f"{IF_FALSE}{_values_read(text_of(node.get('if')), texts.contexts)}")
+
+    def _unknown(self, node: Node, texts: Texts) -> tuple[str, ...]:
+        return () if self._decided(node, texts).runs else unknown_in(text_of(node.get("if")), texts.contexts)
 
     def _labels(self, node: Node, texts: Texts) -> tuple[str, ...] | None:
         runs_on = node.get("runs-on")

@@ -96,11 +96,15 @@ def _nothing(workflows: Workflows, choice: Choice, candidates: GitHubCandidates)
     told = listed([f"{job_id}: {reason}" for reason, job_id in reversed(reasons.items())], 5)
     others = [one for one in EVENTS if one != event and any(one in file.events for file in workflows.workflows)]
     advice = f"Other events: {', '.join(f'--event {one}' for one in others)}. " if others else ""
-    kind = RequestError if any(one.held for one in choice.not_selected()) else NoJobRuns  # which CI would run
-    return kind(
+    left_out = choice.not_selected()
+    kind = RequestError if any(one.held for one in left_out) else NoJobRuns  # which CI would run
+    error = kind(
         f"no job of {workflows.path} runs for {event}: {'; '.join(told)}",
         hint=f"{advice}A job that you name runs all the same.",
     )
+    if isinstance(error, NoJobRuns):
+        error.left_out = left_out
+    return error
 
 
 def rehearse(

@@ -70,7 +70,7 @@ def parse(text: str) -> Node:
     tree = _Parser(text).whole()
     level = [tree]
     for _ in range(MAX_DEPTH):  # no recursion: a chain of comparisons or names has any length
-        if not (level := [below for one in level for below in _below(one)]):
+        if not (level := [below for one in level for below in nodes_below(one)]):
             return tree
     raise InvalidExpression(f"the expression is nested more than {MAX_DEPTH} levels deep")
 
@@ -431,11 +431,11 @@ _FUNCTIONS: Mapping[str, tuple[int, int, Function | None]] = {
 
 def nodes_in(node: Node) -> Iterator[Node]:
     yield node
-    for one in _below(node):
+    for one in nodes_below(node):
         yield from nodes_in(one)
 
 
-def _below(node: Node) -> tuple[Node, ...]:
+def nodes_below(node: Node) -> tuple[Node, ...]:
     if isinstance(node, Call):
         return node.arguments
     return node.operands if isinstance(node, Operation) else ()

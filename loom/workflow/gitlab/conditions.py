@@ -28,6 +28,10 @@ _NOT_RE2 = re.compile(
 _ENDS = re.compile(r"\\.|\[\^?\]?(?:\[:|\\.|[^\]\\])*\]|\$", re.DOTALL)
 
 
+class Anything(str):
+    """A value that no condition can tell from the one it asks for: equal to every text, found by every pattern."""
+
+
 class _Parser(ConditionParser):
     TOKEN = re.compile(
         r"""\s*(?:
@@ -77,6 +81,8 @@ class _Parser(ConditionParser):
 
     def equal(self, left: Value, right: Value) -> bool:
         """Compare two values; a truth value and a text by their texts."""
+        if isinstance(left, Anything) or isinstance(right, Anything):
+            return bool(left and right)
         if isinstance(left, bool) and isinstance(right, str):
             return str(left).lower() == right
         if isinstance(left, str) and isinstance(right, bool):
@@ -85,6 +91,8 @@ class _Parser(ConditionParser):
 
     def found(self, left: Value, right: Value) -> bool:
         """Search what a variable holds: a `/pattern/flags`, or a text that has the value in it."""
+        if isinstance(left, Anything) or isinstance(right, Anything):
+            return True
         text = left if isinstance(left, str) else "" if left is None else str(left).lower()
         try:
             pattern = compile_pattern(right) if isinstance(right, str) else right

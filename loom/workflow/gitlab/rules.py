@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from loom.workflow.messages import Problems
 
 _NAMES = re.compile(r"\$(\w+)")
+_OF_GITLAB = re.compile(r"CI\b|CI_|GITLAB_|FF_")
 
 
 class GitLabRules(GitLabPolicies, frozen=True):
@@ -181,6 +182,17 @@ def check(rules: Node | None, problems: Problems) -> None:
             for glob in one_or_more(wanted):
                 if (wrong := globs.problem(text_of(glob))) is not None:
                     problems.say(rule, f"rules: {wrong}")
+
+
+def unknown_names(root: Node, entry: Entry, facts: Facts, written: Mapping[str, str]) -> list[str]:
+    """Return the variables that the conditions of the workflow and of a job read, and only the server knows: a variable of the
+    project has any name but GitLab's own, which are not set where loom sets none."""
+    source = facts.predefined.get("CI_PIPELINE_SOURCE")
+    asked = {one.name for one in NOT_SET if one.source in ("*", source)}
+    found = (name for node, _ in _conditions(root, [entry], ()) for name in _NAMES.findall(text_of(node)))
+    return [
+        name for name in dict.fromkeys(found) if name not in written and (name in asked or not _OF_GITLAB.match(name))
+    ]
 
 
 def unset_variables(

@@ -204,11 +204,16 @@ def test_jobs_that_decide_nothing(project: Project) -> None:
         "cleanup": {"script": ["exit 1"], "when": "on_failure"},
         "ship": {"script": ["touch /tmp/shipped"], "environment": "production"},
         "docs": {"script": ["true"], "rules": [{"changes": ["docs/*"]}]},
+        "nightly": {"script": ["true"], "rules": [{"if": "$NIGHTLY"}]},
     }
     project.write(".gitlab-ci.yml", json.dumps({"default": {"image": image}, **jobs}))
     project.commit()
     code, found = states(project)
     rest = dict.fromkeys(("flaky", "press", "cleanup", "ship"), "not-gating")
+    assert (code, found) == (1, {"unit": "passed", "docs": "passed", "nightly": "doubtful", **rest})
+    (project.home / "variables.yml").write_text("NIGHTLY: ''\n")
+    project.write("../home/.config/loom/config.yml", f"gitlab: {{variables: {project.home}/variables.yml}}\n")
+    code, found = states(project)
     assert (code, found) == (0, {"unit": "passed", "docs": "passed", **rest})
     jobs["unit"]["script"] = ["exit 3"]
     report = "<testsuite><testcase name='t'><flakyFailure/></testcase></testsuite>"
@@ -236,6 +241,12 @@ def test_a_push_for_which_ci_runs_no_job(project: Project) -> None:
     project.write(".github/workflows/ci.yml", "on: pull_request\njobs: {a: {runs-on: x, steps: [{run: 'false'}]}}\n")
     project.commit()
     assert states(project) == (0, {})
+    project.write(
+        ".github/workflows/ci.yml", "on: push\njobs: {a: {runs-on: x, if: vars.A, steps: [{run: 'false'}]}}\n"
+    )
+    project.commit()
+    assert states(project) == (1, {"a": "doubtful"})
+    assert states(project, LOOM_GATE_ACCEPT="undecided") == (0, {"a": "not-gating"})
     project.write(".github/workflows/ci.yml", "on: push\njobs: {a: {runs-on: x, steps: [{run: 'false'}]}}\n")
     project.commit()
     assert project.loom("gate").code == 2, "it can't run here"
@@ -269,11 +280,17 @@ def test_a_job_that_its_condition_skips_decides_nothing(project: Project) -> Non
     jobs = {
         "unit": {**job, "steps": [{"run": "true"}]},
         "tell": {**job, "needs": "unit", "if": "failure()", "steps": [{"run": "exit 1"}]},
+        "ask": {**job, "steps": [{"run": "true"}, {"if": "vars.ASK", "run": "exit 1"}]},
+        "late": {**job, "needs": "unit", "if": "needs.unit.result && vars.ASK", "steps": [{"run": "exit 1"}]},
     }
     project.write(".github/workflows/ci.yml", json.dumps({"on": "push", "jobs": jobs}))
     project.commit()
-    assert states(project) == (0, {"unit": "passed", "tell": "not-gating"})
-    assert states(project, "--dry-run") == (0, {"unit": "shown", "tell": "not-gating"})
+    doubtful = {"ask": "doubtful", "late": "doubtful"}
+    assert states(project) == (1, {"unit": "passed", "tell": "not-gating", **doubtful})
+    assert states(project, "--dry-run") == (1, {"unit": "shown", "tell": "not-gating", **doubtful})
+    accept = f"{ACCEPT['LOOM_GATE_ACCEPT']},undecided"
+    found = states(project, "--dry-run", LOOM_GATE_ACCEPT=accept)
+    assert found == (0, {"unit": "shown", "tell": "not-gating", "ask": "shown", "late": "not-gating"})
 
 
 INPUTS = """\

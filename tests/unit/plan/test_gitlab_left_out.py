@@ -57,6 +57,35 @@ def test_what_deploys_and_what_needs_it_is_left_out_and_said_in_one_line(tmp_pat
     assert [need.job for need in found.job("maybe").needs or ()] == ["build"]
 
 
+@pytest.mark.parametrize(
+    ("rules", "unknown"),
+    [
+        ("rules: [{if: $X}]", "X"),
+        ('rules: [{if: \'$X == "a" && $Y == "b"\'}]', "X Y"),
+        ("rules: [{if: '$X =~ /^v/ && $Y !~ /bb/'}]", "X"),
+        ("rules: [{if: '$X && $CI_COMMIT_BRANCH == \"other\"'}]", ""),
+        ("rules: [{if: $X, exists: [none]}]", ""),
+        ("rules: [{if: '$X != \"1\"', when: never}, {when: on_success}]", "X"),
+        ("rules: [{if: $X == null, when: never}, {when: on_success}]", "X"),
+        ("rules: [{if: $X, when: manual}, {when: never}]", ""),
+        ("rules: [{if: $CI_COMMIT_TAG}]", ""),
+        ("rules: [{if: '$CI_PROJECT_VISIBILITY == \"public\"'}]", "CI_PROJECT_VISIBILITY"),
+        ("rules: [{if: $CI_MERGE_REQUEST_LABELS}]", ""),
+        ("rules: [{if: $SET}]", ""),
+        ("rules: [{if: '$A && $B && $C && $D && $E'}]", "A B C D E"),
+        ("only: {variables: [$X]}", "X"),
+        ("except: {variables: ['$X != \"1\"']}", "X"),
+        ("only: [tags]", ""),
+    ],
+)
+def test_a_job_that_is_left_out_names_what_only_the_server_knows(rules: str, unknown: str, tmp_path: Path) -> None:
+    found = plan(tmp_path, text=f"variables: {{SET: ''}}\njob: {{script: x, {rules}}}\n").left_out
+    assert [one.unknown for one in found] == [tuple(unknown.split())]
+    text = f"workflow: {{rules: [{{if: $W}}]}}\nfree: {{script: x}}\njob: {{script: x, {rules}}}\n"
+    of_workflow = {one.id: one.unknown for one in plan(tmp_path, text=text).left_out}
+    assert of_workflow["free"] == ("W",)
+
+
 def test_a_job_that_is_left_out_tells_its_artifacts(tmp_path: Path) -> None:
     text = "a: {stage: build, script: x, artifacts: {paths: [dist/, x.log]}}\nb: {stage: test, script: x}\n"
     found = plan(tmp_path, text=text, from_job="b")

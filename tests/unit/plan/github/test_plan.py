@@ -1,5 +1,6 @@
 """What a plan has of GitHub's workflows: jobs by event and matrix, needs, contexts, containers, steps."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 from loom.config import Config
 from loom.config.settings import ValueOrigin
 from loom.errors import InfrastructureError, RequestError, WorkflowError
+from loom.plan.github.unknown import unknown_of
 from loom.plan.late import LateJob
 from loom.plan.model import Image, Job, JobSelection, Plan, ResolveContext
 from loom.plan.provenance import ValueSource, sources
@@ -1321,3 +1323,35 @@ def test_images_of_containers_services_and_actions_are_replaced(planned: Planned
         "docker://node:22",
     )
     assert b.image == Image(name="u:1")
+
+
+@pytest.mark.parametrize(
+    ("written", "unknown"),
+    [
+        ("vars.X == 'yes'", ("vars.X",)),
+        ("vars.GIVEN == 'yes'", ()),
+        ("github.ref == 'refs/heads/other' && vars.X == 'yes'", ()),
+        ("vars.X == 'yes' && github.ref == 'refs/heads/other'", ()),
+        ("!(github.ref != 'x' || vars.X)", ()),
+        ("!(github.ref == 'x' || !vars.X)", ("vars.X",)),
+        ("contains(vars['X'], 'a') && vars[github.ref]", ("vars.X", "vars")),
+        ("github.actor == 'somebody'", ("github.actor",)),
+        ("github.actor == 'dependabot[bot]'", ()),
+        ("github.event.repository.fork", ("github.event.repository.fork",)),
+        ("github.event.pull_request.draft", ()),
+        ("github.event.organization.login == 'x'", ("github.event.organization.login",)),
+        ("github.repository == 'other/project'", ()),
+        ("contains(toJSON(github), 'xyz')", ("github",)),
+    ],
+)
+def test_a_job_that_is_left_out_names_what_only_the_server_knows(
+    planned: Planned, written: str, unknown: tuple[str, ...]
+) -> None:
+    job = {"runs-on": "ubuntu-latest", "steps": [{"run": "echo"}]}
+    jobs: dict[str, Any] = {"free": job, "job": {**job, "if": written}}
+    found = planned(json.dumps({"on": "push", "jobs": jobs}), github={"vars": {"given": ""}})
+    assert {one.id: one.unknown for one in found.left_out} == {"job": unknown}
+    jobs["job"] |= {"needs": "free", "if": f"needs.free.outputs.x && ({written})"}
+    found = planned(json.dumps({"on": "push", "jobs": jobs}), github={"vars": {"given": ""}})
+    assert unknown_of(found.job("job"), skipped=True) == unknown
+    assert unknown_of(found.job("job"), skipped=False) == ()
