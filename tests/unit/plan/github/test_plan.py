@@ -1347,7 +1347,7 @@ def test_images_of_containers_services_and_actions_are_replaced(planned: Planned
 def test_a_job_that_is_left_out_names_what_only_the_server_knows(
     planned: Planned, written: str, unknown: tuple[str, ...]
 ) -> None:
-    job = {"runs-on": "ubuntu-latest", "steps": [{"run": "echo"}]}
+    job = {"runs-on": "ubuntu-latest", "steps": [{"run": "echo", "if": "vars.X != 'no'"}]}
     jobs: dict[str, Any] = {"free": job, "job": {**job, "if": written}}
     found = planned(json.dumps({"on": "push", "jobs": jobs}), github={"vars": {"given": ""}})
     assert {one.id: one.unknown for one in found.left_out} == {"job": unknown}
