@@ -22,7 +22,7 @@ class ListedJob(Document, frozen=True, kw_only=True):
     runs: str
     """When it runs; empty: after the jobs before it have succeeded."""
     image: str | None
-    """None: it runs on this machine."""
+    """None: it runs on this machine, or the image is not known (`incomplete`)."""
     image_here: bool | None
     """Whether the engine has the image; None: unknown, or built by loom."""
     needs: list[str] | None
@@ -35,6 +35,8 @@ class JobsDocument(Document, frozen=True, kw_only=True):
     schema_version: Literal["loom.jobs.v1"] = "loom.jobs.v1"
     kind: Literal["jobs"] = "jobs"
     workflow_path: str
+    incomplete: str | None = None
+    """What could not be read, and why; None: all was."""
     jobs: list[ListedJob]
     left_out: list[LeftOutJob]
 
@@ -52,8 +54,9 @@ def job_lines(document: JobsDocument, columns: int | None) -> list[str]:
     `columns`: those of the terminal, which no line is wider than; a narrow one has several lines a job.
     """
     rows = [("stage", "job", "image", "needs", "when")]
+    none = "none: on this machine" if document.incomplete is None else "not known"
     for job in document.jobs:
-        image = (job.image or "none: on this machine") + _STATE[job.image_here]
+        image = (job.image or none) + _STATE[job.image_here]
         needs = "" if job.needs is None else ", ".join(job.needs) or "nothing"
         rows.append((job.stage, job.id, image, needs, job.runs))
     left_out = groupby(document.left_out, lambda item: item.reason)

@@ -47,5 +47,7 @@ class Facts(Struct, frozen=True, kw_only=True):
     """The variables of the command line, for decisions while the workflow is read."""
     sources: Callable[[], Sources | None] = lambda: None
     """The source of files of other projects that a workflow includes; None: none are read."""
+    own_files_only: bool = False
+    """Leave out what a workflow includes from elsewhere, and read the rest as far as it is sound."""
     repositories: Callable[[], Repositories | None] = lambda: None
     """The source of actions and called workflows; None: nothing is fetched."""

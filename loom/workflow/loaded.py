@@ -71,7 +71,7 @@ class LoadOutcome(Struct, frozen=True, kw_only=True):
     ranks: Mapping[str, int]
     """The readable files, in order."""
     rest: Loaded | None = None
-    """The workflow without the files that have mistakes, of several; the plan decides whether these count."""
+    """The workflow without files that have mistakes or are left out; the plan decides whether these count."""
 
     def sort(self, problems: Iterable[Problem]) -> list[Problem]:
         """Return the problems without repetition, sorted by file, line and column."""

@@ -10,7 +10,7 @@ from loom.commands.plan.plan_run import planner_of
 from loom.commands.project import open_project
 from loom.commands.project.trusting import settle_objects
 from loom.commands.screen import screen_parts
-from loom.errors import InfrastructureError
+from loom.errors import InfrastructureError, WorkflowError
 from loom.images.reference import parse_reference
 from loom.plan.image_lock import shown
 from loom.plan.model import Job
@@ -29,13 +29,23 @@ def jobs(*, as_json: bool, **given: Any) -> int:
     project = open_project(request.settings)
     settle_objects(project, can_ask=not as_json)
     planner = planner_of(project, request, keeping=True)
+    incomplete = None
     try:
         plan, _ = planner.made()
-    except InfrastructureError as error:
-        if error.code != "ACTION_UNREACHABLE":
+    except (InfrastructureError, WorkflowError) as error:
+        codes = {error.code, *(problem.code for problem in getattr(error, "problems", ()))}
+        if "ACTION_UNREACHABLE" in codes:
+            plan, _ = planner.without_repositories()
+            missing = "what comes from other repositories is not listed"
+        elif not codes.isdisjoint(("SERVER_UNAVAILABLE", "GL_INCLUDE")):
+            plan = planner.without_includes()
+            missing = (
+                "without what is included from elsewhere jobs may be missing, others may have more rules or an image"
+            )
+        else:
             raise
-        print(f"loom: what comes from other repositories is not listed: {error.message}", file=sys.stderr)
-        plan, _ = planner.without_repositories()
+        incomplete = f"{missing}: {error.message}"
+        print(f"loom: {incomplete}", file=sys.stderr)
     images = present_images(project.environ, project.config.engine)
     document = JobsDocument(
         workflow_path=plan.workflow_path,
@@ -51,6 +61,7 @@ def jobs(*, as_json: bool, **given: Any) -> int:
             )
             for job in plan.jobs
         ],
+        incomplete=incomplete,
         left_out=[LeftOutJob(id=item.id, reason=item.reason) for item in plan.left_out],
     )
     if as_json:

@@ -94,6 +94,11 @@ class Planner:
         """Return the same as `made` without what comes from other repositories: actions, and the jobs of called workflows."""
         return self._resolved(replace(self.context, repositories=lambda: None))
 
+    def without_includes(self) -> Plan:
+        """Return all sound jobs, whatever their rules, without what is included from elsewhere. WorkflowError as in `load`."""
+        plan: Plan = self._fresh.without_includes(self._project, self._path, self.context)
+        return plan
+
     def _resolved(self, context: ResolveContext) -> tuple[Plan, tuple[str, ...]]:
         loaded = self.workflow
         plan = self._fresh.resolve(loaded, self.selection, context)

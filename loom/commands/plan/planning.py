@@ -7,6 +7,8 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from loom.commands.plan import contexts
 from loom.commands.project import Project
 from loom.errors import Problem
@@ -32,6 +34,15 @@ def load(project: Project, path: Path, context: Callable[[], ResolveContext] | N
     if context is not None:
         dialects.refuse_inputs(context().inputs, path, project.root)
     return dialects.load(path, project.root, context or partial(contexts.resolve_context, project, path))
+
+
+def without_includes(project: Project, path: Path, context: ResolveContext) -> Plan:
+    """Return all sound jobs, whatever their rules, of a workflow without what it includes from elsewhere: to be listed."""
+    loaded = dialects.load(path, project.root, lambda: replace(context, own_files_only=True))
+    order = {stage: number for number, stage in enumerate(loaded.stages)}
+    jobs = (job for _, job in rehearse(loaded, project.config)[1])
+    by_stage = tuple(sorted(jobs, key=lambda job: order.get(job.stage, len(order))))
+    return Plan(workflow_path=loaded.path, stages=loaded.stages, jobs=by_stage)
 
 
 def notices_of(loaded: Loaded, plan: Plan, selection: JobSelection, *, is_default: bool) -> tuple[str, ...]:

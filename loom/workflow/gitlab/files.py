@@ -47,6 +47,8 @@ class GitLabFiles:
         self.variables: Mapping[str, str] = {"GITLAB_CI": "true", **facts.predefined, **own, **facts.given}
         self.rules: list[Node] = []
         """The rules of all includes."""
+        self.incomplete = False
+        """Whether files from elsewhere are left out (`Facts.own_files_only`)."""
         self._number = 0
 
     @cached_property
@@ -123,6 +125,9 @@ class GitLabFiles:
                 return
         try:
             if not rules.GitLabRules(scope, self.facts, self.problems).include_applies(entry.get("rules")):
+                return
+            if self.facts.own_files_only and kind != "local":
+                self.incomplete = True
                 return
             yield from self._files(kind, entry, where)
         except Unreachable as error:

@@ -44,7 +44,8 @@ def examine_text(name: str, data: bytes, root: Path, facts: Facts) -> LoadOutcom
     if not any(problem.code == CODE for problem in problems.found) and content is not None:
         pipeline = _Assembly(name, files, problems).pipeline(content)
     ranks = {file.name: number for number, file in enumerate(files.found)} | {name: -1}
-    return LoadOutcome(workflow=pipeline, problems=tuple(sort_problems(problems.found, ranks)), ranks=ranks)
+    rest = pipeline if files.incomplete else None
+    return LoadOutcome(workflow=pipeline, problems=tuple(sort_problems(problems.found, ranks)), ranks=ranks, rest=rest)
 
 
 class _Assembly:

@@ -106,6 +106,31 @@ jobs:
     assert lines[2] == "left out: b, c: its label macos-latest is of macOS; jobs run on Linux here"
 
 
+@pytest.mark.parametrize(
+    ("include", "why"),
+    [("remote: http://127.0.0.1:9/ci.yml", "no connection"), ("template: Jobs/Build.yml", "one of GitLab's templates")],
+)
+def test_jobs_are_listed_without_includes_that_cannot_be_had(tmp_path: Path, include: str, why: str) -> None:
+    (tmp_path / "own.yml").write_text("lint: {extends: .far, needs: [far], script: x, rules: [{if: $NEVER}]}\n")
+    (tmp_path / ".gitlab-ci.yml").write_text(f"""\
+include: [{{{include}}}, {{local: own.yml}}]
+stages: [build, test]
+unit: {{stage: test, image: debian:trixie-slim, script: [!reference [.far, script]]}}
+make: {{stage: build, script: make}}
+later: {{stage: far, script: x}}
+""")
+    environ = {**os.environ, "HOME": str(tmp_path), "LOOM_TRUST": "1", "DOCKER_HOST": "unix:///nowhere"}
+    done = run_loom(("jobs",), cwd=tmp_path, environ=environ)
+    assert done.returncode == 0, done.stderr
+    assert why in done.stderr
+    assert [" ".join(line.split()) for line in done.stdout.splitlines()[1:]] == [
+        "build make not known",
+        "test lint not known",
+        "test unit debian:trixie-slim",
+        "far later not known",
+    ]
+
+
 def test_a_dry_run_in_json_is_the_compiled_plan(jobs: Callable[..., str], tmp_path: Path) -> None:
     environ = {**os.environ, "HOME": str(tmp_path), "LOOM_MOUNT_MODE": "copy"}
     dry, compiled = (
