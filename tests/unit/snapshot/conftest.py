@@ -151,14 +151,20 @@ def on_disk(root: Path, path: str) -> tuple[str, bytes]:
     return "100755" if status.st_mode & 0o100 else "100644", (root / path).read_bytes()
 
 
-def check(repo: Repo, snapshot: Snapshot, *, status: bool = True) -> None:
-    """The workspace is exactly what git would commit, byte for byte as on disk, and git there says the same as here."""
+def check(repo: Repo, snapshot: Snapshot, *, status: bool = True, cloned: Path | None = None) -> None:
+    """The workspace is exactly what git would commit, byte for byte as on disk, and git there says the same as here.
+
+    `cloned`: line endings are those of this checkout.
+    """
     assert snapshot.tree_sha == repo.would_commit()
     expected = {}
     for item in repo.listing.split("\0")[:-1]:
         about, path = item.split("\t", 1)
         if not about.startswith("160000"):
             expected[path] = on_disk(repo.root, path)
+    for path, (mode, content) in contents(cloned).items() if cloned is not None else ():
+        if content.replace(b"\r\n", b"\n") == expected[path][1].replace(b"\r\n", b"\n"):
+            expected[path] = mode, content
     submodules = tuple(f"{sub.path}/" for sub in snapshot.submodules)
     there = {path: value for path, value in contents(snapshot.path).items() if not path.startswith(submodules)}
     assert there == expected

@@ -12,14 +12,14 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from hypothesis import given, reject
+from hypothesis import example, given, reject
 from hypothesis import strategies as st
 
 from loom.cancel import Cancel
 from loom.snapshot import discover, explain, take
 from tests.support.effort import fuzzed
 
-from .conftest import Repo, check, contents, proved
+from .conftest import Repo, check, clone, contents, proved
 
 pytestmark = pytest.mark.slow
 
@@ -222,7 +222,17 @@ def place() -> Iterator[Path]:
         shutil.rmtree(directory)
 
 
+def committed_and_cloned(repo: Repo, top: Path) -> Path:
+    """A runner's checkout of what git would commit: the settings of this repository do not count there."""
+    copy = Repo(shutil.copytree(repo.root, top / "copy", symlinks=True), repo.environ)
+    copy.git("add", "-A", "--sparse")
+    copy.git("commit", "-q", "--allow-empty", "-m", "c")
+    return clone(copy, top / "cloned", str(copy.root)).root
+
+
 @fuzzed(12, 60)
+@example(before=[], after=[("attributes", "* text=auto\n"), ("write", "a", b"one\r\ntwo\r\n", False)], borrow=False)
+@example(before=[], after=[("config", SETTINGS[-1]), FILTERED, ("write", "a", b"x", False)], borrow=True)
 @given(before=st.lists(steps, max_size=8), after=st.lists(steps, max_size=10), borrow=st.booleans())
 def test_random_work(before: list[tuple[Any, ...]], after: list[tuple[Any, ...]], borrow: bool) -> None:
     with place() as top:
@@ -247,7 +257,7 @@ def test_random_work(before: list[tuple[Any, ...]], after: list[tuple[Any, ...]]
         )
         state = repo.state()
         with mock.patch("loom.snapshot.source.COPY_UP_TO_BYTES", -1 if borrow else 50_000_000):
-            source = discover(repo.root, environ=repo.environ)
+            source = discover(repo.root, environ=repo.environ, filters=lambda _: True)
             assert bool(source.read_only_mounts) == borrow
         workspace = top / "workspace"
         workspace.mkdir()
@@ -260,10 +270,9 @@ def test_random_work(before: list[tuple[Any, ...]], after: list[tuple[Any, ...]]
         if hidden:
             assert snapshot.tree_sha == repo.would_commit()
         else:
-            # Another repository's directory is empty in the workspace, where git has nothing to say of it, and knows no
-            # filters.
+            # Another repository's directory is empty in the workspace, where git has nothing to say of it, and knows no filters.
             differs = any(step[0] == "nested" or step == FILTERED for step in (*before, *after))
-            check(repo, snapshot, status=not differs)
+            check(repo, snapshot, status=not differs, cloned=committed_and_cloned(repo, top))
         assert {path: mode for path, (mode, _) in there.items()} == modes(repo)
         here = sorted(set(contents(repo.root)) - {""})
         directories = {str(parent) for path in here for parent in Path(path).parents}

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from loom.cancel import Cancel
 from loom.errors import SnapshotError
-from loom.snapshot import Snapshot, discover, hand_over, occupied, take
+from loom.snapshot import Snapshot, Source, discover, hand_over, occupied, take
 from tests.support.effort import fuzzed
 from tests.support.waiting import until
 
@@ -70,14 +70,24 @@ def known(workspace: Path) -> Path:
     return workspace.with_name(f"{workspace.name}.known")
 
 
+def trusted(repo: Repo) -> Source:
+    """With the filters of its own configuration, as git has them."""
+    return discover(repo.root, environ=repo.environ, filters=lambda _: True)
+
+
 def fill(repo: Repo, workspace: Path) -> Snapshot:
-    return take(discover(repo.root, environ=repo.environ), workspace, cancel=Cancel(), known=known(workspace))
+    return take(
+        discover(repo.root, environ=repo.environ, filters=lambda _: True),
+        workspace,
+        cancel=Cancel(),
+        known=known(workspace),
+    )
 
 
 def equal_to_a_new_one(repo: Repo, top: Path, renewed: Snapshot) -> None:
     fresh = top / "fresh"
     fresh.mkdir()
-    taken = take(discover(repo.root, environ=repo.environ), fresh, cancel=Cancel())
+    taken = take(trusted(repo), fresh, cancel=Cancel())
     assert told(renewed) == told(taken)
     listed = repo.git("ls-files", "-v", "-z").split("\0")
     hidden = frozenset(line[2:] for line in listed if line.startswith(("S", "s", "h")))  # git lays them out, now
@@ -113,7 +123,7 @@ def test_whatever_happened_in_between(before: list[tuple[Any, ...]], after: list
         except SnapshotError:
             assert list(workspace.iterdir()) == []
             with pytest.raises(SnapshotError):
-                take(discover(repo.root, environ=repo.environ), workspace, cancel=Cancel())
+                take(trusted(repo), workspace, cancel=Cancel())
             return
         equal_to_a_new_one(repo, top, renewed)
         try:
