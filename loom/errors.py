@@ -53,7 +53,7 @@ class RequestError(LoomError):
 
 
 class NoJobRuns(RequestError):
-    """The server runs nothing for this event. `left_out`: the plan's jobs that it does not run."""
+    """No job runs here for this event. `left_out`: the jobs of the workflow, some of which a server may run."""
 
     default_code = "NO_JOB_RUNS"
     left_out: Sequence[Any] = ()

@@ -7,8 +7,6 @@ import platform
 from collections.abc import Iterator
 from pathlib import Path
 
-from msgspec.structs import replace
-
 from loom import __version__
 from loom.commands.gate.checked_commit import CheckedCommit, CommitFinder
 from loom.commands.gate.gate import Judgement, judge
@@ -174,7 +172,8 @@ def _commit(project: Project, what: str) -> CheckedCommit:
     try:
         return finder.named(names[0])
     except RequestError:
-        return replace(finder.named("HEAD"), sha=sha, tree=finder.tree(sha))
+        head = finder.named("HEAD")
+        return finder.pushed(sha, head.ref, head.base)
 
 
 def _as(who: str) -> tuple[str, ...]:

@@ -9,14 +9,22 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from loom.cancel import Cancel
 from loom.commands.plan.contexts import NO_COMMIT
-from loom.commands.project import Project
+from loom.commands.project import WORKFLOWS, Project, workflows_of
 from loom.commands.project.recreate_tree import checked_out
 from loom.errors import RequestError
 from loom.record.request import Request
 from loom.snapshot import git, repository
+from loom.workflow.languages import GITHUB, GITLAB
+
+_SKIPS = {
+    GITLAB.default: re.compile(r"\[(?:ci[ _-]skip|skip[ _-]ci)\]", re.IGNORECASE),
+    GITHUB.default: re.compile(r"\[(?:skip ci|ci skip|no ci|skip actions|actions skip)\]"),
+}
+"""What a commit's message has for which the server runs nothing, by the place of the workflow."""
 
 
 class CheckedCommit(Struct, frozen=True, kw_only=True):
@@ -24,6 +32,7 @@ class CheckedCommit(Struct, frozen=True, kw_only=True):
 
     sha: str
     tree: str
+    message: str
     branch: str
     """Empty for a tag."""
     tag: str = ""
@@ -35,6 +44,15 @@ class CheckedCommit(Struct, frozen=True, kw_only=True):
     def ref(self) -> str:
         """The ref of the server that is pushed to, or is to be merged."""
         return f"refs/tags/{self.tag}" if self.tag else f"refs/heads/{self.branch}"
+
+    def no_pipeline(self, root: Path) -> str:
+        """Return why a server makes no pipeline of the commit, whose checkout is at `root`; empty where it does."""
+        found = workflows_of(root)
+        if not found:
+            return f"it has no {', '.join(map(str, WORKFLOWS))}"
+        skips = _SKIPS.get(str(found[0].relative_to(root)))
+        said = skips.search(self.message) if skips is not None else None
+        return f"its message says {said[0]}" if said else ""
 
     def request(self, accepted: tuple[str, ...], *, trust: bool) -> Request:
         """Return the request for the run of all jobs. It deploys nothing, and has no cache that counts against it."""
@@ -80,9 +98,11 @@ class CommitFinder:
         of_tag = ref.startswith("refs/tags/")
         if before is None or before == sha or self.ask("merge-base", "--is-ancestor", before, sha) is None:
             before = NO_COMMIT
+        head, _, message = (self.ask("cat-file", "commit", sha) or "").partition("\n\n")
         return CheckedCommit(
             sha=sha,
-            tree=self.tree(sha),
+            tree=head.partition("\n")[0].removeprefix("tree "),
+            message=message,
             branch="" if of_tag else ref.removeprefix("refs/heads/"),
             tag=ref.removeprefix("refs/tags/") if of_tag else "",
             event="tag" if of_tag else "push",
@@ -123,7 +143,7 @@ class CommitFinder:
                 f"{ref}: the branch to merge into is not known",
                 hint="name it: loom gate --for merge-request --target BRANCH",
             )
-        return CheckedCommit(sha=one.sha, tree=one.tree, branch=one.branch, event="merge_request", base=tip)
+        return replace(one, event="merge_request", base=tip)
 
     def tree(self, sha: str) -> str:
         return self.ask("rev-parse", "--verify", f"{sha}^{{tree}}") or ""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import chdir, nullcontext, redirect_stdout
 from itertools import takewhile
 from typing import Any, Literal
 
-from msgspec import Struct
+from msgspec import Struct, field
 from msgspec.structs import replace
 
 from loom.cancel import Cancel, signals
@@ -20,7 +20,7 @@ from loom.commands.run.shown import Expected, Shown, may_fail, skipped_as_in_ci,
 from loom.config.gate import UNLIKE
 from loom.errors import NoJobRuns
 from loom.plan.candidates import DEPLOYMENTS
-from loom.plan.model import Job, Plan
+from loom.plan.model import Job, NotSelected, Plan
 from loom.record.proofs import Proofs
 from loom.record.run import Run
 from loom.record.store import Store
@@ -51,12 +51,14 @@ class Judgement(Struct, frozen=True, kw_only=True):
     commit: CheckedCommit
     verdicts: list[JobVerdict]
     plan: Plan
-    images: dict[str, str]
-    """The digests of the images of its jobs, by name; empty for one that is known by its tag alone."""
     accepted: frozenset[str]
-    whole: bool
+    images: dict[str, str] = field(default_factory=dict)
+    """The digests of the images of its jobs, by name; empty for one that is known by its tag alone."""
+    whole: bool = True
     """Whether nobody changed the list of proofs."""
-    code: ExitCode
+    code: ExitCode = ExitCode.OK
+    why: str = ""
+    """Why the server runs nothing."""
 
     @property
     def passed(self) -> bool:
@@ -83,23 +85,22 @@ def judge(project: Project, commit: CheckedCommit, *, dry_run: bool = False, as_
     cancel = Cancel()
     with signals(cancel), laid_out(project, commit, cancel) as root, chdir(root):
         config = open_project(root=root).config
+
+        def none(left_out: Sequence[NotSelected] = (), why: str = "") -> Judgement:
+            plan = Plan(workflow_path="", stages=(), jobs=(), left_out=tuple(left_out))
+            accepted = frozenset(config.gate_accept)
+            verdicts = list(_left_out(plan, accepted))
+            return Judgement(commit=commit, verdicts=verdicts, plan=plan, accepted=accepted, why=why)
+
+        if why := commit.no_pipeline(root):
+            return none(why=why)
         request = commit.request(config.gate_accept, trust=project.trusting)
         # Only what is committed may keep files from a job.
         settings: dict[str, Any] = {} if config.origins["job_inputs"].layer == "project" else {"job_inputs": {}}
         try:
             worktree, run = plan_run(request, ask=not as_json, settings=settings)
         except NoJobRuns as error:
-            none = Plan(workflow_path="", stages=(), jobs=(), left_out=tuple(error.left_out))
-            accepted = frozenset(config.gate_accept)
-            return Judgement(
-                commit=commit,
-                verdicts=[*_left_out(none, accepted)],
-                plan=none,
-                images={},
-                accepted=accepted,
-                whole=True,
-                code=ExitCode.OK,
-            )
+            return none(error.left_out)
         found = _Gate(project, worktree, replace(run, repo_root=project.root), commit, cancel)
         verdicts = found.before()
         code = ExitCode.OK
@@ -131,7 +132,7 @@ def judged(project: Project, commit: CheckedCommit, *, dry_run: bool = False, as
         "passed": found.passed,
         "jobs": found.verdicts,
     }
-    print_either(as_json, "gate", values, _lines(commit, found.verdicts, found.whole, passed=found.passed))
+    print_either(as_json, "gate", values, _lines(found))
     return ExitCode.OK if found.passed else found.code or ExitCode.JOB_FAILED
 
 
@@ -329,18 +330,20 @@ def _reasons(words: list[str]) -> str:
 _SIGNS = {"shown": "✓", "passed": "✓", "failed": "✗", "doubtful": "?", "to-run": "▸", "not-gating": "-"}
 
 
-def _lines(commit: CheckedCommit, verdicts: list[JobVerdict], whole: bool, *, passed: bool) -> Iterator[str]:
+def _lines(found: Judgement) -> Iterator[str]:
+    commit, verdicts = found.commit, found.verdicts
     widest = max((len(one.job_id) for one in verdicts), default=0)
     for one in verdicts:
         yield printable(f"{_SIGNS[one.state]} {one.job_id:<{widest}}  {one.text}")
-    if not whole:
+    if not found.whole:
         yield "another hand changed the list of proofs, so no earlier run counts (loom verify)"
     of = f"{commit.sha[:12]} ({commit.branch or 'tag'}, {commit.event})"
     ran = sum(one.state == "passed" for one in verdicts)
     count = sum(one.state == "shown" for one in verdicts)
-    if passed:
+    if found.passed:
         shown = f"would pass for {of}: {counted(count, 'job')} shown before, {ran} ran now"
-        yield f"yes: CI {shown if verdicts else f'runs no job for {of}'}"
+        none = f"runs no job for {of}" + (f": {found.why}" if found.why else "")
+        yield printable(f"yes: CI {shown if verdicts else none}")
         return
     yield f"no: it is not shown that CI would pass for {of}"
     if any(one.state == "doubtful" for one in verdicts):

@@ -89,21 +89,18 @@ def _refuse_unknown(workflows: Workflows, inputs: Mapping[str, str], event: str)
             raise RequestError(f"--input {name}: no workflow takes it from {event}{meant(name, known)}", hint=hint)
 
 
-def _nothing(workflows: Workflows, choice: Choice, candidates: GitHubCandidates) -> RequestError:
-    """Return the reason why no job is left, and the events that have some; NoJobRuns if CI has none either."""
+def _nothing(workflows: Workflows, choice: Choice, candidates: GitHubCandidates) -> NoJobRuns:
+    """Return the reason why no job is left, and the events that have some."""
     event = candidates.event.happened.name
     reasons = {reason: job_id for job_id, reason in reversed(choice.left_out.items())}
     told = listed([f"{job_id}: {reason}" for reason, job_id in reversed(reasons.items())], 5)
     others = [one for one in EVENTS if one != event and any(one in file.events for file in workflows.workflows)]
     advice = f"Other events: {', '.join(f'--event {one}' for one in others)}. " if others else ""
-    left_out = choice.not_selected()
-    kind = RequestError if any(one.held for one in left_out) else NoJobRuns  # which CI would run
-    error = kind(
+    error = NoJobRuns(
         f"no job of {workflows.path} runs for {event}: {'; '.join(told)}",
         hint=f"{advice}A job that you name runs all the same.",
     )
-    if isinstance(error, NoJobRuns):
-        error.left_out = left_out
+    error.left_out = choice.not_selected()
     return error
 
 

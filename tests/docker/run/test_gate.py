@@ -249,7 +249,20 @@ def test_a_push_for_which_ci_runs_no_job(project: Project) -> None:
     assert states(project, LOOM_GATE_ACCEPT="undecided") == (0, {"a": "not-gating"})
     project.write(".github/workflows/ci.yml", "on: push\njobs: {a: {runs-on: x, steps: [{run: 'false'}]}}\n")
     project.commit()
-    assert project.loom("gate").code == 2, "it can't run here"
+    assert states(project) == (1, {"a": "doubtful"}), "it can't run here"
+    for message, code in {"as on GitHub [skip ci]": 0, "as on GitLab [SKIP-CI]": 1}.items():
+        project.git("commit", "-q", "--allow-empty", "-m", message)
+        assert project.loom("gate").code == code, message
+    project.git("rm", "-q", "-r", ".github")
+    project.commit()
+    none = project.loom("gate")
+    assert (none.code, ".gitlab-ci.yml" in none.out) == (0, True)
+    project.write(".gitlab-ci.yml", "a: {image: debian:trixie-slim, script: ['false']}\n")
+    for message, code in {"as on GitHub [no ci]": 1, "as on GitLab [SKIP-CI]": 0}.items():
+        project.write("file", message)
+        project.git("add", "-A")
+        project.git("commit", "-q", "-m", message)
+        assert project.loom("gate", **ACCEPT).code == code, message
 
 
 def test_an_included_file_whose_server_does_not_answer(project: Project, tmp_path: Path) -> None:
