@@ -19,6 +19,7 @@ UNLIKE = {
     "other-commit": "it ran with the same files before this commit was made, or in another one",
     "undecided": "rules ask for values that are not known here",
     "own-rules": "git attributes or filters of yours, which no clone has, may have changed its files",
+    "unpushed": "a submodule's commit is on no branch or tag that was fetched from, or pushed to, its server",
     "behind": "CI would run another commit, or newer files of a server that does not answer",
 }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -147,6 +147,21 @@ class CommitFinder:
 
     def tree(self, sha: str) -> str:
         return self.ask("rev-parse", "--verify", f"{sha}^{{tree}}") or ""
+
+
+def unpushed(root: Path, commit: str, environ: Mapping[str, str]) -> Iterator[str]:
+    """Yield the submodules of a commit of the checkout at `root` whose own commits, as far as is known here, no server has."""
+    found = repository.find(root, environ)
+    asked = git.in_repository(found, environ) if found is not None else environ
+    for entry in git.nul_list(git.run(("ls-tree", "-r", "-z", commit), asked, cwd=root)):
+        about, _, path = os.fsdecode(entry).partition("\t")
+        if about.startswith("160000 ") and (inner := repository.find(root / path, environ)) is not None:
+            at, words = about.split()[2], ("--count=1", "refs/remotes", "refs/tags")
+            if not git.run(
+                ("for-each-ref", "--contains", at, *words), git.in_repository(inner, environ), cwd=root / path
+            ):
+                yield path
+            yield from (f"{path}/{one}" for one in unpushed(root / path, at, environ))
 
 
 @contextmanager

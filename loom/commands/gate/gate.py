@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import chdir, nullcontext, redirect_stdout
@@ -13,7 +14,7 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from loom.cancel import Cancel, signals
-from loom.commands.gate.checked_commit import CheckedCommit, CommitFinder, laid_out
+from loom.commands.gate.checked_commit import CheckedCommit, CommitFinder, laid_out, unpushed
 from loom.commands.plan.plan_run import plan_run
 from loom.commands.project import Project, Worktree, open_project
 from loom.commands.run.shown import Expected, Shown, may_fail, skipped_as_in_ci, waits_for
@@ -59,6 +60,8 @@ class Judgement(Struct, frozen=True, kw_only=True):
     code: ExitCode = ExitCode.OK
     why: str = ""
     """Why the server runs nothing."""
+    unpushed: Sequence[str] = ()
+    """The submodules whose commits no server is known to have."""
 
     @property
     def passed(self) -> bool:
@@ -118,6 +121,7 @@ def judge(project: Project, commit: CheckedCommit, *, dry_run: bool = False, as_
             accepted=frozenset(config.gate_accept),
             whole=found.whole,
             code=code,
+            unpushed=found.unpushed,
         )
 
 
@@ -140,6 +144,8 @@ class _Gate:
     def __init__(self, project: Project, worktree: Worktree, run: Run, commit: CheckedCommit, cancel: Cancel) -> None:
         self._project, self._worktree, self._run, self._commit = project, worktree, run, commit
         self._accepted = frozenset(worktree.config.gate_accept)
+        modules = (worktree.root / ".gitmodules").exists()
+        self.unpushed = list(unpushed(project.root, commit.sha, worktree.environ)) if modules else []
         tree = commit.tree
         if worktree.source.pull_request is not None:
             tree = _merged_tree(worktree, worktree.source.pull_request.tip, commit.sha)
@@ -200,6 +206,8 @@ class _Gate:
             yield "undecided"
         if self._run.plan.behind:
             yield "behind"
+        if self.unpushed:
+            yield "unpushed"
 
     def _undecided(self, job: Job, run_id: str, *, skipped: bool) -> JobVerdict | None:
         """Return the verdict on a job of which something did not run for want of a value that the server has; None for others."""
@@ -335,6 +343,8 @@ def _lines(found: Judgement) -> Iterator[str]:
     widest = max((len(one.job_id) for one in verdicts), default=0)
     for one in verdicts:
         yield printable(f"{_SIGNS[one.state]} {one.job_id:<{widest}}  {one.text}")
+    for path in found.unpushed:
+        yield printable(f"the commit of {path} is on no branch or tag of its server: git -C {shlex.quote(path)} push")
     if not found.whole:
         yield "another hand changed the list of proofs, so no earlier run counts (loom verify)"
     of = f"{commit.sha[:12]} ({commit.branch or 'tag'}, {commit.event})"

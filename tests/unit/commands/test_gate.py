@@ -110,3 +110,32 @@ def test_the_last_run_of_the_same_job_decides(checkout: Checkout, tmp_path: Path
     outside.write_text("good")
     assert checkout.loom("run").returncode == 0
     assert checkout.gate("--dry-run")["unit"] == f"shown by run {checkout.runs()[-1]}"
+
+
+@pytest.mark.slow
+def test_a_submodule_that_was_not_pushed_is_no_green(checkout: Checkout, tmp_path: Path) -> None:
+    allow = ("-c", "protocol.file.allow=always")
+    checkout.commit("one")
+    for name in ("deep", "lib"):
+        checkout.git("clone", "-q", "--bare", ".", str(tmp_path / name))
+        checkout.git(*allow, "clone", "-q", str(tmp_path / name), str(tmp_path / f"{name}.work"))
+    lib = str(tmp_path / "lib.work")
+    checkout.git(*allow, "-C", lib, "submodule", "--quiet", "add", str(tmp_path / "deep"), "deep")
+    checkout.git("-C", lib, "commit", "-q", "-m", "with deep")
+    checkout.git("-C", lib, "push", "-q")
+    checkout.git(*allow, "submodule", "--quiet", "add", str(tmp_path / "lib"), "a b")
+    checkout.git(*allow, "submodule", "--quiet", "update", "--init", "--recursive")
+    (checkout.root / ".gitlab-ci.yml").write_text("unit: {script: ['true']}\n")
+    checkout.commit("with submodules")
+    assert checkout.loom("gate").returncode == 0
+    for inner in ("a b/deep", "a b"):
+        checkout.git("-C", inner, "commit", "-q", "--allow-empty", "-m", "here alone")
+        for above in ["a b"] if inner != "a b" else []:
+            checkout.git("-C", above, "commit", "-q", "-a", "-m", "with it")
+            checkout.git("-C", above, "push", "-q", "origin", "HEAD:main")
+        checkout.commit(f"with {inner}")
+        done = checkout.loom("gate")
+        assert (done.returncode, f"git -C '{inner}' push" in done.stdout) == (1, True), done.stdout
+        assert done.stdout.count("git -C") == 1
+        checkout.git("-C", inner, "push", "-q", "origin", "HEAD:main")
+        assert checkout.loom("gate").returncode == 0
