@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Iterator
 from typing import TypeVar
 
 from loom.errors import Problem
-from loom.util.yaml_file import Kind, Node, fields_of, items_of, one_or_more
+from loom.util.yaml_file import Node, fields_of, items_of, one_or_more
 from loom.workflow import expressions, interpolation
 from loom.workflow import loaded as any_language
 from loom.workflow.loaded import Loaded
@@ -30,8 +30,6 @@ def warnings(workflow: Loaded, *, predefined: Collection[str]) -> list[Problem]:
     if not isinstance(workflow, Workflow):
         return list(workflow.notices)
     found = [*_steps(workflow.entries.values()), *_unknown_names(workflow, predefined, workflow.jobs.values())]
-    for check in (_templates, _images, _reach):
-        found += check(workflow)
     return _sorted_problems(workflow, found)
 
 
@@ -84,13 +82,6 @@ def scripts_of(entries: Iterable[E]) -> Iterator[tuple[E, Node]]:
             for node in one_or_more(entry.merged.get(key)):
                 if isinstance(node.value, str):
                     yield entry, node
-
-
-def _templates(workflow: Workflow) -> Iterator[Problem]:
-    used = {name for entry in workflow.entries.values() for name in entry.fields.get("extends", ())}
-    for name, entry in workflow.templates.items():
-        if name not in used:
-            yield _warn(entry.key, "WF_TEMPLATE_UNUSED", f"no job extends {name}; use or remove it")
 
 
 def _unknown_names(workflow: Workflow, predefined: Collection[str], entries: Iterable[Entry]) -> Iterator[Problem]:
@@ -149,36 +140,3 @@ def _unknown_in_value(
                 f"set {name} in a step, or write $$ to mean it"
             )
             yield _warn(node, "WF_NAME_UNKNOWN", message)
-
-
-def _images(workflow: Workflow) -> Iterator[Problem]:
-    seen: set[Node] = set()
-    for entry in workflow.entries.values():
-        for node in _image_nodes(entry):
-            if node in seen or not isinstance(node.value, str) or "$" in node.value:
-                continue
-            seen.add(node)
-            if node.value.rsplit("/", 1)[-1].partition(":")[2] in ("", "latest"):
-                message = f"{node.value} means what is latest, and changes without notice; name a version or a digest"
-                yield _warn(node, "WF_IMAGE_UNPINNED", message)
-
-
-def _image_nodes(entry: Entry) -> Iterator[Node]:
-    image = entry.merged.get("image")
-    if image is not None:
-        built = image.get("build") is not None
-        name = image.get("name") if image.kind is Kind.MAPPING else image
-        if name is not None and not built:
-            yield name
-    for service in items_of(entry.merged.get("services")):
-        written = service.get("image")
-        node = (written.get("name") or written) if written is not None else service.get("name") or service
-        if written is None or written.get("build") is None:
-            yield node
-
-
-def _reach(workflow: Workflow) -> Iterator[Problem]:
-    for entry in workflow.jobs.values():
-        if all(rule.get("when", entry.fields.get("when")) == "never" for rule in entry.fields.get("rules") or [{}]):
-            message = f"{entry.name} never runs unless named; remove it, or change `when`"
-            yield _warn(entry.key, "WF_JOB_UNREACHABLE", message)

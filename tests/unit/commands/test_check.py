@@ -87,11 +87,11 @@ def test_a_broken_workflow_with_the_source_and_a_marker(project: Path, loom: Loo
 
 
 def test_warnings_count_when_strict(project: Path, loom: Loom) -> None:
-    (project / "w.yml").write_text("version: v1\nstages: [test]\na: {stage: test, script: x, image: python}\n")
+    (project / "w.yml").write_text("version: v1\nstages: [test]\na: {stage: test, script: cd x}\n")
     assert loom("check", "-f", "../w.yml")[0] == 0
     code, out, _ = loom("check", "-f", "../w.yml", "--strict")
     assert code == 1
-    assert out.startswith("w.yml:3:36: warning: WF_IMAGE_UNPINNED /a/image: ")
+    assert out.startswith("w.yml:3:26: warning: WF_STEP_LOST /a/script: ")
 
 
 def test_formats_for_machines(project: Path, loom: Loom) -> None:
