@@ -76,10 +76,8 @@ class Questions:
         assert self._changes is not None, "ask comes first"
         try:
             data = self._changes.output()
-        except git.GitFailed as error:
-            if not filters.failed(error.stderr):
-                raise
-            # It could not be compared through its filter, so it counts as changed.
+        except git.GitFailed:
+            # A file that can't be compared through its filter counts as changed; what else failed fails again.
             data = self._start(*_DIFF_FILES, config=filters.without(self._source.config)).output()
         return {change.path: change.kind for change in parse_raw(data)}
 

@@ -331,7 +331,7 @@ def _view(common: Path, config: Iterable[tuple[str, str]], environ: Mapping[str,
     format_ = [("core.repositoryformatversion", str(version)), ("core.bare", "false")]
     text = config_text([*format_, *((key, hide_credentials(value)) for key, value in config)])
     links = {name: common / name for name in _LINKED}
-    links |= {f"info/{name}": common / "info" / name for name in _RULES if _is_file_or_none(common / "info" / name)}
+    links |= {f"info/{name}": common / "info" / name for name in _RULES}
     content = text + "".join(f"{name} {target}\n" for name, target in links.items())
     name = hashlib.sha256(os.fsencode(content)).hexdigest()[:32]
     for base in _bases(environ):
@@ -379,15 +379,6 @@ def _is_ours(path: Path) -> bool:
     except OSError:
         return False
     return stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid() and not status.st_mode & 0o022
-
-
-def _is_file_or_none(path: Path) -> bool:
-    if path.parent.is_symlink():
-        return False
-    try:
-        return stat.S_ISREG(path.lstat().st_mode)
-    except OSError:
-        return True
 
 
 def _made(path: Path, text: str, links: Mapping[str, Path]) -> Path:

@@ -168,7 +168,7 @@ def test_no_nul_and_no_step_up_is_a_name(tmp_path: Path) -> None:
 
 
 def test_a_directory_that_passes_itself_off_as_a_linked_worktree(unpacked: Victim, tmp_path: Path) -> None:
-    """It leads back, as git's own do, but is not among the repository's worktrees."""
+    """It leads back, as git's own do, but is not among the repository's worktrees; or it is that of another directory."""
     subprocess.run(["git", "init", "-q", str(private := tmp_path / "private")], check=True)
     dot = unpacked.root / ".git"
     (dot / "gitdir").write_text(f"{dot}\n")
@@ -176,6 +176,14 @@ def test_a_directory_that_passes_itself_off_as_a_linked_worktree(unpacked: Victi
     with pytest.raises(LoomError) as refused:
         discover(unpacked.root, environ=ENVIRONMENT)
     assert refused.value.code == "REPOSITORY_ELSEWHERE"
+    (private / ".git/worktrees").mkdir()
+    dot = dot.rename(private / ".git/worktrees/x")
+    (unpacked.root / ".git").write_text(f"gitdir: {dot}\n")
+    for back in (f"{tmp_path}/another/.git\n", None):
+        (dot / "gitdir").write_text(back) if back else (dot / "gitdir").unlink()
+        with pytest.raises(LoomError) as refused:
+            discover(unpacked.root, environ=ENVIRONMENT)
+        assert refused.value.code == "REPOSITORY_ELSEWHERE"
 
 
 def test_a_copier_can_not_leave_its_root(tmp_path: Path) -> None:
@@ -379,14 +387,20 @@ def test_what_is_no_directory_among_the_objects_is_passed_over(unpacked: Victim,
 
 
 @pytest.mark.slow
-def test_a_head_that_is_a_link_inside_of_git(unpacked: Victim, tmp_path: Path) -> None:
-    """As git made it twenty years ago."""
-    head = unpacked.root / ".git/HEAD"
+def test_a_link_that_stays_inside_of_git_is_followed(unpacked: Victim, tmp_path: Path) -> None:
+    """HEAD is one as git made it twenty years ago."""
+    head, rules = unpacked.root / ".git/HEAD", unpacked.root / ".git/info/exclude"
     head.unlink()
     head.symlink_to("refs/heads/main")
+    rules.unlink(missing_ok=True)
+    rules.symlink_to("../rules")
+    (unpacked.root / ".git/rules").write_text("hidden\n")
+    (unpacked.root / "hidden").touch()
     workspace = tmp_path / "workspace"
     workspace.mkdir()
-    assert (snapshot_of(unpacked.root, workspace) / ".loom/workflow.yml").is_file()
+    snapshot = snapshot_of(unpacked.root, workspace)
+    assert (snapshot / ".loom/workflow.yml").is_file()
+    assert not (snapshot / "hidden").exists()
 
 
 @pytest.mark.slow

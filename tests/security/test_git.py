@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 import loom
+from loom.errors import RequestError
 from loom.snapshot import repository
 from tests.support.watching import Watched
 
@@ -116,9 +117,13 @@ def seen(root: Path, text: str, **environ: str) -> set[tuple[str, str]]:
         (root / ".git" / name).mkdir(parents=True, exist_ok=True)
     (root / ".git/HEAD").write_text("ref: refs/heads/main\n")
     (root / ".git/config").write_text(text)
+    return set(repository.parse((found_in(root, **environ).view / "config").read_text()))
+
+
+def found_in(root: Path, **environ: str) -> repository.RepositoryView:
     found = repository.find(root, {"HOME": str(root.parent), **environ})
     assert found is not None
-    return set(repository.parse((found.view / "config").read_text()))
+    return found
 
 
 @pytest.mark.parametrize(
@@ -175,6 +180,38 @@ def test_a_view_that_others_may_have_written_is_not_used(tmp_path: Path, monkeyp
         directory.chmod(0o777)
         assert seen(tmp_path / "root", text, XDG_CACHE_HOME=str(cache)) == expected
         directory.chmod(0o700)
+        if os.geteuid() == 0:
+            os.chown(directory, 1500, -1)
+            assert seen(tmp_path / "root", text, XDG_CACHE_HOME=str(cache)) == expected
+            os.chown(directory, 0, -1)
+
+
+def test_git_sees_no_credential_of_an_address_and_an_unknown_extension_is_refused(tmp_path: Path) -> None:
+    text = repository.config_text([("remote.a.url", "https://user:token@host/x")])
+    assert "token" not in str(seen(tmp_path / "root", text))
+    assert ("remote.a.url", "https://user:token@host/x") in found_in(tmp_path / "root").config
+    with pytest.raises(RequestError, match=r"extensions\.later: an extension of git's format that loom does not know"):
+        seen(tmp_path / "root", repository.config_text([("extensions.later", "true")]))
+
+
+@pytest.mark.parametrize(
+    ("there", "elsewhere", "names"),
+    [
+        (True, False, "GIT_COMMON_DIR GIT_DIR GIT_WORK_TREE"),
+        (True, True, "GIT_COMMON_DIR"),
+        (False, False, "GIT_COMMON_DIR"),
+    ],
+)
+def test_an_allowed_filter_finds_the_repository_where_the_users_git_would(
+    tmp_path: Path, names: str, *, there: bool, elsewhere: bool
+) -> None:
+    seen(tmp_path / "root", "")
+    found = found_in(tmp_path / "root")
+    if not there:
+        (tmp_path / "root/.git").rename(tmp_path / "away")
+    given = [("filter.a.clean", "x %f"), ("filter.a.smudge", ""), ("filter.a.required", "true")]
+    run = repository.as_under_git(found, given, elsewhere=elsewhere)
+    assert run == [("filter.a.clean", f"unset {names}; x %f"), *given[1:]]
 
 
 # What a configuration can name
