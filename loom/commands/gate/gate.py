@@ -101,7 +101,7 @@ def judge(project: Project, commit: CheckedCommit, *, dry_run: bool = False, as_
         # Only what is committed may keep files from a job.
         settings: dict[str, Any] = {} if config.origins["job_inputs"].layer == "project" else {"job_inputs": {}}
         try:
-            worktree, run = plan_run(request, ask=not as_json, settings=settings)
+            worktree, run = plan_run(request, ask=not as_json, settings=settings, renewing=True)
         except NoJobRuns as error:
             return none(error.left_out)
         found = _Gate(project, worktree, replace(run, repo_root=project.root), commit, cancel)

@@ -1,8 +1,8 @@
 """The repositories of actions and of called workflows: by git from `github.server`, kept by their commits.
 
-A ref is asked for once a day, and whenever `pull` is `always`; `.loom/actions.lock` says which commit it is. Where nothing may be
-fetched (`pull: never`) or the server does not answer, what it was the last time counts. Nobody's credentials are sent: a job can
-read what is fetched.
+A ref is asked for once a day, by each gate, and if `pull` is `always`; `.loom/actions.lock` says which commit it is. Where nothing
+may be fetched (`pull: never`) or the server does not answer, what it was the last time counts. Nobody's credentials are sent: a
+job can read what is fetched.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class ActionRepositories:
     def __init__(self, project: Project, *, renewing: bool = False) -> None:
         """`renewing`: ask the server for each ref, whatever the lock and the configuration say."""
         self._server = project.config.github.server.rstrip("/")
-        self._pull = "always" if renewing else project.config.pull
+        self._pull = "always" if renewing or project.renewing else project.config.pull
         self._frozen = project.config.frozen and not renewing
         of_server = hashlib.sha256(self._server.encode("utf-8", "surrogateescape")).hexdigest()[:12]
         self._cache = project.config.cache_dir / f"actions-{of_server}"

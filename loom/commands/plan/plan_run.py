@@ -32,13 +32,19 @@ MOST_NAMED = 10
 """Files in conflict that a message names."""
 
 
-def checkout_for(request: Request, *, root: Path | None = None, settings: Mapping[str, Any] | None = None) -> Worktree:
+def checkout_for(
+    request: Request, *, root: Path | None = None, settings: Mapping[str, Any] | None = None, renewing: bool = False
+) -> Worktree:
     """Read the checkout at `root` (None: around the current directory). `settings` count more than those of the request.
+
+    `renewing`: see `Project`.
 
     `keep: auto` becomes `on-failure` on a terminal, else `never`.
     """
     source = trusting.discover(root or Path.cwd(), os.environ, flag=request.trust)
-    project = open_project({**request.settings, **(settings or {})}, root=source.root, trusting=request.trust)
+    project = open_project(
+        {**request.settings, **(settings or {})}, root=source.root, trusting=request.trust, renewing=renewing
+    )
     if project.config.keep == "auto":
         config = dataclasses.replace(project.config, keep="on-failure" if terminal.attended() else "never")
         project = replace(project, config=config)
@@ -46,15 +52,20 @@ def checkout_for(request: Request, *, root: Path | None = None, settings: Mappin
 
 
 def plan_run(
-    request: Request, *, run_id: str = "", ask: bool = True, settings: Mapping[str, Any] | None = None
+    request: Request,
+    *,
+    run_id: str = "",
+    ask: bool = True,
+    settings: Mapping[str, Any] | None = None,
+    renewing: bool = False,
 ) -> tuple[Worktree, Run]:
     """Make the run that is asked for. After RequestError or WorkflowError there is no record.
 
-    `ask`: a person is at the terminal, to be told of settings that do not count, and asked for trust. `settings`: see
-    `checkout_for`.
+    `ask`: a person is at the terminal, to be told of settings that do not count, and asked for trust. `settings` and
+    `renewing`: see `checkout_for`.
     """
     run_id = run_id or str(time.time_ns())
-    project = checkout_for(request, settings=settings)
+    project = checkout_for(request, settings=settings, renewing=renewing)
     source, path = project.source, project.workflow(request.workflow)
     can_ask = ask and request.form == "screen"
     if request.dry_run:
@@ -85,7 +96,7 @@ def plan_run(
         raise _conflict_error(source)
     if not request.dry_run:
         if trusting.settle(plan.jobs, project, lambda: planner.workflow, can_ask=can_ask):
-            return plan_run(request, settings=settings)  # now with the filters that were allowed
+            return plan_run(request, settings=settings, renewing=renewing)  # now with the filters that were allowed
         if ask:
             say_not_counted(project.config)
     expected = request.workflow is not None or plan.workflow_path == str(WORKFLOWS[0])

@@ -46,6 +46,8 @@ class Project(Struct, frozen=True, kw_only=True, dict=True):
     config: Config
     trusting: bool = False
     """Everything that the repository asks for is allowed, this once."""
+    renewing: bool = False
+    """The server is asked for each tag or branch of an action, however recently it was asked."""
 
     @cached_property
     def includes(self) -> list[PermissionRequest]:
@@ -130,17 +132,21 @@ BUNDLES = "bundles"
 
 
 def open_project(
-    flags: Mapping[str, object] | None = None, *, root: Path | None = None, trusting: bool = False
+    flags: Mapping[str, object] | None = None,
+    *,
+    root: Path | None = None,
+    trusting: bool = False,
+    renewing: bool = False,
 ) -> Project:
     """Find the project around the current directory, or take the one at `root`.
 
-    `flags`: settings of the command line; `trusting`: all that is asked for is allowed, this once.
+    `flags`: settings of the command line; `trusting`, `renewing`: see `Project`.
     """
     environ, start = dict(os.environ), Path.cwd()
     root = root or find_root(start)
     settings = config.load(root=root, environ=environ, flags=flags or {})
     providers.parsed(named(settings.on, settings.pools).target, settings.pools, f"{settings.origins['on'].source}: ")
-    return Project(environ=environ, start=start, root=root, config=settings, trusting=trusting)
+    return Project(environ=environ, start=start, root=root, config=settings, trusting=trusting, renewing=renewing)
 
 
 def run_or_job(project: Project, run: str, job: str | None, step: str | None) -> tuple[Reading, str | None, str | None]:

@@ -279,6 +279,27 @@ def test_an_included_file_whose_server_does_not_answer(project: Project, tmp_pat
     assert states(project) == (1, {"unit": "doubtful"})
 
 
+def test_an_action_whose_tag_moves(project: Project, tmp_path: Path) -> None:
+    action = Project(tmp_path / "server/o/act", tmp_path / "other")
+    action.root.mkdir(parents=True)
+    action.git("init", "-q")
+    action.write("action.yml", "runs: {using: composite, steps: [{run: 'true', shell: bash}]}\n")
+    action.commit()
+    action.git("tag", "v1")
+    project.write("../home/.config/loom/config.yml", f"github: {{server: 'file://{tmp_path}/server'}}\n")
+    job = {"runs-on": "ubuntu-latest", "container": "debian:trixie-slim", "steps": [{"uses": "o/act@v1"}]}
+    project.write(".github/workflows/ci.yml", json.dumps({"on": "push", "jobs": {"unit": job}}))
+    project.commit()
+    assert states(project) == (0, {"unit": "passed"})
+    assert states(project, "--dry-run") == (0, {"unit": "shown"})
+    action.write("action.yml", "runs: {using: composite, steps: [{run: 'false', shell: bash}]}\n")
+    action.commit()
+    action.git("tag", "-f", "v1")
+    assert states(project) == (1, {"unit": "failed"})
+    (tmp_path / "server").rename(tmp_path / "gone")
+    assert states(project) == (1, {"unit": "doubtful"})
+
+
 def test_a_child_pipeline_that_ran_unlike_ci(project: Project) -> None:
     kid = {"trigger": {"include": "kid.yml", "strategy": "depend"}}
     project.write(".gitlab-ci.yml", json.dumps({"default": {"image": "debian:trixie-slim"}, "kid": kid}))
