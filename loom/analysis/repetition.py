@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Literal
 
-from msgspec import field
-
-from loom.analysis.diff import STREAM_NAMES, Pair, output_of
+from loom.analysis.diff import STREAM_NAMES, output_of
 from loom.analysis.evidence import diagnosis_of
 from loom.analysis.failure import JobEnding, compare, normalised, recorded
 from loom.record.documents import Document, RunId
@@ -81,8 +79,6 @@ class Repetition(Document, frozen=True, kw_only=True):
     failures: list[FailureOfRuns]
     """The failures that are not the same, the most frequent first."""
     parting: PartingLine | None
-    differs: list[Pair] = field(default_factory=list)
-    """The differences that the record shows; `a` of the runs that passed, `b` of those that failed."""
 
 
 def wilson(count: int, of: int) -> Rate:
@@ -100,8 +96,6 @@ def repetition_of(run_id: str, runs: Sequence[Reading], wanted: int) -> Repetiti
     """Compare runs of one plan on one snapshot. RecordError for a record that can't be read."""
     passed = [run for run in runs if run.state == "success"]
     failed = [run for run in runs if run.state in ("failure", "timed_out")]
-    printed = [_printed(passed), _printed(failed)]
-    keys = [list(each.values()) for each in printed]
     other = [run.run_id for run in runs if run not in passed and run not in failed]
     ends = (run.job_manifest(job_id)["exit_code"] for run in failed for job_id in _failed_jobs(run)[:1])
     return Repetition(
@@ -114,8 +108,7 @@ def repetition_of(run_id: str, runs: Sequence[Reading], wanted: int) -> Repetiti
         exit_codes=dict(Counter(map(str, ends))),
         failures=_failures(failed),
         tests=_tests(failed, len(passed) + len(failed)),
-        parting=_parting(keys[0], printed[1], failed),
-        differs=[*_differs(passed, failed), *_order(*keys)],
+        parting=_parting(list(_printed(passed).values()), _printed(failed), failed),
     )
 
 
@@ -185,44 +178,3 @@ def _parting(
     run = next(run for run in runs if first.get(run.run_id, (0, None))[1] == key)
     job_id, step, stream, number, text = next(islice(_lines(run), first[run.run_id][0], None))
     return PartingLine(run_id=run.run_id, job_id=job_id, step=step, stream=stream, line=number, text=text, runs=count)
-
-
-def _differs(passed: Sequence[Reading], failed: Sequence[Reading]) -> Iterator[Pair]:
-    """Yield measures by which all that failed are on one side of all that passed."""
-    if not passed or not failed:
-        return
-    for name, measure in (
-        ("seconds", _seconds),
-        ("repetitions at the same time", _overlap_counter([*passed, *failed])),
-    ):
-        one, two = ([measure(run) for run in runs] for runs in (passed, failed))
-        if max(one) < min(two) or max(two) < min(one):
-            yield Pair(name=name, a=f"{min(one):g} to {max(one):g}", b=f"{min(two):g} to {max(two):g}")
-
-
-def _order(passed: Sequence[list[int]], failed: Sequence[list[int]]) -> Iterator[Pair]:
-    """Yield in how many orders there are the lines that all runs print, if in several."""
-    common = set.intersection(*map(set, (*passed, *failed))) if passed and failed else set[int]()
-    one, two = (
-        str(len({tuple(key for key in keys if key in common) for keys in of_runs})) for of_runs in (passed, failed)
-    )
-    if {one, two} - {"1", "0"}:
-        yield Pair(name="orders of the output's lines", a=one, b=two)
-
-
-def _seconds(run: Reading) -> float:
-    """Return the total duration of its jobs' steps, in seconds."""
-    steps = (step for job_id in run.fold.jobs for step in run.job_manifest(job_id)["steps"])
-    total: float = sum(step["duration_ms"] or 0 for step in steps)
-    return round(total / 1000, 2)
-
-
-def _overlap_counter(runs: Sequence[Reading]) -> Callable[[Reading], float]:
-    """Return a function that counts the other runs that overlapped with a run in time."""
-    spans = {run.run_id: (run.receipt()["started_at"], run.receipt()["finished_at"] or "") for run in runs}
-
-    def count(run: Reading) -> float:
-        began, ended = spans[run.run_id]
-        return float(sum(one < ended and two > began for one, two in spans.values()) - 1)
-
-    return count

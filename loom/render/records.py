@@ -164,8 +164,6 @@ def repetition_lines(found: Repetition, look: Look) -> Iterator[str]:
         yield f"  {visible(parting.text)}"
     elif found.passed:
         yield "the runs that failed print nothing that none of the others prints"
-    for pair in found.differs:
-        yield f"{pair.name}: {pair.a} where it passed, {pair.b} where it failed"
     yield f"see one that failed: loom diagnose {found.failed[0]}"
     if found.passed:
         yield f"compare: loom diff {found.passed[0]} {found.failed[0]}"

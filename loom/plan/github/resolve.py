@@ -15,7 +15,7 @@ from loom.plan.selection import Choice
 from loom.plan.variables import EVENTS
 from loom.util.bounded import listed
 from loom.util.units import meant
-from loom.util.yaml_file import Node, items_of, text_of
+from loom.util.yaml_file import items_of, text_of
 from loom.workflow.github import yaml
 from loom.workflow.github.events import DISPATCH
 from loom.workflow.github.shapes import UNSUPPORTED
@@ -119,35 +119,14 @@ def rehearse(
     )
     made.there = frozenset(one.id for one in found)
     jobs = [(candidate.entry, made.job(candidate)) for candidate in found]
-    built = list(zip(found, (job for _, job in jobs), strict=True))
-    differs = [*_replaced(built), *_root_installs(found)]
     problems = [
         *candidates.problems.found,
         *made.warnings(),
         *made.unexpected,
-        *differs,
+        *_root_installs(found),
         *builder.held(found, code=HELD),
     ]
     return list(dict.fromkeys(problems)), jobs
-
-
-def _replaced(jobs: Iterable[tuple[GitHubCandidate, p.Job]]) -> Iterator[Problem]:
-    """Yield a warning where more jobs of a matrix have one concurrency group than GitHub lets run and wait."""
-    groups: dict[tuple[str, str], list[tuple[Node, int]]] = {}
-    for candidate, job in jobs:
-        node = candidate.node.get("concurrency")
-        if job.late and job.late.group and job.resource_group and node and text_of(node.get("queue")) != "max":
-            at_a_time = job.late.max_parallel or len(candidate.scope.jobs[candidate.key])
-            groups.setdefault((job.late.group, job.resource_group), []).append((node, at_a_time))
-    for (_, group), several in groups.items():
-        node, at_a_time = several[0]
-        most = 1 if text_of(node.get("cancel-in-progress")) == "true" else 2
-        if min(len(several), at_a_time) > most:
-            kept = "the last" if most == 1 else "the first and the last"
-            message = (
-                f"concurrency: {len(several)} jobs of the matrix share the group {group}: GitHub cancels all but {kept}"
-            )
-            yield node.file.problem(node, message, code=yaml.CODE, severity="warning")
 
 
 def _root_installs(candidates: Iterable[GitHubCandidate]) -> Iterator[Problem]:

@@ -679,30 +679,6 @@ def test_jobs_with_an_environment_wait_for_deploy(planned: Planned) -> None:
 
 
 @pytest.mark.parametrize(
-    ("concurrency", "strategy", "kept"),
-    [
-        (
-            "g",
-            "matrix: {v: [1, 2, 3]}",
-            "3 jobs of the matrix share the group g: GitHub cancels all but the first and the last",
-        ),
-        ("{group: g, cancel-in-progress: true}", "matrix: {v: [1, 2]}", "all but the last"),
-        ("g", "matrix: {v: [1, 2]}", ""),
-        ("'${{ matrix.v }}'", "matrix: {v: [1, 2, 3]}", ""),
-        ("{group: g, queue: max}", "matrix: {v: [1, 2, 3]}", ""),
-        ("g", "max-parallel: 2, matrix: {v: [1, 2, 3]}", ""),
-    ],
-)
-def test_jobs_that_github_cancels_for_their_group_are_told(
-    planned: Planned, tmp_path: Path, concurrency: str, strategy: str, kept: str
-) -> None:
-    planned(f"on: push\njobs: {{x: {{concurrency: {concurrency}, strategy: {{{strategy}}}, {JOB}}}}}")
-    told = rehearse(load(tmp_path / ".github/workflows", tmp_path, ResolveContext))[0]
-    assert [problem.message for problem in told if kept not in problem.message] == []
-    assert [problem.severity for problem in told] == (["warning"] if kept else [])
-
-
-@pytest.mark.parametrize(
     ("job", "told"),
     [
         ("steps: [{run: 'apt-get -y install x'}]", "sudo apt-get"),
