@@ -1,8 +1,8 @@
 """The repositories of actions and of called workflows: by git from `github.server`, kept by their commits.
 
-A ref is asked for once a day, by each gate, and if `pull` is `always`; `.loom/actions.lock` says which commit it is. Where nothing
-may be fetched (`pull: never`) or the server does not answer, what it was the last time counts. Nobody's credentials are sent: a
-job can read what is fetched.
+A ref is asked for once a day, by each gate, and if `pull` is `always`; `.loom/actions.lock` says which commit it is. Where
+nothing may be fetched (`pull: never`) or the server does not answer, what it was the last time counts. Nobody's credentials
+are sent: a job can read what is fetched.
 """
 
 from __future__ import annotations
