@@ -10,7 +10,7 @@ stricter, never looser, and names no path, no engine and no other network. Each 
 # mypy: implicit-reexport
 # ruff: noqa: F401  the names that other folders use
 
-from loom.config.layers import load, misspelt, user_file
+from loom.config.layers import choice, load, misspelt, user_file
 from loom.config.settings import (
     AUTO_SHELL,
     CODE,

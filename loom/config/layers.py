@@ -37,6 +37,8 @@ def load(*, root: Path | None, environ: Mapping[str, str], flags: Mapping[str, o
     reports a variable or flag. Both name the position and the nearest key. InfrastructureError where somebody else may
     have filled the state or cache directory.
     """
+    for variable in CHOICES:
+        choice(environ, variable)
     home = Path(environ["HOME"]) if environ.get("HOME") else None
     layers = _Layers(*_built_in(environ, home))
     problems: list[Problem] = []
@@ -166,7 +168,11 @@ def _read(
     except FileNotFoundError:
         return
     except OSError as error:
-        raise RequestError(f"{name}: can't be read: {(error.strerror or str(error)).lower()}", code=CODE) from error
+        raise RequestError(
+            f"{name}: can't be read: {(error.strerror or str(error)).lower()}",
+            hint="make it a file that you can read, or move it away: settings are optional",
+            code=CODE,
+        ) from error
     if file.root is not None and file.root.kind is not yaml_file.Kind.MAPPING:
         file.problems.append(file.problem(file.root, "expected a mapping of settings", code=CODE))
     if file.root is None or file.root.kind is not yaml_file.Kind.MAPPING:
@@ -205,8 +211,22 @@ def misspelt(environ: Mapping[str, str]) -> Iterator[str]:
             yield f"{variable} is ignored: did you mean LOOM_{close.upper()}?"
 
 
-_NO_SETTINGS = ("trust", "gate", "bundle", "buildkit")
-"""The other variables that loom reads."""
+def choice(environ: Mapping[str, str], variable: str) -> str:
+    """Return the value of a variable that is no setting, in lower case; empty: not given. RequestError for a wrong one."""
+    given, known = environ.get(variable, "").lower(), CHOICES[variable]
+    if given and given not in known:
+        raise RequestError(f"{variable}: expected {known[0]} or nothing, found {given!r}", code=CODE)
+    return given
+
+
+CHOICES = {
+    "LOOM_TRUST": ("1", "true", "yes", "on", "0", "false", "no", "off"),
+    "LOOM_GATE": ("off", "on"),
+    "LOOM_BUNDLE": ("on-failure",),
+    "LOOM_BUILDKIT": ("0", "1"),
+}
+"""The values of the other variables that loom reads; the first is the one that messages name."""
+_NO_SETTINGS = tuple(name.removeprefix("LOOM_").lower() for name in CHOICES)
 
 
 def _given(

@@ -164,8 +164,10 @@ def nearest(name: str, known: Iterable[str], *, likeness: float = 0.6) -> str | 
 
 
 def meant(name: str, known: Iterable[str]) -> str:
-    """Return the end of a message about an unknown name: `; did you mean X?`, or nothing."""
-    close = nearest(name, known)
+    """Return the end of a message about an unknown name: `; did you mean X?`, or nothing. A beginning of one name means it."""
+    known = list(known)
+    longer = [one for one in known if len(name) > 2 and one.startswith(name.lower())]
+    close = longer[0] if len(longer) == 1 else nearest(name, known)
     return f"; did you mean {close}?" if close else ""
 
 

@@ -129,6 +129,17 @@ def test_every_problem_of_the_files_at_once(tmp_path: Path) -> None:
             {"LOOM_PLATFORM": "amiga"},
             "LOOM_PLATFORM: expected a platform such as linux/amd64, linux/arm64 or linux/arm/v7, found 'amiga'",
         ),
+        ({"LOOM_TRUST": "ja"}, "LOOM_TRUST: expected 1 or nothing, found 'ja'"),
+        ({"LOOM_GATE": "of"}, "LOOM_GATE: expected off or nothing, found 'of'"),
+        ({"LOOM_BUNDLE": "always"}, "LOOM_BUNDLE: expected on-failure or nothing, found 'always'"),
+        ({"LOOM_BUILDKIT": "classic"}, "LOOM_BUILDKIT: expected 0 or nothing, found 'classic'"),
+        (
+            {"LOOM_MOUNT_MODE": "bind"},
+            (
+                "LOOM_MOUNT_MODE: expected one of auto, bind_mount, overlay, copy, ephemeral_volume, found 'bind'; "
+                "did you mean bind_mount?"
+            ),
+        ),
         ({"LOOM_JOBS": "0"}, "LOOM_JOBS: expected a whole number from 1 up, found '0'"),
     ],
 )

@@ -14,6 +14,7 @@ from pathlib import Path
 from loom.commands.gate.checked_commit import CheckedCommit, CommitFinder
 from loom.commands.gate.gate import judged
 from loom.commands.project import open_project
+from loom.config import choice
 from loom.errors import LoomError, RequestError
 from loom.snapshot import git
 from loom.status import ExitCode
@@ -111,7 +112,7 @@ def _by_hand() -> str:
 
 def gate_pre_push(*, trust: bool) -> int:
     """Judge what git is about to push, by its lines on standard input; return the exit code."""
-    if os.environ.get("LOOM_GATE", "").lower() == "off":
+    if choice(os.environ, "LOOM_GATE") == "off":
         print("loom gate: not asked (LOOM_GATE=off)", file=sys.stderr)
         return ExitCode.OK
     for name in git.LOCAL_VARIABLES:  # of the user's repository: the gate works in a checkout of its own

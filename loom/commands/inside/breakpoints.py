@@ -17,6 +17,7 @@ from loom.record.past_run import step_named
 from loom.record.request import FAILURE, PAUSE
 from loom.runner import AtStep, Verdict
 from loom.status import Exit
+from loom.util.units import meant
 
 _VERDICTS = {"r": Verdict.RETRY, "n": Verdict.NEXT, "f": Verdict.FAIL, "": Verdict.FAIL}
 
@@ -129,7 +130,7 @@ def _step_of(plan: Plan, wanted: str) -> tuple[str, str]:
     found = [job for job in plan.jobs if job_id in (job.id, job.name)]
     if len(found) != 1:
         raise RequestError(
-            f"--stop-at: no job of this run is {job_id!r}",
+            f"--stop-at: no job of this run is {job_id!r}{meant(job_id, (FAILURE, PAUSE))}",
             hint=f"{FAILURE}, {PAUSE}, or one of its jobs: {', '.join(job.id for job in plan.jobs)}",
         )
     job = found[0]

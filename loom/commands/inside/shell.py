@@ -43,11 +43,11 @@ class Executed(Document, frozen=True, kw_only=True):
 
 
 def shell(run: str | None, job: str | None, step: str | None, *, as_root: bool, trust: bool) -> int:
-    needs_terminal("loom shell")
     project = open_project(trusting=trust)
     past = session.find_job(project, [name for name in (run, job) if name])
-    session.permit(project, past.run, past)
     at, cancel = past.step(step), Cancel()
+    needs_terminal("loom shell")
+    session.permit(project, past.run, past)
     with signals(cancel), session.entered(project, past, at, command=None, as_root=as_root, cancel=cancel) as entered:
         print("\n".join(banner(entered.about, entered.notes, past.job.id, at.id, past.script_of(at))))
         if entered.fresh and entered.container_name:
@@ -68,10 +68,8 @@ def exec_(
     tty: bool,
     trust: bool,
 ) -> int:
-    if tty:
-        needs_terminal("loom exec -t")
-        if as_json:
-            raise RequestError("-t and --json exclude each other", hint="leave -t out: --json records what is printed")
+    if tty and as_json:
+        raise RequestError("-t and --json exclude each other", hint="leave -t out: --json records what is printed")
     if not command:
         raise RequestError("there is no command to run", hint="loom exec [RUN] JOB -- COMMAND...")
     if names and len(names) > 2:
@@ -79,8 +77,10 @@ def exec_(
     seconds = None if timeout is None else read_flag("--timeout", timeout, duration)
     project = open_project(trusting=trust)
     job = session.find_job(project, names or [])
-    session.permit(project, job.run, job)
     at, cancel = job.step(step), Cancel()
+    if tty:
+        needs_terminal("loom exec -t")
+    session.permit(project, job.run, job)
     heard: dict[str, list[bytes]] = {"stdout": [], "stderr": []}
     begun = time.monotonic()
     with (

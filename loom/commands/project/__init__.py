@@ -195,10 +195,7 @@ def find_root(start: Path) -> Path:
 
 def trusts_all(environ: Mapping[str, str], flag: bool) -> bool:
     """Return whether `--trust` or `LOOM_TRUST=1` allows every request. RequestError for another value of the variable."""
-    given = environ.get("LOOM_TRUST", "").lower()
-    if given not in ("", "0", "1", "false", "true", "no", "yes", "off", "on"):
-        raise RequestError(f"LOOM_TRUST: expected 1 or nothing, found {given!r}", code="CONFIG_INVALID")
-    return flag or given in ("1", "true", "yes", "on")
+    return flag or config.choice(environ, "LOOM_TRUST") in ("1", "true", "yes", "on")
 
 
 def workflow_path(root: Path, named: str | Path | None, start: Path) -> Path:

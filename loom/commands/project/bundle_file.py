@@ -149,6 +149,8 @@ def unpacked(path: Path, within: Path) -> UnpackedBundle:
         return UnpackedBundle(manifest, folder, Reading(entry, foreign=True))
     except (OSError, zstandard.ZstdError, DamagedArchive, UnsafeArchive, msgspec.DecodeError, RecordError) as error:
         why = error.strerror or str(error) if isinstance(error, OSError) else str(error)
+        if isinstance(error, zstandard.ZstdError):
+            why = "it is damaged, or another kind of file"
         why = why.replace(f"{folder}/", "its ")
         raise RequestError(
             f"{path} is no bundle that this loom reads: {why}",

@@ -21,6 +21,7 @@ from loom.commands.plan.wiring import run_tools
 from loom.commands.project import Project, Worktree
 from loom.commands.project.background import clean_later
 from loom.commands.screen import screen_parts
+from loom.config import choice
 from loom.errors import RequestError
 from loom.plan.model import Plan
 from loom.record.request import Request
@@ -89,9 +90,7 @@ def run_as_asked(project: Worktree, run: Run) -> int:
 def execute(project: Worktree, run: Run) -> int:
     """Run a run and show it on the terminal; return the exit code."""
     config, plan, request = project.config, run.plan, run.request
-    bundles = project.environ.get("LOOM_BUNDLE", "")
-    if bundles not in ("", "on-failure"):
-        raise RequestError(f"LOOM_BUNDLE: expected on-failure or nothing, found {bundles!r}", code="CONFIG_INVALID")
+    bundles = choice(project.environ, "LOOM_BUNDLE")
     cancel = Cancel()
     look, write = screen_parts(config.color, quiet=request.quiet, verbose=request.verbose, stream=config.stream)
     audience, gate = audience_for(request, plan, look, write)
@@ -138,9 +137,10 @@ def audience_for(
             hint="leave out --stop-at; --keep on-failure keeps failed jobs",
         )
     if request.attended:
-        breakpoints.needs_terminal(f"--stop-at {request.stop_at[0]}", "--stop-at pause works without one")
         screen = breakpoints.PausableLines(write)
-        return Screen(look, screen), breakpoints.TerminalGate(screen, request.stop_at, plan)
+        asking = breakpoints.TerminalGate(screen, request.stop_at, plan)
+        breakpoints.needs_terminal(f"--stop-at {request.stop_at[0]}", "--stop-at pause works without one")
+        return Screen(look, screen), asking
     if request.form != "screen":
         return audience_in(request.form, look, write), gate
     redraws = sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"

@@ -10,9 +10,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import ClassVar
 
+from loom.errors import Problem
 from loom.util.yaml_file import Kind, Node, YamlFile, fields_of, items_of
 from loom.workflow import merge
 from loom.workflow.facts import Facts
+from loom.workflow.languages import NATIVE
 from loom.workflow.loaded import LoadedWorkflow, LoadOutcome
 from loom.workflow.messages import sort_problems
 from loom.workflow.native import references
@@ -36,9 +38,25 @@ def examine(path: Path, root: Path, facts: Callable[[], Facts] | None = None) ->
     problems = Shapes()
     files = WorkflowFiles(root, problems)
     name = files.read(path)
+    if files.found and not NATIVE.named.search(name) and (foreign := _foreign(files.found[-1])):
+        return LoadOutcome(workflow=None, problems=(foreign,), ranks={name: -1})
     workflow = _assemble(name, files.found, problems)
     ranks = {file.name: number for number, file in enumerate(files.found)} | {name: -1}
     return LoadOutcome(workflow=workflow, problems=tuple(sort_problems(problems.found, ranks)), ranks=ranks)
+
+
+def _foreign(file: YamlFile) -> Problem | None:
+    """Return what is told of a file of another program, instead of each key that it has not; None for a workflow."""
+    version = file.root.get("version") if file.root is not None else None
+    if (
+        file.root is None
+        or file.root.get("stages") is not None
+        or (version is not None and version.text.startswith("v"))
+    ):
+        return None
+    what = "a file of Docker Compose" if file.root.get("services") is not None else "no workflow that loom reads"
+    why = "loom's own has `version: v1` and `stages`, GitHub's `jobs`, and in GitLab's a job has `script`"
+    return file.problem(file.root, f"this is {what}: {why}", code="WF_SCHEMA_V1")
 
 
 def _assemble(path: str, files: list[YamlFile], problems: Shapes) -> Workflow | None:

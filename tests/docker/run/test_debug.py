@@ -748,6 +748,9 @@ def test_a_loom_that_is_killed_takes_its_shell_and_its_command_with_it(kept: Pro
 
 def test_exec_on_a_terminal(kept: Project) -> None:
     """A program that draws: it has the window's size, also when that changes, and every key; the terminal is as it was."""
+    assert (
+        "a job of the last run" in loom(kept, "exec", "-t", "nosuch", "--", "true").err
+    )  # before what a terminal mends
     refused = loom(kept, "exec", "-t", "unit", "--", "true")
     assert (refused.code, "requires an interactive terminal" in refused.err) == (125, True)
     shown = pexpect.spawn(

@@ -62,6 +62,22 @@ def test_a_file_may_have_the_language_of_another_one(tmp_path: Path) -> None:
     assert (other.language, list(other.jobs)) == ("gitlab", ["job"])
 
 
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("version: '3'\nservices:\n  web: {image: nginx}\nvolumes: {x: {}}\n", "this is a file of Docker Compose"),
+        ("language: python\nscript: tox\n", "this is no workflow that loom reads"),
+        ("version: v1\nservices: {web: {image: nginx}}\n", "the key stages is missing"),
+        ("stages: [a]\njob: {stage: a}\n", "the key version is missing"),
+    ],
+)
+def test_a_file_of_another_program_is_named_as_that(tmp_path: Path, text: str, what: str) -> None:
+    (tmp_path / "some.yml").write_text(text)
+    first, *others = (one.message for one in examine(tmp_path / "some.yml", tmp_path, ResolveContext).problems)
+    assert first.startswith(what)
+    assert not (what.startswith("this") and others)
+
+
 def test_each_language_has_a_name_and_a_path_of_its_own() -> None:
     assert len({one.name for one in LANGUAGES}) == len({one.default for one in LANGUAGES}) == len(LANGUAGES)
 
