@@ -22,7 +22,8 @@ from loom.config.gate import UNLIKE
 from loom.errors import NoJobRuns
 from loom.plan.candidates import DEPLOYMENTS
 from loom.plan.model import Job, NotSelected, Plan
-from loom.record.proofs import Proofs
+from loom.record.fold import RunFold
+from loom.record.proofs import Proofs, RunProof
 from loom.record.run import Run
 from loom.record.store import Store
 from loom.render.output import print_either
@@ -248,20 +249,27 @@ class _Gate:
                 "passed" if reading.entry.receipt and reading.state == "success" else "failed", "became several"
             )
         if proof is None or one is None or state is None or proof.tree != self._expected.tree:
-            return verdict("doubtful", "its run left no proof")
+            return verdict("doubtful", self._why_no_proof(reading.fold, proof))
         skipped = skipped_as_in_ci(job, state)
         if (doubt := self._undecided(job, run_id, skipped=skipped)) is not None:
             return doubt
         if skipped:
             return verdict("not-gating", _SKIPPED)
         if one.status is not Status.SUCCESS and not one.allowed:
-            return verdict(
-                "failed", f"{state.status or 'did not end'}: {state.error or ''}; why: loom diagnose {run_id} {job.id}"
-            )
+            said = f"{state.status or 'did not end'}: {_first_line(state.error)}"
+            return verdict("failed", f"{said}; why: loom diagnose {run_id} {job.id}")
         words = {*one.unlike, *self._of_children(run_id)} if job.trigger is not None else {*one.unlike}
         if missing := sorted(words - self._accepted):
             return verdict("doubtful", f"passed, and does not count: {_reasons(missing)}")
         return verdict("passed", f"passed in run {run_id}")
+
+    def _why_no_proof(self, fold: RunFold, proof: RunProof | None) -> str:
+        run_id, kept = self._run.run_id, self._worktree.config.state_dir
+        if error := fold.end.get("error"):
+            return f"run {run_id} did not get to it: {_first_line(error)}; why: loom diagnose {run_id}"
+        return f"run {run_id} left no proof of it" + (
+            f": none could be written in {kept}; is it full?" if not proof else ""
+        )
 
     def _grown(self) -> Iterator[JobVerdict]:
         """Yield the verdicts on jobs that only came into being in the run."""
@@ -321,6 +329,10 @@ def _all_before(plan: Plan, job: Job) -> Iterator[Job]:
     for one in waits_for(plan, job):
         yield one
         yield from _all_before(plan, one)
+
+
+def _first_line(error: str | None) -> str:
+    return (error or "").partition("\n")[0]
 
 
 def _asking(names: Iterable[str]) -> str:

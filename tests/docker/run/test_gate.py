@@ -235,6 +235,11 @@ def test_a_killed_run_ends_the_trust_in_those_before(project: Project) -> None:
     process.communicate()
     assert states(project, "--dry-run") == (1, {"unit": "to-run", "quick": "shown"})
     assert states(project) == (0, {"unit": "passed", "quick": "shown"})
+    more = {"image": "loom-test/gone:1", "script": "true"}
+    project.write(".gitlab-ci.yml", json.dumps({"unit": job, "more": more}))
+    project.commit()
+    done = project.loom("gate", LOOM_PULL="never", **ACCEPT)
+    assert (done.code, "did not get to it: loom-test/gone:1" in done.out) == (3, True), done.out
 
 
 def test_a_push_for_which_ci_runs_no_job(project: Project) -> None:
