@@ -19,6 +19,7 @@ from loom.errors import LoomError, RequestError
 from loom.snapshot import git
 from loom.status import ExitCode
 from loom.util import atomic
+from loom.util.controls import shown as printable
 
 _BEGIN, _END = "# >>> loom gate", "# <<< loom gate"
 _NEW = "#!/bin/sh\n"
@@ -115,6 +116,8 @@ def gate_pre_push(*, trust: bool) -> int:
     if choice(os.environ, "LOOM_GATE") == "off":
         print("loom gate: not asked (LOOM_GATE=off)", file=sys.stderr)
         return ExitCode.OK
+    if (git_dir := Path(os.environ.get("GIT_DIR", "")).resolve()).name == ".git":
+        os.chdir(git_dir.parent)  # `git --git-dir=...` runs the hook anywhere
     for name in git.LOCAL_VARIABLES:  # of the user's repository: the gate works in a checkout of its own
         os.environ.pop(name, None)
     lines, code = sys.stdin.read().splitlines(), ExitCode.OK
@@ -141,4 +144,10 @@ def _pushed(finder: CommitFinder, lines: Iterable[str]) -> Iterator[CheckedCommi
         if not sha.strip("0") or not ref.startswith(("refs/heads/", "refs/tags/")) or (sha, ref) in seen:
             continue
         seen.add((sha, ref))
+        if (
+            finder.ask("rev-parse", "--verify", "-q", f"{sha}^{{commit}}") is None
+            and finder.ask("cat-file", "-e", sha) is not None
+        ):
+            print(f"loom gate: {printable(ref)} is no commit, for which CI runs no job", file=sys.stderr)
+            continue
         yield finder.pushed(finder.commit(sha), ref, before if before.strip("0") else None)

@@ -60,6 +60,19 @@ def test_only_green_goes(gated: Project) -> None:
         assert (done.returncode, refs(gated)) == (1, green), words
         assert "loom diagnose" in done.stdout + done.stderr
         assert "--no-verify" in done.stderr
+    gated.git("tag", "blob", "HEAD:.gitlab-ci.yml")
+    assert push(gated, "blob").returncode == 0, "no server has a pipeline of it"
+    green = refs(gated)
+    away = subprocess.run(
+        ("git", f"--git-dir={gated.root}/.git", "push", "origin", "main:away"),
+        cwd=gated.home,
+        env={**gated.environ, "LOOM_GATE_ACCEPT": "other-commit,image-by-tag"},
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    green["refs/heads/away"] = green["refs/heads/main"]
+    assert (away.returncode, refs(gated)) == (0, green), away.stderr
     gone = push(gated, "main:main", DOCKER_HOST="unix:///nowhere")
     assert gone.returncode == 0, "nothing is pushed, so nothing is asked"
     assert push(gated, "main:third", DOCKER_HOST="unix:///nowhere").returncode == 1
