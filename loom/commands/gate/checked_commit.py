@@ -17,7 +17,7 @@ from loom.commands.project import WORKFLOWS, Project, workflows_of
 from loom.commands.project.recreate_tree import checked_out
 from loom.errors import RequestError
 from loom.record.request import Request
-from loom.snapshot import git, repository
+from loom.snapshot import git, repository, tree_entries
 from loom.workflow.languages import GITHUB, GITLAB
 
 _SKIPS = {
@@ -153,10 +153,9 @@ def unpushed(root: Path, commit: str, environ: Mapping[str, str]) -> Iterator[st
     """Yield the submodules of a commit of the checkout at `root` whose own commits, as far as is known here, no server has."""
     found = repository.find(root, environ)
     asked = git.in_repository(found, environ) if found is not None else environ
-    for entry in git.nul_list(git.run(("ls-tree", "-r", "-z", commit), asked, cwd=root)):
-        about, _, path = os.fsdecode(entry).partition("\t")
-        if about.startswith("160000 ") and (inner := repository.find(root / path, environ)) is not None:
-            at, words = about.split()[2], ("--count=1", "refs/remotes", "refs/tags")
+    for path, (mode, at) in tree_entries(asked, root, commit).items():
+        if mode == "160000" and (inner := repository.find(root / path, environ)) is not None:
+            words = ("--count=1", "refs/remotes", "refs/tags")
             if not git.run(
                 ("for-each-ref", "--contains", at, *words), git.in_repository(inner, environ), cwd=root / path
             ):

@@ -100,11 +100,10 @@ def _check_out(root: Path, commit: str, environ: Mapping[str, str]) -> None:
     asked = git.in_repository(found, environ)
     for arguments in (("checkout", "-q", "-f", "--detach", commit), ("clean", "-q", "-ffdx")):
         git.run(arguments, asked, cwd=root)
-    for entry in git.nul_list(git.run(("ls-tree", "-r", "-z", commit), asked, cwd=root)):
-        about, _, path = os.fsdecode(entry).partition("\t")
-        if about.startswith("160000 "):
+    for path, (mode, sha) in snapshot.tree_entries(asked, root, commit).items():
+        if mode == "160000":
             try:
-                _check_out(root / path, about.split()[2], environ)
+                _check_out(root / path, sha, environ)
             except SnapshotError as error:
                 raise SnapshotError(
                     f"submodule {path} of commit {commit[:12]} can't be checked out: {error.message}",
