@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 import msgspec
-from msgspec import Struct, field
+from msgspec import Struct
 
 from loom.util import typed
 from loom.util.units import duration, nearest
@@ -77,11 +77,11 @@ class Pool(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     jobs: Annotated[int, msgspec.Meta(ge=1)] | None = None
     """The number of its jobs that run at once."""
     namespace: str | None = None
-    requests: Mapping[str, str | int | float] = field(default_factory=dict)
+    requests: Mapping[str, str | int | float] = {}
     """What a job's container reserves on its node, at most the job's own limits: Kubernetes' names and quantities."""
-    limits: Mapping[str, str | int | float] = field(default_factory=dict)
+    limits: Mapping[str, str | int | float] = {}
     """The limits of a job's container, where the job sets none."""
-    pod_template: Mapping[str, Any] = field(default_factory=dict)
+    pod_template: Mapping[str, Any] = {}
     """A pod's `metadata` and `spec`, which loom's own values are merged over."""
     registry: str | None = None
     """The registry for the snapshot, from which the nodes pull it (`HOST:PORT/REPOSITORY`, with `http://` in front where the

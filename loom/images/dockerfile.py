@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from itertools import takewhile
 from pathlib import Path
 
-from msgspec import Struct, field
+from msgspec import Struct
 
 ALWAYS_OUT = ("/.git/loom", "/.loom/.runtime")
 """Loom's record in a workspace: it changes during the build, and a CI checkout does not contain it."""
@@ -98,7 +98,7 @@ class Stage(Struct, frozen=True, kw_only=True):
     base: str
     """The base as it is written, and after variables are expanded: a stage name, `scratch` or an image."""
     platform: str | None
-    instructions: list[Instruction] = field(default_factory=list)
+    instructions: list[Instruction] = []
 
 
 _FLAG = re.compile(r"--([a-z-]+)(?:=(\S+))?\s*")

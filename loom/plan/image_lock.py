@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from msgspec import Meta, Struct, field
+from msgspec import Meta, Struct
 
 from loom.errors import ImageError, RequestError
 from loom.images.reference import DIGEST, normal_platform, parse_reference
@@ -37,7 +37,7 @@ class Locked(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unkno
 class ImageLock(Struct, frozen=True, kw_only=True):
     """The content of a lock file: name (with tag) to platform to pin."""
 
-    images: Mapping[str, Mapping[str, Locked]] = field(default_factory=dict)
+    images: Mapping[str, Mapping[str, Locked]] = {}
 
     def get(self, name: str, platform: str) -> Locked | None:
         """`name` in any spelling of the reference."""

@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from msgspec import Struct, field
+from msgspec import Struct
 
 MINUTE_S = 60.0
 """The unit of `timeout-minutes`."""
@@ -29,8 +29,8 @@ class LateNeed(Struct, frozen=True, kw_only=True):
     """The result of a need without jobs: skipped if its `if` is false, else success."""
     inside: tuple[LateNeed, ...] = ()
     """The jobs of a called workflow, as `jobs.<name>` of its outputs has them."""
-    outputs: Mapping[str, str] = field(default_factory=dict)
-    contexts: Mapping[str, Any] = field(default_factory=dict)
+    outputs: Mapping[str, str] = {}
+    contexts: Mapping[str, Any] = {}
     """`github`, `inputs` and `vars` of its outputs."""
 
 
@@ -38,11 +38,11 @@ class LateCaller(Struct, frozen=True, kw_only=True):
     """The job with `uses` whose called workflow a job is in."""
 
     condition: str = ""
-    contexts: Mapping[str, Any] = field(default_factory=dict)
+    contexts: Mapping[str, Any] = {}
     needs: tuple[LateNeed, ...] = ()
-    inputs: Mapping[str, Any] = field(default_factory=dict)
+    inputs: Mapping[str, Any] = {}
     """The inputs of the called workflow. Texts may hold expressions, in the contexts and needs of the caller."""
-    types: Mapping[str, str] = field(default_factory=dict)
+    types: Mapping[str, str] = {}
     """The types of the inputs."""
     caller: LateCaller | None = None
 
@@ -50,18 +50,18 @@ class LateCaller(Struct, frozen=True, kw_only=True):
 class LateJob(Struct, frozen=True, kw_only=True):
     condition: str = ""
     """Its `if`, with or without `${{ }}`; empty: `success()`."""
-    env: Mapping[str, str] = field(default_factory=dict)
+    env: Mapping[str, str] = {}
     """The variables of the workflow, then those of the job."""
-    container_env: Mapping[str, str] = field(default_factory=dict)
+    container_env: Mapping[str, str] = {}
     """Variables of the container's programs, which the context `env` does not have."""
-    outputs: Mapping[str, str] = field(default_factory=dict)
+    outputs: Mapping[str, str] = {}
     continue_on_error: str = ""
-    contexts: Mapping[str, Any] = field(default_factory=dict)
+    contexts: Mapping[str, Any] = {}
     """`github`, `inputs`, `vars`, `matrix`, `strategy`, `job` as of the plan, as JSON has them; without secrets."""
     needs: tuple[LateNeed, ...] = ()
-    secrets: Mapping[str, str] = field(default_factory=dict)
+    secrets: Mapping[str, str] = {}
     """The names in `secrets`, each with the name of the job's Secret that has its value."""
-    strategy: Mapping[str, Any] = field(default_factory=dict)
+    strategy: Mapping[str, Any] = {}
     """As written, if its matrix needs results of other jobs: the job becomes several when it starts."""
     name: str = ""
     """The name of the job with such a strategy; empty: its id."""
@@ -104,5 +104,5 @@ class Action(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """`docker://IMAGE`, or a Dockerfile relative to `path`."""
     entrypoint: str = ""
     args: tuple[str, ...] = ()
-    env: Mapping[str, str] = field(default_factory=dict)
+    env: Mapping[str, str] = {}
     """The variables of its container; the step's own take precedence."""

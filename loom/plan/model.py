@@ -84,10 +84,10 @@ class Step(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown
     the `uses`.
     """
     condition: str = ""
-    env: Mapping[str, str] = field(default_factory=dict)
-    inputs: Mapping[str, str] = field(default_factory=dict)
+    env: Mapping[str, str] = {}
+    inputs: Mapping[str, str] = {}
     """`with`, completed by the defaults of the action."""
-    outputs: Mapping[str, str] = field(default_factory=dict)
+    outputs: Mapping[str, str] = {}
     """Of a composite action."""
     unexpected: str = ""
     """GitHub's warning of inputs that the action does not have."""
@@ -134,10 +134,10 @@ class Build(Struct, frozen=True, kw_only=True):
     context: str = "."
     dockerfile: str = "Dockerfile"
     target: str | None = None
-    args: Mapping[str, str] = field(default_factory=dict)
+    args: Mapping[str, str] = {}
     secrets: tuple[Secret, ...] = ()
     """Secrets of the job that the build may mount."""
-    pins: Mapping[str, str] = field(default_factory=dict)
+    pins: Mapping[str, str] = {}
     """The base images of a run that is run again: from the name to the one with its digest."""
 
 
@@ -214,7 +214,7 @@ class Resources(Struct, frozen=True, kw_only=True):
     gpus: str | None = None
     read_only: bool = False
     """The root file system is read-only; the workspace and tmpfs mounts are writable."""
-    sources: Mapping[str, str] = field(default_factory=dict)
+    sources: Mapping[str, str] = {}
     """The origin of each value that an engine may refuse: a position in the workflow, or a setting."""
 
 
@@ -222,7 +222,7 @@ class Network(Struct, frozen=True, kw_only=True):
     """`mode` is the engine's network mode: `bridge`, `none`, `host`; None for the engine's default."""
 
     mode: str | None = None
-    extra_hosts: Mapping[str, str] = field(default_factory=dict)
+    extra_hosts: Mapping[str, str] = {}
     hostname: str | None = None
     """The job's container's own; None for the engine's choice."""
 
@@ -242,7 +242,7 @@ class Service(Struct, frozen=True, kw_only=True):
     name: str
     aliases: tuple[str, ...]
     image: Image
-    variables: Mapping[str, str] = field(default_factory=dict)
+    variables: Mapping[str, str] = {}
     command: tuple[str, ...] | None = None
     entrypoint: tuple[str, ...] | None = None
     user: str | None = None
@@ -283,7 +283,7 @@ class Artifacts(Struct, frozen=True, kw_only=True):
     when: When = "on_success"
     name: str | None = None
     expire_in_s: float | None = None
-    reports: Mapping[ReportKind, tuple[str, ...]] = field(default_factory=dict)
+    reports: Mapping[ReportKind, tuple[str, ...]] = {}
     """Files that loom reads after the job, whatever its result: paths or globs by kind."""
 
 
@@ -317,7 +317,7 @@ class ChildFile(Struct, frozen=True, kw_only=True):
 
     path: str
     job: str | None = None
-    inputs: Mapping[str, Any] = field(default_factory=dict)
+    inputs: Mapping[str, Any] = {}
     """Inputs by name, with the types that they have in the file."""
 
 
@@ -328,7 +328,7 @@ class Trigger(Struct, frozen=True, kw_only=True):
     """Merged in order."""
     depend: bool = False
     """The job ends with the child and has its result; otherwise it succeeds when the child starts."""
-    variables: Mapping[str, str] = field(default_factory=dict)
+    variables: Mapping[str, str] = {}
     """Forwarded to the child, above its file's own."""
 
 
@@ -361,7 +361,7 @@ class Job(Struct, frozen=True, kw_only=True):
     shared_shell: bool = False
     """One shell runs the steps of `before_script` and `script`, another those of `after_script`; else each has its own."""
     merge_output: bool = False
-    variables: Mapping[str, str] = field(default_factory=dict)
+    variables: Mapping[str, str] = {}
     file_variables: tuple[str, ...] = ()
     """The names among `variables` whose value the job gets as a file; the variable is its path."""
     given_variables: tuple[str, ...] = ()
@@ -372,7 +372,7 @@ class Job(Struct, frozen=True, kw_only=True):
     """None: waits for all earlier stages; a tuple (also empty): waits only for these."""
     artifacts_from: tuple[str, ...] | None = None
     """The jobs with artifacts and dotenv variables for this one; None: its needs, or all jobs of earlier stages."""
-    artifacts_above: Mapping[str, str] = field(default_factory=dict)
+    artifacts_above: Mapping[str, str] = {}
     """The archives of jobs of the pipelines that start this one, by the names that the output gives them; it gets these too."""
     when: Literal["on_success", "on_failure", "always", "manual"] = "on_success"
     """`manual`: runs when a person says so; not run, it is skipped, and holds up later jobs unless it may fail."""
@@ -417,11 +417,11 @@ class Job(Struct, frozen=True, kw_only=True):
     artifacts: Artifacts | None = None
     cache: tuple[Cache, ...] = ()
     secrets: tuple[Secret, ...] = ()
-    matrix: Mapping[str, str] = field(default_factory=dict)
+    matrix: Mapping[str, str] = {}
     runner_pool: str | None = None
     pool: Pool | None = None
     """The pool that the job runs in; None for a provider without settings of its own."""
-    sources: Mapping[str, str] = field(default_factory=dict)
+    sources: Mapping[str, str] = {}
     """Origin of `image`, `timeout` and `step_timeout`: a position in the workflow, or a setting and its origin."""
     rule: int | None = None
     """Index of the matching rule; None without rules or when the job was named."""
@@ -522,11 +522,11 @@ class Plan(Struct, frozen=True, kw_only=True, dict=True):
     left_out: tuple[NotSelected, ...] = ()
     ends_at_failure: bool = False
     """The first failed job stops the run, as the workflow says."""
-    undecided: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    undecided: Mapping[str, tuple[str, ...]] = {}
     """The variables whose value is not known here, with the ids of the jobs whose rules ask for it."""
     behind: str = ""
     """Why CI would run another commit for this event; empty: it would not."""
-    replaced: Mapping[str, str] = field(default_factory=dict)
+    replaced: Mapping[str, str] = {}
     """The images that run, by the names of those that the workflow has instead (`Config.images`)."""
 
     def job(self, job_id: str) -> Job:
@@ -557,9 +557,9 @@ class JobSelection(Struct, frozen=True, kw_only=True):
     """Leave out named jobs that can't run here, instead of refusing the request."""
     with_needs: bool | None = None
     """Whether to run also the jobs that selected jobs need or get artifacts from; None: yes, except with `from_job`."""
-    variables: Mapping[str, str] = field(default_factory=dict)
+    variables: Mapping[str, str] = {}
     """Override every variable of the workflow; the values are literal."""
-    matrix: Mapping[str, str] = field(default_factory=dict)
+    matrix: Mapping[str, str] = {}
     """Restrict jobs with these matrix variables to these values."""
     container: bool = False
     """Run every job in a container: jobs without an image get the configured default image."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from msgspec import Struct, field
+from msgspec import Struct
 
 from loom import config
 from loom.config.pools import Pool
@@ -63,8 +63,8 @@ class TrustContext(Struct, frozen=True, kw_only=True):
     """Whether a secret's reference is well-formed; a malformed one is not shown, because it may be the value itself."""
     network: str | None = None
     """The configured network mode, which the user already allowed."""
-    pools: Mapping[str, Pool] = field(default_factory=dict)
-    judged: dict[str, str] = field(default_factory=dict)
+    pools: Mapping[str, Pool] = {}
+    judged: dict[str, str] = {}
     """Filled: the real path of the file behind each reference. Only this file may be read for it (`secrets.stores`)."""
     is_ignored: Callable[[Path], bool] = lambda _: False
     """Whether git ignores a file below `root`; such a file is the user's own and in no snapshot."""

@@ -68,7 +68,7 @@ class Capabilities(Struct, frozen=True, kw_only=True):
 class SecretValues(Struct, frozen=True, kw_only=True):
     """The values of a job's secrets, and those of each of its services, in order."""
 
-    own: Mapping[str, bytes] = field(default_factory=dict)
+    own: Mapping[str, bytes] = {}
     services: tuple[Mapping[str, bytes], ...] = ()
 
     def __repr__(self) -> str:
@@ -90,9 +90,9 @@ class SessionRequest(Struct, frozen=True, kw_only=True):
     """How the modes of all files in it change for this job (`go-w`), because other jobs of the run have other ones."""
     project_dir: str
     """The workspace path in the job (`Provider.project_dir`)."""
-    environment: Mapping[str, str] = field(default_factory=dict)
+    environment: Mapping[str, str] = {}
     """Variables of loom and the plan, in order; never those of the host."""
-    concealed: Mapping[str, str] = field(default_factory=dict)
+    concealed: Mapping[str, str] = {}
     """The variables with a known secret in their value, such as one that an earlier job reported: only steps get them."""
     shell: tuple[str, ...] = ()
     image: Image = field(default_factory=Image)
@@ -132,12 +132,12 @@ class SideProgram(Struct, frozen=True, kw_only=True):
     entrypoint: tuple[str, ...] = ()
     """Empty: the image's."""
     arguments: tuple[str, ...] = ()
-    environment: Mapping[str, str] = field(default_factory=dict)
+    environment: Mapping[str, str] = {}
     directory: str
     """A directory for it alone, with its files, a `home`, and the project's directory as `workspace`."""
-    files: Mapping[str, bytes] = field(default_factory=dict)
+    files: Mapping[str, bytes] = {}
     """The files that it finds there."""
-    reported: Mapping[str, str] = field(default_factory=dict)
+    reported: Mapping[str, str] = {}
     """The files of them that are read after its end, by names for the caller."""
     timeout_s: float | None = None
 
@@ -158,7 +158,7 @@ class SessionFacts(Struct, frozen=True, kw_only=True):
     """The shell of steps of a job that names none."""
     path: str = ""
     """Its `PATH`, where it is known."""
-    details: Mapping[str, str] = field(default_factory=dict)
+    details: Mapping[str, str] = {}
     warnings: tuple[str, ...] = ()
     """Unsupported requests (a limit that the engine can't enforce), for people."""
 
@@ -303,7 +303,7 @@ class OpenedServices(Struct, kw_only=True):
     images: Sequence[Resolved]
     variables: Mapping[str, str]
     """The services' addresses, for the job's steps."""
-    container_ids: Mapping[str, str] = field(default_factory=dict)
+    container_ids: Mapping[str, str] = {}
     """The ids of their containers, by name."""
     keep: Callable[[], None] = lambda: None
     """Keep them and their network running after the block."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from msgspec import Struct, field
+from msgspec import Struct
 
 from loom.status import Stream
 
@@ -32,7 +32,7 @@ class Command(Struct, frozen=True, kw_only=True):
 
     script: str
     shell: tuple[str, ...]
-    environment: Mapping[str, str] = field(default_factory=dict)
+    environment: Mapping[str, str] = {}
     timeout_s: float | None = None
     merge_output: bool = False
     """Send stderr to the same pipe as stdout: the order of their lines is exact, and all of them are stdout's."""
@@ -44,7 +44,7 @@ class Command(Struct, frozen=True, kw_only=True):
     """Let a shell report the command that ends it (`Exit.reports`)."""
     began: Callable[[Stream, int, str], None] | None = None
     """Called where a command of the script's top level begins in a stream, with its line and its first word."""
-    files: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[str, str] = {}
     """Variables with the path of an empty file each, and its name in `Session.reported`: `path`, `output`, `saved`, `summary`."""
     start_in: str = ""
     """The directory to start in, from the project's on; the step fails if it does not exist."""

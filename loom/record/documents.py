@@ -85,7 +85,7 @@ class Highlight(Document, frozen=True, kw_only=True):
 class Highlights(Document, frozen=True, kw_only=True):
     """The first and the last lines that tell, in order; at most 16 KB of text."""
 
-    lines: list[Highlight] = field(default_factory=list)
+    lines: list[Highlight] = []
     found: Count = 0
     """The number of telling lines, with those that are not kept."""
     complete: bool = True
@@ -134,9 +134,9 @@ class SavedArtifacts(Document, frozen=True, kw_only=True):
     archive_path: RelativePath | None = None
     files: Count
     bytes: Count
-    missing: list[str] = field(default_factory=list)
+    missing: list[str] = []
     sha256: str | None = None
-    skipped: list[dict[str, str]] = field(default_factory=list)
+    skipped: list[dict[str, str]] = []
     skipped_total: Count = 0
     expire_in_s: Annotated[float, Meta(ge=0, le=1e15)] | None = None
 
@@ -169,7 +169,7 @@ class JobManifest(Document, frozen=True, kw_only=True):
     failing_tests: list[FailingTest]
     """The first ones; `test_reports` has the totals."""
     test_reports: dict[str, Any] | None
-    findings: list[Failure] = field(default_factory=list)
+    findings: list[Failure] = []
     """The first findings in reports of linters and scanners; `finding_reports` has the total."""
     finding_reports: dict[str, Any] | None = None
     image: UsedImage | None
@@ -179,7 +179,7 @@ class JobManifest(Document, frozen=True, kw_only=True):
     steps: list[ManifestStep]
     system_sections: list[ManifestSection]
     artifacts: SavedArtifacts | None
-    uploads: list[dict[str, Any]] = field(default_factory=list)
+    uploads: list[dict[str, Any]] = []
     caches: list[dict[str, Any]]
     kept: dict[str, Any] | None
     warnings: list[str]
@@ -205,7 +205,7 @@ class Assistance(Document, frozen=True, kw_only=True):
     job_id: RelativePath | None = None
     """Null: each resumed job."""
     command: str | None = None
-    changes: list[str] = field(default_factory=list)
+    changes: list[str] = []
     """The paths of `edit` and `sync`. What a shell or a command changed in a kept container is an `edit`."""
     changes_total: Count = 0
 
@@ -232,7 +232,7 @@ class Extent(Document, frozen=True, kw_only=True):
     parent_run_id: RunId | None
     ran: list[RelativePath]
     not_selected: list[RelativePath]
-    held: list[HeldJob] = field(default_factory=list)
+    held: list[HeldJob] = []
     reused: list[Reused]
     reused_steps: Count
     saved_ms: Milliseconds
@@ -278,7 +278,7 @@ class Receipt(Document, frozen=True, kw_only=True):
     snapshot: dict[str, Any] | None
     images: list[UsedImage]
     extent: Extent
-    unlike_ci: dict[RelativePath, list[str]] = field(default_factory=dict)
+    unlike_ci: dict[RelativePath, list[str]] = {}
     """By job, what made its run unlike CI's, in the words of the setting `gate_accept`."""
 
 

@@ -14,7 +14,7 @@ from enum import StrEnum
 from typing import Any, Literal
 
 import msgspec
-from msgspec import Struct, field
+from msgspec import Struct
 
 from loom.record import facts
 from loom.record.documents import SCHEMA_VERSION, Positive, RelativePath, check_moment
@@ -101,7 +101,7 @@ class PhaseEvent(Struct, frozen=True, kw_only=True):
     duration_ms: facts.Milliseconds | None = None
     error: str | None = None
     message: str | None = None
-    data: Mapping[str, Any] = field(default_factory=dict)
+    data: Mapping[str, Any] = {}
 
     @property
     def where(self) -> Where:

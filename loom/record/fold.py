@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from msgspec import Struct, field
+from msgspec import Struct
 
 from loom.record.documents import UsedImage
 from loom.record.events import PhaseCode, PhaseEvent
@@ -58,12 +58,12 @@ class Span(Struct, _WithEnd):
 class JobState(Struct, _WithEnd):
     id: str
     planned: dict[str, Any]
-    steps: dict[tuple[int, str], Span] = field(default_factory=dict)
+    steps: dict[tuple[int, str], Span] = {}
     """The spans of steps, by attempt and step."""
-    sections: dict[str, Span] = field(default_factory=dict)
-    phases: list[Span] = field(default_factory=list)
-    facts: dict[str, dict[str, Any]] = field(default_factory=dict)
-    lists: dict[str, list[Any]] = field(default_factory=dict)
+    sections: dict[str, Span] = {}
+    phases: list[Span] = []
+    facts: dict[str, dict[str, Any]] = {}
+    lists: dict[str, list[Any]] = {}
     end: PhaseEvent | None = None
 
     @property

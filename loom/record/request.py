@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import msgspec
-from msgspec import Struct, field
+from msgspec import Struct
 from msgspec.structs import replace
 
 from loom.config import KEYS
@@ -69,9 +69,9 @@ class Request(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unkn
     """The number of runs on one snapshot."""
     trust: bool = False
     """Whether all that the workflow asks for is allowed, this once."""
-    flags: dict[str, Any] = field(default_factory=dict)
+    flags: dict[str, Any] = {}
     """Settings that the command line gives, by their keys."""
-    environment: dict[str, str] = field(default_factory=dict)
+    environment: dict[str, str] = {}
     """The settings that variables of the environment gave: `LOOM_NETWORK` and its value. Known when the run is planned."""
 
     @classmethod

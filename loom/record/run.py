@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
-from msgspec import Struct, field
+from msgspec import Struct
 from msgspec.structs import replace
 
 from loom.errors import RecordError
@@ -69,7 +69,7 @@ class JobStart(Struct, frozen=True, kw_only=True, tag_field="start"):
     """Its artifacts, if it left any."""
     run_id: str = ""
     """The run that it ran in; empty: none of this machine."""
-    steps: Mapping[str, float] = field(default_factory=dict)
+    steps: Mapping[str, float] = {}
     """Its steps that do not run again, with the milliseconds that each took."""
 
 
@@ -83,7 +83,7 @@ class Resumed(JobStart, frozen=True, kw_only=True, tag="resumed"):
     """A job that goes on from a step of an earlier run."""
 
     step: str
-    handed_on: Mapping[str, Any] = field(default_factory=dict)
+    handed_on: Mapping[str, Any] = {}
     """The recorded outputs of the steps before."""
     step_states: tuple[Mapping[str, Any], ...] = ()
     """The facts of the steps before, for a job with a `LateJob`."""
@@ -123,7 +123,7 @@ class Run(Struct, frozen=True, kw_only=True):
     """The variables that loom sets for every job (`LOOM_RUN_ID`, `CI_COMMIT_SHA`, ...)."""
     workspace: FilledWorkspace | None = None
     """None: a new snapshot of the checkout."""
-    starts: Mapping[str, TakenOver | Resumed] = field(default_factory=dict)
+    starts: Mapping[str, TakenOver | Resumed] = {}
     """By job; the others start fresh."""
     mount_mode: WorkspaceMode = WorkspaceMode.SHARED
     read_only_mounts: tuple[Path, ...] = ()

@@ -55,7 +55,7 @@ class JobRunner(Struct, kw_only=True, eq=False):
     _starting: set[str] = field(default_factory=set)
     _going: set[str] = field(default_factory=set)
     """Jobs that leaving would end, since they have not been handed over; and those that were, and go on."""
-    _begun: dict[str, int] = field(default_factory=dict)
+    _begun: dict[str, int] = {}
 
     def run(self, job: Job) -> JobResult:
         begun = self._begun[job.id] = self.journal.now_ns()

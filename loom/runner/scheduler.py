@@ -166,11 +166,11 @@ class Schedule(Struct, kw_only=True, eq=False, dict=True):
     """Called for a job that `waits`, before it takes its lanes: returns when it may start, or why it does not."""
     done: Mapping[str, JobResult] = {}
     """Results of an earlier run."""
-    _results: dict[str, JobResult] = field(default_factory=dict)
+    _results: dict[str, JobResult] = {}
     _running: set[str] = field(default_factory=set)
     _waiting: set[str] = field(default_factory=set)
     _taken: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))
-    _ready: dict[tuple[tuple[str, int], ...], list[tuple[int, str]]] = field(default_factory=dict)
+    _ready: dict[tuple[tuple[str, int], ...], list[tuple[int, str]]] = {}
     """The jobs that may start, by their lanes; a heap in plan order."""
     _over: queue.SimpleQueue[Callable[[], None]] = field(default_factory=queue.SimpleQueue)
     """Functions that settle the end of a job or of a wait."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from msgspec import Struct, field
+from msgspec import Struct
 
 from loom.cancel import Cancel
 from loom.plan.clone import Clone, refs_of_head
@@ -82,7 +82,7 @@ class RunResult(Struct, frozen=True, kw_only=True):
     receipt: Receipt
     receipt_path: Path
     diagnosis: Diagnosis | None = None
-    kept: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    kept: Mapping[str, Mapping[str, Any]] = {}
     """The facts of kept sessions, by job. Jobs that can be entered or resumed."""
 
 

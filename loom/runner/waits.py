@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
-from msgspec import Struct, field
+from msgspec import Struct
 
 from loom.cancel import Cancel
 from loom.errors import RequestError
@@ -33,7 +33,7 @@ class Waits(Struct, kw_only=True, eq=False):
     """Return the lock file of a group."""
     command: str
     """Names the run to others that wait for it."""
-    _held: dict[str, ExitStack] = field(default_factory=dict)
+    _held: dict[str, ExitStack] = {}
 
     def until_free(self, job: Job) -> Skip | None:
         """Return when the job may start, or why it does not; its group is then held, until `release`."""

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-from msgspec import Struct, field
+from msgspec import Struct
 from msgspec.structs import replace
 
 from loom.errors import RequestError, SnapshotError
@@ -23,8 +23,8 @@ from loom.util.paths import RUNTIME
 class New(Struct):
     """Files that git neither tracks nor ignores."""
 
-    files: list[str] = field(default_factory=list)
-    repositories: list[str] = field(default_factory=list)
+    files: list[str] = []
+    repositories: list[str] = []
 
 
 def new_files_command(own: Iterable[str], *, outermost: bool) -> tuple[str, ...]:

@@ -22,16 +22,16 @@ class Index(Struct, dict=True):
     """The listing by `git` with `LIST`, and the findings of the walk over it."""
 
     items: list[str]
-    unmerged: dict[str, str] = field(default_factory=dict)
+    unmerged: dict[str, str] = {}
     """Conflicts, with the mode that git uses."""
-    gitlinks: list[str] = field(default_factory=list)
-    pinned_gitlinks: dict[str, tuple[str, str]] = field(default_factory=dict)
+    gitlinks: list[str] = []
+    pinned_gitlinks: dict[str, tuple[str, str]] = {}
     """path -> (tag, commit) of hidden submodules."""
     replaced: set[str] = field(default_factory=set)
     """Files and links where a submodule was."""
-    pinned: list[tuple[str, str]] = field(default_factory=list)
+    pinned: list[tuple[str, str]] = []
     """(path, tag): skip-worktree and assume-unchanged entries, which git ignores on disk."""
-    runtime: list[str] = field(default_factory=list)
+    runtime: list[str] = []
     """Tracked paths at the record's location, which are never part of a snapshot."""
     pinned_empty: bool = False
     """Whether one of them is empty or intent-to-add."""

@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from msgspec import Struct, field
+from msgspec import Struct
 
 from loom.errors import SnapshotError
 from loom.snapshot.copy_files import umask_here
@@ -107,9 +107,9 @@ def _names_below(target: Path, path: str) -> Iterator[str]:
 class Applied(Struct):
     """The changes of a directory. Paths of directories stand for all that is in them."""
 
-    removed: list[str] = field(default_factory=list)
-    written: list[str] = field(default_factory=list)
-    failed: dict[str, str] = field(default_factory=dict)
+    removed: list[str] = []
+    written: list[str] = []
+    failed: dict[str, str] = {}
     """path -> why it is as it was."""
 
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from msgspec import Struct, field
+from msgspec import Struct
 from msgspec.structs import replace
 
 from loom.cancel import Cancel
@@ -27,15 +27,15 @@ class Filled(Struct):
     bytes: int = 0
     changed: tuple[Change, ...] = ()
     brought: tuple[str, ...] = ()
-    left_out: list[LeftOut] = field(default_factory=list)
-    submodules: list[Submodule] = field(default_factory=list)
+    left_out: list[LeftOut] = []
+    submodules: list[Submodule] = []
     borrowed: tuple[Path, ...] = ()
     stores: tuple[Path, ...] = ()
     """The object stores of the source, and of its submodules, that have the snapshot's commits."""
     rules: Rules = Rules()
-    copied: dict[str, Facts] = field(default_factory=dict)
+    copied: dict[str, Facts] = {}
     """The files that a later copy may leave as they are."""
-    objects: dict[str, Facts] = field(default_factory=dict)
+    objects: dict[str, Facts] = {}
     """The same of git's objects."""
 
     def configure(self, config: Iterable[tuple[str, str]]) -> None:

@@ -12,7 +12,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from msgspec import Struct, field
+from msgspec import Struct
 
 from loom.errors import SnapshotError
 from loom.snapshot import filters, git, repository
@@ -27,12 +27,12 @@ _ZERO_MODE = "000000"
 class IndexEdits(Struct):
     """The differences of a tree from an index."""
 
-    removed: list[str] = field(default_factory=list)
-    present: list[str] = field(default_factory=list)
+    removed: list[str] = []
+    present: list[str] = []
     """To be hashed (in the workspace by now), unless their stat data match the index."""
-    reset: list[tuple[str, str, str]] = field(default_factory=list)
+    reset: list[tuple[str, str, str]] = []
     """(path, mode, id): entries whose stat data prove nothing any more."""
-    gitlinks: list[tuple[str, str]] = field(default_factory=list)
+    gitlinks: list[tuple[str, str]] = []
     """(path, commit)."""
 
     def __bool__(self) -> bool:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from msgspec import Struct, field
+from msgspec import Struct
 from msgspec.structs import replace
 
 from loom.errors import Problem
@@ -181,9 +181,9 @@ class YamlFile(Struct, eq=False):
     name: str
     text: str = ""
     root: Node | None = None
-    problems: list[Problem] = field(default_factory=list)
+    problems: list[Problem] = []
     _lines: list[str] | None = None
-    _starts: dict[Node, list[tuple[tuple[int, int], str | int]]] = field(default_factory=dict)
+    _starts: dict[Node, list[tuple[tuple[int, int], str | int]]] = {}
     """The positions of what each collection has: a mapping's keys, a list's items."""
 
     def path_to(self, node: Node) -> list[str | int]:

@@ -29,7 +29,7 @@ class Variable(Struct, frozen=True, kw_only=True):
 
 class Facts(Struct, frozen=True, kw_only=True):
     config: Config = field(default_factory=Config)
-    predefined: Mapping[str, str] = field(default_factory=dict)
+    predefined: Mapping[str, str] = {}
     """Loom's own variables (`CI_COMMIT_BRANCH`, ...); unknown ones are absent."""
     changed: Callable[[str | None], Iterable[str] | None] = lambda _: None
     """Files that differ from a commit (None: from `changes_base`, else HEAD), relative to the root; None if unknown."""
@@ -38,12 +38,12 @@ class Facts(Struct, frozen=True, kw_only=True):
     """Every file of the snapshot, relative to the root."""
     own_variables: Callable[[], Mapping[str, Variable]] = dict
     """The variables that the project has on the server, from the user's file."""
-    inputs: Mapping[str, str] = field(default_factory=dict)
+    inputs: Mapping[str, str] = {}
     """The inputs of the workflow's main file, as text."""
-    typed_inputs: Mapping[str, Any] = field(default_factory=dict)
+    typed_inputs: Mapping[str, Any] = {}
     """The inputs that a parent pipeline gives."""
-    event_payload: Mapping[str, Any] = field(default_factory=dict)
-    given: Mapping[str, str] = field(default_factory=dict)
+    event_payload: Mapping[str, Any] = {}
+    given: Mapping[str, str] = {}
     """The variables of the command line, for decisions while the workflow is read."""
     sources: Callable[[], Sources | None] = lambda: None
     """The source of files of other projects that a workflow includes; None: none are read."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from itertools import product
 
-from msgspec import Struct, field
+from msgspec import Struct
 
 from loom.util.budget import spend
 from loom.util.yaml_file import Node, fields_of, one_or_more, text_of
@@ -17,7 +17,7 @@ class Instance(Struct, frozen=True, kw_only=True):
     """Loom's name for it: safe as a folder's name and on a command line, and unique in the pipeline."""
     title: str
     """GitLab's name for it: `build`, `test 2/3`, `deploy: [eu, prod]`."""
-    matrix: Mapping[str, str] = field(default_factory=dict)
+    matrix: Mapping[str, str] = {}
     index: int | None = None
     """From 1; None without `parallel`."""
     total: int | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from msgspec import Struct, field
+from msgspec import Struct
 from msgspec.structs import replace
 
 from loom.errors import Problem, WorkflowError
@@ -21,7 +21,7 @@ GITHUBS_NO_EFFECT = "GH_NO_EFFECT"
 
 
 class Problems(Struct, kw_only=True):
-    found: list[Problem] = field(default_factory=list)
+    found: list[Problem] = []
     code: str = "WF_SCHEMA_V1"
     _comparisons: int = MAX_COMPARISONS
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Container, Iterable, Mapping
 from typing import Any
 
-from msgspec import Struct, field
+from msgspec import Struct
 
 from loom.util.bounded import listed
 from loom.util.units import counted
@@ -26,7 +26,7 @@ class RuleDecision(Struct, frozen=True, kw_only=True):
     runs: bool
     when: str
     """`on_success`, `on_failure`, `always`, `manual`, `delayed` or `never`."""
-    variables: Mapping[str, Any] = field(default_factory=dict)
+    variables: Mapping[str, Any] = {}
     """The variables of the matching rule."""
     allow_failure: bool | frozenset[int] | None = None
     reason: str = ""

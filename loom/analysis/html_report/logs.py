@@ -11,7 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import msgspec
-from msgspec import Struct, field
+from msgspec import Struct
 from msgspec.structs import replace
 
 from loom.record.event_files import count_output, output_in, start_of_last, whole_lines
@@ -60,10 +60,10 @@ class Fold(Struct, frozen=True, kw_only=True):
 
 class Log(Struct, frozen=True, kw_only=True):
     total: int = 0
-    pieces: list[Piece] = field(default_factory=list)
-    numbers: dict[str, list[int]] = field(default_factory=dict)
+    pieces: list[Piece] = []
+    numbers: dict[str, list[int]] = {}
     """By `key_of`: the lines with each text that was asked for."""
-    folds: list[Fold] = field(default_factory=list)
+    folds: list[Fold] = []
 
     @property
     def folded(self) -> str:

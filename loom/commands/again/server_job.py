@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from msgspec import Struct, field
+from msgspec import Struct
 
 from loom.addresses import Address
 from loom.analysis.diff import Pair
@@ -17,8 +17,8 @@ from loom.plan.origin import origin_of as project_origin
 class Differences(Struct, frozen=True):
     """The facts that are not as they were elsewhere, and notes for people about what can't be had."""
 
-    pairs: list[Pair] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    pairs: list[Pair] = []
+    notes: list[str] = []
 
     def add(self, name: str, there: str | None, here: str | None = None, *, note: str | None = None) -> None:
         self.pairs.append(Pair(name=name, a=there, b=here))

@@ -10,7 +10,7 @@ from contextlib import chdir, nullcontext, redirect_stdout
 from itertools import takewhile
 from typing import Any, Literal
 
-from msgspec import Struct, field
+from msgspec import Struct
 from msgspec.structs import replace
 
 from loom.cancel import Cancel, signals
@@ -54,7 +54,7 @@ class Judgement(Struct, frozen=True, kw_only=True):
     verdicts: list[JobVerdict]
     plan: Plan
     accepted: frozenset[str]
-    images: dict[str, str] = field(default_factory=dict)
+    images: dict[str, str] = {}
     """The digests of the images of its jobs, by name; empty for one that is known by its tag alone."""
     whole: bool = True
     """Whether nobody changed the list of proofs."""

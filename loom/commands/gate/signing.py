@@ -39,7 +39,7 @@ class Configuration(Struct, frozen=True):
 
     name: str
     digest: dict[str, str]
-    annotations: dict[str, Any] = field(default_factory=dict)
+    annotations: dict[str, Any] = {}
 
 
 class JobResults(Struct, frozen=True, rename="camel"):
@@ -47,7 +47,7 @@ class JobResults(Struct, frozen=True, rename="camel"):
 
     result: str
     configuration: list[Configuration]
-    passed_tests: list[str] = field(default_factory=list)
+    passed_tests: list[str] = []
 
 
 class Subject(Struct, frozen=True):

@@ -25,7 +25,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from msgspec import Struct, field
+from msgspec import Struct
 
 from loom.commands.project.background import size_limit
 from loom.config import Config
@@ -50,7 +50,7 @@ class Item(Struct, kw_only=True):
     name: str
     """The run's id, a path, the container's name, or the job whose artifacts have expired."""
     repo_root: str = ""
-    run_ids: list[str] = field(default_factory=list)
+    run_ids: list[str] = []
     """The runs that used it, the newest one last; empty for workspaces of `loom snapshot`."""
     is_spare: bool = False
     """A workspace that is kept to become the next run's."""
@@ -60,7 +60,7 @@ class Item(Struct, kw_only=True):
     """For a workspace or a container, the id of the newest run or of the workspace itself: a time in nanoseconds."""
     job_id: str | None = None
     container_id: str = ""
-    workspaces: list[str] = field(default_factory=list)
+    workspaces: list[str] = []
     """The directories that go with a run."""
     bytes: int = 0
     """On this machine, or of a container without the job's files."""
@@ -71,7 +71,7 @@ class Item(Struct, kw_only=True):
     """Why a workspace or a container goes; None for one that stays."""
     removed: bool = False
     """False in a dry run, and on failure (see `problems`)."""
-    problems: list[str] = field(default_factory=list)
+    problems: list[str] = []
 
 
 class Records:

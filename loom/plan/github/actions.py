@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from msgspec import Struct, field
+from msgspec import Struct
 from msgspec.structs import replace
 
 from loom.errors import RequestError
@@ -59,9 +59,9 @@ class ActionFile(Struct, frozen=True, kw_only=True):
     action: Action
     """The action without the parts that differ between its stages."""
     name: str = ""
-    inputs: Mapping[str, str | None] = field(default_factory=dict)
+    inputs: Mapping[str, str | None] = {}
     """Each with its default."""
-    outputs: Mapping[str, str] = field(default_factory=dict)
+    outputs: Mapping[str, str] = {}
     """Of a composite action."""
     steps: tuple[Node, ...] = ()
     """Of a composite action."""

@@ -56,16 +56,16 @@ class WorkflowScope(Struct, kw_only=True):
     """The job with `uses`, which is no job of the plan."""
     repository: tuple[str, str] | None = None
     """The repository of the file and its ref, if it is not this project."""
-    inputs: Mapping[str, Any] = field(default_factory=dict)
+    inputs: Mapping[str, Any] = {}
     """The inputs that the caller gives; texts may have expressions of its scope."""
     above: tuple[GitHubCandidate, ...] = ()
     secrets: Mapping[str, str] | None = None
     """Names in `secrets` with those of the user's; None: all."""
-    literals: Mapping[str, str] = field(default_factory=dict)
+    literals: Mapping[str, str] = {}
     """The inputs that the caller writes without expressions."""
-    jobs: dict[str, list[GitHubCandidate]] = field(default_factory=dict)
+    jobs: dict[str, list[GitHubCandidate]] = {}
     """By the key in the file, all jobs that it stands for."""
-    calls: dict[str, WorkflowScope] = field(default_factory=dict)
+    calls: dict[str, WorkflowScope] = {}
     """The last call of each job with `uses`."""
 
 
@@ -78,7 +78,7 @@ class GitHubCandidate(Candidate, kw_only=True):
     """With its matrix."""
     labels: tuple[str, ...] | None = None
     """None: known when it starts."""
-    strategy: Mapping[str, Any] = field(default_factory=dict)
+    strategy: Mapping[str, Any] = {}
     refusal: str = ""
     """Why the workflow that it calls can't be called here."""
     unreachable: bool = False

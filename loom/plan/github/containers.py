@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from msgspec import Struct, field
+from msgspec import Struct
 
 from loom.plan import model as p
 from loom.util.units import duration, memory, processors, whole_number
@@ -49,11 +49,11 @@ class ContainerOptions(Struct, kw_only=True):
     docker_socket: bool = False
     health_command: str | None = None
     health_interval_s: float = 1.0
-    aliases: list[str] = field(default_factory=list)
-    env: dict[str, str] = field(default_factory=dict)
-    extra_hosts: dict[str, str] = field(default_factory=dict)
-    volumes: list[str] = field(default_factory=list)
-    resources: dict[str, Any] = field(default_factory=dict)
+    aliases: list[str] = []
+    env: dict[str, str] = {}
+    extra_hosts: dict[str, str] = {}
+    volumes: list[str] = []
+    resources: dict[str, Any] = {}
 
 
 def options_of(text: str) -> ContainerOptions:

@@ -11,7 +11,7 @@ import shlex
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from msgspec import Struct, field
+from msgspec import Struct
 
 from loom.plan.github.events import text_at
 from loom.plan.model import Step
@@ -77,7 +77,7 @@ _BRANCH = """\
 class Checkout(Struct, frozen=True, kw_only=True):
     script: str
     """Makes the files in `target` those of a checkout; empty: they are."""
-    outputs: Mapping[str, str] = field(default_factory=dict)
+    outputs: Mapping[str, str] = {}
     target: str = ""
     """The directory of the files, from the workspace; empty: the checkout is refused."""
     other: str = ""

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 
 import msgspec
-from msgspec import Struct, field
+from msgspec import Struct
 
 from loom.analysis.formats import GROUPS, Finder, Format, Reader
 from loom.errors import RequestError
@@ -29,7 +29,7 @@ class _Pattern(Struct, frozen=True, kw_only=True, rename="camel"):
 
 class _Matcher(Struct, frozen=True, kw_only=True):
     owner: str
-    pattern: list[_Pattern] = field(default_factory=list)
+    pattern: list[_Pattern] = []
     severity: str = "error"
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from msgspec import Struct, field
+from msgspec import Struct
 from msgspec.structs import replace
 
 from loom.plan.late import Action
@@ -68,9 +68,9 @@ class JobRuntime(Struct, frozen=True, kw_only=True):
     event_path: str
     files: Mapping[str, str]
     """The paths of the files that steps report in, by their variables, where they are known."""
-    container: Mapping[str, str] = field(default_factory=dict)
+    container: Mapping[str, str] = {}
     """What `job.container` has of it."""
-    services: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    services: Mapping[str, Mapping[str, str]] = {}
 
 
 def runtime(
@@ -100,10 +100,10 @@ class StepResult(Struct, frozen=True, kw_only=True):
 
     outcome: str
     conclusion: str
-    outputs: Mapping[str, str] = field(default_factory=dict)
-    env: Mapping[str, str] = field(default_factory=dict)
+    outputs: Mapping[str, str] = {}
+    env: Mapping[str, str] = {}
     path: Sequence[str] = ()
-    saved: Mapping[str, str] = field(default_factory=dict)
+    saved: Mapping[str, str] = {}
     summary: str = ""
 
     def fact(self, step: Step, name: str, attempt: int, secrets: Mapping[str, bytes], masker: Masker) -> dict[str, Any]:
@@ -138,12 +138,12 @@ class _Scope(Struct, kw_only=True):
     """The job, or a composite action in it."""
 
     status: str = SUCCESS
-    inputs: Mapping[str, str] = field(default_factory=dict)
+    inputs: Mapping[str, str] = {}
     """Texts alone, as on GitHub: `false` is not false."""
-    env: Mapping[str, str] = field(default_factory=dict)
+    env: Mapping[str, str] = {}
     action: Action | None = None
     name: str = ""
-    steps: dict[str, Value] = field(default_factory=dict)
+    steps: dict[str, Value] = {}
     skipped: bool = False
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import ClassVar
 
-from msgspec import Struct, field
+from msgspec import Struct
 
 from loom.errors import Problem
 from loom.util.yaml_file import Kind, Node, fields_of, one_or_more, text_of
@@ -82,7 +82,7 @@ class Workflows(LoadedWorkflow[Entry], frozen=True, kw_only=True):
 
     directory: Path
     workflows: tuple[WorkflowFile, ...]
-    called: Mapping[str, WorkflowFile] = field(default_factory=dict)
+    called: Mapping[str, WorkflowFile] = {}
     """Files of this project that jobs call, by their paths."""
     faulty: tuple[FaultyFile, ...] = ()
     """Further files, of which a run refuses those that it asks for."""

@@ -8,7 +8,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from msgspec import Struct, field
+from msgspec import Struct
 
 from loom.util import yaml_file
 from loom.util.yaml_file import LINE_BREAK, Kind, Node, YamlFile, fields_of, items_of
@@ -37,13 +37,13 @@ _FUNCTIONS = "expand_vars, truncate(offset,length) and posix_escape"
 class GivenInputs(Struct, frozen=True, kw_only=True):
     """Values from the including file, or the command line."""
 
-    inputs: Mapping[str, Node] = field(default_factory=dict)
-    texts: Mapping[str, str] = field(default_factory=dict)
+    inputs: Mapping[str, Node] = {}
+    texts: Mapping[str, str] = {}
     """Inputs of the command line; one that is not of type string is written as JSON."""
     include: Node | None = None
     """The include, for messages about what it lacks."""
-    component: Mapping[str, str] = field(default_factory=dict)
-    variables: Mapping[str, str] = field(default_factory=dict)
+    component: Mapping[str, str] = {}
+    variables: Mapping[str, str] = {}
 
 
 class _Refused(ValueError):

@@ -9,7 +9,7 @@ from typing import Any
 
 from docker.auth import INDEX_NAME, INDEX_URL, AuthConfig
 from docker.errors import DockerException
-from msgspec import Struct, field
+from msgspec import Struct
 
 from loom.providers.docker.engine.endpoint import config_dir
 from loom.util.within import within
@@ -23,7 +23,7 @@ class Credentials(Struct, frozen=True, kw_only=True):
     """
 
     source: str = "none"
-    auth: Mapping[str, Any] = field(default_factory=dict)
+    auth: Mapping[str, Any] = {}
     problem: str | None = None
 
     def __repr__(self) -> str:

@@ -76,7 +76,7 @@ class ServiceGroup(Struct, kw_only=True):
     over: threading.Event = field(default_factory=threading.Event)
     """One service failed, so the others need not become ready; or the block is left."""
     on_died: OnDied | None = None
-    early: list[Callable[[OnDied], None]] = field(default_factory=list)
+    early: list[Callable[[OnDied], None]] = []
     """Report the ends of services that ended before all were ready: before `on_died` is set."""
     guard: threading.Lock = field(default_factory=threading.Lock)
     """For `on_died` and `early`."""
