@@ -72,7 +72,7 @@ def at_home(config: Iterable[tuple[str, str]]) -> frozenset[str]:
     Except git-lfs, which needs none of these and would store the file in the source.
     """
     named = {key: value for key, value in config if key.endswith(_RUNS)}  # the last one wins
-    return frozenset(driver_of(key) for key, value in named.items() if driver_of(key) and value and not _is_lfs(value))
+    return frozenset(driver_of(key) for key, value in named.items() if value and not _is_lfs(value))
 
 
 def are_own(rules: Rules) -> bool:

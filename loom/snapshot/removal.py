@@ -98,8 +98,6 @@ def remove(workspace: Path, *, recorded: bool = False) -> Removal:
                 going.rename(workspace)
             except OSError:
                 pass
-        if workspace.exists() and not left:
-            left = {str(workspace): "could not be deleted"}
         remaining |= {path.replace(str(going), str(workspace), 1): why for path, why in left.items()}
     return Removal(path=workspace, remaining=tuple(remaining.items()))
 

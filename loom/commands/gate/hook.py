@@ -44,9 +44,10 @@ def gate_install() -> None:
     elif Path(_OPTIONS.sub("", first).split()[-1]).name not in _SHELLS:
         raise RequestError(f"{file} is no shell script ({first})", hint=_by_hand())
     file.parent.mkdir(parents=True, exist_ok=True)
+    mode = stat.S_IMODE(file.stat().st_mode) if file.exists() else 0o644
     # Before all else: an earlier `exit 0` would go round it.
     atomic.write(file, f"{first}{newline}{_block()}{rest}".encode())
-    file.chmod(stat.S_IMODE(file.stat().st_mode) | 0o111)
+    file.chmod(mode | 0o111)
     print(f"each push asks loom gate now: {file}")
 
 

@@ -54,7 +54,7 @@ def check_expressions(node: Node, problems: Problems, *, of_job: bool) -> None:
     for path, scalar in scalars_of(node):
         if not isinstance(scalar.value, str) or (not of_job and path[:1] == ("jobs",)):
             continue
-        name = _name(path if of_job else ("root", *path), of_job=of_job)
+        name = _name(path if of_job else ("root", *path))
         is_condition = name in ("if", "steps:if")
         try:
             if is_condition or "${{" in scalar.value:
@@ -64,17 +64,12 @@ def check_expressions(node: Node, problems: Problems, *, of_job: bool) -> None:
             problems.say(scalar, f"invalid expression: {error}", offset=error.position)
 
 
-def _name(path: tuple[str | int, ...], *, of_job: bool) -> str:
-    """Return the key in the table for a path: without positions in lists, with NAME for names of the user's."""
-    name = ""
-    for part in path:
-        if isinstance(part, int):
-            continue
-        above = name if of_job else name.removeprefix("root").removeprefix(":")
-        known = (JOB_TABLE if of_job else ROOT_TABLE).get(above, {})
-        word = "NAME" if "NAME" in known and part not in known else part
-        name = f"{name}:{word}" if name else str(word)
-    return name
+def _name(path: tuple[str | int, ...]) -> str:
+    """Return the key in the table for a path: without positions in lists, with NAME for that of a service."""
+    parts = [part for part in path if isinstance(part, str)]
+    if parts[:1] == ["services"]:
+        parts[1:2] = ["NAME"]
+    return ":".join(parts)
 
 
 def allowed_at(name: str) -> frozenset[str]:

@@ -88,6 +88,29 @@ def test_each_ref_of_a_push_is_an_event_of_its_own(checkout: Checkout) -> None:
         pushed("something else")
 
 
+def test_a_hook_comes_and_goes_and_leaves_what_was_there(checkout: Checkout) -> None:
+    checkout.commit("one")
+    hook = checkout.root / ".git/hooks/pre-push"
+    hook.unlink(missing_ok=True)
+    assert checkout.loom("gate", "install").returncode == 0
+    assert hook.stat().st_mode & 0o111 == 0o111
+    assert checkout.loom("gate", "uninstall").returncode == 0
+    assert not hook.exists()
+    text = "#!/bin/sh -e\nexit 0\n"
+    hook.write_text(text)
+    hook.chmod(0o750)
+    for _ in range(2):  # the second one changes nothing
+        assert checkout.loom("gate", "install").returncode == 0
+        assert hook.read_text().count("gate pre-push") == 1
+    assert checkout.loom("gate", "uninstall").returncode == 0
+    assert (hook.read_text(), hook.stat().st_mode & 0o777) == (text, 0o751)
+    assert checkout.loom("gate", "uninstall").returncode == 2
+    cut = f"{text}# >>> loom gate\n"
+    hook.write_text(cut)
+    assert checkout.loom("gate", "uninstall").returncode == 2
+    assert hook.read_text() == cut
+
+
 @pytest.mark.slow
 def test_the_last_run_of_the_same_job_decides(checkout: Checkout, tmp_path: Path) -> None:
     outside = tmp_path / "outside"

@@ -385,11 +385,19 @@ def test_a_pause_of_a_job_that_goes_on_is_none(make: Make, more: str) -> None:
 
 
 def test_gitlabs_lines_share_a_shell_that_may_end(make: Make) -> None:
-    ran = make("", **{".gitlab-ci.yml": "one:\n  script: [cd /, pwd, exit 0, echo never]\n"}).run()
+    text = "one:\n  script: [cd /, pwd, exit 0, echo never]\n  after_script: [pwd]\n"
+    ran = make("", **{".gitlab-ci.yml": text}).run()
     assert ran.lines("one", "script/02") == ["/"]
+    assert ran.lines("one", "after_script/01") != ["/"]
     (warning,) = ran.warnings("one")
     assert warning == "script/03 ended the shell with exit code 0: the steps after it were not run"
     assert ran.statuses == {"one": "success"}
+
+
+def test_other_steps_have_a_shell_each(make: Make) -> None:
+    ran = make(workflow("cd /", "pwd")).run()
+    assert len(ran.lines("one", "script/02")) == 1
+    assert ran.lines("one", "script/02") != ["/"]
 
 
 @pytest.mark.slow

@@ -115,6 +115,9 @@ def test_the_kind_of_a_view(
     if view.workspace != run:
         assert view.workspace.stat().st_mode & 0o777 == (0o777 if is_open else 0o755)
         assert list(view.workspace.iterdir()) == []
+    of_inputs = views(tmp_path, WorkspaceMode[mode.upper()]).of(replace(asked, inputs=("a",)))
+    assert of_inputs.workspace != run
+    assert of_inputs.copied is not no_checkout
 
 
 def test_a_view_that_was_not_to_be_had_leaves_nothing(tmp_path: Path) -> None:

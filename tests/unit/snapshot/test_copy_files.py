@@ -636,7 +636,7 @@ def test_a_helper_copies_what_it_is_sent_and_ends_with_its_input(source: Path, t
     ) as helper:
         assert helper.stdin is not None
         assert helper.stdout is not None
-        copy_files.send(helper.stdin, (str(source), str(target), LATER, 0o022))
+        copy_files.send(helper.stdin, (str(source), str(target), LATER, 0o027))
         answers = []
         for portion in ([("a", [("1", ANY), ("2", ANY)])], [("", [("b", ANY), ("c", ANY)])]):
             copy_files.send(helper.stdin, portion)
@@ -646,6 +646,7 @@ def test_a_helper_copies_what_it_is_sent_and_ends_with_its_input(source: Path, t
         assert helper.wait(60) == 0
     assert [(answer["files"], answer["absent"]) for answer in answers] == [(2, []), (1, ["c"])]
     assert (target / "a" / "2").read_text() == "a/2"
+    assert (target / "a" / "2").stat().st_mode & 0o777 == 0o640
 
 
 def test_a_helper_tells_what_it_could_not_write_and_goes_on(

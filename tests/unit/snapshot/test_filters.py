@@ -112,6 +112,7 @@ def test_attributes_outside_of_the_work_tree(work: Repo, snap: Snap, new_repo: N
         ("users", "x diff", False),
         (".gitattributes", "x filter=lower", True),
         (".gitattributes", "x eol=crlf ident filter=lfs", False),
+        (".gitattributes", "x filter=none", False),
     ],
 )
 def test_files_that_may_be_others_in_a_clone(work: Repo, snap: Snap, file: str, attributes: str, is_own: bool) -> None:
@@ -119,6 +120,7 @@ def test_files_that_may_be_others_in_a_clone(work: Repo, snap: Snap, file: str, 
     work.environ["GIT_CONFIG_GLOBAL"] = f"{work.root}/.git/config-of-user"
     if "lower" in attributes:
         work.git("config", "filter.lower.clean", "tr A-Z a-z")
+    work.git("config", "filter.none.clean", "")
     work.write("x", "A\n")
     work.write(file, f"{attributes}\n")
     assert snap(work).document()["own_rules"] is is_own

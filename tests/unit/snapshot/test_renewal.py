@@ -76,12 +76,7 @@ def trusted(repo: Repo) -> Source:
 
 
 def fill(repo: Repo, workspace: Path) -> Snapshot:
-    return take(
-        discover(repo.root, environ=repo.environ, filters=lambda _: True),
-        workspace,
-        cancel=Cancel(),
-        known=known(workspace),
-    )
+    return take(trusted(repo), workspace, cancel=Cancel(), known=known(workspace))
 
 
 def equal_to_a_new_one(repo: Repo, top: Path, renewed: Snapshot) -> None:
@@ -173,6 +168,16 @@ def test_only_what_changed_is_copied_and_the_directory_stays(repo: Repo, tmp_pat
     assert workspace.stat().st_ino == directory
     assert {path.name for path in after if before.get(path) != after[path]} == {"file1", "file4", "new"}
     equal_to_a_new_one(repo, tmp_path, renewed)
+
+
+def test_a_mode_that_counts_differently_now_is_that_of_a_new_one(repo: Repo, tmp_path: Path) -> None:
+    repo.git("config", "core.fileMode", "false")
+    (repo.root / "dir1/file1").chmod(0o755)
+    workspace = tmp_path / "workspace"
+    workspace.mkdir()
+    fill(repo, workspace)
+    repo.git("config", "core.fileMode", "true")
+    equal_to_a_new_one(repo, tmp_path, fill(repo, workspace))
 
 
 def test_what_git_lays_out_is_laid_out_again(repo: Repo, tmp_path: Path) -> None:

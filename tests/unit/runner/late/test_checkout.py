@@ -152,7 +152,7 @@ def test_submodules_are_there_only_if_asked_for(repository: Path, tmp_path: Path
 def snapshot(repository: Path) -> Path:
     """A repository with three commits as a snapshot has it: HEAD detached, all refs in one file."""
     git(repository, "commit", "-qm", "newest", "--allow-empty")
-    git(repository, "tag", "v1")
+    git(repository, "tag", "-a", "-m", "annotated", "v1")
     git(repository, "checkout", "-q", "--detach")
     git(repository, "pack-refs", "--all")
     return repository
@@ -165,7 +165,6 @@ def refs(directory: Path) -> list[str]:
 BOTH = ["refs/heads/main", "refs/remotes/origin/main"]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("depth", "commits"), [("", 1), ("1", 1), ("2", 2), ("9", 3), ("0", 3), ("none", 3), (" 1 ", 1), ("-1", 3)]
 )
@@ -180,7 +179,6 @@ def test_history_is_as_deep_as_the_step_says(snapshot: Path, depth: str, commits
     assert len(git(snapshot, "log", "--oneline").splitlines()) == commits
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("ref", "given", "branch", "there"),
     [
@@ -192,7 +190,7 @@ def test_history_is_as_deep_as_the_step_says(snapshot: Path, depth: str, commits
         ("refs/heads/main", {"ref": "old"}, "", []),
     ],
 )
-@pytest.mark.parametrize("path", ["", "deep/sub"])
+@pytest.mark.parametrize("path", ["", pytest.param("deep/sub", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("tags", [False, True])
 def test_one_ref_is_fetched(
     snapshot: Path, ref: str, given: dict[str, str], branch: str, there: list[str], path: str, tags: bool
@@ -202,6 +200,7 @@ def test_one_ref_is_fetched(
     shutil.copytree(snapshot, snapshot / path) if path else None
     ran(checkout_of(made, str, github, submodules=False, history=True).script, snapshot)
     assert refs(snapshot / path) == sorted({*there, *(["refs/tags/v1"] if tags else [])})
+    assert not tags or git(snapshot / path, "cat-file", "-t", "refs/tags/v1") == "tag", "as it is there"
     assert git(snapshot / path, "branch", "--show-current") == branch
     assert git(snapshot / path, "log", "-1", "--format=%s") == ("old" if given.get("ref") == "old" else "newest")
     assert not path or git(snapshot, "log", "-1", "--format=%s") == "newest", "above it, nothing has changed"
