@@ -23,6 +23,7 @@ from loom.errors import NoJobRuns
 from loom.plan.candidates import DEPLOYMENTS
 from loom.plan.model import Job, NotSelected, Plan
 from loom.record.fold import RunFold
+from loom.record.past_run import PastRun
 from loom.record.proofs import Proofs, RunProof
 from loom.record.run import Run
 from loom.record.store import Store
@@ -290,6 +291,8 @@ class _Gate:
             if entry.child_of == run_id and entry.receipt is not None:
                 for words in entry.receipt.get("unlike_ci", {}).values():
                     yield from words
+                if any(left.unknown for left in PastRun(entry).plan.left_out):
+                    yield "undecided"
                 yield from self._of_children(entry.run_id)
 
 

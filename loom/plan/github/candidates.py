@@ -240,6 +240,7 @@ class GitHubCandidates:
                 for inner in self._jobs(called, {"": entry}, depth + 1):
                     if not instance.decision.runs:
                         inner.decision = instance.decision
+                        inner.unknown_values = instance.unknown_values
                     scope.jobs[key].append(inner)
                     yield inner
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Container, Mapping
 from functools import partial
-from itertools import product
 
 from msgspec.structs import replace
 
@@ -16,7 +15,6 @@ from loom.util.budget import spend
 from loom.util.yaml_file import Node, fields_of, one_or_more, text_of
 from loom.workflow.facts import Variable
 from loom.workflow.gitlab import needs, rules, yaml
-from loom.workflow.gitlab.conditions import Anything
 from loom.workflow.gitlab.pipeline import Entry, Pipeline
 from loom.workflow.gitlab.predefined import environment_variables, instance_variables, url_of_environment
 from loom.workflow.gitlab.variables import Scope, environment_scoped, expand, layers, read
@@ -29,9 +27,6 @@ _OTHER_SYSTEM = re.compile(
     r"(?:^|[^a-z])(?:(?P<Windows>windows|win(?:32|64|10|11)?)|(?P<macOS>mac|macos|osx|darwin|ios)|(?P<FreeBSD>freebsd))(?:[^a-z]|$)"
 )
 """In the tags of runners with another system than Linux."""
-_MOST_TRIED = 4
-_TRIED = (Anything("1"), "\0")
-"""The values of a variable that only the server knows: what a condition asks for, and what none does."""
 _NO_STAGE = "GitLab makes no pipeline of jobs in .pre and .post alone"
 _OUTSIDE = Withheld(
     "it would start a pipeline of another project, which is not done here",
@@ -188,19 +183,16 @@ class Candidates:
 
     def _unknown(self, entry: Entry, scope: Scope) -> tuple[str, ...]:
         """Return the variables of the project that let a job run, which has no place in the pipeline without them."""
-        names = rules.unknown_names(self.pipeline.root, entry, self.context, scope.written)
-        if len(names) > _MOST_TRIED:
-            return tuple(names)
-        for values in sorted(product((None, *_TRIED), repeat=len(names)), key=lambda row: len(row) - row.count(None)):
-            given = {name: value for name, value in zip(names, values, strict=True) if value is not None}
+
+        def runs(given: Mapping[str, str]) -> bool:
             of_job, of_workflow = (replace(one, known={**one.known, **given}) for one in (scope, self.scope()))
-            of_rules = (rules.GitLabRules(one, self.context, Problems(code=yaml.CODE)) for one in (of_workflow, of_job))
-            if (
-                next(of_rules).workflow(self.pipeline).runs
-                and next(of_rules).decide(entry, global_rules=self._global_rules).runs
-            ):
-                return tuple(given)
-        return ()
+            own, above = (
+                rules.GitLabRules(one, self.context, Problems(code=yaml.CODE)) for one in (of_job, of_workflow)
+            )
+            return above.workflow(self.pipeline).runs and own.decide(entry, global_rules=self._global_rules).runs
+
+        asking = (node for node, _ in rules.conditions_of(self.pipeline.root, [entry]))
+        return rules.missing(asking, self.context, scope.written, runs)
 
     def candidate(self, entry: Entry, instance: Instance, decided: RuleDecision | None = None) -> JobCandidate:
         """`decided`: instead of what the rules say."""

@@ -32,13 +32,15 @@ def resolve(pipeline: Pipeline, selection: p.JobSelection, context: p.ResolveCon
     problems = errors + choice.problems + builder.errors + builder.errors_of_named(choice, jobs)
     if problems:
         raise WorkflowError(list(dict.fromkeys(problems)))
+    why = "its rules do not hold"
+    includes = [p.NotSelected(id=name, reason=why, unknown=names) for name, names in pipeline.undecided.items()]
     return p.Plan(
         workflow_path=pipeline.path,
         stages=tuple(
             stage for stage in pipeline.stages if any(entry.stage == stage for entry in pipeline.jobs.values())
         ),
         jobs=built,
-        left_out=choice.not_selected(),
+        left_out=(*choice.not_selected(), *includes),
         ends_at_failure=candidates.ends_at_failure,
         undecided=undecided(found, pipeline.root.find("workflow", "rules"), candidates.scope().expanded),
     )

@@ -47,6 +47,8 @@ class GitLabFiles:
         self.variables: Mapping[str, str] = {"GITLAB_CI": "true", **facts.predefined, **own, **facts.given}
         self.rules: list[Node] = []
         """The rules of all includes."""
+        self.undecided: dict[str, tuple[str, ...]] = {}
+        """The includes that are left out by variables that only the server knows, with these."""
         self.incomplete = False
         """Whether files from elsewhere are left out (`Facts.own_files_only`)."""
         self._number = 0
@@ -125,6 +127,7 @@ class GitLabFiles:
                 return
         try:
             if not rules.GitLabRules(scope, self.facts, self.problems).include_applies(entry.get("rules")):
+                self._left_out(entry, kind)
                 return
             if self.facts.own_files_only and kind != "local":
                 self.incomplete = True
@@ -135,6 +138,14 @@ class GitLabFiles:
             raise InfrastructureError(f"{where_written}: {error}", code="SERVER_UNAVAILABLE") from error
         except NotFound as error:
             self._say(entry[kind], f"include:{kind}: {error}")
+
+    def _left_out(self, entry: Mapping[str, Node], kind: str) -> None:
+        def applies(given: Mapping[str, str]) -> bool:
+            scope = Scope(layered={}, known={**self.variables, **given})
+            return rules.GitLabRules(scope, self.facts, Problems(code=yaml.CODE)).include_applies(entry["rules"])
+
+        if names := rules.missing(rules.ifs(entry["rules"]), self.facts, self.variables, applies):
+            self.undecided[f"include {text_of(entry[kind])}"] = names
 
     def _text(self, node: Node | None) -> str:
         return "" if node is None or node.kind is not Kind.SCALAR else expand(text_of(node), self.variables).strip()

@@ -84,6 +84,7 @@ class _Assembly:
             stages=stages,
             entries=entries,
             variable_nodes=fields_of(root.get("variables")),
+            undecided=self.files.undecided,
             notices=(
                 *self.problems.notices.values(),
                 *rules.unset_variables(root, entries.values(), self.files.facts, self.files.rules),

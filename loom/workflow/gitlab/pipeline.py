@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
+
+from msgspec import field
 
 from loom.util.yaml_file import Node
 from loom.workflow import loaded
@@ -22,3 +25,5 @@ class Pipeline(LoadedWorkflow[Entry], frozen=True, kw_only=True):
     language: ClassVar[str] = "gitlab"
 
     root: Node
+    undecided: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """The includes that are left out by variables that only the server knows, with these."""

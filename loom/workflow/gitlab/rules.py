@@ -6,7 +6,8 @@ A condition compares variables as they are written; globs and refs are expanded.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import product
 from typing import TYPE_CHECKING
 
 from loom.errors import Problem
@@ -28,7 +29,11 @@ if TYPE_CHECKING:
     from loom.workflow.messages import Problems
 
 _NAMES = re.compile(r"\$(\w+)")
-_OF_GITLAB = re.compile(r"CI\b|CI_|GITLAB_|FF_")
+_OF_GITLAB = re.compile(r"CI\b|CI_(?!OPEN_MERGE_REQUESTS|PROJECT_|SERVER_)|GITLAB_|FF_")
+_PERSON = "GITLAB_USER_"
+_MOST_TRIED = 4
+_TRIED = (conditions.Anything("1"), "\0")
+"""The values of a variable that only the server knows: what a condition asks for, and what none does."""
 
 
 class GitLabRules(GitLabPolicies, frozen=True):
@@ -184,15 +189,25 @@ def check(rules: Node | None, problems: Problems) -> None:
                     problems.say(rule, f"rules: {wrong}")
 
 
-def unknown_names(root: Node, entry: Entry, facts: Facts, written: Mapping[str, str]) -> list[str]:
-    """Return the variables that the conditions of the workflow and of a job read, and only the server knows: a variable of the
-    project has any name but GitLab's own, which are not set where loom sets none."""
+def missing(
+    asking: Iterable[Node], facts: Facts, written: Mapping[str, str], holds: Callable[[Mapping[str, str]], bool]
+) -> tuple[str, ...]:
+    """Return the fewest variables in conditions that only the server knows and with which, for some values, it `holds`.
+
+    A variable of the project has any name but GitLab's own, most of which are not set where loom sets none. Of many, all.
+    """
     source = facts.predefined.get("CI_PIPELINE_SOURCE")
     asked = {one.name for one in NOT_SET if one.source in ("*", source)}
-    found = (name for node, _ in _conditions(root, [entry], ()) for name in _NAMES.findall(text_of(node)))
-    return [
-        name for name in dict.fromkeys(found) if name not in written and (name in asked or not _OF_GITLAB.match(name))
-    ]
+    found = dict.fromkeys(name for node in asking for name in _NAMES.findall(text_of(node)))
+    names = [name for name in found if name not in written and (name in asked or not _OF_GITLAB.match(name))]
+    names += [name for name in found if name.startswith(_PERSON)]
+    if len(names) > _MOST_TRIED:
+        return tuple(names)
+    for values in sorted(product((None, *_TRIED), repeat=len(names)), key=lambda row: len(row) - row.count(None)):
+        given = {name: value for name, value in zip(names, values, strict=True) if value is not None}
+        if holds(given):
+            return tuple(given)
+    return ()
 
 
 def unset_variables(
@@ -202,29 +217,29 @@ def unset_variables(
     source = facts.predefined.get("CI_PIPELINE_SOURCE")
     asked = {one.name: one.why for one in NOT_SET if one.source in ("*", source)}
     given = {*facts.own_variables(), *facts.given, *fields_of(root.get("variables"))}
-    for node, own in _conditions(root, entries, of_includes):
+    for node, own in conditions_of(root, entries, of_includes):
         for name in _NAMES.findall(text_of(node)):
             if name in asked and name not in given and name not in own:
                 why = f"this condition reads ${name}, which has no value here: {asked.pop(name)[:-1].lower()}; {GIVE}"
                 yield node.file.problem(node, why, code="GL_NOT_GIVEN", severity="notice")
 
 
-def _conditions(
-    root: Node, entries: Iterable[Entry], of_includes: Iterable[Node]
+def conditions_of(
+    root: Node, entries: Iterable[Entry], of_includes: Iterable[Node] = ()
 ) -> Iterator[tuple[Node, Mapping[str, Node]]]:
     """Yield each condition with the variables of its job."""
     for rules in of_includes:
-        yield from ((node, {}) for node in _ifs(rules))
+        yield from ((node, {}) for node in ifs(rules))
     whole: Mapping[str, Node] = {}
     owners = [(node, whole) for node in (root.get("workflow"),) if node is not None]
     owners += [(entry.merged, fields_of(entry.merged.get("variables"))) for entry in entries]
     for owner, own in owners:
-        yield from ((node, own) for node in _ifs(owner.get("rules")))
+        yield from ((node, own) for node in ifs(owner.get("rules")))
         for key in ("only", "except"):
             yield from ((node, own) for node in one_or_more(owner.find(key, "variables")))
 
 
-def _ifs(rules: Node | None) -> Iterator[Node]:
+def ifs(rules: Node | None) -> Iterator[Node]:
     for rule in flat(items_of(rules)):
         if (node := rule.get("if")) is not None:
             yield node

@@ -311,7 +311,13 @@ def test_a_child_pipeline_that_ran_unlike_ci(project: Project) -> None:
     project.write("kid.yml", json.dumps({"deep": {"script": ["true"]}}))
     project.commit()
     assert states(project) == (1, {"kid": "doubtful"}), "it ran on this machine"
-    assert states(project, LOOM_GATE_ACCEPT=f"{ACCEPT['LOOM_GATE_ACCEPT']},not-isolated") == (0, {"kid": "passed"})
+    accept = f"{ACCEPT['LOOM_GATE_ACCEPT']},not-isolated"
+    assert states(project, LOOM_GATE_ACCEPT=accept) == (0, {"kid": "passed"})
+    project.write(
+        "kid.yml", json.dumps({"deep": {"script": ["true"]}, "more": {"script": "x", "rules": [{"if": "$MORE"}]}})
+    )
+    project.commit()
+    assert states(project, LOOM_GATE_ACCEPT=accept) == (1, {"kid": "doubtful"})
 
 
 def test_a_job_that_its_condition_skips_decides_nothing(project: Project) -> None:

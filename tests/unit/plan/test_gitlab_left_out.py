@@ -73,6 +73,8 @@ def test_what_deploys_and_what_needs_it_is_left_out_and_said_in_one_line(tmp_pat
         ("rules: [{if: $CI_COMMIT_TAG}]", ""),
         ("rules: [{if: '$CI_PROJECT_VISIBILITY == \"public\"'}]", "CI_PROJECT_VISIBILITY"),
         ("rules: [{if: $CI_MERGE_REQUEST_LABELS}]", ""),
+        ("rules: [{if: '$GITLAB_USER_LOGIN == \"root\"'}]", "GITLAB_USER_LOGIN"),
+        ("rules: [{if: $CI_OPEN_MERGE_REQUESTS}]", "CI_OPEN_MERGE_REQUESTS"),
         ("rules: [{if: $SET}]", ""),
         ("rules: [{if: '$A || $B || $C || $D || $E'}]", "A B C D E"),
         ("only: {variables: [$X]}", "X"),
@@ -86,6 +88,14 @@ def test_a_job_that_is_left_out_names_what_only_the_server_knows(rules: str, unk
     text = f"workflow: {{rules: [{{if: $W}}]}}\nfree: {{script: x}}\njob: {{script: x, {rules}}}\n"
     of_workflow = {one.id: one.unknown for one in plan(tmp_path, text=text).left_out}
     assert of_workflow["free"] == ("W",)
+
+
+def test_an_include_that_is_left_out_names_what_only_the_server_knows(tmp_path: Path) -> None:
+    (tmp_path / "more.yml").write_text("more: {script: x}\n")
+    for rule, unknown in {"{if: $X}": ("X",), "{if: $CI_COMMIT_TAG}": None, "{if: $X == null}": None}.items():
+        text = f"include: [{{local: more.yml, rules: [{rule}]}}]\njob: {{script: x}}\n"
+        found = {one.id: one.unknown for one in plan(tmp_path, text=text).left_out}
+        assert found == ({"include more.yml": unknown} if unknown else {})
 
 
 def test_a_job_that_is_left_out_tells_its_artifacts(tmp_path: Path) -> None:

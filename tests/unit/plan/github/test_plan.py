@@ -1321,12 +1321,16 @@ def test_images_of_containers_services_and_actions_are_replaced(planned: Planned
     ],
 )
 def test_a_job_that_is_left_out_names_what_only_the_server_knows(
-    planned: Planned, written: str, unknown: tuple[str, ...]
+    planned: Planned, tmp_path: Path, written: str, unknown: tuple[str, ...]
 ) -> None:
     job = {"runs-on": "ubuntu-latest", "steps": [{"run": "echo", "if": "vars.X != 'no'"}]}
     jobs: dict[str, Any] = {"free": job, "job": {**job, "if": written}}
     found = planned(json.dumps({"on": "push", "jobs": jobs}), github={"vars": {"given": ""}})
     assert {one.id: one.unknown for one in found.left_out} == {"job": unknown}
+    write(tmp_path, {"called.yml": json.dumps({"on": "workflow_call", "jobs": {"inner": job}})})
+    calling = {"free": job, "call": {"uses": "./.github/workflows/called.yml", "if": written}}
+    found = planned(json.dumps({"on": "push", "jobs": calling}), github={"vars": {"given": ""}})
+    assert {one.id: one.unknown for one in found.left_out} == {"call.inner": unknown}
     jobs["job"] |= {"needs": "free", "if": f"needs.free.outputs.x && ({written})"}
     found = planned(json.dumps({"on": "push", "jobs": jobs}), github={"vars": {"given": ""}})
     assert unknown_of(found.job("job"), skipped=True) == unknown
