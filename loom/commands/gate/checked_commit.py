@@ -48,9 +48,9 @@ class CheckedCommit(Struct, frozen=True, kw_only=True):
     def no_pipeline(self, root: Path) -> str:
         """Return why a server makes no pipeline of the commit, whose checkout is at `root`; empty where it does."""
         found = workflows_of(root)
-        if not found:
+        if not found and not any((root / path).is_symlink() for path in WORKFLOWS):
             return f"it has no {', '.join(map(str, WORKFLOWS))}"
-        skips = _SKIPS.get(str(found[0].relative_to(root)))
+        skips = _SKIPS.get(str(found[0].relative_to(root))) if found else None
         said = skips.search(self.message) if skips is not None else None
         return f"its message says {said[0]}" if said else ""
 
@@ -95,6 +95,10 @@ class CommitFinder:
 
     def pushed(self, sha: str, ref: str, before: str | None) -> CheckedCommit:
         """Return a commit for its push to `ref`; `before`: the commit that the server has there, None where that is unknown."""
+        if ref != (shown := os.fsencode(ref).decode("utf-8", "replace")):
+            raise RequestError(
+                f"{shown}: the name is no UTF-8, which no server takes", hint="git branch -m, or git tag"
+            )
         of_tag = ref.startswith("refs/tags/")
         if before is None or before == sha or self.ask("merge-base", "--is-ancestor", before, sha) is None:
             before = NO_COMMIT
@@ -126,6 +130,8 @@ class CommitFinder:
     def ref_of(self, name: str) -> str | None:
         """Return the server's ref that a name here stands for; None where it names a commit alone."""
         full = self.ask("rev-parse", "--symbolic-full-name", "--verify", "-q", "--end-of-options", name) or ""
+        if not full and self.ask("show-ref", "--verify", f"refs/heads/{name}"):
+            raise RequestError(f"{name} is a branch, and a tag", hint=f"refs/heads/{name}, or refs/tags/{name}")
         full = re.sub("^refs/remotes/[^/]+/", "refs/heads/", full)
         return full if full.startswith(("refs/heads/", "refs/tags/")) else None
 

@@ -65,6 +65,9 @@ def test_a_run_counts_for_the_commit_that_has_its_tree(project: Project, tmp_pat
     git("checkout", "-q", "other")
     of_other = [project.loom(*verify, name).code for name in ("HEAD", "main", "origin/main", git("rev-parse", "HEAD"))]
     assert of_other == [1, 0, 0, 0], "a branch may have other jobs"
+    git("tag", "other")
+    assert "is a branch, and a tag" in project.loom(*verify, "other").err
+    git("tag", "-d", "other")
     git("checkout", "-q", "main")
     found = json.loads(project.loom(*verify).out)
     assert found["passed"] == {"unit": ["dev@example.org"], "lint": ["dev@example.org"]}

@@ -262,6 +262,10 @@ def test_a_push_for_which_ci_runs_no_job(project: Project) -> None:
     project.commit()
     none = project.loom("gate")
     assert (none.code, ".gitlab-ci.yml" in none.out) == (0, True)
+    (project.root / ".gitlab-ci.yml").symlink_to("nowhere")
+    project.commit()
+    assert project.loom("gate").code == 2
+    (project.root / ".gitlab-ci.yml").unlink()
     project.write(".gitlab-ci.yml", "a: {image: debian:trixie-slim, script: ['false']}\n")
     for message, code in {"as on GitHub [no ci]": 1, "as on GitLab [SKIP-CI]": 0}.items():
         project.write("file", message)

@@ -84,6 +84,8 @@ def test_each_ref_of_a_push_is_an_event_of_its_own(checkout: Checkout) -> None:
     assert pushed(f"{two} refs/heads/main {one}", *nothing[:2], f"{two} refs/heads/main {one}") == [to_main]
     [commit] = _pushed(finder, [f"local {two} refs/heads/main {one}"])
     assert [commit.request(accepted, trust=False).no_cache for accepted in ((), ("cache",))] == [True, False]
+    with pytest.raises(RequestError, match="no UTF-8"):
+        pushed(f"{two} refs/heads/\udcff {one}")
     with pytest.raises(RequestError, match="no line of a pre-push hook"):
         pushed("something else")
 
