@@ -90,10 +90,21 @@ def equal_to_a_new_one(repo: Repo, top: Path, renewed: Snapshot) -> None:
     assert proved(renewed).same
 
 
+of_a_job = st.sampled_from(
+    [("write", "dir/kept", b"other\n", False), ("replace", "dir/kept", "link"), ("chmod", "dir/kept", True)]
+)
+"""In a file that was kept."""
+
+
 @pytest.mark.slow
 @settings(fuzzed(12, 60), phases=(Phase.reuse, Phase.generate))  # making a failing example smaller takes minutes
-@given(before=st.lists(steps, max_size=10), after=st.lists(steps, max_size=8))
-def test_whatever_happened_in_between(before: list[tuple[Any, ...]], after: list[tuple[Any, ...]]) -> None:
+@given(
+    before=st.lists(steps, max_size=10), after=st.lists(steps, max_size=8), job=st.lists(steps | of_a_job, max_size=4)
+)
+def test_whatever_happened_in_between(
+    before: list[tuple[Any, ...]], after: list[tuple[Any, ...]], job: list[tuple[Any, ...]]
+) -> None:
+    """In the source, and in the workspace."""
     with place() as top:
         (top / "source").mkdir()
         repo = Repo(top / "source")
@@ -113,6 +124,8 @@ def test_whatever_happened_in_between(before: list[tuple[Any, ...]], after: list
         assert workspace == taken.path
         for step in after:
             do(repo, step)
+        for step in job:
+            do(Repo(workspace, repo.environ), step)
         try:
             renewed = fill(repo, workspace)
         except SnapshotError:
