@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from itertools import chain, groupby
+from itertools import chain
 from textwrap import TextWrapper
 from typing import Literal
 
 from loom.record.documents import Document
 from loom.render.output import table
+from loom.util.bounded import by_reason
 
 
 class LeftOutJob(Document, frozen=True, kw_only=True):
@@ -59,8 +60,8 @@ def job_lines(document: JobsDocument, columns: int | None) -> list[str]:
         image = (job.image or none) + _STATE[job.image_here]
         needs = "" if job.needs is None else ", ".join(job.needs) or "nothing"
         rows.append((job.stage, job.id, image, needs, job.runs))
-    left_out = groupby(document.left_out, lambda item: item.reason)
-    below = [f"left out: {', '.join(item.id for item in items)}: {why}" for why, items in left_out]
+    left_out = by_reason((item.id, item.reason) for item in document.left_out)
+    below = [f"left out: {', '.join(ids)}: {reason}" for reason, ids in left_out.items()]
     if not document.jobs:
         listed = [f"no job of {document.workflow_path} would run"]
     elif columns is None or columns >= _NARROW:

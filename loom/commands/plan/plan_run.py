@@ -19,7 +19,7 @@ from loom.commands.plan import contexts
 from loom.commands.plan.kept_plans import Planner
 from loom.commands.project import WORKFLOWS, Project, Worktree, checkout, open_project, say_not_counted, trusting
 from loom.config import Config
-from loom.errors import InfrastructureError, LoomError, RequestError, WorkflowError
+from loom.errors import EngineUnavailable, InfrastructureError, LoomError, RequestError, WorkflowError
 from loom.images.reference import replacement
 from loom.plan.model import JobSelection, Plan, WorkspaceMode
 from loom.record.request import Request
@@ -77,7 +77,7 @@ def plan_run(
     try:
         plan, notices = planner.made()
     except InfrastructureError as error:
-        if error.code != "ACTION_UNREACHABLE" or request.dry_run:
+        if error.code != "ACTION_UNREACHABLE":
             raise
         raise _with_missing_images(error, planner, project, request, variables) from error
     source, behind = _commit_there(plan, source, variables.get("CI_DEFAULT_BRANCH", "main"))
@@ -121,7 +121,9 @@ def _with_missing_images(
     except WorkflowError:
         return error
     run = run_of(project, request, plan, variables)
-    return together([error, *missing_images(plan, run_tools(project, run, Cancel()))])
+    missing = missing_images(plan, run_tools(project, run, Cancel()))
+    of_request = (one for one in missing if not (request.dry_run and isinstance(one, EngineUnavailable)))
+    return together([error, *of_request])
 
 
 def run_of(

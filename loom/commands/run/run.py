@@ -33,7 +33,7 @@ from loom.runner import Gate, JobTools, api
 from loom.runner.tools import RunResult
 from loom.status import ExitCode
 from loom.util import clock
-from loom.util.bounded import listed
+from loom.util.bounded import by_reason, listed
 from loom.util.controls import escape_commands
 
 if TYPE_CHECKING:
@@ -55,8 +55,14 @@ def run_with(request: Request, *, settings: Mapping[str, Any] | None = None, par
         sys.stdout.write(plan_text(made.plan, project.config.mount_mode, form=request.form))
         return ExitCode.OK
     if not made.plan.jobs:
-        reasons = "\n".join(listed((f"{left.id}: {left.reason}" for left in made.plan.left_out), 10))
-        raise RequestError("no job of the workflow would run", hint=reasons or None, code="NOTHING_TO_RUN")
+        left_out = made.plan.left_out
+        grouped = by_reason((left.id, left.reason) for left in left_out)
+        reasons = listed((f"{', '.join(listed(ids, 5))}: {reason}" for reason, ids in grouped.items()), 10)
+        free = [
+            f"a job that you name runs whatever its rules: loom run {left.id}" for left in left_out if not left.held
+        ]
+        hint = "\n".join((*reasons, *free[:1])) or None
+        raise RequestError("no job of the workflow would run", hint=hint, code="NOTHING_TO_RUN")
     made = replace(made, parent_run_id=parent_run_id)
     if not (request.suggest_inputs or request.reuse):
         return run_as_asked(project, made)

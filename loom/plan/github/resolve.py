@@ -47,10 +47,15 @@ def resolve(workflows: Workflows, selection: p.JobSelection, context: p.ResolveC
     made.there = frozenset(candidate.id for candidate in jobs)
     built = tuple(made.job(candidate) for candidate in jobs)
     if made.unreachable and not candidates.everything:
-        *others, last = dict.fromkeys(made.unreachable)
-        parts = [text.split(": ") for text in others]  # the reason is the same, and told with the last one
-        before = [": ".join(part[: part.index("uses") + 2]) for part in parts]
-        raise InfrastructureError("\n".join((*before, last)), code="ACTION_UNREACHABLE")
+        first: dict[str, str] = {}
+        for text in made.unreachable:
+            position, _, action = text.partition(": uses: ")
+            first.setdefault(action, f"{position}: uses: ")
+        *others, last = first
+        before = [
+            first[action] + action.partition(": ")[0] for action in others
+        ]  # the reason is told with the last one
+        raise InfrastructureError("\n".join((*before, first[last] + last)), code="ACTION_UNREACHABLE")
     problems = [*choice.problems, *candidates.of_values.found, *made.errors_of_named(choice, jobs)]
     if problems:
         raise WorkflowError(list(dict.fromkeys(problems)))

@@ -85,6 +85,19 @@ d: {stage: test, image: {build: {context: .}, pull: never}, script: [x]}
     assert "started in" not in ran.out
 
 
+def test_actions_that_cannot_be_had_are_told_with_the_images(project: Project) -> None:
+    settings = project.home / ".config/loom/config.yml"
+    settings.parent.mkdir(parents=True, exist_ok=True)
+    settings.write_text("github: {server: 'http://127.0.0.1:9'}\n")
+    step = "runs-on: ubuntu-latest, container: '127.0.0.1:9/debian:1', steps: [{uses: o/r@v1}]"
+    project.write(".github/workflows/ci.yml", f"on: push\njobs: {{a: {{{step}}}, b: {{{step}}}}}\n")
+    project.commit()
+    for command in (("run",), ("run", "--dry-run"), ("doctor",)):
+        told = project.loom(*command, LOOM_DEFAULT_IMAGE="debian:trixie-slim")
+        text = told.out + told.err
+        assert (told.code, text.count("uses: o/r@v1"), "- 127.0.0.1:9/debian:1" in text) == (3, 1, True), text
+
+
 def test_images_of_one_registry_share_its_reason_and_one_command(project: Project) -> None:
     project.workflow("""\
 version: v1

@@ -352,6 +352,8 @@ def test_a_server_that_cant_be_reached_ends_a_run_before_the_first_job(
             assert (own if with_certificate else advice) in done.stderr
             assert "2 things are missing" in done.stderr
             assert "no Docker engine answers" in done.stderr
+            dry = run_loom((*command, "--dry-run"), cwd=root, environ={**environ, **proxy})
+            assert (dry.returncode, "ci.yml:2:" in dry.stderr, "no Docker engine" in dry.stderr) == (3, True, False)
         if with_certificate:
             secured.close()
     assert run_loom(("check",), cwd=root, environ=environ).returncode == 0

@@ -131,6 +131,21 @@ later: {{stage: far, script: x}}
     ]
 
 
+@pytest.mark.slow
+def test_where_no_job_would_run_each_reason_is_told_once_with_the_next_move(tmp_path: Path) -> None:
+    rules = "rules: [{if: $CI_COMMIT_TAG}], script: x"
+    (tmp_path / ".gitlab-ci.yml").write_text(
+        f"a: {{{rules}}}\nb: {{rules: [{{when: never}}], script: x}}\nc: {{{rules}}}\n"
+    )
+    for words in ("init -qb main", "add -A", "-c user.name=a -c user.email=a@b.c commit -qm a"):
+        subprocess.run(["git", *words.split()], cwd=tmp_path, check=True)
+    done = run_loom(("run",), cwd=tmp_path, environ={**os.environ, "HOME": str(tmp_path)})
+    told = [line.strip() for line in done.stderr.splitlines()]
+    assert told[0] == "loom: no job of the workflow would run"
+    assert [line.partition(":")[0] for line in told[1:]] == ["a, c", "b", "a job that you name runs whatever its rules"]
+    assert told[-1].endswith("loom run a")
+
+
 def test_a_dry_run_in_json_is_the_compiled_plan(jobs: Callable[..., str], tmp_path: Path) -> None:
     environ = {**os.environ, "HOME": str(tmp_path), "LOOM_MOUNT_MODE": "copy"}
     dry, compiled = (

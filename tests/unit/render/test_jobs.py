@@ -19,7 +19,11 @@ DOCUMENT = JobsDocument(
             needs=["compile", "lint", "unit-of-frontend"],
         ),
     ],
-    left_out=[LeftOutJob(id=f"deploy-{number}", reason="no rule matches") for number in range(9)],
+    left_out=[
+        LeftOutJob(id="tagged", reason="rules[0] says never"),
+        *(LeftOutJob(id=f"deploy-{number}", reason="no rule matches") for number in range(9)),
+        LeftOutJob(id="nightly", reason="rules[0] says never"),
+    ],
 )
 
 
@@ -30,6 +34,7 @@ def test_no_line_is_wider_than_the_terminal(columns: int) -> None:
     text = " ".join("\n".join(lines).split())
     assert "unit (3.12)" in text  # what is typed after `loom run`
     assert text.endswith("deploy-8: no rule matches")
+    assert "left out: tagged, nightly: rules[0] says never" in text
     if columns < 60:  # several lines a job have every word
         assert "test; node:14 (here); needs compile, lint, unit-of-frontend; by hand: loom run unit" in text
 
@@ -44,4 +49,4 @@ def test_what_is_least_needed_is_cut_first() -> None:
 def test_a_program_reads_whole_lines() -> None:
     lines = job_lines(DOCUMENT, None)
     assert lines[1] == f"test   unit (3.11)  {IMAGE} (to pull)"
-    assert len(lines) == 4
+    assert len(lines) == 5
