@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -53,6 +54,12 @@ def table(rows: Sequence[Sequence[str]], columns: int | None = None, spare: Sequ
         "  ".join(_without_middle(cell, width).ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in rows
     ]
+
+
+def stacked(first: str, others: Iterable[str], columns: int) -> list[str]:
+    """Format a row for a terminal that is too narrow for the table: the cells after the first stand below it."""
+    rest = ", ".join(filter(None, others))
+    return [first, *textwrap.wrap(rest, columns, initial_indent="    ", subsequent_indent="    ")]
 
 
 _LEGIBLE = 10

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from loom.record.documents import RunRow
 from loom.record.events import OutputEvent, Where, to_dict
 from loom.render.look import Look
-from loom.render.output import table
+from loom.render.output import stacked, table
 from loom.util import jsons
 from loom.util.controls import json_shown, shown, visible
 from loom.util.units import rough_age, rough_duration
@@ -28,6 +28,7 @@ _STYLES = {
 
 
 def runs_lines(rows: Sequence[RunRow], look: Look, *, now_ns: int, with_checkout: bool) -> Iterator[str]:
+    """Yield one line for each run; two on a terminal that is too narrow for the table."""
     if not rows:
         return
     cells = [("RUN", "WHEN", "STATUS", "EXTENT", "TREE", "TOOK", "FAILED" if not with_checkout else "CHECKOUT")]
@@ -37,12 +38,15 @@ def runs_lines(rows: Sequence[RunRow], look: Look, *, now_ns: int, with_checkout
         age, extent = run_age(row.run_id, now_ns), ", ".join(row.extent)
         name = row.run_id if row.child_of is None else f"{'└' if look.unicode else '-'} {row.run_id}"
         cells.append((name, age, row.status, extent, str(row.tree_sha or "")[:12], took, last))
-    for number, (cell, line) in enumerate(zip(cells, table(cells), strict=True)):
-        if number == 0:
-            yield look.styled(f"  {line}", "dim")
-            continue
-        mark, style = _STYLES.get(cell[2], ("bad", "bad"))
-        yield f"{look.styled(look.marks[mark], style)} {line}"
+    head, *lines = table(cells)
+    narrow = look.columns is not None and 2 + max(map(len, (head, *lines))) > look.columns
+    if not narrow:
+        yield look.styled(f"  {head}", "dim")
+    for (name, age, status, *others), line in zip(cells[1:], lines, strict=True):
+        mark, style = _STYLES.get(status, ("bad", "bad"))
+        first, *below = stacked(f"{name}  {status}", (age, *others), look.columns or 0) if narrow else [line]
+        yield f"{look.styled(look.marks[mark], style)} {first}"
+        yield from below
 
 
 def unfinished_lines(

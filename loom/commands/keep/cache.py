@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +14,7 @@ from loom.commands.plan.wiring import cache_project
 from loom.commands.project import checkout, open_project
 from loom.errors import RequestError
 from loom.record.events import timestamp
-from loom.render.output import print_either, table
+from loom.render.output import print_either, stacked, table
 from loom.storage.cache import Cache, Stored
 from loom.util.globs import match_name
 from loom.util.units import counted, rough_age, rough_size
@@ -22,7 +24,8 @@ def ls(keys: list[str] | None, *, everywhere: bool, as_json: bool) -> None:
     cache, project = _opened()
     entries = _chosen(cache, project, keys, everywhere=everywhere)
     nothing = ["no cache entries" if everywhere else f"no cache entries of {project}"]
-    lines = _table(entries, with_project=everywhere) if entries else nothing
+    columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    lines = _table(entries, columns, with_project=everywhere) if entries else nothing
     print_either(as_json, "cache-list", {"entries": [_fields(entry) for entry in entries]}, lines)
 
 
@@ -59,7 +62,7 @@ def _chosen(cache: Cache, project: str, keys: list[str] | None, *, everywhere: b
     ]
 
 
-def _table(entries: Sequence[Stored], *, with_project: bool) -> list[str]:
+def _table(entries: Sequence[Stored], columns: int | None, *, with_project: bool) -> list[str]:
     now = time.time()
     with_kind = any(entry.protected for entry in entries)
     more = [*(["BRANCH"] if with_kind else []), *(["PROJECT"] if with_project else [])]
@@ -78,7 +81,10 @@ def _table(entries: Sequence[Stored], *, with_project: bool) -> list[str]:
         for entry in entries
     ]
     shared = {entry.blob: entry.packed_bytes for entry in entries}
-    return [*table(rows), f"{counted(len(entries), 'entry', 'entries')}, {rough_size(sum(shared.values()))} on disk"]
+    lines = table(rows)
+    if columns is not None and max(map(len, lines)) > columns:
+        lines = [line for key, *others in rows[1:] for line in stacked(key, others, columns)]
+    return [*lines, f"{counted(len(entries), 'entry', 'entries')}, {rough_size(sum(shared.values()))} on disk"]
 
 
 def _fields(entry: Stored) -> dict[str, Any]:
