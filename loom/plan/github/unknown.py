@@ -16,6 +16,7 @@ from loom.workflow.github.expressions import (
     condition,
     evaluate,
     nodes_below,
+    parts_of,
     truth,
 )
 from loom.workflow.parser import InvalidExpression
@@ -52,16 +53,28 @@ def unknown_of(job: Job, *, skipped: bool) -> tuple[str, ...]:
     """Return the values that only the server knows, with which it may run what a run here skips: steps, or the whole job."""
     if job.late is None:
         return ()
-    asked = [(step.condition, job.late.contexts) for step in job.steps if step.condition]
+    contexts, none = job.late.contexts, dict[str, str]()
+    asked = [(step.condition, contexts, {**job.late.env, **step.env}) for step in job.steps if step.condition]
     above: LateJob | LateCaller | None = job.late if skipped else None
     while above is not None:
-        asked.append((above.condition, above.contexts))
+        asked.append((above.condition, above.contexts, none))
         above = above.caller
-    return tuple(dict.fromkeys(name for one in asked if not _holds(*one) for name in unknown_in(*one)))
+    trees = [(condition(written), contexts, env) for written, contexts, env in asked]
+    found = [_followed(*one) for one in trees if not _decides(one[0], "||", one[1])]
+    return tuple(dict.fromkeys(name for names in found for name in names))
 
 
-def _holds(written: str, contexts: Mapping[str, Value]) -> bool:
-    return _decides(condition(written), "||", contexts)
+def _followed(node: Node, contexts: Mapping[str, Value], env: Mapping[str, str]) -> Iterator[str]:
+    """Yield the unknown values of a tree, also those from which its variables of the environment are made."""
+    for name in _open(node, contexts):
+        context, _, variable = name.partition(".")
+        if context != "env":
+            yield name
+            continue
+        others = {one: text for one, text in env.items() if one != variable}
+        for part in parts_of(env.get(variable, "")):
+            if not isinstance(part, str):
+                yield from _followed(part.node, contexts, others)
 
 
 def _open(node: Node, contexts: Mapping[str, Value]) -> list[str]:
@@ -116,6 +129,8 @@ def _path(node: Node) -> str | None:
 
 def _is_unknown(path: str, contexts: Mapping[str, Value]) -> bool:
     first, _, name = path.partition(".")
+    if first == "env":
+        return True  # which a job knows when it runs
     if first == "vars":
         return name.lower() not in {one.lower() for one in contexts.get("vars") or {}}
     if first != "github" or _KNOWN.fullmatch(path.lower()):

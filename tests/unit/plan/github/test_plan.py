@@ -1335,3 +1335,6 @@ def test_a_job_that_is_left_out_names_what_only_the_server_knows(
     found = planned(json.dumps({"on": "push", "jobs": jobs}), github={"vars": {"given": ""}})
     assert unknown_of(found.job("job"), skipped=True) == unknown
     assert unknown_of(found.job("job"), skipped=False) == ()
+    job["steps"] = [{"run": "echo", "if": "env.A && env.C != 'd'", "env": {"A": "a ${{ env.B }}", "C": "c"}}]
+    text = json.dumps({"on": "push", "env": {"B": f"${{{{ {written} }}}}"}, "jobs": {"job": job}})
+    assert unknown_of(planned(text, github={"vars": {"given": ""}}).job("job"), skipped=False) == unknown
