@@ -1328,9 +1328,12 @@ def test_a_job_that_is_left_out_names_what_only_the_server_knows(
     found = planned(json.dumps({"on": "push", "jobs": jobs}), github={"vars": {"given": ""}})
     assert {one.id: one.unknown for one in found.left_out} == {"job": unknown}
     write(tmp_path, {"called.yml": json.dumps({"on": "workflow_call", "jobs": {"inner": job}})})
-    calling = {"free": job, "call": {"uses": "./.github/workflows/called.yml", "if": written}}
+    calling: dict[str, Any] = {"free": job, "call": {"uses": "./.github/workflows/called.yml", "if": written}}
     found = planned(json.dumps({"on": "push", "jobs": calling}), github={"vars": {"given": ""}})
     assert {one.id: one.unknown for one in found.left_out} == {"call.inner": unknown}
+    calling["call"] |= {"needs": "free", "if": f"needs.free.outputs.x && ({written})"}
+    found = planned(json.dumps({"on": "push", "jobs": calling}), github={"vars": {"given": ""}})
+    assert unknown_of(found.job("call.inner"), skipped=True) == unknown
     jobs["job"] |= {"needs": "free", "if": f"needs.free.outputs.x && ({written})"}
     found = planned(json.dumps({"on": "push", "jobs": jobs}), github={"vars": {"given": ""}})
     assert unknown_of(found.job("job"), skipped=True) == unknown
