@@ -5,15 +5,12 @@ from __future__ import annotations
 import asyncio
 import io
 import json
-import os
 import shutil
 import subprocess
 import tarfile
 from base64 import b64encode
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
-from typing import cast
 
 import msgspec
 import pytest
@@ -23,9 +20,7 @@ from mcp.server.mcpserver.exceptions import ToolError
 from loom.cancel import Cancel
 from loom.commands.agents.mcp import _Serving
 from loom.commands.agents.tools import AgentTools, Limits
-from loom.commands.project import Project as LoomProject
 from loom.commands.project.bundle_file import MOST_BYTES, UnpackedBundle, unpacked, write_bundle
-from loom.commands.record.bundle import _repository
 from loom.errors import RequestError
 from loom.snapshot import occupied
 from tests.unit.commands.test_gitlab_runs import Project
@@ -604,29 +599,3 @@ def test_a_replay_that_can_not_run_tells_why(project: Project, tmp_path: Path, m
     for words in (("show",), ("replay", "--trust")):
         code, _, err = project.loom(*words, str(tmp_path / "x.bundle"))
         assert (code, "XDG_CACHE_HOME" in err, "internal error" in err) == (3, True, False), err
-
-
-@pytest.mark.parametrize("cut", ["workspace", "both"])
-def test_only_a_clone_of_the_user_that_is_shallow_is_refused(tmp_path: Path, cut: str) -> None:
-    """GitHub's checkout cuts the history of the workspace, whose objects are whole."""
-    git = ("git", "-c", "user.name=t", "-c", "user.email=t@e")
-    origin, workspace = tmp_path / "origin", tmp_path / "workspace"
-    for words in (
-        ("init", "-q", str(origin)),
-        *[("-C", str(origin), "commit", "-q", "--allow-empty", "-m", text) for text in ("one", "two")],
-        ("clone", "-q", str(origin), str(workspace)),
-    ):
-        subprocess.run([*git, *words], check=True)
-    head = subprocess.check_output(["git", "-C", str(origin), "rev-parse", "HEAD"], text=True)
-    for root in (workspace, origin) if cut == "both" else (workspace,):
-        (root / ".git/shallow").write_text(head)
-    here = cast(LoomProject, SimpleNamespace(root=origin, environ=dict(os.environ)))
-    repository = _repository(workspace, "", here)
-    if cut == "both":
-        with pytest.raises(RequestError, match="shallow"):
-            repository.packed(head.strip(), [], [])
-    else:
-        pack = repository.packed(head.strip(), [], [])
-        subprocess.run(["git", "clone", "-q", "--mirror", str(pack), str(tmp_path / "got")], check=True)
-        count = ["git", "-C", str(tmp_path / "got"), "rev-list", "--count", head.strip()]
-        assert subprocess.check_output(count) == b"2\n"

@@ -92,7 +92,6 @@ def detached(project: Project, leave: Callable[..., None], **options: Any) -> Ra
     return project.run(on="far", detach=True, tools=lambda tools: replace(tools, leave=leave), **options)
 
 
-@pytest.mark.slow
 def test_jobs_are_handed_over_whole_and_loom_leaves_when_all_that_could_start_are(make: Make) -> None:
     project = make(WORKFLOW)
     left: list[int] = []

@@ -3,7 +3,7 @@
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import pytest
@@ -11,6 +11,7 @@ import pytest
 from loom.config import Config
 from loom.config.settings import ValueOrigin
 from loom.errors import InfrastructureError, RequestError, WorkflowError
+from loom.plan.github.resolve import problems_of_inputs
 from loom.plan.github.unknown import unknown_of
 from loom.plan.late import LateJob
 from loom.plan.model import Image, Job, JobSelection, Plan, ResolveContext
@@ -18,6 +19,7 @@ from loom.plan.provenance import ValueSource, sources
 from loom.plan.resolve import rehearse, resolve
 from loom.util.jsons import encode_file
 from loom.workflow.dialects import load
+from loom.workflow.github.workflows import Workflows
 from loom.workflow.sources import Fetched, NotFetched, Unreachable
 
 from .conftest import PUSH, Planned, write
@@ -592,6 +594,18 @@ jobs: {{x: {{{JOB}}}}}
         **event,
     )
     assert reasons(plan) == {"ci.x": "its input level is required: --input level=VALUE"}
+
+
+def test_inputs_of_a_manual_run_are_checked_without_one(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        f"on: {{workflow_dispatch: {{inputs: {{level: {{type: choice, options: [a]}}}}}}}}\njobs: {{x: {{{JOB}}}}}",
+    )
+    workflows = cast(Workflows, load(tmp_path / ".github/workflows", tmp_path, ResolveContext))
+    assert problems_of_inputs(workflows, {"level": "a"}) == []
+    assert "--input level: b is none of a" in str(problems_of_inputs(workflows, {"level": "b"}))
+    with pytest.raises(RequestError, match="--input lvel: no workflow takes it"):
+        problems_of_inputs(workflows, {"lvel": "a"})
 
 
 @pytest.mark.parametrize(
