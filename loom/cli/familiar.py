@@ -149,6 +149,8 @@ def for_option(option: str, at: str, commands: Mapping[str, Sequence[str]]) -> s
         return said
     if not at and "run" in elsewhere:
         return f"{name} is an option of a command: `loom run {name}`"
+    if not at and name.lstrip("-") in commands:
+        return f"a command is written without dashes: `loom {name.lstrip('-')}`"
     if close := nearest(name, commands.get(at, ())):
         return f"did you mean {close}?"
     return f"{name} is an option of `loom {elsewhere[0]}`" if elsewhere else None
@@ -168,7 +170,7 @@ def for_command(name: str, known: Sequence[str], group: str) -> str | None:
         return f"did you mean `{' '.join(filter(None, ('loom', group, close)))}`? {of_a_job}".rstrip()
     if group == "config":
         return "settings are lines of ~/.config/loom/config.yml: `loom config show --origin` prints them"
-    return None if group else f"{of_a_job}; `loom --help` lists the commands"
+    return f"`loom {group}` has {', '.join(known)}" if group else f"{of_a_job}; `loom --help` lists the commands"
 
 
 def _found(table: Mapping[str, str], name: str) -> str | None:

@@ -54,6 +54,8 @@ def test_no_word_has_two_suggestions() -> None:
         ("config set pull never", "~/.config/loom/config.yml"),
         ("config shw", "did you mean `loom config show`?"),
         ("-v", "loom --version"),
+        ("--run unit", "without dashes: `loom run`"),
+        ("cache clear", "`loom cache` has ls, rm"),
         ("frobnicate", "loom run frobnicate"),
         ("unit run", "`loom run unit`"),
         ("show 1 2", "`loom show` takes [RUN] and no more"),
