@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
+from io import StringIO
 from pathlib import Path
 
 import pytest
 
 from loom.commands.gate.checked_commit import CommitFinder
-from loom.commands.gate.hook import _pushed
+from loom.commands.gate.hook import _pushed, gate_install, gate_pre_push, gate_uninstall
 from loom.commands.plan.contexts import NO_COMMIT
 from loom.commands.project import open_project
 from loom.errors import RequestError
@@ -90,27 +92,35 @@ def test_each_ref_of_a_push_is_an_event_of_its_own(checkout: Checkout) -> None:
         pushed("something else")
 
 
-def test_a_hook_comes_and_goes_and_leaves_what_was_there(checkout: Checkout) -> None:
+def test_a_hook_comes_and_goes_and_leaves_what_was_there(
+    checkout: Checkout, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     checkout.commit("one")
+    monkeypatch.chdir(checkout.root)
+    monkeypatch.setenv("HOME", str(checkout.home))
     hook = checkout.root / ".git/hooks/pre-push"
     hook.unlink(missing_ok=True)
-    assert checkout.loom("gate", "install").returncode == 0
+    gate_install()
     assert hook.stat().st_mode & 0o111 == 0o111
-    assert checkout.loom("gate", "uninstall").returncode == 0
+    capfd.readouterr()
+    monkeypatch.setattr(sys, "stdin", StringIO())
+    assert gate_pre_push(trust=False) == 0
+    assert capfd.readouterr() == ("", ""), "nothing is pushed"
+    gate_uninstall()
     assert not hook.exists()
     text = "#!/bin/sh -e\nexit 0\n"
     hook.write_text(text)
     hook.chmod(0o750)
     for _ in range(2):  # the second one changes nothing
-        assert checkout.loom("gate", "install").returncode == 0
+        gate_install()
         assert hook.read_text().count("gate pre-push") == 1
-    assert checkout.loom("gate", "uninstall").returncode == 0
+    gate_uninstall()
     assert (hook.read_text(), hook.stat().st_mode & 0o777) == (text, 0o751)
-    assert checkout.loom("gate", "uninstall").returncode == 2
-    cut = f"{text}# >>> loom gate\n"
-    hook.write_text(cut)
-    assert checkout.loom("gate", "uninstall").returncode == 2
-    assert hook.read_text() == cut
+    for other in (text, f"{text}# >>> loom gate\n"):
+        hook.write_text(other)
+        with pytest.raises(RequestError, match="does not ask loom gate"):
+            gate_uninstall()
+        assert hook.read_text() == other
 
 
 @pytest.mark.slow

@@ -532,8 +532,10 @@ def test_a_job_runs_until_after_script_says_how_it_ended(tmp_path: Path) -> None
 
 def test_a_commit_without_a_description_has_an_empty_one() -> None:
     commit = HeadCommit(sha="a" * 40, message=Message(author="", timestamp="", text="title\n"))
-    found = run_variables(run_id="", workflow_path="f", commit=commit, project_name="p", origin_url=None)
+    found = run_variables(run_id="", workflow_path="f", commit=commit, project_name="p", origin_url="https://h/p")
     assert (found["CI_COMMIT_DESCRIPTION"], "CI_COMMIT_TAG" in found) == ("", False)
+    assert "CI_PROJECT_URL" in found
+    assert "CI_PIPELINE_URL" not in found, "before a run there is none"
 
 
 START = """

@@ -95,6 +95,18 @@ def test_outputs() -> None:
     assert (found.script, found.target, found.other) == ("", "p", "/d")
 
 
+@pytest.mark.parametrize(
+    ("ref", "content"), [("topic", "old"), ("refs/heads/topic", "old"), ("head", "old"), ("", "new")]
+)
+def test_a_pull_request_is_on_its_merge_or_on_its_head_by_name(repository: Path, ref: str, content: str) -> None:
+    newest, head = git(repository, "rev-parse", "HEAD", "old").split()
+    github = {**GITHUB, "sha": newest, "ref": "refs/pull/1/merge", "ref_name": "1/merge", "head_ref": "topic"}
+    github["event"] = {"pull_request": {"head": {"ref": "topic", "sha": head}}}
+    made = step(kind="checkout", inputs={"ref": head if ref == "head" else ref})
+    ran(checkout_of(made, str, github, submodules=False, history=False).script, repository)
+    assert (repository / "a").read_text() == content
+
+
 @pytest.mark.parametrize("ref", ["old", "refs/heads/old", "theirs", "refs/heads/theirs", "commit"])
 def test_another_ref_of_the_history(repository: Path, ref: str) -> None:
     ran(script(ref=git(repository, "rev-parse", "old") if ref == "commit" else ref), repository)
