@@ -16,6 +16,7 @@ from loom.commands.plan.contexts import NO_COMMIT
 from loom.commands.project import WORKFLOWS, Project, workflows_of
 from loom.commands.project.recreate_tree import checked_out
 from loom.errors import RequestError
+from loom.plan.origin import origin_of
 from loom.record.request import Request
 from loom.snapshot import git, repository, tree_entries
 from loom.workflow.languages import GITHUB, GITLAB
@@ -45,18 +46,18 @@ class CheckedCommit(Struct, frozen=True, kw_only=True):
         """The ref of the server that is pushed to, or is to be merged."""
         return f"refs/tags/{self.tag}" if self.tag else f"refs/heads/{self.branch}"
 
-    def no_pipeline(self, root: Path) -> str:
+    def no_pipeline(self, root: Path, workflow: str | None) -> str:
         """Return why a server makes no pipeline of the commit, whose checkout is at `root`; empty where it does."""
-        found = workflows_of(root)
-        if not found and not any((root / path).is_symlink() for path in WORKFLOWS):
+        if workflow is None and not any((root / path).is_symlink() for path in WORKFLOWS):
             return f"it has no {', '.join(map(str, WORKFLOWS))}"
-        skips = _SKIPS.get(str(found[0].relative_to(root))) if found else None
+        skips = _SKIPS.get(workflow or "")
         said = skips.search(self.message) if skips is not None else None
         return f"its message says {said[0]}" if said else ""
 
-    def request(self, accepted: tuple[str, ...], *, trust: bool) -> Request:
+    def request(self, accepted: tuple[str, ...], *, trust: bool, workflow: str | None) -> Request:
         """Return the request for the run of all jobs. It deploys nothing, and has no cache that counts against it."""
         return Request(
+            workflow=workflow,
             event=self.event,
             changes_base=self.base,
             no_delay=True,
@@ -153,6 +154,13 @@ class CommitFinder:
 
     def tree(self, sha: str) -> str:
         return self.ask("rev-parse", "--verify", f"{sha}^{{tree}}") or ""
+
+
+def workflow_of(root: Path, url: str | None) -> str | None:
+    """Return the workflow in the checkout at `root` that the server of a remote's URL runs: of several, the one of its kind."""
+    found, origin = [str(path.relative_to(root)) for path in workflows_of(root)], origin_of(url)
+    own = [each.default for each in (GITLAB, GITHUB) if origin is not None and each.name in origin.host.lower()]
+    return next((path for path in [*own, *found] if path in found), None)
 
 
 def unpushed(root: Path, commit: str, environ: Mapping[str, str]) -> Iterator[str]:

@@ -85,7 +85,10 @@ def test_each_ref_of_a_push_is_an_event_of_its_own(checkout: Checkout) -> None:
     nothing = (f"{NONE} refs/heads/main {one}", f"{two} refs/notes/loom {NONE}", "")
     assert pushed(f"{two} refs/heads/main {one}", *nothing[:2], f"{two} refs/heads/main {one}") == [to_main]
     [commit] = _pushed(finder, [f"local {two} refs/heads/main {one}"])
-    assert [commit.request(accepted, trust=False).no_cache for accepted in ((), ("cache",))] == [True, False]
+    assert [commit.request(accepted, trust=False, workflow=None).no_cache for accepted in ((), ("cache",))] == [
+        True,
+        False,
+    ]
     with pytest.raises(RequestError, match="no UTF-8"):
         pushed(f"{two} refs/heads/\udcff {one}")
     with pytest.raises(RequestError, match="no line of a pre-push hook"):
@@ -145,6 +148,29 @@ def test_the_last_run_of_the_same_job_decides(checkout: Checkout, tmp_path: Path
     outside.write_text("good")
     assert checkout.loom("run").returncode == 0
     assert checkout.gate("--dry-run")["unit"] == f"shown by run {checkout.runs()[-1]}"
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("git@github.com:a/b.git", {"on-github": "has to run"}),
+        ("https://gitlab.example/a/b", {"on-gitlab": "has to run"}),
+        ("/srv/b.git", {"own": "has to run"}),
+    ],
+)
+def test_of_several_workflows_the_one_of_the_server_counts(
+    checkout: Checkout, url: str, expected: dict[str, str]
+) -> None:
+    for path, text in {
+        ".loom/workflow.yml": "version: v1\nstages: [build]\nown: {stage: build, script: [echo]}\n",
+        ".gitlab-ci.yml": "on-gitlab: {script: [echo]}\n",
+        ".github/workflows/ci.yml": "on: push\njobs: {on-github: {runs-on: ubuntu-latest, steps: [{run: true}]}}\n",
+    }.items():
+        (checkout.root / path).parent.mkdir(parents=True, exist_ok=True)
+        (checkout.root / path).write_text(text)
+    checkout.commit("all")
+    checkout.git("remote", "add", "origin", url)
+    assert checkout.gate("--dry-run") == expected
 
 
 @pytest.mark.slow
