@@ -155,12 +155,13 @@ class CommitFinder:
     def tree(self, sha: str) -> str:
         return self.ask("rev-parse", "--verify", f"{sha}^{{tree}}") or ""
 
-
-def workflow_of(root: Path, url: str | None) -> str | None:
-    """Return the workflow in the checkout at `root` that the server of a remote's URL runs: of several, the one of its kind."""
-    found, origin = [str(path.relative_to(root)) for path in workflows_of(root)], origin_of(url)
-    own = [each.default for each in (GITLAB, GITHUB) if origin is not None and each.name in origin.host.lower()]
-    return next((path for path in [*own, *found] if path in found), None)
+    def workflow(self, root: Path) -> str | None:
+        """Return the workflow of the checkout at `root` that the server of `origin` runs: of several, the one of its kind."""
+        found = [str(path.relative_to(root)) for path in workflows_of(root)]
+        if len(found) > 1 and (origin := origin_of(self.ask("remote", "get-url", "origin"))) is not None:
+            own = (each.default for each in (GITLAB, GITHUB) if each.name in origin.host.lower())
+            return next((path for path in own if path in found), found[0])
+        return found[0] if found else None
 
 
 def unpushed(root: Path, commit: str, environ: Mapping[str, str]) -> Iterator[str]:

@@ -14,7 +14,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from loom.cancel import Cancel, signals
-from loom.commands.gate.checked_commit import CheckedCommit, CommitFinder, laid_out, unpushed, workflow_of
+from loom.commands.gate.checked_commit import CheckedCommit, CommitFinder, laid_out, unpushed
 from loom.commands.plan.plan_run import plan_run
 from loom.commands.project import Project, Worktree, open_project
 from loom.commands.run.shown import Expected, Shown, may_fail, skipped_as_in_ci, waits_for
@@ -97,7 +97,7 @@ def judge(project: Project, commit: CheckedCommit, *, dry_run: bool = False, as_
             verdicts = list(_left_out(plan, accepted))
             return Judgement(commit=commit, verdicts=verdicts, plan=plan, accepted=accepted, why=why)
 
-        workflow = workflow_of(root, CommitFinder(project).ask("remote", "get-url", "origin"))
+        workflow = CommitFinder(project).workflow(root)
         if why := commit.no_pipeline(root, workflow):
             return none(why=why)
         request = commit.request(config.gate_accept, trust=project.trusting, workflow=workflow)
