@@ -191,7 +191,9 @@ class Candidates:
             )
             return above.workflow(self.pipeline).runs and own.decide(entry, global_rules=self._global_rules).runs
 
-        asking = (node for node, _ in rules.conditions_of(self.pipeline.root, [entry]))
+        asking = [node for node, _ in rules.conditions_of(self.pipeline.root, [entry])]
+        for owner in (self.pipeline.root.get("workflow"), entry.merged):
+            asking += rules.read_by(owner and owner.get("rules"))
         return rules.missing(asking, self.context, scope.written, runs)
 
     def candidate(self, entry: Entry, instance: Instance, decided: RuleDecision | None = None) -> JobCandidate:

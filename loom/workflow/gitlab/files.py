@@ -144,7 +144,7 @@ class GitLabFiles:
             scope = Scope(layered={}, known={**self.variables, **given})
             return rules.GitLabRules(scope, self.facts, Problems(code=yaml.CODE)).include_applies(entry["rules"])
 
-        if names := rules.missing(rules.ifs(entry["rules"]), self.facts, self.variables, applies):
+        if names := rules.missing(rules.read_by(entry["rules"]), self.facts, self.variables, applies):
             self.undecided[f"include {text_of(entry[kind])}"] = names
 
     def _text(self, node: Node | None) -> str:

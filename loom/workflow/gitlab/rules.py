@@ -112,7 +112,7 @@ class GitLabRules(GitLabPolicies, frozen=True):
             self.problems.say(compare_to, f"rules:changes:compare_to: {why}")
             return ""
         changed = None if changed is None else set(changed)
-        globs = [expand_existing(text_of(glob), expanded) for glob in one_or_more(node.get("paths") or node)]
+        globs = _expanded(node.get("paths") or node, expanded)
         return None if paths.any_changed(changed, globs) else unchanged(changed, globs)
 
     def _missing(self, node: Node) -> str | None:
@@ -124,7 +124,7 @@ class GitLabRules(GitLabPolicies, frozen=True):
             self.problems.say(project, f"rules:exists:project: {message}", code="GL_UNSUPPORTED")
             return ""
         wanted = (node.get("paths") or node) if node.kind is Kind.MAPPING else node
-        globs = [expand_existing(text_of(glob), written) for glob in one_or_more(wanted)]
+        globs = _expanded(wanted, written)
         return None if paths.any_of(globs, self.facts.files()) else f"no file matches {', '.join(globs)}"
 
     def _decision(
@@ -150,6 +150,12 @@ class GitLabRules(GitLabPolicies, frozen=True):
         except ValueError as error:
             self.problems.say(node, f"start_in: {error}")
             return None
+
+
+def _expanded(written: Node, values: Mapping[str, str]) -> list[str]:
+    """Return globs with their variables' values; one that may be anything is any path."""
+    seen = {name: "**/*" if isinstance(value, conditions.Anything) else value for name, value in values.items()}
+    return [expand_existing(text_of(glob), seen) for glob in one_or_more(written)]
 
 
 def _allow_failure(entry: Entry, rule: Node | None) -> bool | frozenset[int]:
@@ -180,13 +186,9 @@ def is_blank(node: Node) -> bool:
 def check(rules: Node | None, problems: Problems) -> None:
     """Report each invalid condition and glob, also those that no pipeline evaluates."""
     for _, rule in _parsed(rules, problems):
-        for keyword in (rule.get("changes"), rule.get("exists")):
-            wanted = (
-                keyword.get("paths") or keyword if keyword is not None and keyword.kind is Kind.MAPPING else keyword
-            )
-            for glob in one_or_more(wanted):
-                if (wrong := globs.problem(text_of(glob))) is not None:
-                    problems.say(rule, f"rules: {wrong}")
+        for glob in _globs_of(rule):
+            if (wrong := globs.problem(text_of(glob))) is not None:
+                problems.say(rule, f"rules: {wrong}")
 
 
 def missing(
@@ -237,6 +239,19 @@ def conditions_of(
         yield from ((node, own) for node in ifs(owner.get("rules")))
         for key in ("only", "except"):
             yield from ((node, own) for node in one_or_more(owner.find(key, "variables")))
+
+
+def read_by(rules: Node | None) -> Iterator[Node]:
+    """Yield the conditions and globs of rules."""
+    yield from ifs(rules)
+    for rule in flat(items_of(rules)):
+        yield from _globs_of(rule)
+
+
+def _globs_of(rule: Node) -> Iterator[Node]:
+    for keyword in (rule.get("changes"), rule.get("exists")):
+        if keyword is not None:
+            yield from one_or_more(keyword.get("paths") or keyword if keyword.kind is Kind.MAPPING else keyword)
 
 
 def ifs(rules: Node | None) -> Iterator[Node]:

@@ -34,7 +34,7 @@ late: {stage: verify, script: x}
 def plan(tmp_path: Path, config: Config | None = None, *, text: str = FILE, **selection: object) -> Plan:
     path = tmp_path / ".gitlab-ci.yml"
     path.write_text(text)
-    context = ResolveContext(predefined=PUSH, config=config or Config())
+    context = ResolveContext(predefined=PUSH, config=config or Config(), files=lambda: ["a/b/c.yml"])
     return as_declared(
         resolve(load(path, tmp_path, lambda: context), JobSelection(container=True, **selection), context)
     )  # type: ignore[arg-type]
@@ -65,6 +65,9 @@ def test_what_deploys_and_what_needs_it_is_left_out_and_said_in_one_line(tmp_pat
         ("rules: [{if: '$X =~ /^v/ && $Y !~ /bb/'}]", "X"),
         ("rules: [{if: '$X && $CI_COMMIT_BRANCH == \"other\"'}]", ""),
         ("rules: [{if: $X, exists: [none]}]", ""),
+        ("rules: [{exists: [$X]}]", "X"),
+        ("rules: [{exists: {paths: [none, a/$X/c.yml]}}]", "X"),
+        ("rules: [{exists: [$X/none, $SET/c.yml]}]", ""),
         ("rules: [{if: '$X != \"1\"', when: never}, {when: on_success}]", "X"),
         ("rules: [{if: '$X != null && $X != \"off\"'}]", "X"),
         ("rules: [{if: '$X != null && $X == \"on\"'}]", "X"),
@@ -92,7 +95,12 @@ def test_a_job_that_is_left_out_names_what_only_the_server_knows(rules: str, unk
 
 def test_an_include_that_is_left_out_names_what_only_the_server_knows(tmp_path: Path) -> None:
     (tmp_path / "more.yml").write_text("more: {script: x}\n")
-    for rule, unknown in {"{if: $X}": ("X",), "{if: $CI_COMMIT_TAG}": None, "{if: $X == null}": None}.items():
+    for rule, unknown in {
+        "{if: $X}": ("X",),
+        "{if: $CI_COMMIT_TAG}": None,
+        "{if: $X == null}": None,
+        "{exists: [$X]}": ("X",),
+    }.items():
         text = f"include: [{{local: more.yml, rules: [{rule}]}}]\njob: {{script: x}}\n"
         found = {one.id: one.unknown for one in plan(tmp_path, text=text).left_out}
         assert found == ({"include more.yml": unknown} if unknown else {})
