@@ -22,7 +22,7 @@ from loom.config.gate import UNLIKE
 from loom.errors import NoJobRuns
 from loom.plan.candidates import DEPLOYMENTS
 from loom.plan.model import Job, NotSelected, Plan
-from loom.record.fold import RunFold
+from loom.record.fold import JobState, RunFold
 from loom.record.past_run import PastRun
 from loom.record.proofs import Proofs, RunProof
 from loom.record.run import Run
@@ -90,10 +90,10 @@ def judge(project: Project, commit: CheckedCommit, *, dry_run: bool = False, as_
     cancel = Cancel()
     with signals(cancel), laid_out(project, commit, cancel) as root, chdir(root):
         config = open_project(root=root).config
+        accepted = frozenset(config.gate_accept)
 
         def none(left_out: Sequence[NotSelected] = (), why: str = "") -> Judgement:
             plan = Plan(workflow_path="", stages=(), jobs=(), left_out=tuple(left_out))
-            accepted = frozenset(config.gate_accept)
             verdicts = list(_left_out(plan, accepted))
             return Judgement(commit=commit, verdicts=verdicts, plan=plan, accepted=accepted, why=why)
 
@@ -121,7 +121,7 @@ def judge(project: Project, commit: CheckedCommit, *, dry_run: bool = False, as_
             verdicts=verdicts,
             plan=run.plan,
             images=found.images(),
-            accepted=frozenset(config.gate_accept),
+            accepted=accepted,
             whole=found.whole,
             code=code,
             unpushed=found.unpushed,
@@ -187,11 +187,8 @@ class _Gate:
             return JobVerdict(job_id=job.id, state="doubtful", text=f"can't count: {_reasons(words)}")
         if (run_id := self._shown.get(job.id)) is not None:
             past = self._records[job.id]
-            skipped = past is not None and skipped_as_in_ci(job, past.fold.jobs[job.id])
-            if (doubt := self._undecided(job, run_id, skipped=skipped)) is not None:
-                return doubt
-            if skipped:
-                return JobVerdict(job_id=job.id, state="not-gating", text=_SKIPPED, run_id=run_id)
+            if (known := self._skipped(job, run_id, past.fold.jobs[job.id] if past is not None else None)) is not None:
+                return known
             return JobVerdict(job_id=job.id, state="shown", text=f"shown by run {run_id}", run_id=run_id)
         return JobVerdict(job_id=job.id, state="to-run", text="has to run")
 
@@ -212,14 +209,16 @@ class _Gate:
         if self.unpushed:
             yield "unpushed"
 
-    def _undecided(self, job: Job, run_id: str, *, skipped: bool) -> JobVerdict | None:
-        """Return the verdict on a job of which something did not run for want of a value that the server has; None for others."""
+    def _skipped(self, job: Job, run_id: str, state: JobState | None) -> JobVerdict | None:
+        """Return the verdict on a job that was skipped, or whose steps were by a value that the server alone knows; else None."""
         from loom.plan.github.unknown import unknown_of  # most gates are of other files
 
-        if "undecided" in self._accepted or not (names := unknown_of(job, skipped=skipped)):
-            return None
-        what = "it was skipped" if skipped else "a step was skipped"
-        return JobVerdict(job_id=job.id, state="doubtful", text=f"{what}; {_asking(names)} (undecided)", run_id=run_id)
+        skipped = state is not None and skipped_as_in_ci(job, state)
+        if "undecided" not in self._accepted and (names := unknown_of(job, skipped=skipped)):
+            what = "it was skipped" if skipped else "a step was skipped"
+            text = f"{what}; {_asking(names)} (undecided)"
+            return JobVerdict(job_id=job.id, state="doubtful", text=text, run_id=run_id)
+        return JobVerdict(job_id=job.id, state="not-gating", text=_SKIPPED, run_id=run_id) if skipped else None
 
     def rest(self) -> Run:
         """Return the run of what is not shown, or has lost what it left for others."""
@@ -252,11 +251,8 @@ class _Gate:
             )
         if proof is None or one is None or state is None or proof.tree != self._expected.tree:
             return verdict("doubtful", self._why_no_proof(reading.fold, proof))
-        skipped = skipped_as_in_ci(job, state)
-        if (doubt := self._undecided(job, run_id, skipped=skipped)) is not None:
-            return doubt
-        if skipped:
-            return verdict("not-gating", _SKIPPED)
+        if (skipped := self._skipped(job, run_id, state)) is not None:
+            return skipped
         if one.status is not Status.SUCCESS and not one.allowed:
             said = f"{state.status or 'did not end'}: {_first_line(state.error)}"
             return verdict("failed", f"{said}; why: loom diagnose {run_id} {job.id}")

@@ -112,7 +112,7 @@ class GitLabRules(GitLabPolicies, frozen=True):
             self.problems.say(compare_to, f"rules:changes:compare_to: {why}")
             return ""
         changed = None if changed is None else set(changed)
-        globs = _expanded(node.get("paths") or node, expanded)
+        globs = _expanded(node, expanded)
         return None if paths.any_changed(changed, globs) else unchanged(changed, globs)
 
     def _missing(self, node: Node) -> str | None:
@@ -123,8 +123,7 @@ class GitLabRules(GitLabPolicies, frozen=True):
             message = "loom sees only the files of this project; leave `project` out, or test with `if`"
             self.problems.say(project, f"rules:exists:project: {message}", code="GL_UNSUPPORTED")
             return ""
-        wanted = (node.get("paths") or node) if node.kind is Kind.MAPPING else node
-        globs = _expanded(wanted, written)
+        globs = _expanded(node, written)
         return None if paths.any_of(globs, self.facts.files()) else f"no file matches {', '.join(globs)}"
 
     def _decision(
@@ -153,9 +152,9 @@ class GitLabRules(GitLabPolicies, frozen=True):
 
 
 def _expanded(written: Node, values: Mapping[str, str]) -> list[str]:
-    """Return globs with their variables' values; one that may be anything is any path."""
+    """Return the globs of `changes` or `exists` with their variables' values; one that may be anything is any path."""
     seen = {name: "**/*" if isinstance(value, conditions.Anything) else value for name, value in values.items()}
-    return [expand_existing(text_of(glob), seen) for glob in one_or_more(written)]
+    return [expand_existing(text_of(glob), seen) for glob in _globs_of(written)]
 
 
 def _allow_failure(entry: Entry, rule: Node | None) -> bool | frozenset[int]:
@@ -186,7 +185,7 @@ def is_blank(node: Node) -> bool:
 def check(rules: Node | None, problems: Problems) -> None:
     """Report each invalid condition and glob, also those that no pipeline evaluates."""
     for _, rule in _parsed(rules, problems):
-        for glob in _globs_of(rule):
+        for glob in _all_globs_of(rule):
             if (wrong := globs.problem(text_of(glob))) is not None:
                 problems.say(rule, f"rules: {wrong}")
 
@@ -245,13 +244,18 @@ def read_by(rules: Node | None) -> Iterator[Node]:
     """Yield the conditions and globs of rules."""
     yield from ifs(rules)
     for rule in flat(items_of(rules)):
-        yield from _globs_of(rule)
+        yield from _all_globs_of(rule)
 
 
-def _globs_of(rule: Node) -> Iterator[Node]:
+def _all_globs_of(rule: Node) -> Iterator[Node]:
     for keyword in (rule.get("changes"), rule.get("exists")):
         if keyword is not None:
-            yield from one_or_more(keyword.get("paths") or keyword if keyword.kind is Kind.MAPPING else keyword)
+            yield from _globs_of(keyword)
+
+
+def _globs_of(keyword: Node) -> list[Node]:
+    """Return the globs of `changes` or `exists`: its list, or that of `paths` in it."""
+    return one_or_more(keyword.get("paths") or keyword)
 
 
 def ifs(rules: Node | None) -> Iterator[Node]:

@@ -535,7 +535,7 @@ def test_a_commit_without_a_description_has_an_empty_one() -> None:
     found = run_variables(run_id="", workflow_path="f", commit=commit, project_name="p", origin_url="https://h/p")
     assert (found["CI_COMMIT_DESCRIPTION"], "CI_COMMIT_TAG" in found) == ("", False)
     assert "CI_PROJECT_URL" in found
-    assert "CI_PIPELINE_URL" not in found, "before a run there is none"
+    assert "CI_PIPELINE_URL" not in found, "a plan has no page of its own on a server"
 
 
 START = """
