@@ -1,4 +1,4 @@
-"""Formats of tools' output: the table `patterns.yml`, beside this module."""
+"""Formats of tools' output: the table `patterns.toml`, beside this module."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
+from loom.analysis.readings import required_by
 from loom.record.documents import Why
 from loom.record.highlights import Watch
 
@@ -49,8 +50,8 @@ class Reader(Struct, frozen=True, eq=False):
 
 @cache
 def table() -> tuple[Format, ...]:
-    data = Path(__file__).with_name("patterns.yml").read_bytes()
-    return msgspec.yaml.decode(data, type=tuple[Format, ...])
+    data = Path(__file__).with_name("patterns.toml").read_bytes()
+    return msgspec.toml.decode(data, type=dict[str, tuple[Format, ...]])["formats"]
 
 
 def watch() -> Watch:
@@ -60,4 +61,10 @@ def watch() -> Watch:
 
 @cache
 def readers() -> Sequence[Reader]:
-    return tuple(Reader(each, [re.compile(text).search for text in each.expressions]) for each in table())
+    return tuple(Reader(each, [_finder(text) for text in each.expressions]) for each in table())
+
+
+def _finder(text: str) -> Finder:
+    required = required_by(text)
+    compiled = cache(re.compile)
+    return lambda line: compiled(text).search(line) if required in line else None

@@ -1,4 +1,4 @@
-"""Read what a line of output means, in the words of the tool that prints it, by the table `readings.yml` beside this module.
+"""Read what a line of output means, in the words of the tool that prints it, by the table `readings.toml` beside this module.
 
 A reading says no more than its line: neither that the line ended the step, nor why.
 """
@@ -80,8 +80,8 @@ _OF_GITHUB = "GitHub's machines have more programs: `--image LABEL=IMAGE` gives 
 
 @cache
 def table() -> Table:
-    data = Path(__file__).with_suffix(".yml").read_bytes()
-    return msgspec.yaml.decode(data, type=Table)
+    data = Path(__file__).with_suffix(".toml").read_bytes()
+    return msgspec.toml.decode(data, type=Table)
 
 
 @cache
