@@ -78,6 +78,21 @@ class SecretValues(Struct, frozen=True, kw_only=True):
 NO_SECRETS = SecretValues()
 
 
+class ResolveRequest(Struct, frozen=True, kw_only=True):
+    """The inputs to make an image available, or the services of a job."""
+
+    workspace: Path
+    """The files of builds."""
+    cancel: Cancel
+    on_output: OnOutput = lambda _stream, _data: None
+    """Gets the lines about this work."""
+    secrets: SecretValues = NO_SECRETS
+    """A build can mount those of the job by name."""
+
+    def say(self, text: str) -> None:
+        self.on_output("stdout", f"{text}\n".encode())
+
+
 class SessionRequest(Struct, frozen=True, kw_only=True):
     """The inputs to open one job's session. All paths are host paths."""
 
@@ -277,10 +292,7 @@ class KeptSession(Protocol):
 class ImageResolver(Protocol):
     """Makes images available before a session is opened. Thread-safe."""
 
-    def resolve(
-        self, image: Image, *, workspace: Path, on_output: OnOutput, cancel: Cancel, secrets: Mapping[str, bytes]
-    ) -> Resolved:
-        """`secrets`: the job's secrets, which a build can mount by name."""
+    def resolve(self, image: Image, request: ResolveRequest) -> Resolved: ...
 
     identity_of: Callable[[str], str | None]
     """Set by the caller: identifies the content of a snapshot's folder, if builds use the snapshot; None if unknown."""
@@ -351,14 +363,7 @@ class Provider(Protocol):
         """
 
     def services(
-        self,
-        job: Job,
-        *,
-        workspace: Path,
-        on_output: OnOutput,
-        cancel: Cancel,
-        on_died: Callable[[str, str], None],
-        secrets: SecretValues,
+        self, job: Job, request: ResolveRequest, on_died: Callable[[str, str], None]
     ) -> AbstractContextManager[OpenedServices]:
         """Start a job's services: ready on entry, removed on exit.
 

@@ -27,6 +27,7 @@ from loom.providers.base import (
     DetachedContainer,
     OpenedServices,
     Provider,
+    ResolveRequest,
     SecretValues,
     Session,
     SessionRequest,
@@ -259,13 +260,9 @@ class SessionOpener:
     def services(
         self, job: Job, on_output: OnOutput, cancel: Cancel, on_died: Callable[[str, str], None], secrets: SecretValues
     ) -> AbstractContextManager[OpenedServices]:
+        request = ResolveRequest(workspace=self.workspace, on_output=on_output, cancel=cancel, secrets=secrets)
         return self.provider(job).services(
-            environment.give_predefined_to_services(job, self.run.variables),
-            workspace=self.workspace,
-            on_output=on_output,
-            cancel=cancel,
-            on_died=on_died,
-            secrets=secrets,
+            environment.give_predefined_to_services(job, self.run.variables), request, on_died
         )
 
     def resolve(self, job: Job, on_output: OnOutput, secrets: SecretValues = NO_SECRETS) -> Resolved | None:
@@ -273,13 +270,8 @@ class SessionOpener:
         if job.image is None or images is None:
             return None
         try:
-            return images.resolve(
-                job.image,
-                workspace=self.workspace,
-                on_output=on_output,
-                cancel=self.cancel,
-                secrets=secrets.own,
-            )
+            request = ResolveRequest(workspace=self.workspace, on_output=on_output, cancel=self.cancel, secrets=secrets)
+            return images.resolve(job.image, request)
         except ImageError as error:
             raise error.named_at(job.sources.get("image", "")) from error
 

@@ -16,6 +16,7 @@ import pytest
 from loom.cancel import Cancel
 from loom.errors import ImageError
 from loom.plan.model import Build, Image, Secret
+from loom.providers.base import ResolveRequest, SecretValues
 from loom.providers.docker.container.cleanup import prune_builds
 from loom.providers.docker.engine.client import Engine, connect
 from loom.providers.docker.images.buildx import find_buildx
@@ -67,10 +68,12 @@ class Builder:
         try:
             image = images.resolve(
                 Image(name=name, build=build or Build()),
-                workspace=self.folder,
-                on_output=self._hear,
-                cancel=self.cancel,
-                secrets=secrets or {},
+                ResolveRequest(
+                    workspace=self.folder,
+                    on_output=self._hear,
+                    cancel=self.cancel,
+                    secrets=SecretValues(own=secrets or {}),
+                ),
             )
         finally:
             engine.close()

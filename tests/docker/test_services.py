@@ -18,7 +18,7 @@ import pytest
 from loom.cancel import Cancel
 from loom.errors import ImageError, InfrastructureError, ProviderError, ServiceError
 from loom.plan.model import Build, Image, Ready, Secret, Service
-from loom.providers.base import OpenedServices, SecretValues
+from loom.providers.base import OpenedServices, ResolveRequest, SecretValues
 from loom.providers.docker.engine.client import Engine, Traits, connect
 from loom.providers.docker.images.images import Images
 from loom.providers.docker.services.services import ServiceGroup, services
@@ -55,17 +55,16 @@ class Bench:
         secrets: SecretValues | None = None,
         shared: frozenset[str] = frozenset(),
     ) -> AbstractContextManager[OpenedServices]:
+        request = ResolveRequest(workspace=HERE, cancel=self.cancel, secrets=secrets or SecretValues())
         group = ServiceGroup(
             client=connect(os.environ),
             images=self.images,
-            workspace=HERE,
+            request=request,
             labels={"loom.run": self.run_id, "loom.test": "services"},
             output=Output(self._hear),
-            cancel=self.cancel,
             network=f"loom-{self.run_id}-{uuid.uuid4().hex[:6]}",
             isolated=isolated,
             shared=shared,
-            secrets=secrets or SecretValues(),
         )
         return services(group, wanted, on_died=lambda name, text: self.died.append((name, text)))
 

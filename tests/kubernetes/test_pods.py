@@ -23,7 +23,7 @@ from loom.config.pools import Pool
 from loom.errors import ImageError, LoomError, ProviderError, ServiceError
 from loom.plan.model import Image, Network, Ready, Resources, Service
 from loom.plan.model import Job as PlannedJob
-from loom.providers.base import NO_SECRETS, OpenedServices, Setup
+from loom.providers.base import OpenedServices, ResolveRequest, Setup
 from loom.providers.command import Command
 from loom.providers.files import members_in, members_of
 from loom.providers.kubernetes.cluster.client import Cluster
@@ -337,9 +337,8 @@ def beside_services(
     on_died: Callable[..., None] = lambda *_: None,
 ) -> Iterator[tuple[OpenedServices, Job]]:
     """The job's services, and its pod with them."""
-    opening = pods.provider.services(
-        job, workspace=pods.workspace, on_output=on_output, cancel=Cancel(), on_died=on_died, secrets=NO_SECRETS
-    )
+    request = ResolveRequest(workspace=pods.workspace, on_output=on_output, cancel=Cancel())
+    opening = pods.provider.services(job, request, on_died)
     with opening as opened, pods.job(network_id=opened.network_id) as directory:
         yield opened, directory
 

@@ -12,7 +12,6 @@ from msgspec.structs import replace
 from loom.analysis.diagnosis import Diagnosis
 from loom.analysis.failure import JobEnding
 from loom.analysis.verdict import OF_TAG, Block, LogParting, Reproduction, lines_of, reasons, verdict
-from loom.cancel import Cancel
 from loom.commands.again.server_job import Differences
 from loom.commands.project import Worktree
 from loom.commands.screen import screen_parts
@@ -42,7 +41,6 @@ def pinned_job(job: Job, digests: Mapping[str, str], project: Worktree, differen
     a note of that, and the tags that mean another image here.
     """
     known = {found.name: digest for name, digest in digests.items() if (found := _reference(name)) is not None}
-    resolver = project.provider_named(job.provider).images
 
     def pinned(image: Image) -> Image:
         if (build := image.build) is not None:
@@ -54,19 +52,11 @@ def pinned_job(job: Job, digests: Mapping[str, str], project: Worktree, differen
         if found is None or found.digest or (digest := known.get(found.name)) is None:
             return image
         exact = replace(image, name=found.pinned(digest))
-
-        def had(wanted: Image) -> str:
-            if resolver is None:
-                return ""
-            root = project.source.root
-            return resolver.resolve(
-                wanted, workspace=root, on_output=lambda _stream, _data: None, cancel=Cancel(), secrets={}
-            ).digest
-
         try:
-            had(exact)
+            project.digest_of(job.provider, exact)
             with suppress(ImageError):  # the tag as this machine knows it, with which the job may pass
-                if (today := had(replace(image, pull="never", pull_else=()))) and digest not in today:
+                today = project.digest_of(job.provider, replace(image, pull="never", pull_else=()))
+                if today and digest not in today:
                     differences.add(f"{OF_TAG}{image.name}", digest, today)
         except ImageError as error:
             why = error.message.splitlines()[0]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from loom import config, providers
+from loom.cancel import Cancel
 from loom.config import Config
 from loom.config.pools import named
 from loom.errors import LoomError, RequestError
@@ -24,6 +25,7 @@ from loom.util.untrusted_files import open_regular
 from loom.workflow.languages import LANGUAGES
 
 if TYPE_CHECKING:
+    from loom.plan.model import Image
     from loom.plan.permissions import PermissionRequest
     from loom.providers.base import Provider
     from loom.record.past_run import PastJob
@@ -114,6 +116,14 @@ class Worktree(Project, frozen=True, kw_only=True, dict=True):
     """The project of a run, with its repository as it was read."""
 
     source: Source
+
+    def digest_of(self, provider: str, image: Image) -> str:
+        """Return the digest of an image, which the provider gets; empty where that is not known. ImageError."""
+        from loom.providers.base import ResolveRequest
+
+        if (images := self.provider_named(provider).images) is None:
+            return ""
+        return images.resolve(image, ResolveRequest(workspace=self.source.root, cancel=Cancel())).digest
 
 
 def is_bundle(named: str) -> bool:

@@ -14,6 +14,7 @@ from loom.commands.plan.wiring import job_tools
 from loom.commands.project import Worktree
 from loom.errors import ImageError, LoomError
 from loom.plan.model import Image, Job, Plan, Resolved
+from loom.providers.base import ResolveRequest
 from loom.record.fold import JobState
 from loom.record.past_run import PastRun
 from loom.record.proofs import JobProof, Proofs, RunProof, commit_of, has_key, job_key, record_digest
@@ -88,13 +89,8 @@ class Expected:
         if (provider, image) not in self._images:
             self._images[provider, image] = None
             with suppress(ImageError):  # the run has to say why
-                self._images[provider, image] = resolver.resolve(
-                    image,
-                    workspace=self._project.source.root,
-                    on_output=lambda _stream, _data: None,
-                    cancel=self._cancel,
-                    secrets={},
-                )
+                request = ResolveRequest(workspace=self._project.source.root, cancel=self._cancel)
+                self._images[provider, image] = resolver.resolve(image, request)
         return self._images[provider, image]
 
     def _key(self, job: Job, images: Collection[str], secrets: Mapping[str, str]) -> str:

@@ -20,7 +20,7 @@ from loom.providers.base import (
     Capabilities,
     OpenedServices,
     Provider,
-    SecretValues,
+    ResolveRequest,
     Session,
     SessionFacts,
     SessionRequest,
@@ -158,14 +158,7 @@ class DockerProvider(Provider):
 
     @contextmanager
     def services(
-        self,
-        job: Job,
-        *,
-        workspace: Path,
-        on_output: OnOutput,
-        cancel: Cancel,
-        on_died: Callable[[str, str], None],
-        secrets: SecretValues,
+        self, job: Job, request: ResolveRequest, on_died: Callable[[str, str], None]
     ) -> Iterator[OpenedServices]:
         from loom.providers.docker.services.services import ServiceGroup, services
         from loom.providers.services import Output
@@ -174,21 +167,19 @@ class DockerProvider(Provider):
         assert engine is not None
         assert images is not None
         assert setup is not None
-        marks = labels.labels(run_id=setup.run_id, job_id=job.id, workspace=workspace, role="service")
+        marks = labels.labels(run_id=setup.run_id, job_id=job.id, workspace=request.workspace, role="service")
         group = ServiceGroup(
             client=engine.another(),
             images=images,
-            workspace=workspace,
+            request=request,
             labels=marks,
-            output=Output(on_output),
-            cancel=cancel,
+            output=Output(request.on_output),
             network=f"loom-{setup.run_id}-{job.id}-{token_hex(3)}",
             isolated=setup.isolated or job.network.mode == "none",
             hardened=job.hardened,
             shared=frozenset(name for one in job.services for name in (one.name, *one.aliases))
             if job.services_at_localhost
             else frozenset(),
-            secrets=secrets,
         )
         with services(group, job.services, on_died) as network:
             self._reap_once(self._connect())
@@ -212,18 +203,12 @@ class DockerProvider(Provider):
 
         images, client = self.images, self._connect()
         assert images is not None
+        root = asked.build_root or request.workspace
+        resolving = ResolveRequest(workspace=root, on_output=on_output, cancel=cancel)
         if asked.build_root is not None:
-            found = build_image(
-                images,
-                asked.image,
-                workspace=asked.build_root,
-                identity_of=lambda _: None,
-                on_output=on_output,
-                cancel=cancel,
-                secrets={},
-            )
+            found = build_image(images, asked.image, resolving)
         else:
-            found = images.resolve(asked.image, workspace=request.workspace, on_output=on_output, cancel=cancel)
+            found = images.resolve(asked.image, resolving)
         return run_beside(client, request, session.facts, found.image_id, asked, on_output, cancel)
 
     def host_address(self, request: SessionRequest, session: Session) -> str | None:

@@ -16,7 +16,7 @@ from loom.errors import ImageError, ProviderError
 from loom.images.reference import parse_reference
 from loom.plan.image_lock import ImageLock
 from loom.plan.model import Build, Image, Job, MountMode, Resolved
-from loom.providers.base import Capabilities, Provider, SecretValues, SessionRequest, Setup
+from loom.providers.base import Capabilities, Provider, ResolveRequest, SessionRequest, Setup
 from loom.providers.driver import protocol as driver
 from loom.providers.kubernetes.cluster.client import Cluster
 from loom.providers.kubernetes.cluster.pods import Pods
@@ -176,28 +176,16 @@ class KubernetesProvider(Provider):
         return session
 
     @contextmanager
-    def services(
-        self,
-        job: Job,
-        *,
-        workspace: Path,
-        on_output: OnOutput,
-        cancel: Cancel,
-        on_died: Callable[[str, str], None],
-        secrets: SecretValues,
-    ) -> Iterator[PodServices]:
-        images = [
-            self.images.resolve(one.image, workspace=workspace, on_output=on_output, cancel=cancel, secrets={})
-            for one in job.services
-        ]
+    def services(self, job: Job, request: ResolveRequest, on_died: Callable[[str, str], None]) -> Iterator[PodServices]:
+        images = [self.images.resolve(one.image, request) for one in job.services]
         key = token_hex(8)
         opened = PodServices(
             network_id=key,
             containers=of_pod.containers_of(job.services, images),
             images=images,
             variables=of_pod.variables(job.services),
-            output=Output(on_output),
-            cancel=cancel,
+            output=Output(request.on_output),
+            cancel=request.cancel,
             on_died=on_died,
         )
         self._services[key] = opened
@@ -260,9 +248,7 @@ class PodImages:
         self._frozen = frozen
         self.identity_of: Callable[[str], str | None] = lambda folder: None
 
-    def resolve(
-        self, image: Image, *, workspace: Path, on_output: OnOutput, cancel: Cancel, secrets: Mapping[str, bytes]
-    ) -> Resolved:
+    def resolve(self, image: Image, request: ResolveRequest) -> Resolved:
         if image.build is not None or image.name is None:
             raise ImageError(
                 "an image that is built from the repository is not in a registry, where a cluster's nodes could get it",

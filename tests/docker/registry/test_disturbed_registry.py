@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import docker
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from loom.cancel import Cancel
 from loom.errors import ImageError
 from loom.images.reference import parse_reference
+from loom.providers.base import ResolveRequest
 from loom.providers.docker.engine.client import Engine
 from loom.providers.docker.images.registry import pull as pulled
 from tests.support.disturbed_registry import DisturbedRegistry
@@ -33,7 +35,8 @@ class Pulling:
     def __call__(self) -> None:
         engine = Engine({"DOCKER_HOST": self._url})
         self.output = b""
-        pulled(engine, parse_reference(self.registry.image), "linux/amd64", on_output=self._hear, cancel=Cancel())
+        request = ResolveRequest(workspace=Path(), on_output=self._hear, cancel=Cancel())
+        pulled(engine, parse_reference(self.registry.image), "linux/amd64", request)
 
     def _hear(self, stream: str, data: bytes) -> None:
         self.output += data

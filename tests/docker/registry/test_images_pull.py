@@ -17,6 +17,7 @@ from loom.cancel import Cancel
 from loom.errors import ImageError
 from loom.plan.image_lock import ImageLock, Locked
 from loom.plan.model import Build, Image
+from loom.providers.base import ResolveRequest
 from loom.providers.docker.engine import long_calls, retries
 from loom.providers.docker.engine.client import Engine
 from loom.providers.docker.images.images import Images
@@ -55,7 +56,8 @@ class Run:
         return self.resolve(Image(name=name, **options))  # type: ignore[arg-type]
 
     def resolve(self, image: Image) -> ResolvedImage:
-        return self.images.resolve(image, workspace=self.folder, on_output=self._hear, cancel=self.cancel)
+        request = ResolveRequest(workspace=self.folder, on_output=self._hear, cancel=self.cancel)
+        return self.images.resolve(image, request)
 
     def _hear(self, stream: str, data: bytes) -> None:
         self.said += data

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import cast
 
 from loom.commands.again.elsewhere import pinned_job
 from loom.commands.again.server_job import Differences
@@ -17,13 +17,12 @@ DIGESTS = {"debian:trixie": f"sha256:{'1' * 64}", "registry.example/db:5": f"sha
 def prepared(*, lost: str = "") -> Worktree:
     """Return a checkout whose engine can't have images with `lost` in their names."""
 
-    def resolve(image: Image, **_: Any) -> SimpleNamespace:
+    def digest_of(_: str, image: Image) -> str:
         if lost and lost in (image.name or ""):
             raise ImageError(f"{image.name}: no such image")
-        return SimpleNamespace(digest="")
+        return ""
 
-    provider = SimpleNamespace(images=SimpleNamespace(resolve=resolve))
-    return cast("Worktree", SimpleNamespace(provider_named=lambda _: provider, source=SimpleNamespace(root=None)))
+    return cast("Worktree", SimpleNamespace(digest_of=digest_of))
 
 
 def names(*, lost: str = "") -> tuple[list[str | None], list[str]]:

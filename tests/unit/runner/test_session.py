@@ -18,7 +18,7 @@ from loom.analysis.evidence import recorded_diagnosis
 from loom.cancel import Cancel
 from loom.errors import ImageError, ProviderError, ServiceError, SnapshotError
 from loom.plan.model import Image, MountMode, Resolved, Service
-from loom.providers.base import Capabilities, SecretValues, SessionFacts, SessionRequest
+from loom.providers.base import Capabilities, ResolveRequest, SecretValues, SessionFacts, SessionRequest
 from loom.providers.host import HostProvider, HostSession
 from loom.record.run import Resumed
 from loom.runner.session import SessionOpener, Work, _Buffered
@@ -52,9 +52,9 @@ class Engine(HostProvider):
     def absent(self, images: Any) -> Any:
         return {}
 
-    def resolve(self, image: Any, *, on_output: Any, secrets: Any, **_: Any) -> Any:
-        self.build_secrets = secrets
-        on_output("stdout", b"resolved\n")
+    def resolve(self, image: Any, request: ResolveRequest) -> Any:
+        self.build_secrets = request.secrets.own
+        request.say("resolved")
         if self.image_error is not None:
             raise self.image_error
         return IMAGE
@@ -235,9 +235,9 @@ class Serving(Engine):
         self.ended: ServiceError | None = None
 
     @contextmanager
-    def services(self, job: Any, *, on_output: Any, on_died: Any, secrets: SecretValues, **_: Any) -> Iterator[Any]:
-        self.values = secrets
-        on_output("stdout", b"started\n")
+    def services(self, job: Any, request: ResolveRequest, on_died: Any) -> Iterator[Any]:
+        self.values = request.secrets
+        request.say("started")
         if self.error is not None:
             raise self.error
         if self.dies:
@@ -251,7 +251,7 @@ class Serving(Engine):
             keep=keep,
             blamed_for=blamed_for,
         )
-        on_output("stdout", b"stopped\n")
+        request.say("stopped")
         self.over.append("over")
 
 

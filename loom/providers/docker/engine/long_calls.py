@@ -16,14 +16,8 @@ from loom.errors import ImageError
 from loom.providers.docker.engine.client import Engine
 from loom.providers.docker.engine.errors import engine_errors
 from loom.providers.docker.engine.retries import NotRepeated
-from loom.status import OnOutput
 
 _STALLED_AFTER_S = 300.0
-
-
-def say(on_output: OnOutput, text: str) -> None:
-    """Print one line about loom's work for a job."""
-    on_output("stdout", f"{text}\n".encode())
 
 
 Item = TypeVar("Item")

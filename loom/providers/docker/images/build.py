@@ -8,8 +8,7 @@ uses its own cache.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable
 from typing import IO, Any
 
 import docker
@@ -17,20 +16,19 @@ import docker.errors
 from docker.utils.build import create_archive, exclude_paths
 from msgspec.structs import replace
 
-from loom.cancel import Cancel
 from loom.errors import ImageError
 from loom.images.dockerfile import ALWAYS_OUT
 from loom.images.reference import parse_reference
 from loom.plan import model
 from loom.plan.image_lock import shown
+from loom.providers.base import ResolveRequest
 from loom.providers.docker.engine.client import Traits
 from loom.providers.docker.engine.errors import engine_errors, explanation, translated
-from loom.providers.docker.engine.long_calls import say, streamed
+from loom.providers.docker.engine.long_calls import streamed
 from loom.providers.docker.images.build_inputs import BuildInputs, settle
 from loom.providers.docker.images.buildx import BuildOutput, build_failed, build_with_buildx, find_buildx
 from loom.providers.docker.images.named import NamedImages, ResolvedImage
 from loom.providers.labels import BUILD_REPOSITORY
-from loom.status import OnOutput
 
 _GET_BUILDX = "Install the buildx plugin (Debian: docker-buildx, Docker's own packages: docker-buildx-plugin)."
 # Docker's client always keeps the Dockerfile in the context; here it is added under another name.
@@ -40,41 +38,33 @@ _NO_DOCKERFILE = ".loom/no/Dockerfile"
 def build_image(
     images: NamedImages,
     image: model.Image,
+    request: ResolveRequest,
     *,
-    workspace: Path,
-    identity_of: Callable[[str], str | None],
-    on_output: OnOutput,
-    cancel: Cancel,
-    secrets: Mapping[str, bytes],
+    identity_of: Callable[[str], str | None] = lambda _: None,
 ) -> ResolvedImage:
-    """Build the image, or find it from an earlier build with the same inputs. `secrets`: values that the build can
-    mount by name.
-    """
+    """Build the image, or find it from an earlier build with the same inputs."""
     build = image.build
     assert build is not None
 
     def ensure(name: str, platform: str) -> ResolvedImage:
-        return images.ensure(name, image.pull, platform, on_output=on_output, cancel=cancel, of_build=True)
+        return images.ensure(name, image.pull, platform, request, of_build=True)
 
-    inputs = settle(images, image, workspace=workspace, identity_of=identity_of, ensure=ensure)
+    inputs = settle(images, image, workspace=request.workspace, identity_of=identity_of, ensure=ensure)
     tag = parse_reference(inputs.tag)
     found = images.local(tag, inputs.platform) if inputs.known else None
     if found is not None:
-        say(on_output, f"nothing that goes into {shown(image)} has changed: using {tag.name}")
+        request.say(f"nothing that goes into {shown(image)} has changed: using {tag.name}")
         with translated(f"naming the image {tag.name}"):
             # `prune` uses the engine's last tag time.
             images.client.api.tag(found.image_id, BUILD_REPOSITORY, tag.tag, force=True)
     else:
-        say(on_output, f"building {shown(image)} as {tag.name}")
+        request.say(f"building {shown(image)} as {tag.name}")
         with engine_errors():
             podman = Traits(images.client).podman
         # Podman implements BuildKit's features itself, except services; buildx would need its own builder in a container.
         buildx = None if podman else find_buildx(images.engine.environ)
-        values = {secret.name: secrets[secret.name] for secret in build.secrets if secret.name in secrets}
         if buildx is not None:
-            build_with_buildx(
-                buildx, build, inputs, environ=images.engine.environ, on_output=on_output, cancel=cancel, secrets=values
-            )
+            build_with_buildx(buildx, build, inputs, request, images.engine.environ)
         elif build.secrets:
             raise ImageError(
                 f"{inputs.dockerfile_name}: the secrets of a build ({', '.join(secret.name for secret in build.secrets)}) need "
@@ -83,7 +73,7 @@ def build_image(
                 code="IMAGE_NEEDS_BUILDKIT",
             )
         else:
-            _build_classic(images, build, inputs, podman=podman, on_output=on_output, cancel=cancel)
+            _build_classic(images, build, inputs, request, podman=podman)
         found = images.local(tag, inputs.platform)
         if found is None:
             raise ImageError(f"{shown(image)} was built, but the engine has no image named {tag.name}")
@@ -96,10 +86,10 @@ def build_image(
 
 
 def _build_classic(
-    images: NamedImages, build: model.Build, inputs: BuildInputs, *, podman: bool, on_output: OnOutput, cancel: Cancel
+    images: NamedImages, build: model.Build, inputs: BuildInputs, request: ResolveRequest, *, podman: bool
 ) -> None:
     if not podman:
-        say(on_output, "BuildKit (the buildx plugin) was not found: using the engine's classic builder")
+        request.say("BuildKit (the buildx plugin) was not found: using the engine's classic builder")
     with tempfile.TemporaryFile(prefix="loom-build-") as archive:
         try:
             name = _write_context(archive, inputs)
@@ -131,9 +121,9 @@ def _build_classic(
                 error.hint = f"{error.hint}\nThe file may need BuildKit, which was not found. {_GET_BUILDX}"
             return error
 
-        tail = BuildOutput(on_output)
+        tail = BuildOutput(request.on_output)
         try:
-            for entry in streamed(images.engine, ask, cancel, what=f"building {inputs.tag}"):
+            for entry in streamed(images.engine, ask, request.cancel, what=f"building {inputs.tag}"):
                 if "error" in entry:
                     _, instruction, _ = tail.failure()
                     raise failed(instruction, str(entry["error"]))

@@ -18,6 +18,7 @@ from loom.cancel import Cancel
 from loom.errors import ImageError
 from loom.images.dockerfile import ALWAYS_OUT
 from loom.plan import model
+from loom.providers.base import ResolveRequest
 from loom.providers.docker.engine.endpoint import endpoint_of
 from loom.providers.docker.images.build_inputs import BuildInputs
 from loom.status import OnOutput
@@ -49,12 +50,11 @@ def build_with_buildx(
     buildx: list[str],
     build: model.Build,
     inputs: BuildInputs,
-    *,
+    request: ResolveRequest,
     environ: Mapping[str, str],
-    on_output: OnOutput,
-    cancel: Cancel,
-    secrets: Mapping[str, bytes],
 ) -> None:
+    given, cancel = request.secrets.own, request.cancel
+    secrets = {secret.name: given[secret.name] for secret in build.secrets if secret.name in given}
     # Beside ignore rules that also leave loom's own record out: the builder looks for `<Dockerfile>.dockerignore` first, and
     # the workspace stays untouched.
     with (
@@ -73,7 +73,7 @@ def build_with_buildx(
             command += ["--build-arg", f"{name}={value}"]
         for name, descriptor in descriptors.items():
             command += ["--secret", f"id={name},src=/proc/self/fd/{descriptor}"]
-        tail = BuildOutput(on_output)
+        tail = BuildOutput(request.on_output)
         arguments = [folder, *command, str(inputs.context)]
         code = _run(arguments, descriptors.values(), _buildx_environment(environ), tail.feed, cancel)
         tail.end()

@@ -7,19 +7,20 @@ jobs get the same image, even if the registry has a newer one.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, wait
 from pathlib import Path
-from types import MappingProxyType
+
+from msgspec.structs import replace
 
 from loom.cancel import Cancel
 from loom.errors import ImageError
 from loom.plan import model
 from loom.plan.image_lock import ImageLock, identity, shown
+from loom.providers.base import ResolveRequest
 from loom.providers.docker.engine.client import Engine
-from loom.providers.docker.engine.long_calls import canceled, say
+from loom.providers.docker.engine.long_calls import canceled
 from loom.providers.docker.images.named import NamedImages, ResolvedImage
-from loom.status import OnOutput
 
 
 class Images(NamedImages):
@@ -33,19 +34,8 @@ class Images(NamedImages):
         self.identity_of: Callable[[str], str | None] = lambda folder: None
         """Identifies a folder's content, for builds; None if that requires reading the files."""
 
-    def resolve(
-        self,
-        image: model.Image,
-        *,
-        workspace: Path,
-        on_output: OnOutput,
-        cancel: Cancel,
-        secrets: Mapping[str, bytes] = MappingProxyType({}),
-    ) -> ResolvedImage:
-        """Resolve the image by its pull policy and the lock file. ImageError names the problem and the next move.
-
-        `secrets`: values by name, of which a build can mount those that it declares.
-        """
+    def resolve(self, image: model.Image, request: ResolveRequest) -> ResolvedImage:
+        """Resolve the image by its pull policy and the lock file. ImageError names the problem and the next move."""
         key = (identity(image), image.pull, image.pull_else)
         with self._guard:
             found = self._resolved.get(key)
@@ -53,9 +43,9 @@ class Images(NamedImages):
             if found is None:
                 found = self._resolved[key] = Future()
         if not first:
-            return _wait_for(found, image, cancel)
+            return _wait_for(found, image, request.cancel)
         try:
-            resolved = self._resolve(image, workspace, on_output, cancel, secrets)
+            resolved = self._resolve(image, request)
         except BaseException as error:
             # Waiting threads fail with this one; a later request (a retried job) starts again.
             with self._guard:
@@ -65,23 +55,13 @@ class Images(NamedImages):
         found.set_result(resolved)
         return resolved
 
-    def _resolve(
-        self, image: model.Image, workspace: Path, on_output: OnOutput, cancel: Cancel, secrets: Mapping[str, bytes]
-    ) -> ResolvedImage:
+    def _resolve(self, image: model.Image, request: ResolveRequest) -> ResolvedImage:
         if image.build is not None:
             # Imported only for builds: other jobs should not wait for it.
             from loom.providers.docker.images.build import build_image
 
-            root = self._inputs.get((image.build.context, image.build.dockerfile), workspace)
-            return build_image(
-                self,
-                image,
-                workspace=root,
-                identity_of=self.identity_of,
-                on_output=on_output,
-                cancel=cancel,
-                secrets=secrets,
-            )
+            root = self._inputs.get((image.build.context, image.build.dockerfile), request.workspace)
+            return build_image(self, image, replace(request, workspace=root), identity_of=self.identity_of)
         if image.name is None:
             raise ImageError("the job's image has neither a name nor a build", hint="Give it one of the two.")
         # By its pull policies in order; the error is that of the last one.
@@ -89,12 +69,12 @@ class Images(NamedImages):
         policies = (image.pull, *image.pull_else)
         for policy, following in zip(policies, image.pull_else, strict=False):
             try:
-                return self.ensure(image.name, policy, platform, on_output=on_output, cancel=cancel)
+                return self.ensure(image.name, policy, platform, request)
             except ImageError as error:
-                if cancel.requested:
+                if request.cancel.requested:
                     raise
-                say(on_output, f"{error.message}; the next pull policy is `{following}`")
-        return self.ensure(image.name, policies[-1], platform, on_output=on_output, cancel=cancel)
+                request.say(f"{error.message}; the next pull policy is `{following}`")
+        return self.ensure(image.name, policies[-1], platform, request)
 
     def keep_inputs(self, builds: Iterable[model.Build], *, workspace: Path, folder: Path) -> None:
         """Copy the inputs of these builds from `workspace` to `folder`: later writes of jobs do not change the builds."""

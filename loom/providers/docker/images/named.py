@@ -11,17 +11,16 @@ import docker
 import docker.errors
 from msgspec.structs import replace
 
-from loom.cancel import Cancel
 from loom.errors import ImageError
 from loom.images.reference import Reference, normal_platform, parse_reference, short, similar
 from loom.plan import model
 from loom.plan.image_lock import ImageLock, Locked
 from loom.plan.model import Resolved
+from loom.providers.base import ResolveRequest
 from loom.providers.docker.engine.client import Engine
 from loom.providers.docker.engine.errors import translated
 from loom.providers.docker.engine.retries import retrying
 from loom.providers.docker.images.registry import pull, same_platform, served
-from loom.status import OnOutput
 
 _LOOKING_S = 2.0
 _MAY_PASS = {"IMAGE_RATE_LIMITED", "IMAGE_UNAVAILABLE", "IMAGE_DISK_FULL"}
@@ -64,23 +63,22 @@ class NamedImages:
         name: str,
         policy: model.PullPolicy,
         platform: str,
+        request: ResolveRequest,
         *,
-        on_output: OnOutput,
-        cancel: Cancel,
         of_build: bool = False,
     ) -> ResolvedImage:
         """Return an image by name, by the lock file and the pull policy. `of_build`: a Dockerfile names it."""
         reference = parse_reference(name)
         locked = self.locked(reference, platform)
         if locked is not None:
-            return self._ensure_locked(reference, locked, policy, platform, on_output, cancel)
+            return self._ensure_locked(reference, locked, policy, platform, request)
         local = self.local(reference, platform)
         if local is not None and (policy != "always" or reference.digest):
             return local
         try:
             if policy == "never":
                 raise _not_here(reference, platform)
-            pull(self.engine, reference, platform, on_output=on_output, cancel=cancel)
+            pull(self.engine, reference, platform, request)
         except ImageError as error:
             if error.code != "CANCELED":
                 error.hint = f"{error.hint or ''}\n{self.alternatives(reference, of_build=of_build)}".lstrip()
@@ -163,8 +161,7 @@ class NamedImages:
         locked: Locked,
         policy: model.PullPolicy,
         platform: str,
-        on_output: OnOutput,
-        cancel: Cancel,
+        request: ResolveRequest,
     ) -> ResolvedImage:
         pinned = parse_reference(reference.pinned(locked.digest)) if locked.digest else None
         for candidate in (pinned, reference):
@@ -185,7 +182,7 @@ class NamedImages:
                 hint="Load it (`docker load`), or allow pulling.",
                 code="IMAGE_NOT_PRESENT",
             )
-        pull(self.engine, pinned, platform, on_output=on_output, cancel=cancel)
+        pull(self.engine, pinned, platform, request)
         found = self._required(pinned, platform)
         return replace(found, name=reference.name, digest=locked.digest)
 

@@ -9,15 +9,14 @@ from typing import Any
 
 import docker.errors
 
-from loom.cancel import Cancel
 from loom.errors import ImageError
 from loom.images.reference import Reference, normal_platform
+from loom.providers.base import ResolveRequest
 from loom.providers.docker.engine import retries
 from loom.providers.docker.engine.client import Engine
 from loom.providers.docker.engine.errors import engine_errors, explanation
-from loom.providers.docker.engine.long_calls import canceled, say, streamed
+from loom.providers.docker.engine.long_calls import canceled, streamed
 from loom.providers.docker.images.credentials import Credentials, credentials_for
-from loom.status import OnOutput
 from loom.util.units import rough_size
 
 _PROGRESS_EVERY_S = 5.0
@@ -41,38 +40,33 @@ def served(engine: Engine, reference: Reference) -> tuple[str, tuple[str, ...]]:
     return str(found["Descriptor"]["digest"]), tuple(platforms)
 
 
-def pull(engine: Engine, reference: Reference, platform: str, *, on_output: OnOutput, cancel: Cancel) -> None:
+def pull(engine: Engine, reference: Reference, platform: str, request: ResolveRequest) -> None:
     """Pull with the user's credentials; retry when the registry does not answer."""
     credentials = credentials_for(reference.registry, engine.environ)
     if credentials.problem:
-        say(on_output, f"going on without credentials for {reference.registry}: {credentials.problem}")
-    say(on_output, f"pulling {reference.name} ({platform})")
+        request.say(f"going on without credentials for {reference.registry}: {credentials.problem}")
+    request.say(f"pulling {reference.name} ({platform})")
 
     def once() -> None:
         try:
-            _pull_once(engine, reference, platform, credentials, on_output, cancel)
+            _pull_once(engine, reference, platform, credentials, request)
         except docker.errors.APIError as error:
             raise explain(reference, explanation(error), platform, credentials) from error
 
     def announce(wrong: BaseException, pause_s: float, attempt: int) -> None:
         of = retries.PULL.attempts - 1
-        say(on_output, f"{getattr(wrong, 'message', wrong)}; trying again in {pause_s:g} s ({attempt} of {of})")
+        request.say(f"{getattr(wrong, 'message', wrong)}; trying again in {pause_s:g} s ({attempt} of {of})")
 
     try:
-        retries.retrying(once, retries.PULL, before=announce, cancel=cancel)
+        retries.retrying(once, retries.PULL, before=announce, cancel=request.cancel)
     except ImageError as error:
-        if cancel.requested:
+        if request.cancel.requested:
             raise canceled(f"pulling {reference.name}") from error
         raise
 
 
 def _pull_once(
-    engine: Engine,
-    reference: Reference,
-    platform: str,
-    credentials: Credentials,
-    on_output: OnOutput,
-    cancel: Cancel,
+    engine: Engine, reference: Reference, platform: str, credentials: Credentials, request: ResolveRequest
 ) -> None:
     started = said_at = time.monotonic()
     progress = Progress()
@@ -88,17 +82,17 @@ def _pull_once(
             platform=platform,
         )
 
-    for tick in streamed(engine, ask, cancel, what=f"pulling {reference.name}"):
+    for tick in streamed(engine, ask, request.cancel, what=f"pulling {reference.name}"):
         if "error" in tick:
             raise progress.given_up(explain(reference, str(tick["error"]), platform, credentials))
         progress.see(tick)
         now = time.monotonic()
         if now - said_at >= _PROGRESS_EVERY_S and progress.layers:
             said_at = now
-            say(on_output, f"  {progress}")
+            request.say(f"  {progress}")
     took = time.monotonic() - started
     digest = f" {progress.digest}" if progress.digest and not reference.digest else ""
-    say(on_output, f"{progress.outcome} {reference.name}{digest} in {took:.1f} s")
+    request.say(f"{progress.outcome} {reference.name}{digest} in {took:.1f} s")
 
 
 class Progress:

@@ -13,7 +13,7 @@ from loom.errors import ImageError
 from loom.images.reference import Reference, normal_platform, parse_reference
 from loom.plan import model
 from loom.plan.image_lock import ImageLock, ImageUse, Locked
-from loom.providers.docker.engine.long_calls import say
+from loom.providers.base import ResolveRequest
 from loom.providers.docker.images.build_inputs import bases_for
 from loom.providers.docker.images.named import NamedImages, ResolvedImage
 from loom.providers.docker.images.registry import same_platform, served
@@ -68,13 +68,14 @@ class Inventory:
 
     def pull(self, named: NamedImage, *, on_output: OnOutput, cancel: Cancel) -> ResolvedImage:
         """Pull each image by the lock file or, without an entry, by name. Images without a registry are skipped."""
+        request = ResolveRequest(workspace=self._root, on_output=on_output, cancel=cancel)
         try:
-            return self._images.ensure(named.name, "always", named.platform, on_output=on_output, cancel=cancel)
+            return self._images.ensure(named.name, "always", named.platform, request)
         except ImageError as error:
             local = self._images.local(named.reference, named.platform)
             if local is None or local.digest or error.code not in ("IMAGE_NOT_FOUND", "IMAGE_DENIED"):
                 raise
-            say(on_output, f"{named.name} is from no registry: using the one that is here")
+            request.say(f"{named.name} is from no registry: using the one that is here")
             return local
 
     def lock(

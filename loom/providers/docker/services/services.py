@@ -14,19 +14,18 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import docker
 import docker.errors
 from msgspec import Struct, field
+from msgspec.structs import replace
 
-from loom.cancel import Cancel
 from loom.errors import ImageError, LoomError, NotServing, ProviderError, ServiceError
 from loom.plan import model
 from loom.providers import labels
 from loom.providers import services as any_services
-from loom.providers.base import NO_SECRETS, OpenedServices, SecretValues
+from loom.providers.base import OpenedServices, ResolveRequest
 from loom.providers.docker.container.cleanup import remove_container, remove_network
 from loom.providers.docker.container.create import HARDENED_SERVICE, limits_of
 from loom.providers.docker.engine.client import EngineSocket
@@ -56,11 +55,10 @@ class ServiceGroup(Struct, kw_only=True):
 
     client: docker.DockerClient
     images: Images
-    workspace: Path
+    request: ResolveRequest
     labels: Mapping[str, str]
     output: Output
     """Gets the services' lines, each behind the service's name."""
-    cancel: Cancel
     network: str
     """Its name, with which those of the containers begin."""
     isolated: bool = False
@@ -72,7 +70,6 @@ class ServiceGroup(Struct, kw_only=True):
     """The container of the first service."""
     led: threading.Event = field(default_factory=threading.Event)
     """`leader` is set."""
-    secrets: SecretValues = NO_SECRETS
     over: threading.Event = field(default_factory=threading.Event)
     """One service failed, so the others need not become ready; or the block is left."""
     on_died: OnDied | None = None
@@ -90,7 +87,7 @@ class ServiceContainer(any_services.StartedService):
     """With its address, for the job's steps."""
 
     def __init__(self, group: ServiceGroup, index: int, service: model.Service, secrets: Mapping[str, bytes]) -> None:
-        super().__init__(service, group.output, group.cancel)
+        super().__init__(service, group.output, group.request.cancel)
         self._leads = bool(group.shared) and index == 0
         """It is the first one of a group that shares a network stack."""
         self._group = group
@@ -123,7 +120,7 @@ class ServiceContainer(any_services.StartedService):
             lambda: self._create(image, config),
             lambda made: self._start(made, image),
             lambda made: remove_container(self._group.client, made),
-            self._group.cancel,
+            self.cancel,
         )
         if self._leads:
             self._group.leader = container_id
@@ -145,13 +142,7 @@ class ServiceContainer(any_services.StartedService):
         # Concurrent pulls and builds: their lines are prefixed too.
         getting = Lines(self.service.name, self._group.output)
         try:
-            return self._group.images.resolve(
-                self.service.image,
-                workspace=self._group.workspace,
-                on_output=getting.feed,
-                cancel=self._group.cancel,
-                secrets=self._group.secrets.own,
-            )
+            return self._group.images.resolve(self.service.image, replace(self._group.request, on_output=getting.feed))
         except ImageError as error:
             raise error.named_at(self.service.position) from error
         finally:
@@ -344,7 +335,7 @@ def services(
 
     try:
         network_id = _create_network(group)
-        values = group.secrets.services or ({},) * len(wanted)
+        values = group.request.secrets.services or ({},) * len(wanted)
         each = enumerate(zip(wanted, values, strict=True))
         containers = [ServiceContainer(group, index, *one) for index, one in each]
         try:
@@ -393,7 +384,7 @@ def _start_all(group: ServiceGroup, containers: Sequence[ServiceContainer]) -> N
         thread.start()
     try:
         for thread in threads:
-            if not group.cancel.join(thread):
+            if not group.request.cancel.join(thread):
                 raise ServiceError("services were still starting after the second interrupt", code="CANCELED")
     except BaseException:
         # An interrupt in this thread: nothing may be created during removal.
