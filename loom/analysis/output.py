@@ -49,6 +49,7 @@ _PASSES_ON = re.compile(
     r"|clang\S*: error: linker command failed|fatal: Could not read from remote|BEGIN failed--|Compilation failed in require"
     r"|Node\.js v\d|FAILED \((?:errors|failures)=|\d+ errors? (?:generated\.$|in )|ERROR \S+\.py\b|[!=]{3,} "
     r"|subprocess\.CalledProcessError: |ImportError while (?:loading|importing) "
+    r"|.*: finished with status 'error'$|\s*error: subprocess-exited-with-error$"
     r"|rake aborted!|-- Configuring incomplete|Execution of \S+ aborted|FAILED: "
 )
 """The source of an error whose message follows, a title, or a program that reports the end of another."""
@@ -115,6 +116,8 @@ class ReadOutput(Struct, frozen=True):
     lines: Sequence[ReadLine] = ()
     marked: bool = False
     """Whether it is known which lines are those of the command that ended the step; else all are taken for its own."""
+    complete: bool = True
+    """Whether no earlier line that tells was left out."""
 
     def of(self, *parts: Part) -> list[ReadLine]:
         return [line for line in self.lines if line.part in parts]
@@ -126,6 +129,12 @@ class ReadOutput(Struct, frozen=True):
         said = self.of("said")
         short = len(said) <= MOST_REASON or any(line.tells for line in said)
         return self.of("own") or (said if short else []) or list(self.lines)
+
+    @property
+    def last(self) -> list[ReadLine]:
+        """Return the end of the reason, without the earlier lines that tell."""
+        reason = self.reason
+        return reason[max((number + 1 for number, line in enumerate(reason) if line.text == GAP), default=0) :]
 
 
 def output_of(
@@ -172,7 +181,9 @@ def output_of(
         early += read(line.text, whose)
         before = line.line
     early += [ReadLine(GAP, early[-1].part)] if early and early[-1].text != GAP else []
-    return ReadOutput([*early, *(line for text, whose in reversed(parted) for line in read(text, whose))], marked)
+    return ReadOutput(
+        [*early, *(line for text, whose in reversed(parted) for line in read(text, whose))], marked, highlights.complete
+    )
 
 
 def _uncut(events: Iterable[OutputEvent]) -> Iterator[OutputEvent]:

@@ -48,7 +48,8 @@ TELLING = re.compile(
     re.VERBOSE | re.IGNORECASE,
 )
 NOT_TELLING = re.compile(
-    r"\b0 (?:errors?|failed|failures)\b|\b(?:errors?|failed|failures): 0\b|\bno errors?\b|^\s*\w+: 0$|^\s*\^+\s*$",
+    r"\b0 (?:errors?|failed|failures)\b|\b(?:errors?|failed|failures)(?:: |=)0\b|\bno errors?\b|^\s*\w+: 0$|^\s*\^+\s*$"
+    r"|\bversion: undefined$",
     re.IGNORECASE,
 )
 

@@ -237,3 +237,11 @@ def test_lines_that_people_do_not_see_leave_one_gap() -> None:
     last = [OutputEvent(20, "", "stdout", "end")]
     output = output_of(last, Highlights(lines=told), {"stdout_lines": 20}, None, CommandReader())
     assert texts(output.lines) == ["…", "error: a", "…", "end"]
+
+
+@pytest.mark.parametrize(("complete", "told"), [(True, "error: early"), (False, "error: late")])
+def test_of_more_errors_than_are_kept_the_last_ones_tell(complete: bool, told: str) -> None:
+    early = [Highlight(seq=3, line=3, offset=0, text="error: early", why="error")]
+    last = [OutputEvent(number, "", "stdout", text) for number, text in ((19, "error: late"), (20, "end"))]
+    output = output_of(last, Highlights(lines=early, complete=complete), {"stdout_lines": 20}, None)
+    assert diagnose(replace(evidence(), output=output)).telling_line == told
