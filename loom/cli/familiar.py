@@ -8,6 +8,9 @@ from typing import Any
 from loom.cli.help import WORD
 from loom.util.units import nearest
 
+MOST_NAMED = 4
+"""A command with so few options has them all named at one that it does not have."""
+
 OPTIONS: Mapping[str, str] = {
     # of act
     "-P --platform": "the image of a runner's label is `loom run --image ubuntu-latest=IMAGE`",
@@ -90,6 +93,8 @@ OPTIONS: Mapping[str, str] = {
     "-k": "some jobs are named by a glob: `loom run 'test*'`",
     "-x --exitfirst --maxfail": "stop everything at the first failure: `loom run --fail-fast`",
     "--lf --last-failed --ff --failed-first": "`loom resume` goes on where the last run failed, `loom run JOB` runs one job",
+    "--timeout --job-timeout --step-timeout": "a job's time is `timeout` of the workflow, or the setting `job_timeout`: "
+    "LOOM_JOB_TIMEOUT=5m loom run",
     "-o --output": "the output of a run: `loom logs`; as a page: `loom report -o FILE`",
 }
 """Options of other programs, and what is said where a command has none of that name."""
@@ -129,7 +134,9 @@ def hint(error: Any, commands: Mapping[str, Sequence[str]]) -> str | None:
         return for_option(error.option_name, at, commands)
     if (param := getattr(error, "param", None)) is not None:
         written = str(error).partition("'")[2].partition("'")[0]
-        close = nearest(written, getattr(param.type, "choices", ()))
+        choices = getattr(param.type, "choices", ())
+        initials = (each for each in choices if "".join(word[0] for word in each.split("_")) == written)
+        close = next(initials, None) or nearest(written, choices)
         return f"did you mean {close}?" if close else for_value(param.opts)
     if "unexpected extra argument" in str(error):
         if "--workflow" in commands.get(at, ()):
@@ -153,6 +160,12 @@ def for_option(option: str, at: str, commands: Mapping[str, Sequence[str]]) -> s
         return f"a command is written without dashes: `loom {name.lstrip('-')}`"
     if close := nearest(name, commands.get(at, ())):
         return f"did you mean {close}?"
+    if (
+        not elsewhere
+        and at
+        and len(own := [each for each in commands.get(at, ()) if each.startswith("--")]) <= MOST_NAMED
+    ):
+        return f"`loom {at}` has {', '.join(own)}"
     return f"{name} is an option of `loom {elsewhere[0]}`" if elsewhere else None
 
 

@@ -88,7 +88,9 @@ def parse_images(value: Any, context: ValueContext) -> Mapping[str, str]:
     if isinstance(value, list | tuple):
         pairs = [(str(item).partition("=")) for item in value]
         if wrong := [name for name, equals, _ in pairs if not equals]:
-            raise ValueError(f"expected NAME=IMAGE, found {wrong[0]!r}")
+            raise ValueError(
+                f"expected NAME=IMAGE, found {wrong[0]!r}; NAME is the image that the workflow has: `loom jobs` lists them"
+            )
         value = {name: image for name, _, image in pairs}
     if not isinstance(value, dict):
         raise ValueError(f"expected images by the names that they replace, found {_found(value)}")

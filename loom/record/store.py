@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import shlex
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -248,7 +249,12 @@ class Store:
         if len(fitting) == 1 or wanted in fitting:
             return self.entry(wanted if wanted in fitting else fitting[0])
         if not fitting:
-            raise RequestError(f"no run is named {wanted!r}", hint="`loom runs` lists them", code="RUN_UNKNOWN")
+            word = "" if wanted[:1].isdigit() else shlex.quote(wanted)
+            of_a_job = (
+                word and f"; of a job of that name: `loom logs {word}`, `loom diagnose {word}`, `loom run {word}`"
+            )
+            hint = f"`loom runs` lists them{of_a_job}"
+            raise RequestError(f"no run is named {wanted!r}", hint=hint, code="RUN_UNKNOWN")
         raise RequestError(
             f"{wanted!r} could be any of {len(fitting)} runs: {', '.join(fitting[:4])}{' …' if len(fitting) > 4 else ''}",
             hint="give more of the id",

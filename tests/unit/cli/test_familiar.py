@@ -62,6 +62,9 @@ def test_no_word_has_two_suggestions() -> None:
         ("schema run", "`loom schema` takes options alone"),
         ("show --run 1", "RUN is written without --run: `loom show RUN`"),
         ("run --event pul_request", "did you mean pull_request?"),
+        ("run --event pr", "did you mean pull_request?"),
+        ("run --timeout 5m", "LOOM_JOB_TIMEOUT"),
+        ("version --short", "`loom version` has --"),
     ],
 )
 def test_a_mistake_has_a_next_move(typed: str, expected: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -94,7 +94,10 @@ def test_a_name_of_a_job_where_nothing_ran_yet(make: Make) -> None:
     asked = failed_command(project, "exec", "nosuch", "--", "true")
     assert asked.returncode == 125, "not a code that a command ends with by habit"
     assert failed_command(project, "exec", "--nosuch").returncode == 125
-    assert asked.stderr.splitlines() == ["loom: no run is named 'nosuch'", "  `loom runs` lists them"]
+    error, advice = asked.stderr.splitlines()
+    assert error == "loom: no run is named 'nosuch'"
+    assert advice.startswith("  `loom runs` lists them; of a job of that name: `loom logs nosuch`")
+    assert failed_command(project, "exec", "179", "--", "true").stderr.endswith("  `loom runs` lists them\n")
 
 
 def test_the_end_of_a_failed_run_names_what_says_why(failed: Ran) -> None:
