@@ -44,6 +44,8 @@ class Starter(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     marks: tuple[str, ...] = ()
     alone: tuple[str, ...] = ()
     images: tuple[str, ...]
+    build: str = ""
+    packages: dict[str, str] = {}
     steps: tuple[dict[str, str], ...]
 
 
@@ -131,7 +133,7 @@ def drafts_for(root: Path, files: Sequence[str]) -> list[Draft]:
         found += [(starter, "") for starter in table if globs.any_of(starter.alone, files)][:1]
     drafts = []
     for starter, place in found:
-        commands = _commands(starter.steps, root / place, _below(files, place))
+        commands = _commands(starter, root / place, _below(files, place))
         enter = f"cd {shlex.quote(place)} && " if place else ""  # each step is a shell of its own
         drafts.append(
             Draft(name=starter.name, images=starter.images, commands=tuple(enter + command for command in commands))
@@ -143,8 +145,11 @@ def _below(files: Sequence[str], folder: str) -> list[str]:
     return [file.removeprefix(f"{folder}/") for file in files if file.startswith(f"{folder}/")] if folder else [*files]
 
 
-def _commands(steps: Sequence[Mapping[str, str]], root: Path, files: Sequence[str]) -> Iterator[str]:
-    for conditions in steps:
+def _commands(starter: Starter, root: Path, files: Sequence[str]) -> Iterator[str]:
+    needed = {name: re.sub(r"\A~", f"{starter.build} ~", text) for name, text in starter.packages.items()}
+    if packages := [name for name, condition in needed.items() if _met(condition, root, files) is not None]:
+        yield from ("apt-get update", f"apt-get install -y {' '.join(packages)}")
+    for conditions in starter.steps:
         for condition, commands in conditions.items():
             if (values := _met(condition, root, files)) is not None:
                 for name, value in values.items():

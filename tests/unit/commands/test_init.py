@@ -65,6 +65,26 @@ PROJECTS: dict[str, tuple[dict[str, str], dict[str, list[str]]]] = {
         {"src/a.c": "", "Makefile": "TEST := 1\ntest-all: a\ncheck := x\n\ncheck: all\n"},
         {"c": ["make", "make test"]},
     ),
+    "c and what its build names": (
+        {
+            "configure.ac": "AM_GNU_GETTEXT([external])\nAC_CHECK_LIB(z, gzopen)\n",
+            "Makefile.am": "bin_PROGRAMS = a\nLDADD = -lncurses\n",
+            "Makefile": "a:\n\tcc a.c -lncurses\n",
+        },
+        {
+            "c": [
+                "apt-get update",
+                "apt-get install -y autoconf automake libtool gettext libncurses-dev",
+                "autoreconf -i",
+                "./configure",
+                "make",
+            ]
+        },
+    ),
+    "go without a module": (
+        {"a.go": "package a", "Makefile": "test:\n\tgo test\n"},
+        {"go": ["go mod init example.com/project", "go mod tidy", "go test ./..."]},
+    ),
     "a makefile": ({"Makefile": "check := no\ntest: a\n"}, {"make": ["make test"]}),
     "shell": ({"run.sh": "", "tests/run's.sh": "", "tests/test.sh": ""}, {"shell": ["sh run.sh"]}),
     "nothing that is known": ({"README": ""}, {"test": ["echo 'Write the commands of your tests here.'"]}),
