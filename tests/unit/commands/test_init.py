@@ -27,6 +27,10 @@ PROJECTS: dict[str, tuple[dict[str, str], dict[str, list[str]]]] = {
         {"a.py": "", "tests/test_a.py": "import unittest", "Makefile": "dist:\n\ttrue"},
         {"python": ["python -m unittest discover -s tests"]},
     ),
+    "python and a makefile with tests": (
+        {"setup.py": "", "test/test_a.py": "import unittest", "Makefile": "test: unit\n"},
+        {"python": ["pip install -e .", "make test"]},
+    ),
     "requirements of tests": (
         {"requirements.txt": "", "requirements-dev.txt": "pytest"},
         {
