@@ -6,7 +6,7 @@ from loom.config import Config
 from loom.errors import Problem, WorkflowError
 from loom.plan import model as p
 from loom.plan.builder import held
-from loom.plan.candidates import undecided
+from loom.plan.candidates import index_by_name, undecided
 from loom.plan.gitlab.candidates import Candidates
 from loom.plan.gitlab.jobs import GitLabJobBuilder
 from loom.plan.selection import Choice
@@ -58,6 +58,10 @@ def rehearse(
         for name, entry in pipeline.jobs.items()
         for instance in candidates.instances[name]
     ]
+    ids = {name: [one.id for one in named] for name, named in index_by_name(found).items()}
+    for one in found:
+        if one.wanted is not None:
+            one.needs = [p.Need(job=job) for need in one.wanted for job in ids.get(need.job, [need.job])]
     builder = GitLabJobBuilder(candidates, context, {one.id: one for one in found})
     jobs = [(candidate.entry, builder.job(candidate)) for candidate in found]
     problems = [*_checked(pipeline), *candidates.problems.found, *builder.problems, *held(found, code=HELD)]

@@ -95,20 +95,29 @@ jobs:
     (tmp_path / ".config/loom").mkdir(parents=True)
     (tmp_path / ".config/loom/config.yml").write_text("github: {server: 'http://127.0.0.1:9'}\n")
     environ = {name: value for name, value in os.environ.items() if not name.startswith(("XDG_", "LOOM_"))}
-    done = run_loom(
-        ("jobs",), cwd=tmp_path, environ={**environ, "HOME": str(tmp_path), "DOCKER_HOST": "unix:///nowhere"}
-    )
+    environ = {**environ, "HOME": str(tmp_path), "DOCKER_HOST": "unix:///nowhere"}
+    done = run_loom(("jobs",), cwd=tmp_path, environ=environ)
     assert done.returncode == 0, done.stderr
     assert "a.yml:3" in done.stderr
     assert "http://127.0.0.1:9 can't be reached" in done.stderr
     lines = done.stdout.splitlines()
     assert lines[1].split()[1] == "a"
     assert lines[2] == "left out: b, c: its label macos-latest is of macOS; jobs run on Linux here"
+    none = run_loom(("jobs", "--event", "schedule"), cwd=tmp_path, environ=environ)
+    assert (none.returncode, none.stdout.splitlines()) == (
+        0,
+        ["no job of .github/workflows would run", "left out: a, b, c: on: push; the event is schedule"],
+    )
+    assert "--event push" in none.stderr
 
 
 @pytest.mark.parametrize(
     ("include", "why"),
-    [("remote: http://127.0.0.1:9/ci.yml", "no connection"), ("template: Jobs/Build.yml", "one of GitLab's templates")],
+    [
+        ("remote: http://127.0.0.1:9/ci.yml", "no connection"),
+        ("template: Jobs/Build.yml", "one of GitLab's templates"),
+        ("component: gitlab.example/a/b/c@1", "a/b is a project of the server"),
+    ],
 )
 def test_jobs_are_listed_without_includes_that_cannot_be_had(tmp_path: Path, include: str, why: str) -> None:
     (tmp_path / "own.yml").write_text("lint: {extends: .far, needs: [far], script: x, rules: [{if: $NEVER}]}\n")
@@ -125,7 +134,7 @@ later: {{stage: far, script: x}}
     assert why in done.stderr
     assert [" ".join(line.split()) for line in done.stdout.splitlines()[1:]] == [
         "build make not known",
-        "test lint not known",
+        "test lint not known far",
         "test unit debian:trixie-slim",
         "far later not known",
     ]
