@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from loom.cli.help import WORD
 from loom.util.units import nearest
 
-MOST_NAMED = 4
+MOST_NAMED = 8
 """A command with so few options has them all named at one that it does not have."""
 
 OPTIONS: Mapping[str, str] = {
@@ -95,7 +96,10 @@ OPTIONS: Mapping[str, str] = {
     "--lf --last-failed --ff --failed-first": "`loom resume` goes on where the last run failed, `loom run JOB` runs one job",
     "--timeout --job-timeout --step-timeout": "a job's time is `timeout` of the workflow, or the setting `job_timeout`: "
     "LOOM_JOB_TIMEOUT=5m loom run",
-    "-o --output": "the output of a run: `loom logs`; as a page: `loom report -o FILE`",
+    "-d": "only a cluster's jobs go on without you: `loom run --detach`",
+    "--skip --exclude --except --ignore": "the jobs that shall run are named: `loom run JOB JOB`",
+    "-o --output": "the output of a run: `loom logs`; as a page: `loom report -o FILE`; "
+    "artifacts: `loom artifacts --to FOLDER`",
 }
 """Options of other programs, and what is said where a command has none of that name."""
 
@@ -127,7 +131,12 @@ def hint(error: Any, commands: Mapping[str, Sequence[str]]) -> str | None:
     """Return the next move for a usage error of typer. `commands`: loom's commands, with the options of each."""
     context: Any = getattr(error, "ctx", None)
     at = context.info_name if context is not None and context.parent is not None else ""
+    if type(error).__name__ == "MissingParameter" and context.command.params:
+        words = " ".join(context.command.collect_usage_pieces(context)[1:])
+        return f"`{context.command_path} {re.sub('[{}]', '', words)}`"
     if type(error).__name__ == "NoSuchOption":
+        if at and (known := getattr(context.command, "commands", None)):
+            return f"`loom {at}` has {', '.join(known)}"
         arguments = [param.name for param in context.command.params if param.param_type_name == "argument"]
         if (name := error.option_name.lstrip("-")) in arguments:
             return f"{name.upper()} is written without {error.option_name}: `{context.command_path} {name.upper()}`"
@@ -160,13 +169,10 @@ def for_option(option: str, at: str, commands: Mapping[str, Sequence[str]]) -> s
         return f"a command is written without dashes: `loom {name.lstrip('-')}`"
     if close := nearest(name, commands.get(at, ())):
         return f"did you mean {close}?"
-    if (
-        not elsewhere
-        and at
-        and len(own := [each for each in commands.get(at, ()) if each.startswith("--")]) <= MOST_NAMED
-    ):
-        return f"`loom {at}` has {', '.join(own)}"
-    return f"{name} is an option of `loom {elsewhere[0]}`" if elsewhere else None
+    own = [each for each in commands.get(at, ()) if each.startswith("--")]
+    of_another = f"{name} is an option of `loom {elsewhere[0]}`" if elsewhere else ""
+    few = f"`loom {at}` has {', '.join(own)}" if at and 0 < len(own) <= MOST_NAMED else ""
+    return "; ".join(filter(None, (few, of_another))) or None
 
 
 def for_value(options: Sequence[str]) -> str | None:

@@ -177,6 +177,8 @@ class Choice:
             return RequestError(f"unknown job {wanted}, but a run's id", hint=hint)
         alike = [name for name in known if wanted.lower() in name.lower()]
         hint = f"Jobs with that in their name: {_some(alike)}." if alike else f"The jobs are {_some(known)}."
+        if "," in wanted:
+            hint = f"A space is between two jobs: {wanted.replace(',', ' ')}. {hint}"
         return RequestError(f"unknown job {wanted}{meant(wanted, known)}", hint=hint)
 
     def gets_from(self, candidate: Candidate, pool: list[Candidate]) -> list[str]:

@@ -64,6 +64,10 @@ def test_no_word_has_two_suggestions() -> None:
         ("run --event pul_request", "did you mean pull_request?"),
         ("run --event pr", "did you mean pull_request?"),
         ("run --timeout 5m", "LOOM_JOB_TIMEOUT"),
+        ("config --list", "`loom config` has show"),
+        ("bisect", "`loom bisect JOB GOOD [BAD]`"),
+        ("report --format html", "`loom report` has --output; --format is"),
+        ("run --skip lint", "loom run JOB JOB"),
         ("version --short", "`loom version` has --"),
     ],
 )

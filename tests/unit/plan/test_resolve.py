@@ -158,6 +158,9 @@ def test_jobs_with_a_part_of_an_unknown_name_are_listed(plan: MakePlan, tmp_path
     with pytest.raises(RequestError) as caught:
         plan(tmp_path, MATRIX, jobs=("3.12",))
     assert caught.value.hint == "Jobs with that in their name: test.3.12-alpine, test.3.12-slim."
+    with pytest.raises(RequestError) as caught:
+        plan(tmp_path, MATRIX, jobs=("unit,lint",))
+    assert (caught.value.hint or "").startswith("A space is between two jobs: unit lint. ")
 
 
 def test_a_file_in_the_place_of_a_job(plan: MakePlan, tmp_path: Path) -> None:
