@@ -61,7 +61,7 @@ def test_images_of_all_layers_count_together(tmp_path: Path) -> None:
         images=["node:14=node:22"],
     )
     assert found.images == {"a": "user", "b": "project", "node:14": "node:22"}
-    with pytest.raises(RequestError, match="--image: expected NAME=IMAGE, found 'node:14'; .*loom jobs"):
+    with pytest.raises(RequestError, match=r"--image: expected NAME=IMAGE, found 'node:14'; .*loom jobs"):
         load(tmp_path, images=["node:14"])
 
 
