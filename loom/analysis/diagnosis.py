@@ -355,6 +355,9 @@ class _Readings:
 
 _SEVERAL = re.compile(r"[;|\n]|(?<!&)&(?!&)|^!\s|\$\(|`")
 """In a script with one of these, a command may fail and the script go on."""
+_NO_COMMAND = 127
+"""The code of a shell, and of make, for a command that is not there."""
+_NOT_FOUND = re.compile(r": (?:command )?not found$|^g?make(?:\[\d+\])?: .*: No such file or directory$")
 _LIST = re.compile(r";|\|\|")
 """In what a shell tells as one command: it was a part of it."""
 
@@ -373,6 +376,8 @@ def _is_read(output: ReadOutput, line: str, script: str | None, ended: Ending | 
     ):  # it shows a recipe's line before its output, if the recipe does not say otherwise
         own = texts(output.of("own"))
         recipe = ended.command or ""
+        if ended.exit_code == _NO_COMMAND:
+            return _NOT_FOUND.search(line) is not None
         return recipe in own and line in own[own.index(recipe) :] and not _SEVERAL.search(recipe)
     alone = ended is None or not ended.command or ended.is_all_of(script)
     if output.marked:

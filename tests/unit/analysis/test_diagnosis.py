@@ -259,6 +259,10 @@ def test_make_names_the_line_of_the_recipe_that_ended_it(tmp_path: Path) -> None
     for recipe in ("@cat x", "cat x; test -f y"):
         hidden = made(tmp_path, f"a:\n\ttrue\n\t{recipe}\n", "true", recipe, missing, gave)
         assert (hidden.telling_line, hidden.readings) == (missing, [])
+    for code, read in ((127, ["command_not_found"]), (1, [])):
+        absent = ("make: go: No such file or directory", f"make: *** [Makefile:2: a] Error {code}")
+        found = made(tmp_path, "a:\n\t@$(GO) test\n", *absent)
+        assert (found.telling_line, [each.code for each in found.readings]) == (absent[0], read)
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub/Makefile").write_text("a:\n\ttrue; \\\n\t  false\n")
     inner = ("make[1]: Entering directory '/workspace/sub'", "make[1]: *** [Makefile:2: a] Error 1")
