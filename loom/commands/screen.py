@@ -57,10 +57,13 @@ class MaskedProgress:
 
 
 @contextmanager
-def progress_line(*, wanted: bool = True, at_once: bool = False) -> Iterator[Callable[[str], None]]:
-    """Yield a function that shows a text in one line of standard error, which is erased at the end; on a terminal only."""
+def progress_line(text: str = "", *, wanted: bool = True, at_once: bool = False) -> Iterator[Callable[[str], None]]:
+    """Yield a function that shows a text in one line of standard error, which is erased at the end; on a terminal only.
+
+    `text` is shown at once.
+    """
     wanted = wanted and sys.stderr.isatty()
-    last = 0.0 if at_once else time.monotonic() + 0.2  # what is small is done before anyone could read it
+    last = 0.0 if text or at_once else time.monotonic() + 0.2  # what is small is done before anyone could read it
 
     def write(text: str) -> None:
         print(f"\r\033[K{text}", end="", file=exact(sys.stderr), flush=True)
@@ -72,6 +75,8 @@ def progress_line(*, wanted: bool = True, at_once: bool = False) -> Iterator[Cal
             write(cleaned(text))
 
     try:
+        if text:
+            show(text)
         yield show
     finally:
         if wanted:

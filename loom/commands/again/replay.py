@@ -58,8 +58,7 @@ _NOT_RUN: Mapping[str, Any] = {"status": "skipped", "steps": []}
 def replay(file: Path, *, repeat: int | None, quiet: bool, as_json: bool, **asked: Any) -> int:
     """`loom replay`; return the exit code of the run. `asked`: options of `loom run`, as they are."""
     near = open_project({"color": asked["color"]}, trusting=asked["trust"])
-    with progress_line(at_once=True) as show:
-        show(f"unpacks {file}")
+    with progress_line(f"unpacks {file}"):
         found = unpacked(file, near.config.cache_dir / BUNDLES)
     there = found.reading
     try:
@@ -74,8 +73,7 @@ def replay(file: Path, *, repeat: int | None, quiet: bool, as_json: bool, **aske
     tips = "".join(one.tip_sha for one in (found.manifest, *found.manifest.submodules.values()))
     key = read_regular(there.paths.plan) + tips.encode()
     folder = near.config.cache_dir / "replays" / f"{found.manifest.run_id}-{hashlib.sha256(key).hexdigest()[:12]}"
-    with progress_line(at_once=True) as show:
-        show("lays out the files")
+    with progress_line("lays out the files"):
         _lay_out(found, folder, near, file)
     file = file.resolve()
     os.environ.pop("LOOM_BUNDLE", None)  # this one is from a bundle
@@ -182,8 +180,7 @@ def _planned(
     images = {
         image["name"]: image["digest"].rpartition("@")[2] for image in there.receipt()["images"] if image["digest"]
     }
-    with progress_line(at_once=True) as show:
-        show("looks for the images that ran there")
+    with progress_line("looks for the images that ran there"):
         pinned = tuple(pinned_job(job, images, project, differences) for job in jobs)
     variables = rerun_variables(planned.variables, str(time.time_ns()))
     return project, run_of(project, request, replace(planned.plan, jobs=pinned), variables, origin=str(file))

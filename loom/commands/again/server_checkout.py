@@ -58,8 +58,7 @@ def fetch(there: ServerJob, pipeline: RemotePipeline, log: bytes, facts: LogFact
 
 def _fetch_commit(there: ServerJob, pipeline: RemotePipeline, sha: str, ref: str, depth: str) -> None:
     of_request = ref.startswith(("refs/merge-requests/", "refs/pull/"))
-    with progress_line(at_once=True) as show:
-        show(f"fetching commit {sha[:12]}")
+    with progress_line(f"fetching commit {sha[:12]}"):
         fetch_checkout(
             there.tree,
             url=there.clone_url(),
@@ -85,8 +84,7 @@ def fetch_submodules(there: ServerJob, target: Job, log: bytes, depth: str) -> N
             note = "unknown: the submodules, which the job there had, and for which its file does not ask"
             there.differences.add("submodules", "present", note=note)
         return
-    with progress_line(at_once=True) as show:
-        show("fetching submodules")
+    with progress_line("fetching submodules"):
         server, near, environ = there.address.server, there.project.root, there.project.environ
         missing = [*_lay_out_submodules(there.tree, near, clone, server=server, environ=environ)]
     for why in missing:

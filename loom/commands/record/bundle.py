@@ -93,8 +93,7 @@ def _made(
             )
         not_searched = ()
     cancel, check = Cancel(), partial(outgoing.check, masker)
-    with signals(cancel), progress_line(at_once=True) as show, ExitStack() as stack:
-        show("collects the files of the run")
+    with signals(cancel), progress_line("collects the files of the run") as show, ExitStack() as stack:
         workspace = stack.enter_context(_tree(project, reading, taken, cancel, planned.variables))
         show("packs the files and commits")
         trees, packs, whole = dict[str, BundledTree](), dict[str, Path](), True

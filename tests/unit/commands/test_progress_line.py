@@ -24,6 +24,6 @@ def test_line_moves_the_cursor_back_and_goes_at_the_end(
 ) -> None:
     """Control sequences of the text do not reach the terminal."""
     monkeypatch.setattr("sys.stderr", _ShownMasked(raw, encoding="utf-8"))
-    with progress_line(at_once=True) as show:
-        show("the log: \x1b[2J3 MB")
+    with progress_line("the log: \x1b[2J3 MB"):
+        pass
     assert raw.getvalue() == printed
