@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 import shlex
-import sys
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
 from importlib import import_module
 from pathlib import Path
 
@@ -15,7 +13,6 @@ from msgspec.structs import replace
 
 from loom.analysis.diagnosis import Diagnosis, diagnose_refusal
 from loom.analysis.evidence import changed_since, diagnosis_of
-from loom.analysis.server_log import diagnosis_of_log, read_log
 from loom.commands.project import Project, is_bundle, open_project, run_or_job
 from loom.commands.screen import screen_parts
 from loom.commands.servers import is_address
@@ -23,12 +20,12 @@ from loom.errors import RequestError
 from loom.record.reader import Reading
 from loom.record.unrecorded import find_unrecorded
 from loom.render import diagnosis as forms
-from loom.util.untrusted_files import open_regular
 
 
 def diagnose(run: str, job: str | None, form: str, *, color: str | None) -> None:
     project = open_project({"color": color})
     if is_log(run):
+        diagnose_log = import_module("loom.commands.record.remote").diagnose_log  # where a server may be asked
         _show([diagnose_log(project, run, job)], form, project)
         return
     of_all = job is None and form in forms.OF_ALL_JOBS
@@ -65,25 +62,6 @@ def is_log(named: str) -> bool:
     """Return whether it is a log instead of a run: an address, a file that is no document, or `-`."""
     is_file = Path(named).suffix not in (".json", ".jsonl") and os.path.isfile(named)  # noqa: PTH113  a name may be too long for Path
     return named == "-" or is_address(named) or (is_file and not is_bundle(named))
-
-
-def diagnose_log(project: Project, named: str, job: str | None) -> Diagnosis:
-    """Diagnose the job that a log is of."""
-    if job is not None:
-        raise RequestError(f"unexpected argument {job}: a log is of one job")
-    if is_address(named):
-        found: Diagnosis = import_module("loom.commands.record.remote").diagnosis_of_remote(project, named)
-        return found
-    try:
-        with nullcontext(sys.stdin.buffer) if named == "-" else open_regular(Path(named)) as file:
-            log = read_log(iter(lambda: file.read(1 << 18), b""))
-    except OSError as error:
-        raise RequestError(
-            f"{named}: {error.strerror or error}: the log can't be read", code="LOG_UNREADABLE"
-        ) from error
-    if not log.lines_total:
-        raise RequestError(f"{named}: the log is empty", code="LOG_UNREADABLE")
-    return diagnosis_of_log(log, named, root=project.root)
 
 
 def _refusal(project: Project) -> Diagnosis | None:

@@ -1,11 +1,13 @@
-"""Find a failed job, its server and its log by the address of its page."""
+"""Find a failed job, its server and its log by the address of its page, and diagnose a log."""
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from collections.abc import Callable, Container, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
+from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 import typer
@@ -15,12 +17,13 @@ from loom.analysis.diagnosis import Diagnosis
 from loom.analysis.server_log import ServerLog, diagnosis_of_log, read_log
 from loom.commands.project import Project, checkout, trusting
 from loom.commands.project.trust_store import ServerTrust
-from loom.commands.servers import JobAddress, RemoteJob, Server, ServerRefused, address_of, server_of
+from loom.commands.servers import JobAddress, RemoteJob, Server, ServerRefused, address_of, is_address, server_of
 from loom.commands.servers.tokens import NAMED, is_configured, token_for
 from loom.commands.terminal import attended
 from loom.errors import RequestError
 from loom.plan.origin import ProjectOrigin, origin_of
 from loom.plan.permissions import PermissionRequest
+from loom.util.untrusted_files import open_regular
 from loom.workflow.languages import GITHUB, GITLAB
 
 T = TypeVar("T")
@@ -112,9 +115,24 @@ def read(file: BinaryIO, survived: Container[str] = ()) -> ServerLog:
     return read_log(iter(lambda: file.read(1 << 18), b""), survived)
 
 
-def diagnosis_of_remote(project: Project, url: str) -> Diagnosis:
-    """Diagnose the job of an address by its log alone."""
-    server, job = remote_job(project, url)
-    with downloaded(server, job) as file:
-        log = read(file)
-    return diagnosis_of_log(log, job.url, job=job.name, root=project.root, again=f"loom reproduce {job.url}")
+def diagnose_log(project: Project, named: str, job: str | None) -> Diagnosis:
+    """Diagnose the job that a log is of."""
+    if job is not None:
+        raise RequestError(f"unexpected argument {job}: a log is of one job")
+    if is_address(named):
+        server, remote = remote_job(project, named)
+        with downloaded(server, remote) as file:
+            log = read(file)
+        return diagnosis_of_log(
+            log, remote.url, job=remote.name, root=project.root, again=f"loom reproduce {remote.url}"
+        )
+    try:
+        with nullcontext(sys.stdin.buffer) if named == "-" else open_regular(Path(named)) as file:
+            log = read_log(iter(lambda: file.read(1 << 18), b""))
+    except OSError as error:
+        raise RequestError(
+            f"{named}: {error.strerror or error}: the log can't be read", code="LOG_UNREADABLE"
+        ) from error
+    if not log.lines_total:
+        raise RequestError(f"{named}: the log is empty", code="LOG_UNREADABLE")
+    return diagnosis_of_log(log, named, root=project.root)
