@@ -65,7 +65,7 @@ def diagnose(
         default="last",
     ),
     job: str | None = argument("JOB", "A job (default: the first that failed).", "job"),
-    form: DiagnosisForm = option("--format", "Output format.", default=DiagnosisForm.TEXT),
+    form: DiagnosisForm = option("--format FORM", "text, agent, json, github or gitlab.", default=DiagnosisForm.TEXT),
     as_json: bool = options.AS_JSON,
     color: str | None = options.COLOR,
 ) -> None:
