@@ -46,7 +46,7 @@ OPTIONS: Mapping[str, str] = {
     "the setting `cache_dir` (LOOM_CACHE_DIR), and `loom cache ls` lists them",
     "--no-cache-server": "without caches: `loom run --no-cache`",
     "--action-cache-path --use-new-action-cache": "fetched actions stay in the setting `cache_dir` (LOOM_CACHE_DIR)",
-    "-a --actor": "the user is that of git's `user.email`",
+    "-a --actor": "the user is that of git's `user.email`; without a name, all jobs are meant",
     "--defaultbranch": "the default branch is that of origin: `git remote set-head origin BRANCH`",
     "--remote-name": "the remote is `origin`: `git remote rename OTHER origin`",
     "--detect-event": "the event is a push, or named: `loom run --event EVENT`",
@@ -99,7 +99,9 @@ OPTIONS: Mapping[str, str] = {
     "-d": "only a cluster's jobs go on without you: `loom run --detach`",
     "--skip --exclude --except --ignore": "the jobs that shall run are named: `loom run JOB JOB`",
     "-o --output": "the output of a run: `loom logs`; as a page: `loom report -o FILE`; "
-    "artifacts: `loom artifacts --to FOLDER`",
+    "artifacts: `loom artifacts --to FOLDER`; what a command prints: `loom compile > FILE`",
+    "--all": "all are meant where none is named: `loom jobs`, `loom run`",
+    "--interval --debounce": "the kernel tells `loom watch` of each change; `loom watch --poll` looks each second",
 }
 """Options of other programs, and what is said where a command has none of that name."""
 
