@@ -337,6 +337,7 @@ def of_github(
     serve_github(case, workflow, log, name, run_has=run_has)
     command = ("reproduce", f"{case.stub.url}/o/r/actions/runs/1/job/2", "--keep", "never", "--json", *words)
     done = run_loom(command, cwd=case.checkout, environ={**case.environ, "GH_HOST": case.stub.url, "GH_TOKEN": TOKEN})
+    assert done.stdout, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
     return found
 
