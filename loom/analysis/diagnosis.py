@@ -420,10 +420,10 @@ def _telling_line(
     """Choose the line as `Diagnosis.telling_line`; the first of `of_loom`, if any, rather than one that names no error."""
     message = next((each.message for each in failures if each.message), None)
     last = (line.text for line in reversed(output.lines) if not line.blank)
-    survived = not output.complete and any(line.tells and not line.mild for line in output.last)
-    found = telling_line(
-        output.last if survived and not message else output.reason, at, message
-    )  # of so many, the last
+    reason = output.reason
+    if not (message or output.complete) and any(line.tells and not line.mild for line in output.last):
+        reason = output.last  # of more errors than are kept, the last
+    found = telling_line(reason, at, message)
     if of_loom and not any(line.tells for line in output.reason if line.text == found):
         return of_loom[0]
     return found or next(last, None)

@@ -134,8 +134,7 @@ def hint(error: Any, commands: Mapping[str, Sequence[str]]) -> str | None:
     context: Any = getattr(error, "ctx", None)
     at = context.info_name if context is not None and context.parent is not None else ""
     if type(error).__name__ == "MissingParameter" and context.command.params:
-        words = " ".join(context.command.collect_usage_pieces(context)[1:])
-        return f"`{context.command_path} {re.sub('[{}]', '', words)}`"
+        return f"`{context.command_path} {re.sub('[{}]', '', _arguments(context))}`"
     if type(error).__name__ == "NoSuchOption":
         if at and (known := getattr(context.command, "commands", None)):
             return f"`loom {at}` has {', '.join(known)}"
@@ -152,11 +151,15 @@ def hint(error: Any, commands: Mapping[str, Sequence[str]]) -> str | None:
     if "unexpected extra argument" in str(error):
         if "--workflow" in commands.get(at, ()):
             return f"the file, or the folder of several, is `loom {at} --workflow PATH` (-f)"
-        taken = " ".join(context.command.collect_usage_pieces(context)[1:])
+        taken = _arguments(context)
         return f"`{context.command_path}` takes {f'{taken} and no more' if taken else 'options alone'}"
     known = getattr(context and context.command, "commands", None)
     word = context.meta.get(WORD) if context is not None else None
     return for_command(word, list(known), at) if known and word and word not in known else None
+
+
+def _arguments(context: Any) -> str:
+    return " ".join(context.command.collect_usage_pieces(context)[1:])
 
 
 def for_option(option: str, at: str, commands: Mapping[str, Sequence[str]]) -> str | None:

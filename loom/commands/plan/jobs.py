@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 from loom.commands.plan.plan_run import planner_of
@@ -13,7 +13,7 @@ from loom.commands.screen import screen_parts
 from loom.errors import InfrastructureError, NoJobRuns, WorkflowError
 from loom.images.reference import parse_reference
 from loom.plan.image_lock import shown
-from loom.plan.model import Job, NotSelected, Plan
+from loom.plan.model import Job, Plan
 from loom.providers.docker.images.present import present_images
 from loom.record.request import Request
 from loom.render.jobs import JobsDocument, LeftOutJob, ListedJob, job_lines
@@ -29,13 +29,11 @@ def jobs(*, as_json: bool, **given: Any) -> int:
     project = open_project(request.settings)
     settle_objects(project, can_ask=not as_json)
     planner = planner_of(project, request, keeping=True)
-    plan: Plan | None = None
-    left_out: Sequence[NotSelected] = ()
     incomplete = None
     try:
         plan, _ = planner.made()
     except NoJobRuns as none:
-        left_out = none.left_out
+        plan = Plan(workflow_path=planner.workflow.path, stages=(), jobs=(), left_out=tuple(none.left_out))
         print(f"loom: {none.hint}", file=sys.stderr)
     except (InfrastructureError, WorkflowError) as error:
         codes = {error.code, *(problem.code for problem in getattr(error, "problems", ()))}
@@ -53,7 +51,7 @@ def jobs(*, as_json: bool, **given: Any) -> int:
         print(f"loom: {incomplete}", file=sys.stderr)
     images = present_images(project.environ, project.config.engine)
     document = JobsDocument(
-        workflow_path=plan.workflow_path if plan else planner.workflow.path,
+        workflow_path=plan.workflow_path,
         jobs=[
             ListedJob(
                 id=job.id,
@@ -64,10 +62,10 @@ def jobs(*, as_json: bool, **given: Any) -> int:
                 image_here=_is_here(job, images),
                 needs=None if job.needs is None else [need.job for need in job.needs],
             )
-            for job in (plan.jobs if plan else ())
+            for job in plan.jobs
         ],
         incomplete=incomplete,
-        left_out=[LeftOutJob(id=item.id, reason=item.reason) for item in (plan.left_out if plan else left_out)],
+        left_out=[LeftOutJob(id=item.id, reason=item.reason) for item in plan.left_out],
     )
     if as_json:
         print_json(document)
