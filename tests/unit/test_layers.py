@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -17,9 +18,26 @@ ORDER = re.findall(r"^\| `(\w+)/?` \|", LAYOUT.read_text(), re.MULTILINE)
 """The folders and modules of `loom/`, from the top down."""
 
 
+Import = ast.Import | ast.ImportFrom
+
+
+@cache
+def imports(path: Path) -> list[tuple[Import, bool]]:
+    """The imports of a module, each with whether it stands inside a function."""
+
+    def below(node: ast.AST, inside: bool) -> Iterator[tuple[Import, bool]]:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, Import):
+                yield child, inside
+            elif isinstance(child, ast.stmt | ast.ExceptHandler | ast.match_case):  # no expression has an import
+                yield from below(child, inside or isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef))
+
+    return list(below(ast.parse(path.read_text()), False))
+
+
 def imports_of(path: Path) -> set[str]:
     names = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node, _ in imports(path):
         if isinstance(node, ast.ImportFrom) and node.module == "loom":
             names |= {alias.name for alias in node.names if alias.name != "__version__"}
         elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("loom."):
@@ -66,11 +84,10 @@ def test_libraries_stand_beside_each_other() -> None:
     assert found == set()
 
 
-@cache
 def modules_named_in(path: Path) -> set[Path]:
     """The modules of loom that one imports, at its top or inside a function."""
     found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node, _ in imports(path):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("loom."):
             below = PROJECT / (node.module or "").replace(".", "/")
             found |= {below.with_suffix(".py"), *(below / f"{alias.name}.py" for alias in node.names)}
@@ -105,15 +122,8 @@ LATE = 113
 
 @pytest.mark.slow
 def test_imports_stand_at_the_top() -> None:
-    late = {
-        (path, node.lineno)
-        for path in ROOT.rglob("*.py")
-        for function in ast.walk(ast.parse(path.read_text()))
-        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
-        for node in ast.walk(function)
-        if isinstance(node, ast.Import | ast.ImportFrom)
-    }
-    assert len(late) <= LATE
+    late = sum(inside for path in ROOT.rglob("*.py") for _, inside in imports(path))
+    assert late <= LATE
 
 
 ENGINE_ADMINISTRATION = {
@@ -172,7 +182,7 @@ def test_nothing_asks_which_provider_it_is() -> None:
 def modules_of_the_command_line(path: Path) -> set[str]:
     return {
         name
-        for node in ast.walk(ast.parse(path.read_text()))
+        for node, _ in imports(path)
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("loom.cli")
         for name in ([alias.name for alias in node.names] if node.module == "loom.cli" else [node.module.split(".")[2]])
     }
