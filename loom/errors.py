@@ -22,9 +22,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from msgspec import Struct
-
 from loom.addresses import hide_credentials
+from loom.util.typed import Immutable
 
 
 class LoomError(Exception):
@@ -59,7 +58,7 @@ class NoJobRuns(RequestError):
     left_out: Sequence[Any] = ()
 
 
-class Problem(Struct, frozen=True, kw_only=True):
+class Problem(Immutable):
     """One thing wrong (or doubtful) in a file a user wrote. Lines and columns count from 1."""
 
     file: str

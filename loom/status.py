@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import IntEnum, StrEnum
 from typing import Annotated, Any, Literal
 
-from msgspec import Meta, Struct
+from msgspec import Meta
+
+from loom.util.typed import Immutable
 
 Count = Annotated[int, Meta(ge=0, le=1 << 53)]
 Code = Annotated[int, Meta(ge=-(1 << 31), le=1 << 53)]
@@ -61,7 +63,7 @@ class Ended(StrEnum):
     OOM_KILLED = "oom_killed"
 
 
-class Frame(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Frame(Immutable, forbid_unknown_fields=True):
     """A call in a shell: the line in `file` that was running; in the step's own script without a file."""
 
     file: str | None = None
@@ -69,7 +71,7 @@ class Frame(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     function: str | None = None
 
 
-class EndedBy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class EndedBy(Immutable, forbid_unknown_fields=True):
     """The command that ended a step, as its shell reports it."""
 
     command: str
@@ -92,7 +94,7 @@ class EndedBy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     said_stderr_lines: Count | None = None
 
 
-class Exit(Struct, frozen=True, kw_only=True):
+class Exit(Immutable):
     """A command's result. `code` is the shell's exit code (128+N when signal N killed it)."""
 
     code: int
@@ -123,7 +125,7 @@ class Exit(Struct, frozen=True, kw_only=True):
                 return Status.CANCELED
 
 
-class FailingTest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class FailingTest(Immutable, forbid_unknown_fields=True):
     """A failed test. `file` is relative to the workspace if inside, `line` counts from 1."""
 
     name: str
@@ -154,7 +156,7 @@ def failing_tests_total(named: Sequence[FailingTest], reports: Mapping[str, Any]
     return max(len(named), sum((reports or {}).get(kind) or 0 for kind in ("failures", "errors")))
 
 
-class Failure(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Failure(Immutable, forbid_unknown_fields=True):
     """One thing that a tool reports as wrong."""
 
     tool: str
@@ -168,7 +170,7 @@ class Failure(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The tool's own name for the kind: a rule, or an error's code."""
 
 
-class JobResult(Struct, frozen=True, kw_only=True):
+class JobResult(Immutable):
     status: Status
     allowed_failure: bool = False
     exit_code: int | None = None
@@ -183,7 +185,7 @@ class JobResult(Struct, frozen=True, kw_only=True):
         return self.status is Status.SUCCESS or self.allowed_failure
 
 
-class Skip(Struct, frozen=True, kw_only=True):
+class Skip(Immutable):
     job_id: str
     reason: str
     blocked_by: str | None = None

@@ -10,11 +10,12 @@ from pathlib import Path
 from secrets import token_bytes, token_hex
 from typing import Any, Literal
 
-from msgspec import Struct, field
+from msgspec import field
 
 from loom.action_services.uploads import Refused, Room, Upload
 from loom.storage.cache import Cache
 from loom.util.masking import Masker
+from loom.util.typed import Immutable
 
 _LONGEST_TEXT = 1024
 _MOST_TEXTS = 100
@@ -24,7 +25,7 @@ _MOST_UPLOADS = 500
 Kind = Literal["upload", "cache", "artifact"]
 
 
-class Client(Struct, frozen=True, kw_only=True, eq=False):
+class Client(Immutable, eq=False):
     """A job that may use the services, by its token."""
 
     job_id: str
@@ -40,7 +41,7 @@ class Client(Struct, frozen=True, kw_only=True, eq=False):
     """Record a fact of the job."""
 
 
-class ServiceStore(Struct, frozen=True, kw_only=True):
+class ServiceStore(Immutable):
     """What the services of one run read and keep."""
 
     cache: Cache | None

@@ -7,16 +7,15 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
-from msgspec import Struct
-
 from loom.analysis.diagnosis import Diagnosis
 from loom.analysis.failure import JobEnding
 from loom.record.documents import Commit, Document, RunId, Sha
+from loom.util.typed import Immutable
 
 Verdict = Literal["good", "bad", "skip"]
 
 
-class Tested(Document, frozen=True, kw_only=True):
+class Tested(Document):
     commit: Sha
     verdict: Verdict
     run_id: RunId | None
@@ -25,7 +24,7 @@ class Tested(Document, frozen=True, kw_only=True):
     """Of the bad commit that was named: the failure that is looked for."""
 
 
-class Bisection(Document, frozen=True, kw_only=True):
+class Bisection(Document):
     """The document of `loom bisect --json`."""
 
     schema_version: Literal["loom.bisection.v1"] = "loom.bisection.v1"
@@ -41,7 +40,7 @@ class Bisection(Document, frozen=True, kw_only=True):
     diagnosis: Diagnosis | None
 
 
-class RemainingCommits(Struct, frozen=True, kw_only=True):
+class RemainingCommits(Immutable):
     """The rest of the range."""
 
     next: list[str]

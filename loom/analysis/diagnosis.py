@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from msgspec import Struct, field
+from msgspec import field
 from msgspec.structs import replace
 
 from loom.analysis import formats, patterns
@@ -35,9 +35,10 @@ from loom.record.request import Request
 from loom.record.unrecorded import Unrecorded
 from loom.status import Code, Count, FailingTest, Failure, failing_tests_total
 from loom.util import typed
+from loom.util.typed import Immutable
 
 
-class Excerpt(Document, frozen=True, kw_only=True):
+class Excerpt(Document):
     """Source lines around `line`, as the job's files were when the run ended."""
 
     file: str
@@ -46,7 +47,7 @@ class Excerpt(Document, frozen=True, kw_only=True):
     text: str
 
 
-class ChangedSince(Document, frozen=True, kw_only=True):
+class ChangedSince(Document):
     """The changes in the checkout since the run."""
 
     head_sha: Sha | None
@@ -55,7 +56,7 @@ class ChangedSince(Document, frozen=True, kw_only=True):
     files_total: Count
 
 
-class OtherFailure(Document, frozen=True, kw_only=True):
+class OtherFailure(Document):
     job_id: str
     status: str
     manifest_path: str
@@ -72,7 +73,7 @@ class OtherFailure(Document, frozen=True, kw_only=True):
         return form_of(self.telling_line) if self.location else self.telling_line, self.location
 
 
-class LogSource(Document, frozen=True, kw_only=True):
+class LogSource(Document):
     """The log of a CI server that was read instead of a record, and what it says of itself."""
 
     name: str
@@ -85,7 +86,7 @@ class LogSource(Document, frozen=True, kw_only=True):
     lines_total: Count
 
 
-class Diagnosis(Document, frozen=True, kw_only=True):
+class Diagnosis(Document):
     schema_version: Literal["loom.diagnosis.v1"] = DIAGNOSIS_SCHEMA
     kind: Literal["diagnosis"] = "diagnosis"
     run_id: str
@@ -181,7 +182,7 @@ class Diagnosis(Document, frozen=True, kw_only=True):
         )
 
 
-class Evidence(Struct, frozen=True, kw_only=True):
+class Evidence(Immutable):
     """The inputs of a diagnosis; `job` is the manifest of the job to explain, or None."""
 
     run_id: str

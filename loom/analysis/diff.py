@@ -23,7 +23,7 @@ FILES_SHOWN = 200
 STREAM_NAMES: Final[Mapping[Stream, str]] = {"stdout": "its output", "stderr": "its standard error"}
 
 
-class Pair(Document, frozen=True, kw_only=True):
+class Pair(Document):
     """One difference. None: absent or unknown."""
 
     name: str
@@ -31,7 +31,7 @@ class Pair(Document, frozen=True, kw_only=True):
     b: str | None
 
 
-class FirstLine(Document, frozen=True, kw_only=True):
+class FirstLine(Document):
     """The first line of a step's output that differs after normalising; `line` counts from 1 in its stream."""
 
     step: str
@@ -41,7 +41,7 @@ class FirstLine(Document, frozen=True, kw_only=True):
     b: str | None
 
 
-class JobDiff(Document, frozen=True, kw_only=True):
+class JobDiff(Document):
     job_id: str
     status_a: str | None
     status_b: str | None
@@ -56,7 +56,7 @@ class JobDiff(Document, frozen=True, kw_only=True):
     same: bool
 
 
-class Inputs(Document, frozen=True, kw_only=True):
+class Inputs(Document):
     same: bool
     tree: Pair | None
     head: Pair | None
@@ -68,7 +68,7 @@ class Inputs(Document, frozen=True, kw_only=True):
     other: list[Pair]
 
 
-class Diff(Document, frozen=True, kw_only=True):
+class Diff(Document):
     schema_version: Literal["loom.diff.v1"] = "loom.diff.v1"
     kind: Literal["diff"] = "diff"
     run_a: str

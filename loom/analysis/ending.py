@@ -21,7 +21,7 @@ _LARGEST_SCRIPT = 1 << 20
 _MOST_CANDIDATES = 5
 
 
-class Ending(Document, frozen=True, kw_only=True):
+class Ending(Document):
     """What ended the step or the run, as its shell, make, the kernel or loom itself says."""
 
     by: Literal["shell", "make", "kernel", "loom"]

@@ -6,7 +6,7 @@ import re
 from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 
-from msgspec import Struct, field
+from msgspec import field
 
 from loom.analysis import formats, patterns
 from loom.record.documents import Document
@@ -17,6 +17,7 @@ from loom.status import Code, Count, FailingTest, failing_tests_total
 from loom.util.bounded import listed
 from loom.util.controls import cleaned, visible
 from loom.util.paths import JOB_DIRECTORY
+from loom.util.typed import Immutable
 
 LINES_READ = 50_000
 """Of a longer output of the failing command, the last ones are read."""
@@ -37,7 +38,7 @@ LINE_COMPARED = 4000
 """Longer lines are compared as they are."""
 
 
-class Finding(Document, frozen=True, kw_only=True):
+class Finding(Document):
     """One thing that failed: a test, a finding of a linter or compiler, or a line that speaks of an error."""
 
     name: str
@@ -51,7 +52,7 @@ class Finding(Document, frozen=True, kw_only=True):
         return f"{self.name}: {self.message}" if self.message else self.name
 
 
-class JobEnding(Document, frozen=True, kw_only=True):
+class JobEnding(Document):
     """The end of a job on one side."""
 
     status: str
@@ -75,7 +76,7 @@ class JobEnding(Document, frozen=True, kw_only=True):
         return f"{by}{code}{f': {first.strip()[:_LONGEST]}' if first else ''}"
 
 
-class Comparison(Struct, frozen=True, kw_only=True):
+class Comparison(Immutable):
     """Two endings compared. `text` says what is the same, or the first thing that is not."""
 
     same: bool

@@ -13,12 +13,13 @@ from msgspec import Struct
 from loom.analysis.readings import required_by
 from loom.record.documents import Why
 from loom.record.highlights import Watch
+from loom.util.typed import Immutable
 
 GROUPS = ("test", "file", "line", "column", "severity", "message", "code")
 """The named groups of an expression."""
 
 
-class Format(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Format(Immutable, forbid_unknown_fields=True):
     """An entry of the table, which explains its fields."""
 
     name: str

@@ -23,7 +23,7 @@ MOST_HUNKS = 3
 HUNK_LINES = 12
 
 
-class ChangedFile(Document, frozen=True, kw_only=True):
+class ChangedFile(Document):
     """A file that differs between two snapshots. `hunk`: the lines of a patch, where both contents still exist."""
 
     path: str
@@ -35,7 +35,7 @@ class ChangedFile(Document, frozen=True, kw_only=True):
     hunk: list[str] = field(default_factory=list)
 
 
-class SinceGreen(Document, frozen=True, kw_only=True):
+class SinceGreen(Document):
     """The differences from the last run in which the same job passed."""
 
     run_id: str
@@ -47,7 +47,7 @@ class SinceGreen(Document, frozen=True, kw_only=True):
     """Images, variables, the version of loom, the provider."""
 
 
-class SameInput(Document, frozen=True, kw_only=True):
+class SameInput(Document):
     """The number of runs of the job on the same tree and image, this one included."""
 
     runs: Count

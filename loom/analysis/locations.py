@@ -30,7 +30,7 @@ _MOST_WALKED = 20_000
 _ROOTS = re.compile(rf"^(?:/workspace|\S*/{JOB_DIRECTORY})(?:/|$)|^\./")
 
 
-class Location(Document, frozen=True, kw_only=True):
+class Location(Document):
     """A source location in the output."""
 
     file: str

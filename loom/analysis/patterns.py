@@ -20,7 +20,7 @@ _NO_FAILURES = ("warn", "info", "note", "notice", "hint", "suggestion")
 """The beginning of a `severity` that reports no failure."""
 
 
-class FailureGroup(Document, frozen=True, kw_only=True):
+class FailureGroup(Document):
     """Failures of one kind: the same message but for numbers, names in quotes and paths."""
 
     message: str

@@ -11,13 +11,13 @@ from functools import cache
 from pathlib import Path
 
 import msgspec
-from msgspec import Struct
 
 from loom.record.documents import Document
+from loom.util.typed import Immutable
 from loom.util.units import counted
 
 
-class LineReading(Document, frozen=True, kw_only=True):
+class LineReading(Document):
     """The meaning of a line. `advice` is a next move."""
 
     code: str
@@ -26,7 +26,7 @@ class LineReading(Document, frozen=True, kw_only=True):
     advice: str
 
 
-class ReadingEntry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ReadingEntry(Immutable, forbid_unknown_fields=True):
     """An entry of the table, which explains its fields."""
 
     code: str
@@ -37,12 +37,12 @@ class ReadingEntry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     ended: str | None = None
 
 
-class Table(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Table(Immutable, forbid_unknown_fields=True):
     shell: str
     readings: tuple[ReadingEntry, ...]
 
 
-class NamedFile(Struct, frozen=True, kw_only=True):
+class NamedFile(Immutable):
     """Facts about a file of the checkout that the output names."""
 
     path: str
@@ -63,7 +63,7 @@ class NamedFile(Struct, frozen=True, kw_only=True):
     """The job that does not get it, as it is not among its inputs."""
 
 
-class LineContext(Struct, frozen=True, kw_only=True):
+class LineContext(Immutable):
     """Where a line was printed."""
 
     ended: str = "failure"

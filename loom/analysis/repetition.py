@@ -21,7 +21,7 @@ MOST_LINES = 200_000
 """Lines of a stream of output that are compared."""
 
 
-class Rate(Document, frozen=True, kw_only=True):
+class Rate(Document):
     """A rate, with Wilson's interval of 95 %."""
 
     count: Count
@@ -30,7 +30,7 @@ class Rate(Document, frozen=True, kw_only=True):
     high: float
 
 
-class FlakyTest(Document, frozen=True, kw_only=True):
+class FlakyTest(Document):
     job_id: str
     name: str
     rate: Rate
@@ -38,7 +38,7 @@ class FlakyTest(Document, frozen=True, kw_only=True):
     """The first run in which it failed."""
 
 
-class FailureOfRuns(Document, frozen=True, kw_only=True):
+class FailureOfRuns(Document):
     """One failure, and the runs that ended with it."""
 
     job_id: str
@@ -46,7 +46,7 @@ class FailureOfRuns(Document, frozen=True, kw_only=True):
     run_ids: list[RunId]
 
 
-class PartingLine(Document, frozen=True, kw_only=True):
+class PartingLine(Document):
     """The first line of a failing run that no passing run prints; `line` counts from 1 in its stream."""
 
     run_id: RunId
@@ -59,7 +59,7 @@ class PartingLine(Document, frozen=True, kw_only=True):
     """The number of failing runs that print it."""
 
 
-class Repetition(Document, frozen=True, kw_only=True):
+class Repetition(Document):
     """The document of `loom run --repeat N --json`."""
 
     schema_version: Literal["loom.repetition.v1"] = "loom.repetition.v1"

@@ -22,6 +22,7 @@ from loom.record.highlights import Highlighter
 from loom.record.sections import reader_for
 from loom.util import jsons
 from loom.util.controls import cleaned, visible
+from loom.util.typed import Immutable
 
 LONGEST_LINE = 1 << 16
 """Bytes of a line that are read: of a longer one, its beginning and its end."""
@@ -93,7 +94,7 @@ class LogUnit(Struct, kw_only=True):
         self.before_own, self.command, self.marked = self.total, command, True
 
 
-class ServerLog(Struct, frozen=True, kw_only=True):
+class ServerLog(Immutable):
     """A log that was read: what it says, and the unit that failed."""
 
     facts: LogFacts

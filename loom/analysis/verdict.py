@@ -24,7 +24,7 @@ _REORDERED = 40
 _LINE = 300
 
 
-class LogParting(Document, frozen=True, kw_only=True):
+class LogParting(Document):
     """The first line that only one side has; `line` counts from 1 in the output of the command."""
 
     command: str
@@ -36,14 +36,14 @@ class LogParting(Document, frozen=True, kw_only=True):
 Verdict = Literal["reproduced", "another-failure", "passes-here", "not-run"]
 
 
-class Reason(Document, frozen=True, kw_only=True):
+class Reason(Document):
     """A fact that differs between the two sides, and that the failing command names."""
 
     kind: Literal["artifact", "variable"]
     text: str
 
 
-class Trial(Document, frozen=True, kw_only=True):
+class Trial(Document):
     """A run with one fact more as it was there."""
 
     fact: str
@@ -54,7 +54,7 @@ class Trial(Document, frozen=True, kw_only=True):
     """Whether the job ends as there with this fact, and without it in another way: a reason that is proved."""
 
 
-class Reproduction(Document, frozen=True, kw_only=True):
+class Reproduction(Document):
     """The document of `loom reproduce --json`."""
 
     schema_version: Literal["loom.reproduction.v1"] = "loom.reproduction.v1"

@@ -10,8 +10,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
-from msgspec import Struct
-
 from loom import snapshot
 from loom.cancel import Cancel
 from loom.commands.plan.plan_run import plan_run
@@ -30,12 +28,13 @@ from loom.snapshot import git
 from loom.status import ExitCode
 from loom.util.extras import install_command
 from loom.util.file_systems import allocated, file_system_of, in_memory
+from loom.util.typed import Immutable
 from loom.util.units import counted, rough_size
 
 _LITTLE_SPACE = 2_000_000_000
 
 
-class Check(Struct, frozen=True, kw_only=True):
+class Check(Immutable):
     """One requirement of loom."""
 
     name: str

@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Struct
 
 from loom.util import typed
+from loom.util.typed import Immutable
 from loom.util.units import duration, nearest
 
 HERE = {"docker": True, "host": False}
@@ -68,7 +69,7 @@ class _PodTemplate(Struct):
     spec: _Spec | None = None
 
 
-class Pool(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Pool(Immutable, forbid_unknown_fields=True):
     """The provider of jobs, with its settings. None and empty values leave the choice to the provider."""
 
     provider: str

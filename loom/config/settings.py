@@ -37,6 +37,7 @@ from loom.config.values import (
     parse_size,
     parse_text,
 )
+from loom.util.typed import Immutable
 from loom.util.units import duration_text, size_text
 
 CODE = "CONFIG_INVALID"
@@ -46,7 +47,7 @@ AUTO_SHELL = ("auto",)
 Layer = Literal["built-in", "user", "project", "environment", "flag"]
 
 
-class ValueOrigin(Struct, frozen=True, kw_only=True):
+class ValueOrigin(Immutable):
     """The origin of a value: `source` is `file:line:column`, a variable's name, a flag, or empty for built-in."""
 
     layer: Layer
@@ -56,7 +57,7 @@ class ValueOrigin(Struct, frozen=True, kw_only=True):
         return f"{self.layer} ({self.source})" if self.source else self.layer
 
 
-class Overruled(Struct, frozen=True, kw_only=True):
+class Overruled(Immutable):
     """A line of the project's file that does not count."""
 
     name: str

@@ -12,10 +12,11 @@ from msgspec.structs import replace
 
 from loom.config.pools import converted
 from loom.util import globs
+from loom.util.typed import Immutable
 from loom.util.units import duration, meant, memory, platform, processors, size
 
 
-class KeepassDatabase(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class KeepassDatabase(Immutable, forbid_unknown_fields=True):
     """A database for `keepass://alias#...`. `password` is a reference to another store."""
 
     path: Path
@@ -23,7 +24,7 @@ class KeepassDatabase(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     password: str | None = None
 
 
-class GitLabSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class GitLabSettings(Immutable, forbid_unknown_fields=True):
     """The needs of a `.gitlab-ci.yml` on this machine."""
 
     projects: Mapping[str, Path] = member(default_factory=dict)
@@ -38,7 +39,7 @@ class GitLabSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """The depth of a job's clone where no `GIT_DEPTH` says it, as in the project's settings there; 0: everything."""
 
 
-class GitHubSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class GitHubSettings(Immutable, forbid_unknown_fields=True):
     """The needs of the workflows in `.github/workflows` on this machine."""
 
     server: str = "https://github.com"

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from itertools import takewhile
 from pathlib import Path
 
-from msgspec import Struct
+from loom.util.typed import Immutable
 
 ALWAYS_OUT = ("/.git/loom", "/.loom/.runtime")
 """Loom's record in a workspace: it changes during the build, and a CI checkout does not contain it."""
@@ -81,7 +81,7 @@ def inputs_hash(
     return hashlib.sha256(repr(settings).encode(errors="surrogateescape")).hexdigest()[:32]
 
 
-class Instruction(Struct, frozen=True, kw_only=True):
+class Instruction(Immutable):
     """One instruction with its continuation lines joined. `line` counts from 1."""
 
     line: int
@@ -90,7 +90,7 @@ class Instruction(Struct, frozen=True, kw_only=True):
     words: str
 
 
-class Stage(Struct, frozen=True, kw_only=True):
+class Stage(Immutable):
     name: str
     line: int
     """The line of its FROM, from 1."""

@@ -6,9 +6,8 @@ import re
 from collections.abc import Iterable, Mapping
 from difflib import SequenceMatcher
 
-from msgspec import Struct
-
 from loom.errors import RequestError
+from loom.util.typed import Immutable
 
 _DEFAULT_REGISTRY = "docker.io"
 _REPOSITORY = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*")
@@ -18,7 +17,7 @@ _SIMILAR = 0.7
 DIGEST = re.compile(r"[a-z0-9]+(?:[.+_-][a-z0-9]+)*:[0-9a-fA-F]{32,}")
 
 
-class Reference(Struct, frozen=True, kw_only=True):
+class Reference(Immutable):
     """A parsed image name with Docker's defaults. `tag` is "" when the name has only a digest."""
 
     registry: str

@@ -6,16 +6,15 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Literal
 
-from msgspec import Struct
-
 from loom.util.globs import match_name
 from loom.util.paths import is_below
+from loom.util.typed import Immutable
 
 Recursion = Literal["none", "normal", "recursive"]
 _RECURSION: tuple[Recursion, ...] = ("none", "normal", "recursive")
 
 
-class Clone(Struct, frozen=True, kw_only=True):
+class Clone(Immutable):
     depth: int = 0
     """The number of commits from HEAD, with the refs of HEAD and tags in reach; 0: all commits, remote branches and tags."""
     submodules: Recursion = "recursive"

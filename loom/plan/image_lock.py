@@ -12,13 +12,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from msgspec import Meta, Struct
+from msgspec import Meta
 
 from loom.errors import ImageError, RequestError
 from loom.images.reference import DIGEST, normal_platform, parse_reference
 from loom.plan.late import Action
 from loom.plan.model import Build, Image, Plan
 from loom.util import atomic, jsons, typed
+from loom.util.typed import Immutable
 from loom.util.untrusted_files import open_inside
 
 LOCK_PATH = ".loom/images.lock"
@@ -27,14 +28,14 @@ LOCK_PATH = ".loom/images.lock"
 Digest = Annotated[str, Meta(pattern=rf"^{DIGEST.pattern}\Z")]
 
 
-class Locked(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+class Locked(Immutable, omit_defaults=True, forbid_unknown_fields=True):
     """The pin of one name on one platform; at least one field is set."""
 
     digest: Digest = ""
     image_id: Digest = ""
 
 
-class ImageLock(Struct, frozen=True, kw_only=True):
+class ImageLock(Immutable):
     """The content of a lock file: name (with tag) to platform to pin."""
 
     images: Mapping[str, Mapping[str, Locked]] = {}
@@ -58,7 +59,7 @@ class ImageLock(Struct, frozen=True, kw_only=True):
         return jsons.encode_file(_File(images=self.images, schema_version="loom.images.lock.v1"), sort=True)
 
 
-class _File(Struct, frozen=True, kw_only=True):
+class _File(Immutable):
     images: Mapping[str, Mapping[str, Locked]]
     schema_version: Literal["loom.images.lock.v1"]
 
@@ -102,7 +103,7 @@ def save_lock(path: Path, lock: ImageLock) -> None:
         raise ImageError(f"{path}: {error.strerror}: the lock file could not be written") from error
 
 
-class ImageUse(Struct, frozen=True, kw_only=True):
+class ImageUse(Immutable):
     """One image of a plan and its users: job ids, and `job/service` or `job/action`."""
 
     image: Image

@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from msgspec import Struct
+from loom.util.typed import Immutable
 
 MINUTE_S = 60.0
 """The unit of `timeout-minutes`."""
@@ -20,7 +20,7 @@ def limit_of(minutes: object) -> float | None:
     return int(minutes) * MINUTE_S if isinstance(minutes, float) and 1 <= minutes < math.inf else None
 
 
-class LateNeed(Struct, frozen=True, kw_only=True):
+class LateNeed(Immutable):
     name: str
     """As `needs.<name>` has it."""
     jobs: tuple[str, ...]
@@ -34,7 +34,7 @@ class LateNeed(Struct, frozen=True, kw_only=True):
     """`github`, `inputs` and `vars` of its outputs."""
 
 
-class LateCaller(Struct, frozen=True, kw_only=True):
+class LateCaller(Immutable):
     """The job with `uses` whose called workflow a job is in."""
 
     condition: str = ""
@@ -47,7 +47,7 @@ class LateCaller(Struct, frozen=True, kw_only=True):
     caller: LateCaller | None = None
 
 
-class LateJob(Struct, frozen=True, kw_only=True):
+class LateJob(Immutable):
     condition: str = ""
     """Its `if`, with or without `${{ }}`; empty: `success()`."""
     env: Mapping[str, str] = {}
@@ -84,7 +84,7 @@ class LateJob(Struct, frozen=True, kw_only=True):
     """It applies first: it may skip the job, and gives its `inputs`."""
 
 
-class Action(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Action(Immutable, omit_defaults=True):
     """The program of a step that uses an action."""
 
     uses: str

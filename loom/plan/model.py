@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from msgspec import Struct, field
+from msgspec import field
 
 from loom.config import AUTO_SHELL
 from loom.config.pools import Pool
@@ -21,6 +21,7 @@ from loom.plan.clone import Clone
 from loom.plan.late import Action, LateJob, LateNeed
 from loom.secrets.base import Secret as Secret
 from loom.status import Status
+from loom.util.typed import Immutable
 from loom.workflow.facts import Facts
 
 Phase = Literal["before_script", "script", "after_script"]
@@ -55,7 +56,7 @@ class MountMode(StrEnum):
     VOLUME = "ephemeral_volume"
 
 
-class Step(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+class Step(Immutable, omit_defaults=True, forbid_unknown_fields=True):
     """One entry of `script` (or of `before_script`, `after_script`): a shell script of one or more lines, or an action.
 
     Texts may hold expressions of the job's language, which are evaluated when the step starts.
@@ -130,7 +131,7 @@ class Step(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown
         return next((text.strip() for one, text in self.inputs.items() if one.lower() == name), "")
 
 
-class Build(Struct, frozen=True, kw_only=True):
+class Build(Immutable):
     context: str = "."
     dockerfile: str = "Dockerfile"
     target: str | None = None
@@ -141,7 +142,7 @@ class Build(Struct, frozen=True, kw_only=True):
     """The base images of a run that is run again: from the name to the one with its digest."""
 
 
-class Image(Struct, frozen=True, kw_only=True):
+class Image(Immutable):
     """`name` is a reference to pull, or the tag for the built image (None: derived from the build's inputs)."""
 
     name: str | None = None
@@ -155,7 +156,7 @@ class Image(Struct, frozen=True, kw_only=True):
     platform: str | None = None
 
 
-class Resolved(Struct, frozen=True, kw_only=True):
+class Resolved(Immutable):
     """A resolved image reference."""
 
     name: str
@@ -166,14 +167,14 @@ class Resolved(Struct, frozen=True, kw_only=True):
     """The inputs of its build, if this run built or found it."""
 
 
-class Need(Struct, frozen=True, kw_only=True):
+class Need(Immutable):
     job: str
     """A job id of this plan."""
     optional: bool = False
     artifacts: bool = True
 
 
-class AllowFailure(Struct, frozen=True, kw_only=True):
+class AllowFailure(Immutable):
     always: bool = False
     exit_codes: frozenset[int] = frozenset()
 
@@ -181,7 +182,7 @@ class AllowFailure(Struct, frozen=True, kw_only=True):
 RetryWhen = Literal["always", "script_failure", "provider_failure", "timeout"]
 
 
-class Retry(Struct, frozen=True, kw_only=True):
+class Retry(Immutable):
     """Number of further attempts after the first."""
 
     max: int = 0
@@ -191,13 +192,13 @@ class Retry(Struct, frozen=True, kw_only=True):
     backoff_s: float = 0.0
 
 
-class Ulimit(Struct, frozen=True, kw_only=True):
+class Ulimit(Immutable):
     name: str
     soft: int
     hard: int
 
 
-class Resources(Struct, frozen=True, kw_only=True):
+class Resources(Immutable):
     """Limits of a job's container; None means no limit. Sizes in bytes."""
 
     cpus: float | None = None
@@ -218,7 +219,7 @@ class Resources(Struct, frozen=True, kw_only=True):
     """The origin of each value that an engine may refuse: a position in the workflow, or a setting."""
 
 
-class Network(Struct, frozen=True, kw_only=True):
+class Network(Immutable):
     """`mode` is the engine's network mode: `bridge`, `none`, `host`; None for the engine's default."""
 
     mode: str | None = None
@@ -227,7 +228,7 @@ class Network(Struct, frozen=True, kw_only=True):
     """The job's container's own; None for the engine's choice."""
 
 
-class Ready(Struct, frozen=True, kw_only=True):
+class Ready(Immutable):
     """The readiness check of a service; at most one probe. Default: HEALTHCHECK, else the exposed port."""
 
     tcp: int | None = None
@@ -238,7 +239,7 @@ class Ready(Struct, frozen=True, kw_only=True):
     timeout_s: float = 60.0
 
 
-class Service(Struct, frozen=True, kw_only=True):
+class Service(Immutable):
     name: str
     aliases: tuple[str, ...]
     image: Image
@@ -273,7 +274,7 @@ def wanted(when: When, status: Status) -> bool:
 ReportKind = Literal["junit", "dotenv", "codequality", "sarif"]
 
 
-class Artifacts(Struct, frozen=True, kw_only=True):
+class Artifacts(Immutable):
     paths: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     exclude_alone: bool = False
@@ -287,14 +288,14 @@ class Artifacts(Struct, frozen=True, kw_only=True):
     """Files that loom reads after the job, whatever its result: paths or globs by kind."""
 
 
-class CacheKeyFiles(Struct, frozen=True, kw_only=True):
+class CacheKeyFiles(Immutable):
     """A cache key made of a prefix and the content of workspace files."""
 
     files: tuple[str, ...]
     prefix: str = ""
 
 
-class Cache(Struct, frozen=True, kw_only=True):
+class Cache(Immutable):
     paths: tuple[str, ...]
     key: str | CacheKeyFiles = "default"
     fallback_keys: tuple[str, ...] = ()
@@ -312,7 +313,7 @@ class Cache(Struct, frozen=True, kw_only=True):
         return (*self.paths, "(untracked files)") if self.untracked else self.paths
 
 
-class ChildFile(Struct, frozen=True, kw_only=True):
+class ChildFile(Immutable):
     """A file of a child pipeline: of the project, or among the artifacts of `job` (a job id of this plan)."""
 
     path: str
@@ -321,7 +322,7 @@ class ChildFile(Struct, frozen=True, kw_only=True):
     """Inputs by name, with the types that they have in the file."""
 
 
-class Trigger(Struct, frozen=True, kw_only=True):
+class Trigger(Immutable):
     """The child pipeline that a job without steps starts: a run within the run."""
 
     files: tuple[ChildFile, ...]
@@ -332,7 +333,7 @@ class Trigger(Struct, frozen=True, kw_only=True):
     """Forwarded to the child, above its file's own."""
 
 
-class Referring(Struct, frozen=True, kw_only=True):
+class Referring(Immutable):
     """Those texts of a job that variables of jobs before it may change, with their references; `$$` is a dollar sign.
 
     The job has them as they are if nothing is reported.
@@ -346,7 +347,7 @@ class Referring(Struct, frozen=True, kw_only=True):
     cache: tuple[Cache, ...]
 
 
-class Job(Struct, frozen=True, kw_only=True):
+class Job(Immutable):
     """One job, ready to run. `id` names it everywhere (record, `needs`, command line); `name` is the workflow's."""
 
     id: str
@@ -499,7 +500,7 @@ NOT_SELECTED = "not selected"
 """The reason of a job that the command line leaves out; all other reasons come from the workflow."""
 
 
-class NotSelected(Struct, frozen=True, kw_only=True):
+class NotSelected(Immutable):
     """A job of the workflow that is not in the plan, with the reason (`rules`, `when: never`, the selection)."""
 
     id: str
@@ -512,7 +513,7 @@ class NotSelected(Struct, frozen=True, kw_only=True):
     """The values that only the server knows, with which its rules may let it run there."""
 
 
-class Plan(Struct, frozen=True, kw_only=True, dict=True):
+class Plan(Immutable, dict=True):
     """Jobs in stable topological order: by stage, then needs, then file order."""
 
     workflow_path: str
@@ -546,7 +547,7 @@ class Plan(Struct, frozen=True, kw_only=True, dict=True):
         return {job.id: job for job in self.jobs}
 
 
-class JobSelection(Struct, frozen=True, kw_only=True):
+class JobSelection(Immutable):
     """The user's selection of jobs; the default is every job that its rules let run."""
 
     jobs: tuple[str, ...] = ()
@@ -574,7 +575,7 @@ class JobSelection(Struct, frozen=True, kw_only=True):
         return not self.jobs and not self.stages and self.from_job is None
 
 
-class ResolveContext(Facts, frozen=True, kw_only=True):
+class ResolveContext(Facts):
     host_project_dir: str | None = None
     """The project directory of host jobs; `$CI_PROJECT_DIR` stays unexpanded in their values while it is unknown."""
     above: Callable[[str, str], tuple[str, Path] | None] | None = None

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import re
 
-from msgspec import Struct
-
 from loom.util.slugs import slug
+from loom.util.typed import Immutable
 
 _URL = re.compile(r"(?P<scheme>https?|ssh|git)://(?:[^@/]*@)?(?P<host>[^/:]+)(?::(?P<port>[0-9]+))?/(?P<path>.+)")
 _SCP = re.compile(r"(?:[^@/:]+@)?(?P<host>[^/:]{2,}):(?P<path>[^/].*)")
@@ -14,7 +13,7 @@ _PORTS = {"https": "443", "http": "80"}
 _GITLAB = "gitlab.com"
 
 
-class ProjectOrigin(Struct, frozen=True, kw_only=True):
+class ProjectOrigin(Immutable):
     """The server and path of a project. `path` has its groups and its name."""
 
     host: str

@@ -16,12 +16,13 @@ from msgspec import Struct
 from loom import config
 from loom.config.pools import Pool
 from loom.plan import model
+from loom.util.typed import Immutable
 
 PositionOf = Callable[[str, tuple[str | int, ...]], str]
 """Find where a job's value is written (`file:line:column`), by the job's name and the keys of the value."""
 
 
-class PermissionRequest(Struct, frozen=True, kw_only=True):
+class PermissionRequest(Immutable):
     """One request. Two requests with the same `id` are the same, independent of their position."""
 
     kind: str
@@ -54,7 +55,7 @@ class PermissionRequest(Struct, frozen=True, kw_only=True):
         return f"{self._asker} asks for {self.subject}: {self.gives}"
 
 
-class TrustContext(Struct, frozen=True, kw_only=True):
+class TrustContext(Immutable):
     """Facts that decide whether a value refers outside the repository."""
 
     root: Path

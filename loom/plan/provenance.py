@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from msgspec import Struct
-
 from loom.plan.model import Job, JobSelection
+from loom.util.typed import Immutable
 from loom.util.yaml_file import Kind, Node, fields_of, items_of, one_or_more, text_of
 from loom.workflow.loaded import Entry, Loaded
 
 
-class ValueSource(Struct, frozen=True, kw_only=True):
+class ValueSource(Immutable):
     """One planned value and its source: `by` is `job`, `default`, a template's name, `rules[1]`, `matrix`, `root`
     or `--var`; `position` is file, line and column, if any.
     """

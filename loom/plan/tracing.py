@@ -9,10 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from msgspec import Struct
-
 from loom.errors import SecretError
 from loom.plan.model import Job
+from loom.util.typed import Immutable
 
 UNSAFE_DEBUG_TRACE = "SECRETS_UNSAFE_DEBUG_TRACE"
 _SWITCHES = ("CI_DEBUG_TRACE", "LOOM_DEBUG_TRACE")
@@ -28,7 +27,7 @@ _TRACES = re.compile(
 """A command with an option of a shell (or of `set`) that enables tracing, before any other argument."""
 
 
-class Trace(Struct, frozen=True, kw_only=True):
+class Trace(Immutable):
     """One part of a job that enables tracing: `where` for people, `line` as written.
 
     `key` is the key of the value in the workflow; `number` is the line of that value, from 1.

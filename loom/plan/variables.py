@@ -10,7 +10,6 @@ from datetime import UTC, datetime
 from pathlib import PurePath
 from types import MappingProxyType
 
-from msgspec import Struct
 from msgspec.structs import replace
 
 from loom.errors import RequestError
@@ -21,6 +20,7 @@ from loom.plan.reported import may_get
 from loom.status import Status
 from loom.util import controls, jsons
 from loom.util.slugs import slug
+from loom.util.typed import Immutable
 from loom.util.units import machine
 from loom.workflow import interpolation
 from loom.workflow.gitlab.paths import glob_of_runner, is_outside
@@ -61,7 +61,7 @@ def gitlab_event(event: str) -> str:
     return event if event in SOURCES else DEFAULT_EVENT
 
 
-class Message(Struct, frozen=True, kw_only=True):
+class Message(Immutable):
     """Facts from git about a commit, its tag and its branch."""
 
     author: str
@@ -74,7 +74,7 @@ class Message(Struct, frozen=True, kw_only=True):
     """The commit at which its branch left the default branch."""
 
 
-class HeadCommit(Struct, frozen=True, kw_only=True):
+class HeadCommit(Immutable):
     """The checked-out commit, as far as git knows it."""
 
     sha: str
@@ -86,7 +86,7 @@ class HeadCommit(Struct, frozen=True, kw_only=True):
     message: Message | None = None
 
 
-class User(Struct, frozen=True, kw_only=True):
+class User(Immutable):
     name: str = ""
     email: str = ""
 

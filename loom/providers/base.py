@@ -32,6 +32,7 @@ from loom.errors import ImageError, ProviderError, ServiceError
 from loom.plan.model import PROJECT_DIR, Build, Image, Job, MountMode, Network, Resolved, Resources
 from loom.providers.command import Command
 from loom.status import Exit, OnOutput
+from loom.util.typed import Immutable
 
 if TYPE_CHECKING:
     from loom.plan.image_lock import ImageLock
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from loom.storage.workspace import Archives, OnSkipped
 
 
-class Setup(Struct, frozen=True, kw_only=True):
+class Setup(Immutable):
     """The inputs of a provider's constructor. Construction is free: the first request connects."""
 
     environ: Mapping[str, str]
@@ -52,7 +53,7 @@ class Setup(Struct, frozen=True, kw_only=True):
     """One of the provider's clusters, as its own configuration names them; None: its default."""
 
 
-class Capabilities(Struct, frozen=True, kw_only=True):
+class Capabilities(Immutable):
     """Static properties of a provider."""
 
     mounts: frozenset[MountMode]
@@ -65,7 +66,7 @@ class Capabilities(Struct, frozen=True, kw_only=True):
     """Its sessions are `Detachable`."""
 
 
-class SecretValues(Struct, frozen=True, kw_only=True):
+class SecretValues(Immutable):
     """The values of a job's secrets, and those of each of its services, in order."""
 
     own: Mapping[str, bytes] = {}
@@ -78,7 +79,7 @@ class SecretValues(Struct, frozen=True, kw_only=True):
 NO_SECRETS = SecretValues()
 
 
-class ResolveRequest(Struct, frozen=True, kw_only=True):
+class ResolveRequest(Immutable):
     """The inputs to make an image available, or the services of a job."""
 
     workspace: Path
@@ -93,7 +94,7 @@ class ResolveRequest(Struct, frozen=True, kw_only=True):
         self.on_output("stdout", f"{text}\n".encode())
 
 
-class SessionRequest(Struct, frozen=True, kw_only=True):
+class SessionRequest(Immutable):
     """The inputs to open one job's session. All paths are host paths."""
 
     run_id: str
@@ -136,7 +137,7 @@ class SessionRequest(Struct, frozen=True, kw_only=True):
     """Returns when `workspace` is complete, and raises when it will not be: the session starts after that."""
 
 
-class SideProgram(Struct, frozen=True, kw_only=True):
+class SideProgram(Immutable):
     """A program in a container of its own beside a job's, with the same project directory and network."""
 
     name: str
@@ -163,7 +164,7 @@ SERVICE_CAPS = (*JOB_CAPS, "KILL", "NET_BIND_SERVICE", "SETGID", "SETUID")
 """Of a hardened service: most images start as root, then change the user."""
 
 
-class SessionFacts(Struct, frozen=True, kw_only=True):
+class SessionFacts(Immutable):
     """Facts for the record about where a job ran. Empty strings where not applicable."""
 
     container_id: str = ""

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from msgspec import Struct
-
 from loom.status import Stream
+from loom.util.typed import Immutable
 
 
-class Share(Struct, frozen=True, kw_only=True):
+class Share(Immutable):
     """A command's part in a shell that several commands share, one after the other, at its top level.
 
     A command that fails under the shell's `-e`, that exits, times out or is canceled ends the shell; another exit code
@@ -27,7 +26,7 @@ class Share(Struct, frozen=True, kw_only=True):
     """A new shell prints each command before it runs it."""
 
 
-class Command(Struct, frozen=True, kw_only=True):
+class Command(Immutable):
     """One step. `environment` extends the session's: outputs of earlier steps, and loom's per-step variables."""
 
     script: str

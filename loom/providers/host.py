@@ -266,7 +266,7 @@ class HostSession(DrivenSession):
             shutil.rmtree(self._private, ignore_errors=True)
 
 
-class HostInside(CommandsInside, frozen=True, kw_only=True):
+class HostInside(CommandsInside):
     """Commands as processes that have the caller's own streams and terminal."""
 
     workspace: Path

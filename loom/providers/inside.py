@@ -24,8 +24,6 @@ from pathlib import Path
 from signal import SIGPIPE
 from typing import Protocol
 
-from msgspec import Struct
-
 from loom.cancel import Cancel
 from loom.errors import LoomError, ProviderError
 from loom.providers import interactive
@@ -33,6 +31,7 @@ from loom.providers.driver import protocol as driver
 from loom.providers.driver.steps import quoted
 from loom.record.lines import STANDARD_OUTPUT
 from loom.status import Ended, Exit, ExitCode, OnOutput, Stream
+from loom.util.typed import Immutable
 
 _READ = 64 * 1024
 _SIZE_EVERY_S = 0.25
@@ -134,7 +133,7 @@ def ends_within(ran: RunningCommand, limit_s: float) -> bool:
     return ran.ended
 
 
-class CommandsInside(Struct, frozen=True, kw_only=True):
+class CommandsInside(Immutable):
     """Access to a session for a person, between steps or after them, by what an engine can do: `begin`, `script`, `lost`."""
 
     environment: Mapping[str, str]

@@ -6,14 +6,13 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from msgspec import Struct
-
 from loom.errors import ProviderError
 from loom.providers import labels
 from loom.providers.base import SessionRequest
 from loom.providers.driver.steps import quoted
 from loom.providers.files import members_of, unpack
 from loom.storage.workspace import Archives, OnSkipped
+from loom.util.typed import Immutable
 
 # Deletes what is at a path, and a link or a file in the place of a directory above it.
 _CLEAR = b"""clear() {
@@ -27,7 +26,7 @@ _CLEAR = b"""clear() {
 """
 
 
-class KeptFiles(Struct, frozen=True, kw_only=True):
+class KeptFiles(Immutable):
     """A part of `providers.base.KeptSession`. An engine runs a script in it (`as_root`) and gives its `files`."""
 
     name: str

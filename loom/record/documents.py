@@ -11,6 +11,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType, field
 from loom.record.request import Request
 from loom.status import Code, Count, FailingTest, Failure, Status
 from loom.util import typed
+from loom.util.typed import Immutable
 
 SCHEMA_VERSION: Final = "loom.runtime.logs.v2"
 RECEIPT_SCHEMA: Final = "loom.receipt.v1"
@@ -33,7 +34,7 @@ Sha = Annotated[str, Meta(pattern="^([0-9a-f]{40}|[0-9a-f]{64})$")]
 RunId = Annotated[str, Meta(pattern="^[0-9]{1,20}$")]
 
 
-class Document(Struct, frozen=True, forbid_unknown_fields=True):
+class Document(Immutable, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         for name in self.__struct_fields__:
             if name.rpartition("_")[2] in ("at", "time") and (text := getattr(self, name)) is not None:
@@ -58,7 +59,7 @@ def checked(shape: object, kind: type[Document]) -> dict[str, Any]:
     return plain(typed.convert(shape, kind))
 
 
-class OutputCounts(Document, frozen=True, kw_only=True):
+class OutputCounts(Document):
     stdout_lines: Count = 0
     stderr_lines: Count = 0
     stdout_bytes: Count = 0
@@ -69,7 +70,7 @@ Why = Literal["error", "test", "location", "context"]
 """An error, a failing test, a position in a file; or what belongs to such a line."""
 
 
-class Highlight(Document, frozen=True, kw_only=True):
+class Highlight(Document):
     """A line of output that tells why a step failed."""
 
     seq: Positive
@@ -82,7 +83,7 @@ class Highlight(Document, frozen=True, kw_only=True):
     why: Why
 
 
-class Highlights(Document, frozen=True, kw_only=True):
+class Highlights(Document):
     """The first and the last lines that tell, in order; at most 16 KB of text."""
 
     lines: list[Highlight] = []
@@ -92,13 +93,13 @@ class Highlights(Document, frozen=True, kw_only=True):
     """Whether every line with a telling word was looked at, and none was left out because of the size limit."""
 
 
-class ManifestPhase(Document, frozen=True, kw_only=True):
+class ManifestPhase(Document):
     phase_code: str
     status: Status | None
     duration_ms: Milliseconds | None
 
 
-class _ManifestUnit(Document, frozen=True, kw_only=True):
+class _ManifestUnit(Document):
     """The last event of its events file, with the end of the phase, says more."""
 
     status: Status | None
@@ -106,7 +107,7 @@ class _ManifestUnit(Document, frozen=True, kw_only=True):
     events_path: RelativePath
 
 
-class ManifestStep(_ManifestUnit, frozen=True, kw_only=True):
+class ManifestStep(_ManifestUnit):
     step: RelativePath
     attempt: Count
     command: str
@@ -118,18 +119,18 @@ class ManifestStep(_ManifestUnit, frozen=True, kw_only=True):
     exit_code: Code | None
 
 
-class ManifestSection(_ManifestUnit, frozen=True, kw_only=True):
+class ManifestSection(_ManifestUnit):
     section: RelativePath
     error: str | None
 
 
-class UsedImage(Document, frozen=True, kw_only=True):
+class UsedImage(Document):
     name: str
     id: str
     digest: str = ""
 
 
-class SavedArtifacts(Document, frozen=True, kw_only=True):
+class SavedArtifacts(Document):
     name: str | None = None
     archive_path: RelativePath | None = None
     files: Count
@@ -141,7 +142,7 @@ class SavedArtifacts(Document, frozen=True, kw_only=True):
     expire_in_s: Annotated[float, Meta(ge=0, le=1e15)] | None = None
 
 
-class JobManifest(Document, frozen=True, kw_only=True):
+class JobManifest(Document):
     schema_version: Literal["loom.runtime.logs.v2"] = SCHEMA_VERSION
     kind: Literal["job-manifest"] = "job-manifest"
     run_id: RunId
@@ -186,7 +187,7 @@ class JobManifest(Document, frozen=True, kw_only=True):
     events_path: RelativePath
 
 
-class Reused(Document, frozen=True, kw_only=True):
+class Reused(Document):
     """The results of one job of its parent that a run took over."""
 
     job_id: RelativePath
@@ -197,7 +198,7 @@ class Reused(Document, frozen=True, kw_only=True):
     """The step at which the job resumed; null: its result was taken over, and it did not run."""
 
 
-class Assistance(Document, frozen=True, kw_only=True):
+class Assistance(Document):
     """Work on the files or the container of a job that no step did."""
 
     at: Moment | None = None
@@ -213,14 +214,14 @@ class Assistance(Document, frozen=True, kw_only=True):
 Kind = Literal["whole", "partial", "resumed", "assisted", "behind", "other_images"]
 
 
-class HeldJob(Document, frozen=True, kw_only=True):
+class HeldJob(Document):
     """A job that CI would run, and this run left out. `kind`: what such jobs are, such as `Windows`."""
 
     job_id: str
     kind: str
 
 
-class Extent(Document, frozen=True, kw_only=True):
+class Extent(Document):
     """The extent of a run. Only a whole run that nobody assisted, and that is not behind, is a proof of its tree's result."""
 
     kinds: list[Kind]
@@ -245,7 +246,7 @@ class Extent(Document, frozen=True, kw_only=True):
     """The images that ran, by the names of those that the workflow has instead."""
 
 
-class Receipt(Document, frozen=True, kw_only=True):
+class Receipt(Document):
     schema_version: Literal["loom.receipt.v1"] = RECEIPT_SCHEMA
     kind: Literal["loom-run-local"] = "loom-run-local"
     loom_version: str
@@ -282,7 +283,7 @@ class Receipt(Document, frozen=True, kw_only=True):
     """By job, what made its run unlike CI's, in the words of the setting `gate_accept`."""
 
 
-class RunRow(Document, frozen=True, kw_only=True):
+class RunRow(Document):
     """A row of the list of runs; `status` may also be `running`, `detached`, `interrupted` or `unreadable`."""
 
     run_id: RunId
@@ -306,7 +307,7 @@ class RunRow(Document, frozen=True, kw_only=True):
     logs_dir: str
 
 
-class Runs(Document, frozen=True, kw_only=True):
+class Runs(Document):
     """The document of `loom runs --json`, newest first."""
 
     schema_version: Literal["loom.runs.v1"] = "loom.runs.v1"
@@ -314,7 +315,7 @@ class Runs(Document, frozen=True, kw_only=True):
     runs: list[RunRow]
 
 
-class Commit(Document, frozen=True, kw_only=True):
+class Commit(Document):
     """The commit of a snapshot, from its repository."""
 
     sha: Sha

@@ -20,6 +20,7 @@ from loom.record import facts
 from loom.record.documents import SCHEMA_VERSION, Positive, RelativePath, check_moment
 from loom.status import Code, Status, Stream
 from loom.util import jsons, typed
+from loom.util.typed import Immutable
 
 _DEEPEST = 100
 """Maximum JSON nesting of an event or document; loom's own have about ten levels."""
@@ -64,7 +65,7 @@ class Section(StrEnum):
     """The output of a child pipeline's run."""
 
 
-class Where(Struct, frozen=True, kw_only=True):
+class Where(Immutable):
     """The location of an event in a run."""
 
     scope: Scope
@@ -77,7 +78,7 @@ RUN = Where(scope="run")
 PIPELINE = Where(scope="pipeline")
 
 
-class PhaseEvent(Struct, frozen=True, kw_only=True):
+class PhaseEvent(Immutable):
     """A boundary (`phase_started`, `phase_finished`) or a fact (`message`, with its values in `data`).
 
     `duration_ms` is a float in milliseconds with microsecond precision. `error` is text for people; `data` is a flat or

@@ -9,8 +9,6 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from msgspec import Struct
-
 from loom.errors import LoomError, RequestError
 from loom.plan.model import Job, MountMode, Plan, Resolved, Step
 from loom.record.facts import COMMAND_USER, NOT_KEPT
@@ -22,6 +20,7 @@ from loom.record.store import RunEntry, entry_at
 from loom.status import JobResult, Status
 from loom.util.digests import digest_of
 from loom.util.paths import is_of_job
+from loom.util.typed import Immutable
 from loom.util.untrusted_files import open_regular
 
 
@@ -178,7 +177,7 @@ def _sha256(path: Path) -> str:
         return digest_of(file).hexdigest()
 
 
-class PastJob(Struct, frozen=True, kw_only=True):
+class PastJob(Immutable):
     run: PastRun
     job: Job
 

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from msgspec import Struct
 
 import loom
 from loom.config import KEYS, Config
@@ -31,6 +30,7 @@ from loom.status import Status
 from loom.util import atomic, jsons, processes, typed
 from loom.util.private import make_private
 from loom.util.seen_values import key_in, noted
+from loom.util.typed import Immutable
 from loom.util.units import machine
 from loom.util.untrusted_files import read_regular
 
@@ -50,7 +50,7 @@ _MAX_BYTES = 8 << 20
 """The list's size at which its older half goes."""
 
 
-class JobProof(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class JobProof(Immutable, omit_defaults=True):
     job_id: str
     key: str = ""
     """Empty for a job whose outcome depends on more than a key can have."""
@@ -63,7 +63,7 @@ class JobProof(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The run whose result was taken over; empty: it ran."""
 
 
-class RunProof(Struct, frozen=True, kw_only=True):
+class RunProof(Immutable):
     """The outcome of one run."""
 
     run_id: str
@@ -75,7 +75,7 @@ class RunProof(Struct, frozen=True, kw_only=True):
     jobs: tuple[JobProof, ...]
 
 
-class _Line(Struct, frozen=True, kw_only=True):
+class _Line(Immutable):
     mac: bytes
     entry: msgspec.Raw
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import msgspec
-from msgspec import Struct
 
 from loom.errors import RecordError
 from loom.record import derive
@@ -33,11 +32,12 @@ from loom.record.journal import OutputBatch, Sink
 from loom.record.lines import TAIL_LINES
 from loom.record.run_paths import RunPaths
 from loom.record.store import RunEntry, entry_at, read_document, run_ids
+from loom.util.typed import Immutable
 
 _CHUNK = 1 << 20
 
 
-class Unit(Struct, frozen=True, kw_only=True):
+class Unit(Immutable):
     """A step or a section of a job, with its directory in the record."""
 
     job_id: str

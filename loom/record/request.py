@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import msgspec
-from msgspec import Struct
 from msgspec.structs import replace
 
 from loom.config import KEYS
 from loom.util import typed
+from loom.util.typed import Immutable
 
 FAILURE, PAUSE = "failure", "pause"
 """Words of `--stop-at`."""
@@ -29,7 +29,7 @@ NOT_REPEATED = frozenset(
 """Options of `loom run` and settings that do not decide how a job ends; consent (`trust`) is given each time."""
 
 
-class Request(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+class Request(Immutable, omit_defaults=True, forbid_unknown_fields=True):
     """The request for a run, by the names of the command's parameters. Parameters that are also settings are in `flags`."""
 
     names: tuple[str, ...] = ()

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
-from msgspec import Struct
 from msgspec.structs import replace
 
 from loom.errors import RecordError
@@ -19,13 +18,14 @@ from loom.record.request import Request
 from loom.status import JobResult
 from loom.util import typed
 from loom.util.paths import jobs_of, workspace_beside
+from loom.util.typed import Immutable
 from loom.util.untrusted_files import read_regular
 
 BROUGHT = ".brought.json"
 """The file beside a job's files with the manifest of what they are to be compared with, if that is not the run's snapshot."""
 
 
-class View(Struct, frozen=True, kw_only=True):
+class View(Immutable):
     """One job's view. `mode` decides whether `workspace` is mounted, overlaid or sent."""
 
     mode: MountMode
@@ -51,7 +51,7 @@ class View(Struct, frozen=True, kw_only=True):
         return self.directory / "workspace" if self.directory is not None else self.workspace
 
 
-class LeftContainer(Struct, frozen=True, kw_only=True):
+class LeftContainer(Immutable):
     """The container of a job that an earlier run has left."""
 
     run_id: str
@@ -62,7 +62,7 @@ class LeftContainer(Struct, frozen=True, kw_only=True):
     """The file with the commands that go on in it without a session; None: none do."""
 
 
-class JobStart(Struct, frozen=True, kw_only=True, tag_field="start"):
+class JobStart(Immutable, tag_field="start"):
     """What a job has from before its run; a job without one starts fresh."""
 
     archive: Path
@@ -73,13 +73,13 @@ class JobStart(Struct, frozen=True, kw_only=True, tag_field="start"):
     """Its steps that do not run again, with the milliseconds that each took."""
 
 
-class TakenOver(JobStart, frozen=True, kw_only=True, tag="taken-over"):
+class TakenOver(JobStart, tag="taken-over"):
     """A job that does not run: its result is that of an earlier run, or of a CI server."""
 
     result: JobResult
 
 
-class Resumed(JobStart, frozen=True, kw_only=True, tag="resumed"):
+class Resumed(JobStart, tag="resumed"):
     """A job that goes on from a step of an earlier run."""
 
     step: str
@@ -98,7 +98,7 @@ class Resumed(JobStart, frozen=True, kw_only=True, tag="resumed"):
     """The job's saved files; None: a new view, as at the start of a job."""
 
 
-class FilledWorkspace(Struct, frozen=True, kw_only=True):
+class FilledWorkspace(Immutable):
     """A workspace that has its files already; nothing is copied."""
 
     path: Path
@@ -110,7 +110,7 @@ class FilledWorkspace(Struct, frozen=True, kw_only=True):
     """Whether it holds the output of the jobs before; if not, their artifacts are restored into it."""
 
 
-class Run(Struct, frozen=True, kw_only=True):
+class Run(Immutable):
     schema_version: Literal["loom.plan.v2"] = "loom.plan.v2"
     kind: Literal["run-plan"] = "run-plan"
     run_id: str

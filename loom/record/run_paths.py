@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from msgspec import Struct
-
 from loom.util.paths import RUN_PREFIX
+from loom.util.typed import Immutable
 
 
-class RunPaths(Struct, frozen=True, kw_only=True):
+class RunPaths(Immutable):
     """The paths of one run's record. `.loom/.runtime` points to `root`."""
 
     root: Path

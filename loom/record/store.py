@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 import msgspec
-from msgspec import Struct
 
 from loom.errors import RecordError, RequestError
 from loom.record import derive
@@ -32,6 +31,7 @@ from loom.record.workspace_registry import WorkspaceRegistry
 from loom.util import jsons, processes, typed
 from loom.util.paths import half_removed, run_of_workspace
 from loom.util.private import make_private
+from loom.util.typed import Immutable
 from loom.util.untrusted_files import read_regular
 
 RUNNING = "running"
@@ -46,7 +46,7 @@ _BEGINS_WITHIN_NS = 60 * 10**9
 """After this time, a record without the draft of an identity has no loom that is about to write it."""
 
 
-class RunEntry(Struct, frozen=True, kw_only=True):
+class RunEntry(Immutable):
     """One run in the store. `receipt` is None while it runs, or when loom was killed."""
 
     paths: RunPaths

@@ -18,7 +18,7 @@ from loom.util.untrusted_files import read_regular
 LONGEST = 2000
 
 
-class Unrecorded(Document, frozen=True, kw_only=True):
+class Unrecorded(Document):
     """A run that was refused and left no record."""
 
     at: Moment

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Literal
 
 import msgspec
-from msgspec import Struct
 
 from loom.util import atomic, processes, typed
 from loom.util.paths import half_removed
 from loom.util.private import make_in_shared, make_private
+from loom.util.typed import Immutable
 
 Kind = Literal["run", "snapshot", "spare"]
 """`snapshot`: created by `loom snapshot`, without a run. `spare`: of a run that is over, kept to become a later one's."""
@@ -25,7 +25,7 @@ _LARGE = 100_000
 """The bytes of the known files of a tree of about 1,000 files."""
 
 
-class OwnWorkspace(Struct, frozen=True, kw_only=True):
+class OwnWorkspace(Immutable):
     """A directory that loom created. `path_hex` also encodes names that are not text."""
 
     path_hex: str

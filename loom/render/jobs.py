@@ -11,12 +11,12 @@ from loom.render.output import table
 from loom.util.bounded import by_reason
 
 
-class LeftOutJob(Document, frozen=True, kw_only=True):
+class LeftOutJob(Document):
     id: str
     reason: str
 
 
-class ListedJob(Document, frozen=True, kw_only=True):
+class ListedJob(Document):
     id: str
     name: str
     stage: str
@@ -30,7 +30,7 @@ class ListedJob(Document, frozen=True, kw_only=True):
     """None: it waits for all earlier stages."""
 
 
-class JobsDocument(Document, frozen=True, kw_only=True):
+class JobsDocument(Document):
     """The document of `loom jobs --json`."""
 
     schema_version: Literal["loom.jobs.v1"] = "loom.jobs.v1"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from enum import StrEnum
 
-from msgspec import Struct
+from loom.util.typed import Immutable
 
 Paint = Callable[[str, str], str]
 """`(text, style)` with style ok, bad, warn, dim, bold or job."""
@@ -33,7 +33,7 @@ _EITHER = {
 _MARKS, _ASCII_MARKS = ({name: pair[at] for name, pair in _EITHER.items()} for at in (0, 1))
 
 
-class Look(Struct, frozen=True, kw_only=True):
+class Look(Immutable):
     detail: Detail = Detail.NORMAL
     stream: bool = False
     unicode: bool = True

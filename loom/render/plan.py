@@ -14,7 +14,7 @@ from loom.render.output import json_text
 from loom.util import jsons
 
 
-class PlanDocument(Document, frozen=True, kw_only=True):
+class PlanDocument(Document):
     """The document of `loom compile --json`. `jobs` has every key of a job, as the reference of the workflow describes it."""
 
     schema_version: Literal["loom.plan.v1"] = "loom.plan.v1"

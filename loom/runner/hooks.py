@@ -7,11 +7,10 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from msgspec import Struct
-
 from loom.cancel import Cancel
 from loom.plan.model import Job, Step
 from loom.status import Exit, OnOutput, Status
+from loom.util.typed import Immutable
 
 if TYPE_CHECKING:
     from loom.providers.inside import CommandsInside
@@ -26,7 +25,7 @@ class Verdict(StrEnum):
     """Fail the job if it has no other attempt, and keep its session as the step left it, before `after_script`."""
 
 
-class AtStep(Struct, frozen=True, kw_only=True):
+class AtStep(Immutable):
     """A job that waits at a step, before it or after its failure, with nothing running."""
 
     job: Job
@@ -43,7 +42,7 @@ class Gate(Protocol):
     def failed(self, at: AtStep, exit_: Exit, cancel: Cancel) -> Verdict: ...
 
 
-class Child(Struct, frozen=True, kw_only=True):
+class Child(Immutable):
     """A child pipeline to run: that of `job.trigger`, on the snapshot of the run that starts it."""
 
     job: Job
@@ -58,7 +57,7 @@ class Child(Struct, frozen=True, kw_only=True):
     """Return whether a job of the parent has succeeded so far."""
 
 
-class ChildEnded(Struct, frozen=True, kw_only=True):
+class ChildEnded(Immutable):
     run_id: str
     status: Status
     error: str | None = None

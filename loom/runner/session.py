@@ -12,7 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from msgspec import Struct
 from msgspec.structs import replace
 
 from loom import snapshot
@@ -38,6 +37,7 @@ from loom.runner.hooks import Gate, RunChild
 from loom.runner.views import Views
 from loom.status import OnOutput, Stream
 from loom.util import controls
+from loom.util.typed import Immutable
 from loom.util.untrusted_files import read_regular
 from loom.util.within import outcome
 
@@ -59,7 +59,7 @@ It gets the reason why it can't follow them any more; an empty one if all that c
 """
 
 
-class JobTools(Struct, frozen=True, kw_only=True):
+class JobTools(Immutable):
     config: Config
     """The effective settings, including the command line's."""
     providers: Mapping[str, Provider]
@@ -88,7 +88,7 @@ class OpenJob:
         return {**restored(before, self.secrets)[0], **self.session.handed_on()}
 
 
-class OpenedSession(Struct, frozen=True, kw_only=True):
+class OpenedSession(Immutable):
     session: Session
     request: SessionRequest
     view: View

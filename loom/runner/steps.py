@@ -8,7 +8,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from msgspec import Struct
 from msgspec.structs import replace
 
 from loom.cancel import Cancel
@@ -27,6 +26,7 @@ from loom.runner.hooks import AtStep, Gate, Verdict
 from loom.runner.own_output import Coverage, OwnOutput
 from loom.runner.session import OpenJob
 from loom.status import FAILURE, SUCCESS, Ended, Exit, OnOutput, Status
+from loom.util.typed import Immutable
 from loom.util.units import counted, duration_text, shortened
 from loom.workflow.patterns import PatternError, SearchError
 
@@ -41,7 +41,7 @@ used up.
 """
 
 
-class JobSteps(Struct, frozen=True, kw_only=True):
+class JobSteps(Immutable):
     """What runs the steps of an attempt, and where."""
 
     attempt: Attempt

@@ -7,8 +7,6 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from msgspec import Struct
-
 from loom.cancel import Cancel
 from loom.plan.clone import Clone, refs_of_head
 from loom.plan.model import Job, MountMode, Plan
@@ -16,6 +14,7 @@ from loom.record.run import Run
 from loom.record.store import Store
 from loom.runner.session import JobTools, SessionOpener
 from loom.snapshot import as_cloned, copy_inputs, reduction
+from loom.util.typed import Immutable
 
 if TYPE_CHECKING:
     from loom.analysis.diagnosis import Diagnosis
@@ -29,7 +28,7 @@ JOBS_ELSEWHERE = 100
 """The number of jobs that run at once on other machines. Each one costs this machine a thread and connections."""
 
 
-class RunTools(JobTools, frozen=True, kw_only=True):
+class RunTools(JobTools):
     """What it takes to run a `Run`: no data of the run itself."""
 
     source: Source
@@ -76,7 +75,7 @@ class RunTools(JobTools, frozen=True, kw_only=True):
         return {"": self.jobs_at_once}
 
 
-class RunResult(Struct, frozen=True, kw_only=True):
+class RunResult(Immutable):
     """A finished run. `receipt_path` exists."""
 
     receipt: Receipt

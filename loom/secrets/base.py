@@ -6,10 +6,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
-from msgspec import Struct
-
 from loom.config import Config
 from loom.errors import SecretError
+from loom.util.typed import Immutable
 
 UNAVAILABLE = "SECRETS_PROVIDER_UNAVAILABLE"
 INVALID = "SECRETS_REF_INVALID"
@@ -17,7 +16,7 @@ NOT_FOUND = "SECRETS_REF_NOT_FOUND"
 REQUIRED_MISSING = "SECRETS_REQUIRED_MISSING"
 
 
-class Secret(Struct, frozen=True, kw_only=True):
+class Secret(Immutable):
     """A secret that a job names."""
 
     name: str
@@ -26,7 +25,7 @@ class Secret(Struct, frozen=True, kw_only=True):
     required: bool = True
 
 
-class Surroundings(Struct, frozen=True, kw_only=True):
+class Surroundings(Immutable):
     """The only inputs of a provider (not `os.environ`, not the working directory)."""
 
     environ: Mapping[str, str]

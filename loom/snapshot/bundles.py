@@ -11,11 +11,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
-from msgspec import Meta, Struct
+from msgspec import Meta
 
 from loom.errors import RequestError
 from loom.snapshot import git, repository
 from loom.util.controls import shown
+from loom.util.typed import Immutable
 
 PACK = "tree.pack"
 MOST_TAGS = 1000
@@ -33,7 +34,7 @@ _Sha = Annotated[str, Meta(pattern=r"^(?:[0-9a-f]{40}|[0-9a-f]{64})\Z")]
 Text = Annotated[str, Meta(max_length=4096, pattern=r"^[^\x00-\x1f\x7f]*\Z")]
 
 
-class BundledTree(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class BundledTree(Immutable, forbid_unknown_fields=True):
     """The files and commits of one repository."""
 
     head_sha: _Sha

@@ -18,6 +18,7 @@ from loom.snapshot.model import Source, object_format
 from loom.snapshot.removal import is_workspace
 from loom.snapshot.source import check_lenders_of_module, discover
 from loom.util.paths import RUNTIME
+from loom.util.typed import Immutable
 
 
 class New(Struct):
@@ -68,7 +69,7 @@ def give_way(source: Source, index: Index, new: New, replaced: Iterable[str]) ->
     return sorted(gone)
 
 
-class Nested(Struct, frozen=True, kw_only=True):
+class Nested(Immutable):
     """The treatment of a submodule or nested repository."""
 
     directory: bool = True

@@ -13,8 +13,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from msgspec import Struct
-
 from loom.cancel import Cancel
 from loom.errors import RequestError
 from loom.snapshot import git
@@ -25,10 +23,11 @@ from loom.snapshot.model import Snapshot, Source, path_fields, readable
 from loom.snapshot.removal import remove
 from loom.util.paths import ancestors, new_workspace
 from loom.util.private import make_in_shared
+from loom.util.typed import Immutable
 from loom.util.units import counted
 
 
-class Rule(Struct, frozen=True, kw_only=True):
+class Rule(Immutable):
     """A line of an ignore file. `file` is relative to its repository, if inside."""
 
     file: str
@@ -43,7 +42,7 @@ class Rule(Struct, frozen=True, kw_only=True):
         return f"{self.file}:{self.line}: {self.pattern}"
 
 
-class Explanation(Struct, frozen=True, kw_only=True):
+class Explanation(Immutable):
     path: str
     included: bool
     reason: str

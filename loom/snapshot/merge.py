@@ -24,6 +24,7 @@ from loom.snapshot.model import Change
 from loom.snapshot.names import is_refused
 from loom.util import atomic
 from loom.util.paths import ancestors, is_below
+from loom.util.typed import Immutable
 from loom.util.untrusted_files import open_regular
 
 Content = tuple[int, bytes]
@@ -32,7 +33,7 @@ LINK = 0o120000
 GITLINK = "160000"
 
 
-class Merge(Struct, frozen=True, kw_only=True):
+class Merge(Immutable):
     """The changes that can be made in the target."""
 
     changes: tuple[Change, ...]

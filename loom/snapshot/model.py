@@ -9,12 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
-from msgspec import Meta, Struct
+from msgspec import Meta
 
 from loom.errors import SnapshotError
 from loom.plan.clone import Clone
 from loom.snapshot.repository import RepositoryView
 from loom.status import ExitCode
+from loom.util.typed import Immutable
 
 # What may stand in a manifest that a job wrote: no option or ref for git, no NUL, and no path out of the workspace
 # or into a git directory.
@@ -55,7 +56,7 @@ def object_format(sha: str) -> str:
     return "sha1" if len(sha) == 40 else "sha256"
 
 
-class Rules(Struct, frozen=True, kw_only=True):
+class Rules(Immutable):
     """The files outside a work tree that decide which of its files count, and how."""
 
     excludes: bytes = b""
@@ -68,7 +69,7 @@ class Rules(Struct, frozen=True, kw_only=True):
     """(path, id of unfiltered bytes) of files with a filter of the user."""
 
 
-class ProvedTree(Struct, frozen=True, kw_only=True):
+class ProvedTree(Immutable):
     """The content of one repository in a workspace, with its proof.
 
     `tree_sha` is what `git add -A && git write-tree` would give in the source, computed from the copy.
@@ -80,11 +81,11 @@ class ProvedTree(Struct, frozen=True, kw_only=True):
     rules: Rules
 
 
-class Submodule(ProvedTree, frozen=True, kw_only=True):
+class Submodule(ProvedTree):
     path: _Inside
 
 
-class Manifest(ProvedTree, frozen=True, kw_only=True):
+class Manifest(ProvedTree):
     """The data with which `verify` rebuilds a snapshot's tree."""
 
     source_root: Text
@@ -98,7 +99,7 @@ class Manifest(ProvedTree, frozen=True, kw_only=True):
     """The paths at which the job's files kept their own content in a sync, against that of the checkout."""
 
 
-class Change(Struct, frozen=True, kw_only=True):
+class Change(Immutable):
     """One path that differs between two trees. Paths are `os.fsdecode`d; ids are git's, all zeros for none.
 
     `kind` is `added`, `modified`, `deleted`, `type_changed` or `mode_changed`.
@@ -115,7 +116,7 @@ class Change(Struct, frozen=True, kw_only=True):
         return {**path_fields(self.path), "kind": self.kind, "mode": self.mode, "sha": self.sha}
 
 
-class LeftOut(Struct, frozen=True, kw_only=True):
+class LeftOut(Immutable):
     """A part of the source that the workspace lacks or shows differently, and the reason."""
 
     path: Text
@@ -201,7 +202,7 @@ class Source:
         return [] if self.attributes_tree is None else [("attr.tree", self.attributes_tree)]
 
 
-class Snapshot(Manifest, frozen=True, kw_only=True):
+class Snapshot(Manifest):
     """A filled workspace."""
 
     path: Path

@@ -18,12 +18,13 @@ from loom.snapshot.names import checked_listing
 from loom.snapshot.repository import RepositoryView
 from loom.snapshot.source import discover
 from loom.util.paths import run_of_workspace, workspace_beside
+from loom.util.typed import Immutable
 
 _ANY_MODE = ""
 """What counts of a path whose file decides; of another one, such as a hidden entry, what the index has of it."""
 
 
-class State(Struct, frozen=True, kw_only=True):
+class State(Immutable):
     names: Mapping[str, str]
     """The paths of a snapshot, each with what the index decides of it."""
     settings: Mapping[str, Hashable]
@@ -33,7 +34,7 @@ class State(Struct, frozen=True, kw_only=True):
     """The files outside of the work tree that all this was read from."""
 
 
-class CheckoutChange(Struct, frozen=True, kw_only=True):
+class CheckoutChange(Immutable):
     """The differences between two states."""
 
     paths: frozenset[str] = frozenset()

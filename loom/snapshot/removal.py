@@ -8,15 +8,14 @@ import stat
 import subprocess
 from pathlib import Path
 
-from msgspec import Struct
-
 from loom.errors import SnapshotError
 from loom.snapshot.lock import alone_in, is_occupied
 from loom.snapshot.manifest import FILLING, NAME
 from loom.util.paths import half_removed, jobs_of, run_of_workspace
+from loom.util.typed import Immutable
 
 
-class Removal(Struct, frozen=True, kw_only=True):
+class Removal(Immutable):
     """The outcome for a workspace. `remaining` are paths that could not be deleted, with the reason."""
 
     path: Path

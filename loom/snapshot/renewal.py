@@ -26,6 +26,7 @@ from loom.snapshot.removal import delete
 from loom.util import atomic, processes
 from loom.util.paths import ancestors
 from loom.util.private import make_private
+from loom.util.typed import Immutable
 
 
 class KnownFiles(Struct, frozen=True):
@@ -39,7 +40,7 @@ class KnownFiles(Struct, frozen=True):
     """The umask with which they were copied."""
 
 
-class _Document(Struct, frozen=True, kw_only=True):
+class _Document(Immutable):
     """Known files as they are kept, for the same loom in the same boot: a crash may lose what was written."""
 
     loom: str

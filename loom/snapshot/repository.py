@@ -20,12 +20,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from msgspec import Struct
 from msgspec.structs import replace
 
 from loom.addresses import hide_credentials
 from loom.errors import RequestError, SnapshotError
 from loom.util.private import make_private
+from loom.util.typed import Immutable
 from loom.util.untrusted_files import special_kind
 
 _COUNTS = re.compile(
@@ -65,7 +65,7 @@ _GIT_FILES = (
 )
 
 
-class RepositoryView(Struct, frozen=True, kw_only=True):
+class RepositoryView(Immutable):
     """A repository on disk and the view through which git reads it. Paths are absolute."""
 
     root: Path

@@ -7,16 +7,15 @@ from collections.abc import Callable, Container, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 
-from msgspec import Struct
-
 from loom.errors import SnapshotError
 from loom.snapshot.manifest import read_manifest
 from loom.snapshot.merge import GITLINK, Applied, Content, Merge, apply_to, content_at, merge
 from loom.snapshot.model import Change, readable
 from loom.snapshot.verification import changes_between, verify
+from loom.util.typed import Immutable
 
 
-class SavedFiles(Struct, frozen=True, kw_only=True):
+class SavedFiles(Immutable):
     """A job's changes since its snapshot that were saved."""
 
     files: tuple[tuple[Change, Content | None], ...]
@@ -25,7 +24,7 @@ class SavedFiles(Struct, frozen=True, kw_only=True):
     """(path, reason) of files that were not saved."""
 
 
-class Patch(Struct, frozen=True, kw_only=True):
+class Patch(Immutable):
     """The workspace's changes since its snapshot, for `git apply`."""
 
     text: bytes

@@ -26,10 +26,11 @@ from loom.snapshot.index import lstat, walk
 from loom.snapshot.manifest import read_manifest
 from loom.snapshot.model import Change, Manifest, ProvedTree, object_format, path_fields, readable
 from loom.util.paths import ancestors
+from loom.util.typed import Immutable
 from loom.util.untrusted_files import special_kind
 
 
-class Verification(Struct, frozen=True, kw_only=True):
+class Verification(Immutable):
     """The workspace's present content compared with the snapshot."""
 
     workspace: Path

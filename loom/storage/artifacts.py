@@ -15,8 +15,6 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Generic, TypeVar, cast
 
-from msgspec import Struct
-
 from loom.errors import ArtifactError
 from loom.plan.model import Artifacts
 from loom.status import OnOutput
@@ -31,6 +29,7 @@ from loom.util import atomic
 from loom.util.digests import Hashed, digest_of
 from loom.util.masking import Masker
 from loom.util.paths import Tracked
+from loom.util.typed import Immutable
 from loom.util.units import counted, rough_size
 from loom.util.untrusted_files import open_regular
 
@@ -40,7 +39,7 @@ _CHUNK = 1 << 20
 _GZIP_LEVEL = 1  # a run waits for it; level 6 takes four times as long to save a tenth
 
 
-class Collected(Struct, frozen=True, kw_only=True):
+class Collected(Immutable):
     """A stored archive. `files` includes links; `bytes` is the content's size, `archive_bytes` the archive's."""
 
     files: int
@@ -55,7 +54,7 @@ class Collected(Struct, frozen=True, kw_only=True):
     """Links that point outside the workspace; stored as links."""
 
 
-class ReadReports(Struct, Generic[T], frozen=True, kw_only=True):
+class ReadReports(Immutable, Generic[T]):
     """The reports of one kind that a job left; `problems` lists unreadable ones with the reason."""
 
     read: tuple[T, ...]

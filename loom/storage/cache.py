@@ -26,7 +26,6 @@ from typing import IO, Any, Literal, cast
 
 import msgspec
 import zstandard
-from msgspec import Struct
 from msgspec.structs import replace
 
 from loom.errors import CacheError
@@ -45,6 +44,7 @@ from loom.util.digests import Hashed, digest_of
 from loom.util.masking import Masker
 from loom.util.paths import Tracked
 from loom.util.private import check_private, make_private
+from loom.util.typed import Immutable
 from loom.util.units import counted, rough_size
 
 Hit = Literal["exact", "fallback", "miss"]
@@ -59,7 +59,7 @@ _SECOND = 1_000_000_000
 _TAG = "Signature: 8a477f597d28d172789f06886806bc55\n# This folder holds loom's caches; backups may leave it out.\n"
 
 
-class RestoreResult(Struct, frozen=True, kw_only=True):
+class RestoreResult(Immutable):
     """`key` is the matched key ("" for a miss), `bytes` the unpacked size."""
 
     hit: Hit
@@ -70,7 +70,7 @@ class RestoreResult(Struct, frozen=True, kw_only=True):
     warning: str | None = None
 
 
-class SaveResult(Struct, frozen=True, kw_only=True):
+class SaveResult(Immutable):
     """`saved` is False when the store already has the content (`unchanged`) or could not accept it (`warning`)."""
 
     key: str
@@ -83,7 +83,7 @@ class SaveResult(Struct, frozen=True, kw_only=True):
     warning: str | None = None
 
 
-class Stored(Struct, frozen=True, kw_only=True):
+class Stored(Immutable):
     """An entry of the store, as its file has it. Times in seconds since the epoch."""
 
     schema: int = _SCHEMA

@@ -13,6 +13,7 @@ from loom.status import Failure
 from loom.storage.reports import UnreadableReport, project_path, short
 from loom.storage.tar import Content
 from loom.util import typed
+from loom.util.typed import Immutable
 
 MAX_BYTES = 16 << 20
 MAX_FINDINGS = 1000
@@ -28,7 +29,7 @@ Kind = Literal["sarif", "codequality"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
-class FindingReport(Struct, frozen=True, kw_only=True):
+class FindingReport(Immutable):
     """`first` holds `MAX_FINDINGS` of `total` findings, the most severe first."""
 
     total: int

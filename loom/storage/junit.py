@@ -11,11 +11,10 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from xml.etree import ElementTree
 
-from msgspec import Struct
-
 from loom.status import FailingTest
 from loom.storage.reports import UnreadableReport, project_path, short
 from loom.storage.tar import Content
+from loom.util.typed import Immutable
 
 MAX_BYTES = 64 << 20
 MAX_FAILING = 1000
@@ -27,7 +26,7 @@ _FLAKY = {"flakyFailure", "flakyError"}
 _Inside = Callable[[str], str]
 
 
-class Report(Struct, frozen=True, kw_only=True):
+class Report(Immutable):
     """`failing` holds the first `MAX_FAILING` of `failures + errors` failed tests."""
 
     tests: int = 0

@@ -17,19 +17,19 @@ from contextlib import AbstractContextManager, closing
 from pathlib import Path
 from typing import IO, Protocol
 
-from msgspec import Struct
 from msgspec.structs import replace
 
 from loom.storage.selection import LOOM_DIRECTORIES, Everything, PathSelection
 from loom.storage.tar import Check, CheckedStream, Item, Kind, TarEntry, read
 from loom.storage.unpacking import Totals, checked, unpack_items
 from loom.util.paths import normal
+from loom.util.typed import Immutable
 from loom.util.untrusted_files import special_kind
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-class Skipped(Struct, frozen=True, kw_only=True):
+class Skipped(Immutable):
     """A requested file that can't be read: a socket, a device, a file without permission."""
 
     path: str

@@ -9,7 +9,7 @@ import re
 import secrets
 from pathlib import Path
 
-from msgspec import Struct
+from loom.util.typed import Immutable
 
 RUN_PREFIX = "loom-run-local-"
 """Prefix of a run's workspace and receipt; the run's id follows."""
@@ -118,7 +118,7 @@ def climbs_out(path: str, target: str) -> bool:
     return False
 
 
-class Tracked(Struct, frozen=True, kw_only=True):
+class Tracked(Immutable):
     """The paths of a workspace that git tracks."""
 
     paths: frozenset[str]

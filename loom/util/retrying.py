@@ -7,16 +7,15 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from msgspec import Struct
-
 from loom.cancel import Cancel
+from loom.util.typed import Immutable
 
 T = TypeVar("T")
 TELL_S = 10.0
 """A repetition that takes longer than this is told, once."""
 
 
-class Policy(Struct, frozen=True, kw_only=True):
+class Policy(Immutable):
     when: Callable[[BaseException], bool]
     attempts: int = sys.maxsize
     limit_s: float = float("inf")

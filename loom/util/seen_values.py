@@ -21,6 +21,7 @@ from loom.util import typed
 from loom.util.masking import SHORTEST, Masker, SecretRules, Span
 from loom.util.private import make_private
 from loom.util.secret_forms import pieces_of
+from loom.util.typed import Immutable
 from loom.util.untrusted_files import read_regular
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ class SeenPiece(Struct, frozen=True, array_like=True):
     digest: bytes
 
 
-class SeenValue(Struct, frozen=True, kw_only=True):
+class SeenValue(Immutable):
     name: str
     ref: str
     pieces: tuple[SeenPiece, ...]

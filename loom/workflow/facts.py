@@ -6,16 +6,17 @@ from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from msgspec import Struct, field
+from msgspec import field
 
 from loom.config import Config
+from loom.util.typed import Immutable
 
 if TYPE_CHECKING:
     from loom.util.yaml_file import Node
     from loom.workflow.sources import Repositories, Sources
 
 
-class Variable(Struct, frozen=True, kw_only=True):
+class Variable(Immutable):
     value: str
     expand: bool = True
     file: bool = False
@@ -27,7 +28,7 @@ class Variable(Struct, frozen=True, kw_only=True):
     node: Node | None = None
 
 
-class Facts(Struct, frozen=True, kw_only=True):
+class Facts(Immutable):
     config: Config = field(default_factory=Config)
     predefined: Mapping[str, str] = {}
     """Loom's own variables (`CI_COMMIT_BRANCH`, ...); unknown ones are absent."""

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from itertools import product
 
-from msgspec import Struct
-
 from loom.util.budget import spend
+from loom.util.typed import Immutable
 from loom.util.yaml_file import Node, fields_of, one_or_more, text_of
 from loom.workflow.job_ids import MOST, id_part, unique_id
 
 
-class Instance(Struct, frozen=True, kw_only=True):
+class Instance(Immutable):
     id: str
     """Loom's name for it: safe as a folder's name and on a command line, and unique in the pipeline."""
     title: str

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 
-from msgspec import Struct
+from loom.util.typed import Immutable
 
 
-class Language(Struct, frozen=True, kw_only=True):
+class Language(Immutable):
     """A language, whose `workflow/NAME/loader.py` reads files and whose `plan/NAME/resolve.py` makes plans of them.
 
     A file is in the first language whose `named` its path has, else in the first of whose keys it has some, and none of

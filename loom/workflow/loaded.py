@@ -6,16 +6,15 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import ClassVar, Generic, TypeAlias, TypeVar
 
-from msgspec import Struct
-
 from loom.errors import Problem, RequestError
 from loom.util import yaml_file
 from loom.util.paths import name_from
+from loom.util.typed import Immutable
 from loom.util.yaml_file import Node, YamlFile
 from loom.workflow.messages import sort_problems
 
 
-class Entry(Struct, frozen=True, kw_only=True):
+class Entry(Immutable):
     """One job or template (its name begins with a dot): its own node, and the merged one with all that it inherits."""
 
     name: str
@@ -31,7 +30,7 @@ class Entry(Struct, frozen=True, kw_only=True):
 E = TypeVar("E", bound=Entry, covariant=True)
 
 
-class LoadedWorkflow(Struct, Generic[E], frozen=True, kw_only=True):
+class LoadedWorkflow(Immutable, Generic[E]):
     """A checked workflow, of which no rule is decided. Jobs and templates are in file order, included files first."""
 
     language: ClassVar[str]
@@ -63,7 +62,7 @@ class LoadedWorkflow(Struct, Generic[E], frozen=True, kw_only=True):
 Loaded: TypeAlias = LoadedWorkflow[Entry]
 
 
-class LoadOutcome(Struct, frozen=True, kw_only=True):
+class LoadOutcome(Immutable):
     """The outcome of loading: every error in order, and the parts that are sound enough for further checks."""
 
     workflow: Loaded | None

@@ -6,15 +6,14 @@ from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from msgspec import Struct
-
 from loom.util.budget import spend
 from loom.util.toposort import CycleError, order
+from loom.util.typed import Immutable
 from loom.util.yaml_file import Node
 from loom.workflow.messages import Problems
 
 
-class WantedNeed(Struct, frozen=True, kw_only=True):
+class WantedNeed(Immutable):
     """A need as the workflow has it, before selection and rules say which jobs there are."""
 
     job: str
@@ -35,7 +34,7 @@ class WantedNeed(Struct, frozen=True, kw_only=True):
         )
 
 
-class Needing(Struct, frozen=True, kw_only=True):
+class Needing(Immutable):
     stage: str | None
     key: Node
     node: Node

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
-from msgspec import Struct
+from loom.util.typed import Immutable
 
 MAX_LENGTH = 1000
 MOST_REPEATED = 100_000
@@ -33,7 +33,7 @@ class SearchError(Exception):
     """A search exceeded MAX_SEARCH_S, or `regex` rejects the pattern; the message names the pattern."""
 
 
-class Pattern(Struct, frozen=True, kw_only=True):
+class Pattern(Immutable):
     written: str
     """As in the workflow: `/pattern/flags`."""
     source: str

@@ -6,9 +6,8 @@ import re
 from collections.abc import Container, Iterable, Mapping
 from typing import Any
 
-from msgspec import Struct
-
 from loom.util.bounded import listed
+from loom.util.typed import Immutable
 from loom.util.units import counted
 from loom.util.yaml_file import Node
 
@@ -20,7 +19,7 @@ _LONGEST = 60
 _REASONS = {"manual": "manual: name it to run it", "never": "when: never"}
 
 
-class RuleDecision(Struct, frozen=True, kw_only=True):
+class RuleDecision(Immutable):
     """The decision of a job's rules. `reason` explains to people why it does not run."""
 
     runs: bool

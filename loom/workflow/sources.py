@@ -7,9 +7,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Protocol
 
-from msgspec import Struct
-
 from loom.util import yaml_file
+from loom.util.typed import Immutable
 from loom.util.units import meant
 
 SUFFIXES = (".yml", ".yaml")
@@ -33,7 +32,7 @@ class Tree(Protocol):
     def paths(self) -> Iterable[str]: ...
 
 
-class Component(Struct, frozen=True, kw_only=True):
+class Component(Immutable):
     tree: Tree
     version: str
     """The tag that was chosen; empty for a branch or a commit."""
@@ -83,7 +82,7 @@ class Unreachable(NotFetched, NotFound):
     """A server that does not answer: what it has is needed before the first job."""
 
 
-class Fetched(Struct, frozen=True, kw_only=True):
+class Fetched(Immutable):
     commit: str
     directory: Path
     """The files of the commit on this machine; nothing changes them."""

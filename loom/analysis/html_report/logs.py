@@ -11,13 +11,13 @@ from functools import lru_cache
 from pathlib import Path
 
 import msgspec
-from msgspec import Struct
 from msgspec.structs import replace
 
 from loom.record.event_files import count_output, output_in, start_of_last, whole_lines
 from loom.record.events import OutputEvent
 from loom.record.sections import OutputSection, SectionReader
 from loom.util.controls import cleaned, visible
+from loom.util.typed import Immutable
 from loom.util.units import rough_duration
 
 MOST_LINES = 1_000_000
@@ -32,7 +32,7 @@ MOST_FOLDS = 10_000
 _PIECE_LINES, _PIECE_CHARACTERS = 500, 100_000
 
 
-class Piece(Struct, frozen=True, kw_only=True):
+class Piece(Immutable):
     """Consecutive lines. `data` is base64 of zlib's format, a line for each line: `STREAM MILLISECONDS tab TEXT`.
 
     STREAM is `1` or `2`; MILLISECONDS have passed since the line before, or for the first since the log began, and are left
@@ -44,7 +44,7 @@ class Piece(Struct, frozen=True, kw_only=True):
     data: str
 
 
-class Fold(Struct, frozen=True, kw_only=True):
+class Fold(Immutable):
     """Lines of a log in a section that the output marks: the line with its title, and the last line in it."""
 
     first: int
@@ -58,7 +58,7 @@ class Fold(Struct, frozen=True, kw_only=True):
         return "" if took is None else rough_duration(took)
 
 
-class Log(Struct, frozen=True, kw_only=True):
+class Log(Immutable):
     total: int = 0
     pieces: list[Piece] = []
     numbers: dict[str, list[int]] = {}

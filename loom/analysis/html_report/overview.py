@@ -8,18 +8,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 
-from msgspec import Struct
-
 from loom.record.events import phase_words
 from loom.record.fold import JobState, Span
 from loom.status import worst
+from loom.util.typed import Immutable
 from loom.util.units import rough_duration
 
 _TICKS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21600)
 _UNFINISHED = "unfinished"
 
 
-class JobBox(Struct, frozen=True, kw_only=True):
+class JobBox(Immutable):
     """The box of a job, or of all jobs of one matrix."""
 
     name: str
@@ -74,7 +73,7 @@ Bar = tuple[str, str, float, float]
 """One piece of a job's row: label, kind, and left edge and width in percent of the run."""
 
 
-class Scale(Struct, frozen=True, kw_only=True):
+class Scale(Immutable):
     """From the first to the last event of a run, in seconds."""
 
     start: float

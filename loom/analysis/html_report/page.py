@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from markdown_it import MarkdownIt
-from msgspec import Struct
 
 from loom.analysis.diagnosis import Diagnosis
 from loom.analysis.evidence import diagnosis_of
@@ -25,6 +24,7 @@ from loom.record.reader import Reading, Unit
 from loom.record.sections import SectionReader, reader_for
 from loom.status import failing_tests_total
 from loom.util.controls import cleaned
+from loom.util.typed import Immutable
 from loom.util.units import counted, rough_duration, rough_size
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ _MARKDOWN = MarkdownIt("commonmark", {"html": False}).enable("table").disable("i
 _COUNT_ORDER = ("failure", "error", "timed_out", "canceled", "unfinished", "success", "skipped")
 
 
-class LogView(Struct, frozen=True, kw_only=True):
+class LogView(Immutable):
     """A step or a section with its log. `anchor` is its part of the page's address."""
 
     anchor: str
@@ -68,7 +68,7 @@ class LogView(Struct, frozen=True, kw_only=True):
         return str(self.span.start.data.get("command", "")).strip()
 
 
-class JobView(Struct, frozen=True, kw_only=True):
+class JobView(Immutable):
     id: str
     state: JobState
     status: str

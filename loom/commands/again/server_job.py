@@ -12,6 +12,7 @@ from loom.commands.project import Project
 from loom.commands.project.checkout import origin_of
 from loom.commands.servers import JobAddress, RemoteJob, Server
 from loom.plan.origin import origin_of as project_origin
+from loom.util.typed import Immutable
 
 
 class Differences(Struct, frozen=True):
@@ -30,7 +31,7 @@ class Differences(Struct, frozen=True):
             self.notes.append(text)
 
 
-class ServerJob(Struct, frozen=True, kw_only=True):
+class ServerJob(Immutable):
     project: Project
     """The user's checkout, from which it is asked for."""
     server: Server

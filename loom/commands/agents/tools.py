@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from msgspec import Struct
 from pydantic import BaseModel, Field
 
 from loom.analysis.evidence import diagnosis_of
@@ -40,6 +39,7 @@ from loom.status import ExitCode
 from loom.util import processes
 from loom.util.controls import cleaned
 from loom.util.globs import match_name
+from loom.util.typed import Immutable
 from loom.util.units import rough_duration
 
 MOST_BYTES = 2048
@@ -105,7 +105,7 @@ class Pages:
         return self.cut(self._rests[name])
 
 
-class Limits(Struct, frozen=True, kw_only=True):
+class Limits(Immutable):
     """The limits that the person who starts `loom mcp` sets for an agent."""
 
     jobs: tuple[str, ...] = ()

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from msgspec import Struct
 from msgspec.structs import replace
 
 from loom.cancel import Cancel
@@ -19,6 +18,7 @@ from loom.errors import RequestError
 from loom.plan.origin import origin_of
 from loom.record.request import Request
 from loom.snapshot import git, repository, tree_entries
+from loom.util.typed import Immutable
 from loom.workflow.languages import GITHUB, GITLAB
 
 _SKIPS = {
@@ -28,7 +28,7 @@ _SKIPS = {
 """What a commit's message has for which the server runs nothing, by the place of the workflow."""
 
 
-class CheckedCommit(Struct, frozen=True, kw_only=True):
+class CheckedCommit(Immutable):
     """A commit with the event for which a server would run it."""
 
     sha: str

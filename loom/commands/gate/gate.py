@@ -10,7 +10,6 @@ from contextlib import chdir, nullcontext, redirect_stdout
 from itertools import takewhile
 from typing import Any, Literal
 
-from msgspec import Struct
 from msgspec.structs import replace
 
 from loom.cancel import Cancel, signals
@@ -31,6 +30,7 @@ from loom.render.output import print_either
 from loom.snapshot import git, tree_entries
 from loom.status import ExitCode, Status
 from loom.util.controls import shown as printable
+from loom.util.typed import Immutable
 from loom.util.units import counted
 
 _AFTER_HELD = {DEPLOYMENTS, "what needs them"}
@@ -39,7 +39,7 @@ _SKIPPED = "skipped by its condition, as in CI"
 State = Literal["shown", "passed", "failed", "doubtful", "to-run", "not-gating"]
 
 
-class JobVerdict(Struct, frozen=True, kw_only=True):
+class JobVerdict(Immutable):
     """What a gate says of one job."""
 
     job_id: str
@@ -48,7 +48,7 @@ class JobVerdict(Struct, frozen=True, kw_only=True):
     run_id: str | None = None
 
 
-class Judgement(Struct, frozen=True, kw_only=True):
+class Judgement(Immutable):
     """What is known of a commit. `passed`: all that decides has."""
 
     commit: CheckedCommit

@@ -12,7 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from msgspec import Struct
 from msgspec.structs import replace
 
 from loom import snapshot
@@ -38,13 +37,14 @@ from loom.secrets.lookup import resolve
 from loom.util import locks
 from loom.util.masking import Masker
 from loom.util.paths import job_directory_name, jobs_of
+from loom.util.typed import Immutable
 
 if TYPE_CHECKING:
     from loom.providers.inside import CommandsInside
     from loom.storage.workspace import Skipped
 
 
-class EnteredJob(Struct, frozen=True, kw_only=True):
+class EnteredJob(Immutable):
     inside: CommandsInside
     about: str
     """The description that `loom shell` prints on entry."""

@@ -22,7 +22,7 @@ from loom.util import typed
 from loom.util.units import duration, read_flag
 
 
-class Executed(Document, frozen=True, kw_only=True):
+class Executed(Document):
     """The document of `loom exec --json`. `stdout_b64` and `stderr_b64` are there for output that is not UTF-8."""
 
     schema_version: Literal["loom.exec.v1"] = "loom.exec.v1"

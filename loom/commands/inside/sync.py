@@ -6,8 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from msgspec import Struct
-
 from loom import snapshot
 from loom.cancel import Cancel, signals
 from loom.commands.inside.copies import command_for, keep_copies
@@ -20,12 +18,13 @@ from loom.snapshot import Merge, Snapshot, Source, readable
 from loom.util import atomic
 from loom.util.bounded import listed
 from loom.util.private import make_own
+from loom.util.typed import Immutable
 
 ASK, THEIRS, OURS = "ask", "theirs", "ours"
 """The treatment of a file that both the checkout and the job changed: refuse, take the checkout's, keep the job's."""
 
 
-class SyncTarget(Struct, frozen=True, kw_only=True):
+class SyncTarget(Immutable):
     """The files of one job, or of all that share them."""
 
     job_id: str

@@ -27,6 +27,7 @@ from loom.plan.model import Plan
 from loom.storage.tar import DamagedArchive, read
 from loom.storage.unpacking import UnsafeArchive, checked, unpack_items
 from loom.util import atomic, jsons, typed
+from loom.util.typed import Immutable
 from loom.util.untrusted_files import open_inside
 from loom.workflow.sources import Fetched, NotFetched, Unreachable
 
@@ -36,7 +37,7 @@ FRESH_S = 24 * 3600.0
 _REPOSITORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9._-]+")
 
 
-class ActionsLock(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ActionsLock(Immutable, forbid_unknown_fields=True):
     """The content of the lock: commits by `owner/name@ref`."""
 
     schema_version: str = LOCK_SCHEMA

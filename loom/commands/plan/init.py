@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 
 import msgspec
-from msgspec import Struct
 
 from loom.commands.plan.check import check
 from loom.commands.plan.contexts import resolve_context
@@ -20,6 +19,7 @@ from loom.snapshot.repository import bare
 from loom.status import ExitCode
 from loom.util import globs
 from loom.util.paths import name_from
+from loom.util.typed import Immutable
 from loom.util.units import counted
 from loom.util.untrusted_files import open_regular
 from loom.workflow.dialects import examine
@@ -37,7 +37,7 @@ _PLAIN = re.compile(r"[a-z./][^:#\n]*")
 _NOTHING_KNOWN = "echo 'Write the commands of your tests here.'"
 
 
-class Starter(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Starter(Immutable, forbid_unknown_fields=True):
     """A language in the table, which explains its fields."""
 
     name: str
@@ -49,7 +49,7 @@ class Starter(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     steps: tuple[dict[str, str], ...]
 
 
-class Draft(Struct, frozen=True, kw_only=True):
+class Draft(Immutable):
     """A job for the files of one language."""
 
     name: str

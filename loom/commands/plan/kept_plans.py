@@ -16,7 +16,6 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
-from msgspec import Struct
 from msgspec.structs import replace
 
 import loom
@@ -26,6 +25,7 @@ from loom.plan.model import JobSelection, Plan, ResolveContext
 from loom.record.run import check_consistent
 from loom.util import atomic, typed
 from loom.util.private import check_private, make_private
+from loom.util.typed import Immutable
 from loom.util.untrusted_files import read_regular
 from loom.workflow.predefined import KNOWN_TO_PLANS
 
@@ -38,7 +38,7 @@ _MOST = 100
 _MAX_BYTES = 32 << 20
 
 
-class _Kept(Struct, frozen=True, kw_only=True):
+class _Kept(Immutable):
     answers: tuple[tuple[str, str | None, str], ...]
     """The question's kind and subject, and the digest of its answer, for each question of the plan (`Planner._answer`)."""
     plan: Plan

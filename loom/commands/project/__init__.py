@@ -10,8 +10,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from msgspec import Struct
-
 from loom import config, providers
 from loom.cancel import Cancel
 from loom.config import Config
@@ -21,6 +19,7 @@ from loom.util.bounded import listed
 from loom.util.controls import shown
 from loom.util.globs import match_name
 from loom.util.paths import leads_out, name_from
+from loom.util.typed import Immutable
 from loom.util.untrusted_files import open_regular
 from loom.workflow.languages import LANGUAGES
 
@@ -38,7 +37,7 @@ WORKFLOWS = tuple(Path(language.default) for language in LANGUAGES)
 """The possible paths of a project's workflow, in the order of precedence."""
 
 
-class Project(Struct, frozen=True, kw_only=True, dict=True):
+class Project(Immutable, dict=True):
     """A project, its configuration and its records."""
 
     environ: Mapping[str, str]
@@ -112,7 +111,7 @@ class Project(Struct, frozen=True, kw_only=True, dict=True):
         return workflow_path(self.root, named, self.start)
 
 
-class Worktree(Project, frozen=True, kw_only=True, dict=True):
+class Worktree(Project, dict=True):
     """The project of a run, with its repository as it was read."""
 
     source: Source

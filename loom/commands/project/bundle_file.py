@@ -47,7 +47,7 @@ _LEFT_OUT = ("artifacts", "artifacts.tar.gz", "saved", "builds", "report.html", 
 _PACK = re.compile(r"(\d+\.)?tree\.pack")
 
 
-class BundleManifest(BundledTree, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class BundleManifest(BundledTree, forbid_unknown_fields=True):
     schema_version: Literal["loom.bundle.v1"] = "loom.bundle.v1"
     kind: Literal["bundle"] = "bundle"
     loom_version: Text

@@ -15,7 +15,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import msgspec
-from msgspec import Struct
 
 from loom.commands.project.checkout import origin_of
 from loom.errors import InfrastructureError, LoomError, SnapshotError
@@ -26,12 +25,13 @@ from loom.snapshot.manifest import read_manifest
 from loom.util import atomic, processes, typed
 from loom.util.paths import is_of_job, run_of_workspace, workspace_beside
 from loom.util.private import make_private
+from loom.util.typed import Immutable
 from loom.util.untrusted_files import open_regular
 
 _MAX_BYTES = 16 << 20
 
 
-class _Decisions(Struct, frozen=True, kw_only=True):
+class _Decisions(Immutable):
     """The user's decisions for one checkout."""
 
     root: str
@@ -40,7 +40,7 @@ class _Decisions(Struct, frozen=True, kw_only=True):
     """The description of each request, by id."""
 
 
-class _File(Struct, frozen=True, kw_only=True):
+class _File(Immutable):
     schema_version: str
     checkouts: dict[str, _Decisions]
     """By the digest of the checkout's path."""

@@ -12,12 +12,12 @@ from importlib import import_module
 from typing import Any, BinaryIO, Literal, cast
 from urllib.parse import unquote, urlsplit
 
-from msgspec import Struct
 from msgspec.structs import replace
 
 from loom.addresses import Address
 from loom.errors import InfrastructureError, RequestError
 from loom.util.extras import install_command
+from loom.util.typed import Immutable
 
 MOST_JOBS = 5_000
 
@@ -42,7 +42,7 @@ class ServerBusy(ServerUnavailable):
     pause_s: float | None = None
 
 
-class JobAddress(Struct, frozen=True, kw_only=True):
+class JobAddress(Immutable):
     """The address of a job or a pipeline's page, divided."""
 
     kind: Literal["gitlab", "github"]
@@ -73,7 +73,7 @@ _OPEN = (
 """The states that servers report for a job that has not ended."""
 
 
-class RemoteJob(Struct, frozen=True, kw_only=True):
+class RemoteJob(Immutable):
     id: int
     name: str
     status: str
@@ -102,7 +102,7 @@ class RemoteJob(Struct, frozen=True, kw_only=True):
         return self.status in ("failed", "failure", "timed_out")
 
 
-class RemoteArtifact(Struct, frozen=True, kw_only=True):
+class RemoteArtifact(Immutable):
     """An artifact of a whole run."""
 
     id: int
@@ -110,7 +110,7 @@ class RemoteArtifact(Struct, frozen=True, kw_only=True):
     expired: bool = False
 
 
-class RemotePipeline(Struct, frozen=True, kw_only=True):
+class RemotePipeline(Immutable):
     source: str
     """The event, in the server's words."""
     default_branch: str
@@ -132,7 +132,7 @@ class RemotePipeline(Struct, frozen=True, kw_only=True):
     """The pipeline that started this one, and its job that did."""
 
 
-class RemoteVariable(Struct, frozen=True, kw_only=True):
+class RemoteVariable(Immutable):
     """A variable of the project or a group on the server."""
 
     name: str

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from msgspec import Struct
 from msgspec.structs import replace
 
 from loom.errors import RequestError
 from loom.plan.late import Action
 from loom.plan.model import ResolveContext
 from loom.util import yaml_file
+from loom.util.typed import Immutable
 from loom.util.units import meant
 from loom.util.yaml_file import Kind, Node, YamlFile, fields_of, items_of, scalars_of, text_of
 from loom.workflow.github import yaml
@@ -53,7 +53,7 @@ class NoServer(BadAction):
     """The server of an action does not answer, which is no mistake of the workflow."""
 
 
-class ActionFile(Struct, frozen=True, kw_only=True):
+class ActionFile(Immutable):
     """An action as its `action.yml` describes it. Texts may hold expressions."""
 
     action: Action

@@ -6,9 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from msgspec import Struct
-
 from loom.plan import model as p
+from loom.util.typed import Immutable
 from loom.workflow.github.events import TriggerEvent
 from loom.workflow.github.expressions import json_value
 
@@ -21,7 +20,7 @@ PULL_REQUESTS = ("pull_request", "pull_request_target")
 """Those with `head_ref` and `base_ref`."""
 
 
-class RunEvent(Struct, frozen=True, kw_only=True):
+class RunEvent(Immutable):
     happened: TriggerEvent
     github: Mapping[str, Any]
     """The part of the context that does not depend on the workflow, the job or the run."""

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from msgspec import Struct
 from msgspec.structs import replace
 
 from loom.cancel import Cancel
@@ -20,6 +19,7 @@ from loom.plan.late import LateCaller, LateJob, LateNeed, limit_of
 from loom.plan.model import AllowFailure, Image, Job, Plan
 from loom.status import CANCELLED, FAILURE, SKIPPED, SUCCESS, JobResult, Status
 from loom.util.toposort import closure
+from loom.util.typed import Immutable
 from loom.workflow.github.expressions import (
     Function,
     Value,
@@ -38,7 +38,7 @@ _INSERT = re.compile(r"\$\{\{\s*insert\s*\}\}")
 _WORST_FIRST = (FAILURE, CANCELLED, SKIPPED, SUCCESS)
 
 
-class Start(Struct, frozen=True, kw_only=True):
+class Start(Immutable):
     job: Job
     needs: Mapping[str, Any]
     status: Status = Status.SUCCESS

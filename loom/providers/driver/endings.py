@@ -25,6 +25,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from loom.status import EndedBy, Frame
+from loom.util.typed import Immutable
 
 CHECKED, LEAST_MS = 24, 5
 MARKED, LATER_MS = 120, 200
@@ -155,7 +156,7 @@ class CommandMark(Struct, frozen=True):
     stderr_lines: int = 0
 
 
-class _Report(Struct, frozen=True, kw_only=True):
+class _Report(Immutable):
     kind: str
     code: int
     line: int | None

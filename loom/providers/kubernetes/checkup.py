@@ -7,8 +7,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Literal
 
-from msgspec import Struct
-
 from loom.cancel import Cancel
 from loom.config.pools import Pool
 from loom.errors import LoomError
@@ -18,6 +16,7 @@ from loom.providers.kubernetes.cluster.client import Cluster
 from loom.providers.kubernetes.images.snapshot import SnapshotImages
 from loom.providers.kubernetes.pod.policies import NamespacePolicies, policies_of, proposed, yaml_lines
 from loom.providers.kubernetes.pod.spec import is_confined, name_of, specification
+from loom.util.typed import Immutable
 
 VERBS = (
     *((verb, "pods", "") for verb in ("create", "get", "list", "watch", "delete", "patch")),
@@ -31,7 +30,7 @@ VERBS = (
 """Each verb that loom uses, with its resource and subresource: the Role of docs/explanation/job-pod.md."""
 
 
-class CheckResult(Struct, frozen=True, kw_only=True):
+class CheckResult(Immutable):
     state: Literal["ok", "warn", "bad"]
     name: str
     text: str

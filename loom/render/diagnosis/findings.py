@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from msgspec import Struct
-
 from loom.analysis.diagnosis import Diagnosis
 from loom.render.diagnosis.text import headline
+from loom.util.typed import Immutable
 
 
-class Annotation(Struct, frozen=True, kw_only=True):
+class Annotation(Immutable):
     file: str | None
     line: int | None
     column: int | None = None

@@ -11,10 +11,9 @@ import shlex
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from msgspec import Struct
-
 from loom.plan.github.events import text_at
 from loom.plan.model import Step
+from loom.util.typed import Immutable
 
 _NO_SUBMODULES = "git submodule --quiet deinit --all --force\n"
 _REF = """\
@@ -74,7 +73,7 @@ _BRANCH = """\
 """
 
 
-class Checkout(Struct, frozen=True, kw_only=True):
+class Checkout(Immutable):
     script: str
     """Makes the files in `target` those of a checkout; empty: they are."""
     outputs: Mapping[str, str] = {}

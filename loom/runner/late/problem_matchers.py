@@ -6,15 +6,15 @@ import re
 from collections.abc import Iterable, Mapping
 
 import msgspec
-from msgspec import Struct
 
 from loom.analysis.formats import GROUPS, Finder, Format, Reader
 from loom.errors import RequestError
 from loom.util import typed
+from loom.util.typed import Immutable
 from loom.workflow.patterns import PatternError, Search, SearchError, pattern_of
 
 
-class _Pattern(Struct, frozen=True, kw_only=True, rename="camel"):
+class _Pattern(Immutable, rename="camel"):
     """`file` and the others are numbers of groups of `regexp`."""
 
     regexp: str
@@ -27,13 +27,13 @@ class _Pattern(Struct, frozen=True, kw_only=True, rename="camel"):
     loop: bool = False
 
 
-class _Matcher(Struct, frozen=True, kw_only=True):
+class _Matcher(Immutable):
     owner: str
     pattern: list[_Pattern] = []
     severity: str = "error"
 
 
-class _File(Struct, frozen=True, kw_only=True, rename="camel"):
+class _File(Immutable, rename="camel"):
     problem_matcher: list[_Matcher]
 
 

@@ -23,6 +23,7 @@ from loom.record.step_outputs import recorded, restored
 from loom.runner.late.files import FILES
 from loom.status import CANCELLED, FAILURE, SKIPPED, SUCCESS
 from loom.util.masking import Masker
+from loom.util.typed import Immutable
 from loom.workflow.github.expressions import (
     Exact,
     Function,
@@ -61,7 +62,7 @@ _STRATEGY = {"fail-fast": True, "job-index": 0.0, "job-total": 1.0, "max-paralle
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
-class JobRuntime(Struct, frozen=True, kw_only=True):
+class JobRuntime(Immutable):
     workspace: str
     path: str
     bash: bool
@@ -95,7 +96,7 @@ def runtime(
     )
 
 
-class StepResult(Struct, frozen=True, kw_only=True):
+class StepResult(Immutable):
     """The results of a step; the fact `step_state` of the record."""
 
     outcome: str

@@ -7,9 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-from msgspec import Struct
-
 from loom.errors import RequestError
+from loom.util.typed import Immutable
 from loom.util.units import meant
 from loom.util.yaml_file import Node, items_of, one_or_more, text_of
 from loom.workflow.github.keywords import FILTERS
@@ -38,7 +37,7 @@ _TYPES: Mapping[str, tuple[str, ...]] = {
 """The types that a workflow is triggered by which names none; all others by any."""
 
 
-class TriggerEvent(Struct, frozen=True, kw_only=True):
+class TriggerEvent(Immutable):
     name: str
     type: str = ""
     """Its `action`; empty: any."""

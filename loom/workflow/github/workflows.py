@@ -7,9 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import ClassVar
 
-from msgspec import Struct
-
 from loom.errors import Problem
+from loom.util.typed import Immutable
 from loom.util.yaml_file import Kind, Node, fields_of, one_or_more, text_of
 from loom.workflow import loaded
 from loom.workflow.loaded import LoadedWorkflow
@@ -17,7 +16,7 @@ from loom.workflow.loaded import LoadedWorkflow
 CALL = "workflow_call"
 
 
-class WorkflowFile(Struct, frozen=True, kw_only=True):
+class WorkflowFile(Immutable):
     """One file. Values are nodes whose shapes are checked."""
 
     path: str
@@ -55,7 +54,7 @@ class WorkflowFile(Struct, frozen=True, kw_only=True):
         return self.events.keys() <= {CALL}
 
 
-class FaultyFile(Struct, frozen=True, kw_only=True):
+class FaultyFile(Immutable):
     """A file with mistakes, or one that calls such a file."""
 
     label: str
@@ -69,7 +68,7 @@ class FaultyFile(Struct, frozen=True, kw_only=True):
         return any(name in keys or re.split(r"\.| /", name)[0] == self.label for name in names)
 
 
-class Entry(loaded.Entry, frozen=True, kw_only=True):
+class Entry(loaded.Entry):
     """A job. With several workflow files, its name begins with the file's."""
 
     file: WorkflowFile
@@ -77,7 +76,7 @@ class Entry(loaded.Entry, frozen=True, kw_only=True):
     """Its key in the file."""
 
 
-class Workflows(LoadedWorkflow[Entry], frozen=True, kw_only=True):
+class Workflows(LoadedWorkflow[Entry]):
     language: ClassVar[str] = "github"
 
     directory: Path

@@ -9,12 +9,13 @@ from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 
-from msgspec import Struct, field
+from msgspec import field
 from msgspec.structs import replace
 
 from loom.addresses import hide_credentials
 from loom.errors import InfrastructureError
 from loom.util import globs, yaml_file
+from loom.util.typed import Immutable
 from loom.util.yaml_file import Kind, Node, YamlFile, fields_of, flat, items_of, one_or_more, text_of
 from loom.workflow.facts import Facts
 from loom.workflow.gitlab import inputs, rules, yaml
@@ -29,7 +30,7 @@ MAX_INCLUDES = 150
 KINDS = ("local", "project", "remote", "template", "component")
 
 
-class _IncludeSite(Struct, frozen=True, kw_only=True):
+class _IncludeSite(Immutable):
     tree: Tree
     trail: tuple[str, ...]
     """The names of this file and of those that led to it."""

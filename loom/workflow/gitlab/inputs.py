@@ -11,6 +11,7 @@ from typing import Any
 from msgspec import Struct
 
 from loom.util import yaml_file
+from loom.util.typed import Immutable
 from loom.util.yaml_file import LINE_BREAK, Kind, Node, YamlFile, fields_of, items_of
 from loom.workflow.gitlab import conditions, yaml
 from loom.workflow.gitlab.variables import expand_existing
@@ -34,7 +35,7 @@ _COMPONENT = ("name", "reference", "sha", "version")
 _FUNCTIONS = "expand_vars, truncate(offset,length) and posix_escape"
 
 
-class GivenInputs(Struct, frozen=True, kw_only=True):
+class GivenInputs(Immutable):
     """Values from the including file, or the command line."""
 
     inputs: Mapping[str, Node] = {}

@@ -12,14 +12,14 @@ from loom.workflow import loaded
 from loom.workflow.loaded import LoadedWorkflow
 
 
-class Entry(loaded.Entry, frozen=True, kw_only=True):
+class Entry(loaded.Entry):
     @property
     def stage(self) -> str:
         stage = self.merged.get("stage")
         return stage.value if stage is not None and isinstance(stage.value, str) else "test"
 
 
-class Pipeline(LoadedWorkflow[Entry], frozen=True, kw_only=True):
+class Pipeline(LoadedWorkflow[Entry]):
     """The whole file. Values are nodes whose shapes are checked; `stages` have `.pre` and `.post`."""
 
     language: ClassVar[str] = "gitlab"

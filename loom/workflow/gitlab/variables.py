@@ -14,11 +14,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from msgspec import Struct
-
 from loom.errors import RequestError, WorkflowError
 from loom.util import globs, yaml_file
 from loom.util.toposort import CycleError, order
+from loom.util.typed import Immutable
 from loom.util.yaml_file import Kind, Node, fields_of, items_of, text_of, truth
 from loom.workflow import interpolation
 from loom.workflow.facts import Variable
@@ -132,7 +131,7 @@ def check(node: Node | None, problems: Problems) -> None:
             problems.say(value.get("value") or value, message)
 
 
-class Scope(Struct, frozen=True, kw_only=True, dict=True):
+class Scope(Immutable, dict=True):
     """The variables that rules and texts of one job see: `layered` above the `known` predefined ones."""
 
     layered: Mapping[str, Variable] = MappingProxyType({})

@@ -13,7 +13,7 @@ from loom.workflow.native.shapes import Fields, Shapes
 MAX_LEVELS = 32
 
 
-class Entry(loaded.Entry, frozen=True, kw_only=True):
+class Entry(loaded.Entry):
     """`fields` are the values of the merged node."""
 
     fields: Fields

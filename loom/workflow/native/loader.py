@@ -24,7 +24,7 @@ from loom.workflow.native.keywords import ROOT_KEYS
 from loom.workflow.native.shapes import Fields, Shapes
 
 
-class Workflow(LoadedWorkflow[Entry], frozen=True, kw_only=True):
+class Workflow(LoadedWorkflow[Entry]):
     language: ClassVar[str] = "native"
 
     variables: Mapping[str, str]

@@ -13,7 +13,6 @@ from datetime import datetime
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Literal
 
-from msgspec import Struct
 from msgspec.structs import replace
 
 from loom.errors import EngineUnavailable, LoomError
@@ -21,6 +20,7 @@ from loom.providers import labels
 from loom.providers.docker.engine.client import Traits
 from loom.providers.docker.engine.errors import explanation, translated
 from loom.providers.docker.engine.retries import REMOVAL, retrying
+from loom.util.typed import Immutable
 
 if TYPE_CHECKING:
     import docker
@@ -34,7 +34,7 @@ UNCLAIMED_S = 7 * 86400.0
 Kind = Literal["container", "network", "volume"]
 
 
-class Resource(Struct, frozen=True, kw_only=True):
+class Resource(Immutable):
     """A resource with loom's labels."""
 
     kind: Kind
@@ -198,7 +198,7 @@ def _remove(what: str, call: Callable[[], object]) -> None:
 # -- images that loom built ---------------------------------------------------------------------------------------
 
 
-class PrunedImage(Struct, frozen=True, kw_only=True):
+class PrunedImage(Immutable):
     name: str
     image_id: str
     size: int

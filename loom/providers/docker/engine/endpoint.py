@@ -10,10 +10,9 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from msgspec import Struct
-
 from loom.errors import EngineUnavailable, RequestError
 from loom.providers.docker.engine.errors import first_line, root_cause
+from loom.util.typed import Immutable
 
 DEFAULT_SOCKET = "unix:///var/run/docker.sock"
 _START = (
@@ -29,7 +28,7 @@ _BEHIND_SSH = {
 """The next move by words of ssh's message."""
 
 
-class Endpoint(Struct, frozen=True, kw_only=True):
+class Endpoint(Immutable):
     """An engine's address and its source (`DOCKER_HOST`, a context, the default)."""
 
     url: str

@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from msgspec import Struct
-
 from loom.errors import ImageError
 from loom.images.dockerfile import Stage, bases_of, inputs_hash, pin_bases, read_ignore, stages_of
 from loom.images.reference import parse_reference
 from loom.plan import model
 from loom.providers.docker.images.named import NamedImages, ResolvedImage
 from loom.providers.labels import BUILD_REPOSITORY
+from loom.util.typed import Immutable
 
 
-class BuildInputs(Struct, frozen=True, kw_only=True):
+class BuildInputs(Immutable):
     """All inputs of a build, fixed before it starts."""
 
     context: Path

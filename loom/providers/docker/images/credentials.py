@@ -9,15 +9,15 @@ from typing import Any
 
 from docker.auth import INDEX_NAME, INDEX_URL, AuthConfig
 from docker.errors import DockerException
-from msgspec import Struct
 
 from loom.providers.docker.engine.endpoint import config_dir
+from loom.util.typed import Immutable
 from loom.util.within import within
 
 _HELPER_TIMEOUT_S = 30
 
 
-class Credentials(Struct, frozen=True, kw_only=True):
+class Credentials(Immutable):
     """`auth` is the value for the engine's API (empty: anonymous), `source` its origin for messages; `problem` is set
     when configured credentials are unavailable.
     """

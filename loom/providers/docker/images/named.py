@@ -27,7 +27,7 @@ _MAY_PASS = {"IMAGE_RATE_LIMITED", "IMAGE_UNAVAILABLE", "IMAGE_DISK_FULL"}
 """The codes of errors that say nothing of a later pull."""
 
 
-class ResolvedImage(Resolved, frozen=True, kw_only=True):
+class ResolvedImage(Resolved):
     """An available image."""
 
     size: int

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from msgspec import Struct
 from msgspec.structs import replace
 
 from loom.cancel import Cancel
@@ -18,9 +17,10 @@ from loom.providers.docker.images.build_inputs import bases_for
 from loom.providers.docker.images.named import NamedImages, ResolvedImage
 from loom.providers.docker.images.registry import same_platform, served
 from loom.status import OnOutput
+from loom.util.typed import Immutable
 
 
-class NamedImage(Struct, frozen=True, kw_only=True):
+class NamedImage(Immutable):
     """A named image: of a job, a service, or the base of a build."""
 
     reference: Reference

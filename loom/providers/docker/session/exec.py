@@ -135,7 +135,7 @@ class EngineCommand:
             self.close()
 
 
-class ContainerInside(CommandsInside, frozen=True, kw_only=True):
+class ContainerInside(CommandsInside):
     """Commands in a running container."""
 
     client: docker.DockerClient

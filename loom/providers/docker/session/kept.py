@@ -72,7 +72,7 @@ def find(
     return None
 
 
-class KeptContainer(KeptFiles, frozen=True, kw_only=True):
+class KeptContainer(KeptFiles):
     """Implements `providers.base.KeptSession`: a job's container, running or kept."""
 
     client: docker.DockerClient

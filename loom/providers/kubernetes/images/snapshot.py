@@ -19,7 +19,6 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from msgspec import Struct
 from msgspec.structs import replace
 
 from loom.cancel import Cancel
@@ -32,6 +31,7 @@ from loom.providers.kubernetes.images.registry import CONFIG, LAYER, MANIFEST, R
 from loom.status import OnOutput
 from loom.storage.tar import Item, packed
 from loom.util.digests import Hashed, digest_line
+from loom.util.typed import Immutable
 from loom.util.units import rough_size
 
 BASE = "busybox:stable-musl"
@@ -40,7 +40,7 @@ COPY = "loom-snapshot"
 """The name of the init container, and of the folder in the image: below it a folder for each path in the pod, by number."""
 
 
-class Pushed(Struct, frozen=True, kw_only=True):
+class Pushed(Immutable):
     """A snapshot in the registry."""
 
     reference: str

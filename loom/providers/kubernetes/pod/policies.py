@@ -11,11 +11,11 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from msgspec import Struct
 from msgspec.structs import replace
 
 from loom.config.pools import Pool
 from loom.errors import LoomError, ProviderError
+from loom.util.typed import Immutable
 
 if TYPE_CHECKING:
     from loom.providers.kubernetes.cluster.client import Cluster, Json
@@ -41,7 +41,7 @@ REFUSED = ("CLUSTER_QUOTA", "CLUSTER_POD_REFUSED", "POD_INVALID")
 """The codes of errors by which a cluster says that a pod breaks a rule."""
 
 
-class NamespacePolicies(Struct, frozen=True, kw_only=True):
+class NamespacePolicies(Immutable):
     """The rules of one namespace; empty where it has none, or they may not be read."""
 
     ranges: tuple[Mapping[str, Mapping[str, str]], ...] = ()

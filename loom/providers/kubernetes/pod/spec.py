@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from msgspec import Struct, to_builtins
+from msgspec import to_builtins
 
 from loom.config.pools import Pool
 from loom.errors import ProviderError, ServiceError
@@ -26,6 +26,7 @@ from loom.providers.driver import protocol as driver
 from loom.providers.kubernetes.images.snapshot import COPY, Pushed, copying
 from loom.providers.kubernetes.pod.policies import NamespacePolicies, amount, check_level, fit
 from loom.providers.services import http_address
+from loom.util.typed import Immutable
 
 JOB, HELPER = "job", "loom"
 """The names of the two containers of each pod."""
@@ -63,7 +64,7 @@ JOINS = f'while [ ! -p {IO}/in ]; do sleep 0.05 || sleep 1; done 2>/dev/null; ex
 _HELPER, _SENDER = (Path(__file__).with_name(f"{name}.sh") for name in ("helper", "sender"))
 
 
-class PodServiceContainer(Struct, frozen=True, kw_only=True):
+class PodServiceContainer(Immutable):
     """A service in the pod."""
 
     service: Service

@@ -194,7 +194,7 @@ def run(
     return ran.code, out["stdout"], out["stderr"]
 
 
-class PodInside(CommandsInside, frozen=True, kw_only=True):
+class PodInside(CommandsInside):
     """Commands in the job's container of a running pod."""
 
     cluster: Cluster

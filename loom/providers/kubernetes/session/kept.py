@@ -68,7 +68,7 @@ def _candidates(
         )
 
 
-class KeptPod(KeptFiles, frozen=True, kw_only=True):
+class KeptPod(KeptFiles):
     """Implements `providers.base.KeptSession`."""
 
     cluster: Cluster

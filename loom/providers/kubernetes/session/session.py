@@ -8,7 +8,6 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 import msgspec
-from msgspec import Struct
 from msgspec.structs import replace
 
 from loom.cancel import Cancel
@@ -26,6 +25,7 @@ from loom.providers.kubernetes.session.exec import PodInside
 from loom.providers.kubernetes.session.files import PackedSnapshots, PodFiles
 from loom.providers.kubernetes.session.link import Link, Positions
 from loom.status import OnOutput
+from loom.util.typed import Immutable
 
 if TYPE_CHECKING:
     from loom.providers.kubernetes.cluster.client import Cluster, Json
@@ -55,7 +55,7 @@ def facts_of(cluster: Cluster, pod: str, **details: str) -> SessionFacts:
     )
 
 
-class SavedSession(Struct, frozen=True, kw_only=True):
+class SavedSession(Immutable):
     """The data with which a loom goes on with a session of an earlier one: what `PodSession.hand_over` saves, as JSON."""
 
     begun: int
