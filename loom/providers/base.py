@@ -46,6 +46,8 @@ class Setup(Immutable):
     environ: Mapping[str, str]
     config: Config
     run_id: str = ""
+    root: Path | None = None
+    """The checkout; None where the provider runs no job."""
     lock: ImageLock | None = None
     isolated: bool = False
     """Isolate the network of a job with services (`--strict`)."""

@@ -30,3 +30,10 @@ def write(path: Path, data: bytes, *, mode: int = 0o666, drafts: Path | None = N
     """Replace `path` by a file with this content. OSError when that can't be done."""
     with replacing(path, mode=mode, drafts=drafts) as draft:
         draft.write_bytes(data)
+
+
+def write_among(path: Path, data: bytes, *, most: int) -> None:
+    """Replace a private file; of those beside it only the newest `most` stay. OSError when that can't be done."""
+    write(path, data, mode=0o600)
+    for _, old in sorted((entry.stat().st_mtime, entry.path) for entry in os.scandir(path.parent))[:-most]:
+        Path(old).unlink(missing_ok=True)

@@ -44,6 +44,7 @@ def run(root: Path, base: Path, pool: str, jobs: int) -> tuple[float, str]:
     (home / ".config/loom").mkdir(parents=True, exist_ok=True)
     (home / ".config/loom/config.yml").write_text(f"pools: {{cluster: {pool}}}\n")
     environ = {**os.environ, "HOME": str(home), "LOOM_TMP_DIR": str(base), "LOOM_AUTO_CLEAN": "false"}
+    environ |= {"XDG_STATE_HOME": f"{home}/.local/state", "XDG_CACHE_HOME": f"{home}/.cache"}
     started = time.monotonic()
     command = [sys.executable, "-m", "loom", "run", "--quiet", "--on", "cluster"]
     ran = subprocess.run(command, cwd=root, env=environ, capture_output=True, text=True, check=False)

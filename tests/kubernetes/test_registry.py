@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +16,7 @@ from tests.support.kubernetes import IMAGE, environ, pods_of
 from tests.support.oci import push_busybox
 
 pytestmark = pytest.mark.kubernetes
+TREE = "find . -name .git -prune -o ! -type d -printf '[%y %m %P %l]' -o -type d -empty -printf '[%y %P]'"
 WORKFLOW = f"""
 version: v1
 stages: [test, report]
@@ -22,7 +25,7 @@ many:
   image: "{IMAGE}"
   runner_pool: cluster
   parallel: 3
-  script: cat d1/f11; mkdir out; echo "in the cluster" >out/$CI_NODE_INDEX
+  script: {TREE}; mkdir out; echo "in the cluster" >out/$CI_NODE_INDEX
   artifacts: {{paths: [out]}}
 report:
   stage: report
@@ -90,8 +93,22 @@ def test_the_snapshot_goes_to_the_registry_once(repository: Path, tmp_path: Path
     assert re.search(r'"files_proved":"sha256 of \d{3} files"', first)
     assert first.count("in the cluster") >= 3
     (repository / "d5/f55").write_text("changed\n")
-    second = set(re.findall(r"the snapshot is (\S+) \(([^)]+) sent\)", run(repository, tmp_path, registry, name)))
-    assert second != sent
+    (repository / "d4/f44").chmod(0o755)
+    (repository / "d1/f11").unlink()
+    (repository / "d1/f11").mkdir()
+    (repository / "d1/f11/new").write_text("a file was a directory, and is not committed\n")
+    shutil.rmtree(repository / "d2")
+    (repository / "d2").symlink_to("d3")
+    tree = subprocess.run(["sh", "-c", TREE], cwd=repository, check=True, capture_output=True, text=True).stdout
+    (repository / ".git/info/exclude").write_text("ignored\n")
+    (repository / "d3/ignored").write_text("stays here\n")
+    second = run(repository, tmp_path, registry, name)
+    ((changed, size),) = set(re.findall(r"the snapshot is (\S+) \(([^)]+) sent\)", second))
+    assert changed not in {reference for reference, _ in sent}
+    assert float(size.removesuffix(" kB")) < 100  # of 6 MB; the program's content is sent again with its mode
+    printed = [json.loads(line)["text"] for line in second.splitlines() if '"text":"[' in line]
+    assert len(printed) == 3
+    assert {frozenset(re.findall(r"\[.*?\]", text)) for text in printed} == {frozenset(re.findall(r"\[.*?\]", tree))}
 
 
 def test_without_the_registry_the_snapshot_is_sent(repository: Path, tmp_path: Path) -> None:

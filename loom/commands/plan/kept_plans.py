@@ -191,10 +191,7 @@ class Planner:
             if typed.decode(encoded, _Kept) != kept:
                 return
             make_private(self._file.parent)
-            atomic.write(self._file, encoded, mode=0o600)
-            entries = os.scandir(self._file.parent)
-            for _, path in sorted((entry.stat().st_mtime, entry.path) for entry in entries)[:-_MOST]:
-                Path(path).unlink(missing_ok=True)
+            atomic.write_among(self._file, encoded, most=_MOST)
         except (OSError, ValueError, RecursionError):
             return
 

@@ -38,7 +38,7 @@ def job_tools(project: Project, run: Run, root: Path) -> JobTools:
     """Create the dependencies of the run's jobs. `root`: the directory that its files are relative to."""
     config, environ, jobs = project.config, project.environ, run.plan.jobs
     lock = load_lock(root / LOCK_PATH)
-    setup = Setup(environ=environ, config=config, run_id=run.run_id, lock=lock, isolated=run.isolated)
+    setup = Setup(environ=environ, config=config, run_id=run.run_id, root=root, lock=lock, isolated=run.isolated)
     seen = RunPaths(root=project.store.runs_dir / run.run_id, run_id=run.run_id).seen
     return JobTools(
         config=config,

@@ -123,7 +123,7 @@ def _registry(pool: Pool, environ: Mapping[str, str]) -> CheckResult:
         workspace = Path(folder, "workspace")
         workspace.mkdir()
         (workspace / "file").write_text("loom doctor\n")
-        images = SnapshotImages(pool, environ)
+        images = SnapshotImages(pool, environ, Path(folder, "pushed"))
         said: list[str] = []
         pushed = images.of(_request(workspace, pool), lambda _, data: said.append(data.decode()), Cancel())
     if pushed is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -111,7 +112,9 @@ class KubernetesProvider(Provider):
             return None
         with self._lock:
             if pool.registry not in self._images_of:
-                self._images_of[pool.registry] = SnapshotImages(pool, self._setup.environ)
+                key = hashlib.sha256(f"{pool.registry} {self._setup.root}".encode("utf-8", "surrogateescape"))
+                kept = self._setup.config.cache_dir / "pushed" / f"{key.hexdigest()[:32]}.json"
+                self._images_of[pool.registry] = SnapshotImages(pool, self._setup.environ, kept)
         return self._images_of[pool.registry].of(request, on_output, cancel)
 
     def _create(self, start: starting.StartingPod, services: PodServices | None, pushed: Pushed | None) -> None:

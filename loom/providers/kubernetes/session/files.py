@@ -23,7 +23,7 @@ from loom.errors import LoomError, ProviderError
 from loom.providers.files import members_in, unless_canceled
 from loom.providers.kubernetes.cluster.client import Gone, is_transient
 from loom.providers.kubernetes.cluster.pods import loss_error
-from loom.providers.kubernetes.images.snapshot import members_below
+from loom.providers.kubernetes.images.snapshot import difference, digests_below, members_below
 from loom.providers.kubernetes.pod.spec import HELPER
 from loom.providers.kubernetes.session import exec as execs
 from loom.providers.kubernetes.session.exec import Exec
@@ -125,16 +125,17 @@ def _packed(workspace: Path, stores: Sequence[Path], project_dir: str) -> Packed
     Without these directories themselves, which are volumes. The digests are those of the workspace.
     """
     file = tempfile.TemporaryFile(prefix="loom-packed_up-")  # noqa: SIM115  closed with the run
-    digests: list[bytes] = []
+    marks: dict[str, str] = {}
     members = [
-        members_below(workspace, project_dir.strip("/"), digests),
+        members_below(workspace, project_dir.strip("/")),
         # By their real paths, since links on the way are not followed.
         *(members_below(store.resolve(), store.as_posix().strip("/")) for store in stores),
     ]
-    for piece in packed(chain.from_iterable(members)):
+    for piece in packed(difference(chain.from_iterable(members), {}, marks)):
         file.write(piece)
     file.flush()
     mode = f"{stat.S_IMODE(workspace.stat().st_mode):o}"
+    digests = digests_below(project_dir.strip("/"), marks)
     return PackedSnapshot(file, file.tell(), b"".join(digests), len(digests), mode)
 
 
