@@ -45,7 +45,7 @@ def done_by(
     def decorate(signature: Callable[..., None]) -> Callable[..., None]:
         @wraps(signature)
         def command(**given: Any) -> None:
-            if "form" in given and given.pop("as_json"):
+            if "form" in given and given.pop("as_json", False):
                 given["form"] = "json"
             if (context := given.pop("context", None)) is not None:
                 given["command"] = context.obj or []

@@ -85,7 +85,7 @@ def gate_commit(
     return judged(project, commit, dry_run=dry_run, as_json=as_json)
 
 
-def judge(project: Project, commit: CheckedCommit, *, dry_run: bool = False, as_json: bool = False) -> Judgement:
+def judge(project: Project, commit: CheckedCommit, *, dry_run: bool, as_json: bool) -> Judgement:
     """Judge a commit by what has been shown of it, and by a run of the rest, unless it is a `dry_run`."""
     cancel = Cancel()
     with signals(cancel), laid_out(project, commit, cancel) as root, chdir(root):

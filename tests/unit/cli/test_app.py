@@ -7,12 +7,14 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from typing import get_args
 
 import pytest
 import typer.main
 
 import loom.cli
 from loom.cli.app import MODULES, app_for
+from loom.cli.command import done_by, option
 
 
 def commands_of(app: typer.Typer, path: str = "") -> Iterator[tuple[str, Callable[..., None]]]:
@@ -49,16 +51,30 @@ def test_all_commands_but_these_are_signatures_alone() -> None:
 
 
 def test_json_is_asked_for_in_one_way() -> None:
-    """`--json` as `as_json`; `--format` as `form`, with `--json` beside it."""
+    """`--json` as `as_json`; `--format` as `form`, with `--json` beside it where JSON is one of the forms."""
     for name, signature in SIGNATURES.items():
+        parameters = inspect.signature(signature, eval_str=True).parameters
         options = {
             option: parameter
-            for parameter, declared in inspect.signature(signature, eval_str=True).parameters.items()
+            for parameter, declared in parameters.items()
             for option in getattr(declared.default, "param_decls", None) or ()
         }
         assert options.get("--json", "as_json") == "as_json", name
         if "--format" in options:
-            assert (options["--format"], options.get("--json")) == ("form", "as_json"), name
+            assert options["--format"] == "form", name
+            forms = parameters["form"].annotation
+            assert ("json" in (get_args(forms) or list(forms))) == ("--json" in options), name
+
+
+def test_a_command_may_have_forms_without_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    @done_by("record.report")
+    def report(form: str = option("--format", "Output format.", default="html")) -> None:
+        pass
+
+    monkeypatch.setattr("loom.commands.record.report.report", lambda form: {"html": 0, "markdown": 5}[form])
+    with pytest.raises(SystemExit) as ended:
+        report(form="markdown")
+    assert ended.value.code == 5
 
 
 @pytest.mark.slow
