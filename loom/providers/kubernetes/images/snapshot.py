@@ -121,7 +121,7 @@ def _mark(entry: TarEntry, content: Content | None) -> str:
         told = digest_of(content).hexdigest()
         cast("IO[bytes]", content).seek(0)
     # Of git's own files the content counts: loom writes them in each run.
-    timed = entry.kind == "file" and "/.git/" not in entry.path
+    timed = entry.kind == "file" and "/.git/" not in f"{entry.path}/"
     return f"{entry.kind} {entry.mode:o} {entry.mtime_ns // 1_000_000_000 if timed else 0} {told}"
 
 
