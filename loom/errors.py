@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from loom.addresses import hide_credentials
-from loom.util.typed import Immutable
+from loom.values import Immutable
 
 
 class LoomError(Exception):

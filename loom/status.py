@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
-from loom.util.typed import Immutable
+from loom.values import Immutable
 
 Count = Annotated[int, Meta(ge=0, le=1 << 53)]
 Code = Annotated[int, Meta(ge=-(1 << 31), le=1 << 53)]

@@ -15,7 +15,7 @@ from msgspec import field
 from loom.action_services.uploads import Refused, Room, Upload
 from loom.storage.cache import Cache
 from loom.util.masking import Masker
-from loom.util.typed import Immutable
+from loom.values import Immutable
 
 _LONGEST_TEXT = 1024
 _MOST_TEXTS = 100

@@ -10,7 +10,7 @@ from typing import Literal
 from loom.analysis.diagnosis import Diagnosis
 from loom.analysis.failure import JobEnding
 from loom.record.documents import Commit, Document, RunId, Sha
-from loom.util.typed import Immutable
+from loom.values import Immutable
 
 Verdict = Literal["good", "bad", "skip"]
 

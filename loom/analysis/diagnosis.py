@@ -35,7 +35,7 @@ from loom.record.request import Request
 from loom.record.unrecorded import Unrecorded
 from loom.status import Code, Count, FailingTest, Failure, failing_tests_total
 from loom.util import typed
-from loom.util.typed import Immutable
+from loom.values import Immutable
 
 
 class Excerpt(Document):

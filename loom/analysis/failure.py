@@ -17,7 +17,7 @@ from loom.status import Code, Count, FailingTest, failing_tests_total
 from loom.util.bounded import listed
 from loom.util.controls import cleaned, visible
 from loom.util.paths import JOB_DIRECTORY
-from loom.util.typed import Immutable
+from loom.values import Immutable
 
 LINES_READ = 50_000
 """Of a longer output of the failing command, the last ones are read."""

@@ -13,7 +13,7 @@ from msgspec import Struct
 from loom.analysis.readings import required_by
 from loom.record.documents import Why
 from loom.record.highlights import Watch
-from loom.util.typed import Immutable
+from loom.values import Immutable
 
 GROUPS = ("test", "file", "line", "column", "severity", "message", "code")
 """The named groups of an expression."""

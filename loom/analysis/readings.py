@@ -13,8 +13,8 @@ from pathlib import Path
 import msgspec
 
 from loom.record.documents import Document
-from loom.util.typed import Immutable
 from loom.util.units import counted
+from loom.values import Immutable
 
 
 class LineReading(Document):

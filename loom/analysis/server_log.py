@@ -22,7 +22,7 @@ from loom.record.highlights import Highlighter
 from loom.record.sections import reader_for
 from loom.util import jsons
 from loom.util.controls import cleaned, visible
-from loom.util.typed import Immutable
+from loom.values import Immutable
 
 LONGEST_LINE = 1 << 16
 """Bytes of a line that are read: of a longer one, its beginning and its end."""

@@ -28,8 +28,8 @@ from loom.snapshot import git
 from loom.status import ExitCode
 from loom.util.extras import install_command
 from loom.util.file_systems import allocated, file_system_of, in_memory
-from loom.util.typed import Immutable
 from loom.util.units import counted, rough_size
+from loom.values import Immutable
 
 _LITTLE_SPACE = 2_000_000_000
 

@@ -14,8 +14,8 @@ import msgspec
 from msgspec import Struct
 
 from loom.util import typed
-from loom.util.typed import Immutable
 from loom.util.units import duration, nearest
+from loom.values import Immutable
 
 HERE = {"docker": True, "host": False}
 """The providers of this machine, and whether their jobs run in containers. They have no context, and no other settings."""

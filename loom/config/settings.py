@@ -37,8 +37,8 @@ from loom.config.values import (
     parse_size,
     parse_text,
 )
-from loom.util.typed import Immutable
 from loom.util.units import duration_text, size_text
+from loom.values import Immutable
 
 CODE = "CONFIG_INVALID"
 PROJECT_FILE = ".loom/config.yml"

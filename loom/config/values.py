@@ -12,8 +12,8 @@ from msgspec.structs import replace
 
 from loom.config.pools import converted
 from loom.util import globs
-from loom.util.typed import Immutable
 from loom.util.units import duration, meant, memory, platform, processors, size
+from loom.values import Immutable
 
 
 class KeepassDatabase(Immutable, forbid_unknown_fields=True):

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from itertools import takewhile
 from pathlib import Path
 
-from loom.util.typed import Immutable
+from loom.values import Immutable
 
 ALWAYS_OUT = ("/.git/loom", "/.loom/.runtime")
 """Loom's record in a workspace: it changes during the build, and a CI checkout does not contain it."""

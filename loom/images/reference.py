@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from difflib import SequenceMatcher
 
 from loom.errors import RequestError
-from loom.util.typed import Immutable
+from loom.values import Immutable
 
 _DEFAULT_REGISTRY = "docker.io"
 _REPOSITORY = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*")

@@ -8,7 +8,7 @@ from typing import Literal
 
 from loom.util.globs import match_name
 from loom.util.paths import is_below
-from loom.util.typed import Immutable
+from loom.values import Immutable
 
 Recursion = Literal["none", "normal", "recursive"]
 _RECURSION: tuple[Recursion, ...] = ("none", "normal", "recursive")

@@ -19,8 +19,8 @@ from loom.images.reference import DIGEST, normal_platform, parse_reference
 from loom.plan.late import Action
 from loom.plan.model import Build, Image, Plan
 from loom.util import atomic, jsons, typed
-from loom.util.typed import Immutable
 from loom.util.untrusted_files import open_inside
+from loom.values import Immutable
 
 LOCK_PATH = ".loom/images.lock"
 

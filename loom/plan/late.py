@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from loom.util.typed import Immutable
+from loom.values import Immutable
 
 MINUTE_S = 60.0
 """The unit of `timeout-minutes`."""

@@ -21,7 +21,7 @@ from loom.plan.clone import Clone
 from loom.plan.late import Action, LateJob, LateNeed
 from loom.secrets.base import Secret as Secret
 from loom.status import Status
-from loom.util.typed import Immutable
+from loom.values import Immutable
 from loom.workflow.facts import Facts
 
 Phase = Literal["before_script", "script", "after_script"]

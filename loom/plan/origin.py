@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from loom.util.slugs import slug
-from loom.util.typed import Immutable
+from loom.values import Immutable
 
 _URL = re.compile(r"(?P<scheme>https?|ssh|git)://(?:[^@/]*@)?(?P<host>[^/:]+)(?::(?P<port>[0-9]+))?/(?P<path>.+)")
 _SCP = re.compile(r"(?:[^@/:]+@)?(?P<host>[^/:]{2,}):(?P<path>[^/].*)")

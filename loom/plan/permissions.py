@@ -16,7 +16,7 @@ from msgspec import Struct
 from loom import config
 from loom.config.pools import Pool
 from loom.plan import model
-from loom.util.typed import Immutable
+from loom.values import Immutable
 
 PositionOf = Callable[[str, tuple[str | int, ...]], str]
 """Find where a job's value is written (`file:line:column`), by the job's name and the keys of the value."""

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from loom.plan.model import Job, JobSelection
-from loom.util.typed import Immutable
 from loom.util.yaml_file import Kind, Node, fields_of, items_of, one_or_more, text_of
+from loom.values import Immutable
 from loom.workflow.loaded import Entry, Loaded
 
 

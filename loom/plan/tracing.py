@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from loom.errors import SecretError
 from loom.plan.model import Job
-from loom.util.typed import Immutable
+from loom.values import Immutable
 
 UNSAFE_DEBUG_TRACE = "SECRETS_UNSAFE_DEBUG_TRACE"
 _SWITCHES = ("CI_DEBUG_TRACE", "LOOM_DEBUG_TRACE")

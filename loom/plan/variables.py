@@ -20,8 +20,8 @@ from loom.plan.reported import may_get
 from loom.status import Status
 from loom.util import controls, jsons
 from loom.util.slugs import slug
-from loom.util.typed import Immutable
 from loom.util.units import machine
+from loom.values import Immutable
 from loom.workflow import interpolation
 from loom.workflow.gitlab.paths import glob_of_runner, is_outside
 from loom.workflow.predefined import KNOWN_AT_START

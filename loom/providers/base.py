@@ -32,7 +32,7 @@ from loom.errors import ImageError, ProviderError, ServiceError
 from loom.plan.model import PROJECT_DIR, Build, Image, Job, MountMode, Network, Resolved, Resources
 from loom.providers.command import Command
 from loom.status import Exit, OnOutput
-from loom.util.typed import Immutable
+from loom.values import Immutable
 
 if TYPE_CHECKING:
     from loom.plan.image_lock import ImageLock

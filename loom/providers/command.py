@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from loom.status import Stream
-from loom.util.typed import Immutable
+from loom.values import Immutable
 
 
 class Share(Immutable):

@@ -31,7 +31,7 @@ from loom.providers.driver import protocol as driver
 from loom.providers.driver.steps import quoted
 from loom.record.lines import STANDARD_OUTPUT
 from loom.status import Ended, Exit, ExitCode, OnOutput, Stream
-from loom.util.typed import Immutable
+from loom.values import Immutable
 
 _READ = 64 * 1024
 _SIZE_EVERY_S = 0.25

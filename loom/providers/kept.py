@@ -12,7 +12,7 @@ from loom.providers.base import SessionRequest
 from loom.providers.driver.steps import quoted
 from loom.providers.files import members_of, unpack
 from loom.storage.workspace import Archives, OnSkipped
-from loom.util.typed import Immutable
+from loom.values import Immutable
 
 # Deletes what is at a path, and a link or a file in the place of a directory above it.
 _CLEAR = b"""clear() {

@@ -11,7 +11,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType, field
 from loom.record.request import Request
 from loom.status import Code, Count, FailingTest, Failure, Status
 from loom.util import typed
-from loom.util.typed import Immutable
+from loom.values import Immutable
 
 SCHEMA_VERSION: Final = "loom.runtime.logs.v2"
 RECEIPT_SCHEMA: Final = "loom.receipt.v1"

@@ -20,7 +20,7 @@ from loom.record import facts
 from loom.record.documents import SCHEMA_VERSION, Positive, RelativePath, check_moment
 from loom.status import Code, Status, Stream
 from loom.util import jsons, typed
-from loom.util.typed import Immutable
+from loom.values import Immutable
 
 _DEEPEST = 100
 """Maximum JSON nesting of an event or document; loom's own have about ten levels."""

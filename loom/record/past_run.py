@@ -20,8 +20,8 @@ from loom.record.store import RunEntry, entry_at
 from loom.status import JobResult, Status
 from loom.util.digests import digest_of
 from loom.util.paths import is_of_job
-from loom.util.typed import Immutable
 from loom.util.untrusted_files import open_regular
+from loom.values import Immutable
 
 
 class PastRun(Reading):

@@ -30,9 +30,9 @@ from loom.status import Status
 from loom.util import atomic, jsons, processes, typed
 from loom.util.private import make_private
 from loom.util.seen_values import key_in, noted
-from loom.util.typed import Immutable
 from loom.util.units import machine
 from loom.util.untrusted_files import read_regular
+from loom.values import Immutable
 
 _NO_MATTER = NOT_REPEATED | {"jobs", "pull", "deploy", "fail_fast", "grace", "job_inputs", "keepass"}
 """Settings that do not decide how a job ends, or whose effect a key has by itself (images, inputs, secrets)."""

@@ -32,7 +32,7 @@ from loom.record.journal import OutputBatch, Sink
 from loom.record.lines import TAIL_LINES
 from loom.record.run_paths import RunPaths
 from loom.record.store import RunEntry, entry_at, read_document, run_ids
-from loom.util.typed import Immutable
+from loom.values import Immutable
 
 _CHUNK = 1 << 20
 

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from loom.config import KEYS
 from loom.util import typed
-from loom.util.typed import Immutable
+from loom.values import Immutable
 
 FAILURE, PAUSE = "failure", "pause"
 """Words of `--stop-at`."""

@@ -18,8 +18,8 @@ from loom.record.request import Request
 from loom.status import JobResult
 from loom.util import typed
 from loom.util.paths import jobs_of, workspace_beside
-from loom.util.typed import Immutable
 from loom.util.untrusted_files import read_regular
+from loom.values import Immutable
 
 BROUGHT = ".brought.json"
 """The file beside a job's files with the manifest of what they are to be compared with, if that is not the run's snapshot."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from loom.util.paths import RUN_PREFIX
-from loom.util.typed import Immutable
+from loom.values import Immutable
 
 
 class RunPaths(Immutable):

@@ -31,8 +31,8 @@ from loom.record.workspace_registry import WorkspaceRegistry
 from loom.util import jsons, processes, typed
 from loom.util.paths import half_removed, run_of_workspace
 from loom.util.private import make_private
-from loom.util.typed import Immutable
 from loom.util.untrusted_files import read_regular
+from loom.values import Immutable
 
 RUNNING = "running"
 DETACHED = "detached"

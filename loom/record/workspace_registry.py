@@ -16,7 +16,7 @@ import msgspec
 from loom.util import atomic, processes, typed
 from loom.util.paths import half_removed
 from loom.util.private import make_in_shared, make_private
-from loom.util.typed import Immutable
+from loom.values import Immutable
 
 Kind = Literal["run", "snapshot", "spare"]
 """`snapshot`: created by `loom snapshot`, without a run. `spare`: of a run that is over, kept to become a later one's."""

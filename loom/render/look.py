@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from enum import StrEnum
 
-from loom.util.typed import Immutable
+from loom.values import Immutable
 
 Paint = Callable[[str, str], str]
 """`(text, style)` with style ok, bad, warn, dim, bold or job."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from loom.cancel import Cancel
 from loom.plan.model import Job, Step
 from loom.status import Exit, OnOutput, Status
-from loom.util.typed import Immutable
+from loom.values import Immutable
 
 if TYPE_CHECKING:
     from loom.providers.inside import CommandsInside

@@ -37,9 +37,9 @@ from loom.runner.hooks import Gate, RunChild
 from loom.runner.views import Views
 from loom.status import OnOutput, Stream
 from loom.util import controls
-from loom.util.typed import Immutable
 from loom.util.untrusted_files import read_regular
 from loom.util.within import outcome
+from loom.values import Immutable
 
 T = TypeVar("T")
 

@@ -26,8 +26,8 @@ from loom.runner.hooks import AtStep, Gate, Verdict
 from loom.runner.own_output import Coverage, OwnOutput
 from loom.runner.session import OpenJob
 from loom.status import FAILURE, SUCCESS, Ended, Exit, OnOutput, Status
-from loom.util.typed import Immutable
 from loom.util.units import counted, duration_text, shortened
+from loom.values import Immutable
 from loom.workflow.patterns import PatternError, SearchError
 
 if TYPE_CHECKING:

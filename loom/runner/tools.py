@@ -14,7 +14,7 @@ from loom.record.run import Run
 from loom.record.store import Store
 from loom.runner.session import JobTools, SessionOpener
 from loom.snapshot import as_cloned, copy_inputs, reduction
-from loom.util.typed import Immutable
+from loom.values import Immutable
 
 if TYPE_CHECKING:
     from loom.analysis.diagnosis import Diagnosis

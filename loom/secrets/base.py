@@ -8,7 +8,7 @@ from typing import Protocol
 
 from loom.config import Config
 from loom.errors import SecretError
-from loom.util.typed import Immutable
+from loom.values import Immutable
 
 UNAVAILABLE = "SECRETS_PROVIDER_UNAVAILABLE"
 INVALID = "SECRETS_REF_INVALID"

@@ -16,7 +16,7 @@ from msgspec import Meta
 from loom.errors import RequestError
 from loom.snapshot import git, repository
 from loom.util.controls import shown
-from loom.util.typed import Immutable
+from loom.values import Immutable
 
 PACK = "tree.pack"
 MOST_TAGS = 1000

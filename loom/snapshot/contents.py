@@ -18,7 +18,7 @@ from loom.snapshot.model import Source, object_format
 from loom.snapshot.removal import is_workspace
 from loom.snapshot.source import check_lenders_of_module, discover
 from loom.util.paths import RUNTIME
-from loom.util.typed import Immutable
+from loom.values import Immutable
 
 
 class New(Struct):

@@ -23,8 +23,8 @@ from loom.snapshot.model import Snapshot, Source, path_fields, readable
 from loom.snapshot.removal import remove
 from loom.util.paths import ancestors, new_workspace
 from loom.util.private import make_in_shared
-from loom.util.typed import Immutable
 from loom.util.units import counted
+from loom.values import Immutable
 
 
 class Rule(Immutable):

@@ -24,8 +24,8 @@ from loom.snapshot.model import Change
 from loom.snapshot.names import is_refused
 from loom.util import atomic
 from loom.util.paths import ancestors, is_below
-from loom.util.typed import Immutable
 from loom.util.untrusted_files import open_regular
+from loom.values import Immutable
 
 Content = tuple[int, bytes]
 """A file's mode in git's terms and its bytes; of a link, where it leads."""

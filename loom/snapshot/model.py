@@ -15,7 +15,7 @@ from loom.errors import SnapshotError
 from loom.plan.clone import Clone
 from loom.snapshot.repository import RepositoryView
 from loom.status import ExitCode
-from loom.util.typed import Immutable
+from loom.values import Immutable
 
 # What may stand in a manifest that a job wrote: no option or ref for git, no NUL, and no path out of the workspace
 # or into a git directory.

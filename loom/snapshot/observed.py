@@ -18,7 +18,7 @@ from loom.snapshot.names import checked_listing
 from loom.snapshot.repository import RepositoryView
 from loom.snapshot.source import discover
 from loom.util.paths import run_of_workspace, workspace_beside
-from loom.util.typed import Immutable
+from loom.values import Immutable
 
 _ANY_MODE = ""
 """What counts of a path whose file decides; of another one, such as a hidden entry, what the index has of it."""

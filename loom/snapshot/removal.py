@@ -12,7 +12,7 @@ from loom.errors import SnapshotError
 from loom.snapshot.lock import alone_in, is_occupied
 from loom.snapshot.manifest import FILLING, NAME
 from loom.util.paths import half_removed, jobs_of, run_of_workspace
-from loom.util.typed import Immutable
+from loom.values import Immutable
 
 
 class Removal(Immutable):

@@ -26,7 +26,7 @@ from loom.snapshot.removal import delete
 from loom.util import atomic, processes
 from loom.util.paths import ancestors
 from loom.util.private import make_private
-from loom.util.typed import Immutable
+from loom.values import Immutable
 
 
 class KnownFiles(Struct, frozen=True):

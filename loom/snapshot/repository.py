@@ -25,8 +25,8 @@ from msgspec.structs import replace
 from loom.addresses import hide_credentials
 from loom.errors import RequestError, SnapshotError
 from loom.util.private import make_private
-from loom.util.typed import Immutable
 from loom.util.untrusted_files import special_kind
+from loom.values import Immutable
 
 _COUNTS = re.compile(
     r"core\.(filemode|symlinks|ignorecase|precomposeunicode|protectntfs|protecthfs|autocrlf|eol|safecrlf|bigfilethreshold"

@@ -12,7 +12,7 @@ from loom.snapshot.manifest import read_manifest
 from loom.snapshot.merge import GITLINK, Applied, Content, Merge, apply_to, content_at, merge
 from loom.snapshot.model import Change, readable
 from loom.snapshot.verification import changes_between, verify
-from loom.util.typed import Immutable
+from loom.values import Immutable
 
 
 class SavedFiles(Immutable):

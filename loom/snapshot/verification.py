@@ -26,8 +26,8 @@ from loom.snapshot.index import lstat, walk
 from loom.snapshot.manifest import read_manifest
 from loom.snapshot.model import Change, Manifest, ProvedTree, object_format, path_fields, readable
 from loom.util.paths import ancestors
-from loom.util.typed import Immutable
 from loom.util.untrusted_files import special_kind
+from loom.values import Immutable
 
 
 class Verification(Immutable):

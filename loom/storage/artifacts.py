@@ -29,9 +29,9 @@ from loom.util import atomic
 from loom.util.digests import Hashed, digest_of
 from loom.util.masking import Masker
 from loom.util.paths import Tracked
-from loom.util.typed import Immutable
 from loom.util.units import counted, rough_size
 from loom.util.untrusted_files import open_regular
+from loom.values import Immutable
 
 T = TypeVar("T")
 

@@ -44,8 +44,8 @@ from loom.util.digests import Hashed, digest_of
 from loom.util.masking import Masker
 from loom.util.paths import Tracked
 from loom.util.private import check_private, make_private
-from loom.util.typed import Immutable
 from loom.util.units import counted, rough_size
+from loom.values import Immutable
 
 Hit = Literal["exact", "fallback", "miss"]
 

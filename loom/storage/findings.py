@@ -13,7 +13,7 @@ from loom.status import Failure
 from loom.storage.reports import UnreadableReport, project_path, short
 from loom.storage.tar import Content
 from loom.util import typed
-from loom.util.typed import Immutable
+from loom.values import Immutable
 
 MAX_BYTES = 16 << 20
 MAX_FINDINGS = 1000

@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 from loom.status import FailingTest
 from loom.storage.reports import UnreadableReport, project_path, short
 from loom.storage.tar import Content
-from loom.util.typed import Immutable
+from loom.values import Immutable
 
 MAX_BYTES = 64 << 20
 MAX_FAILING = 1000

@@ -23,8 +23,8 @@ from loom.storage.selection import LOOM_DIRECTORIES, Everything, PathSelection
 from loom.storage.tar import Check, CheckedStream, Item, Kind, TarEntry, read
 from loom.storage.unpacking import Totals, checked, unpack_items
 from loom.util.paths import normal
-from loom.util.typed import Immutable
 from loom.util.untrusted_files import special_kind
+from loom.values import Immutable
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 

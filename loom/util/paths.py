@@ -9,7 +9,7 @@ import re
 import secrets
 from pathlib import Path
 
-from loom.util.typed import Immutable
+from loom.values import Immutable
 
 RUN_PREFIX = "loom-run-local-"
 """Prefix of a run's workspace and receipt; the run's id follows."""

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from loom.cancel import Cancel
-from loom.util.typed import Immutable
+from loom.values import Immutable
 
 T = TypeVar("T")
 TELL_S = 10.0

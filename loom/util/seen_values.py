@@ -21,8 +21,8 @@ from loom.util import typed
 from loom.util.masking import SHORTEST, Masker, SecretRules, Span
 from loom.util.private import make_private
 from loom.util.secret_forms import pieces_of
-from loom.util.typed import Immutable
 from loom.util.untrusted_files import read_regular
+from loom.values import Immutable
 
 if TYPE_CHECKING:
     from ahocorasick_rs import BytesAhoCorasick

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec import field
 
 from loom.config import Config
-from loom.util.typed import Immutable
+from loom.values import Immutable
 
 if TYPE_CHECKING:
     from loom.util.yaml_file import Node

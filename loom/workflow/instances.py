@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from itertools import product
 
 from loom.util.budget import spend
-from loom.util.typed import Immutable
 from loom.util.yaml_file import Node, fields_of, one_or_more, text_of
+from loom.values import Immutable
 from loom.workflow.job_ids import MOST, id_part, unique_id
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from loom.util.typed import Immutable
+from loom.values import Immutable
 
 
 class Language(Immutable):

@@ -9,8 +9,8 @@ from typing import ClassVar, Generic, TypeAlias, TypeVar
 from loom.errors import Problem, RequestError
 from loom.util import yaml_file
 from loom.util.paths import name_from
-from loom.util.typed import Immutable
 from loom.util.yaml_file import Node, YamlFile
+from loom.values import Immutable
 from loom.workflow.messages import sort_problems
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from loom.util.budget import spend
 from loom.util.toposort import CycleError, order
-from loom.util.typed import Immutable
 from loom.util.yaml_file import Node
+from loom.values import Immutable
 from loom.workflow.messages import Problems
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
-from loom.util.typed import Immutable
+from loom.values import Immutable
 
 MAX_LENGTH = 1000
 MOST_REPEATED = 100_000

@@ -7,9 +7,9 @@ from collections.abc import Container, Iterable, Mapping
 from typing import Any
 
 from loom.util.bounded import listed
-from loom.util.typed import Immutable
 from loom.util.units import counted
 from loom.util.yaml_file import Node
+from loom.values import Immutable
 
 NO_MATCH = "none of its rules matches"
 NO_PIPELINE = "no rule of `workflow: rules` matches"

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Protocol
 
 from loom.util import yaml_file
-from loom.util.typed import Immutable
 from loom.util.units import meant
+from loom.values import Immutable
 
 SUFFIXES = (".yml", ".yaml")
 

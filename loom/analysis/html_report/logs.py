@@ -17,8 +17,8 @@ from loom.record.event_files import count_output, output_in, start_of_last, whol
 from loom.record.events import OutputEvent
 from loom.record.sections import OutputSection, SectionReader
 from loom.util.controls import cleaned, visible
-from loom.util.typed import Immutable
 from loom.util.units import rough_duration
+from loom.values import Immutable
 
 MOST_LINES = 1_000_000
 """Lines of one log in the page, its last ones. Browsers show no element that is much higher than a million lines."""

@@ -11,8 +11,8 @@ from datetime import datetime
 from loom.record.events import phase_words
 from loom.record.fold import JobState, Span
 from loom.status import worst
-from loom.util.typed import Immutable
 from loom.util.units import rough_duration
+from loom.values import Immutable
 
 _TICKS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21600)
 _UNFINISHED = "unfinished"

@@ -24,8 +24,8 @@ from loom.record.reader import Reading, Unit
 from loom.record.sections import SectionReader, reader_for
 from loom.status import failing_tests_total
 from loom.util.controls import cleaned
-from loom.util.typed import Immutable
 from loom.util.units import counted, rough_duration, rough_size
+from loom.values import Immutable
 
 if TYPE_CHECKING:
     from jinja2 import Template

@@ -12,7 +12,7 @@ from loom.commands.project import Project
 from loom.commands.project.checkout import origin_of
 from loom.commands.servers import JobAddress, RemoteJob, Server
 from loom.plan.origin import origin_of as project_origin
-from loom.util.typed import Immutable
+from loom.values import Immutable
 
 
 class Differences(Struct, frozen=True):

@@ -39,8 +39,8 @@ from loom.status import ExitCode
 from loom.util import processes
 from loom.util.controls import cleaned
 from loom.util.globs import match_name
-from loom.util.typed import Immutable
 from loom.util.units import rough_duration
+from loom.values import Immutable
 
 MOST_BYTES = 2048
 """The limit for the text of one answer."""

@@ -18,7 +18,7 @@ from loom.errors import RequestError
 from loom.plan.origin import origin_of
 from loom.record.request import Request
 from loom.snapshot import git, repository, tree_entries
-from loom.util.typed import Immutable
+from loom.values import Immutable
 from loom.workflow.languages import GITHUB, GITLAB
 
 _SKIPS = {

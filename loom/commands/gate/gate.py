@@ -30,8 +30,8 @@ from loom.render.output import print_either
 from loom.snapshot import git, tree_entries
 from loom.status import ExitCode, Status
 from loom.util.controls import shown as printable
-from loom.util.typed import Immutable
 from loom.util.units import counted
+from loom.values import Immutable
 
 _AFTER_HELD = {DEPLOYMENTS, "what needs them"}
 """The kinds of jobs that a gate leaves out as CI's own decision stands: they begin once the others have passed."""

@@ -37,7 +37,7 @@ from loom.secrets.lookup import resolve
 from loom.util import locks
 from loom.util.masking import Masker
 from loom.util.paths import job_directory_name, jobs_of
-from loom.util.typed import Immutable
+from loom.values import Immutable
 
 if TYPE_CHECKING:
     from loom.providers.inside import CommandsInside

@@ -18,7 +18,7 @@ from loom.snapshot import Merge, Snapshot, Source, readable
 from loom.util import atomic
 from loom.util.bounded import listed
 from loom.util.private import make_own
-from loom.util.typed import Immutable
+from loom.values import Immutable
 
 ASK, THEIRS, OURS = "ask", "theirs", "ours"
 """The treatment of a file that both the checkout and the job changed: refuse, take the checkout's, keep the job's."""

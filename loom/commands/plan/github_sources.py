@@ -27,8 +27,8 @@ from loom.plan.model import Plan
 from loom.storage.tar import DamagedArchive, read
 from loom.storage.unpacking import UnsafeArchive, checked, unpack_items
 from loom.util import atomic, jsons, typed
-from loom.util.typed import Immutable
 from loom.util.untrusted_files import open_inside
+from loom.values import Immutable
 from loom.workflow.sources import Fetched, NotFetched, Unreachable
 
 LOCK_PATH = ".loom/actions.lock"

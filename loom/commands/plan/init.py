@@ -19,9 +19,9 @@ from loom.snapshot.repository import bare
 from loom.status import ExitCode
 from loom.util import globs
 from loom.util.paths import name_from
-from loom.util.typed import Immutable
 from loom.util.units import counted
 from loom.util.untrusted_files import open_regular
+from loom.values import Immutable
 from loom.workflow.dialects import examine
 
 OTHER_FILES = """

@@ -25,8 +25,8 @@ from loom.plan.model import JobSelection, Plan, ResolveContext
 from loom.record.run import check_consistent
 from loom.util import atomic, typed
 from loom.util.private import check_private, make_private
-from loom.util.typed import Immutable
 from loom.util.untrusted_files import read_regular
+from loom.values import Immutable
 from loom.workflow.predefined import KNOWN_TO_PLANS
 
 if TYPE_CHECKING:

@@ -19,8 +19,8 @@ from loom.util.bounded import listed
 from loom.util.controls import shown
 from loom.util.globs import match_name
 from loom.util.paths import leads_out, name_from
-from loom.util.typed import Immutable
 from loom.util.untrusted_files import open_regular
+from loom.values import Immutable
 from loom.workflow.languages import LANGUAGES
 
 if TYPE_CHECKING:

@@ -25,8 +25,8 @@ from loom.snapshot.manifest import read_manifest
 from loom.util import atomic, processes, typed
 from loom.util.paths import is_of_job, run_of_workspace, workspace_beside
 from loom.util.private import make_private
-from loom.util.typed import Immutable
 from loom.util.untrusted_files import open_regular
+from loom.values import Immutable
 
 _MAX_BYTES = 16 << 20
 

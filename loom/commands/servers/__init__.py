@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from loom.addresses import Address
 from loom.errors import InfrastructureError, RequestError
 from loom.util.extras import install_command
-from loom.util.typed import Immutable
+from loom.values import Immutable
 
 MOST_JOBS = 5_000
 

@@ -11,9 +11,9 @@ from loom.errors import RequestError
 from loom.plan.late import Action
 from loom.plan.model import ResolveContext
 from loom.util import yaml_file
-from loom.util.typed import Immutable
 from loom.util.units import meant
 from loom.util.yaml_file import Kind, Node, YamlFile, fields_of, items_of, scalars_of, text_of
+from loom.values import Immutable
 from loom.workflow.github import yaml
 from loom.workflow.github.shapes import faults
 from loom.workflow.parser import InvalidExpression

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from loom.plan import model as p
-from loom.util.typed import Immutable
+from loom.values import Immutable
 from loom.workflow.github.events import TriggerEvent
 from loom.workflow.github.expressions import json_value
 

@@ -19,7 +19,7 @@ from loom.plan.late import LateCaller, LateJob, LateNeed, limit_of
 from loom.plan.model import AllowFailure, Image, Job, Plan
 from loom.status import CANCELLED, FAILURE, SKIPPED, SUCCESS, JobResult, Status
 from loom.util.toposort import closure
-from loom.util.typed import Immutable
+from loom.values import Immutable
 from loom.workflow.github.expressions import (
     Function,
     Value,

@@ -25,7 +25,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from loom.status import EndedBy, Frame
-from loom.util.typed import Immutable
+from loom.values import Immutable
 
 CHECKED, LEAST_MS = 24, 5
 MARKED, LATER_MS = 120, 200

@@ -16,7 +16,7 @@ from loom.providers.kubernetes.cluster.client import Cluster
 from loom.providers.kubernetes.images.snapshot import SnapshotImages
 from loom.providers.kubernetes.pod.policies import NamespacePolicies, policies_of, proposed, yaml_lines
 from loom.providers.kubernetes.pod.spec import is_confined, name_of, specification
-from loom.util.typed import Immutable
+from loom.values import Immutable
 
 VERBS = (
     *((verb, "pods", "") for verb in ("create", "get", "list", "watch", "delete", "patch")),

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 
 from loom.analysis.diagnosis import Diagnosis
 from loom.render.diagnosis.text import headline
-from loom.util.typed import Immutable
+from loom.values import Immutable
 
 
 class Annotation(Immutable):

@@ -13,7 +13,7 @@ from typing import Any
 
 from loom.plan.github.events import text_at
 from loom.plan.model import Step
-from loom.util.typed import Immutable
+from loom.values import Immutable
 
 _NO_SUBMODULES = "git submodule --quiet deinit --all --force\n"
 _REF = """\

@@ -10,7 +10,7 @@ import msgspec
 from loom.analysis.formats import GROUPS, Finder, Format, Reader
 from loom.errors import RequestError
 from loom.util import typed
-from loom.util.typed import Immutable
+from loom.values import Immutable
 from loom.workflow.patterns import PatternError, Search, SearchError, pattern_of
 
 

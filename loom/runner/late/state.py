@@ -23,7 +23,7 @@ from loom.record.step_outputs import recorded, restored
 from loom.runner.late.files import FILES
 from loom.status import CANCELLED, FAILURE, SKIPPED, SUCCESS
 from loom.util.masking import Masker
-from loom.util.typed import Immutable
+from loom.values import Immutable
 from loom.workflow.github.expressions import (
     Exact,
     Function,

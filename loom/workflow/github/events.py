@@ -8,9 +8,9 @@ from functools import lru_cache
 from typing import Any
 
 from loom.errors import RequestError
-from loom.util.typed import Immutable
 from loom.util.units import meant
 from loom.util.yaml_file import Node, items_of, one_or_more, text_of
+from loom.values import Immutable
 from loom.workflow.github.keywords import FILTERS
 from loom.workflow.github.workflows import CALL, WorkflowFile
 from loom.workflow.messages import Problems

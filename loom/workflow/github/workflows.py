@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import ClassVar
 
 from loom.errors import Problem
-from loom.util.typed import Immutable
 from loom.util.yaml_file import Kind, Node, fields_of, one_or_more, text_of
+from loom.values import Immutable
 from loom.workflow import loaded
 from loom.workflow.loaded import LoadedWorkflow
 

@@ -15,8 +15,8 @@ from msgspec.structs import replace
 from loom.addresses import hide_credentials
 from loom.errors import InfrastructureError
 from loom.util import globs, yaml_file
-from loom.util.typed import Immutable
 from loom.util.yaml_file import Kind, Node, YamlFile, fields_of, flat, items_of, one_or_more, text_of
+from loom.values import Immutable
 from loom.workflow.facts import Facts
 from loom.workflow.gitlab import inputs, rules, yaml
 from loom.workflow.gitlab.inputs import GivenInputs

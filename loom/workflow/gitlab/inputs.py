@@ -11,8 +11,8 @@ from typing import Any
 from msgspec import Struct
 
 from loom.util import yaml_file
-from loom.util.typed import Immutable
 from loom.util.yaml_file import LINE_BREAK, Kind, Node, YamlFile, fields_of, items_of
+from loom.values import Immutable
 from loom.workflow.gitlab import conditions, yaml
 from loom.workflow.gitlab.variables import expand_existing
 from loom.workflow.patterns import PatternError, SearchError, pattern_of

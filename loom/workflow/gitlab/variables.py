@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 from loom.errors import RequestError, WorkflowError
 from loom.util import globs, yaml_file
 from loom.util.toposort import CycleError, order
-from loom.util.typed import Immutable
 from loom.util.yaml_file import Kind, Node, fields_of, items_of, text_of, truth
+from loom.values import Immutable
 from loom.workflow import interpolation
 from loom.workflow.facts import Variable
 

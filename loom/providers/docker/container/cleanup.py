@@ -20,7 +20,7 @@ from loom.providers import labels
 from loom.providers.docker.engine.client import Traits
 from loom.providers.docker.engine.errors import explanation, translated
 from loom.providers.docker.engine.retries import REMOVAL, retrying
-from loom.util.typed import Immutable
+from loom.values import Immutable
 
 if TYPE_CHECKING:
     import docker

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from loom.errors import EngineUnavailable, RequestError
 from loom.providers.docker.engine.errors import first_line, root_cause
-from loom.util.typed import Immutable
+from loom.values import Immutable
 
 DEFAULT_SOCKET = "unix:///var/run/docker.sock"
 _START = (

@@ -11,7 +11,7 @@ from loom.images.reference import parse_reference
 from loom.plan import model
 from loom.providers.docker.images.named import NamedImages, ResolvedImage
 from loom.providers.labels import BUILD_REPOSITORY
-from loom.util.typed import Immutable
+from loom.values import Immutable
 
 
 class BuildInputs(Immutable):

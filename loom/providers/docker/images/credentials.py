@@ -11,8 +11,8 @@ from docker.auth import INDEX_NAME, INDEX_URL, AuthConfig
 from docker.errors import DockerException
 
 from loom.providers.docker.engine.endpoint import config_dir
-from loom.util.typed import Immutable
 from loom.util.within import within
+from loom.values import Immutable
 
 _HELPER_TIMEOUT_S = 30
 

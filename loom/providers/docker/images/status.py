@@ -17,7 +17,7 @@ from loom.providers.docker.images.build_inputs import bases_for
 from loom.providers.docker.images.named import NamedImages, ResolvedImage
 from loom.providers.docker.images.registry import same_platform, served
 from loom.status import OnOutput
-from loom.util.typed import Immutable
+from loom.values import Immutable
 
 
 class NamedImage(Immutable):

@@ -34,9 +34,9 @@ from loom.storage.tar import Content, Item, TarEntry, packed
 from loom.util import atomic, jsons, typed
 from loom.util.digests import Hashed, digest_line, digest_of
 from loom.util.private import make_private
-from loom.util.typed import Immutable
 from loom.util.units import rough_size
 from loom.util.untrusted_files import read_regular
+from loom.values import Immutable
 
 BASE = "busybox:stable-musl"
 """The base where the pool names none: an image with `sh` and `cp`, 1 MB."""

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from loom.config.pools import Pool
 from loom.errors import LoomError, ProviderError
-from loom.util.typed import Immutable
+from loom.values import Immutable
 
 if TYPE_CHECKING:
     from loom.providers.kubernetes.cluster.client import Cluster, Json

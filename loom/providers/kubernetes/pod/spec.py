@@ -26,7 +26,7 @@ from loom.providers.driver import protocol as driver
 from loom.providers.kubernetes.images.snapshot import COPY, Pushed, copying
 from loom.providers.kubernetes.pod.policies import NamespacePolicies, amount, check_level, fit
 from loom.providers.services import http_address
-from loom.util.typed import Immutable
+from loom.values import Immutable
 
 JOB, HELPER = "job", "loom"
 """The names of the two containers of each pod."""

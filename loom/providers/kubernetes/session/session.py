@@ -25,7 +25,7 @@ from loom.providers.kubernetes.session.exec import PodInside
 from loom.providers.kubernetes.session.files import PackedSnapshots, PodFiles
 from loom.providers.kubernetes.session.link import Link, Positions
 from loom.status import OnOutput
-from loom.util.typed import Immutable
+from loom.values import Immutable
 
 if TYPE_CHECKING:
     from loom.providers.kubernetes.cluster.client import Cluster, Json
