@@ -29,7 +29,7 @@ _SETTINGS = (("image", "default_image"), ("timeout", "job_timeout"), ("step_time
 def steps(job: Node) -> Iterator[p.Step]:
     """Yield the steps of a job, each item of its scripts one; without empty ones."""
     for phase in PHASES:
-        written = [node for node in one_or_more(job.get(phase)) if text_of(node).strip()]
+        written = [node for node in one_or_more(job, phase) if text_of(node).strip()]
         for number, node in enumerate(written, start=1):
             yield p.Step(
                 phase=phase,

@@ -91,7 +91,7 @@ def undecided(
 def _conditions(rules: Node | None, matched: int | None) -> str:
     """Return the conditions up to the rule that matched (None: all)."""
     asked = one_or_more(rules)[: None if matched is None else matched + 1]
-    return "\n".join(text_of(rule.get("if")) for rule in asked)
+    return "\n".join(text_of(rule, "if") for rule in asked)
 
 
 def sort_by_plan(

@@ -80,8 +80,8 @@ def _variables(workflow: Loaded, entry: Entry, job: Job, selection: JobSelection
 
 def _matrix_nodes(entry: Entry, matrix: Mapping[str, str]) -> dict[str, Node]:
     found: dict[str, Node] = {}
-    for row in items_of(entry.merged.find("parallel", "matrix")):
-        values = [(name, node) for name in matrix for node in one_or_more(row.get(name))]
+    for row in items_of(entry.merged, "parallel", "matrix"):
+        values = [(name, node) for name in matrix for node in one_or_more(row, name)]
         found_in_row = {name: node for name, node in values if text_of(node) == matrix[name]}
         if len(found_in_row) == len(matrix) == len(fields_of(row)):
             return found_in_row
@@ -92,8 +92,8 @@ def _matrix_nodes(entry: Entry, matrix: Mapping[str, str]) -> dict[str, Node]:
 def _rule_nodes(entry: Entry, variables: Mapping[str, str]) -> dict[str, tuple[str, Node]]:
     """Return the variables set by a rule: those with the rule's value instead of the job's."""
     found: dict[str, tuple[str, Node]] = {}
-    for number, rule in enumerate(items_of(entry.merged.get("rules"))):
-        for name, node in fields_of(rule.get("variables")).items():
+    for number, rule in enumerate(items_of(entry.merged, "rules")):
+        for name, node in fields_of(rule, "variables").items():
             before = entry.merged.find("variables", name)
             if variables.get(name) == node.value and (before is None or before.value != node.value):
                 found.setdefault(name, (f"rules[{number}]", node))

@@ -84,10 +84,7 @@ class Node:
 
     def find(self, *path: str | int) -> Node | None:
         """Return the node at a path of keys and indexes, or None."""
-        found: Node | None = self
-        for part in path:
-            found = None if found is None else found.get(part)
-        return found
+        return node_at(self, *path)
 
     @property
     def owner(self) -> str:
@@ -99,13 +96,22 @@ class Node:
         return f"{self.file.name}:{self.line}:{self.column}"
 
 
-def items_of(node: Node | None) -> list[Node]:
+def node_at(node: Node | None, *path: str | int) -> Node | None:
+    """Return the node at a path of keys and indexes; None where there is none. The functions below take such a path too."""
+    for part in path:
+        node = None if node is None else node.get(part)
+    return node
+
+
+def items_of(node: Node | None, *path: str | int) -> list[Node]:
     """Return the items of a list; empty for other values."""
+    node = node_at(node, *path)
     return node.value if node is not None and node.kind is Kind.LIST else []
 
 
-def one_or_more(node: Node | None) -> list[Node]:
+def one_or_more(node: Node | None, *path: str | int) -> list[Node]:
     """Return the items of a list, or the single value in place of one."""
+    node = node_at(node, *path)
     return [] if node is None else node.value if node.kind is Kind.LIST else [node]
 
 
@@ -129,13 +135,15 @@ def mapping(like: Node, value: Mapping[str, Node]) -> Node:
     return copy
 
 
-def fields_of(node: Node | None) -> dict[str, Node]:
+def fields_of(node: Node | None, *path: str | int) -> dict[str, Node]:
     """Return the values of a mapping by key; empty for other values."""
+    node = node_at(node, *path)
     return node.value if node is not None and node.kind is Kind.MAPPING else {}
 
 
-def text_of(node: Node | None) -> str:
+def text_of(node: Node | None, *path: str | int) -> str:
     """Return a scalar as text, as GitLab writes numbers and truth values; empty for nothing."""
+    node = node_at(node, *path)
     value = None if node is None else node.value
     match value:
         case None:
@@ -150,8 +158,9 @@ def text_of(node: Node | None) -> str:
             return str(value)
 
 
-def truth(node: Node | None, default: bool = False) -> bool:
+def truth(node: Node | None, *path: str | int, default: bool = False) -> bool:
     """Return a truth value; `default` for nothing and for other values."""
+    node = node_at(node, *path)
     return node.value if node is not None and isinstance(node.value, bool) else default
 
 

@@ -38,7 +38,7 @@ def drop_keys(node: Node, keys: Iterable[str]) -> Node:
 
 def parents_of(node: Node) -> list[Node]:
     """Return the names that an entry extends, as nodes. A wrong shape is reported elsewhere."""
-    return [one for one in one_or_more(node.get("extends")) if isinstance(one.value, str)]
+    return [one for one in one_or_more(node, "extends") if isinstance(one.value, str)]
 
 
 def extended(

@@ -193,7 +193,7 @@ def _scripts(entry: Entry, job: Job) -> Iterator[tuple[Node, Sequence[str]]]:
         if node.text in whole:
             yield node, job.shell
     runs = (step for step in job.steps if step.kind == "run" and not step.scope)
-    written = items_of(entry.merged.get("steps"))
+    written = items_of(entry.merged, "steps")
     scripts = [script for step in written if (script := step.get("run")) is not None]
     for step, script in zip(runs, scripts, strict=False):
         yield script, (step.shell or "bash",)

@@ -12,7 +12,7 @@ from loom.plan.late import Action
 from loom.plan.model import ResolveContext
 from loom.util import yaml_file
 from loom.util.units import meant
-from loom.util.yaml_file import Kind, Node, YamlFile, fields_of, items_of, scalars_of, text_of
+from loom.util.yaml_file import Kind, Node, YamlFile, fields_of, items_of, node_at, scalars_of, text_of
 from loom.values import Immutable
 from loom.workflow.github import yaml
 from loom.workflow.github.shapes import faults
@@ -157,18 +157,18 @@ def described(file: YamlFile, action: Action) -> ActionFile:
     """Return the action that a file describes. Raises BadAction."""
     if file.problems:
         raise BadAction(f"{action.uses}: {file.problems[0]}")
-    runs = file.root.get("runs") if file.root is not None else None
+    runs = node_at(file.root, "runs")
     if file.root is None or runs is None:
         raise BadAction(f"{action.uses}: {file.name} has no `runs`")
     for part, contexts in _CONTEXTS.items():
         _check(action.uses, file.root.find(*part.split(":")), contexts)
-    using = text_of(runs.get("using")).lower()
+    using = text_of(runs, "using").lower()
     texts = {key: text_of(node) for key, node in fields_of(runs).items() if key not in ("steps", "env", "args")}
     shared: dict[str, object] = {
-        "name": text_of(file.root.get("name")),
+        "name": text_of(file.root, "name"),
         "inputs": {
             name: None if (default := node.get("default")) is None else text_of(default)
-            for name, node in fields_of(file.root.get("inputs")).items()
+            for name, node in fields_of(file.root, "inputs").items()
         },
         "pre_if": texts.get("pre-if") or "always()",
         "post_if": texts.get("post-if") or "always()",
@@ -178,7 +178,7 @@ def described(file: YamlFile, action: Action) -> ActionFile:
         case "composite" if runs.get("steps") is None:
             raise BadAction(f"{action.uses}: {file.name} has no `runs.steps`")
         case "composite":
-            for step in items_of(runs.get("steps")):
+            for step in items_of(runs, "steps"):
                 for key in sorted(fields_of(step).keys() - _OF_STEP):
                     raise BadAction(
                         f"{action.uses}: {step.keys[key].position}: unknown key {key}{meant(key, _OF_STEP)}"
@@ -189,19 +189,17 @@ def described(file: YamlFile, action: Action) -> ActionFile:
                 if step.get("run") is not None and step.get("shell") is None:
                     raise BadAction(f"{action.uses}: {file.name}:{step.line}: `shell` is missing")
             shared |= {
-                "outputs": {
-                    name: text_of(node.get("value")) for name, node in fields_of(file.root.get("outputs")).items()
-                },
-                "steps": tuple(items_of(runs.get("steps"))),
+                "outputs": {name: text_of(node, "value") for name, node in fields_of(file.root, "outputs").items()},
+                "steps": tuple(items_of(runs, "steps")),
             }
         case "docker":
-            env = {name: text_of(node) for name, node in fields_of(runs.get("env")).items()}
+            env = {name: text_of(node) for name, node in fields_of(runs, "env").items()}
             more |= {"image": texts.get("image", "Dockerfile"), "env": env}
             shared |= {
                 "pre": texts.get("pre-entrypoint", ""),
                 "main": texts.get("entrypoint", ""),
                 "post": texts.get("post-entrypoint", ""),
-                "args": tuple(text_of(one) for one in items_of(runs.get("args"))),
+                "args": tuple(text_of(one) for one in items_of(runs, "args")),
             }
         case _ if using in (*NODES, *_OLDER) and not texts.get("main"):
             raise BadAction(f"{action.uses}: {file.name} has no `runs.main`, the file that Node runs")

@@ -19,7 +19,7 @@ from loom.plan.github.unknown import unknown_in
 from loom.util.budget import spend
 from loom.util.toposort import CycleError, order
 from loom.util.units import meant
-from loom.util.yaml_file import Kind, Node, fields_of, items_of, one_or_more, read_bytes, text_of
+from loom.util.yaml_file import Kind, Node, fields_of, items_of, node_at, one_or_more, read_bytes, text_of
 from loom.workflow.changes import event_changes
 from loom.workflow.github import events, expressions, yaml
 from loom.workflow.github.expressions import truth
@@ -174,7 +174,7 @@ class GitHubCandidates:
         if name == events.DISPATCH:
             github["event"] = {**event, "inputs": {one: expressions.text_of(value) for one, value in inputs.items()}}
         elif name == "schedule" and "schedule" not in event:
-            crons = [text_of(one.get("cron")) for one in items_of(file.events.get(name))]
+            crons = [text_of(one, "cron") for one in items_of(file.events.get(name))]
             github["event"] = {**event, "schedule": crons[0] if crons else ""}
         return WorkflowScope(
             file=file,
@@ -196,9 +196,9 @@ class GitHubCandidates:
             value = Texts(contexts, self.of_values).value(default)
             text = str(given[name]) if name in given else expressions.text_of(value)
             if name not in given and default is None:
-                if text_of(node.get("required")) == "true":
+                if text_of(node, "required") == "true":
                     self._missing.append(name)
-                found[name] = {"boolean": False, "number": 0.0}.get(text_of(node.get("type")), "")
+                found[name] = {"boolean": False, "number": 0.0}.get(text_of(node, "type"), "")
                 continue
             try:
                 found[name] = events.value_of(name, node, text)
@@ -218,9 +218,7 @@ class GitHubCandidates:
 
     def _jobs(self, scope: WorkflowScope, entries: Mapping[str, Entry], depth: int = 1) -> Iterator[GitHubCandidate]:
         """Yield the jobs of a workflow; `entries` are those of the file that leads to it, by its keys, or one for all."""
-        needs = {
-            key: [text_of(need) for need in one_or_more(node.get("needs"))] for key, node in scope.file.jobs.items()
-        }
+        needs = {key: [text_of(need) for need in one_or_more(node, "needs")] for key, node in scope.file.jobs.items()}
         try:
             keys = order(scope.file.jobs, needs)
         except CycleError:  # which the check of the file reports
@@ -312,7 +310,7 @@ class GitHubCandidates:
 
         A job whose `if` is false counts as one job where its matrix is invalid.
         """
-        node = strategy.get("matrix") if strategy is not None else None
+        node = node_at(strategy, "matrix")
         if node is None:
             return None
         value = texts.deep(node)
@@ -339,7 +337,7 @@ class GitHubCandidates:
         }
 
     def _shown(self, node: Node, texts: Texts, key: str, row: Mapping[str, Any] | None) -> str:
-        written = text_of(node.get("name"))
+        written = text_of(node, "name")
         name = texts.text(node.get("name"))
         shown = written if name is LATE else str(name) or key
         if row and "matrix." not in written:
@@ -350,16 +348,16 @@ class GitHubCandidates:
         """Decide an `if` that asks for nothing but the event."""
         if self.everything or texts.condition(node.get("if")) is not False:
             return decision("on_success")
-        return decision("never", reason=f"{IF_FALSE}{_values_read(text_of(node.get('if')), texts.contexts)}")
+        return decision("never", reason=f"{IF_FALSE}{_values_read(text_of(node, 'if'), texts.contexts)}")
 
     def _unknown(self, node: Node, texts: Texts) -> tuple[str, ...]:
-        return () if self._decided(node, texts).runs else unknown_in(text_of(node.get("if")), texts.contexts)
+        return () if self._decided(node, texts).runs else unknown_in(text_of(node, "if"), texts.contexts)
 
     def _labels(self, node: Node, texts: Texts) -> tuple[str, ...] | None:
         runs_on = node.get("runs-on")
-        if runs_on is not None and runs_on.get("group") is not None and runs_on.get("labels") is None:
+        if node_at(runs_on, "group") is not None and node_at(runs_on, "labels") is None:
             return ("ubuntu-latest",)
-        value = texts.deep((runs_on and runs_on.get("labels")) or runs_on)
+        value = texts.deep(node_at(runs_on, "labels") or runs_on)
         if value is LATE:
             return None
         return tuple(expressions.text_of(one).lower() for one in (value if isinstance(value, list) else [value]) if one)
@@ -374,7 +372,7 @@ class GitHubCandidates:
     def deploys(self, node: Node, texts: Texts) -> bool:
         """Return whether a job is of an environment, also of one that only a later value names."""
         environment = node.get("environment")
-        name = environment and (environment.get("name") or environment)
+        name = node_at(environment, "name") or environment
         return name is not None and (text_of(name) if self.everything else texts.text(name)) != ""
 
     # -- calls --------------------------------------------------------------------------------------------------------
@@ -450,20 +448,20 @@ class GitHubCandidates:
     def _inputs_of_call(self, file: WorkflowFile, job: GitHubCandidate) -> dict[str, Any]:
         declared = file.inputs(CALL)
         named = {name.lower(): name for name in declared}
-        given = {named.get(name.lower(), name): node for name, node in fields_of(job.node.get("with")).items()}
+        given = {named.get(name.lower(), name): node for name, node in fields_of(job.node, "with").items()}
         for name in given.keys() - declared.keys():
             known = ", ".join(declared) or "none"
             self.problems.say(given[name], f"with: {file.path} has no input {name}; its inputs: {known}")
         found: dict[str, Any] = {}
         for name, node in declared.items():
-            kind = text_of(node.get("type"))
+            kind = text_of(node, "type")
             if name in given:
                 value = job.texts.value(given[name])
                 found[name] = (
                     text_of(given[name]) if value is LATE else literal(self._typed(given[name], name, value, kind))
                 )
                 continue
-            if text_of(node.get("required")) == "true":  # also one with a default, as on GitHub
+            if text_of(node, "required") == "true":  # also one with a default, as on GitHub
                 self.problems.say(job.node.value["uses"], f"uses: {file.path} requires the input {name}")
             if (default := node.get("default")) is not None:
                 value = job.texts.value(default)
@@ -488,13 +486,13 @@ class GitHubCandidates:
         if node is not None and text_of(node) == "inherit":
             return scope.secrets, scope.literals
         on = file.events[CALL]
-        declared = {name.upper(): one for name, one in fields_of(on and on.get("secrets")).items()}
+        declared = {name.upper(): one for name, one in fields_of(on, "secrets").items()}
         passed = {name.upper(): one for name, one in fields_of(node).items()}
         for name, one in passed.items():
             if name not in declared:
                 self.problems.say(one, f"secrets: {file.path} has no secret {name}{meant(name, declared)}")
         for name, one in declared.items():
-            if text_of(one.get("required")) == "true" and name not in passed:
+            if text_of(one, "required") == "true" and name not in passed:
                 self.problems.say(job.node.value["uses"], f"uses: {file.path} requires the secret {name}")
         found, literals = {TOKEN: TOKEN}, dict[str, str]()
         there = scope.secrets

@@ -22,7 +22,7 @@ from loom.plan.github.texts import LATE, Texts
 from loom.plan.late import MINUTE_S, Action, LateCaller, LateJob, LateNeed, limit_of
 from loom.plan.placement import pool_for
 from loom.util.budget import spend
-from loom.util.yaml_file import Kind, Node, fields_of, items_of, one_or_more, scalars_of, text_of
+from loom.util.yaml_file import Kind, Node, fields_of, items_of, node_at, one_or_more, scalars_of, text_of
 from loom.workflow.github import expressions
 from loom.workflow.github.keywords import JOB
 from loom.workflow.github.shapes import UNSUPPORTED
@@ -79,7 +79,7 @@ class GitHubJobBuilder(builder.Refusals):
             lambda at, why: self.refuse_at(candidate, at, why),
             lambda step: not self.candidates.everything and texts.condition(step.get("if")) is False,
         )
-        for step in items_of(node.get("steps")):
+        for step in items_of(node, "steps"):
             steps.add(step)
         self.unexpected |= steps.unexpected
         self.unreachable += steps.unreachable
@@ -117,7 +117,7 @@ class GitHubJobBuilder(builder.Refusals):
             matrix=candidate.matrix,
             pool=builder.settled(pool),
             sources=builder.sources(node, config, _LABELED if self._image_of_label(candidate) else _NAMED),
-            late=late if seconds else replace(late, timeout_minutes=text_of(node.get("timeout-minutes"))),
+            late=late if seconds else replace(late, timeout_minutes=text_of(node, "timeout-minutes")),
         )
         job = self.drop_demands(job)
         return builder.finished(job, config, lambda _, why: self.refuse_at(candidate, candidate.entry.key, why))
@@ -163,9 +163,9 @@ class GitHubJobBuilder(builder.Refusals):
         allowed = texts.value(node.get("continue-on-error"))
         return LateJob(
             condition=_condition(candidate),
-            env={**texts_of(scope.file.root.get("env")), **texts_of(node.get("env"))},
-            outputs=texts_of(node.get("outputs")),
-            continue_on_error="" if isinstance(allowed, bool) else text_of(node.get("continue-on-error")),
+            env={**texts_of(scope.file.root, "env"), **texts_of(node, "env")},
+            outputs=texts_of(node, "outputs"),
+            continue_on_error="" if isinstance(allowed, bool) else text_of(node, "continue-on-error"),
             contexts={
                 **texts.contexts,
                 **({"job": {"container": {}}} if self._container_of(candidate) else {}),
@@ -173,7 +173,7 @@ class GitHubJobBuilder(builder.Refusals):
             },
             needs=self._needs(scope, node),
             strategy=candidate.strategy,
-            name=text_of(node.get("name")) if candidate.strategy else "",
+            name=text_of(node, "name") if candidate.strategy else "",
             shown=candidate.shown[0],
             runs_on=text_of(runs_on[0]) if candidate.labels is None and runs_on else "",
             group=candidate.group,
@@ -191,12 +191,12 @@ class GitHubJobBuilder(builder.Refusals):
             contexts=dict(caller.texts.contexts),
             needs=self._needs(caller.scope, caller.node),
             inputs=scope.inputs,
-            types={name: text_of(node.get("type")) for name, node in scope.file.inputs(CALL).items()},
+            types={name: text_of(node, "type") for name, node in scope.file.inputs(CALL).items()},
             caller=self._caller(caller.scope),
         )
 
     def _needs(self, scope: WorkflowScope, node: Node) -> tuple[LateNeed, ...]:
-        return tuple(self._need(scope, text_of(need)) for need in one_or_more(node.get("needs")))
+        return tuple(self._need(scope, text_of(need)) for need in one_or_more(node, "needs"))
 
     def _need(self, scope: WorkflowScope, name: str) -> LateNeed:
         candidates = scope.jobs.get(name, [])
@@ -210,7 +210,7 @@ class GitHubJobBuilder(builder.Refusals):
         if called is None:
             return need
         on = called.file.events.get(CALL)
-        outputs = {name: text_of(one.get("value")) for name, one in fields_of(on and on.get("outputs")).items()}
+        outputs = {name: text_of(one, "value") for name, one in fields_of(on, "outputs").items()}
         return replace(
             need,
             inside=tuple(self._need(called, inner) for inner in called.file.jobs),
@@ -224,12 +224,12 @@ class GitHubJobBuilder(builder.Refusals):
         if system_of(candidate.labels or ()) == "Windows":
             found = {"shell": "pwsh"}
         for owner in (candidate.scope.file.root, candidate.node):
-            found |= texts_of(owner.find("defaults", "run"))
+            found |= texts_of(owner, "defaults", "run")
         return found
 
     def _group(self, candidate: GitHubCandidate) -> str | None:
         node = candidate.node.get("concurrency")
-        group = candidate.texts.text((node and node.get("group")) or node)
+        group = candidate.texts.text(node_at(node, "group") or node)
         return None if group is LATE or not group else group
 
     # -- secrets ------------------------------------------------------------------------------------------------------
@@ -267,7 +267,7 @@ class GitHubJobBuilder(builder.Refusals):
             else:
                 name = self._image_name(candidate, node, written, "container")
         options = self._options(candidate, node, "container")
-        env = {**texts_of(node.get("env") if node is not None else None), **options.env}
+        env = {**texts_of(node, "env"), **options.env}
         image = p.Image(name=name, pull=config.pull, platform=options.platform or config.platform, user=options.user)
         return image, options, replace(late, container_env=env)
 
@@ -281,7 +281,7 @@ class GitHubJobBuilder(builder.Refusals):
 
     def _options(self, candidate: GitHubCandidate, node: Node | None, key: str) -> ContainerOptions:
         found = ContainerOptions()
-        written = node.get("options") if node is not None else None
+        written = node_at(node, "options")
         if written is not None:
             text = candidate.texts.text(written)
             try:
@@ -290,7 +290,7 @@ class GitHubJobBuilder(builder.Refusals):
                 found = options_of(text)
             except BadOption as error:
                 self.refuse_at(candidate, written, f"{key}: {error}; remove it, or run the job in CI")
-        for one in items_of(node.get("volumes")) if node is not None else ():
+        for one in items_of(node, "volumes"):
             text = candidate.texts.text(one)
             try:
                 add_volume(found, text_of(one) if text is LATE else text)
@@ -303,7 +303,7 @@ class GitHubJobBuilder(builder.Refusals):
         return found
 
     def _services(self, candidate: GitHubCandidate) -> Iterator[p.Service]:
-        for name, node in fields_of(candidate.node.get("services")).items():
+        for name, node in fields_of(candidate.node, "services").items():
             image = candidate.texts.text(_image_of(node))
             if image is LATE:
                 self.refuse_at(
@@ -355,7 +355,7 @@ class GitHubJobBuilder(builder.Refusals):
     def _ports(self, candidate: GitHubCandidate, name: str, node: Node) -> Iterator[int]:
         """Yield the ports of a service; without a container of its own, a job finds them at localhost, as they are."""
         alone = self._container_of(candidate) is None
-        for one in items_of(node.get("ports")):
+        for one in items_of(node, "ports"):
             text = candidate.texts.text(one)
             found = _PORTS.fullmatch("" if text is LATE else text)
             if found is None:
@@ -385,7 +385,7 @@ class GitHubJobBuilder(builder.Refusals):
         values: dict[str, str] = {}
         secrets: list[p.Secret] = []
         texts = self._known_env(candidate)
-        for key, one in fields_of(node.get("env")).items():
+        for key, one in fields_of(node, "env").items():
             value = texts.text(one)
             if value is not LATE:
                 values[key] = value
@@ -404,7 +404,7 @@ class GitHubJobBuilder(builder.Refusals):
         """Return the texts with those variables of the workflow and the job that are known."""
         known: dict[str, str] = {}
         for owner in (candidate.scope.file.root, candidate.node):
-            for name, one in fields_of(owner.get("env")).items():
+            for name, one in fields_of(owner, "env").items():
                 if (value := candidate.texts.text(one)) is not LATE:
                     known[name] = value
         return candidate.texts.having(env=known)

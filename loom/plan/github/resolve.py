@@ -138,7 +138,7 @@ def _root_installs(candidates: Iterable[GitHubCandidate]) -> Iterator[Problem]:
     """Yield a warning of steps that install as root, which a job without `container` is here alone."""
     for candidate in candidates:
         if candidate.node.get("container") is None:
-            for run in filter(None, (step.get("run") for step in items_of(candidate.node.get("steps")))):
+            for run in filter(None, (step.get("run") for step in items_of(candidate.node, "steps"))):
                 if (found := _INSTALLS.search(text_of(run))) is not None and "docker" not in text_of(run):
                     message = f"on GitHub's machines steps are not root, as they are here: write `sudo {found[1]}`"
                     yield run.file.problem(run, message, code=yaml.CODE, severity="warning")

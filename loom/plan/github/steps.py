@@ -88,23 +88,21 @@ class StepList:
     def add(self, step: Node, scope: tuple[str, ...] = ()) -> None:
         spend("steps", step)
         common: dict[str, Any] = {
-            "key": text_of(step.get("id")),
-            "name": text_of(step.get("name")),
+            "key": text_of(step, "id"),
+            "name": text_of(step, "name"),
             "scope": scope,
-            "condition": text_of(step.get("if")),
-            "env": texts_of(step.get("env")),
-            "continue_on_error": text_of(step.get("continue-on-error")),
-            "timeout_minutes": text_of(step.get("timeout-minutes")),
+            "condition": text_of(step, "if"),
+            "env": texts_of(step, "env"),
+            "continue_on_error": text_of(step, "continue-on-error"),
+            "timeout_minutes": text_of(step, "timeout-minutes"),
         }
         if (run := step.get("run")) is not None:
             defaults = {} if scope else self._defaults
-            shell, directory = (
-                text_of(step.get(key)) or defaults.get(key, "") for key in ("shell", "working-directory")
-            )
+            shell, directory = (text_of(step, key) or defaults.get(key, "") for key in ("shell", "working-directory"))
             made = _step(run, text_of(run), shell=shell, working_directory=directory, **common)
             self._main.append(_Draft(step=made))
         elif (uses := step.get("uses")) is not None:
-            self.use(text_of(uses), uses, texts_of(step.get("with")), common, never=not scope and self._skips(step))
+            self.use(text_of(uses), uses, texts_of(step, "with"), common, never=not scope and self._skips(step))
 
     def use(
         self, written: str, node: Node, given: Mapping[str, str], common: Mapping[str, Any], *, never: bool = False
@@ -244,6 +242,6 @@ def _quoted(names: Iterable[str]) -> str:
     return ", ".join(f"'{name}'" for name in names)
 
 
-def texts_of(node: Node | None) -> dict[str, str]:
+def texts_of(node: Node | None, *path: str) -> dict[str, str]:
     """Return a mapping of texts with their expressions; numbers are those of the language: 1 for 1.0."""
-    return {name: expressions.text_of(json_value(one.value)) for name, one in fields_of(node).items()}
+    return {name: expressions.text_of(json_value(one.value)) for name, one in fields_of(node, *path).items()}

@@ -12,7 +12,7 @@ from loom.plan import model as p
 from loom.plan.candidates import DEPLOYMENTS, Candidate, Withheld, index_by_name, sort_by_plan
 from loom.plan.variables import plan_variables, rule_variables
 from loom.util.budget import spend
-from loom.util.yaml_file import Node, fields_of, one_or_more, text_of
+from loom.util.yaml_file import Node, fields_of, node_at, one_or_more, text_of
 from loom.workflow.facts import Variable
 from loom.workflow.gitlab import needs, rules, yaml
 from loom.workflow.gitlab.pipeline import Entry, Pipeline
@@ -50,7 +50,7 @@ class Candidates:
         self.selection = selection
         self.context = context
         self.problems = Problems(code=yaml.CODE)
-        self.root = read(pipeline.root.get("variables"))
+        self.root = read(pipeline.root, "variables")
         self.instances = instances({name: entry.merged.get("parallel") for name, entry in pipeline.jobs.items()})
         self._own = context.own_variables()
         self.own = environment_scoped(self._own)
@@ -89,7 +89,7 @@ class Candidates:
             root=self.root,
             workflow=self.workflow_variables,
             inherit=merged.get("inherit"),
-            job=read(merged.get("variables")),
+            job=read(merged, "variables"),
             matrix=instance.matrix,
             rule=rule or {},
             given=self.selection.variables if given is None else given,
@@ -193,7 +193,7 @@ class Candidates:
 
         asking = [node for node, _ in rules.conditions_of(self.pipeline.root, [entry])]
         for owner in (self.pipeline.root.get("workflow"), entry.merged):
-            asking += rules.read_by(owner and owner.get("rules"))
+            asking += rules.read_by(node_at(owner, "rules"))
         return rules.missing(asking, self.context, scope.written, runs)
 
     def candidate(self, entry: Entry, instance: Instance, decided: RuleDecision | None = None) -> JobCandidate:
@@ -215,7 +215,7 @@ class Candidates:
             decision=replace(decided, runs=True, reason="") if decided.when == "manual" else decided,
             wanted=None if wanted is None else tuple(wanted),
             leaves_artifacts=_leaves(entry.merged),
-            artifacts=tuple(map(text_of, one_or_more(entry.merged.find("artifacts", "paths")))),
+            artifacts=tuple(map(text_of, one_or_more(entry.merged, "artifacts", "paths"))),
             base_when=when.text if when is not None else None,
             held=self._held(entry.merged),
             unknown_values=unknown,
@@ -228,13 +228,13 @@ class Candidates:
 def deploys(job: Node) -> bool:
     """Return whether a job starts or stops an environment, or makes a release."""
     environment = job.get("environment")
-    action = text_of(environment.get("action")) if environment is not None else ""
+    action = text_of(environment, "action") if environment is not None else ""
     return (environment is not None and action in ("", "start", "stop")) or job.get("release") is not None
 
 
 def system_of(job: Node, pools: Container[str]) -> tuple[Node, str] | None:
     """Return the tag that asks for a runner with another system, and the system; None if a tag names a pool."""
-    tags = one_or_more(job.get("tags"))
+    tags = one_or_more(job, "tags")
     if any(text_of(tag) in pools for tag in tags):
         return None
     for tag in tags:
@@ -249,7 +249,7 @@ def _is_outside(job: Node) -> bool:
 
 
 def _leaves(job: Node) -> bool:
-    artifacts = fields_of(job.get("artifacts"))
+    artifacts = fields_of(job, "artifacts")
     return any(key in artifacts for key in ("paths", "untracked")) or _reports_variables(job)
 
 

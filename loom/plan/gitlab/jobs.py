@@ -24,7 +24,7 @@ from loom.plan.variables import is_known_at_start
 from loom.util import globs
 from loom.util.budget import spend
 from loom.util.toposort import CycleError
-from loom.util.yaml_file import Kind, Node, fields_of, one_or_more, text_of, truth
+from loom.util.yaml_file import Kind, Node, fields_of, node_at, one_or_more, text_of, truth
 from loom.workflow.facts import Variable
 from loom.workflow.gitlab import needs, yaml
 from loom.workflow.gitlab.durations import seconds
@@ -110,7 +110,7 @@ class GitLabJobBuilder(builder.Refusals):
             artifacts_above=dict(self.artifacts_above(candidate, texts)),
             when=builder.WHEN.get(candidate.decision.when, "on_success"),
             delay_s=decided.start_in if candidate.decision.when == "delayed" else None,
-            resource_group=texts.maybe(merged.get("resource_group")),
+            resource_group=texts.maybe(merged, "resource_group"),
             trigger=self.trigger(merged.get("trigger"), texts),
             deploys=deploys(merged),
             no_checkout=texts.values.get("GIT_STRATEGY") in ("none", "empty"),
@@ -145,11 +145,11 @@ class GitLabJobBuilder(builder.Refusals):
             texts.values["CI_JOB_IMAGE"] = image.name  # for the texts below, such as a cache's key
         return {
             "image": image,
-            "services": tuple(self.service(node, texts) for node in one_or_more(merged.get("services"))),
+            "services": tuple(self.service(node, texts) for node in one_or_more(merged, "services")),
             "artifacts": self.artifacts(merged, texts),
             "cache": tuple(
                 self.cache(number, node, texts)
-                for number, node in enumerate(one_or_more(merged.get("cache")))
+                for number, node in enumerate(one_or_more(merged, "cache"))
                 if _keeps(node)
             ),
         }
@@ -167,7 +167,7 @@ class GitLabJobBuilder(builder.Refusals):
     def pool(self, job: Node) -> Pool:
         """Choose the pool: a tag that is its name chooses it."""
         config, selection = self.context.config, self.candidates.selection
-        tags = [text_of(tag) for tag in one_or_more(job.get("tags"))]
+        tags = [text_of(tag) for tag in one_or_more(job, "tags")]
         pool = next((tag for tag in tags if tag in config.pools), None)
         return pool_for(pool, has_image=job.get("image") is not None, selection=selection, config=config)
 
@@ -181,19 +181,19 @@ class GitLabJobBuilder(builder.Refusals):
             pull=pull,
             pull_else=others,
             entrypoint=_entrypoint(node.get("entrypoint")),
-            user=texts.maybe(node.find("docker", "user")),
-            platform=texts.maybe(node.find("docker", "platform")) or config.platform,
+            user=texts.maybe(node, "docker", "user"),
+            platform=texts.maybe(node, "docker", "platform") or config.platform,
         )
 
     def pull(self, node: Node) -> tuple[p.PullPolicy, tuple[p.PullPolicy, ...]]:
-        written = [_PULL[policy.text] for policy in one_or_more(node.get("pull_policy")) if policy.text in _PULL]
+        written = [_PULL[policy.text] for policy in one_or_more(node, "pull_policy") if policy.text in _PULL]
         return (written[0], tuple(written[1:])) if written else (self.context.config.pull, ())
 
     def service(self, node: Node, texts: _Texts) -> p.Service:
         name = texts.image_name(node, "services")
-        alias = texts.maybe(node.get("alias"))
+        alias = texts.maybe(node, "alias")
         aliases = tuple((alias or "").replace(",", " ").split()) or service_aliases(name)
-        own = read(node.get("variables"))
+        own = read(node, "variables")
         values = texts.service_values(own)
         pull, others = self.pull(node)
         return p.Service(
@@ -203,13 +203,13 @@ class GitLabJobBuilder(builder.Refusals):
                 name=name,
                 pull=pull,
                 pull_else=others,
-                platform=texts.maybe(node.find("docker", "platform")) or self.context.config.platform,
+                platform=texts.maybe(node, "docker", "platform") or self.context.config.platform,
             ),
             position=f"{node.file.name}:{node.line}",
             variables=values,
             command=_words(node.get("command")),
             entrypoint=_words(node.get("entrypoint")),
-            user=texts.maybe(node.find("docker", "user")),
+            user=texts.maybe(node, "docker", "user"),
             ready=p.Ready(timeout_s=_SERVICE_WAIT_S),
             needed=False,
         )
@@ -248,8 +248,8 @@ class GitLabJobBuilder(builder.Refusals):
             return
         for item in needs.above(candidate.entry, candidate.decision.needs):
             pipeline, job = (
-                texts.maybe(item.get("pipeline")) or text_of(item.get("pipeline")),
-                texts.maybe(item.get("job")) or "",
+                texts.maybe(item, "pipeline") or text_of(item, "pipeline"),
+                texts.maybe(item, "job") or "",
             )
             try:
                 found = artifacts_of(pipeline, job)
@@ -258,7 +258,7 @@ class GitLabJobBuilder(builder.Refusals):
                 continue
             if found is not None:
                 yield found[0], str(found[1])
-            elif not truth(item.get("optional")):
+            elif not truth(item, "optional"):
                 self.refuse_at(candidate, item, f"needs:pipeline: run {pipeline} has no job {job}")
 
     def artifacts(self, job: Node, texts: _Texts) -> p.Artifacts | None:
@@ -266,17 +266,16 @@ class GitLabJobBuilder(builder.Refusals):
         public = self._public(job, texts)
         if node is None and not public:
             return None
-        fields = fields_of(node)
-        expire = fields.get("expire_in")
+        expire = node_at(node, "expire_in")
         return p.Artifacts(
-            paths=tuple(dict.fromkeys((*texts.paths(fields.get("paths")), *public))),
-            exclude=texts.paths(fields.get("exclude")),
+            paths=tuple(dict.fromkeys((*texts.paths(node, "paths"), *public))),
+            exclude=texts.paths(node, "exclude"),
             exclude_alone=True,
-            untracked=truth(fields.get("untracked")),
-            when=_KEPT.get(text_of(fields.get("when")), "on_success"),
-            name=texts.maybe(fields.get("name")),
+            untracked=truth(node, "untracked"),
+            when=_KEPT.get(text_of(node, "when"), "on_success"),
+            name=texts.maybe(node, "name"),
             expire_in_s=None if expire is None or expire.text.strip() == "never" else seconds(expire.text),
-            reports=_reports(fields.get("reports"), texts),
+            reports=_reports(node_at(node, "reports"), texts),
         )
 
     def _public(self, job: Node, texts: _Texts) -> tuple[str, ...]:
@@ -284,25 +283,24 @@ class GitLabJobBuilder(builder.Refusals):
         pages = job.get("pages")
         if pages.value is False if pages is not None else texts.candidate.name != "pages":
             return ()
-        return texts.paths((pages and pages.get("publish")) or job.get("publish")) or ("public",)
+        return texts.paths(node_at(pages, "publish") or job.get("publish")) or ("public",)
 
     def cache(self, number: int, node: Node, texts: _Texts) -> p.Cache:
-        fields = fields_of(node)
-        policy = texts.maybe(fields.get("policy")) or "pull-push"
+        policy = texts.maybe(node, "policy") or "pull-push"
         if policy not in _POLICIES:
             why = f"cache:policy: expected pull, push or pull-push, found {policy}"
-            self.say(fields["policy"], why)
+            self.say(node.value["policy"], why)
         return p.Cache(
-            paths=texts.paths(fields.get("paths")),
-            key=_cache_key(fields.get("key"), number, texts),
+            paths=texts.paths(node, "paths"),
+            key=_cache_key(node.get("key"), number, texts),
             by_key=True,
             fallback_keys=(
-                *(texts(text_of(key)) for key in one_or_more(fields.get("fallback_keys"))),
+                *(texts(text_of(key)) for key in one_or_more(node, "fallback_keys")),
                 *self._fallback_key(texts),
             ),
             policy=_POLICIES.get(policy, "pull-push"),
-            when=_KEPT.get(text_of(fields.get("when")), "on_success"),
-            untracked=truth(fields.get("untracked")),
+            when=_KEPT.get(text_of(node, "when"), "on_success"),
+            untracked=truth(node, "untracked"),
         )
 
     def _fallback_key(self, texts: _Texts) -> Iterator[str]:
@@ -318,8 +316,8 @@ class GitLabJobBuilder(builder.Refusals):
             ("secrets", "loom does not ask the store that"),
             ("id_tokens", "no GitLab server issues what"),
         ):
-            for name, node in fields_of(job.get(key)).items():
-                as_file = key == "secrets" and truth(node.get("file"), True)
+            for name, node in fields_of(job, key).items():
+                as_file = key == "secrets" and truth(node, "file", default=True)
                 reference = self.context.config.gitlab.secrets.get(name)
                 if reference is None:
                     message = (
@@ -334,14 +332,13 @@ class GitLabJobBuilder(builder.Refusals):
     def trigger(self, node: Node | None, texts: _Texts) -> p.Trigger | None:
         if node is None or node.get("include") is None:
             return None
-        forward, given = fields_of(node.get("forward")), self.candidates.selection.variables
-        own = texts.file_values(given) if truth(forward.get("yaml_variables"), True) else {}
-        if not truth(forward.get("pipeline_variables")):
+        given = self.candidates.selection.variables
+        own = texts.file_values(given) if truth(node, "forward", "yaml_variables", default=True) else {}
+        if not truth(node, "forward", "pipeline_variables"):
             given = {}
         return p.Trigger(
             files=tuple(
-                replace(self._child(file, texts), inputs=_inputs(node, file))
-                for file in one_or_more(node.get("include"))
+                replace(self._child(file, texts), inputs=_inputs(node, file)) for file in one_or_more(node, "include")
             ),
             depend=node.get("strategy") is not None,
             variables={**{name: value for name, value in own.items() if name not in given}, **given},
@@ -367,7 +364,7 @@ class GitLabJobBuilder(builder.Refusals):
 
 def _inputs(trigger: Node, file: Node) -> dict[str, Any]:
     """Return the inputs of a child's file: its own, else those of the whole trigger."""
-    fields = {**fields_of(trigger.get("inputs")), **fields_of(file.get("inputs"))}
+    fields = {**fields_of(trigger, "inputs"), **fields_of(file, "inputs")}
     return {name: value.plain() for name, value in fields.items()}
 
 
@@ -435,7 +432,7 @@ class _Texts:
         found |= {
             name: self(text) for name, text in self._url().items()
         }  # it may have what only the job's start can say
-        tags = [self(text_of(tag)) for tag in one_or_more(self.candidate.entry.merged.get("tags"))]
+        tags = [self(text_of(tag)) for tag in one_or_more(self.candidate.entry.merged, "tags")]
         return {**found, "CI_JOB_TAGS": json.dumps(tags, ensure_ascii=False)} if tags else found
 
     def _late(self, name: str) -> bool:
@@ -464,8 +461,8 @@ class _Texts:
         """Return whether a job before may report a variable that a text refers to."""
         return self.reported and any(name not in self.known for name in names(text))
 
-    def maybe(self, node: Node | None) -> str | None:
-        return None if node is None else self(text_of(node))
+    def maybe(self, node: Node | None, *path: str) -> str | None:
+        return None if (node := node_at(node, *path)) is None else self(text_of(node))
 
     def image_name(self, node: Node, key: str) -> str:
         """Return the reference of an image or a service, which is text or has a `name`."""
@@ -502,13 +499,13 @@ class _Texts:
             seen.add(name)
         return found
 
-    def paths(self, node: Node | None) -> tuple[str, ...]:
+    def paths(self, node: Node | None, *key: str) -> tuple[str, ...]:
         """Return paths below the project; one outside is left out, as GitLab's runner does, with a notice."""
         found = []
         values = {**self.values, **_PROJECT}
         late = self._late if self._refers else never
         there = f"/builds/{self.values.get('CI_PROJECT_PATH', '')}/"  # where GitLab's runner has the project
-        for item in one_or_more(node):
+        for item in one_or_more(node, *key):
             path = glob_of_runner(expand(self._kept(text_of(item)), values, late=late).removeprefix(there))
             if is_outside(path) and self._may_change(text_of(item)):
                 continue
@@ -526,7 +523,7 @@ class _Texts:
         of_job = {} if self._refers else self.variables
         candidates, of = self.builder.candidates, self.candidate
         # Of a server's variables only those that the file names (gitlab-org/gitlab-runner, executors/docker: PublicOrInternal).
-        named = {*candidates.root, *fields_of(of.entry.merged.get("variables")), *of.decision.variables}
+        named = {*candidates.root, *fields_of(of.entry.merged, "variables"), *of.decision.variables}
         hidden = {*candidates.own_in(self.known), *candidates.selection.variables} - named
         of_job = {name: value for name, value in of_job.items() if name not in hidden}
         return {**of_job, **{name: self(one.value) for name, one in own.items()}}
@@ -550,8 +547,7 @@ def _reports(node: Node | None, texts: _Texts) -> dict[p.ReportKind, tuple[str, 
 
 def _keeps(cache: Node) -> bool:
     """Return whether a cache has something to keep; `cache: []` and one without paths have nothing."""
-    fields = fields_of(cache)
-    return bool(one_or_more(fields.get("paths"))) or truth(fields.get("untracked"))
+    return bool(one_or_more(cache, "paths")) or truth(cache, "untracked")
 
 
 def _cache_key(node: Node | None, number: int, texts: _Texts) -> str | p.CacheKeyFiles:
@@ -561,7 +557,7 @@ def _cache_key(node: Node | None, number: int, texts: _Texts) -> str | p.CacheKe
     if node.kind is Kind.SCALAR:
         return texts(text_of(node)) or "default"
     files = texts.paths(node.get("files") or node.get("files_commits"))
-    prefix = texts.maybe(node.get("prefix")) or ""
+    prefix = texts.maybe(node, "prefix") or ""
     return p.CacheKeyFiles(files=files, prefix=prefix or str(number)) if files else prefix or "default"
 
 
@@ -595,8 +591,8 @@ def _retry(node: Node | None) -> p.Retry:
     if node.kind is Kind.SCALAR:
         return p.Retry(max=int(node.value))
     most = node.get("max")
-    reasons = [text_of(reason) for reason in one_or_more(node.get("when"))]
-    codes = [] if "always" in reasons else one_or_more(node.get("exit_codes"))
+    reasons = [text_of(reason) for reason in one_or_more(node, "when")]
+    codes = [] if "always" in reasons else one_or_more(node, "exit_codes")
     return p.Retry(
         max=int(most.value) if most is not None else 0,  # nil in GitLab (lib/gitlab/ci/build/auto_retry.rb): none
         when=frozenset(_RETRY[reason] for reason in reasons or ["always"] if reason in _RETRY),

@@ -11,7 +11,7 @@ from loom.plan.placement import pool_for
 from loom.plan.variables import plan_variables, rule_variables
 from loom.util import globs
 from loom.util.toposort import CycleError
-from loom.util.yaml_file import Node
+from loom.util.yaml_file import Node, node_at
 from loom.workflow import expressions, interpolation
 from loom.workflow.instances import Instance, instances
 from loom.workflow.native.inheritance import Entry
@@ -144,7 +144,7 @@ class RuleEvaluator:
             if "if" in rule and not expressions.holds(rule["if"], values):
                 return values_of(rule["if"], values, self.selection.variables)
         except SearchError as error:
-            node = (rules.find(number, "if") if rules is not None else None) or rules
+            node = node_at(rules, number, "if") or rules
             assert node is not None  # a rule was read from somewhere
             raise WorkflowError([node.file.problem(node, str(error))]) from error
         if "changes" in rule and (why := self.unchanged(rule["changes"], values)) is not None:

@@ -203,7 +203,7 @@ class JobBuilder:
                 for name, limit in fields["ulimits"].items()
             )
         limits = builder.limits(self.context.config, **own)
-        sources = {key: node.position for key, node in fields_of(entry.merged.get("resources")).items()}
+        sources = {key: node.position for key, node in fields_of(entry.merged, "resources").items()}
         return replace(limits, sources={**limits.sources, **sources})
 
     def service(self, number: int, job: Fields, text: _Texts) -> p.Service:

@@ -9,7 +9,7 @@ from typing import Any
 
 from loom.errors import RequestError
 from loom.util.units import meant
-from loom.util.yaml_file import Node, items_of, one_or_more, text_of
+from loom.util.yaml_file import Node, items_of, node_at, one_or_more, text_of
 from loom.values import Immutable
 from loom.workflow.github.keywords import FILTERS
 from loom.workflow.github.workflows import CALL, WorkflowFile
@@ -89,11 +89,11 @@ def _path_skip_reason(on: Node | None, happened: TriggerEvent, changed: Iterable
 
 def asks_for_paths(file: WorkflowFile, event: str) -> bool:
     on = file.events.get(event)
-    return any(one_or_more(on and on.get(key)) for key in ("paths", "paths-ignore"))
+    return any(one_or_more(on, key) for key in ("paths", "paths-ignore"))
 
 
 def _texts(on: Node | None, key: str) -> list[str]:
-    return [text_of(one) for one in one_or_more(on and on.get(key))]
+    return [text_of(one) for one in one_or_more(on, key)]
 
 
 class BadPattern(ValueError):
@@ -142,13 +142,13 @@ def check(file: WorkflowFile, problems: Problems) -> None:
     """Report filters that exclude each other, wrong patterns, and inputs whose default is no value of theirs."""
     for event, on in file.events.items():
         for key in FILTERS.get(event, ()):
-            for node in one_or_more(on and on.get(key)):
+            for node in one_or_more(on, key):
                 try:
                     compiled(text_of(node).removeprefix("!"))
                 except BadPattern as error:
                     problems.say(node, f"{key}: {error}")
-            other = on and on.get(f"{key}-ignore")
-            if other is not None and on is not None and on.get(key) is not None:
+            other = node_at(on, f"{key}-ignore")
+            if other is not None and node_at(on, key) is not None:
                 why = f"{key} and {key}-ignore can't stand together; write `!` before what to leave out"
                 problems.say(other, why)
     for node in items_of(file.events.get("schedule")):
@@ -163,7 +163,7 @@ def check(file: WorkflowFile, problems: Problems) -> None:
                     value_of(name, node, text_of(default))
                 except ValueError as error:
                     problems.say(default, f"default: {error}")
-            if text_of(node.get("type")) == "choice" and not items_of(node.get("options")):
+            if text_of(node, "type") == "choice" and not items_of(node, "options"):
                 problems.say(node, f"{name}: a choice needs `options`")
 
 
@@ -183,7 +183,7 @@ def _wrong_in(cron: str) -> str:
 
 def value_of(name: str, node: Node, text: str) -> Any:
     """Return the value of an input of its type. ValueError for a text that does not fit it."""
-    match text_of(node.get("type")):
+    match text_of(node, "type"):
         case "boolean":
             if text not in ("true", "false"):
                 raise ValueError(f"{name} is true or false, not {text!r}")
@@ -194,7 +194,7 @@ def value_of(name: str, node: Node, text: str) -> Any:
             except ValueError as error:
                 raise ValueError(f"{name} is a number, not {text!r}") from error
         case "choice":
-            options = [text_of(one) for one in items_of(node.get("options"))]
+            options = [text_of(one) for one in items_of(node, "options")]
             if text not in options:
                 raise ValueError(f"{name}: {text} is none of {', '.join(options)}{meant(text, options)}")
         case _:

@@ -198,7 +198,7 @@ class WorkflowReader:
 
     def _check_steps(self, job: Node) -> None:
         seen: dict[str, int] = {}
-        for number, step in enumerate(items_of(job.get("steps"))):
+        for number, step in enumerate(items_of(job, "steps")):
             kinds = [key for key in ("run", "uses") if step.get(key) is not None]
             if not kinds and any(key in step.keys for key in _CONTROLS):
                 continue
@@ -241,7 +241,7 @@ class WorkflowReader:
         needs.check(needing, [""], self.problems)
 
     def _needs_of(self, node: Node) -> Iterator[WantedNeed]:
-        for need in one_or_more(node.get("needs")):
+        for need in one_or_more(node, "needs"):
             yield WantedNeed(job=text_of(need), node=need)
 
 

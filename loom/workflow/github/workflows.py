@@ -28,7 +28,7 @@ class WorkflowFile(Immutable):
 
     @property
     def name(self) -> str:
-        return text_of(self.root.get("name")) or self.path
+        return text_of(self.root, "name") or self.path
 
     @property
     def events(self) -> Mapping[str, Node | None]:
@@ -43,7 +43,7 @@ class WorkflowFile(Immutable):
     def inputs(self, event: str) -> Mapping[str, Node]:
         """Return the inputs that `workflow_dispatch` or `workflow_call` declares."""
         on = self.events.get(event)
-        return fields_of(on.get("inputs") if on is not None else None)
+        return fields_of(on, "inputs")
 
     def key_of(self, job: str) -> Node:
         jobs: Node = self.root.value["jobs"]
@@ -96,7 +96,7 @@ class Workflows(LoadedWorkflow[Entry]):
         return None
 
     def _inside(self, caller: Entry, job: str) -> Entry | None:
-        file = self.called.get(local_path(text_of(caller.merged.get("uses"))))
+        file = self.called.get(local_path(text_of(caller.merged, "uses")))
         for key, node in file.jobs.items() if file is not None else ():
             name = _below(key, job)
             if file is not None and (key == job or name is not None):

@@ -11,7 +11,7 @@ from typing import Any
 from msgspec import Struct
 
 from loom.util import yaml_file
-from loom.util.yaml_file import LINE_BREAK, Kind, Node, YamlFile, fields_of, items_of
+from loom.util.yaml_file import LINE_BREAK, Kind, Node, YamlFile, fields_of, items_of, node_at
 from loom.values import Immutable
 from loom.workflow.gitlab import conditions, yaml
 from loom.workflow.gitlab.variables import expand_existing
@@ -97,7 +97,7 @@ class _Inputs:
         self.file = file
         self.given = given
         self.spec = header.get("spec")
-        self.declared = fields_of(header.find("spec", "inputs"))
+        self.declared = fields_of(header, "spec", "inputs")
         self.found: dict[str, Any] = {}
 
     def values(self) -> dict[str, Any]:
@@ -115,14 +115,14 @@ class _Inputs:
         }
 
     def spec_key(self, *path: str) -> Node:
-        node = self.spec.find(*path[:-1]) if self.spec is not None else None
+        node = node_at(self.spec, *path[:-1])
         assert node is not None  # the name is one of its keys
         return node.keys[path[-1]]
 
     def _value(self, name: str, spec: Node) -> Any:
         if spec.get("rules") is not None and (spec.get("options") or spec.get("default")) is not None:
             raise _Refused("`rules` excludes `options` and `default`; write them in a rule without `if`")
-        if len(items_of(spec.get("options"))) > MAX_OPTIONS:
+        if len(items_of(spec, "options")) > MAX_OPTIONS:
             raise _Refused(f"GitLab allows at most {MAX_OPTIONS} options")
         rule = self._rule(spec)
         given = self.given.inputs.get(name)
@@ -138,7 +138,7 @@ class _Inputs:
         value = _typed(text, kind) if text is not None else node.plain() if node is not None else None
         if not _TYPES[kind](value):
             raise _Refused(f"expected {'an' if kind == 'array' else 'a'} {kind}, found {value!r}")
-        options = (rule.get("options") if rule is not None else None) or spec.get("options")
+        options = node_at(rule, "options") or spec.get("options")
         if options is not None and kind == "boolean":
             raise _Refused("a boolean has no `options` in GitLab")
         allowed = [option.plain() for option in items_of(options)]
@@ -164,7 +164,7 @@ class _Inputs:
         """Return the first of `spec:inputs:NAME:rules` that holds for the inputs before it."""
         names = {name: f"INPUT_{number}" for number, name in enumerate(self.declared)}
         values = {names[name]: input_text(value) for name, value in self.found.items()}
-        for rule in items_of(spec.get("rules")):
+        for rule in items_of(spec, "rules"):
             condition = _text(rule.get("if"))
             if not condition:
                 return rule

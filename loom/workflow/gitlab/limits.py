@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from loom.util.units import duration_text
-from loom.util.yaml_file import Kind, Node, fields_of, one_or_more
+from loom.util.yaml_file import Kind, Node, fields_of, node_at, one_or_more
 from loom.workflow.gitlab import conditions
 from loom.workflow.gitlab.durations import seconds
 from loom.workflow.instances import combinations
@@ -153,7 +153,7 @@ def _exposed(node: Node) -> str | None:
         return None
     if not _EXPOSED.fullmatch(_text(node, "expose_as")):
         return "`expose_as` is up to 100 letters, digits, -, _ and spaces"
-    paths = one_or_more(node.get("paths"))
+    paths = one_or_more(node, "paths")
     if any("*" in path.text for path in paths):
         return "`expose_as` allows no `*` in `paths`"
     return None if paths else "`expose_as` needs `paths`"
@@ -187,7 +187,7 @@ def _copies(node: Node) -> str | None:
 
 def _mirrors(node: Node) -> str | None:
     """Return the problem of `needs:pipeline` without `job`, by which only a job with `trigger` may mirror a pipeline's status."""
-    written = () if _has(node, "trigger") else one_or_more(node.get("needs"))
+    written = () if _has(node, "trigger") else one_or_more(node, "needs")
     fits = all(_has(one, "job") for one in written if _has(one, "pipeline"))
     return None if fits else "job is missing beside `pipeline` in `needs`; add it"
 
@@ -276,7 +276,7 @@ def check_stops(jobs: Mapping[str, Node], problems: Problems) -> None:
         if on_stop is None or on_stop.value is None:
             continue
         stopping = jobs.get(on_stop.text)
-        there = stopping.get("environment") if stopping is not None else None
+        there = node_at(stopping, "environment")
         if stopping is None:
             why = f"there is no job {on_stop.text}"
         elif there is None or _name(there) != _name(job.value["environment"]):

@@ -83,7 +83,7 @@ class _Assembly:
             root=root,
             stages=stages,
             entries=entries,
-            variable_nodes=fields_of(root.get("variables")),
+            variable_nodes=fields_of(root, "variables"),
             undecided=self.files.undecided,
             notices=(
                 *self.problems.notices.values(),

@@ -36,7 +36,7 @@ def above(entry: Entry, rule_needs: Node | None) -> Iterator[Node]:
     """Yield the entries of `needs` that want artifacts of a job of another pipeline of this project."""
     for item in one_or_more(_written_needs(entry, rule_needs)):
         elsewhere = item.get("pipeline") is not None and item.get("project") is None
-        if elsewhere and item.get("job") is not None and truth(item.get("artifacts"), True):
+        if elsewhere and item.get("job") is not None and truth(item, "artifacts", default=True):
             yield item
 
 
@@ -66,8 +66,8 @@ def check(pipeline: Pipeline, problems: Problems) -> None:
         if count > LIMIT:
             message = f"needs: a job can need {LIMIT} others, and this one lists {count}; wait for a stage instead"
             problems.say(entry.merged.get("needs") or entry.key, message)
-        for file in one_or_more(entry.merged.find("trigger", "include")):
-            job = text_of(file.get("job"))
+        for file in one_or_more(entry.merged, "trigger", "include"):
+            job = text_of(file, "job")
             if position.get(titles.get(job, job), 0) > position[name]:
                 why = f"trigger:include:job: {job} is in a later stage, so its file is not there yet"
                 problems.say(file, why)
@@ -82,7 +82,7 @@ def names(job: Node) -> list[str]:
 def _needs_of(entry: Entry) -> Iterator[WantedNeed]:
     """Yield the needs of a job, also those that a rule sets."""
     yield from _entries(entry.merged.get("needs"))
-    for number, rule in enumerate(flat(items_of(entry.merged.get("rules")))):
+    for number, rule in enumerate(flat(items_of(entry.merged, "rules"))):
         for need in _entries(rule.get("needs"), number):
             yield replace(need, always=False)
 
@@ -96,8 +96,8 @@ def _entries(node: Node | None, rule: int | None = None) -> Iterator[WantedNeed]
             yield WantedNeed(
                 job=text_of(job),
                 node=item,
-                optional=truth(item.get("optional")),
-                artifacts=truth(item.get("artifacts"), True),
+                optional=truth(item, "optional"),
+                artifacts=truth(item, "artifacts", default=True),
                 which=rule if item.get("parallel") is None else item,
             )
 
@@ -121,7 +121,7 @@ def _combinations(need: WantedNeed, instance: Instance, problems: Problems) -> I
 def _check_dependencies(
     entry: Entry, owner: Mapping[str, str], position: Mapping[str, int], problems: Problems
 ) -> None:
-    node, needs = entry.merged.get("dependencies"), one_or_more(entry.merged.get("needs"))
+    node, needs = entry.merged.get("dependencies"), one_or_more(entry.merged, "needs")
     needed = names(entry.merged)
     for item in items_of(node):
         name = text_of(item)

@@ -6,7 +6,7 @@ import hashlib
 import re
 from collections.abc import Mapping
 
-from loom.util.yaml_file import Kind, Node, text_of
+from loom.util.yaml_file import Kind, Node, node_at, text_of
 from loom.workflow.gitlab.variables import expand
 from loom.workflow.instances import Instance
 
@@ -41,13 +41,13 @@ def environment_variables(node: Node | None, values: Mapping[str, str]) -> dict[
     return {
         "CI_ENVIRONMENT_NAME": name,
         "CI_ENVIRONMENT_SLUG": environment_slug(name),
-        "CI_ENVIRONMENT_ACTION": text_of(node.get("action")) or "start",
-        "CI_ENVIRONMENT_TIER": text_of(node.get("deployment_tier")) or next(by_name, "other"),
+        "CI_ENVIRONMENT_ACTION": text_of(node, "action") or "start",
+        "CI_ENVIRONMENT_TIER": text_of(node, "deployment_tier") or next(by_name, "other"),
     }
 
 
 def url_of_environment(node: Node | None, values: Mapping[str, str]) -> dict[str, str]:
-    url = None if node is None else node.get("url")
+    url = node_at(node, "url")
     return {} if url is None else {"CI_ENVIRONMENT_URL": expand(text_of(url), values)}
 
 

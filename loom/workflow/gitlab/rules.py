@@ -14,7 +14,7 @@ from loom.errors import Problem
 from loom.util import globs
 from loom.util.budget import spend
 from loom.util.globs import GlobError
-from loom.util.yaml_file import Kind, Node, fields_of, flat, items_of, one_or_more, text_of
+from loom.util.yaml_file import Kind, Node, fields_of, flat, items_of, node_at, one_or_more, text_of
 from loom.workflow.changes import changes_since, event_changes
 from loom.workflow.facts import Facts
 from loom.workflow.gitlab import conditions, durations, paths
@@ -43,14 +43,14 @@ class GitLabRules(GitLabPolicies, frozen=True):
         """Decide for one instance of a job. `global_rules`: whether the file has `workflow:rules`, which lift the default
         of `only`.
         """
-        base = text_of(entry.merged.get("when")) or "on_success"
+        base = text_of(entry.merged, "when") or "on_success"
         rules = entry.merged.get("rules")
         if rules is None or rules.value is None:
             reason = self.excluded(entry, default=not global_rules)
             return self._decision(entry, None, "never" if reason else base, reason=reason)
         passed: list[str] = []
         for number, rule in self._matching(rules, passed):
-            when = text_of(rule.get("when")) or base
+            when = text_of(rule, "when") or base
             reason = f"rules[{number}] says never{self._values_text(rule)}" if when == "never" else ""
             return self._decision(entry, rule, when, reason=reason, number=number)
         return self._decision(entry, None, "never", reason=no_match(passed))
@@ -62,16 +62,16 @@ class GitLabRules(GitLabPolicies, frozen=True):
             return decision("always")
         passed: list[str] = []
         for number, rule in self._matching(rules, passed):
-            if text_of(rule.get("when")) == "never":
+            if text_of(rule, "when") == "never":
                 return decision("never", number, f"workflow: rules[{number}] says never{self._values_text(rule)}")
-            return decision("always", number, variables=read(rule.get("variables")))
+            return decision("always", number, variables=read(rule, "variables"))
         return decision("never", reason=no_match(passed, NO_PIPELINE))
 
     def include_applies(self, rules: Node | None) -> bool:
         if rules is None or rules.value is None:
             return True
         for _, rule in self._matching(rules):
-            return text_of(rule.get("when")) != "never"
+            return text_of(rule, "when") != "never"
         return False
 
     def _matching(self, rules: Node, passed: list[str] | None = None) -> Iterator[tuple[int, Node]]:
@@ -135,8 +135,8 @@ class GitLabRules(GitLabPolicies, frozen=True):
             reason,
             start_in=self._start_in(entry, rule or entry.merged) if when == "delayed" else None,
             allow_failure=_allow_failure(entry, rule),
-            variables={} if rule is None else read(rule.get("variables")),
-            needs=None if rule is None else rule.get("needs"),
+            variables=read(rule, "variables"),
+            needs=node_at(rule, "needs"),
         )
 
     def _start_in(self, entry: Entry, there: Node) -> float | None:
@@ -159,10 +159,10 @@ def _expanded(written: Node, values: Mapping[str, str]) -> list[str]:
 
 def _allow_failure(entry: Entry, rule: Node | None) -> bool | frozenset[int]:
     """Return the rule's value, else the job's; a job that is manual by itself may fail."""
-    given = (rule.get("allow_failure") if rule is not None else None) or entry.merged.get("allow_failure")
+    given = node_at(rule, "allow_failure") or entry.merged.get("allow_failure")
     if given is None:
-        return text_of(entry.merged.get("when")) == "manual"
-    codes = one_or_more(given.get("exit_codes"))
+        return text_of(entry.merged, "when") == "manual"
+    codes = one_or_more(given, "exit_codes")
     return frozenset(int(code.value) for code in codes) if codes else given.value is True
 
 
@@ -172,9 +172,8 @@ def ends_at_failure(pipeline: Pipeline, decided: RuleDecision) -> bool:
     workflow = pipeline.root.get("workflow")
     if workflow is None:
         return False
-    rule = None if decided.rule is None else flat(items_of(workflow.get("rules")))[decided.rule]
-    said = (rule.find(*path) if rule is not None else None) or workflow.find(*path)
-    return text_of(said) == "all"
+    rule = None if decided.rule is None else flat(items_of(workflow, "rules"))[decided.rule]
+    return text_of(node_at(rule, *path) or workflow.find(*path)) == "all"
 
 
 def is_blank(node: Node) -> bool:
@@ -217,7 +216,7 @@ def unset_variables(
     """Report the variables that conditions read and only the server knows, each once: here, they have no value."""
     source = facts.predefined.get("CI_PIPELINE_SOURCE")
     asked = {one.name: one.why for one in NOT_SET if one.source in ("*", source)}
-    given = {*facts.own_variables(), *facts.given, *fields_of(root.get("variables"))}
+    given = {*facts.own_variables(), *facts.given, *fields_of(root, "variables")}
     for node, own in conditions_of(root, entries, of_includes):
         for name in _NAMES.findall(text_of(node)):
             if name in asked and name not in given and name not in own:
@@ -233,11 +232,11 @@ def conditions_of(
         yield from ((node, {}) for node in ifs(rules))
     whole: Mapping[str, Node] = {}
     owners = [(node, whole) for node in (root.get("workflow"),) if node is not None]
-    owners += [(entry.merged, fields_of(entry.merged.get("variables"))) for entry in entries]
+    owners += [(entry.merged, fields_of(entry.merged, "variables")) for entry in entries]
     for owner, own in owners:
         yield from ((node, own) for node in ifs(owner.get("rules")))
         for key in ("only", "except"):
-            yield from ((node, own) for node in one_or_more(owner.find(key, "variables")))
+            yield from ((node, own) for node in one_or_more(owner, key, "variables"))
 
 
 def read_by(rules: Node | None) -> Iterator[Node]:

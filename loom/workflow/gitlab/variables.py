@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from loom.errors import RequestError, WorkflowError
 from loom.util import globs, yaml_file
 from loom.util.toposort import CycleError, order
-from loom.util.yaml_file import Kind, Node, fields_of, items_of, text_of, truth
+from loom.util.yaml_file import Kind, Node, fields_of, items_of, node_at, text_of, truth
 from loom.values import Immutable
 from loom.workflow import interpolation
 from loom.workflow.facts import Variable
@@ -38,13 +38,13 @@ _NAME = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 _HINT = "`gitlab: {variables: FILE}` in ~/.config/loom/config.yml names it"
 
 
-def read(node: Node | None) -> dict[str, Variable]:
+def read(node: Node | None, *path: str) -> dict[str, Variable]:
     """Read a `variables:` mapping; numbers and truth values become the texts that GitLab makes of them."""
     found = {}
-    for name, value in fields_of(node).items():
+    for name, value in fields_of(node, *path).items():
         if value.kind is Kind.MAPPING:
-            expands = truth(value.get("expand"), True)
-            found[name] = Variable(value=text_of(value.get("value")), expand=expands, node=value)
+            expands = truth(value, "expand", default=True)
+            found[name] = Variable(value=text_of(value, "value"), expand=expands, node=value)
         else:
             found[name] = Variable(value=text_of(value), node=value)
     return found
@@ -112,7 +112,7 @@ def _single(name: str, node: Node) -> Variable:
     ref = text_of(fields.get("ref"))
     return Variable(
         value=SECRET if ref else text_of(fields.get("value")),
-        expand=not ref and truth(fields.get("expand"), True),
+        expand=not ref and truth(fields.get("expand"), default=True),
         file=truth(fields.get("file")),
         ref=ref,
         node=node,
@@ -126,7 +126,7 @@ def check(node: Node | None, problems: Problems) -> None:
         if options is None:
             continue
         allowed = [text_of(option) for option in items_of(options)]
-        if text_of(value.get("value")) not in allowed:
+        if text_of(value, "value") not in allowed:
             message = f"variables:options: the value of {name} must be one of its options: {', '.join(allowed)}"
             problems.say(value.get("value") or value, message)
 
@@ -179,7 +179,7 @@ def layers(
 
 def inherited(variables: Mapping[str, Variable], inherit: Node | None) -> Mapping[str, Variable]:
     """Return the global variables that `inherit:variables` lets through."""
-    wanted = inherit.get("variables") if inherit is not None else None
+    wanted = node_at(inherit, "variables")
     if wanted is None or wanted.value is True:
         return variables
     names = {node.value for node in items_of(wanted)}

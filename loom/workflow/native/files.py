@@ -56,7 +56,7 @@ class WorkflowFiles:
                 way = "a workflow begins with `version: v1`" if main else "remove the include"
                 self._problems.found.append(yaml.problem(None, f"the file is empty; {way}"))
         elif root.kind is Kind.MAPPING:
-            for node in one_or_more(root.get("include")):
+            for node in one_or_more(root, "include"):
                 if (local := node.get("local")) is not None:
                     self._include(local, trail)
             self.found.append(yaml)

@@ -79,7 +79,7 @@ def scripts_of(entries: Iterable[E]) -> Iterator[tuple[E, Node]]:
     """Yield every step with its inherited values: the job, and the text."""
     for entry in entries:
         for key in ("before_script", "script", "after_script"):
-            for node in one_or_more(entry.merged.get(key)):
+            for node in one_or_more(entry.merged, key):
                 if isinstance(node.value, str):
                     yield entry, node
 
@@ -101,7 +101,7 @@ def _unknown_names(workflow: Workflow, predefined: Collection[str], entries: Ite
         known = everywhere | own
         for node in _conditions(entry.merged.get("rules")):
             yield from _unknown_in_condition(node, known)
-        for name, node in fields_of(entry.merged.get("variables")).items():
+        for name, node in fields_of(entry.merged, "variables").items():
             yield from _unknown_in_value(entry, name, node, known, secrets)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from loom.errors import Problem
-from loom.util.yaml_file import Kind, Node, YamlFile, fields_of, items_of
+from loom.util.yaml_file import Kind, Node, YamlFile, fields_of, items_of, node_at
 from loom.workflow import merge
 from loom.workflow.facts import Facts
 from loom.workflow.languages import NATIVE
@@ -47,7 +47,7 @@ def examine(path: Path, root: Path, facts: Callable[[], Facts] | None = None) ->
 
 def _foreign(file: YamlFile) -> Problem | None:
     """Return what is told of a file of another program, instead of each key that it has not; None for a workflow."""
-    version = file.root.get("version") if file.root is not None else None
+    version = node_at(file.root, "version")
     if (
         file.root is None
         or file.root.get("stages") is not None
@@ -74,7 +74,7 @@ def _assemble(path: str, files: list[YamlFile], problems: Shapes) -> Workflow | 
         checked = problems.root(root, main=root is main)
         if (own := root.get("default")) is not None and own.kind is Kind.MAPPING:
             default = own if default is None else merge.merge(default, own, RULES)
-        variables |= fields_of(root.get("variables"))
+        variables |= fields_of(root, "variables")
         _take_entries(root, written, broken, problems)
     if all(name.startswith(".") for name in written) and not problems.found:
         problems.say(main, "the workflow has no jobs; add a name with `stage` and `script`")

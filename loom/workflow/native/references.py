@@ -87,15 +87,15 @@ def _combination(need: WantedNeed, needed: Entry) -> Iterator[str]:
 
 def needs_of(job: Node) -> Iterator[WantedNeed]:
     """Yield the needs of a job, without entries of a wrong shape, which are reported elsewhere."""
-    for node in one_or_more(job.get("needs")):
+    for node in one_or_more(job, "needs"):
         needed = node if node.kind is Kind.SCALAR else node.get("job")
         if needed is not None and isinstance(needed.value, str):
-            matrix = {key: str(one.value) for key, one in fields_of(node.get("matrix")).items()}
+            matrix = {key: str(one.value) for key, one in fields_of(node, "matrix").items()}
             yield WantedNeed(
                 job=needed.value.strip(),
                 node=needed,
-                optional=truth(node.get("optional")),
-                artifacts=truth(node.get("artifacts"), True),
+                optional=truth(node, "optional"),
+                artifacts=truth(node, "artifacts", default=True),
                 matrix=(matrix,) if matrix else (),
                 which=matrix,
             )
