@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from enum import Enum
 from operator import itemgetter
 from pathlib import Path
@@ -86,6 +86,12 @@ class Node:
         """Return the node at a path of keys and indexes, or None."""
         return node_at(self, *path)
 
+    def having(self, value: Any, kind: Kind | None = None) -> Node:
+        """Return a node with another content at the same position, with the same nodes of keys; of the same kind by default."""
+        copy = Node(self.file, kind or self.kind, value, self.line, self.column, self.length)
+        copy.keys = self.keys
+        return copy
+
     @property
     def owner(self) -> str:
         """The root key that contains this value in its file, also after merging; empty for the root."""
@@ -126,13 +132,6 @@ def flat(nodes: Iterable[Node]) -> list[Node]:
 def depth(node: Node) -> int:
     """Return the depth of nested lists."""
     return 1 + max((depth(item) for item in node.value), default=0) if node.kind is Kind.LIST else 0
-
-
-def mapping(like: Node, value: Mapping[str, Node]) -> Node:
-    """Return a mapping with another content at the same position; `like` has the nodes of its keys."""
-    copy = Node(like.file, Kind.MAPPING, dict(value), like.line, like.column, like.length)
-    copy.keys = like.keys
-    return copy
 
 
 def fields_of(node: Node | None, *path: str | int) -> dict[str, Node]:

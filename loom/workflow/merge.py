@@ -7,7 +7,7 @@ from types import MappingProxyType
 
 from loom.util.budget import spend
 from loom.util.toposort import CycleError, order
-from loom.util.yaml_file import Kind, Node, mapping, one_or_more
+from loom.util.yaml_file import Kind, Node, one_or_more
 from loom.workflow.messages import Problems
 
 Rules = Mapping[str, Callable[[Node, Node], Node]]
@@ -19,7 +19,7 @@ def merge(base: Node, over: Node, rules: Rules = MappingProxyType({})) -> Node:
     if base.kind is not Kind.MAPPING or over.kind is not Kind.MAPPING or base is over:
         return over
     spend("values", over, len(base.value))
-    merged = mapping(over, base.value)
+    merged = over.having({**base.value})
     merged.keys = base.keys | over.keys
     for key, node in over.value.items():
         below = base.value.get(key)
@@ -33,7 +33,7 @@ def merge(base: Node, over: Node, rules: Rules = MappingProxyType({})) -> Node:
 def drop_keys(node: Node, keys: Iterable[str]) -> Node:
     if node.kind is not Kind.MAPPING or not any(key in node.value for key in keys):
         return node
-    return mapping(node, {key: value for key, value in node.value.items() if key not in keys})
+    return node.having({key: value for key, value in node.value.items() if key not in keys})
 
 
 def parents_of(node: Node) -> list[Node]:

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from loom.errors import Problem
 from loom.util.budget import spend
-from loom.util.yaml_file import Kind, Node, depth, flat, mapping
+from loom.util.yaml_file import Kind, Node, depth, flat
 from loom.workflow import wording
 from loom.workflow.keywords import Keyword, Shape, Support, Table, shape_of
 from loom.workflow.messages import NO_EFFECT, Problems
@@ -188,10 +188,7 @@ class Shapes(Problems, kw_only=True):
 
     def made(self, node: Node, value: Any, name: str = "", *, sound: bool) -> Any:
         """Return what a value becomes, of a mapping with its name in the table; not `sound`: parts of it are wrong."""
-        if node.kind is Kind.MAPPING:
-            return mapping(node, value)
-        is_list = node.kind is Kind.LIST
-        return Node(node.file, Kind.LIST, value, node.line, node.column, node.length) if is_list else node
+        return node if node.kind is Kind.SCALAR else node.having(value)
 
     def formed(self, value: Any, node: Node, shape: Shape, keyword: Keyword) -> Any:
         """Return a sound value in the one form that later passes read."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from enum import Enum
 from typing import Any, Final, Literal
 
-from loom.util.yaml_file import Kind, Node, mapping
+from loom.util.yaml_file import Kind, Node
 from loom.workflow.github import expressions
 from loom.workflow.github.expressions import Value, json_value, text_of, truth
 from loom.workflow.github.keywords import JOB
@@ -99,9 +99,9 @@ class Texts:
             return node
         if node.kind is Kind.LIST:
             items = [self.written_out(one, unknown, name) for one in node.value]
-            return Node(node.file, Kind.LIST, items, node.line, node.column, node.length)
+            return node.having(items)
         below = {key: "services:NAME" if name == "services" else f"{name}:{key}".lstrip(":") for key in node.value}
-        return mapping(node, {key: self.written_out(one, unknown, below[key]) for key, one in node.value.items()})
+        return node.having({key: self.written_out(one, unknown, below[key]) for key, one in node.value.items()})
 
     def condition(self, node: Node | None) -> bool | None:
         """Return the result of an `if`; None if it is known only in the run."""
@@ -136,7 +136,7 @@ def node_of(value: Value, at: Node) -> Node:
     elif isinstance(value, list):
         content = [node_of(one, at) for one in value]
     kind = Kind.MAPPING if isinstance(value, Mapping) else Kind.LIST if isinstance(value, list) else Kind.SCALAR
-    return Node(at.file, kind, content, at.line, at.column, at.length)
+    return at.having(content, kind)
 
 
 def as_written(node: Node) -> Any:

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from loom.errors import Problem, RequestError
 from loom.util import yaml_file
 from loom.util.paths import name_from
-from loom.util.yaml_file import Kind, Node, YamlFile, fields_of, items_of, mapping, one_or_more, text_of
+from loom.util.yaml_file import Kind, Node, YamlFile, fields_of, items_of, one_or_more, text_of
 from loom.workflow import needs
 from loom.workflow.facts import Facts
 from loom.workflow.github import events, yaml
@@ -168,8 +168,7 @@ class WorkflowReader:
 
     def _job(self, name: str, node: Node, key: Node) -> Node:
         if (steps := node.get("steps")) is not None and steps.kind is Kind.LIST:
-            in_order = Node(steps.file, Kind.LIST, list(_flat_steps(steps)), steps.line, steps.column, steps.length)
-            node = mapping(node, {**node.value, "steps": in_order})
+            node = node.having({**node.value, "steps": steps.having([*_flat_steps(steps)])})
         job: Node = self.problems.fields(node, "", JOB_TABLE)
         check_expressions(job, self.problems, of_job=True)
         if (uses := node.get("uses")) is not None:

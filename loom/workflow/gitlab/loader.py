@@ -10,7 +10,7 @@ from pathlib import Path
 
 from loom.util.budget import spend
 from loom.util.paths import name_from
-from loom.util.yaml_file import Kind, Node, fields_of, flat, items_of, mapping, text_of
+from loom.util.yaml_file import Kind, Node, fields_of, flat, items_of, text_of
 from loom.workflow.facts import Facts
 from loom.workflow.gitlab import limits, rules
 from loom.workflow.gitlab.files import CODE, GitLabFiles
@@ -58,7 +58,7 @@ class _Assembly:
 
     def pipeline(self, content: Node) -> Pipeline:
         written = {name: content.value[name] for name in _entry_names(content)}
-        inherited = mapping(content, {**content.value, **extended(written, self.problems, most=MAX_LEVELS)})
+        inherited = content.having({**content.value, **extended(written, self.problems, most=MAX_LEVELS)})
         whole = Resolver(inherited, self.problems).resolved()
         root = self.problems.root(whole)
         stages = self._stages(root)
@@ -181,7 +181,7 @@ def _add_defaults(job: Node, defaults: Mapping[str, tuple[Node, Node]]) -> Node:
     }
     if not added:
         return job
-    merged = mapping(job, {**job.value, **added})
+    merged = job.having({**job.value, **added})
     merged.keys = job.keys | {key: defaults[key][1] for key in added}
     return merged
 

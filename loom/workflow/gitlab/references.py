@@ -40,9 +40,7 @@ class Resolver:
         new, old = (value.values(), node.value.values()) if isinstance(value, dict) else (value, node.value)
         if all(one is other for one, other in zip(new, old, strict=True)):
             return node
-        copy = Node(node.file, node.kind, value, node.line, node.column, node.length)
-        copy.keys = node.keys
-        return copy
+        return node.having(value)
 
     def _target(self, node: Node, trail: tuple[tuple[str, ...], ...], depth: int) -> Node:
         path = tuple(str(item.value) for item in node.value)
@@ -71,4 +69,4 @@ class Resolver:
 
     def _refused(self, node: Node, message: str) -> Node:
         self.problems.say(node, message)
-        return Node(node.file, Kind.REFUSED, None, node.line, node.column, node.length)
+        return node.having(None, Kind.REFUSED)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from loom.util.yaml_file import Kind, Node, mapping
+from loom.util.yaml_file import Kind, Node
 from loom.workflow import shapes
 from loom.workflow.gitlab import limits, yaml
 from loom.workflow.gitlab.durations import seconds
@@ -63,7 +63,7 @@ class GitLabShapes(shapes.Shapes, kw_only=True):
             keyword = _TABLE[""].get(key)
             if (value := node if keyword is None else self.value(node, keyword, _TABLE)) is not None:
                 found[key] = value
-        return mapping(root, found)
+        return root.having(found)
 
     def named(self, keyword: Keyword, name: str, node: Node) -> bool:
         """Refuse a name that is no text; say what becomes of a variable that GitLab's runner reads."""

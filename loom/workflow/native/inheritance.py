@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from msgspec.structs import replace
 
-from loom.util.yaml_file import Kind, Node, mapping
+from loom.util.yaml_file import Kind, Node
 from loom.workflow import loaded, merge
 from loom.workflow.native.shapes import Fields, Shapes
 
@@ -29,7 +29,7 @@ def _image(base: Node, over: Node) -> Node:
     if over.kind is not Kind.MAPPING or "name" in over.value or "build" in over.value:
         return over
     if base.kind is Kind.SCALAR:
-        named = mapping(base, {"name": base})
+        named = base.having({"name": base}, Kind.MAPPING)
         named.keys = {"name": base}
         base = named
     return merge.merge(base, over)

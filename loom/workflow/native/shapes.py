@@ -7,7 +7,7 @@ from math import prod
 from typing import Any, ClassVar
 
 from loom.util.units import nearest
-from loom.util.yaml_file import Kind, Node, fields_of, items_of, mapping
+from loom.util.yaml_file import Kind, Node, fields_of, items_of
 from loom.workflow import shapes, wording
 from loom.workflow.keywords import Keyword, Shape
 from loom.workflow.native import keywords, values
@@ -94,7 +94,7 @@ class Shapes(shapes.Shapes):
             if only.pop(key, None) is not None:
                 why = f"only the main file has {key}; move it there"
                 self.say(root.keys[key], why)
-        checked = self.validated("root" if main else "included", mapping(root, only))
+        checked = self.validated("root" if main else "included", root.having(only))
         default = root.get("default")
         if default is not None and default.kind is Kind.MAPPING:
             self.validated("default", default, partial=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from loom.util import yaml_file
-from loom.util.yaml_file import Node, fields_of, items_of, mapping
+from loom.util.yaml_file import Node, fields_of, items_of
 from loom.workflow.gitlab import yaml as gitlab_yaml
 
 TEXT = """\
@@ -40,7 +40,7 @@ def test_each_value_and_key_has_its_path_and_what_is_shared_that_of_its_anchor()
         wanted = (".base", *path[1:]) if path[0:1] == ("job",) and path[1:2] and path[1] in merged else path
         wanted = ("job", "own", *path[2:]) if path[:2] == ("job", "again") and node.text != "again" else wanted
         assert (tuple(file.path_to(node)), node.owner) == (wanted, str(next(iter(wanted), ""))), path
-    copy = mapping(file.root.value["job"], {})
+    copy = file.root.value["job"].having({})
     assert file.problem(copy, "x").pointer == "/job"
     assert file.problem(file.root.value[".base"].keys["~key/of"], "x").pointer == "/.base/~0key~1of"
     assert file.problem(None, "x").pointer == "/"
