@@ -230,14 +230,18 @@ class _Gate:
     def after(self) -> list[JobVerdict]:
         """Return what is known after the run of the rest."""
         left_out = _left_out(self._run.plan, self._accepted)
-        return [*map(self._after, self._run.plan.jobs), *self._grown(), *left_out]
+        grown = _grown(self._run.plan, self._proof(), self._accepted)
+        return [*map(self._after, self._run.plan.jobs), *grown, *left_out]
+
+    def _proof(self) -> RunProof | None:
+        return Proofs(self._worktree.config.state_dir).of_run(self._run.run_id)
 
     def _after(self, job: Job) -> JobVerdict:
         known = self._before(job)
         if known.state != "to-run":
             return known
         run_id = self._run.run_id
-        proof = Proofs(self._worktree.config.state_dir).of_run(run_id)
+        proof = self._proof()
         reading = self._project.find(run_id)
         state = reading.fold.jobs.get(job.id)
         one = next((each for each in proof.jobs if each.job_id == job.id), None) if proof is not None else None
@@ -269,19 +273,6 @@ class _Gate:
             f": none could be written in {kept}; is it full?" if not proof else ""
         )
 
-    def _grown(self) -> Iterator[JobVerdict]:
-        """Yield the verdicts on jobs that only came into being in the run."""
-        run_id = self._run.run_id
-        proof = Proofs(self._worktree.config.state_dir).of_run(run_id)
-        for one in proof.jobs if proof is not None else ():
-            if self._run.plan.has(one.job_id):
-                continue
-            words = sorted({*one.unlike} - self._accepted)
-            passed = one.status in (Status.SUCCESS, Status.SKIPPED) or one.allowed
-            text = f"does not count: {_reasons(words)}" if words else f"{one.status} in run {run_id}"
-            kind: State = "failed" if not passed else "doubtful" if words else "passed"
-            yield JobVerdict(job_id=one.job_id, state=kind, text=text, run_id=run_id)
-
     def _of_children(self, run_id: str) -> Iterator[str]:
         """Yield what made the runs of child pipelines unlike CI's."""
         for entry in takewhile(lambda one: int(one.run_id) > int(run_id), self._store.entries()):
@@ -291,6 +282,20 @@ class _Gate:
                 if any(left.unknown for left in PastRun(entry).plan.left_out):
                     yield "undecided"
                 yield from self._of_children(entry.run_id)
+
+
+def _grown(plan: Plan, proof: RunProof | None, accepted: frozenset[str]) -> Iterator[JobVerdict]:
+    """Yield the verdicts on jobs that only came into being in the run."""
+    if proof is None:
+        return
+    for one in proof.jobs:
+        if plan.has(one.job_id):
+            continue
+        words = sorted({*one.unlike} - accepted)
+        passed = one.status in (Status.SUCCESS, Status.SKIPPED) or one.allowed
+        text = f"does not count: {_reasons(words)}" if words else f"{one.status} in run {proof.run_id}"
+        kind: State = "failed" if not passed else "doubtful" if words else "passed"
+        yield JobVerdict(job_id=one.job_id, state=kind, text=text, run_id=proof.run_id)
 
 
 def _left_out(plan: Plan, accepted: Container[str]) -> Iterator[JobVerdict]:

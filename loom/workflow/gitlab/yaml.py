@@ -135,8 +135,6 @@ def _number(text: str) -> Any:
         return text[1:].strip("\"'") if len(text) > 1 else text  # a Ruby symbol
     if _DATE.fullmatch(text):
         return _Date()
-    if text[0] not in "+-.0123456789":
-        return text
     if text.lower().lstrip("+-") in (".inf", ".nan"):
         return float(text.replace(".", ""))
     if _BASE_60.fullmatch(text):

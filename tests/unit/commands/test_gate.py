@@ -12,10 +12,14 @@ from pathlib import Path
 import pytest
 
 from loom.commands.gate.checked_commit import CommitFinder
+from loom.commands.gate.gate import _grown
 from loom.commands.gate.hook import _pushed, gate_install, gate_pre_push, gate_uninstall
 from loom.commands.plan.contexts import NO_COMMIT
 from loom.commands.project import open_project
 from loom.errors import RequestError
+from loom.plan.model import Job, Plan, Step
+from loom.record.proofs import JobProof, RunProof
+from loom.status import Status
 from tests.support.loom_process import run_loom
 
 NONE = "0" * 40
@@ -171,6 +175,63 @@ def test_of_several_workflows_the_one_of_the_server_counts(
     checkout.commit("all")
     checkout.git("remote", "add", "origin", url)
     assert checkout.gate("--dry-run") == expected
+
+
+def test_what_a_gate_foretells_of_each_job(checkout: Checkout) -> None:
+    (checkout.root / ".gitlab-ci.yml").write_text("""\
+stages: [build, test, deploy]
+by-hand: {script: x, stage: build, when: manual, allow_failure: false}
+if-wanted: {script: x, stage: build, when: manual}
+lint: {script: x, stage: build, allow_failure: true}
+report: {script: x, stage: build, when: on_failure}
+unit: {script: x, stage: test}
+pack: {script: x, stage: deploy, needs: [unit]}
+docs: {script: x, stage: test, needs: [if-wanted]}
+windows: {script: x, needs: [], tags: [windows]}
+asks: {script: x, needs: [], rules: [{if: $OF_THE_SERVER}]}
+release: {script: x, stage: deploy, needs: [], environment: production}
+""")
+    checkout.commit("one")
+    assert checkout.gate("--dry-run") == {
+        "by-hand": "manual: nobody starts it",
+        "if-wanted": "manual: nobody starts it",
+        "lint": "may fail",
+        "report": "runs after a failure alone",
+        "unit": "waits for by-hand, which is manual, as in CI",
+        "pack": "waits for by-hand, which is manual, as in CI",
+        "docs": "has to run",
+        "windows": "left out: its tag windows is of runners with Windows",
+        "asks": "left out: none of its rules matches: $OF_THE_SERVER is not set",
+        "release": "left out: it deploys",
+    }
+
+
+def test_jobs_that_came_into_being_in_a_run_are_judged_too() -> None:
+    done = Step(phase="script", number=1, script=":")
+    plan = Plan(
+        workflow_path="",
+        stages=("s",),
+        jobs=(Job(id="known", name="known", stage="s", steps=(done,), provider="host"),),
+    )
+    jobs = (
+        JobProof(job_id="known", status=Status.FAILURE),
+        JobProof(job_id="good", status=Status.SUCCESS),
+        JobProof(job_id="skipped", status=Status.SKIPPED),
+        JobProof(job_id="allowed", status=Status.FAILURE, allowed=True),
+        JobProof(job_id="accepted", status=Status.SUCCESS, unlike=("cache",)),
+        JobProof(job_id="unlike", status=Status.SUCCESS, unlike=("cache", "edited")),
+        JobProof(job_id="bad", status=Status.FAILURE, unlike=("edited",)),
+    )
+    proof = RunProof(run_id="7", tree="", commit="", record="", jobs=jobs)
+    assert [(one.job_id, one.state, one.run_id) for one in _grown(plan, proof, frozenset({"cache"}))] == [
+        ("good", "passed", "7"),
+        ("skipped", "passed", "7"),
+        ("allowed", "passed", "7"),
+        ("accepted", "passed", "7"),
+        ("unlike", "doubtful", "7"),
+        ("bad", "failed", "7"),
+    ]
+    assert not [*_grown(plan, None, frozenset())]
 
 
 @pytest.mark.slow

@@ -14,7 +14,9 @@ import pytest
 from loom.cancel import Cancel
 from loom.errors import RequestError
 from loom.plan.clone import Clone
-from loom.snapshot import apply_patch, as_cloned, discover, manifest_bytes, patch_of, take, verify
+from loom.snapshot import apply_patch, as_cloned, discover, line_endings, manifest_bytes, patch_of, take, verify
+from loom.snapshot.git import GitFailed
+from loom.snapshot.proof import Filled, Proof
 
 from .conftest import ENVIRONMENT, NewRepo, Repo, Snap, check, clone, contents, proved
 
@@ -90,7 +92,7 @@ def test_attributes_outside_of_the_work_tree(work: Repo, snap: Snap, new_repo: N
     (work.root / ".git/info/attributes").write_text("*.own text\n")
     for directory in ("", "inner/"):
         work.write(f"{directory}x.unix", "a\r\nb\r\n")
-        work.write(f"{directory}x.loud", "LOUD\n")
+        work.write(f"{directory}x.loud", "LOUD\n", 0o755)
     work.write("x.own", "a\r\nb\r\n")
     snapshot = snap(work)
     assert [item.path for item in snapshot.left_out] == ["x.own"]
@@ -410,6 +412,22 @@ def test_a_filter_that_is_given_up_is_given_up_for_all(work: Repo, snap: Snap) -
     assert proved(snapshot).same
 
 
+def test_filters_are_given_up_once_and_for_no_other_failure(work: Repo, tmp_path: Path) -> None:
+    work.commit()
+    done = Filled()
+    proof = Proof(discover(work.root, environ=work.environ), tmp_path, tmp_path, done, Cancel())
+    full, broken = (
+        GitFailed(("hash-object",), 128, f"fatal: {why}", cwd=None) for why in ("disk full", "filter x failed")
+    )
+    with pytest.raises(GitFailed, match="disk full"):
+        proof.give_up_filters(full)
+    assert not done.left_out
+    proof.give_up_filters(broken)
+    assert [left.path for left in done.left_out] == [".gitattributes"]
+    with pytest.raises(GitFailed, match="filter x"):
+        proof.give_up_filters(broken)
+
+
 @pytest.mark.slow
 def test_what_a_filter_says_is_no_failure(work: Repo, snap: Snap) -> None:
     work.git("config", "filter.loud.clean", "echo starting subprocess of an external filter >&2; cat")
@@ -465,6 +483,30 @@ def test_line_endings_that_the_index_has(work: Repo, snap: Snap) -> None:
     assert verified.same, verified.changes
     (snapshot.path / "edited").write_bytes(b"one\r\nthree\r\n")
     assert [change.path for change in proved(snapshot).changes] == ["edited"]
+
+
+@pytest.mark.parametrize(
+    ("data", "encoding", "unlike", "expected"),
+    [
+        ("a\r\nb".encode("utf-16-le"), "UTF-16LE", "", "a\nb".encode("utf-16-le")),
+        ("\ufeffa\r\nb".encode("utf-16-be"), "UTF-16", "", "\ufeffa\nb".encode("utf-16-be")),
+        ("a\r\nb".encode("utf-16-le"), "UTF-16", "", None),  # git refuses it without its mark
+        (b"a\r\n+AOQ", "UTF-7", "", None),  # it would be written otherwise than it was
+        (b"a\r\nb\0", "latin-1", "", b"a\nb\0"),
+        (b"a\r\nb\0", "latin-1", line_endings._UNLIKE_TEXT, None),
+        (b"a\r\nb\r", "latin-1", line_endings._UNLIKE_TEXT, None),
+        (b"a\r\nb\r\n", "latin-1", line_endings._UNLIKE_TEXT, b"a\nb\n"),
+        (b"a\r\n", "no-such", "", None),
+        (b"a\nb\n", "latin-1", "", None),
+    ],
+)
+def test_a_file_is_rewritten_only_where_nothing_else_would_change(
+    tmp_path: Path, data: bytes, encoding: str, unlike: str, expected: bytes | None
+) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(data)
+    assert line_endings._rewrite(file, "\n", encoding, unlike) is (expected is not None)
+    assert file.read_bytes() == (data if expected is None else expected)
 
 
 @pytest.mark.slow
