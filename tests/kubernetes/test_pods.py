@@ -245,6 +245,18 @@ def test_files_arrive_where_the_connection_breaks(pods: Pods, monkeypatch: pytes
         assert broken == {"sending", "receiving"}
         assert job.run("sha256sum a")[1] == f"{hashlib.sha256(content).hexdigest()}  a\n".encode()
 
+    cancel = Cancel()
+
+    class Canceled(Exec):
+        def send(self, data: bytes) -> None:
+            super().send(data)
+            cancel.request()
+
+    monkeypatch.setattr(files, "Exec", Canceled)  # an exception of the thread that sends would fail the test
+    opening = pods.provider.open(pods.request(job_id="canceled"), lambda *_: None, cancel)
+    with pytest.raises(ProviderError, match=r"^canceled while the workspace was sent"), opening:
+        pass
+
 
 def test_a_try_whose_connection_broke_writes_nothing_over_the_files_of_the_next(
     pods: Pods, cluster: Any, monkeypatch: pytest.MonkeyPatch

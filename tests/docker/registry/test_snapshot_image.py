@@ -19,6 +19,7 @@ import pytest
 
 from loom.cancel import Cancel
 from loom.config.pools import Pool
+from loom.errors import ProviderError
 from loom.providers.base import SessionRequest
 from loom.providers.kubernetes.images import snapshot
 from loom.providers.kubernetes.images.registry import Repository
@@ -57,7 +58,7 @@ def push(registry: Any, tmp_path: Path, workspace: Path) -> Callable[..., Pushed
     objects.mkdir()
     (objects / "pack").write_bytes(os.urandom(500_000))
 
-    def push(said: list[bytes], repository: str = "snapshots") -> Pushed | None:
+    def push(said: list[bytes], repository: str = "snapshots", cancel: Cancel | None = None) -> Pushed | None:
         pool = Pool(provider="kubernetes", registry=f"http://{registry.host}/{repository}", registry_base=base)
         images = SnapshotImages(pool, {}, tmp_path / "kept/pushed.json")
         request = SessionRequest(
@@ -67,7 +68,7 @@ def push(registry: Any, tmp_path: Path, workspace: Path) -> Callable[..., Pushed
             project_dir="/workspace",
             read_only_mounts=(objects,),
         )
-        first = images.of(request, lambda _, data: said.append(data), Cancel())
+        first = images.of(request, lambda _, data: said.append(data), cancel or Cancel())
         assert images.of(request, lambda _, data: said.append(data), Cancel()) is first
         assert len(said) == 1
         return first
@@ -97,6 +98,31 @@ def test_a_second_push_sends_what_changed(
     for number in range(70):
         (workspace / f"new{number}").write_bytes(os.urandom(5_000))
     assert 440_000 < push([], "others").sent < 500_000  # all files, and not the objects: more than half has changed
+
+
+@pytest.mark.parametrize("where", ["reading", "sending"])
+def test_a_cancel_ends_a_push_in_the_midst_of_a_file(
+    push: Callable[..., Any], workspace: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    push([])
+    (workspace / "large").write_bytes(os.urandom(5 << 20))
+    cancel, taken = Cancel(), 0
+    read = snapshot._Stoppable.read
+
+    def reading(file: Any, size: int = -1) -> bytes:
+        nonlocal taken
+        data = read(file, size)
+        taken += len(data) if (size <= 1 << 16) == (where == "sending") else 0
+        if taken > 2 << 20:
+            cancel.request()
+        return data
+
+    monkeypatch.setattr(snapshot._Stoppable, "read", reading)
+    with pytest.raises(ProviderError, match="canceled while the snapshot was pushed"):
+        push([], cancel=cancel)
+    assert 2 << 20 < taken < 4 << 20
+    monkeypatch.undo()
+    assert push([]).sent > 5 << 20
 
 
 KINDS = ("nothing", "file", "program", "link", "link to a directory", "directory", "deep", "shallow")

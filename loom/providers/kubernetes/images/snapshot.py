@@ -49,6 +49,23 @@ _MOST_KEPT = 20
 """Kept lists of what was pushed, of all checkouts; the oldest go first."""
 
 
+class _Stoppable:
+    """A file that can't be read any more after a cancel: it may be large, and the registry slow."""
+
+    def __init__(self, file: Any, cancel: Cancel) -> None:
+        self._file = file
+        self._cancel = cancel
+
+    def read(self, size: int = -1) -> bytes:
+        if self._cancel.requested:
+            raise ProviderError("canceled while the snapshot was pushed", code="CANCELED")
+        data: bytes = self._file.read(size)
+        return data
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+
 class Pushed(Immutable):
     """A snapshot in the registry."""
 
@@ -186,7 +203,7 @@ class SnapshotImages:
         """Put what the registry lacks of a snapshot there: what differs from the `last` one if that is little, else all."""
         marks: dict[str, str] = {}
         if last is not None:
-            with self._packed(difference(self._members(request, cancel), last.marks, marks)) as (layer, file):
+            with self._packed(difference(self._members(request, cancel), last.marks, marks), cancel) as (layer, file):
                 if marks == last.marks:
                     return last
                 layers, number = (*last.layers, layer), last.whole
@@ -200,7 +217,7 @@ class SnapshotImages:
         # The objects first: a node unpacks every layer again that follows a changed one.
         members = difference(self._members(request, cancel), {}, marks)
         for _, part in groupby(members, lambda item: item[0].path.split("/")[1]):
-            with self._packed(part) as (layer, file):
+            with self._packed(part, cancel) as (layer, file):
                 self._repository.put_blob(layer[0], file, layer[1])
                 layers = (*layers, layer)
         return LastPush(layers=layers, whole=len(layers), marks=marks)
@@ -213,23 +230,24 @@ class SnapshotImages:
         """
         for number, source in enumerate([*(path.resolve() for path in request.read_only_mounts), request.workspace]):
             for entry, content in members_below(source, f"{COPY}/{number}"):
-                if cancel.requested:
-                    raise ProviderError("canceled while the snapshot was pushed", code="CANCELED")
                 if f"/{_REMOVED}" in entry.path:
                     name = entry.path.split("/", 2)[2]
                     raise RegistryError(f"{name}: in an image, a name that begins with {_REMOVED} means a removed file")
                 timed = entry.kind in ("file", "hardlink") and source is request.workspace
-                yield entry if timed else replace(entry, mtime_ns=0), content
+                yield entry if timed else replace(entry, mtime_ns=0), content and _Stoppable(content, cancel)
 
     @contextmanager
-    def _packed(self, members: Iterable[Item]) -> Iterator[tuple[tuple[str, int, str], IO[bytes]]]:
+    def _packed(self, members: Iterable[Item], cancel: Cancel) -> Iterator[tuple[tuple[str, int, str], IO[bytes]]]:
         with tempfile.TemporaryFile(prefix="loom-layer-") as file:
             outer = Hashed(file)
             with gzip.GzipFile(filename="", mode="wb", compresslevel=1, fileobj=outer, mtime=0) as zipped:
                 inner = Hashed(zipped)
                 for piece in packed(members):
                     inner.write(piece)
-            yield (f"sha256:{outer.digest.hexdigest()}", outer.size, f"sha256:{inner.digest.hexdigest()}"), file
+            yield (
+                (f"sha256:{outer.digest.hexdigest()}", outer.size, f"sha256:{inner.digest.hexdigest()}"),
+                cast("IO[bytes]", _Stoppable(file, cancel)),
+            )
 
     def _based_on(self, platform: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         """Return the layers and the configuration of the base, whose layers are then in the registry."""

@@ -105,11 +105,11 @@ class PackedSnapshots:
         self._lock = threading.Lock()
         self._made: dict[tuple[Path, tuple[Path, ...]], PackedSnapshot] = {}
 
-    def of(self, request: SessionRequest) -> PackedSnapshot:
+    def of(self, request: SessionRequest, cancel: Cancel) -> PackedSnapshot:
         key = (request.workspace, request.read_only_mounts)
         with self._lock:
             if key not in self._made:
-                self._made[key] = _packed(*key, request.project_dir)
+                self._made[key] = _packed(request, cancel)
             return self._made[key]
 
     def close(self) -> None:
@@ -119,23 +119,25 @@ class PackedSnapshots:
             self._made.clear()
 
 
-def _packed(workspace: Path, stores: Sequence[Path], project_dir: str) -> PackedSnapshot:
-    """Pack a workspace, and the git object stores that it borrows from, under the same paths.
+def _packed(request: SessionRequest, cancel: Cancel) -> PackedSnapshot:
+    """Pack the request's workspace, and the git object stores that it borrows from, under the same paths.
 
     Without these directories themselves, which are volumes. The digests are those of the workspace.
     """
     file = tempfile.TemporaryFile(prefix="loom-packed_up-")  # noqa: SIM115  closed with the run
+    folder = request.project_dir.strip("/")
     marks: dict[str, str] = {}
     members = [
-        members_below(workspace, project_dir.strip("/")),
+        members_below(request.workspace, folder),
         # By their real paths, since links on the way are not followed.
-        *(members_below(store.resolve(), store.as_posix().strip("/")) for store in stores),
+        *(members_below(store.resolve(), store.as_posix().strip("/")) for store in request.read_only_mounts),
     ]
-    for piece in packed(difference(chain.from_iterable(members), {}, marks)):
+    pieces = packed(difference(chain.from_iterable(members), {}, marks))
+    for piece in unless_canceled(pieces, request.job_id, cancel):
         file.write(piece)
     file.flush()
-    mode = f"{stat.S_IMODE(workspace.stat().st_mode):o}"
-    digests = digests_below(project_dir.strip("/"), marks)
+    mode = f"{stat.S_IMODE(request.workspace.stat().st_mode):o}"
+    digests = digests_below(folder, marks)
     return PackedSnapshot(file, file.tell(), b"".join(digests), len(digests), mode)
 
 
@@ -256,7 +258,6 @@ class PodFiles:
             except (LoomError, OSError) as error:
                 failed.append(error)
                 ran.abort()
-                raise
 
         ran = Exec(self._cluster, self._pod, HELPER, words, stdin=True)
         said = b""
@@ -275,7 +276,7 @@ class PodFiles:
         finally:
             ran.close()
         if ran.code:
-            raise ProviderError(f"{doing}: {said.decode('utf-8', 'replace').strip() or f'exit code {ran.code}'}")
+            raise self._failed(doing, said, f"exit code {ran.code}")
 
     def get(self, paths: Iterable[str], on_skipped: OnSkipped) -> Generator[Item, None, None]:
         """Implement `Archives.get`."""
@@ -310,7 +311,7 @@ class PodFiles:
             ran.close()
         # 1: a file changed while it was read.
         if ran.code not in (0, 1) or last.strip(b"\0"):
-            raise ProviderError(f"{doing}: {said.decode('utf-8', 'replace').strip() or 'the stream was cut short'}")
+            raise self._failed(doing, said, "the stream was cut short")
         if not last:
             file.write(bytes(10240))
 
@@ -319,6 +320,13 @@ class PodFiles:
         if not is_transient(found):
             return found
         return ProviderError(f"{doing}: the connection to the pod was lost: {error}", code=found.code)
+
+    def _failed(self, doing: str, said: bytes, how: str) -> LoomError:
+        """Return the error of a command that failed: by itself, or with its pod."""
+        found = self._loss(f"while {doing}")
+        if not is_transient(found):
+            return found
+        return ProviderError(f"{doing}: {said.decode('utf-8', 'replace').strip() or how}")
 
 
 def _write(file: IO[bytes], data: bytes, doing: str) -> None:

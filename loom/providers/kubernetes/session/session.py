@@ -187,7 +187,7 @@ class PodSession(DrivenSession):
         if self._pushed is not None:
             proved = self._files.prove(self._pushed.digests, self._pushed.files)
         else:
-            proved = self._files.fill(self._snapshots.of(self._request), cancel)
+            proved = self._files.fill(self._snapshots.of(self._request, cancel), cancel)
         # A confined helper is the job's user already.
         if self._owner is not None and self._owner[0] != 0 and not is_confined(self._request.pool):
             self._files.change("chown", f"{self._owner[0]}:{self._owner[1]}")

@@ -111,6 +111,21 @@ def state(root: Path) -> dict[str, tuple[int, int, object]]:
     return found
 
 
+def test_a_transfer_that_its_pod_ended_names_the_end_of_the_pod(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "Exec", LocalExec)
+    monkeypatch.setattr(files, "_PACK", "exit 137")
+    monkeypatch.setattr(files, "_UNPACK", "echo 1; cat >/dev/null; exit 137")
+    transfers = (lambda pod: list(pod.get(["."], print)), lambda pod: pod.put(members_of(tmp_path, ["."])))
+    for transfer in transfers:
+        with pytest.raises(PodLost, match=r"was deleted while (reading from|writing to) the workspace"):
+            transfer(files_in(Broken(there=False)))
+    for transfer, how in zip(transfers, ("the stream was cut short", "exit code 137"), strict=True):
+        with pytest.raises(ProviderError, match=f"the workspace of job job: {how}"):
+            transfer(files_in(Broken(there=True)))
+
+
 def test_files_go_to_the_pod_and_come_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (files, execs):
         monkeypatch.setattr(module, "Exec", LocalExec)
