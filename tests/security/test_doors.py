@@ -99,7 +99,9 @@ def test_one_client_asks_servers() -> None:
             return any(_CONNECTS.fullmatch(each.name) for each in node.names)
         if isinstance(node, ast.ImportFrom):
             return node.module is not None and _CONNECTS.fullmatch(f"{node.module}.{node.names[0].name}") is not None
-        late = isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "__import__"))
+        if not isinstance(node, ast.Call):
+            return False
+        late = getattr(node.func, "attr", getattr(node.func, "id", "")) in ("import_module", "__import__")
         return late and any(isinstance(one, ast.Constant) and _CONNECTS.fullmatch(str(one.value)) for one in node.args)
 
     def goes_alone(node: ast.AST) -> bool:

@@ -25,7 +25,10 @@ NOT_TYPED = re.compile(r"\s+[|;&<>#(].*|;.*| {2,}.*")
 
 def _of_python(path: Path) -> Iterator[str]:
     """Yield the texts of a module; `1` stands for each value in them."""
-    tree = ast.parse(path.read_text())
+    source = path.read_text()
+    if re.search(r"\bloom [a-z]|\"loom\"", source) is None:
+        return
+    tree = ast.parse(source)
     inside = {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in ast.walk(node)}
     for node in ast.walk(tree):
         if isinstance(node, ast.JoinedStr):
