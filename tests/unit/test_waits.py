@@ -34,17 +34,12 @@ BOUNDED = {
 
 def called(node: ast.Call) -> str:
     """The name of what is called, as far as it is one; what a call or an index gives has the name `_`."""
-    match node.func:
-        case ast.Name(id=name):
-            return name
-        case ast.Attribute(value=value, attr=name):
-            names = [name]
-            while isinstance(value, ast.Attribute):
-                names.append(value.attr)
-                value = value.value
-            names.append(value.id if isinstance(value, ast.Name) else "_")
-            return ".".join(reversed(names))
-    return "_"
+    names, value = [], node.func
+    while isinstance(value, ast.Attribute):
+        names.append(value.attr)
+        value = value.value
+    names.append(value.id if isinstance(value, ast.Name) else "_")
+    return ".".join(reversed(names))
 
 
 def limit_of(node: ast.Call, place: int) -> ast.expr | None:
@@ -56,7 +51,8 @@ def may_wait_for_ever(node: ast.Call, imported: set[str]) -> bool:
     name = called(node)
     last = name.rpartition(".")[2]
     named = {keyword.arg: keyword.value for keyword in node.keywords}
-    if isinstance(named.get("timeout"), ast.Constant) and named["timeout"].value is None:  # type: ignore[union-attr]
+    limit = named.get("timeout")
+    if isinstance(limit, ast.Constant) and limit.value is None:
         return True
     for ending, place in BOUNDED.items():
         if name == ending or name.endswith(f".{ending}"):
