@@ -98,7 +98,6 @@ def test_the_shell_and_variables() -> None:
     assert trace.traces(job("make", CI_DEBUG_TRACE="false")) == ()
 
 
-@pytest.mark.slow
 def test_a_long_line_is_looked_at_quickly() -> None:
     start = time.thread_time()
     for unit in ("exec ", "env ", "a;", "{", "x=1 ", "set ", "exec set ", "sudo sh -e "):

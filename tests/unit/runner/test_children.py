@@ -53,7 +53,6 @@ def test_a_job_that_depends_on_its_child_has_the_childs_result_and_shows_its_run
     assert given.archive_of("build").is_file()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("error", "why"), [("boom", ": boom"), (None, "")])
 def test_a_child_that_fails_fails_the_job(make: Make, error: str | None, why: str) -> None:
     def child(*_: Any) -> ChildEnded:

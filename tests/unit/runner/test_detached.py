@@ -108,7 +108,6 @@ def test_jobs_are_handed_over_whole_and_loom_leaves_when_all_that_could_start_ar
     assert json.loads(ran.reading.paths.identity.read_text())["detached"] is True
 
 
-@pytest.mark.slow
 def test_a_lost_connection_is_a_reason_to_leave(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     def lost(*_: Any) -> Any:
         raise EngineUnavailable("the cluster is gone", code="CLUSTER_UNAVAILABLE")

@@ -183,7 +183,6 @@ def test_an_engine_that_does_not_answer_is_the_runs_error(make: Make) -> None:
     assert ran.facts("engine_answered") == []
 
 
-@pytest.mark.slow
 def test_the_engine_that_answered_is_stated_and_notices_are(make: Make) -> None:
     class Named(HostProvider):
         def described(self) -> str:
@@ -237,7 +236,6 @@ def test_an_interrupt_while_a_thread_fills_the_workspace(
     assert ran.statuses == {"one": "skipped", "two": "skipped"}
 
 
-@pytest.mark.slow
 def test_a_snapshot_that_nobody_gets_leaves_no_files(make: Make) -> None:
     class Silent(FarProvider):
         def check(self) -> None:
@@ -256,7 +254,6 @@ def gone(*_: object, **__: object) -> Any:
     raise ProviderError("the place is gone", code="CONTAINER_LOST")
 
 
-@pytest.mark.slow
 def test_a_session_that_breaks_is_the_jobs_error_and_the_receipt_names_it(make: Make) -> None:
     ran = make(TWO).run(code=3, tools=on(Replaced(run=gone)))
     assert ran.statuses == {"one": "error", "two": "skipped"}
@@ -268,7 +265,6 @@ def test_a_session_that_breaks_is_the_jobs_error_and_the_receipt_names_it(make: 
     assert ran.reading.paths.diagnosis.exists()
 
 
-@pytest.mark.slow
 def test_a_session_that_can_not_be_closed_is_an_error_of_clean_up(make: Make) -> None:
     class Closing(HostProvider):
         def open(self, *arguments: Any, **named: Any) -> Any:
@@ -287,7 +283,6 @@ def test_a_session_that_can_not_be_closed_is_an_error_of_clean_up(make: Make) ->
     assert ran.error("one") == "it stays"
 
 
-@pytest.mark.slow
 def test_what_a_provider_could_not_remove_is_a_warning_of_the_run(make: Make) -> None:
     class Leaving(HostProvider):
         left: Sequence[str] = ("a volume stays",)
@@ -300,7 +295,6 @@ def test_what_a_provider_could_not_remove_is_a_warning_of_the_run(make: Make) ->
     assert ran.warnings() == ["a volume stays"]
 
 
-@pytest.mark.slow
 def test_a_bug_ends_the_run_without_a_receipt_and_closes_what_is_open(make: Make) -> None:
     closed: list[str] = []
 
@@ -318,7 +312,6 @@ def test_a_bug_ends_the_run_without_a_receipt_and_closes_what_is_open(make: Make
     assert closed
 
 
-@pytest.mark.slow
 def test_an_interrupted_run_has_its_signal_and_what_ran(make: Make) -> None:
     cancel = Cancel()
     project = make(TWO.replace("echo one", "sleep 60"))
@@ -332,7 +325,6 @@ def test_an_interrupted_run_has_its_signal_and_what_ran(make: Make) -> None:
     assert ran.facts("interrupted")[0]["by"] == "terminated"
 
 
-@pytest.mark.slow
 def test_the_first_failure_stops_the_others_on_request(make: Make) -> None:
     project = make("""stages: [a]
 slow: {stage: a, script: ['echo x >"$SEEN"; sleep 60']}
@@ -347,7 +339,6 @@ fast: {stage: a, script: ['until test -e "$SEEN"; do sleep 0.01; done; exit 3']}
 # -- what a finished run says -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 def test_the_record_says_what_was_run_and_where(make: Make) -> None:
     ran = make(TWO).run()
     started = ran.reading.fold.started
@@ -406,7 +397,6 @@ later: {stage: b, script: 'true'}
     assert [job.id for job in first_jobs(plan, 2)] == ["now", "also"]
 
 
-@pytest.mark.slow
 def test_a_plan_that_is_saved_is_the_plan_that_ran(make: Make) -> None:
     from loom.record.run import load_run
 
@@ -427,7 +417,6 @@ def test_a_diagnosis_that_can_not_be_written_leaves_the_receipt(make: Make, monk
     assert ran.result.receipt.status == "failure"
 
 
-@pytest.mark.slow
 def test_each_failed_job_has_a_diagnosis_and_the_first_is_the_runs(make: Make) -> None:
     ran = make("stages: [a]\none: {stage: a, script: exit 3}\ntwo: {stage: a, script: exit 4}\n").run(code=1, jobs=1)
     assert ran.result.diagnosis is not None

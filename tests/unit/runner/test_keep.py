@@ -37,7 +37,6 @@ def test_the_setting_decides_by_the_result(status: Status) -> None:
     assert keeps("on-failure", status, by_hand=True) == (failed or status is Status.CANCELED)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("keep", "end", "kept"),
     [
@@ -66,7 +65,6 @@ def test_a_session_is_kept(make: Make, keep: str, end: str, kept: bool) -> None:
         )
 
 
-@pytest.mark.slow
 def test_only_the_last_attempts_session_is_kept(make: Make) -> None:
     project = make(workflow(more=", retry: 1"))
     ran = project.run(on="far", keep="on-failure", code=1)
@@ -106,7 +104,6 @@ def test_a_session_of_the_largest_size_is_kept(make: Make) -> None:
     assert ran.facts("session_kept", "one")[0]["bytes"] == 1 << 30
 
 
-@pytest.mark.slow
 def test_a_session_that_can_not_be_kept_leaves_the_jobs_files(make: Make) -> None:
     def keep(_: float) -> None:
         raise ProviderError("the engine is gone")
@@ -122,7 +119,6 @@ def test_a_session_that_can_not_be_kept_leaves_the_jobs_files(make: Make) -> Non
 # -- files of a volume ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("end", "saved"), [("exit 3", True), ("exit 0", False)])
 def test_the_files_of_a_failed_job_are_laid_out(make: Make, end: str, saved: bool) -> None:
     ran = make(workflow(end)).run(on="far", keep="never", code=None)
@@ -131,7 +127,6 @@ def test_the_files_of_a_failed_job_are_laid_out(make: Make, end: str, saved: boo
     assert ran.warnings("one") == []
 
 
-@pytest.mark.slow
 def test_the_files_of_a_job_that_ran_out_of_time_are_laid_out(make: Make) -> None:
     ran = make(workflow("exec sleep 60", more=", timeout: 3s")).run(on="far", keep="never", code=4)
     assert (Path(ran.job("one").facts["session_opened"]["workspace"]) / "left").exists()
@@ -146,7 +141,6 @@ def test_files_that_are_too_many_bytes_are_a_warning(make: Make, monkeypatch: py
     assert not Path(ran.job("one").facts["session_opened"]["workspace"]).exists()
 
 
-@pytest.mark.slow
 def test_a_job_on_this_machine_leaves_its_files_where_they_are(make: Make) -> None:
     ran = make(workflow("exit 3")).run(code=1)
     assert (Path(ran.job("one").facts["session_opened"]["workspace"]) / "left").exists()
@@ -182,7 +176,6 @@ def past(project: Project, job: str = "one") -> past_run.PastJob:
     return past_run.PastRun(project.store.find("last", repo_root=project.root)).job(job)
 
 
-@pytest.mark.slow
 def test_a_later_run_finds_the_job_its_session_and_its_step(make: Make) -> None:
     project = make(workflow(more=", cache: {key: k, paths: [store]}"))
     ran = project.run(on="far", keep="on-failure", code=1)
@@ -208,7 +201,6 @@ def test_a_later_run_finds_the_job_its_session_and_its_step(make: Make) -> None:
     assert (result.status, result.exit_code, result.allowed_failure) == (Status.FAILURE, 3, False)
 
 
-@pytest.mark.slow
 def test_a_job_alone_has_the_workspace_of_the_run(make: Make) -> None:
     project = make(workflow())
     ran = project.run(code=1)
@@ -266,7 +258,6 @@ def test_a_past_run_knows_what_failed_or_never_ran(make: Make) -> None:
     assert run.run_of("good") == run.run_id
 
 
-@pytest.mark.slow
 def test_after_a_success_the_only_job_or_the_kept_one_is_meant(make: Make) -> None:
     project = make(SEVERAL)
     project.run("good")

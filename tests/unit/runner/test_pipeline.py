@@ -38,7 +38,6 @@ def test_builds_keep_their_files_where_jobs_write_to_the_workspace(make: Make, m
     assert engine.kept == ([(["dir"], ran.workspace, "builds")] if kept else [])
 
 
-@pytest.mark.slow
 def test_what_is_known_of_the_commit(make: Make) -> None:
     project = make("stages: [a]\none: {stage: a, script: 'true'}\n")
 
@@ -62,7 +61,6 @@ def test_what_is_known_of_the_commit(make: Make) -> None:
     assert (found["CI_DEFAULT_BRANCH"], found["CI_COMMIT_SHA"], found["CI_PROJECT_NAME"]) == ("trunk", sha, "project")
 
 
-@pytest.mark.slow
 def test_the_services_for_actions_end_with_the_run(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     closed: list[Results] = []
     monkeypatch.setattr(Job, "uses_actions", True)

@@ -27,7 +27,6 @@ def project(make: Make) -> Project:
     return make(ONE, file="old\n")
 
 
-@pytest.mark.slow
 def test_the_next_run_takes_the_workspace_and_the_session_with_the_files_of_now(make: Make) -> None:
     made, engine = project(make), Engine()
     ahead, request = prepared(made, engine)
@@ -92,7 +91,6 @@ def test_what_was_not_prepared_is_not_removed(make: Make) -> None:
     assert ahead.workspace.is_dir(), "it belongs to somebody else"
 
 
-@pytest.mark.slow
 def test_it_is_not_for_a_run_that_begins_after_another(make: Make) -> None:
     made, engine = project(make), Engine()
     ahead, _ = prepared(made, engine)

@@ -42,7 +42,6 @@ bare: {job("test", "test ! -e out", "needs: [{job: build, artifacts: false}]")}
 """
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("provider", ["host", "far"])
 def test_a_job_gets_the_artifacts_that_it_needs_in_the_order_of_the_plan(make: Make, provider: str) -> None:
     ran = make(HANDED).run(on=provider)
@@ -68,7 +67,6 @@ def test_the_record_names_only_the_first_of_many_jobs_with_artifacts(
     assert ran.lines("test", "artifact_restore") == ["build: 2 files, 4 bytes", "1 more job: 2 files, 6 bytes"]
 
 
-@pytest.mark.slow
 def test_jobs_that_share_a_workspace_have_the_artifacts_already(make: Make) -> None:
     project = make(HANDED.replace("mkdir out", "mkdir -p out").replace("test ! -e rest", "true"))
     ran = project.run("test", needs=True, mount_mode="bind_mount", jobs=1)
@@ -76,7 +74,6 @@ def test_jobs_that_share_a_workspace_have_the_artifacts_already(make: Make) -> N
     assert ran.lines("test", "artifact_restore") == []
 
 
-@pytest.mark.slow
 def test_without_needs_a_job_gets_the_artifacts_of_all_earlier_stages_and_of_no_other(make: Make) -> None:
     ran = make(f"""stages: [a, b, c]
 first: {job("a", "echo 1 >first", "artifacts: {paths: [first]}")}
@@ -110,7 +107,6 @@ def test_a_job_of_a_child_gets_what_jobs_of_the_pipelines_above_left(tmp_path: P
     assert handed.sources(one) == ["up"]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("when", "script", "kept"),
     [
@@ -129,7 +125,6 @@ def test_artifacts_are_kept_by_the_result(make: Make, when: str, script: str, ke
     assert ran.reading.paths.artifacts_archive("one").exists() == kept
 
 
-@pytest.mark.slow
 def test_untracked_files_are_artifacts_and_those_of_git_are_not(make: Make) -> None:
     ran = make(
         f"stages: [a]\none: {job('a', 'echo 1 >new; echo 2 >>old', 'artifacts: {untracked: true}')}", old="1\n"
@@ -169,7 +164,6 @@ def gone(*_: object, **__: object) -> Any:
 ONE_ARTIFACT = f"stages: [a]\none: {job('a', 'echo x >x; exit 0', 'artifacts: {paths: [x]}')}"
 
 
-@pytest.mark.slow
 def test_artifacts_that_can_not_be_kept_are_the_error_of_a_job_that_succeeded(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -245,7 +239,6 @@ def test_after_an_interrupt_no_artifacts_are_restored(make: Make) -> None:
 # -- variables --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 def test_variables_that_a_job_reports_reach_the_jobs_that_get_its_artifacts(make: Make) -> None:
     dotenv = "artifacts: {reports: {dotenv: build.env}}"
     ran = make(f"""stages: [a, b]
@@ -306,7 +299,6 @@ wrong: {job("a", "echo nothing >build.env", "artifacts: {reports: {dotenv: build
     assert ran.job("wrong").outcome["error_code"] == "DOTENV_INVALID"
 
 
-@pytest.mark.slow
 def test_a_job_here_gets_no_variable_that_decides_which_programs_run(make: Make) -> None:
     dotenv = "artifacts: {reports: {dotenv: build.env}}"
     ran = make(f"""stages: [a, b]
@@ -347,7 +339,6 @@ def test_reports_are_facts_of_the_record_whatever_the_result(make: Make) -> None
     assert (finding["file"], finding["line"], finding["code"]) == ("a.py", 7, "E1")
 
 
-@pytest.mark.slow
 def test_a_job_without_reports_states_none(make: Make) -> None:
     ran = make(ONE_ARTIFACT).run()
     assert not any(ran.facts(name, "one") for name in ("test_reports", "finding_reports", "coverage"))
@@ -398,7 +389,6 @@ def twice(make: Make, workflow: str, **options: Any) -> tuple[Ran, Ran]:
     return project.run(code=None, **options), project.run(code=None, **options)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("provider", ["host", "far"])
 def test_a_cache_is_there_in_the_next_run(make: Make, provider: str) -> None:
     first, second = twice(make, caching(GROW), on=provider)
@@ -410,7 +400,6 @@ def test_a_cache_is_there_in_the_next_run(make: Make, provider: str) -> None:
     assert second.lines("one", "cache_save")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("policy", "lines"), [("pull", ["1"]), ("push", ["1"]), ("pull-push", ["2"])])
 def test_the_policy_of_a_cache(make: Make, policy: str, lines: list[str]) -> None:
     _, second = twice(make, caching(GROW, f", policy: {policy}"))
@@ -419,7 +408,6 @@ def test_the_policy_of_a_cache(make: Make, policy: str, lines: list[str]) -> Non
     assert actions == {"pull": ["restore"], "push": ["save"], "pull-push": ["restore", "save"]}[policy]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("when", "end", "lines"),
     [("on_success", "false", ["1"]), ("always", "false", ["2"]), ("on_failure", "true", ["1"])],
@@ -429,7 +417,6 @@ def test_a_cache_is_saved_by_the_result(make: Make, when: str, end: str, lines: 
     assert second.lines("one") == lines
 
 
-@pytest.mark.slow
 def test_without_caches_none_is_restored_or_saved(make: Make) -> None:
     first, second = twice(make, caching(GROW), no_cache=True)
     assert (first.lines("one"), second.lines("one")) == (["1"], ["1"])
@@ -437,7 +424,6 @@ def test_without_caches_none_is_restored_or_saved(make: Make) -> None:
     assert second.facts("cache_keys", "one") == []
 
 
-@pytest.mark.slow
 def test_the_key_is_that_of_the_files_before_the_job_changes_them(make: Make) -> None:
     project = make(
         f"stages: [a]\none: {job('a', f'{GROW}; echo changed >lock', 'cache: {key: {files: [lock]}, paths: [store]}')}",
@@ -476,7 +462,6 @@ def test_failing_tests_are_named_up_to_a_number_and_all_are_counted() -> None:
     assert len(totals["problems"]) == 20
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("more", ["", "needs: [a, b]"])
 def test_of_a_file_that_several_jobs_leave_the_last_jobs_wins(make: Make, more: str) -> None:
     jobs = "".join(f"{name}: {{stage: x, script: ['echo {name} >f'], artifacts: {{paths: [f]}}}}\n" for name in "ba")

@@ -131,7 +131,6 @@ def test_a_job_that_resumes_has_what_its_earlier_steps_uploaded(tmp_path: Path) 
     assert sorted(path.name for path in other.iterdir()) == ["one.zip", "two.zip"]
 
 
-@pytest.mark.slow
 def test_the_services_of_a_run_have_its_cache_and_the_artifacts_of_earlier_jobs(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:

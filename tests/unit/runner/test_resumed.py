@@ -50,7 +50,6 @@ def rerun(project: Project, **options: Any) -> Ran:
     return ran
 
 
-@pytest.mark.slow
 def test_a_job_goes_on_in_its_kept_session_and_the_jobs_after_it_follow(make: Make) -> None:
     project = make(WORKFLOW)
     before = project.run(on="far", keep="on-failure", code=1)
@@ -91,7 +90,6 @@ def test_a_resumed_job_that_fails_again_is_kept_again(make: Make) -> None:
     assert len(list((project.home / "far").iterdir())) == 1
 
 
-@pytest.mark.slow
 def test_a_resumed_job_is_not_tried_again_since_its_session_is_the_only_one(make: Make) -> None:
     project = make(WORKFLOW.replace("  stage: b\n", "  stage: b\n  retry: 1\n"))
     before = project.run(on="far", keep="on-failure", code=1)
@@ -101,7 +99,6 @@ def test_a_resumed_job_is_not_tried_again_since_its_session_is_the_only_one(make
     assert [(unit.attempt, unit.step) for unit in ran.reading.units("middle") if unit.step] == [(1, "script/02")]
 
 
-@pytest.mark.slow
 def test_without_a_kept_session_a_job_goes_on_in_its_saved_files(make: Make) -> None:
     project = make(WORKFLOW.replace("test -e repaired", 'test -e "$REPAIRED"; touch repaired'))
     project.run(code=1, var=[f"REPAIRED={project.home}/repaired"], keep="never")

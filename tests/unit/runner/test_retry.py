@@ -33,7 +33,6 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return asked
 
 
-@pytest.mark.slow
 def test_a_job_that_succeeds_at_last_is_a_success(make: Make) -> None:
     project = make(workflow(2, FAILS_UNTIL.format(code=3)))
     ran = project.run(var=[f"COUNT={project.home}/count"])
@@ -47,7 +46,6 @@ def test_a_job_that_succeeds_at_last_is_a_success(make: Make) -> None:
     assert "failing_step" not in ran.job("one").outcome
 
 
-@pytest.mark.slow
 def test_the_pause_before_each_further_attempt_is_twice_as_long(make: Make, pauses: list[float]) -> None:
     ran = make(workflow({"max": 3, "backoff": "2s"})).run(code=1)
     assert [pause for pause in pauses if pause] == [2, 4, 8]
@@ -55,7 +53,6 @@ def test_the_pause_before_each_further_attempt_is_twice_as_long(make: Make, paus
     assert ran.job("one").outcome["failing_step"] == "script/01"
 
 
-@pytest.mark.slow
 def test_without_a_backoff_nothing_waits(make: Make, pauses: list[float]) -> None:
     make(workflow(1)).run(code=1)
     assert not any(pauses)
@@ -126,7 +123,6 @@ def test_a_session_that_can_not_be_had(make: Make, when: str, attempts: int) -> 
         assert ran.job("one").outcome["failing_section"] == "provider"
 
 
-@pytest.mark.slow
 def test_each_attempt_has_the_files_of_the_snapshot_and_its_number(make: Make) -> None:
     script = 'test ! -e left; touch left; echo "attempt $LOOM_ATTEMPT"; exit 1'
     ran = make(workflow(1, script)).run(code=1)

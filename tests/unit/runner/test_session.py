@@ -84,7 +84,6 @@ def running(project: Project, engine: Engine, **options: Any) -> Any:
     return project.run(container=True, tools=on(engine, "docker"), **options)
 
 
-@pytest.mark.slow
 def test_a_job_alone_has_its_session_before_the_snapshot_is_complete(make: Make) -> None:
     engine = Engine()
     ran = running(project(make), engine)
@@ -104,7 +103,6 @@ def test_a_job_alone_has_its_session_before_the_snapshot_is_complete(make: Make)
     )
 
 
-@pytest.mark.slow
 def test_the_request_has_what_the_plan_and_the_settings_say(make: Make) -> None:
     text = ONE.replace("image: debian", "image: debian, resources: {memory: 64m}, network: none, variables: {A: b}")
     engine = Engine()
@@ -124,7 +122,6 @@ def test_the_request_has_what_the_plan_and_the_settings_say(make: Make) -> None:
     assert request.environment["CI_PROJECT_DIR"] == request.project_dir
 
 
-@pytest.mark.slow
 def test_jobs_beside_each_other_have_copies_of_their_own(make: Make) -> None:
     engine = Engine()
     ran = running(project(make, TWO), engine)
@@ -134,7 +131,6 @@ def test_jobs_beside_each_other_have_copies_of_their_own(make: Make) -> None:
     assert all(not thread.startswith("open") for thread in engine.threads)
 
 
-@pytest.mark.slow
 def test_jobs_over_an_overlay_are_opened_early_and_start_when_the_snapshot_is_there(make: Make) -> None:
     engine = Engine(MountMode.OVERLAY, MountMode.BIND, MountMode.VOLUME)
     ran = running(project(make, TWO), engine)
@@ -185,7 +181,6 @@ def test_an_image_that_can_not_be_had_is_an_error_at_the_line_that_names_it(make
     assert ran.lines("one", "image_build") == ["resolved"]
 
 
-@pytest.mark.slow
 def test_sessions_that_no_job_takes_are_closed(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = Engine()
 
@@ -258,7 +253,6 @@ class Serving(Engine):
 SERVED = "stages: [a]\none: {stage: a, script: ['echo $DB; sleep 0'], image: debian, services: [{name: db}]}\n"
 
 
-@pytest.mark.slow
 def test_a_job_has_its_services_until_its_end(make: Make) -> None:
     engine = Serving()
     ran = running(project(make, SERVED), engine)
@@ -322,7 +316,6 @@ def test_a_service_that_ends_before_its_job_can_start_is_the_jobs_error(make: Ma
     assert engine.over == ["over"]
 
 
-@pytest.mark.slow
 def test_secrets_are_found_before_anything_is_printed(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TOKEN", "correct horse battery")
     secrets = (
@@ -337,7 +330,6 @@ def test_secrets_are_found_before_anything_is_printed(make: Make, monkeypatch: p
     assert warning.startswith("C is not set: ")
 
 
-@pytest.mark.slow
 def test_an_image_that_the_job_builds_gets_the_jobs_secrets(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TOKEN", "correct horse battery")
     build = "{build: {context: ., secrets: [A]}}"
@@ -392,7 +384,6 @@ def test_a_session_that_is_still_being_opened_is_left_after_two_interrupts(
     ]
 
 
-@pytest.mark.slow
 def test_a_workspace_that_will_not_be_filled_is_said_to_who_waits_for_it(make: Make) -> None:
     run, tools = project(make).planned()
     opener = SessionOpener(run, run.repo_root, tools, tools.cancel)

@@ -28,7 +28,6 @@ def workflow(*script: str, more: str = "") -> str:
 # -- results ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 def test_the_first_step_that_fails_ends_the_job(make: Make) -> None:
     ran = make(workflow("echo a", "exit 7", "echo never")).run(code=1)
     assert ran.error("one") == "script/02 failed with exit code 7"
@@ -39,7 +38,6 @@ def test_the_first_step_that_fails_ends_the_job(make: Make) -> None:
     assert (failing.error, failing.exit_code) == ("script/02 failed with exit code 7", 7)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("allow", "code", "allowed"), [("true", 7, True), ("{exit_codes: [7]}", 7, True), ("{exit_codes: [7]}", 8, False)]
 )
@@ -48,7 +46,6 @@ def test_a_failure_that_is_allowed(make: Make, allow: str, code: int, allowed: b
     assert ran.statuses == {"one": "failure?" if allowed else "failure"}
 
 
-@pytest.mark.slow
 def test_a_step_says_where_it_stands_and_which_attempt_it_is(make: Make) -> None:
     ran = make(workflow('echo "$LOOM_STEP $LOOM_ATTEMPT"', 'echo "$LOOM_STEP"')).run()
     assert (ran.lines("one"), ran.lines("one", "script/02")) == (["script/01 1"], ["script/02"])
@@ -58,7 +55,6 @@ def test_a_step_says_where_it_stands_and_which_attempt_it_is(make: Make) -> None
     assert started.data["output"] == {"stdout_lines": 1, "stdout_bytes": 12, "stderr_lines": 0, "stderr_bytes": 0}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("more", "said"),
     [
@@ -96,14 +92,12 @@ def test_the_time_of_a_job_is_that_of_its_steps_together(make: Make) -> None:
     assert 900 < third <= second - 0.02 <= first - 0.04 < 1000
 
 
-@pytest.mark.slow
 def test_a_job_that_used_up_its_time_ends_at_once(make: Make) -> None:
     timed = Timed(Exit(code=0), Exit(code=137, ended=Ended.TIMED_OUT))
     make(workflow("one", "two", more="  timeout: 10ms\n")).run(code=4, tools=on(Replaced(run=timed)))
     assert timed.limits[1] == 0.001
 
 
-@pytest.mark.slow
 def test_the_time_in_which_a_person_decides_is_not_the_jobs(make: Make) -> None:
     passed_ns = 0
 
@@ -179,7 +173,6 @@ def test_the_end_of_a_step_and_what_it_does_not_show(
 # -- what steps hand on -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 def test_variables_reach_later_steps_and_the_record(make: Make) -> None:
     ran = make(workflow('echo A=1 >>"$LOOM_ENV"', "echo a$A", 'echo A=2 >>"$LOOM_ENV"', "echo a$A")).run()
     assert (ran.lines("one", "script/02"), ran.lines("one", "script/04")) == (["a1"], ["a2"])
@@ -200,7 +193,6 @@ def test_what_a_step_masks_is_hidden_from_then_on(make: Make) -> None:
 AFTER = "  after_script:\n"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("script", "status", "code"), [("true", "success", 0), ("exit 3", "failed", 1)])
 def test_after_script_runs_after_each_result_and_does_not_change_it(
     make: Make, script: str, status: str, code: int
@@ -215,7 +207,6 @@ def test_after_script_runs_after_each_result_and_does_not_change_it(
     assert len(ran.facts("after_script_ran", "one")) == code
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("script", "code", "stated"), [("exit 3", 1, 1), ("exit 0", 0, 0)])
 def test_the_record_says_that_after_script_ran_after_a_failure(make: Make, script: str, code: int, stated: int) -> None:
     ran = make(workflow(script, more=f"{AFTER}    - echo x\n  retry: 0\n")).run(code=code)
@@ -302,7 +293,6 @@ class Deciding(NoGate):
         return self.verdicts.pop(0)
 
 
-@pytest.mark.slow
 def test_a_step_is_tried_again_until_it_passes(make: Make) -> None:
     gate = Deciding(Verdict.RETRY, Verdict.RETRY)
     project = make(workflow('echo x >>"$SEEN"; test $(wc -l <"$SEEN") -eq 3', "echo next"))
@@ -319,14 +309,12 @@ def test_a_step_is_tried_again_until_it_passes(make: Make) -> None:
     assert [fact["verdict"] for fact in ran.facts("step_decided", "one")] == ["retry", "retry"]
 
 
-@pytest.mark.slow
 def test_the_next_step_runs_and_the_job_fails_by_the_first(make: Make) -> None:
     ran = make(workflow("exit 3", "echo next", "exit 4")).run(code=1, tools=gated(Deciding(Verdict.NEXT, Verdict.NEXT)))
     assert ran.lines("one", "script/02") == ["next"]
     assert (ran.error("one"), ran.job("one").exit_code) == ("script/01 failed with exit code 3", 3)
 
 
-@pytest.mark.slow
 def test_nobody_is_asked_about_a_step_that_was_interrupted(make: Make) -> None:
     cancel = Cancel()
     gate = Deciding(Verdict.RETRY)
@@ -400,7 +388,6 @@ def test_other_steps_have_a_shell_each(make: Make) -> None:
     assert ran.lines("one", "script/02") != ["/"]
 
 
-@pytest.mark.slow
 def test_the_last_line_that_ends_the_shell_is_no_warning(make: Make) -> None:
     ran = make("", **{".gitlab-ci.yml": "one:\n  script: [pwd, exit 0]\n  after_script: [exit 0, echo never]\n"}).run()
     assert ran.warnings("one") == []
@@ -421,7 +408,6 @@ def warnings(ran: Any) -> list[str]:
     return [fact["text"] for fact in ran.facts("warning", "one")]
 
 
-@pytest.mark.slow
 def test_the_coverage_of_a_job_is_stated(make: Make) -> None:
     text = workflow("echo 'total 12.345%'", "printf 'total 87.654%%'")
     ran = of_gitlab(make, text, coverage=r"total (\d+\.\d+)%")
@@ -451,7 +437,6 @@ def test_after_a_jobs_time_is_over_nothing_runs_as_in_gitlab(make: Make, after: 
     assert ran.lines("one", "after_script/01") == []
 
 
-@pytest.mark.slow
 def test_the_record_says_of_a_step_where_it_is_written(make: Make) -> None:
     ran = make(
         "stages: [a]\none:\n  stage: a\n  script:\n    - |\n      true\n    - 'true'\n  after_script: ['true']\n"

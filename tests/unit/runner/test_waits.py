@@ -56,7 +56,6 @@ class Told:
         """Nothing is open."""
 
 
-@pytest.mark.slow
 def test_a_job_waits_for_its_group_says_so_once_and_holds_it_until_its_end(make: Make) -> None:
     project = make(GROUP)
     run, tools = project.planned()

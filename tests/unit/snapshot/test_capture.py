@@ -35,7 +35,6 @@ def work(repo: Repo) -> Repo:
     return repo
 
 
-@pytest.mark.slow
 def test_clean(work: Repo, snap: Snap) -> None:
     snapshot = snap(work)
     check(work, snapshot)
@@ -54,7 +53,6 @@ def test_the_source_is_never_written(work: Repo, snap: Snap) -> None:
     assert work.state() == before
 
 
-@pytest.mark.slow
 def test_every_kind_of_uncommitted_work(work: Repo, snap: Snap) -> None:
     work.write("README", "unstaged\n")
     work.write("src/main.py", "staged\n")
@@ -112,7 +110,6 @@ def test_odd_names(work: Repo, snap: Snap) -> None:
     assert snapshot.document()["changes"][1]["path"] == "not-utf8-\\xff\\xfe"
 
 
-@pytest.mark.slow
 def test_what_takes_the_place_of_what(work: Repo, snap: Snap) -> None:
     (work.root / "README").unlink()
     work.write("README/now/a/dir", "d\n")
@@ -131,7 +128,6 @@ def test_what_takes_the_place_of_what(work: Repo, snap: Snap) -> None:
     assert snapshot.left_out == ()  # a directory is not a repository
 
 
-@pytest.mark.slow
 def test_a_tracked_path_behind_a_link(work: Repo, snap: Snap, tmp_path: Path) -> None:
     (work.root / "src").rename(tmp_path / "elsewhere")
     work.link("src", str(tmp_path / "elsewhere"))
@@ -140,7 +136,6 @@ def test_a_tracked_path_behind_a_link(work: Repo, snap: Snap, tmp_path: Path) ->
     assert (snapshot.path / "src").is_symlink()
 
 
-@pytest.mark.slow
 def test_modes(work: Repo, snap: Snap) -> None:
     (work.root / "README").chmod(0o600)
     (work.root / "run.sh").chmod(0o644)
@@ -151,7 +146,6 @@ def test_modes(work: Repo, snap: Snap) -> None:
     assert {c.path: c.kind for c in snapshot.changed}["run.sh"] == "mode_changed"
 
 
-@pytest.mark.slow
 def test_modes_that_git_was_told_to_ignore(work: Repo, snap: Snap) -> None:
     work.git("config", "core.fileMode", "false")
     (work.root / "run.sh").chmod(0o644)
@@ -163,7 +157,6 @@ def test_modes_that_git_was_told_to_ignore(work: Repo, snap: Snap) -> None:
     assert Repo(snapshot.path).git("status", "--porcelain") == ""
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("modes", ["true", "false"])
 @pytest.mark.parametrize("links", ["true", "false"])
 def test_modes_of_what_took_the_place_of_what(work: Repo, snap: Snap, modes: str, links: str) -> None:
@@ -225,7 +218,6 @@ def test_a_byte_order_mark_before_the_repositorys_rules(work: Repo, snap: Snap, 
     assert verify(snapshot.path, environ=ENVIRONMENT, tree_sha=snapshot.tree_sha).same
 
 
-@pytest.mark.slow
 def test_directories_whose_files_are_gone(work: Repo, snap: Snap) -> None:
     work.write("some/where/deep/x")
     work.write("some/where/y")
@@ -257,7 +249,6 @@ def test_a_path_that_is_too_long_for_git(work: Repo, snap: Snap) -> None:
     assert "File name too long" in snapshot.left_out[0].reason
 
 
-@pytest.mark.slow
 def test_ignore_rules(repo: Repo, snap: Snap, tmp_path: Path) -> None:
     repo.write(".gitignore", "*.tmp\n/out\n**/cache/\n")
     repo.write("a/.gitignore", "!keep.tmp\nlocal\n")
@@ -296,7 +287,6 @@ def test_ignore_rules(repo: Repo, snap: Snap, tmp_path: Path) -> None:
     assert "later.swp" not in inside.git("status", "--porcelain")
 
 
-@pytest.mark.slow
 def test_empty_directories_and_specials(work: Repo, snap: Snap) -> None:
     (work.root / "nothing/in/here").mkdir(parents=True)
     os.mkfifo(work.root / "fifo")
@@ -356,7 +346,6 @@ def test_a_file_that_never_rests_is_named_and_counts_as_it_was_copied_last(
     assert proved(snapshot).same
 
 
-@pytest.mark.slow
 def test_a_file_that_git_says_is_unmerged_is_named(work: Repo, snap: Snap) -> None:
     work.git("checkout", "-q", "-b", "other")
     work.write("README", "theirs\n")
@@ -383,7 +372,6 @@ def test_the_record_of_runs_is_never_copied(work: Repo, snap: Snap) -> None:
     assert ".runtime" not in Repo(snapshot.path).git("status", "--porcelain", "--untracked-files=all")
 
 
-@pytest.mark.slow
 def test_git_is_real(work: Repo, snap: Snap) -> None:
     work.git("tag", "v1.0")
     work.git("tag", "-a", "v1.1", "-m", "annotated")
@@ -407,7 +395,6 @@ def test_git_is_real(work: Repo, snap: Snap) -> None:
     assert snapshot.branch == "main"
 
 
-@pytest.mark.slow
 def test_libgit2_agrees(work: Repo, snap: Snap) -> None:
     # Other programs than git read a workspace; libgit2 is the one that most of them use.
     work.write("README", "edited\n")
@@ -424,7 +411,6 @@ def test_libgit2_agrees(work: Repo, snap: Snap) -> None:
     assert str(there.index.write_tree()) == snapshot.tree_sha
 
 
-@pytest.mark.slow
 def test_started_from_a_subdirectory(work: Repo, snap: Snap) -> None:
     work.write("README", "edited\n")
     check(work, snap(work, work.root / "src/deep"))

@@ -89,7 +89,6 @@ def test_directories(work: Repo, snap: Snap) -> None:
     assert reasons[6] == "a directory without a file that counts: git keeps no empty directories"
 
 
-@pytest.mark.slow
 def test_what_takes_the_place_of_what(work: Repo, snap: Snap) -> None:
     work.write("a", "a\n")
     work.write("d/f")
@@ -107,7 +106,6 @@ def test_what_takes_the_place_of_what(work: Repo, snap: Snap) -> None:
     assert reasons[6].startswith("behind the symbolic link e, which is not part of the snapshot: ignored")
 
 
-@pytest.mark.slow
 def test_names_that_no_file_can_have(work: Repo) -> None:
     work.link("loop", "loop2")
     work.link("loop2", "loop")
@@ -116,7 +114,6 @@ def test_names_that_no_file_can_have(work: Repo) -> None:
         assert not answer.included
 
 
-@pytest.mark.slow
 def test_repositories_that_are_none(work: Repo, snap: Snap) -> None:
     work.write("bad/.git", "gitdir: /nowhere\n")
     work.write("bad/file")

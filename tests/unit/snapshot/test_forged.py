@@ -185,7 +185,6 @@ def test_configuration_in_the_workspace(place: Place, below: str) -> None:
     place.changed(cwd=inside, said=".." if below else ".")
 
 
-@pytest.mark.slow
 def test_filters_that_a_job_has_replaced(work: Repo, snap: Snap, tmp_path: Path) -> None:
     work.write("up", "#!/bin/sh\ncat\n", 0o755)
     work.write(".gitattributes", "*.t filter=up\n")
@@ -276,7 +275,6 @@ def test_the_current_directory_is_gone(place: Place, tmp_path: Path) -> None:
         assert (done.returncode, "was removed" in done.stderr) == (2, True), done.stderr
 
 
-@pytest.mark.slow
 def test_forged_objects(work: Repo, snap: Snap) -> None:
     """git does not check that an object is what its id says: one in the place of a directory's tree changes the content."""
     snapshot = snap(work)
@@ -308,7 +306,6 @@ def test_what_git_converts_is_proved_by_its_bytes(work: Repo, snap: Snap) -> Non
     assert {path for path, _ in verified.unreadable} | {change.path for change in verified.changes} == {"a.id", "a.u7"}
 
 
-@pytest.mark.slow
 def test_names_that_end_in_a_carriage_return(work: Repo, snap: Snap) -> None:
     work.write("Icon\r", "one\n")
     work.write("filtered\r.up")
@@ -322,7 +319,6 @@ def test_names_that_end_in_a_carriage_return(work: Repo, snap: Snap) -> None:
     assert {change.path for change in proved(snapshot).changes} == {"Icon", "Icon\r"}
 
 
-@pytest.mark.slow
 def test_directories_deep_inside_one_another(place: Place) -> None:
     descriptor = os.open(place.workspace, os.O_RDONLY)
     for _ in range(1500):

@@ -32,7 +32,6 @@ def named(tmp_path: Path, new_repo: NewRepo) -> tuple[Repo, Callable[[str], str 
     return repo, name_of
 
 
-@pytest.mark.slow
 def test_a_folder_keeps_its_name_while_nothing_in_it_changes(named: tuple[Repo, Callable[[str], str | None]]) -> None:
     repo, name_of = named
     app, whole = name_of("app"), name_of(".")

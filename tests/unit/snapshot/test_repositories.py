@@ -18,7 +18,6 @@ from loom.snapshot.repository import find, parse
 from .conftest import ENVIRONMENT, Repo, Snap, check, clone, contents
 
 
-@pytest.mark.slow
 def test_linked_worktree(work: Repo, snap: Snap, tmp_path: Path) -> None:
     work.git("worktree", "add", "-q", "-b", "side", str(tmp_path / "linked"))
     linked = Repo(tmp_path / "linked")
@@ -59,7 +58,6 @@ def test_shallow_clone(work: Repo, snap: Snap, tmp_path: Path) -> None:
     assert Repo(snapshot.path).git("rev-list", "--count", "HEAD") == "2\n"
 
 
-@pytest.mark.slow
 def test_partial_clone(work: Repo, snap: Snap, tmp_path: Path) -> None:
     for number in range(3):
         work.write("README", f"{number}\n")
@@ -75,7 +73,6 @@ def test_partial_clone(work: Repo, snap: Snap, tmp_path: Path) -> None:
     assert Repo(snapshot.path).git("show", "HEAD~2:README") == "0\n"
 
 
-@pytest.mark.slow
 def test_merge_with_conflicts(work: Repo, snap: Snap) -> None:
     work.git("checkout", "-q", "-b", "side")
     work.write("README", "side\n")
@@ -115,7 +112,6 @@ def test_sha256(tmp_path: Path, snap: Snap) -> None:
     assert len(snapshot.tree_sha) == 64
 
 
-@pytest.mark.slow
 def test_reftable(tmp_path: Path, snap: Snap) -> None:
     root = tmp_path / "reftable"
     root.mkdir()
@@ -157,7 +153,6 @@ def test_indexes_of_every_make(work: Repo, snap: Snap, settings: dict[str, str])
     check(work, snapshot)
 
 
-@pytest.mark.slow
 def test_a_repository_that_borrows_its_objects(work: Repo, snap: Snap, tmp_path: Path) -> None:
     shared = clone(work, tmp_path / "shared", "--shared", str(work.root))
     shared.write("new")
@@ -310,7 +305,6 @@ def test_another_owner(repo: Repo, snap: Snap, tmp_path: Path) -> None:
     check(repo, snap(repo))
 
 
-@pytest.mark.slow
 def test_without_git(repo: Repo) -> None:
     program = (
         "import os, sys; from pathlib import Path; from loom.snapshot import discover\n"
@@ -330,7 +324,6 @@ def test_without_git(repo: Repo) -> None:
 # What lies beside the files: objects, refs, configuration, attributes
 
 
-@pytest.mark.slow
 def test_packs_of_other_names(work: Repo, snap: Snap) -> None:
     for _ in range(2):  # the first makes the pack, the second removes what is in it
         work.git("maintenance", "run", "--task=loose-objects")
@@ -338,7 +331,6 @@ def test_packs_of_other_names(work: Repo, snap: Snap) -> None:
     check(work, snap(work))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("what", ["HEAD", "HEAD^{tree}"])
 def test_replaced_objects(work: Repo, snap: Snap, what: str) -> None:
     first = work.git("rev-parse", what).strip()
@@ -369,7 +361,6 @@ def test_a_head_without_its_objects(work: Repo) -> None:
     assert head in str(error)
 
 
-@pytest.mark.slow
 def test_configuration_in_the_environment(work: Repo, snap: Snap, tmp_path: Path) -> None:
     (tmp_path / "ignored").write_text("hidden\n")
     work.write("hidden")

@@ -59,7 +59,6 @@ def test_names_and_targets_about_as_long_as_a_header_holds(length: int) -> None:
 
 
 @pytest.mark.parametrize("source", [io.BytesIO, Dribble])
-@pytest.mark.slow
 def test_there_and_back(source: type) -> None:
     found = []
     for entry, file in read(source(packed(ENTRIES))):

@@ -254,7 +254,6 @@ def test_any_workflow_is_answered(tmp_path_factory: pytest.TempPathFactory, body
     said(tmp_path_factory.mktemp("any"), "".join(lines).encode("utf-8", "surrogatepass"))
 
 
-@pytest.mark.slow
 @fuzzed(300)
 @given(st.binary(max_size=200))
 def test_any_bytes_are_answered(data: bytes) -> None:

@@ -22,7 +22,6 @@ from .plans import job, run, states, step
 M = {"v": "${{ steps.s.outputs.m }}"}
 
 
-@pytest.mark.slow
 def test_outputs_and_results_of_jobs_reach_those_that_need_them(make: Make) -> None:
     ran = run(
         make,
@@ -67,7 +66,6 @@ def test_status_functions_look_at_all_jobs_before(make: Make, condition: str, st
     assert ran.statuses == {"a": "failure", "b": "success", "c": status}
 
 
-@pytest.mark.slow
 def test_a_job_that_may_fail_counts_as_success(make: Make) -> None:
     ran = run(
         make,
@@ -77,7 +75,6 @@ def test_a_job_that_may_fail_counts_as_success(make: Make) -> None:
     assert (ran.statuses, ran.lines("b")) == ({"a": "failure?", "b": "success"}, ["success"])
 
 
-@pytest.mark.slow
 def test_the_first_failure_of_a_matrix_ends_the_others(make: Make, tmp_path: Path) -> None:
     failing = job("m.1", step(f"until [ -e {tmp_path}/up ]; do sleep 0.02; done; exit 1"), group="m")
     waiting = job(
@@ -103,27 +100,23 @@ def test_after_a_cancel_no_job_starts(make: Make) -> None:
     assert (ran.statuses, ran.error("b")) == ({"a": "canceled", "b": "skipped"}, "the run was interrupted")
 
 
-@pytest.mark.slow
 def test_after_the_first_failure_of_a_run_that_it_ends_no_job_starts(make: Make) -> None:
     last = job("b", step("echo"), needs={"a": ["a"]}, condition="always()")
     ran = run(make, job("a", step("exit 1")), last, code=1, fail_fast=True)
     assert ran.statuses == {"a": "failure", "b": "skipped"}
 
 
-@pytest.mark.slow
 def test_jobs_of_a_matrix_that_have_not_started_do_not_after_a_failure(make: Make) -> None:
     jobs = [job(f"m.{n}", step("exit 1"), group="m", max_parallel=1) for n in (1, 2)]
     ran = run(make, *jobs, code=1, jobs=2)
     assert ran.statuses == {"m.1": "failure", "m.2": "canceled"}
 
 
-@pytest.mark.slow
 def test_a_matrix_without_fail_fast_goes_on(make: Make) -> None:
     jobs = [job(f"m.{n}", step(f"exit {n - 1}"), group="m", max_parallel=1, fail_fast=False) for n in (2, 1)]
     assert run(make, *jobs, code=1, jobs=2).statuses == {"m.2": "failure", "m.1": "success"}
 
 
-@pytest.mark.slow
 def test_a_called_workflow_has_inputs_and_outputs(make: Make) -> None:
     first = job("first", step("echo v=x >>$GITHUB_OUTPUT", key="s"), outputs={"v": "${{ steps.s.outputs.v }}"})
     caller = LateCaller(
@@ -156,7 +149,6 @@ def test_an_expression_that_is_invalid_fails_its_job(make: Make) -> None:
     assert "not valid JSON" in ran.error("a")
 
 
-@pytest.mark.slow
 def test_a_job_becomes_several_by_the_output_of_another(make: Make) -> None:
     first = job(
         "first", step('echo \'m={"n": [1, 2], "include": [{"n": 2, "x": "y"}]}\' >>$GITHUB_OUTPUT', key="s"), outputs=M

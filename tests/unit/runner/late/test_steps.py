@@ -25,7 +25,6 @@ from tests.unit.runner.conftest import Make
 from .plans import job, run, states, step
 
 
-@pytest.mark.slow
 def test_a_step_reports_variables_paths_and_outputs_for_those_after_it(make: Make) -> None:
     ran = run(
         make,
@@ -48,13 +47,11 @@ def test_a_step_reports_variables_paths_and_outputs_for_those_after_it(make: Mak
     assert ran.job("one").outcome["outputs"] == {"y": "1jmain"}
 
 
-@pytest.mark.slow
 def test_a_step_says_where_it_stands_and_which_attempt_it_is(make: Make) -> None:
     ran = run(make, job("one", step('echo "$LOOM_STEP $LOOM_ATTEMPT"'), step('echo "$LOOM_STEP"')))
     assert (ran.lines("one"), ran.lines("one", "script/02")) == (["script/01 1"], ["script/02"])
 
 
-@pytest.mark.slow
 def test_after_a_failure_only_the_steps_run_whose_condition_says_so(make: Make) -> None:
     ran = run(
         make,
@@ -137,7 +134,6 @@ def test_a_step_that_can_t_begin_fails_with_the_reason(make: Make) -> None:
     assert "not valid JSON" in ran.lines("one", "script/02")[0]
 
 
-@pytest.mark.slow
 def test_masks_hold_from_their_line_on_and_commands_do_what_they_say(make: Make) -> None:
     ran = run(
         make,
@@ -239,7 +235,6 @@ def test_a_composite_action_has_its_own_inputs_steps_and_status(make: Make) -> N
     assert ran.lines("one", "script/11") == ["skipped"]
 
 
-@pytest.mark.slow
 def test_post_steps_run_after_their_main_step_with_its_state(make: Make) -> None:
     ran = run(
         make,
@@ -259,7 +254,6 @@ def test_post_steps_run_after_their_main_step_with_its_state(make: Make) -> None
     assert (ran.lines("one", "script/02"), ran.lines("one", "script/05")) == (["[1]"], ["1 2"])
 
 
-@pytest.mark.slow
 def test_a_post_step_of_an_action_in_another_fails_the_job(make: Make) -> None:
     ran = run(
         make,
@@ -275,7 +269,6 @@ def test_a_post_step_of_an_action_in_another_fails_the_job(make: Make) -> None:
     assert ran.error("one") == "script/04 failed with exit code 3"
 
 
-@pytest.mark.slow
 def test_default_variables_and_the_event(make: Make) -> None:
     github = {"ref": "refs/heads/main", "event": {"n": 7}, "job": "build", "repository": "o/r"}
     ran = run(
@@ -303,7 +296,6 @@ def test_a_variable_that_no_shell_can_set_reaches_programs(make: Make) -> None:
     assert ran.lines("one") == ["c d"]
 
 
-@pytest.mark.slow
 def test_variables_of_the_container_are_not_in_the_context(make: Make) -> None:
     one = job(
         "one",
@@ -314,7 +306,6 @@ def test_variables_of_the_container_are_not_in_the_context(make: Make) -> None:
     assert run(make, one).lines("one") == ["jobs job step [] job"]
 
 
-@pytest.mark.slow
 def test_a_step_s_own_time_limit_is_a_failure(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """It counts whole minutes: less than one is no limit."""
     monkeypatch.setattr(late, "MINUTE_S", 0.3)
@@ -327,7 +318,6 @@ def test_a_step_s_own_time_limit_is_a_failure(make: Make, monkeypatch: pytest.Mo
     assert list(states(ran).values()) == ["success", "failure", "success"]
 
 
-@pytest.mark.slow
 def test_the_job_s_time_limit_cancels_what_does_not_ask_for_it(make: Make) -> None:
     ran = run(
         make,
@@ -402,7 +392,6 @@ def test_hashes_of_files_are_github_s(make: Make) -> None:
     assert ran.lines("one", "script/04") == ran.lines("one", "script/05") == ran.lines("one", "script/02")
 
 
-@pytest.mark.slow
 def test_problem_matchers_find_the_failures_of_later_steps(make: Make) -> None:
     matcher = {"owner": "mine", "pattern": [{"regexp": r"^(\S+):(\d+) BAD (.*)$", "file": 1, "line": 2, "message": 3}]}
     ran = run(
@@ -421,7 +410,6 @@ def test_problem_matchers_find_the_failures_of_later_steps(make: Make) -> None:
     assert found == [("a.c", 3, "thing")]
 
 
-@pytest.mark.slow
 def test_a_secret_is_there_where_it_is_named_alone(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MY_TOKEN", "very-secret-1")
     ran = run(
@@ -457,7 +445,6 @@ def test_ports_of_services_are_in_the_context_of_the_job() -> None:
     assert said == ["1 6379 c1 n1 r1 n1", " 6379   r1 n1"]
 
 
-@pytest.mark.slow
 def test_a_missing_file_of_problem_matchers_is_named(make: Make) -> None:
     ran = run(make, job("one", step("echo '::add-matcher::no/m.json'")))
     told = ran.warnings("one")
@@ -510,7 +497,6 @@ def gated(gate: Deciding) -> Any:
     return lambda tools: replace(tools, gate=gate)
 
 
-@pytest.mark.slow
 def test_a_person_stands_before_each_step_that_runs_with_its_variables(make: Make) -> None:
     gate = Deciding()
     ran = run(
@@ -529,7 +515,6 @@ def test_a_person_stands_before_each_step_that_runs_with_its_variables(make: Mak
     assert ran.statuses == {"one": "success"}
 
 
-@pytest.mark.slow
 def test_a_failed_step_is_tried_again_or_the_next_one_runs(make: Make) -> None:
     steps = (step("test -e up || { touch up; exit 1; }"), step("exit 3"), step("echo on ${{ job.status }}"))
     ran = run(make, job("one", *steps), code=1, tools=gated(Deciding(Verdict.RETRY, Verdict.NEXT)))
@@ -645,7 +630,6 @@ def test_an_action_and_hashes_of_the_project_need_a_checkout_before_them(
     )
 
 
-@pytest.mark.slow
 def test_an_invalid_variable_fails_a_step_that_may_fail(make: Make) -> None:
     ran = run(make, job("one", step("true", continue_on_error="true", env={"A": "${{ fromJSON('') }}"})), code=1)
     assert list(states(ran).values()) == ["failure"]
@@ -658,7 +642,6 @@ def test_a_checkout_leaves_the_history_whole_that_other_jobs_share(make: Make, m
     assert [ran.lines(name, "script/02") for name in ("one", "two")] == [[expected]] * 2
 
 
-@pytest.mark.slow
 def test_the_checkout_of_the_project_itself_runs_nothing_and_has_outputs(make: Make) -> None:
     commit = {"github": {"repository": "me/p", "sha": "a" * 40, "ref": "refs/heads/main"}}
     ran = run(
@@ -759,7 +742,6 @@ jobs:
     assert after.lines("one", "script/03") == ["last success"]
 
 
-@pytest.mark.slow
 def test_a_secret_may_be_a_text_of_the_workflow(make: Make) -> None:
     ran = run(make, job("one", step("echo ${{ secrets.S }} [${{ secrets.T }}]"), contexts={"secrets": {"S": "text"}}))
     assert ran.lines("one") == ["text []"]
@@ -777,7 +759,6 @@ def test_the_lines_of_a_script_are_those_of_its_file_where_no_value_has_more(
     assert (begun["line"], begun["literal"]) == (5, lines_are_its_own)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("given", "shown"), [({}, ["0 on"]), ({"ACTIONS_STEP_DEBUG": "True"}, ["1 on", "Debug: d"])])
 def test_debugging_is_a_variable_of_the_user(make: Make, given: dict[str, str], shown: list[str]) -> None:
     script = 'echo "${RUNNER_DEBUG-0} on"; echo "::debug::d"; exit 1'
@@ -786,7 +767,6 @@ def test_debugging_is_a_variable_of_the_user(make: Make, given: dict[str, str], 
     assert diagnosis_of(ran.reading, "one").lines == shown
 
 
-@pytest.mark.slow
 def test_a_problem_matcher_finds_failures_of_the_step_that_adds_it(make: Make) -> None:
     matcher = {"owner": "mine", "pattern": [{"regexp": r"^BAD (.*)$", "message": 1}]}
     text = "echo BAD before; echo '::add-matcher::m.json'; echo BAD after; exit 1"

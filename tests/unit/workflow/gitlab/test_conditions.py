@@ -180,7 +180,6 @@ def test_any_text_is_a_condition_or_is_refused(text: str, value: str) -> None:
     assert conditions.holds(text, {"A": value}) in (True, False)
 
 
-@pytest.mark.slow
 @fuzzed(200)
 @given(st.text(alphabet="ab.*+?()[]{}|^$\\/1dzPp<>:=!im", max_size=20), st.text(alphabet="ab/\n", max_size=8))
 def test_any_pattern_of_a_variable_searches_or_is_a_text(pattern: str, value: str) -> None:
