@@ -10,7 +10,8 @@ os.environ["PYDANTIC_DISABLE_PLUGINS"] = "__all__"  # as loom's own `main` does 
 import loom
 
 for module in pkgutil.walk_packages(loom.__path__, "loom."):
-    if not module.name.endswith("__main__"):
+    # Its library takes as long as all others together, for the few processes that need it.
+    if not module.name.endswith(("__main__", "agents.mcp")):
         import_module(module.name)
 
 # What they import late.

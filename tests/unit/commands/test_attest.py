@@ -14,7 +14,6 @@ import pytest
 from google.protobuf import json_format
 from in_toto_attestation.v1.statement_pb2 import Statement as InTotoStatement
 from msgspec.structs import replace
-from securesystemslib.dsse import Envelope as LibraryEnvelope
 
 from loom.commands.gate.ci import SHOWN, SIGNERS
 from loom.commands.gate.signing import (
@@ -64,6 +63,8 @@ def statement(tree: str = "1" * 40, result: str = "PASSED", **annotations: Any) 
 
 
 def test_an_envelope_is_what_in_toto_reads(key: Path) -> None:
+    from securesystemslib.dsse import Envelope as LibraryEnvelope  # it brings boto3 along: a second
+
     line = jsons.encode_line(sign(statement(), signing_of(ssh(key))))
     theirs = LibraryEnvelope.from_dict(json.loads(line))
     ours, read = read_envelope(line) or pytest.fail("not read")

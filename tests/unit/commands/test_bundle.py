@@ -15,10 +15,8 @@ from pathlib import Path
 import msgspec
 import pytest
 import zstandard
-from mcp.server.mcpserver.exceptions import ToolError
 
 from loom.cancel import Cancel
-from loom.commands.agents.mcp import _Serving
 from loom.commands.agents.tools import AgentTools, Limits
 from loom.commands.project.bundle_file import MOST_BYTES, UnpackedBundle, unpacked, write_bundle
 from loom.errors import RequestError
@@ -270,6 +268,11 @@ def test_a_secret_whose_value_nobody_knows_is_a_refusal(
 def test_what_was_printed_before_a_secret_was_known_goes_into_no_report_and_no_bundle(
     project: Project, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    # Here, for each worker reads this file, and these take it a second.
+    from mcp.server.mcpserver.exceptions import ToolError
+
+    from loom.commands.agents.mcp import _Serving
+
     monkeypatch.setenv("TOKEN", "unlike-any-other-1")
     (project.root / ".loom").mkdir()
     early = "early: {stage: test, script: ['printf %s unlike-any -other-1']}\n"

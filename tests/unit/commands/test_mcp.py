@@ -10,9 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from mcp.server.mcpserver.exceptions import ToolError
 
-from loom.commands.agents.mcp import _looking, _Server, _Serving
 from loom.commands.agents.tools import AgentTools, Limits
 from tests.support.waiting import promptly, until
 
@@ -26,6 +24,11 @@ MESSAGES = [
 
 @pytest.mark.parametrize("run", ["/etc/hostname", "../x", "-", "https://127.0.0.1:1/x", "x.bundle"])
 def test_an_agent_names_a_run_and_no_file_or_address(run: str) -> None:
+    # Here, for each worker reads this file, and these take it a second.
+    from mcp.server.mcpserver.exceptions import ToolError
+
+    from loom.commands.agents.mcp import _looking, _Server, _Serving
+
     server = _Server("loom")
     _looking(server, _Serving(AgentTools(Limits(), None)))
     with pytest.raises(ToolError, match="pattern"):
