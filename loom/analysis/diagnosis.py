@@ -32,6 +32,7 @@ from loom.record.documents import DIAGNOSIS_SCHEMA, Document, Milliseconds, Mome
 from loom.record.events import Section, epoch_ns
 from loom.record.highlights import form_of
 from loom.record.request import Request
+from loom.record.store import GOES_ON
 from loom.record.unrecorded import Unrecorded
 from loom.status import Code, Count, FailingTest, Failure, failing_tests_total
 from loom.util import typed
@@ -210,7 +211,7 @@ def diagnose(evidence: Evidence) -> Diagnosis:
     of_step = max(steps, key=lambda each: each["attempt"], default={})
     tests = [FailingTest(**test) for test in job.get("failing_tests", ())]
     # A finished job has its own status while others still run; otherwise use the run's.
-    failed = (status or evidence.state) not in ("success", "skipped", "running")
+    failed = (status or evidence.state) not in ("success", "skipped", *GOES_ON)
     output = evidence.output if failed else ReadOutput()
     command = job.get("failing_command") or of_step.get("command")
     printed = texts(output.lines)

@@ -39,7 +39,8 @@ DETACHED = "detached"
 """No loom follows the run, and its jobs go on elsewhere (`loom attach`)."""
 INTERRUPTED = "interrupted"
 """Loom was killed, or the machine went down, before the end of the run."""
-UNFINISHED = (RUNNING, DETACHED, INTERRUPTED)
+GOES_ON = (RUNNING, DETACHED)
+UNFINISHED = (*GOES_ON, INTERRUPTED)
 UNREADABLE = "unreadable"
 """The run has ended, and another loom made its record, or it was edited."""
 _BEGINS_WITHIN_NS = 60 * 10**9
@@ -72,7 +73,7 @@ class RunEntry(Immutable):
     @property
     def goes_on(self) -> bool:
         """Return whether jobs of it may run: nothing of it may be removed."""
-        return self.state in (RUNNING, DETACHED)
+        return self.state in GOES_ON
 
     @property
     def state(self) -> str:

@@ -119,6 +119,8 @@ def test_a_run_is_left_followed_killed_and_followed_to_its_end(tmp_path: Path) -
     loom, run_id = left.loom, left.run_id
     assert f"loom attach {run_id}" in left.said.stdout
     assert len(kubernetes.pods_of(run_id)) == 1
+    assert "is detached, and its jobs go on" in loom("diagnose", run_id).stdout
+    assert f"loom attach {run_id}" in loom("logs", run_id).stderr
     assert loom("resume", run_id).returncode == 2
     assert loom("clean", "--keep-last", "0").returncode == 0
     assert loom("runs", "--json").stdout.count(run_id)

@@ -22,6 +22,7 @@ from loom.record.extent import extent_text
 from loom.record.fold import JobState, RunFold, Span
 from loom.record.reader import Reading, Unit
 from loom.record.sections import SectionReader, reader_for
+from loom.record.store import GOES_ON
 from loom.status import failing_tests_total
 from loom.util.controls import cleaned
 from loom.util.units import counted, rough_duration, rough_size
@@ -41,6 +42,7 @@ WORDS = {
     "skipped": "skipped",
     "unfinished": "did not end",
     "running": "running",
+    "detached": "detached",
     "interrupted": "interrupted",
 }
 _MARKDOWN = MarkdownIt("commonmark", {"html": False}).enable("table").disable("image")
@@ -176,7 +178,7 @@ def headline(fold: RunFold, state: str) -> str:
     passed = sum(job.status == "success" for job in fold.jobs.values())
     if state in ("interrupted", "canceled"):
         return f"The run was {state}"
-    if state == "running":
+    if state in GOES_ON:
         return f"{failed} of {counted(total, 'job')} failed so far" if failed else "The run goes on"
     if failed:
         return "The job failed" if total == 1 else f"{failed} of {total} jobs failed"
@@ -190,7 +192,7 @@ def headline(fold: RunFold, state: str) -> str:
 
 
 def words_for(state: str) -> Mapping[str, str]:
-    return {**WORDS, "unfinished": WORDS["running"]} if state == "running" else WORDS
+    return {**WORDS, "unfinished": WORDS["running"]} if state in GOES_ON else WORDS
 
 
 def counts(fold: RunFold, words: Mapping[str, str] = WORDS) -> str:

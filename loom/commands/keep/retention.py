@@ -29,7 +29,7 @@ from msgspec import Struct
 
 from loom.commands.project.background import size_limit
 from loom.config import Config
-from loom.record.store import DETACHED, RUNNING, RunEntry, Store
+from loom.record.store import GOES_ON, RunEntry, Store
 from loom.snapshot import is_occupied, remains
 from loom.util import jsons
 from loom.util.file_systems import allocated
@@ -87,7 +87,7 @@ class Records:
         }
         """The newest first."""
         firsts = [family[0] for family in self.families]
-        self.failed = _newest((one for one in firsts if one.state not in ("success", RUNNING, DETACHED)), 1)
+        self.failed = _newest((one for one in firsts if one.state not in ("success", *GOES_ON)), 1)
         self._stood_in = list(_directories_of_processes())
 
     @cached_property

@@ -14,7 +14,7 @@ from loom.commands.screen import screen_parts
 from loom.errors import RequestError
 from loom.record.events import Where
 from loom.record.reader import Follower, Reading, Unit, lines_in_order
-from loom.record.store import is_alive
+from loom.record.store import DETACHED, is_alive
 from loom.render.records import log_json, log_line
 from loom.workflow.patterns import PatternError, Search, SearchError, pattern_of
 
@@ -60,6 +60,10 @@ def logs(
         lines = deque(lines, maxlen=tail)
     for where, event in lines:
         printer(where, event)
+    if reading.state == DETACHED:
+        print(
+            f"loom: what its jobs print since it was detached comes with: loom attach {reading.run_id}", file=sys.stderr
+        )
 
 
 def _wanted(grep: str | None) -> Callable[[str], bool]:

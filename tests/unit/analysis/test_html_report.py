@@ -195,6 +195,7 @@ def ended(*results: tuple[str, bool]) -> RunFold:
         ([("canceled", False), ("success", False)], "canceled", "The run was canceled", "1 canceled, 1 passed"),
         ([], "error", "The run failed", ""),
         ([("failure", False), ("success", False)], "running", "1 of 2 jobs failed so far", "1 failed, 1 passed"),
+        ([("success", False)], "detached", "The run goes on", "1 passed"),
     ],
 )
 def test_the_headline_is_a_sentence(results: list[tuple[str, bool]], state: str, said: str, counted: str) -> None:

@@ -12,11 +12,13 @@ import pytest
 from msgspec.structs import replace
 
 from loom import providers
+from loom.analysis.evidence import diagnosis_of
 from loom.commands.again import attach
 from loom.errors import EngineUnavailable, RequestError
 from loom.plan.model import MountMode
 from loom.providers.base import Capabilities, Setup
 from loom.providers.command import Command
+from loom.record.reader import Reading
 from loom.record.store import Store
 from loom.util import masking
 from tests.unit.providers.far_provider import FarKept, FarProvider, FarSession
@@ -142,6 +144,7 @@ def test_another_loom_goes_on_with_the_record(make: Make) -> None:
     manifest = ran.reading.paths.logs / "jobs/one/manifest.json"
     manifest.unlink()  # the other loom had not got to that
     assert Store(project.home / "state").entry(ran.reading.run_id).state == "detached"
+    assert not diagnosis_of(Reading(Store(project.home / "state").entry(ran.reading.run_id))).failed
     Detached.handed.clear()
     assert attach.attach(None, stream=None, quiet=True, jobs=None, trust=True) == 0
     again = project.last()
