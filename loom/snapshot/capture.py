@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import time
 from collections.abc import Callable, Collection, Mapping
@@ -26,7 +27,7 @@ from loom.snapshot.proof import Filled, Proof
 from loom.snapshot.pull_request import bring
 from loom.snapshot.questions import Questions
 from loom.snapshot.removal import delete
-from loom.snapshot.renewal import KnownFiles, Renewer, keep_known, strip, take_known
+from loom.snapshot.renewal import KnownFiles, Renewer, keep_known, put_in, strip, take_known
 from loom.snapshot.repository import as_under_git
 from loom.snapshot.source import check_consent, truth
 from loom.util.bounded import listed
@@ -65,8 +66,7 @@ def take(
         files = None if known is None else take_known(known)
         try:
             same = files is not None and files.umask == umask
-            if files is not None and same and (objects := strip(workspace, files, of_git=True)) is not None:
-                files = KnownFiles(files=files.files, objects=objects, umask=umask)
+            if files is not None and same and strip(workspace, files.objects, umask, of_git=True) is not None:
                 return _take(source, workspace, cancel, on_progress, umask, known, files)
         except SnapshotCanceled:
             raise
@@ -111,8 +111,8 @@ def _take(
             brought=filled.brought,
         )
         write_manifest(git_dir, manifest)
-        if known is not None and filled.copied:
-            keep_known(KnownFiles(files=filled.copied, objects=filled.objects, umask=umask), known)
+        if known is not None:
+            keep_known(filled.known, known)
     except BaseException as error:
         empty(workspace)
         if cancel.requested and isinstance(error, (SnapshotError, OSError)) and not isinstance(error, SnapshotCanceled):
@@ -192,7 +192,7 @@ class _Filling:
         self._files = files
         """The files that the target already has."""
         self._renewer: Renewer | None = None
-        self._done = Filled(prefix=prefix or "")
+        self._done = Filled(files or KnownFiles(umask), prefix=prefix or "")
         self._questions = Questions(source, git_dir, self._own_directories(), outermost=self._is_outermost)
         self._proof = Proof(source, target, git_dir, self._done, cancel)
         self._index_tree: str | None = None
@@ -274,7 +274,7 @@ class _Filling:
             tracked = index.tracked(source, outermost=self._is_outermost)
             if self._renewer is not None:
                 self._renewer.strip()
-                tracked = iter(self._make_way(self._renewer, list(tracked)))
+                tracked = iter(self._make_way(self._renewer, dict(tracked)).items())
             found = self._found = pool.copy(tracked, about=about, on_portion=self._progress(about))
             listed, unlisted = questions.new_files()
             new = self._new = contents.new_files(source, listed, outermost=self._is_outermost)
@@ -292,23 +292,25 @@ class _Filling:
                 found.add(vars(self._renewer.kept))
         self._vanished = set(more.absent)
         found.add(vars(more))
-        self._done.copied = dict(found.copied)
+        put_in(self._done.known.files, dict(found.copied))
         return unlisted
 
-    def _make_way(self, renewer: Renewer, tracked: list[tuple[str, int]]) -> list[tuple[str, int]]:
+    def _make_way(self, renewer: Renewer, tracked: dict[str, int]) -> dict[str, int]:
         """Remove what is not in the snapshot any more; return what may have changed. SnapshotError for what can't be renewed."""
-        source, index = self._source, self._index
+        source, own = self._source, self._git_dir / "index"
         new = contents.new_files(source, self._questions.new_files()[0], outermost=self._is_outermost)
-        renewer.keep_only((*(path for path, _ in tracked), *new.files))
-        if not truth(source.config.get("core.trustctime", ()), True) or "core.checkstat" in source.config:
-            return tracked
-        own = self._git_dir / "index"
-        facts = layout.facts_in_index(own.read_bytes(), len(source.head_sha) // 2)
-        stand = renewer.unchanged(index.paths, facts, written_s=own.stat().st_mtime_ns // 10**9)
-        stand -= self._questions.changes().keys()
+        sure = truth(source.config.get("core.trustctime", ()), True) and "core.checkstat" not in source.config
+        data = own.read_bytes()
+        digest = b"%d %s" % (sure, hashlib.sha256(data).digest())
+        facts = layout.facts_in_index(data, len(source.head_sha) // 2)
+        entries = zip(self._index.paths, facts, strict=True) if sure else ()
+        apart = renewer.changed(tracked.keys(), entries, digest, written_s=own.stat().st_mtime_ns // 10**9)
+        apart |= self._questions.changes().keys()
         as_on_disk = (copy_files.ANY, copy_files.LINK)
-        left = [(path, become) for path, become in tracked if path not in stand or become not in as_on_disk]
-        renewer.keep(stand.difference(path for path, _ in left))
+        left = {path: become for path, become in tracked.items() if path in apart or become not in as_on_disk}
+        renewer.keep_but(apart.union(left), count=len(tracked) - len(left))
+        renewer.keep_only(renewer.files.keys() & tracked.keys() | set(new.files))
+        self._done.known.apart = set(map(os.fsencode, (*left, *new.files)))
         return left
 
     def _lay_out(self, data: bytes) -> None:
@@ -326,11 +328,11 @@ class _Filling:
         self._questions.make_index_plain()
         if len(data) <= _LARGE_INDEX:  # in a large tree the copy waits for the listing, so nothing may delay that
             self._questions.ask()
-        kept = self._files.objects if self._files is not None else {}
-        self._done.objects = {path: facts for path, facts in kept.items() if facts}
+        objects: dict[str, bytes] = {}
         self._done.borrowed = layout.lay_out_objects(
-            source, git_dir, self._done.objects, may_borrow=self._may_borrow, cancel=self._cancel
+            source, git_dir, objects, may_borrow=self._may_borrow, cancel=self._cancel
         )
+        put_in(self._done.known.objects, objects)
         self._done.stores = (source.objects_dir, *self._done.borrowed)
         if not self._is_outermost:
             (self._target / ".git").write_bytes(os.fsencode(f"gitdir: {os.path.relpath(git_dir, self._target)}\n"))

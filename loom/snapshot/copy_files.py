@@ -96,9 +96,9 @@ def size_in(facts: Facts) -> int:
     return int(_FACTS.unpack_from(facts)[3])
 
 
-def sizes_in(facts: Iterable[Facts]) -> int:
-    """Return the bytes of files, each given by its facts on both sides."""
-    return sum(int(one[3]) for one in _FACTS.iter_unpack(b"".join(facts))) // 2
+def sizes_in(facts: bytes) -> int:
+    """Return the bytes of files, whose joined facts these are."""
+    return sum(int(one[3]) for one in _FACTS.iter_unpack(facts))
 
 
 def are_in_index(facts: Facts, entry: tuple[int, ...]) -> bool:

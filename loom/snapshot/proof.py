@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 from msgspec import Struct
@@ -11,8 +11,8 @@ from msgspec.structs import replace
 
 from loom.cancel import Cancel
 from loom.snapshot import filters, git, tree
-from loom.snapshot.copy_files import Facts
 from loom.snapshot.model import Change, LeftOut, Rules, SnapshotCanceled, Source, Submodule
+from loom.snapshot.renewal import KnownFiles, take_out
 from loom.snapshot.repository import as_written
 from loom.util.units import counted
 
@@ -20,6 +20,8 @@ from loom.util.units import counted
 class Filled(Struct):
     """The intermediate result for one repository."""
 
+    known: KnownFiles
+    """The files that a later copy may leave as they are."""
     prefix: str = ""
     """The path of a submodule from the outermost root, with a slash."""
     tree_sha: str = ""
@@ -33,18 +35,14 @@ class Filled(Struct):
     stores: tuple[Path, ...] = ()
     """The object stores of the source, and of its submodules, that have the snapshot's commits."""
     rules: Rules = Rules()
-    copied: dict[str, Facts] = {}
-    """The files that a later copy may leave as they are."""
-    objects: dict[str, Facts] = {}
-    """The same of git's objects."""
 
     def configure(self, config: Iterable[tuple[str, str]]) -> None:
         self.rules = replace(self.rules, config=tuple(config))
 
-    def forget_copies(self, paths: Iterable[str]) -> None:
+    def forget_copies(self, paths: Collection[str]) -> None:
         """Note that these files were written again after they were copied."""
-        for path in paths:
-            self.copied.pop(path, None)
+        take_out(self.known.files, paths)
+        self.known.apart.update(map(os.fsencode, paths))
 
     def leave_out(self, path: str, reason: str) -> None:
         left = LeftOut(path=self.prefix + path, reason=reason)

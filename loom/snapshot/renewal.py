@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from contextlib import suppress
-from itertools import islice
 from pathlib import Path
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, field
 
 from loom import __version__
 from loom.errors import SnapshotError
@@ -26,45 +25,37 @@ from loom.snapshot.removal import delete
 from loom.util import atomic, processes
 from loom.util.paths import ancestors
 from loom.util.private import make_private
-from loom.values import Immutable
+
+Folder = tuple[bytes, bytes, bytes]
+"""The files of a directory: their sorted names joined by NUL, the facts of the sources, and those of the copies."""
+Folders = dict[bytes, Folder]
+"""By the path of a directory and a slash, the root by nothing."""
+_EMPTY: Folder = (b"", b"", b"")
 
 
-class KnownFiles(Struct, frozen=True):
-    """The files of a filled workspace that are as the copy left them if their facts still hold."""
+class KnownFiles(Struct):
+    """The files of a filled workspace that are as the copy left them if their facts still hold.
 
-    files: Mapping[str, bytes]
-    """The facts of the source's file and of the copy."""
-    objects: Mapping[str, bytes]
-    """The same of git's objects."""
+    For the same loom in the same boot: a crash may lose what was written.
+    """
+
     umask: int
     """The umask with which they were copied."""
-
-
-class _Document(Immutable):
-    """Known files as they are kept, for the same loom in the same boot: a crash may lose what was written."""
-
-    loom: str
-    boot_id: str
-    umask: int
-    objects: int
-    """The number of objects, which come first."""
-    paths: bytes
-    facts: bytes
+    files: Folders = {}
+    objects: Folders = {}
+    """The same of git's objects."""
+    index: bytes = b""
+    """The digest of an index that has the facts of all `files` in the source but those `apart`."""
+    apart: set[bytes] = set()
+    loom: str = __version__
+    boot_id: str = field(default_factory=processes.boot_id)
 
 
 def keep_known(known: KnownFiles, kept: Path) -> None:
     """Write `known` where no job can write. Without it the workspace is never renewed, so a failure is no error."""
-    document = _Document(
-        loom=__version__,
-        boot_id=processes.boot_id(),
-        umask=known.umask,
-        objects=len(known.objects),
-        paths=os.fsencode("\0".join((*known.objects, *known.files))),
-        facts=b"".join((*known.objects.values(), *known.files.values())),
-    )
     with suppress(OSError):
         make_private(kept.parent)
-        atomic.write(kept, msgspec.msgpack.encode(document), mode=0o600)
+        atomic.write(kept, msgspec.msgpack.encode(known), mode=0o600)
 
 
 def take_known(kept: Path) -> KnownFiles | None:
@@ -79,17 +70,63 @@ def take_known(kept: Path) -> KnownFiles | None:
 
 def _read(kept: Path) -> KnownFiles | None:
     try:
-        document = msgspec.msgpack.decode(kept.read_bytes(), type=_Document)
+        known = msgspec.msgpack.decode(kept.read_bytes(), type=KnownFiles)
     except (OSError, ValueError):
         return None
-    size = 2 * copy_files.FACTS_SIZE
-    paths = os.fsdecode(document.paths).split("\0")
-    same = (document.loom, document.boot_id) == (__version__, processes.boot_id())
-    if not same or len(paths) * size != len(document.facts):
-        return None
-    both = zip(paths, (document.facts[at : at + size] for at in range(0, len(document.facts), size)), strict=True)
-    objects = dict(islice(both, document.objects))
-    return KnownFiles(objects=objects, files=dict(both), umask=document.umask)
+    return known if (known.loom, known.boot_id) == (__version__, processes.boot_id()) else None
+
+
+def put_in(folders: Folders, files: Mapping[str, bytes]) -> None:
+    """Add `files`, with the facts of both sides."""
+    for prefix, names in _by_directory(files).items():
+        key = os.fsencode(prefix)
+        folders[key] = _pack(_unpack(folders.get(key, _EMPTY)) | {name: files[prefix + name] for name in names})
+
+
+def take_out(folders: Folders, paths: Iterable[str]) -> dict[str, bytes]:
+    """Remove these files; return those that were there, with the facts of both sides."""
+    taken: dict[str, bytes] = {}
+    for prefix, names in _by_directory(paths).items():
+        key = os.fsencode(prefix)
+        left = _unpack(folders.pop(key, _EMPTY))
+        taken.update((prefix + name, left.pop(name)) for name in names if name in left)
+        if left:
+            folders[key] = _pack(left)
+    return taken
+
+
+def files_in(folders: Folders) -> dict[str, bytes]:
+    """Return all files, with the facts of both sides."""
+    result: dict[str, bytes] = {}
+    for prefix, folder in folders.items():
+        result.update((os.fsdecode(prefix) + name, facts) for name, facts in _unpack(folder).items())
+    return result
+
+
+def _by_directory(paths: Iterable[str]) -> dict[str, list[str]]:
+    result: dict[str, list[str]] = {}
+    for path in paths:
+        directory, slash, name = path.rpartition("/")
+        result.setdefault(directory + slash, []).append(name)
+    return result
+
+
+def _pack(files: dict[str, bytes]) -> Folder:
+    names = sorted(files)
+    theirs = b"".join([files[name][: copy_files.FACTS_SIZE] for name in names])
+    return _joined(names), theirs, b"".join([files[name][copy_files.FACTS_SIZE :] for name in names])
+
+
+def _unpack(folder: Folder) -> dict[str, bytes]:
+    names, theirs, ours = folder
+    size = copy_files.FACTS_SIZE
+    starts = range(0, len(ours), size)
+    each = zip(os.fsdecode(names).split("\0"), starts, strict=False)  # no names split into an empty one
+    return {name: theirs[at : at + size] + ours[at : at + size] for name, at in each}
+
+
+def _joined(names: Iterable[str]) -> bytes:
+    return os.fsencode("\0".join(names))
 
 
 def hand_over(workspace: Path, kept: Path, target: Path, target_kept: Path, *, stripped: bool = False) -> bool:
@@ -112,24 +149,29 @@ def hand_over(workspace: Path, kept: Path, target: Path, target_kept: Path, *, s
 
 
 def _strip_all(workspace: Path, known: KnownFiles | None) -> bool:
-    return known is not None and all(strip(workspace, known, of_git=of_git) is not None for of_git in (True, False))
+    return known is not None and None not in (
+        strip(workspace, known.objects, known.umask, of_git=True),
+        strip(workspace, known.files, known.umask, of_git=False),
+    )
 
 
-def strip(workspace: Path, known: KnownFiles, *, of_git: bool) -> dict[str, bytes] | None:
-    """Remove all but the known files that are as the copy left them, in `.git` or beside it; return all known ones there.
+def strip(workspace: Path, folders: Folders, umask: int, *, of_git: bool) -> set[str] | None:
+    """Remove all but the files in `folders` that are as the copy left them, in `.git` or beside it; return what was in
+    `folders`, and is gone from it now.
 
-    Those that are gone have no facts any more. None if that can't be done. No directory is left that a copy would not make.
+    None if that can't be done. No directory is left that a copy would not make.
     """
     if workspace.stat().st_uid != os.geteuid():
         return None
-    noted = known.objects if of_git else known.files
-    standing = dict.fromkeys(noted, b"")
-    folders = {*directories(noted), ".git"}
-    made = {(os.geteuid(), os.getegid(), 0o777 & ~umask) for umask in (known.umask, copy_files.umask_here())}
+    known = {".git", *directories(map(os.fsdecode, folders))}
+    made = {(os.geteuid(), os.getegid(), 0o777 & ~one) for one in (umask, copy_files.umask_here())}
+    gone: set[str] = set()
+    missing = dict(folders)
     waiting = [""]
     while waiting:
         directory = waiting.pop()
         prefix = f"{directory}/" if directory else ""
+        files: dict[str, bytes] = {}
         # By its descriptor: the kernel then looks up one name for each file, and not the whole path.
         descriptor = os.open(workspace / directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         try:
@@ -138,21 +180,31 @@ def strip(workspace: Path, known: KnownFiles, *, of_git: bool) -> dict[str, byte
             with os.scandir(descriptor) as scanned:
                 entries = [entry for entry in scanned if directory or (entry.name == ".git") is of_git]
             for entry in entries:
-                path, status = prefix + entry.name, entry.stat(follow_symlinks=False)
-                if stat.S_ISDIR(status.st_mode):
-                    if path in folders and (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) in made:
-                        waiting.append(path)
-                    elif delete(workspace / path):
-                        return None
+                status = entry.stat(follow_symlinks=False)
+                if not stat.S_ISDIR(status.st_mode):
+                    files[entry.name] = copy_files.facts_of(status)
                     continue
-                facts = noted.get(path, b"")
-                if copy_files.facts_of(status) == facts[copy_files.FACTS_SIZE :]:
-                    standing[path] = facts
+                path = prefix + entry.name
+                if path in known and (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) in made:
+                    waiting.append(path)
+                elif delete(workspace / path):
+                    return None
+            folder = missing.pop(os.fsencode(prefix), _EMPTY)
+            names = sorted(files)
+            if (_joined(names), b"".join([files[name] for name in names])) == (folder[0], folder[2]):
+                continue
+            noted = _unpack(folder)
+            for name, facts in files.items():
+                if noted.get(name, b"")[copy_files.FACTS_SIZE :] == facts:
+                    del noted[name]
                 else:
-                    os.unlink(entry.name, dir_fd=descriptor)
+                    os.unlink(name, dir_fd=descriptor)
+            gone.update(prefix + name for name in noted)
         finally:
             os.close(descriptor)
-    return standing
+    gone.update(files_in(missing))
+    take_out(folders, gone)
+    return gone
 
 
 def _has_attributes(directory: int) -> bool:
@@ -175,10 +227,10 @@ class Renewer(copy_files.Copier):
 
     def strip(self) -> None:
         """Remove all but untouched files. SnapshotError if that can't be done."""
-        standing = strip(self._workspace, self._known, of_git=False)
-        if standing is None:
+        gone = strip(self._workspace, self._known.files, self._known.umask, of_git=False)
+        if gone is None:
             raise SnapshotError(f"{self._workspace}: something in it can't be removed")
-        self.files = standing
+        self.files = dict.fromkeys(gone, b"")
 
     def keep_only(self, paths: Iterable[str]) -> None:
         """Remove what the snapshot no longer has, so that nothing is in the way of what it has now."""
@@ -208,22 +260,33 @@ class Renewer(copy_files.Copier):
                 os.rmdir(name, dir_fd=self._target.enter(parent)[0])
         self._target.close()  # the directories that it has open may be removed
 
-    def unchanged(self, paths: Iterable[str], entries: Iterable[tuple[int, ...]], *, written_s: int) -> set[str]:
-        """Return the untouched files whose facts are still those of the entries of an index that was written then.
+    def changed(
+        self, tracked: Set[str], entries: Iterable[tuple[str, tuple[int, ...]]], digest: bytes, *, written_s: int
+    ) -> set[str]:
+        """Return the files, known and `tracked`, that may not have the facts of an index, which was written then.
 
-        Not the files of that very second, of which git reads the content: it may be the same under another time.
+        And those of the very second, of which git reads the content: it may be the same under another time.
         """
-        return {
+        known = self._known
+        if known.index == digest:
+            return self.files.keys() | set(map(os.fsdecode, known.apart))
+        files = files_in(known.files)
+        same = {
             path
-            for path, entry in zip(paths, entries, strict=True)
-            if entry[2] < written_s and (noted := self.files.get(path)) and copy_files.are_in_index(noted, entry)
+            for path, entry in entries
+            if entry[2] < written_s and (noted := files.get(path)) and copy_files.are_in_index(noted, entry)
         }
+        known.index = digest
+        return (files.keys() | tracked) - (same & tracked)
 
-    def keep(self, paths: Iterable[str]) -> None:
-        """Count these files as copied."""
-        self.kept.copied = [(path, self.files.pop(path)) for path in paths]
-        self.kept.files = len(self.kept.copied)
-        self.kept.bytes = copy_files.sizes_in(facts for _, facts in self.kept.copied)
+    def keep_but(self, paths: Set[str], *, count: int) -> None:
+        """Count the known files but these as copied. SnapshotError if they are not so many: some tracked file is not known."""
+        known = self._known.files
+        self.files |= take_out(known, paths)
+        self.kept.files = sum(len(theirs) for _, theirs, _ in known.values()) // copy_files.FACTS_SIZE
+        self.kept.bytes = sum(copy_files.sizes_in(theirs) for _, theirs, _ in known.values())
+        if self.kept.files != count:
+            raise SnapshotError(f"{self._workspace}: other files are known than those of the index")
 
     def _one(self, source: int, target: int, prefix: str, name: str, become: int, recent: bool) -> None:
         path = prefix + name

@@ -12,7 +12,7 @@ from loom.cancel import Cancel
 from loom.errors import RequestError
 from loom.runner.late.checkout import checkout_of
 from loom.snapshot import Source, discover, patch_of, take, verify, with_merge
-from loom.snapshot.renewal import take_known
+from loom.snapshot.renewal import files_in, take_known
 from tests.unit.runner.late.plans import step
 
 from .conftest import ENVIRONMENT, Repo, clone, contents, proved
@@ -127,7 +127,7 @@ def test_the_workspace_has_the_merge_of_git(name: str, work: Repo, tmp_path: Pat
     taken = take(merged, tmp_path / "workspace", cancel=Cancel(), known=known)
     assert kept.stat() == copied, "the workspace was renewed"
     assert (copies := take_known(known))
-    assert copies.files.keys().isdisjoint(taken.brought)
+    assert files_in(copies.files).keys().isdisjoint(taken.brought)
     assert without_times(work) == before, "nothing is written to the source"
     ours = Repo(taken.path)
 

@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from loom.cancel import Cancel
 from loom.errors import SnapshotError
 from loom.snapshot import Snapshot, Source, discover, hand_over, occupied, take
+from loom.snapshot.renewal import files_in, keep_known, take_known, take_out
 from tests.support.effort import fuzzed
 from tests.support.waiting import until
 
@@ -99,12 +100,15 @@ of_a_job = st.sampled_from(
 @pytest.mark.slow
 @settings(fuzzed(12, 60), phases=(Phase.reuse, Phase.generate))  # making a failing example smaller takes minutes
 @given(
-    before=st.lists(steps, max_size=10), after=st.lists(steps, max_size=8), job=st.lists(steps | of_a_job, max_size=4)
+    before=st.lists(steps, max_size=10),
+    rounds=st.lists(
+        st.tuples(st.lists(steps, max_size=6), st.lists(steps | of_a_job, max_size=4)), min_size=1, max_size=3
+    ),
 )
 def test_whatever_happened_in_between(
-    before: list[tuple[Any, ...]], after: list[tuple[Any, ...]], job: list[tuple[Any, ...]]
+    before: list[tuple[Any, ...]], rounds: list[tuple[list[tuple[Any, ...]], list[tuple[Any, ...]]]]
 ) -> None:
-    """In the source, and in the workspace."""
+    """In the source, and in the workspace. Of several rounds, a later one may find the index of the one before."""
     with place() as top:
         (top / "source").mkdir()
         repo = Repo(top / "source")
@@ -122,23 +126,26 @@ def test_whatever_happened_in_between(
         except SnapshotError:
             reject()
         assert workspace == taken.path
-        for step in after:
-            do(repo, step)
-        for step in job:
-            do(Repo(workspace, repo.environ), step)
-        try:
-            renewed = fill(repo, workspace)
-        except SnapshotError:
-            assert list(workspace.iterdir()) == []
-            with pytest.raises(SnapshotError):
-                take(trusted(repo), workspace, cancel=Cancel())
-            return
-        equal_to_a_new_one(repo, top, renewed)
-        try:
-            expected = repo.would_commit()
-        except AssertionError:
-            return  # git itself can't add what is there
-        assert renewed.tree_sha == expected
+        for after, job in rounds:
+            for step in after:
+                do(repo, step)
+            for step in job:
+                do(Repo(workspace, repo.environ), step)
+            try:
+                renewed = fill(repo, workspace)
+            except SnapshotError:
+                assert list(workspace.iterdir()) == []
+                with pytest.raises(SnapshotError):
+                    take(trusted(repo), workspace, cancel=Cancel(), known=known(workspace))
+                return
+            equal_to_a_new_one(repo, top, renewed)
+            shutil.rmtree(top / "fresh")
+            (top / "workspace.json").unlink()  # the manifest of this round
+            try:
+                expected = repo.would_commit()
+            except AssertionError:
+                return  # git itself can't add what is there
+            assert renewed.tree_sha == expected
 
 
 @pytest.fixture
@@ -181,6 +188,61 @@ def test_only_what_changed_is_copied_and_the_directory_stays(repo: Repo, tmp_pat
     assert workspace.stat().st_ino == directory
     assert {path.name for path in after if before.get(path) != after[path]} == {"file1", "file4", "new"}
     equal_to_a_new_one(repo, tmp_path, renewed)
+    for path in ("fresh", "workspace.json"):
+        shutil.move(tmp_path / path, tmp_path / f"{path}.first")
+    repo.write("dir1/file1", "d\n")  # and the index is that of the last time
+    repo.write("dir1/file4", "uncommitted again\n")
+    repo.write("dir9/newer", "new\n")
+    (workspace / "dir9/new").unlink()
+    renewed, before = fill(repo, workspace), after
+    after = files_of(workspace)
+    assert workspace.stat().st_ino == directory
+    assert {path.name for path in after if before.get(path) != after[path]} == {"file1", "file4", "new", "newer"}
+    equal_to_a_new_one(repo, tmp_path, renewed)
+    for path in ("fresh", "workspace.json"):
+        shutil.move(tmp_path / path, tmp_path / f"{path}.second")
+    stored = {path: path.stat().st_ino for path in (workspace / ".git/objects").rglob("*") if path.is_file()}
+    # Each time with another index, of which git's own comparison finds no change.
+    for path, content in (("dir1/file3", "added\n"), ("dir1/file7", "$Id$\n")):
+        repo.write(path, content)
+        os.utime(repo.root / path, ns=(0, time.time_ns() - 10**10))
+        repo.git("add", path)
+        renewed = fill(repo, workspace)
+        assert (workspace / path).read_text() == content
+    assert stored
+    assert all(path.stat().st_ino == inode for path, inode in stored.items()), "no object is copied again"
+    repo.write(".gitattributes", "dir1/file7 ident\n")
+    repo.git("add", ".gitattributes")  # the file that was added before it is kept, and written again
+    fill(repo, workspace)
+    before = files_of(workspace)
+    renewed = fill(repo, workspace)
+    assert {path.name for path, facts in files_of(workspace).items() if before.get(path) != facts} == {"file7"}
+    equal_to_a_new_one(repo, tmp_path, renewed)
+
+
+@pytest.mark.slow
+def test_a_file_of_the_second_of_the_index_has_its_own_time(repo: Repo, tmp_path: Path) -> None:
+    """git reads such a file again, and finds it unchanged."""
+    workspace = tmp_path / "workspace"
+    workspace.mkdir()
+    fill(repo, workspace)
+    file, index = repo.root / "dir1/file1", repo.root / ".git/index"
+
+    def in_one_second() -> bool:
+        repo.write("dir1/file1", "c\n")
+        time_ns, written_s = time.time_ns(), file.stat().st_ctime_ns // 10**9
+        os.utime(file, ns=(0, time_ns))
+        repo.git("add", "dir1/file1")
+        until(lambda: time.time_ns() - time_ns > 50_000_000)
+        fill(repo, workspace)
+        os.utime(file, ns=(0, time_ns + 1))
+        return file.stat().st_ctime_ns // 10**9 == written_s
+
+    until(in_one_second)
+    (repo.root / "dir2/file2").unlink()
+    repo.git("rm", "-q", "--cached", "dir2/file2")
+    os.utime(index, ns=(0, file.stat().st_mtime_ns))
+    equal_to_a_new_one(repo, tmp_path, fill(repo, workspace))
 
 
 def test_a_mode_that_counts_differently_now_is_that_of_a_new_one(repo: Repo, tmp_path: Path) -> None:
@@ -211,7 +273,10 @@ def test_what_git_lays_out_is_laid_out_again(repo: Repo, tmp_path: Path) -> None
     workspace = tmp_path / "workspace"
     workspace.mkdir()
     fill(repo, workspace)
-    assert b"windows" not in known(workspace).read_bytes(), "it was written again after its copy"
+    copies = take_known(known(workspace))
+    assert copies is not None
+    assert "dir1/windows" not in files_in(copies.files), "it was written again after its copy"
+    keep_known(copies, known(workspace))
     before = files_of(workspace)
     for path in ("module/inside/file", "dir1/file1", "dir1/windows", ".git/modules/m/HEAD"):
         (workspace / path).write_text("of a job\n")
@@ -359,6 +424,13 @@ def test_only_what_the_last_copy_finished_is_known(repo: Repo, tmp_path: Path) -
     workspace.mkdir()
     fill(repo, workspace)
     kept = known(workspace).read_bytes()
+    fill(repo, workspace)
+    copies = take_known(known(workspace))
+    assert copies is not None
+    assert take_out(copies.files, ["dir1/file1"])
+    keep_known(copies, known(workspace))
+    fill(repo, workspace)
+    assert (workspace / "dir1/file1").read_text() == "1\n"
     cancel = Cancel()
     cancel.request(None)
     with pytest.raises(SnapshotError):
