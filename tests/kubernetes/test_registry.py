@@ -9,11 +9,17 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
+from loom.config.pools import Pool
+from loom.providers.kubernetes.images.registry import Repository
 from tests.support.kubernetes import IMAGE, environ, pods_of
 from tests.support.oci import push_busybox
+
+if TYPE_CHECKING:
+    from tests.kubernetes.conftest import Pods
 
 pytestmark = pytest.mark.kubernetes
 TREE = "find . -name .git -prune -o ! -type d -printf '[%y %m %P %l]' -o -type d -empty -printf '[%y %P]'"
@@ -109,6 +115,21 @@ def test_the_snapshot_goes_to_the_registry_once(repository: Path, tmp_path: Path
     printed = [json.loads(line)["text"] for line in second.splitlines() if '"text":"[' in line]
     assert len(printed) == 3
     assert {frozenset(re.findall(r"\[.*?\]", text)) for text in printed} == {frozenset(re.findall(r"\[.*?\]", tree))}
+
+
+def test_a_snapshot_that_the_nodes_can_not_pull_is_sent(
+    pods: Pods, registry: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = push_busybox(f"{registry}/loom-test")
+    pool = Pool(provider="kubernetes", registry=f"{registry}/loom-test-{os.getpid()}", registry_base=base)
+    monkeypatch.setattr(Repository, "reference", lambda _, digest: f"127.0.0.1:1/nowhere@{digest}")
+    (pods.workspace / "a").write_text("from the snapshot\n")
+    for job_id in ("first", "second"):
+        with pods.job(pool=pool, job_id=job_id) as job:
+            assert job.run("cat a")[1] == b"from the snapshot\n"
+            assert job.session.facts.details["files_proved"] == "sha256 of 1 files"
+    said = b"".join(data for _, data in pods.heard).decode()
+    assert said.count("connection refused; the snapshot is sent to each pod\n") == 1
 
 
 def test_without_the_registry_the_snapshot_is_sent(repository: Path, tmp_path: Path) -> None:

@@ -19,8 +19,8 @@ from loom.plan.image_lock import ImageLock
 from loom.plan.model import Build, Image, Job, MountMode, Resolved
 from loom.providers.base import Capabilities, Provider, ResolveRequest, SessionRequest, Setup
 from loom.providers.driver import protocol as driver
-from loom.providers.kubernetes.cluster.client import Cluster
-from loom.providers.kubernetes.cluster.pods import Pods
+from loom.providers.kubernetes.cluster.client import Cluster, Json
+from loom.providers.kubernetes.cluster.pods import Pods, SnapshotUnavailable
 from loom.providers.kubernetes.images.snapshot import Pushed, SnapshotImages
 from loom.providers.kubernetes.pod import services as of_pod
 from loom.providers.kubernetes.pod import starting
@@ -91,9 +91,9 @@ class KubernetesProvider(Provider):
                 cluster=cluster, pods=pods, request=request, on_output=on_output, cancel=cancel
             )
             try:
-                self._create(start, services, pushed)
-                self._reap_once(cluster)
-                session = self._session(start, services, pushed, stack)
+                stack.callback(cancel.on_request(pods.wake))
+                pod, pushed = self._start(start, services, pushed)
+                session = self._session(start, pod, services, pushed, stack)
                 yield session
             finally:
                 if session is not None:
@@ -116,6 +116,22 @@ class KubernetesProvider(Provider):
                 kept = self._setup.config.cache_dir / "pushed" / f"{key.hexdigest()[:32]}.json"
                 self._images_of[pool.registry] = SnapshotImages(pool, self._setup.environ, kept)
         return self._images_of[pool.registry].of(request, on_output, cancel)
+
+    def _start(
+        self, start: starting.StartingPod, services: PodServices | None, pushed: Pushed | None
+    ) -> tuple[Json, Pushed | None]:
+        """Start the pod; return it, and the snapshot that it copied: None where its node does not get that image."""
+        self._create(start, services, pushed)
+        self._reap_once(start.cluster)
+        start.find_node()
+        try:
+            return start.wait_until_running(), pushed
+        except SnapshotUnavailable as error:
+            start.say(f"warning: {error.message}; the snapshot is sent to each pod")
+            for images in self._images_of.values():
+                images.give_up(start.request)
+            self._remove_later(start.cluster, start.pods, start.name)
+            return self._start(start, services, None)
 
     def _create(self, start: starting.StartingPod, services: PodServices | None, pushed: Pushed | None) -> None:
         request = start.request
@@ -145,12 +161,14 @@ class KubernetesProvider(Provider):
             return self._policies[cluster.namespace]
 
     def _session(
-        self, start: starting.StartingPod, services: PodServices | None, pushed: Pushed | None, stack: ExitStack
+        self,
+        start: starting.StartingPod,
+        pod: Json,
+        services: PodServices | None,
+        pushed: Pushed | None,
+        stack: ExitStack,
     ) -> PodSession:
         cluster, pods, name, request, cancel = start.cluster, start.pods, start.name, start.request, start.cancel
-        stack.callback(cancel.on_request(pods.wake))
-        start.find_node()
-        pod = start.wait_until_running()
         session = PodSession(
             cluster,
             pods,

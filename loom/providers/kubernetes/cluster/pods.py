@@ -39,6 +39,10 @@ class PodLost(ProviderError):
     default_code = "POD_LOST"
 
 
+class SnapshotUnavailable(ImageError):
+    """The node can't get the image of the snapshot."""
+
+
 class Pods:
     """The pods with one label, as last seen. The watch starts with the first wait. Thread-safe."""
 
@@ -208,7 +212,8 @@ def refusal(pod: Mapping[str, Any] | None, names: Mapping[str, str]) -> LoomErro
         image = next((one["image"] for one in containers if one["name"] == name), "")
         # Between two tries the kubelet only says that it waits: the next one has the reason.
         if why in _NO_IMAGE and not re.fullmatch('Back-off pulling image "[^"]*"', message):
-            return ImageError(
+            kind = SnapshotUnavailable if name == COPY else ImageError
+            return kind(
                 f"the cluster can't get the image {image} of {what}: {message or why}",
                 hint="its nodes need a registry that they reach and may pull from (`imagePullSecrets` in the `pod_template`)",
                 code="CLUSTER_IMAGE_UNAVAILABLE",

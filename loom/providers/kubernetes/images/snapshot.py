@@ -171,6 +171,11 @@ class SnapshotImages:
                 on_output("stdout", f"{said}\n".encode())
             return self._made[request.workspace]
 
+    def give_up(self, request: SessionRequest) -> None:
+        """Let the request's workspace be sent to each pod from now on."""
+        with self._lock:
+            self._made[request.workspace] = None
+
     def _push(self, request: SessionRequest, cancel: Cancel) -> Pushed:
         before = self._repository.sent
         platform = request.image.platform or "linux/amd64"

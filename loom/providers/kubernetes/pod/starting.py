@@ -57,7 +57,7 @@ class StartingPod(Struct, kw_only=True):
         except LoomError as error:
             if not is_full(error):
                 raise
-            self._say(f"waits for other pods to end: {error.message}")
+            self.say(f"waits for other pods to end: {error.message}")
         refused_at = time.monotonic()
         while not queue.lock.acquire(timeout=1.0):
             self._unless_canceled()
@@ -100,7 +100,7 @@ class StartingPod(Struct, kw_only=True):
         if self.wait_for_node(min(TELL_S, limit_s)):
             return
         why = states.unscheduled(self.pods.get(self.name)) or "the scheduler has not said why"
-        self._say(f"waits for a node: {why}")
+        self.say(f"waits for a node: {why}")
         others = given_s is None and _others_have_nodes(self.pods, self.name)
         left_s = started + limit_s - time.monotonic()
         while not self.wait_for_node(left_s):
@@ -145,7 +145,7 @@ class StartingPod(Struct, kw_only=True):
             )
         return seen
 
-    def _say(self, text: str) -> None:
+    def say(self, text: str) -> None:
         self.on_output("stdout", f"{text}\n".encode())
 
     def _unless_canceled(self) -> None:
