@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from msgspec import Struct
+
 from loom.config.pools import Misplaced
 from loom.config.settings import (
     CODE,
@@ -65,13 +67,12 @@ def load(*, root: Path | None, environ: Mapping[str, str], flags: Mapping[str, o
     return Config(**layers.values, origins=layers.origins, overruled=tuple(layers.overruled.values()))
 
 
-class _Layers:
+class _Layers(Struct):
     """Values with their origins; layers are applied in order."""
 
-    def __init__(self, values: dict[str, Any], origins: dict[str, ValueOrigin]) -> None:
-        self.values = values
-        self.origins = origins
-        self.overruled: dict[str, Overruled] = {}
+    values: dict[str, Any]
+    origins: dict[str, ValueOrigin]
+    overruled: dict[str, Overruled] = {}
 
     def set(self, name: str, value: Any, origin: ValueOrigin) -> None:
         self.values[name] = {**self.values[name], **value} if name == "images" else value

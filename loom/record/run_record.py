@@ -11,6 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from msgspec import Struct
+
 from loom.errors import InfrastructureError
 from loom.record.documents import Document
 from loom.record.events import PhaseEvent, encode
@@ -28,18 +30,17 @@ manifest, then the failing step's events.jsonl. `loom diagnose` follows these po
 """
 
 
-class RunRecord:
+class RunRecord(Struct):
     """Writes one record. Not thread-safe: the recorder calls it under the journal's lock.
 
     InfrastructureError RECORD_UNWRITABLE (a full disk) ends the job that has no space for its output, or the run if its
     result could not be recorded. Some space is reserved for that, so even a run on a full disk ends with a receipt.
     """
 
-    def __init__(self, paths: RunPaths) -> None:
-        self.paths = paths
-        self._files: dict[str, BinaryIO] = {}
-        self._room: BinaryIO | None = None
-        self._was_full = False
+    paths: RunPaths
+    _files: dict[str, BinaryIO] = {}
+    _room: BinaryIO | None = None
+    _was_full: bool = False
 
     @contextlib.contextmanager
     def created(self, identity: Mapping[str, Any]) -> Iterator[None]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
+from msgspec import Struct
+
 from loom.cancel import Cancel
 from loom.errors import RequestError, WorkflowError
 from loom.plan.model import Job
@@ -16,14 +18,13 @@ from loom.status import Status, Stream
 _CODE = PhaseCode.JOB_EXECUTION
 
 
-class Children:
+class Children(Struct):
     """Run child pipelines. A child without `strategy: depend` outlives its job; `join` waits for it."""
 
-    def __init__(self, run_child: RunChild | None, child_of: Callable[[Job], Child], cancel: Cancel) -> None:
-        self._run_child = run_child
-        self._child_of = child_of
-        self._cancel = cancel
-        self._others: list[threading.Thread] = []
+    _run_child: RunChild | None
+    _child_of: Callable[[Job], Child]
+    _cancel: Cancel
+    _others: list[threading.Thread] = []
 
     def run(self, attempt: Attempt) -> None:
         """Run the job's child pipeline, or start it; the result is the attempt's."""

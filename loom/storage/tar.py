@@ -223,14 +223,13 @@ def _value(field: bytes) -> int:
         raise DamagedArchive("a header makes no sense") from error
 
 
-class _Reader:
+class _Reader(Struct):
     """The bytes of the stream; as `Content`, those of the current file (`left` remain)."""
 
-    def __init__(self, stream: Content) -> None:
-        self._stream = stream
-        self._buffer = b""
-        self._at = 0
-        self.left = 0
+    _stream: Content
+    _buffer: bytes = b""
+    _at: int = 0
+    left: int = 0
 
     def take(self, size: int) -> bytes:
         end = self._at + size
@@ -256,12 +255,11 @@ class _Reader:
         self.take(padding)
 
 
-class CheckedStream:
+class CheckedStream(Struct):
     """A stream that calls the check at each read."""
 
-    def __init__(self, stream: Content, check: Check) -> None:
-        self._stream = stream
-        self._check = check
+    _stream: Content
+    _check: Check
 
     def read(self, size: int = -1, /) -> bytes:
         self._check()

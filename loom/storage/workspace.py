@@ -17,6 +17,7 @@ from contextlib import AbstractContextManager, closing
 from pathlib import Path
 from typing import IO, Protocol
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from loom.storage.selection import LOOM_DIRECTORIES, Everything, PathSelection
@@ -228,12 +229,11 @@ class Archives(Protocol):
         """Unpack these over the job's files; they will belong to the job's user."""
 
 
-class TarView:
+class TarView(Struct):
     """A session that exchanges tar streams."""
 
-    def __init__(self, archives: Archives, check: Check = _go_on) -> None:
-        self._archives = archives
-        self.check = check
+    _archives: Archives
+    check: Check = _go_on
 
     def read(self, selection: Everything, on_skipped: OnSkipped) -> Iterator[Item]:
         roots = [root or "." for root in selection.roots]

@@ -11,6 +11,8 @@ from calendar import timegm
 from collections.abc import Iterator
 from typing import IO
 
+from msgspec import Struct
+
 from loom.storage.tar import DamagedArchive, Item, TarEntry
 
 MOST_LISTED = 256 << 20
@@ -42,12 +44,11 @@ def items(file: IO[bytes]) -> Iterator[Item]:
         raise DamagedArchive(str(error) or type(error).__name__) from error
 
 
-class _Whole:
+class _Whole(Struct):
     """The content of a file, as long as its entry says."""
 
-    def __init__(self, content: IO[bytes], size: int) -> None:
-        self._content = content
-        self._left = size
+    _content: IO[bytes]
+    _left: int
 
     def read(self, size: int = -1) -> bytes:
         try:

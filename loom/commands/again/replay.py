@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import typer
+from msgspec import Struct
 from msgspec.structs import replace
 
 from loom import __version__
@@ -186,13 +187,12 @@ def _planned(
     return project, run_of(project, request, replace(planned.plan, jobs=pinned), variables, origin=str(file))
 
 
-class _ForeignJobs:
+class _ForeignJobs(Struct):
     """Makes jobs of a stranger's plan those that a workflow here could have."""
 
-    def __init__(self, file: Path, project: Project, actions: Path) -> None:
-        self._file = file
-        self._project = project
-        self._actions = actions
+    _file: Path
+    _project: Project
+    _actions: Path
 
     def job(self, job: Job) -> Job:
         files = job.trigger.files if job.trigger is not None else ()

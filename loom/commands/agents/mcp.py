@@ -10,6 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
+from msgspec import Struct
+
 from loom import __version__
 from loom.cancel import Cancel, signals
 from loom.commands.agents.tools import (
@@ -90,12 +92,11 @@ def mcp(
     return 0
 
 
-class _Serving:
+class _Serving(Struct):
     """Calls of tools, each in a thread; one that the client cancels, and all at the end, are asked to end."""
 
-    def __init__(self, tools: AgentTools) -> None:
-        self.tools = tools
-        self._active: dict[Cancel, threading.Event] = {}
+    tools: AgentTools
+    _active: dict[Cancel, threading.Event] = {}
 
     async def call(self, work: Callable[[Cancel], Given], progress: CallProgress | None = None) -> Given:
         cancel, over, begun = Cancel(), threading.Event(), threading.Lock()

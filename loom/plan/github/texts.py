@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from enum import Enum
 from typing import Any, Final, Literal
 
+from msgspec import Struct
+
 from loom.util.yaml_file import Kind, Node
 from loom.workflow.github import expressions
 from loom.workflow.github.expressions import Value, json_value, text_of, truth
@@ -39,12 +41,11 @@ _TEXTS = {"container", "services:NAME"}
 _AROUND = {name.rpartition(":")[0] for name in (*_WHOLE, *_TEXTS, "services:NAME:")}
 
 
-class Texts:
+class Texts(Struct):
     """Evaluates with these contexts. An expression that can't be evaluated is a problem at its position."""
 
-    def __init__(self, contexts: Mapping[str, Value], problems: Problems) -> None:
-        self.contexts = contexts
-        self.problems = problems
+    contexts: Mapping[str, Value]
+    problems: Problems
 
     def having(self, **more: Value) -> Texts:
         return Texts({**self.contexts, **more}, self.problems)

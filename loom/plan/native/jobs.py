@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import PurePath
 from typing import Any
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from loom.config.pools import Pool
@@ -30,21 +31,14 @@ from loom.workflow.words import shell_words
 _EMPTY_WHEN_UNSET = frozenset({"CI_COMMIT_BRANCH", "CI_COMMIT_TAG", "CI_COMMIT_DESCRIPTION"})
 
 
-class JobBuilder:
+class JobBuilder(Struct):
     """Build jobs; `problems` collects errors in their values."""
 
-    def __init__(
-        self,
-        workflow: Workflow,
-        selection: p.JobSelection,
-        context: p.ResolveContext,
-        workflow_variables: Mapping[str, str],
-    ) -> None:
-        self.workflow = workflow
-        self.selection = selection
-        self.context = context
-        self.workflow_variables = workflow_variables
-        self.problems: list[Problem] = []
+    workflow: Workflow
+    selection: p.JobSelection
+    context: p.ResolveContext
+    workflow_variables: Mapping[str, str]
+    problems: list[Problem] = []
 
     def say(self, node: Node | None, message: str) -> None:
         if node is not None:
@@ -239,13 +233,12 @@ class JobBuilder:
         )
 
 
-class _Texts:
+class _Texts(Struct):
     """Expand texts of one job; an undefined name is a problem, because nothing can define it later."""
 
-    def __init__(self, builder: JobBuilder, entry: Entry, values: Mapping[str, str]) -> None:
-        self.builder = builder
-        self.entry = entry
-        self.values = values
+    builder: JobBuilder
+    entry: Entry
+    values: Mapping[str, str]
 
     def expanded(self, value: Any, node: Node, name: str = "", how: Expand | None = None) -> Any:
         """Return the parsed value of a key, with its texts expanded as `_EXPANDED` says, and lists as tuples."""

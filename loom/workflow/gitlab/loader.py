@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from msgspec import Struct
+
 from loom.util.budget import spend
 from loom.util.paths import name_from
 from loom.util.yaml_file import Kind, Node, fields_of, flat, items_of, text_of
@@ -48,13 +50,12 @@ def examine_text(name: str, data: bytes, root: Path, facts: Facts) -> LoadOutcom
     return LoadOutcome(workflow=pipeline, problems=tuple(sort_problems(problems.found, ranks)), ranks=ranks, rest=rest)
 
 
-class _Assembly:
+class _Assembly(Struct):
     """A pipeline in the making, of the merged content of its files."""
 
-    def __init__(self, path: str, files: GitLabFiles, problems: GitLabShapes) -> None:
-        self.path = path
-        self.files = files
-        self.problems = problems
+    path: str
+    files: GitLabFiles
+    problems: GitLabShapes
 
     def pipeline(self, content: Node) -> Pipeline:
         written = {name: content.value[name] for name in _entry_names(content)}

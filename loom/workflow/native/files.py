@@ -5,6 +5,8 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
+from msgspec import Struct
+
 from loom.errors import RequestError
 from loom.util import globs, yaml_file
 from loom.util.paths import name_from
@@ -21,13 +23,12 @@ To draft one for what is in this project: loom init
 For a file with another name: --workflow PATH"""
 
 
-class WorkflowFiles:
-    def __init__(self, root: Path, problems: Problems) -> None:
-        self._root = root
-        self._problems = problems
-        self._seen: dict[Path, str] = {}
-        self.found: list[YamlFile] = []
-        """Included files first; unreadable ones are missing."""
+class WorkflowFiles(Struct):
+    _root: Path
+    _problems: Problems
+    _seen: dict[Path, str] = {}
+    found: list[YamlFile] = []
+    """Included files first; unreadable ones are missing."""
 
     def read(self, path: Path) -> str:
         """Read the main file and its includes; return its name. RequestError when it can't be read."""
