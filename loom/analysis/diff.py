@@ -13,7 +13,7 @@ from loom import snapshot
 from loom.analysis.failure import compare, normalised, recorded
 from loom.errors import LoomError, RecordError
 from loom.plan.model import Job
-from loom.record.documents import Document
+from loom.record.documents import Document, JobManifest
 from loom.record.event_files import output_in, whole_lines
 from loom.record.reader import Reading
 from loom.record.run import load_run
@@ -111,8 +111,8 @@ def diff_of(a: Reading, b: Reading) -> Diff:
         run_b=b.run_id,
         state_a=a.state,
         state_b=b.state,
-        duration_ms_a=a.receipt().get("duration_ms"),
-        duration_ms_b=b.receipt().get("duration_ms"),
+        duration_ms_a=a.receipt().duration_ms,
+        duration_ms_b=b.receipt().duration_ms,
         inputs=inputs,
         jobs=jobs,
         first_difference=next(_differences(inputs, jobs), None),
@@ -134,14 +134,14 @@ def _pairs(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[Pair]:
 def differing_inputs(a: Reading, b: Reading, files: FileIds | None, *job_ids: str) -> Inputs:
     """Compare the inputs of some jobs, or of all."""
     one, two = a.receipt(), b.receipt()
-    tree = _pair("tree", one.get("snapshot_tree_sha"), two.get("snapshot_tree_sha"))
+    tree = _pair("tree", one.snapshot_tree_sha, two.snapshot_tree_sha)
     images, variables, other = map(_pairs, _inputs(a, job_ids), _inputs(b, job_ids))
     first = islice(files.items() if files else (), FILES_SHOWN)
     changed = [Pair(name=snapshot.readable(path), a=one, b=two) for path, (one, two) in first]
     return Inputs(
         same=tree is None and not images and not variables and not other,
         tree=tree,
-        head=_pair("head", one.get("snapshot_head_sha"), two.get("snapshot_head_sha")),
+        head=_pair("head", one.snapshot_head_sha, two.snapshot_head_sha),
         files=[] if tree is None else None if files is None else changed,
         files_total=0 if tree is None or files is None else len(files),
         images=images,
@@ -156,8 +156,8 @@ _OF_THE_RUN = re.compile(r"^(?:LOOM_RUN_ID|(?:LOOM|CI)_PIPELINE_ID|CI_JOB_ID|CI_
 def _inputs(run: Reading, job_ids: Sequence[str]) -> Iterator[dict[str, str]]:
     """Yield the images of the jobs, their variables by the saved plan, and what else a run has."""
     jobs = {job_id: run.job_manifest(job_id) for job_id in job_ids or run.fold.jobs}
-    images = ((job_id, job.get("image")) for job_id, job in jobs.items())
-    yield {job_id: f"{image['name']} {image['digest'] or image['id']}" for job_id, image in images if image}
+    images = ((job_id, job.image) for job_id, job in jobs.items())
+    yield {job_id: f"{image.name} {image.digest or image.id}" for job_id, image in images if image}
     planned: Sequence[Job] = ()
     with suppress(RecordError):
         planned = load_run(run.paths.plan).plan.jobs
@@ -167,8 +167,8 @@ def _inputs(run: Reading, job_ids: Sequence[str]) -> Iterator[dict[str, str]]:
         for name, value in job.variables.items()
         if (not job_ids or job.id in job_ids) and not _OF_THE_RUN.match(name)
     }
-    providers = {f"{job_id} provider": str(job.get("provider")) for job_id, job in jobs.items()}
-    yield {"loom version": str(run.receipt().get("loom_version")), **providers}
+    providers = {f"{job_id} provider": job.provider for job_id, job in jobs.items()}
+    yield {"loom version": run.receipt().loom_version, **providers}
 
 
 def output_of(run: Reading, job_id: str, step: str, stream: Stream) -> Iterator[str]:
@@ -178,7 +178,7 @@ def output_of(run: Reading, job_id: str, step: str, stream: Stream) -> Iterator[
 
 
 def _job(job_id: str, a: Reading, b: Reading, *, same_tree: bool) -> JobDiff:
-    one, two = (run.job_manifest(job_id) if job_id in run.fold.jobs else {} for run in (a, b))
+    one, two = (run.job_manifest(job_id) if job_id in run.fold.jobs else None for run in (a, b))
     steps = _pairs(_outcomes(one), _outcomes(two))
     # Compare each stream separately: the order between streams varies from run to run.
     streams = product(dict.fromkeys([*_outcomes(one), *_outcomes(two)]), STREAM_NAMES)
@@ -186,36 +186,40 @@ def _job(job_id: str, a: Reading, b: Reading, *, same_tree: bool) -> JobDiff:
         first_line(step, stream, *(output_of(run, job_id, step, stream) for run in (a, b))) for step, stream in streams
     )
     first = next((line for line in found if line is not None), None)
-    alike = [(job.get("status"), job.get("exit_code")) for job in (one, two)]
-    failed = all(job.get("status") in ("failure", "timed_out") for job in (one, two))
+    statuses, codes = ([getattr(job, name, None) for job in (one, two)] for name in ("status", "exit_code"))
+    failed = all(status in ("failure", "timed_out") for status in statuses)
     ends = (recorded(a, job_id), recorded(b, job_id)) if failed else None
     compared = compare(*ends, same_tree=same_tree, names=("in a", "in b")) if ends is not None else None
     return JobDiff(
         job_id=job_id,
-        status_a=one.get("status"),
-        status_b=two.get("status"),
-        exit_code_a=one.get("exit_code"),
-        exit_code_b=two.get("exit_code"),
+        status_a=statuses[0],
+        status_b=statuses[1],
+        exit_code_a=codes[0],
+        exit_code_b=codes[1],
         duration_ms_a=_duration(one),
         duration_ms_b=_duration(two),
         steps=steps,
         failure=None if compared is None else f"the same failure: {compared.text}" if compared.same else compared.text,
         first_line=first,
-        same=alike[0] == alike[1] and not steps and first is None and (compared is None or compared.same),
+        same=statuses[0] == statuses[1]
+        and codes[0] == codes[1]
+        and not steps
+        and first is None
+        and (compared is None or compared.same),
     )
 
 
-def _duration(job: Mapping[str, Any]) -> float | None:
-    spent = [phase["duration_ms"] for phase in job.get("phases", ()) if phase["duration_ms"] is not None]
+def _duration(job: JobManifest | None) -> float | None:
+    spent = [phase.duration_ms for phase in (job.phases if job else ()) if phase.duration_ms is not None]
     return round(sum(spent), 3) if spent else None
 
 
-def _outcomes(job: Mapping[str, Any]) -> dict[str, str]:
+def _outcomes(job: JobManifest | None) -> dict[str, str]:
     """Return each step's result in the last attempt."""
     outcomes: dict[str, str] = {}
-    for step in sorted(job.get("steps", ()), key=lambda step: (step["attempt"], step["step"])):
-        code = "" if step["exit_code"] is None else f" {step['exit_code']}"
-        outcomes[step["step"]] = f"{step['status']}{code}"
+    for step in sorted(job.steps if job else (), key=lambda step: (step.attempt, step.step)):
+        code = "" if step.exit_code is None else f" {step.exit_code}"
+        outcomes[step.step] = f"{step.status}{code}"
     return outcomes
 
 

@@ -21,7 +21,7 @@ from loom.analysis.output import LINES_READ, output_of, texts
 from loom.analysis.readings import NamedFile, reading_in_conflict
 from loom.errors import LoomError, RecordError, RequestError
 from loom.plan.clone import Clone
-from loom.record.documents import Highlights
+from loom.record.documents import Highlights, plain
 from loom.record.event_files import last_output
 from loom.record.events import Section, epoch_ns
 from loom.record.fold import Span
@@ -62,14 +62,14 @@ def diagnosis_of(reading: Reading, job: str | None = None, *, workspace: Path | 
     if job is not None and job not in [each["job_id"] for each in pipeline["jobs"]]:
         raise RequestError(f"run {reading.run_id} has no job {job!r}", hint=f"loom show {reading.run_id}")
     manifest = None if job_id is None else reading.job_manifest(job_id)
-    step, section = (manifest or {}).get("failing_step"), (manifest or {}).get("failing_section")
+    step, section = (getattr(manifest, f"failing_{what}", None) for what in ("step", "section"))
     unit = next((unit for unit in reversed(units) if unit.job_id == job_id), None)
     if job_id is not None and (step or section):
         unit = reading.unit(job_id, step, None if step else section)
     events = last_output(unit.events, LINES_READ) if unit else []
     end = _end(reading, unit)
     receipt = reading.receipt()
-    root = Path(receipt["repo_root"]) if receipt.get("repo_root") else None
+    root = Path(receipt.repo_root) if receipt.repo_root else None
     counts = end.get("output", {})
     total = sum(counts.get(f"{stream}_lines", 0) for stream in ("stdout", "stderr")) if end else None
     whole = len(events) < LINES_READ and (total is None or total <= len(events))
@@ -82,9 +82,9 @@ def diagnosis_of(reading: Reading, job: str | None = None, *, workspace: Path | 
         Evidence(
             run_id=reading.run_id,
             state=reading.state,
-            receipt=receipt,
+            receipt=plain(receipt),
             pipeline=pipeline,
-            job=manifest,
+            job=plain(manifest) if manifest else None,
             output=output,
             ended_by=end.get("ended_by"),
             unit=(unit.step, unit.section) if unit else (None, None),
@@ -108,9 +108,9 @@ def diagnosis_of(reading: Reading, job: str | None = None, *, workspace: Path | 
         kept = ("excerpt", "others", "same_failure", "locations", "since_green", "same_input")
         return _read_conflict(replace(found, **{name: getattr(same, name) for name in kept}))
     # A run that an engine or a person ended proves nothing about its input.
-    if manifest is None or manifest["status"] not in ("failure", "timed_out"):
+    if manifest is None or manifest.status not in ("failure", "timed_out"):
         return found
-    since, same_input = history(reading, manifest["job_id"], texts(output.lines), hunks=workspace is not None)
+    since, same_input = history(reading, manifest.job_id, texts(output.lines), hunks=workspace is not None)
     return replace(found, since_green=since, same_input=same_input)
 
 
@@ -146,7 +146,7 @@ def _earlier(reading: Reading, job: str | None) -> tuple[Reading, str] | None:
     """Return the run in which a job failed that did not run again in this one, and the job, if no job of this run failed."""
     pipeline = reading.pipeline_manifest()
     own = pipeline["failing_job_id"] if job is None else job in [each["job_id"] for each in pipeline["jobs"]]
-    if own or reading.receipt()["extent"]["parent_run_id"] is None:
+    if own or reading.receipt().extent.parent_run_id is None:
         return None
     failed = reading.fold.failed_earlier
     job = job or next(iter(failed), "")
@@ -162,8 +162,8 @@ def recorded_diagnosis(reading: Reading, *jobs: str | None) -> Diagnosis | None:
     """Return the diagnosis as the run's end recorded it: the first one, or that by this job."""
     for path in (reading.paths.diagnosis, *(reading.paths.job_diagnosis(job) for job in jobs if job is not None)):
         found = read_document(path, Diagnosis)
-        if found is not None and (not jobs or found["job_id"] in jobs):
-            return typed.convert(found, Diagnosis)
+        if found is not None and (not jobs or found.job_id in jobs):
+            return found
     return None
 
 
@@ -243,7 +243,7 @@ def excerpt_of(diagnosis: Diagnosis, root: Path) -> Excerpt | None:
 def changed_since(reading: Reading) -> ChangedSince | None:
     """Return the changes in the checkout since a run; None if there are none, or if finding them is slow."""
     receipt = reading.receipt()
-    root, taken = receipt.get("repo_root"), receipt.get("snapshot") or {}
+    root, taken = receipt.repo_root, receipt.snapshot
     if root is None or not taken:
         return None
     try:
@@ -255,7 +255,7 @@ def changed_since(reading: Reading) -> ChangedSince | None:
             changed = [snapshot.readable(one.path) for one in verified.changes if one.path not in brought]
     except (LoomError, OSError):
         return None
-    moved = head != receipt.get("snapshot_head_sha")
+    moved = head != receipt.snapshot_head_sha
     if not moved and not changed:
         return None
     return ChangedSince(head_sha=head if moved else None, files=changed[:_MOST_MOVED], files_total=len(changed))

@@ -13,7 +13,7 @@ from loom.record.documents import Document
 from loom.record.event_files import output_in, whole_lines
 from loom.record.highlights import speaks_of_error
 from loom.record.reader import Reading
-from loom.status import Code, Count, FailingTest, failing_tests_total
+from loom.status import Code, Count, failing_tests_total
 from loom.util.bounded import listed
 from loom.util.controls import cleaned, visible
 from loom.util.paths import JOB_DIRECTORY
@@ -135,22 +135,22 @@ def _findings(lines: Sequence[str], reported: Sequence[Finding], *, ended: bool)
 def recorded(reading: Reading, job_id: str) -> JobEnding:
     """Read the ending of a job of a run."""
     if job_id not in reading.fold.jobs:
-        return JobEnding(status="skipped", command=None, exit_code=None, error=reading.receipt().get("error"))
+        return JobEnding(status="skipped", command=None, exit_code=None, error=reading.receipt().error)
     manifest = reading.job_manifest(job_id)
-    status, step, section = str(manifest["status"]), manifest["failing_step"], manifest["failing_section"]
+    status, step, section = str(manifest.status), manifest.failing_step, manifest.failing_section
     file = reading.unit(job_id, step, None if step else section).events if step or section else None
-    tests = [FailingTest(**test) for test in manifest["failing_tests"]]
-    of_run = reading.receipt().get("error")
+    tests = manifest.failing_tests
+    of_run = reading.receipt().error
     return ending(
         status,
-        command=manifest["failing_command"],
-        exit_code=manifest["exit_code"],
-        error=None if step else of_run if status == "skipped" and of_run else manifest["error"],
+        command=manifest.failing_command,
+        exit_code=manifest.exit_code,
+        error=None if step else of_run if status == "skipped" and of_run else manifest.error,
         lines=(visible(event.text) for event in whole_lines(output_in(file)))
         if file is not None and file.exists()
         else (),
         reported=[Finding(name=test.full_name, is_test=True, message=test.reason or None) for test in tests]
-        if len(tests) == failing_tests_total(tests, manifest.get("test_reports"))
+        if len(tests) == failing_tests_total(tests, manifest.test_reports)
         else (),
     )
 

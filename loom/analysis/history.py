@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from msgspec import field
 
@@ -62,13 +62,13 @@ def history(
     green: Reading | None = None
     outcomes = [False]
     for earlier in reading.earlier:
-        extent = earlier.receipt()["extent"]
-        if any(each["job_id"] == job_id for each in (*extent["reused"], *extent["assisted"])):
+        extent = earlier.receipt().extent
+        if job_id in (*(one.job_id for one in extent.reused), *(one.job_id for one in extent.assisted)):
             continue  # it was resumed, or somebody assisted it
         job = read_document(earlier.paths.job(job_id) / "manifest.json", JobManifest)
-        if job is None or job["status"] not in ("success", "failure", "timed_out"):
+        if job is None or job.status not in ("success", "failure", "timed_out"):
             continue
-        passed = job["status"] == "success"
+        passed = job.status == "success"
         if passed and green is None:
             green = earlier
         if _input(earlier, job) == this:
@@ -81,8 +81,8 @@ def history(
     return since, same
 
 
-def _input(run: Reading, job: Mapping[str, Any]) -> tuple[Any, ...]:
-    return run.receipt()["snapshot_tree_sha"], (job["image"] or {}).get("id")
+def _input(run: Reading, job: JobManifest) -> tuple[str | None, str | None]:
+    return run.receipt().snapshot_tree_sha, job.image.id if job.image else None
 
 
 def _changes_since(green: Reading, reading: Reading, job_id: str, lines: Sequence[str], *, hunks: bool) -> SinceGreen:
@@ -95,7 +95,7 @@ def _changes_since(green: Reading, reading: Reading, job_id: str, lines: Sequenc
         files = None if ids is None else _changed_files(ids, (green, reading), lines, hunks=hunks)
     return SinceGreen(
         run_id=green.run_id,
-        tree_sha=green.receipt().get("snapshot_tree_sha"),
+        tree_sha=green.receipt().snapshot_tree_sha,
         files=files,
         files_total=total,
         other=[*differing.images, *differing.variables, *differing.other],
@@ -111,7 +111,7 @@ def _changed_files(ids: FileIds, runs: Sequence[Reading], lines: Sequence[str], 
             continue  # its paths are a stranger's
         with suppress(LoomError, OSError):
             stores += snapshot.read_manifest(run.paths.root, run.paths.snapshot).stores
-    roots = [run.receipt().get(name) for run in runs for name in ("snapshot_path", "repo_root")]
+    roots = [root for run in runs for root in (run.receipt().snapshot_path, run.receipt().repo_root)]
     trees = [Path(root) for root in roots if root is not None]
     shown = {path: ids[path] for path in chosen[:MOST_HUNKS]}
     patches = snapshot.first_hunks(shown, stores, trees, most_lines=HUNK_LINES)

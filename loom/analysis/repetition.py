@@ -97,7 +97,7 @@ def repetition_of(run_id: str, runs: Sequence[Reading], wanted: int) -> Repetiti
     passed = [run for run in runs if run.state == "success"]
     failed = [run for run in runs if run.state in ("failure", "timed_out")]
     other = [run.run_id for run in runs if run not in passed and run not in failed]
-    ends = (run.job_manifest(job_id)["exit_code"] for run in failed for job_id in _failed_jobs(run)[:1])
+    ends = (run.job_manifest(job_id).exit_code for run in failed for job_id in _failed_jobs(run)[:1])
     return Repetition(
         run_id=run_id,
         wanted=wanted,
@@ -149,7 +149,7 @@ def _tests(failed: Sequence[Reading], of: int) -> list[FlakyTest]:
 def _lines(run: Reading) -> Iterator[tuple[str, str, Stream, int, str]]:
     """Yield job, step, stream, number and text of each line."""
     for job_id in run.fold.jobs:
-        for step in dict.fromkeys(step["step"] for step in run.job_manifest(job_id)["steps"]):
+        for step in dict.fromkeys(step.step for step in run.job_manifest(job_id).steps):
             for stream in STREAM_NAMES:
                 for number, text in enumerate(islice(output_of(run, job_id, step, stream), MOST_LINES), 1):
                     yield job_id, step, stream, number, text

@@ -37,7 +37,7 @@ def runs(_given: Given) -> list[tuple[str, str]]:
     return [
         ("last", "the newest run"),
         ("last-failed", "the newest run that failed"),
-        *((entry.run_id, str((entry.receipt or {}).get("status", "no end"))) for entry in newest),
+        *((entry.run_id, str(getattr(entry.receipt, "status", "no end"))) for entry in newest),
     ]
 
 

@@ -10,7 +10,6 @@ from msgspec import UNSET, Meta, Struct, UnsetType, field
 
 from loom.record.request import Request
 from loom.status import Code, Count, FailingTest, Failure, Status
-from loom.util import typed
 from loom.values import Immutable
 
 SCHEMA_VERSION: Final = "loom.runtime.logs.v2"
@@ -52,11 +51,6 @@ def plain(document: Struct) -> dict[str, Any]:
     """Convert the document to plain JSON types."""
     shape: dict[str, Any] = msgspec.to_builtins(document, enc_hook=str)
     return shape
-
-
-def checked(shape: object, kind: type[Document]) -> dict[str, Any]:
-    """Parse `shape` as a document of that type, with defaults. ValueError if it does not fit."""
-    return plain(typed.convert(shape, kind))
 
 
 class OutputCounts(Document):

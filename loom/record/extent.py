@@ -113,9 +113,8 @@ def images_of(job: JobState) -> list[Mapping[str, Any]]:
     return [*([own] if own else []), *job.lists.get("image_used", ())]
 
 
-def extent_text(stated: Mapping[str, Any]) -> str:
-    """Describe a recorded extent in one line: `partial (ran unit), resumed from run 17… (3 steps reused, 2.1 s saved)`."""
-    extent = typed.convert(stated, Extent)
+def extent_text(extent: Extent) -> str:
+    """Describe an extent in one line: `partial (ran unit), resumed from run 17… (3 steps reused, 2.1 s saved)`."""
     taken = [one.job_id for one in extent.reused if one.from_step is None]
     of = f"; of run {extent.parent_run_id}: {', '.join(taken)}" if taken else ""
     saved = f"{counted(extent.reused_steps, 'step')} reused, {rough_duration(extent.saved_ms)} saved"
@@ -133,7 +132,7 @@ def extent_text(stated: Mapping[str, Any]) -> str:
     others = [f"{image} for {name}" for name, image in (extent.replaced_images or {}).items()]
     parts = {
         "whole": "whole",
-        "partial": f"partial ({'; '.join([*ran, *held_text(stated)])})",
+        "partial": f"partial ({'; '.join([*ran, *held_text(extent)])})",
         "resumed": f"resumed from run {extent.parent_run_id} ({saved})",
         "assisted": f"assisted ({', '.join(text for kind, text in texts.items() if kind in how)})",
         "behind": f"behind ({extent.behind})",
@@ -142,11 +141,10 @@ def extent_text(stated: Mapping[str, Any]) -> str:
     return ", ".join(parts[kind] for kind in extent.kinds)
 
 
-def held_text(stated: Mapping[str, Any]) -> list[str]:
-    """Return the words about the jobs that CI would run and the run left out, if a recorded extent has any."""
-    held = stated.get("held", ())
-    kinds = ", ".join(dict.fromkeys(one["kind"] for one in held))
-    return [f"{counted(len(held), 'job')} left out ({kinds})"] if held else []
+def held_text(extent: Extent) -> list[str]:
+    """Return the words about the jobs that CI would run and the run left out, if there are any."""
+    kinds = ", ".join(dict.fromkeys(one.kind for one in extent.held))
+    return [f"{counted(len(extent.held), 'job')} left out ({kinds})"] if kinds else []
 
 
 def note_assistance(paths: RunPaths, entry: Assistance) -> None:

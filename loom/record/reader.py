@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import msgspec
+from msgspec.structs import replace
 
 from loom.errors import RecordError
 from loom.record import derive
-from loom.record.documents import Document, JobManifest, checked
+from loom.record.documents import JobManifest, Receipt
 from loom.record.event_files import (
     LONGEST_LINE,
     LineJoiner,
@@ -32,8 +33,10 @@ from loom.record.journal import OutputBatch, Sink
 from loom.record.lines import TAIL_LINES
 from loom.record.run_paths import RunPaths
 from loom.record.store import RunEntry, entry_at, read_document, run_ids
+from loom.util import typed
 from loom.values import Immutable
 
+T = TypeVar("T")
 _CHUNK = 1 << 20
 
 
@@ -59,6 +62,7 @@ class Unit(Immutable):
 MOST_EARLIER = 50
 """Earlier runs that are looked at, and the number of records among which they are picked."""
 _MOST_RECORDS = 200
+_SAME = ("repo_root", "workflow_path")
 
 
 class Reading:
@@ -88,8 +92,8 @@ class Reading:
         for run_id in before[:_MOST_RECORDS]:
             with suppress(RecordError):
                 entry = entry_at(self.paths.sibling(run_id))
-                same = entry.receipt or {}
-                if all(same.get(key) == receipt.get(key) for key in ("repo_root", "workflow_path")):
+                same = [getattr(one, key, None) for one in (entry.receipt, receipt) for key in _SAME]
+                if same[:2] == same[2:]:
                     found.append(Reading(entry, foreign=self.foreign))
             if len(found) == MOST_EARLIER:
                 break
@@ -109,15 +113,15 @@ class Reading:
     def pipeline_manifest(self) -> Mapping[str, Any]:
         return self._folded(derive.pipeline_manifest)
 
-    def job_manifest(self, job_id: str) -> Mapping[str, Any]:
+    def job_manifest(self, job_id: str) -> JobManifest:
         """Return a job's manifest. RecordError for an unknown job."""
         path = self.paths.job(job_id) / "manifest.json"  # of earlier runs, this file alone
         return read_document(path, JobManifest) or self._folded(lambda fold: derive.job_manifest(fold, job_id))
 
-    def receipt(self) -> Mapping[str, Any]:
+    def receipt(self) -> Receipt:
         """Return the summary as written; for a run without an end, derived from its events so far."""
         found = self.entry.receipt or self._folded(derive.receipt)
-        return {**found, "repo_root": None, "snapshot_path": None} if self.foreign else found
+        return replace(found, repo_root=None, snapshot_path=None) if self.foreign else found
 
     def units(self, job_id: str) -> list[Unit]:
         """Return a job's steps and sections in order of their start, including earlier attempts."""
@@ -155,11 +159,10 @@ class Reading:
         latest += [last_event(unit.events) for unit in self.running_units()]
         return max((event.ts for event in latest if event is not None), default=None)
 
-    def _folded(self, derived: Callable[[RunFold], Document | dict[str, Any]]) -> Mapping[str, Any]:
+    def _folded(self, derived: Callable[[RunFold], T]) -> T:
         try:
             document = derived(self.fold)
-            shape: dict[str, Any] = msgspec.to_builtins(document)
-            return shape if isinstance(document, dict) else checked(shape, type(document))
+            return typed.convert(msgspec.to_builtins(document), type(document))
         except (ValueError, KeyError) as error:
             why = "; ".join(line.strip() for line in str(error).splitlines()[:3])
             raise RecordError(f"{self.paths.events} is damaged: {why}") from error

@@ -10,19 +10,13 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, TypedDict, TypeVar
 
 import msgspec
 
 from loom.errors import RecordError, RequestError
 from loom.record import derive
-from loom.record.documents import (
-    KNOWN_SCHEMAS,
-    Document,
-    Receipt,
-    checked,
-    plain,
-)
+from loom.record.documents import KNOWN_SCHEMAS, Document, Receipt, plain
 from loom.record.event_files import folded, other_schema
 from loom.record.events import parsed
 from loom.record.run_paths import RunPaths
@@ -34,6 +28,7 @@ from loom.util.private import make_private
 from loom.util.untrusted_files import read_regular
 from loom.values import Immutable
 
+D = TypeVar("D", bound=Document)
 RUNNING = "running"
 DETACHED = "detached"
 """No loom follows the run, and its jobs go on elsewhere (`loom attach`)."""
@@ -52,7 +47,7 @@ class RunEntry(Immutable):
 
     paths: RunPaths
     identity: Mapping[str, Any]
-    receipt: Mapping[str, Any] | None
+    receipt: Receipt | None
     alive: bool
 
     @property
@@ -79,7 +74,7 @@ class RunEntry(Immutable):
     def state(self) -> str:
         """A status, or `running`, `detached`, `interrupted` or `unreadable`."""
         if self.receipt is not None:
-            return str(self.receipt.get("status"))
+            return str(self.receipt.status)
         if os.path.lexists(self.paths.receipt):
             return UNREADABLE
         return RUNNING if self.alive else DETACHED if self.identity.get("detached") else INTERRUPTED
@@ -312,15 +307,15 @@ def entry_at(paths: RunPaths) -> RunEntry:
     begins = not paths.events.exists() or paths.draft_of_identity.exists()
     if identity is None and receipt is None and begins:
         raise RecordError(f"{paths.root} holds no record of a loom run", hint="`loom runs` lists the runs there are")
-    identity = identity or {"run_id": paths.run_id, "repo_root": (receipt or {}).get("repo_root")}
+    identity = identity or {"run_id": paths.run_id, "repo_root": receipt and receipt.repo_root}
     return RunEntry(paths=paths, identity=identity, receipt=receipt, alive=receipt is None and is_alive(identity))
 
 
-def _folded_receipt(paths: RunPaths) -> dict[str, Any] | None:
+def _folded_receipt(paths: RunPaths) -> Receipt | None:
     """Derive the receipt of a finished run from its events; None if they have no end."""
     try:
         fold = folded(paths)
-        return None if fold.status is None else checked(plain(derive.receipt(fold)), Receipt)
+        return None if fold.status is None else typed.convert(plain(derive.receipt(fold)), Receipt)
     except (RecordError, ValueError):
         return None
 
@@ -369,20 +364,20 @@ def _is_of(workspace: Path, entry: RunEntry) -> bool:
 
 def _entry_for_receipt(path: Path, store: Store) -> RunEntry:
     receipt = read_document(path, Receipt)
-    if receipt is None or not is_run_id(receipt["run_id"]):
+    if receipt is None or not is_run_id(receipt.run_id):
         raise RecordError(f"{path} is not a receipt of a loom run")
-    run_id, root = receipt["run_id"], path.resolve().parent.parent
+    run_id, root = receipt.run_id, path.resolve().parent.parent
     if (root / "logs" / run_id).is_dir():  # read a copied record in place
         return entry_at(RunPaths(root=root, run_id=run_id))
     with contextlib.suppress(RecordError):
         return store.entry(run_id)
     raise RecordError(
-        f"{path} tells of run {run_id}, but its record ({receipt['logs_dir']}) is not on this machine",
+        f"{path} tells of run {run_id}, but its record ({receipt.logs_dir}) is not on this machine",
         hint="copy the whole record (the directory above receipts/) along with the receipt",
     )
 
 
-def read_document(path: Path, kind: type[Document]) -> dict[str, Any] | None:
+def read_document(path: Path, kind: type[D]) -> D | None:
     """Read a document and check its types; None if missing or damaged. RecordError for one with an unknown schema."""
     try:
         shape = parsed(read_regular(path))
@@ -392,7 +387,7 @@ def read_document(path: Path, kind: type[Document]) -> dict[str, Any] | None:
     if isinstance(version, str) and version.startswith("loom.") and version not in KNOWN_SCHEMAS:
         raise other_schema(version, path)
     try:
-        return checked(shape, kind)
+        return typed.convert(shape, kind)
     except ValueError:
         return None
 

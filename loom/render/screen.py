@@ -19,6 +19,7 @@ from loom.record.lines import TAIL_LINES
 from loom.record.sections import OutputSection, SectionReader, reader_for
 from loom.render.look import Detail, Look
 from loom.status import NOT_BEGUN, Status, Stream
+from loom.util import typed
 from loom.util.controls import cleaned, shown, visible
 from loom.util.units import counted, rough_duration, rough_size
 
@@ -325,13 +326,15 @@ class Screen:
         if (stated := event.data.get("extent")) is None or stated["proof"]:
             yield self._look.styled(f"{ended[0]}{why}", style)
             return
+        from loom.record.documents import Extent
         from loom.record.extent import extent_text, held_text
 
-        ended += held_text(stated)
+        extent = typed.convert(stated, Extent)
+        ended += held_text(extent)
         yield self._look.styled(f"{'; '.join(ended)}{why}", style)
-        if stated["kinds"] != ["partial"] or stated["not_selected"] or stated["reused"] or len(ended) == 1:
+        if extent.kinds != ["partial"] or extent.not_selected or extent.reused or len(ended) == 1:
             no_proof = "no proof that the workflow passes: " if status.ok else ""
-            yield self._look.styled(f"{self._look.marks['warn']} {no_proof}{shown(extent_text(stated))}", "warn")
+            yield self._look.styled(f"{self._look.marks['warn']} {no_proof}{shown(extent_text(extent))}", "warn")
 
 
 def closing_lines(

@@ -451,7 +451,7 @@ class Execution:
             return None
         from loom.analysis.evidence import diagnoses_at_end
 
-        entry = RunEntry(paths=self._record.paths, identity={}, receipt=plain(receipt), alive=False)
+        entry = RunEntry(paths=self._record.paths, identity={}, receipt=receipt, alive=False)
         try:
             for found in diagnoses_at_end(Reading(entry), self._workspace):
                 masked = typed.convert(self._journal.masked(encodable(plain(found))), type(found))

@@ -18,6 +18,7 @@ from loom.analysis.evidence import diagnosis_of
 from loom.analysis.html_report.logs import Log, ReadBudget, key_of, numbered, read_log
 from loom.analysis.html_report.overview import Bar, Scale, bars, columns_of, scale, ticks
 from loom.analysis.printed import commit_of
+from loom.record.documents import Receipt
 from loom.record.extent import extent_text
 from loom.record.fold import JobState, RunFold, Span
 from loom.record.reader import Reading, Unit
@@ -150,13 +151,13 @@ def values(reading: Reading) -> dict[str, Any]:
         found = diagnoses.get(each.id)
         same.setdefault(found.own_failure.failure if found else each.anchor, []).append(each)
     return {
-        "title": f"{headline(fold, reading.state)}: {receipt.get('workflow_path') or 'loom run'} {reading.run_id}",
+        "title": f"{headline(fold, reading.state)}: {receipt.workflow_path or 'loom run'} {reading.run_id}",
         "words": words_for(reading.state),
         "headline": headline(fold, reading.state),
         "counts": counts(fold, words_for(reading.state)),
-        "error": receipt.get("error"),
+        "error": receipt.error,
         "facts": _facts(reading, receipt),
-        "images": receipt.get("images", []),
+        "images": receipt.images,
         "diagnosis": first,
         "excerpt": shown.blamed.excerpt if shown and shown.blamed else [(line, None) for line in first.lines],
         "failures": failures,
@@ -205,27 +206,27 @@ def counts(fold: RunFold, words: Mapping[str, str] = WORDS) -> str:
     return ", ".join(f"{number} {word}" for (_, word), number in sorted(found.items()))
 
 
-def _facts(reading: Reading, receipt: Mapping[str, Any]) -> list[tuple[str, str]]:
-    snapshot, sha = receipt.get("snapshot") or {}, str(receipt.get("snapshot_head_sha") or "")
+def _facts(reading: Reading, receipt: Receipt) -> list[tuple[str, str]]:
+    snapshot, sha = receipt.snapshot or {}, receipt.snapshot_head_sha or ""
     commit = commit_of(reading) if sha else None
     facts = [
         ("run", reading.run_id),
-        ("started", _utc_time(str(receipt.get("started_at") or ""))),
-        ("took", rough_duration(receipt["duration_ms"]) if receipt.get("duration_ms") is not None else ""),
-        ("repository", str(receipt.get("repo_root") or "")),
-        ("workflow", str(receipt.get("workflow_path") or "")),
+        ("started", _utc_time(receipt.started_at)),
+        ("took", rough_duration(receipt.duration_ms) if receipt.duration_ms is not None else ""),
+        ("repository", receipt.repo_root or ""),
+        ("workflow", receipt.workflow_path or ""),
         ("commit", sha[:12] + (f" {commit.subject} ({commit.author}, {_utc_time(commit.time)})" if commit else "")),
-        ("extent", extent_text(receipt["extent"])),
-        ("tree", str(receipt.get("snapshot_tree_sha") or "")[:12]),
+        ("extent", extent_text(receipt.extent)),
+        ("tree", (receipt.snapshot_tree_sha or "")[:12]),
         ("uncommitted changes", str(snapshot.get("changed", 0))),
         ("record", str(reading.paths.root)),
-        ("loom", str(receipt.get("loom_version") or "")),
+        ("loom", receipt.loom_version),
     ]
     return [(name, value) for name, value in facts if value]
 
 
 def _utc_time(ts: str) -> str:
-    return f"{datetime.fromisoformat(ts):%Y-%m-%d %H:%M:%S} UTC" if ts else ""
+    return f"{datetime.fromisoformat(ts):%Y-%m-%d %H:%M:%S} UTC"
 
 
 def _job(

@@ -258,7 +258,7 @@ class _Bisect:
 def _image_errors(reading: Reading) -> dict[str, str]:
     """Return the errors of jobs whose image could not be pulled or built, by code."""
     jobs = (reading.job_manifest(job_id) for job_id in reading.fold.jobs)
-    errors = {str(job["error_code"]): job["error"].partition("\n")[0] for job in jobs if job["error_code"]}
+    errors = {job.error_code: (job.error or "").partition("\n")[0] for job in jobs if job.error_code}
     return {code: error for code, error in errors.items() if code.startswith("IMAGE_")}
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any
 
 from msgspec.structs import replace
 
@@ -79,7 +78,7 @@ def _reference(name: str) -> Reference | None:
 def judged(
     origin: str,
     job: Job | None,
-    manifest: Mapping[str, Any],
+    ran: tuple[str, str],
     diagnoses: Sequence[Diagnosis | None],
     endings: Sequence[JobEnding],
     parting: LogParting | None,
@@ -87,12 +86,15 @@ def judged(
     *,
     plan: Callable[[], Plan | None],
 ) -> Reproduction:
-    """Compare a job with a run of it here. `diagnoses`, `endings`: there, then here; `job`: None gives no reasons."""
+    """Compare a job with a run of it here. `ran`: the ids of both; `diagnoses`, `endings`: there, then here; `job`: None
+    gives no reasons.
+    """
+    job_id, run_id = ran
     kind, text = verdict(endings[0], endings[1], parting)
     return Reproduction(
         origin=origin,
-        job_id=manifest["job_id"],
-        run_id=manifest["run_id"],
+        job_id=job_id,
+        run_id=run_id,
         verdict=kind,
         text=text,
         reasons=[] if job is None else reasons(kind, diagnoses, differences.pairs, job, plan),
@@ -104,15 +106,12 @@ def judged(
     )
 
 
-def blocks_of_run(reading: Reading, manifest: Mapping[str, Any], only: str | None = None) -> Iterator[Block]:
+def blocks_of_run(reading: Reading, job_id: str, only: str | None = None) -> Iterator[Block]:
     """Yield the steps of the job, each with its output, as its last attempt has it; `only` that which begins so."""
-    steps = {
-        each["step"]: each["command"] or ""
-        for each in manifest["steps"]
-        if each["step"].startswith(("before_script/", "script/"))
-    }
+    found = reading.job_manifest(job_id).steps if job_id in reading.fold.jobs else ()
+    steps = {each.step: each.command for each in found if each.step.startswith(("before_script/", "script/"))}
     for step, command in steps.items():
-        path = reading.unit(manifest["job_id"], step).events
+        path = reading.unit(job_id, step).events
         if only in (None, (command.strip().splitlines() or [""])[0]) and path.exists():
             yield Block(command, (visible(event.text) for event in whole_lines(output_in(path))))
 

@@ -13,7 +13,6 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Mapping
 from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 from typing import Any, NoReturn
@@ -53,7 +52,6 @@ MOST_BYTES = 8 << 30
 """The size of the files that a bundle may lay out."""
 _VARIABLE = re.compile(r"(?!LD_|GIT_|LOOM_|PYTHON|DOCKER_|XDG_|PATH$|HOME$)[A-Z][A-Z0-9_]{0,100}")
 """The names of variables that a value for a secret may be asked for."""
-_NOT_RUN: Mapping[str, Any] = {"status": "skipped", "steps": []}
 
 
 def replay(file: Path, *, repeat: int | None, quiet: bool, as_json: bool, **asked: Any) -> int:
@@ -114,7 +112,7 @@ def _consent(file: Path, there: Reading, *, trust: bool) -> None:
     if trust:
         return
     if terminal.attended():
-        command = " ".join(map(str, there.receipt()["command"][1:]))
+        command = " ".join(there.receipt().command[1:])
         print(shown(f"{file} is of somebody else's: `loom {command}`."))
         if typer.confirm("Run its commands here, in containers?"):
             return
@@ -178,9 +176,7 @@ def _planned(
         )
     trusting.settle(jobs, project)
     say_not_counted(project.config)
-    images = {
-        image["name"]: image["digest"].rpartition("@")[2] for image in there.receipt()["images"] if image["digest"]
-    }
+    images = {image.name: image.digest.rpartition("@")[2] for image in there.receipt().images if image.digest}
     with progress_line("looks for the images that ran there"):
         pinned = tuple(pinned_job(job, images, project, differences) for job in jobs)
     variables = rerun_variables(planned.variables, str(time.time_ns()))
@@ -253,14 +249,13 @@ def _compared(found: UnpackedBundle, here: Reading, run: Run, notes: list[str], 
     there = found.reading
     failed = (job.id for job in there.fold.jobs.values() if job.status is not None and not job.status.ok)
     job_id = there.pipeline_manifest()["failing_job_id"] or next(failed, next(iter(there.fold.jobs)))
-    manifests = [one.job_manifest(job_id) if job_id in one.fold.jobs else _NOT_RUN for one in (there, here)]
-    parting = parting_of(blocks_of_run(there, manifests[0]), blocks_of_run(here, manifests[1]))
+    parting = parting_of(blocks_of_run(there, job_id), blocks_of_run(here, job_id))
     inputs = differing_inputs(there, here, None)
-    ids = {image["name"]: image["id"] for image in here.receipt()["images"]}
+    ids = {image.name: image.id for image in here.receipt().images}
     notes += [
-        f"the record has no digest of {image['name']}: another image of that name ran here"
-        for image in there.receipt()["images"]
-        if not image["digest"] and ids.get(image["name"], image["id"]) != image["id"]
+        f"the record has no digest of {image.name}: another image of that name ran here"
+        for image in there.receipt().images
+        if not image.digest and ids.get(image.name, image.id) != image.id
     ]
     images = [
         replace(pair, name="image" if pair.name == job_id else f"image of {pair.name}")
@@ -275,7 +270,7 @@ def _compared(found: UnpackedBundle, here: Reading, run: Run, notes: list[str], 
     return judged(
         origin,
         job,
-        {"job_id": job_id, "run_id": here.run_id},
+        (job_id, here.run_id),
         [diagnosis_of(one, job_id) if job_id in one.fold.jobs else None for one in (there, here)],
         [recorded(one, job_id) for one in (there, here)],
         parting,

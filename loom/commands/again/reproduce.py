@@ -38,6 +38,7 @@ from loom.plan.github.growth import grown
 from loom.plan.github.labels import refused
 from loom.plan.github.late_jobs import LateJobs
 from loom.plan.model import Job, Plan
+from loom.record.documents import UsedImage
 from loom.record.request import Request
 from loom.record.run import Run, TakenOver
 from loom.record.run_paths import artifacts_beside
@@ -82,7 +83,7 @@ def reproduce(
             code = running.execute(worktree, run)
             found = reproducing.judged(worktree, run, target)
             if trials and found.verdict != "not-run":
-                duration = worktree.find(run.run_id).receipt()["duration_ms"]
+                duration = worktree.find(run.run_id).receipt().duration_ms
                 print(shown(cost(facts, duration)), file=sys.stderr)
                 tried = [_trial(fact, worktree, trial, target.id, found) for fact, trial in trials]
                 found = replace(found, trials=tried)
@@ -256,19 +257,19 @@ class _Reproducing:
     def judged(self, project: Worktree, run: Run, target: Job) -> Reproduction:
         """Compare the job's end here with that on the server."""
         log, facts, reading = self._log, self._log.facts, project.find(run.run_id)
-        manifest = reading.job_manifest(target.id)
         failed_step = log.diagnosis.step if facts.format == "github" else None
         differences = self._there.differences
-        differences.pairs.extend(_differences(facts, self._job, manifest, with_cache=self._with_cache))
+        image = reading.job_manifest(target.id).image
+        differences.pairs.extend(_differences(facts, self._job, image, with_cache=self._with_cache))
         for what in _unknown(facts, self._job):
             differences.note(f"unknown: {what}")
         return judged(
             self._job.url,
             target,
-            manifest,
+            (target.id, run.run_id),
             (log.diagnosis, diagnosis_of(reading, target.id)),
             (log.ending(), recorded(reading, target.id)),
-            parting_of(log.blocks(), blocks_of_run(reading, manifest, failed_step)),
+            parting_of(log.blocks(), blocks_of_run(reading, target.id, failed_step)),
             differences,
             plan=lambda: _plan_of(replace(run.request, names=())),
         )
@@ -301,11 +302,9 @@ def _plan_of(request: Request) -> Plan | None:
         return None
 
 
-def _differences(facts: LogFacts, job: RemoteJob, manifest: Mapping[str, Any], *, with_cache: bool) -> Iterator[Pair]:
-    image = manifest.get("image") or {}
-    digest = image.get("digest") or ""
-    if facts.digest and digest and facts.digest not in digest:
-        yield Pair(name="image", a=facts.digest, b=digest)
+def _differences(facts: LogFacts, job: RemoteJob, image: UsedImage | None, *, with_cache: bool) -> Iterator[Pair]:
+    if facts.digest and image and image.digest and facts.digest not in image.digest:
+        yield Pair(name="image", a=facts.digest, b=image.digest)
     if job.tags or job.size:
         there = [*([f"tags {', '.join(job.tags[:10])}"] if job.tags else []), *([job.size] if job.size else [])]
         yield Pair(name="runner", a=", ".join(there), b=f"this machine, {machine()}, {machine_size()}")

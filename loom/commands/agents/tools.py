@@ -220,9 +220,9 @@ class AgentTools:
 
     def _about(self, run: str) -> RunAnswer:
         reading = open_project().find(run)
-        receipt = json.loads(reading.paths.receipt.read_text())
+        receipt = reading.receipt()
         diagnosis = diagnosis_of(reading, None)
-        proof = receipt["extent"]["proof"]
+        proof = receipt.extent.proof
         if diagnosis.failed:
             text = "\n".join(agent.lines(diagnosis, Look(), now_ns=time.time_ns()))
         else:
@@ -231,12 +231,12 @@ class AgentTools:
                 f"passed; failed, which the workflow allows: {allowed}" if allowed else "all jobs passed"
             )
         if not (diagnosis.failed or proof):
-            text += f"; no proof that the workflow passes: {extent_text(receipt['extent'])}"
+            text += f"; no proof that the workflow passes: {extent_text(receipt.extent)}"
         return RunAnswer(
             **self.pages.cut(text).model_dump(),
-            run_id=receipt["run_id"],
-            status=receipt["status"],
-            exit_code=receipt["exit_code"],
+            run_id=receipt.run_id,
+            status=receipt.status,
+            exit_code=receipt.exit_code,
             proof=proof,
             failed_jobs=[job.id for job in reading.fold.failed_jobs()],
             receipt=str(reading.paths.receipt),

@@ -164,8 +164,9 @@ def _commit(project: Project, what: str) -> CheckedCommit:
     except RequestError:
         names = [what]
     else:
-        names = [str(reading.receipt()["snapshot_head_sha"]), "HEAD"]
-        names = [name for name in names if finder.tree(finder.commit(name)) == reading.receipt()["extent"]["tree_sha"]]
+        receipt = reading.receipt()
+        names = [str(receipt.snapshot_head_sha), "HEAD"]
+        names = [name for name in names if finder.tree(finder.commit(name)) == receipt.extent.tree_sha]
         if not names:
             raise NothingShown(f"no commit has the tree of run {reading.run_id} yet", hint="commit the work that ran")
     sha = finder.commit(names[0])

@@ -277,7 +277,7 @@ class _Gate:
         """Yield what made the runs of child pipelines unlike CI's."""
         for entry in takewhile(lambda one: int(one.run_id) > int(run_id), self._store.entries()):
             if entry.child_of == run_id and entry.receipt is not None:
-                for words in entry.receipt.get("unlike_ci", {}).values():
+                for words in entry.receipt.unlike_ci.values():
                     yield from words
                 if any(left.unknown for left in PastRun(entry).plan.left_out):
                     yield "undecided"

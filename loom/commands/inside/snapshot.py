@@ -139,9 +139,9 @@ def _workspace_of(what: str) -> tuple[Path, str | None, Path | None]:
         if (kept := store.manifest_of(directory)) is not None or is_workspace(directory):
             return directory, None, kept  # `loom snapshot` made it, or its run's record is gone
     entry = store.find(what, repo_root=project.root)
-    receipt = entry.receipt or {}
-    recorded = next(iter(entry.workspaces), None) or receipt.get("snapshot_path")
-    if not isinstance(recorded, str) or (entry.receipt and not receipt.get("snapshot_tree_sha")):
+    receipt = entry.receipt
+    recorded = next(iter(entry.workspaces), receipt.snapshot_path if receipt else None)
+    if recorded is None or (receipt and not receipt.snapshot_tree_sha):
         raise RequestError(f"run {entry.run_id} ended before it had a workspace", hint="`loom show` gives the reason")
     return Path(recorded), *_kept(entry, store)
 
@@ -156,8 +156,8 @@ def _files_of(run: str, job: str) -> tuple[Path, str | None, Path | None]:
 
 def _kept(entry: RunEntry, store: Store) -> tuple[str | None, Path | None]:
     """Return the tree that a run's receipt names, and the manifest's copy in the record, if it is in the store."""
-    kept = entry.paths.snapshot
-    return (entry.receipt or {}).get("snapshot_tree_sha"), kept if store.has_record(entry) and kept.is_file() else None
+    kept, tree = entry.paths.snapshot, entry.receipt.snapshot_tree_sha if entry.receipt else None
+    return tree, kept if store.has_record(entry) and kept.is_file() else None
 
 
 def _verification_lines(verified: Verification) -> list[str]:

@@ -278,8 +278,8 @@ class _Cleaning:
             for lock in files:
                 what, command = f"a kept container of run {entry.run_id}", f"loom clean {entry.run_id}"
                 stack.enter_context(locks.held(lock, what, command, alone=True))
-            status = (entry.receipt or {}).get("status")  # the engine may still have resources of an interrupted run
-            in_engine = status in (None, "canceled", "error") or bool((entry.receipt or {}).get("images"))
+            receipt = entry.receipt  # the engine may still have resources of an interrupted run
+            in_engine = receipt is None or receipt.status in ("canceled", "error") or bool(receipt.images)
             problems = self._remove_sessions(entry, in_engine=in_engine)
             if not problems:  # a container that is left needs the workspace
                 problems = self._remove_directories(run.workspaces)
@@ -349,15 +349,16 @@ def _remove_checkout(item: Item) -> list[str]:
 
 
 def _expired(entry: RunEntry, now: float) -> Iterator[Item]:
-    if entry.receipt is None or not entry.receipt.get("finished_at"):
+    if entry.receipt is None or entry.receipt.finished_at is None:
         return
-    ended = datetime.fromisoformat(str(entry.receipt["finished_at"])).timestamp()
+    ended = datetime.fromisoformat(entry.receipt.finished_at).timestamp()
     for manifest_path in sorted(entry.paths.logs.glob("jobs/*/manifest.json")):
         try:
-            manifest = read_document(manifest_path, JobManifest) or {}
+            job = read_document(manifest_path, JobManifest)
         except LoomError:
             continue  # records of other versions are skipped
-        lifetime, job_id = (manifest.get("artifacts") or {}).get("expire_in_s"), manifest_path.parent.name
+        lifetime = job.artifacts.expire_in_s if job is not None and job.artifacts is not None else None
+        job_id = manifest_path.parent.name
         if lifetime is not None and ended + lifetime < now and entry.paths.artifacts_archive(job_id).exists():
             yield Item(kind="artifacts", name=job_id, run_ids=[entry.run_id], job_id=job_id)
 

@@ -66,7 +66,7 @@ def _made(
     project: Project, reading: Reading, target: Path, *, full: bool, base: str | None, without_secret_check: bool
 ) -> str:
     receipt = reading.receipt()
-    taken, root = receipt["snapshot"], receipt["repo_root"]
+    taken, root = receipt.snapshot, receipt.repo_root
     if reading.state in UNFINISHED or not taken or not taken["head_sha"] or not root:
         raise RequestError(f"run {reading.run_id} is not finished, or has no snapshot: it can't be repeated")
     if not Path(root).is_dir():

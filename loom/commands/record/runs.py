@@ -31,26 +31,23 @@ def runs(*, everywhere: bool, limit: int, as_json: bool, color: str | None) -> N
 
 
 def _row_of(entry: RunEntry) -> RunRow:
-    receipt = entry.receipt or {}
-    extent = receipt.get("extent") or {}
-    status = entry.state
-    last = None if entry.receipt else last_event(entry.paths.events)
+    receipt, status = entry.receipt, entry.state
+    last = None if receipt else last_event(entry.paths.events)
+    found = {name: getattr(receipt, name, None) for name in ("exit_code", "duration_ms", "error")}
     return RunRow(
+        **found,
         run_id=entry.run_id,
         child_of=entry.child_of,
         status=status,
-        exit_code=receipt.get("exit_code"),
-        started_at=receipt.get("started_at") or timestamp(int(entry.run_id)),
-        duration_ms=receipt.get("duration_ms"),
+        started_at=receipt.started_at if receipt else timestamp(int(entry.run_id)),
         last_event_at=last.ts if last else None,
-        head_sha=receipt.get("snapshot_head_sha"),
-        tree_sha=extent.get("tree_sha") if extent else receipt.get("snapshot_tree_sha"),
-        extent=list(extent.get("kinds", ())),
-        failing_job_id=receipt.get("failing_job_id") if status != "success" else None,
-        error=receipt.get("error"),
-        command=list(receipt.get("command") or entry.identity.get("command") or ()),
+        head_sha=receipt.snapshot_head_sha if receipt else None,
+        tree_sha=receipt.extent.tree_sha if receipt else None,
+        extent=receipt.extent.kinds if receipt else [],
+        failing_job_id=receipt.failing_job_id if receipt and status != "success" else None,
+        command=(receipt and receipt.command) or entry.identity.get("command") or [],
         repo_root=entry.identity.get("repo_root"),
         workspace=entry.identity.get("workspace"),
-        receipt_path=str(entry.paths.receipt) if entry.receipt else None,
+        receipt_path=str(entry.paths.receipt) if receipt else None,
         logs_dir=str(entry.paths.logs),
     )

@@ -27,7 +27,7 @@ def show(run: str, *, stream: bool, quiet: bool, verbose: bool, as_json: bool, c
     look, write = screen_parts(project.config.color, quiet=quiet, verbose=verbose, stream=stream)
     replay(reading, Screen(look, write), every_line=stream)
     if reading.state in UNFINISHED:
-        command = reading.receipt()["command"]
+        command = reading.receipt().command
         write(*unfinished_lines(reading.state, command, reading.last_sign(), reading.running_units(), look))
     elif is_bundle(run):  # its files are there for this command alone
         found = recorded_diagnosis(reading)

@@ -177,7 +177,8 @@ def test_a_job_may_be_named(failed: Ran) -> None:
     found = json.loads(failed.project.loom("diagnose", "last", "lint", "--json"))
     assert (found["job_id"], found["exit_code"]) == ("lint", 3)
     entry = failed.project.last()
-    run = rf"run {entry.run_id}, (just now|\d+ min ago), tree {(entry.receipt or {})['snapshot_tree_sha'][:12]}\n"
+    assert entry.receipt is not None
+    run = rf"run {entry.run_id}, (just now|\d+ min ago), tree {str(entry.receipt.snapshot_tree_sha)[:12]}\n"
     passed, skipped = failed.project.loom("diagnose", "last", "build"), failed.project.loom("diagnose", "after")
     assert re.fullmatch(f"job build passed: nothing to diagnose\n{run}", passed), passed
     assert re.fullmatch(f"job after was skipped: test did not succeed\n{run}", skipped), skipped

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from loom.record.documents import plain
 from loom.record.event_files import read_events
 
 from .conftest import Make, Project
@@ -39,7 +40,7 @@ def record(project: Project) -> dict[str, object]:
         if path.name == "events.jsonl":
             assert list(read_events(path)), "whole lines only, before and after the disk was full"
     assert entry.receipt is not None
-    return dict(entry.receipt)
+    return plain(entry.receipt)
 
 
 def test_a_step_prints_more_than_the_records_disk_holds(make: Make, make_file_system: MakeFileSystem) -> None:

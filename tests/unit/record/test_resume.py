@@ -42,7 +42,7 @@ def test_a_job_that_failed_earlier_and_does_not_run_again_still_counts(make: Mak
     assert "jobs failed" not in resumed
     receipt = project.last().receipt
     assert receipt is not None
-    assert (receipt["status"], receipt["error"]) == ("failure", f"b: failed in run {first}, and did not run again")
+    assert (receipt.status, receipt.error) == ("failure", f"b: failed in run {first}, and did not run again")
     for arguments in ((), ("last", "b")):
         found = json.loads(project.loom("diagnose", *arguments, "--json"))
         assert (found["run_id"], found["job_id"], found["lines"]) == (first, "b", ["why b failed"])

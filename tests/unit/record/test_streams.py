@@ -62,7 +62,9 @@ def test_a_run_ends_with_its_own_code(make: Make, end: str, job: str) -> None:
     code, status = {"good": (0, "success"), "bad": (1, "failure")}[job]
     ran = shell(project, f"loom run --local {job} {end}")
     assert (ran.returncode, ran.stderr) == (code, "")
-    assert (project.last().receipt or {})["status"] == status
+    receipt = project.last().receipt
+    assert receipt is not None
+    assert receipt.status == status
 
 
 @pytest.mark.parametrize(("job", "code"), [("good", 0), ("bad", 1)])

@@ -57,7 +57,7 @@ def test_too_few_descriptors(make: Make, descriptors: int) -> None:
     assert (ran.returncode == 3) == ("Too many open files" in text), text
     for entry in project.store.entries():
         assert entry.receipt is not None, text
-        assert entry.receipt["exit_code"] == ran.returncode
+        assert entry.receipt.exit_code == ran.returncode
 
 
 def test_no_more_threads(make: Make) -> None:

@@ -108,7 +108,7 @@ class Project:
         """Return the last run that another command made."""
         reading = Reading(self.store.find("last", repo_root=self.root))
         return Ran(
-            code=reading.receipt()["exit_code"],
+            code=reading.receipt().exit_code,
             reading=reading,
             events=list(read_phases(reading.paths)),
             result=cast("runner_tools.Ran", None),

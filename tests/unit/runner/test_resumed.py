@@ -132,14 +132,14 @@ two: {stage: a, script: 'test -e "$REPAIRED"'}
     ran = resumed(project, "two")
     assert ran.statuses == {"two": "success"}
     assert ran.code == 1
-    assert ran.reading.receipt()["error"] == f"one: failed in run {before.reading.run_id}, and did not run again"
+    assert ran.reading.receipt().error == f"one: failed in run {before.reading.run_id}, and did not run again"
     past = past_run.PastRun(ran.reading.entry)
     assert past.failed() == ["one"]
     assert past.one_job().run.run_id == past.job("one").run.run_id == before.reading.run_id
     assert past.job("two").run.run_id == ran.reading.run_id
     again = rerun(project, failed=True)
     assert again.statuses == {"one": "failure"}
-    assert again.reading.receipt()["error"] == "one: script/01 failed with exit code 3"
+    assert again.reading.receipt().error == "one: script/01 failed with exit code 3"
     shutil.rmtree(before.reading.paths.root)
     assert past_run.PastRun(ran.reading.entry).job("one").run.run_id == ran.reading.run_id
 
