@@ -3,9 +3,12 @@
 import gc
 import os
 import pkgutil
+from contextlib import suppress
 from importlib import import_module
 
 os.environ["PYDANTIC_DISABLE_PLUGINS"] = "__all__"  # as loom's own `main` does before it imports anything
+
+import msgspec
 
 import loom
 
@@ -15,6 +18,28 @@ for module in pkgutil.walk_packages(loom.__path__, "loom."):
         import_module(module.name)
 
 # What they import late.
-for name in ("docker", "jinja2", "msgspec", "rich.console", "rich.live", "rich.table", "tarfile", "yaml"):
+for name in (
+    "ahocorasick_rs",
+    "docker",
+    "jinja2",
+    "rich.console",
+    "rich.live",
+    "rich.table",
+    "tarfile",
+    "tomllib",
+    "typer._click.decorators",
+    "yaml",
+):
     import_module(name)
+
+
+def read_ahead(kind: type[msgspec.Struct]) -> None:
+    """Let msgspec find out what it else does when it first reads a value of a class, in each process again."""
+    for each in kind.__subclasses__():
+        with suppress(TypeError, NameError):
+            msgspec.json.Decoder(each)
+        read_ahead(each)
+
+
+read_ahead(msgspec.Struct)
 gc.freeze()
