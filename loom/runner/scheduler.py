@@ -104,8 +104,7 @@ class Frontier:
                 new: dict[_Mark, str] = {
                     mark: job_id
                     for mark, job_id in marks.items()
-                    if not (is_gate and mark == "skipped")
-                    and (mark not in known or self.position[job_id] < self.position[known[mark]])
+                    if mark not in known and not (is_gate and mark == "skipped")
                 }
                 known |= new
                 opens = is_over and self._left[after] == 0

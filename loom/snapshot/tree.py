@@ -158,8 +158,7 @@ def tree_of(environment: Mapping[str, str], head_tree: str, changes: Sequence[Ch
                 del entries[directory]
                 for name, entry in _tree(process, len(head_tree) // 2, sha).items():
                     entries[f"{directory}/{os.fsdecode(name)}" if directory else os.fsdecode(name)] = entry
-    # A file that gives way to a directory, or the reverse, goes first.
-    for change in sorted(changes, key=lambda change: change.kind != "deleted"):
+    for change in changes:
         if change.kind == "deleted":
             entries.pop(change.path, None)
         else:

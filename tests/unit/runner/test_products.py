@@ -5,16 +5,18 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from loom.cancel import Cancel
 from loom.errors import ProviderError
-from loom.plan.model import Job, Plan
+from loom.plan.model import Artifacts, Job, Need, Plan
 from loom.runner import products
-from loom.storage import junit
+from loom.storage import artifacts, junit
 from loom.storage.artifacts import ReadReports
+from loom.storage.workspace import DirectoryView
 from loom.util.masking import Masker
 from tests.unit.providers.far_provider import FarProvider
 
@@ -105,6 +107,31 @@ def test_a_job_of_a_child_gets_what_jobs_of_the_pipelines_above_left(tmp_path: P
         tracked=lambda: pytest.fail("nobody asks"),
     )
     assert handed.sources(one) == ["up"]
+
+
+@pytest.mark.parametrize("missing", [False, True])
+def test_into_a_shared_workspace_only_artifacts_are_restored_that_it_lacks(tmp_path: Path, missing: bool) -> None:
+    workspace, archive = tmp_path / "workspace", tmp_path / "a.tar.gz"
+    for directory in (workspace, tmp_path / "other"):
+        directory.mkdir()
+    (tmp_path / "other/file").touch()
+    artifacts.collect(
+        Artifacts(paths=("file",)), DirectoryView(tmp_path / "other"), archive=archive, on_output=lambda *_: None
+    )
+    made = Job(id="a", name="a", stage="s", steps=(), provider="host", artifacts=Artifacts(paths=("file",)))
+    wants = Job(id="b", name="b", stage="s", steps=(), provider="host", needs=(Need(job="a"),))
+    handed = products.Handover(
+        Plan(workflow_path="w", stages=("s",), jobs=(made, wants)),
+        workspace=workspace,
+        archive_of=lambda _: archive,
+        logs=tmp_path,
+        masker=Masker(),
+        tracked=lambda: pytest.fail("nobody asks"),
+        missing_here=frozenset({"a"} if missing else ()),
+    )
+    session: Any = SimpleNamespace(files=lambda: workspace)
+    handed.restore_artifacts(wants, session, lambda *_: None)
+    assert (workspace / "file").exists() is missing
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from loom.errors import ImageError, ProviderError, ServiceError, SnapshotError
 from loom.plan.model import Image, MountMode, Resolved, Service
 from loom.providers.base import Capabilities, ResolveRequest, SecretValues, SessionFacts, SessionRequest
 from loom.providers.host import HostProvider, HostSession
-from loom.record.run import Resumed
+from loom.record.run import FilledWorkspace, Resumed
 from loom.runner.session import SessionOpener, Work, _Buffered
 
 from .conftest import Make, Project, Replaced, on
@@ -438,6 +438,14 @@ def test_the_next_attempt_at_a_job_that_resumed_begins_anew(make: Make) -> None:
     two = replace(one, id="two")
     opener.forget_resumed(one)
     assert (opener.resumed(one), opener.resumed(two)) == (None, resumed["two"])
+
+
+@pytest.mark.parametrize("has_products", [False, True])
+def test_a_workspace_with_what_other_jobs_left_is_nobodys_own(make: Make, has_products: bool) -> None:
+    run, tools = project(make).planned()
+    filled = FilledWorkspace(path=run.repo_root, snapshot={}, has_products=has_products)
+    opener = SessionOpener(replace(run, workspace=filled), run.repo_root, tools, tools.cancel)
+    assert opener.alone is not has_products
 
 
 def test_output_before_its_section_is_open_is_passed_on_in_order() -> None:

@@ -46,6 +46,13 @@ def test_a_failure_that_is_allowed(make: Make, allow: str, code: int, allowed: b
     assert ran.statuses == {"one": "failure?" if allowed else "failure"}
 
 
+@pytest.mark.parametrize(("allow", "code"), [("true", 0), ("{exit_codes: [7]}", 4)])
+def test_a_job_that_may_fail_may_run_out_of_time(make: Make, allow: str, code: int) -> None:
+    out_of_time = Replaced(run=lambda *_: Exit(code=137, ended=Ended.TIMED_OUT))
+    ran = make(workflow("x", more=f"  allow_failure: {allow}\n")).run(code=code, tools=on(out_of_time))
+    assert ran.statuses == {"one": "timed_out" if code else "timed_out?"}
+
+
 def test_a_step_says_where_it_stands_and_which_attempt_it_is(make: Make) -> None:
     ran = make(workflow('echo "$LOOM_STEP $LOOM_ATTEMPT"', 'echo "$LOOM_STEP"')).run()
     assert (ran.lines("one"), ran.lines("one", "script/02")) == (["script/01 1"], ["script/02"])
@@ -429,12 +436,20 @@ def test_a_coverage_that_can_not_be_found_is_a_warning(
     assert [warning.startswith(said) for warning in warnings(ran)] == [True]
 
 
-@pytest.mark.parametrize("after", ["", "  after_script: [echo after]\n"])
-def test_after_a_jobs_time_is_over_nothing_runs_as_in_gitlab(make: Make, after: str) -> None:
-    ran = of_gitlab(make, workflow("sleep 60", more=f"{after}  timeout: 300ms\n"), code=4, ends_at_timeout=True)
-    said = "`after_script` was not run: the job's time was over, as in GitLab"
-    assert warnings(ran) == ([said] if after else [])
-    assert ran.lines("one", "after_script/01") == []
+@pytest.mark.parametrize(
+    ("after", "ends", "said"),
+    [
+        ("", True, []),
+        ("  after_script: [echo after]\n", True, ["`after_script` was not run: the job's time was over, as in GitLab"]),
+        ("  after_script: [echo after]\n", False, []),
+    ],
+)
+def test_after_a_jobs_time_is_over_nothing_runs_as_in_gitlab(
+    make: Make, after: str, ends: bool, said: list[str]
+) -> None:
+    ran = of_gitlab(make, workflow("sleep 60", more=f"{after}  timeout: 100ms\n"), code=4, ends_at_timeout=ends)
+    assert warnings(ran) == said
+    assert ran.lines("one", "after_script/01") == ([] if ends else ["after"])
 
 
 def test_the_record_says_of_a_step_where_it_is_written(make: Make) -> None:

@@ -156,7 +156,6 @@ def test_large_files_without_git_lfs(work: Repo, snap: Snap, tmp_path: Path) -> 
     assert (left.path, left.reason.partition(":")[0]) == ("pointer.big", "a pointer of git-lfs")
 
 
-@pytest.mark.slow
 def test_filters(work: Repo, snap: Snap) -> None:
     work.git("config", "filter.rot.clean", "tr a-z n-za-m")
     work.git("config", "filter.rot.smudge", "tr n-za-m a-z")
@@ -170,7 +169,6 @@ def test_filters(work: Repo, snap: Snap) -> None:
     assert contents(snapshot.path)["a.rot"][1] == b"edited\n"
 
 
-@pytest.mark.slow
 def test_a_filter_that_can_not_run(work: Repo, snap: Snap) -> None:
     work.write(".gitattributes", "*.enc filter=gone\n")
     work.commit()
@@ -182,7 +180,6 @@ def test_a_filter_that_can_not_run(work: Repo, snap: Snap) -> None:
     assert any("filter" in left.reason for left in snapshot.left_out)
 
 
-@pytest.mark.slow
 def test_a_filter_that_need_not_work_and_does_not(work: Repo, snap: Snap) -> None:
     work.git("config", "filter.broken.clean", "false")
     work.write(".gitattributes", "*.b filter=broken\n")
@@ -192,7 +189,6 @@ def test_a_filter_that_need_not_work_and_does_not(work: Repo, snap: Snap) -> Non
     assert ["external filter 'false' failed" in left.reason for left in snapshot.left_out] == [True]
 
 
-@pytest.mark.slow
 def test_a_filter_that_no_longer_works_where_a_workspace_is_verified(work: Repo, snap: Snap, tmp_path: Path) -> None:
     """Of files that go through the user's own filters the bytes are compared: nothing of theirs is run."""
     script = work.write("../filter", "#!/bin/sh\ntr a-z A-Z\n", 0o755)
@@ -270,7 +266,6 @@ def test_filters_that_need_the_checkout(work: Repo, snap: Snap, new_repo: NewRep
     assert [path.removeprefix("s/") for path, _ in verified.unreadable] == ["with space/new.key"]
 
 
-@pytest.mark.slow
 def test_a_filter_that_a_workspace_names_itself_is_not_run(work: Repo, snap: Snap, tmp_path: Path) -> None:
     work.write(".gitattributes", "* filter=evil\n")
     work.commit()
@@ -361,7 +356,6 @@ echo $$ >.git/mine; sleep 0.02; [ "$(cat .git/mine)" = $$ ] || echo twice at onc
     assert snapshot.tree_sha == work.git("write-tree").strip()
 
 
-@pytest.mark.slow
 def test_a_process_filter_is_started_once(work: Repo, snap: Snap, tmp_path: Path) -> None:
     script = work.write("../process", PROCESS.format(python=sys.executable, log=tmp_path / "started"), 0o755)
     work.git("config", "filter.p.process", str(script))
@@ -428,7 +422,6 @@ def test_filters_are_given_up_once_and_for_no_other_failure(work: Repo, tmp_path
         proof.give_up_filters(broken)
 
 
-@pytest.mark.slow
 def test_what_a_filter_says_is_no_failure(work: Repo, snap: Snap) -> None:
     work.git("config", "filter.loud.clean", "echo starting subprocess of an external filter >&2; cat")
     work.write(".gitattributes", "*.l filter=loud\n")
@@ -437,7 +430,6 @@ def test_what_a_filter_says_is_no_failure(work: Repo, snap: Snap) -> None:
     assert (snapshot.tree_sha, snapshot.left_out) == (work.would_commit(), ())
 
 
-@pytest.mark.slow
 def test_a_filter_of_the_users_that_is_called_lfs(work: Repo, snap: Snap) -> None:
     work.git("config", "filter.lfs.clean", "tr a-z A-Z")
     work.write(".gitattributes", "*.y filter=lfs\n")
@@ -464,7 +456,6 @@ def test_hidden_files_that_go_through_a_filter_with_a_key(work: Repo, snap: Snap
     assert proved(snapshot).same
 
 
-@pytest.mark.slow
 def test_line_endings_that_the_index_has(work: Repo, snap: Snap) -> None:
     """git leaves alone what it does not look at, and keeps what is there; a proof without an index has to see that."""
     for name in ("whole.txt", "edited", "hidden.txt"):
@@ -550,7 +541,6 @@ def test_settings_without_a_value_and_numbers(work: Repo, snap: Snap) -> None:
     assert snap(work).tree_sha == work.would_commit()
 
 
-@pytest.mark.slow
 def test_changes_of_converted_files_are_pulled_as_bytes(work: Repo, snap: Snap, tmp_path: Path) -> None:
     work.write(
         ".gitattributes",

@@ -7,6 +7,7 @@ import pytest
 
 from loom.cancel import Cancel
 from loom.snapshot import discover, identity_of, take
+from loom.snapshot.inputs import input_tree
 
 from .conftest import ENVIRONMENT, NewRepo, Repo
 
@@ -102,3 +103,30 @@ def test_a_folder_of_a_submodule_changes_with_it(
     repo.write("app/sub/docker/Dockerfile", "changed")
     after = name_of("app/sub/docker"), name_of("app"), name_of(".")
     assert all(one != other for one, other in zip(before, after, strict=True))
+
+
+ENTRIES = {
+    ".gitattributes": ("100644", "1" * 40),
+    "app/.gitattributes": ("100644", "2" * 40),
+    "app/main": ("100644", "3" * 40),
+    "other": ("100644", "4" * 40),
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "inputs", "is_other"),
+    [
+        ({"app/main": ("100755", "3" * 40)}, ["app/*"], True),
+        ({"app/main": ("100644", "5" * 40)}, ["app"], True),
+        ({"app/more": ("100644", "5" * 40)}, ["app"], True),
+        ({"other": ("100644", "5" * 40)}, ["app"], False),
+        ({".gitattributes": ("100644", "5" * 40)}, ["other"], True),  # it decides on the bytes of a checkout
+        ({"app/.gitattributes": ("100644", "5" * 40)}, ["other"], True),
+    ],
+)
+def test_what_decides_on_the_inputs_of_a_job(
+    change: dict[str, tuple[str, str]], inputs: list[str], is_other: bool
+) -> None:
+    before, after = (input_tree(entries, "9" * 40, inputs) for entries in (ENTRIES, ENTRIES | change))
+    assert (before != after) is is_other
+    assert input_tree(ENTRIES, "9" * 40, [*inputs, ".git"]) == "9" * 40

@@ -18,7 +18,6 @@ from loom.snapshot.model import Source
 from .conftest import ENVIRONMENT, NewRepo, Repo, Snap, clone, contents
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("cone", ["--cone", "--no-cone"])
 @pytest.mark.parametrize("index", ["--sparse-index", "--no-sparse-index"])
 def test_sparse_checkout_is_filled_in(work: Repo, snap: Snap, cone: str, index: str) -> None:
@@ -66,7 +65,6 @@ def test_files_only_intended_to_be_added_and_hidden(work: Repo, snap: Snap, mark
     assert verify(snapshot.path, environ=ENVIRONMENT, tree_sha=snapshot.tree_sha).same
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("mark", ["--skip-worktree", "--assume-unchanged"])
 def test_edits_that_git_was_told_not_to_see(work: Repo, snap: Snap, mark: str) -> None:
     work.git("update-index", mark, "README", "docs/page.md")
@@ -92,7 +90,6 @@ def test_nothing_is_fetched_for_a_sparse_partial_clone(work: Repo, snap: Snap, t
     assert contents(snap(partial).path)["docs/page.md"][1] == b"page\n"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("index", ["--no-sparse-index", "--sparse-index"])
 @pytest.mark.parametrize("age", [0, 100])
 def test_files_that_a_sparse_checkout_should_not_have(work: Repo, snap: Snap, index: str, age: int) -> None:
@@ -115,7 +112,6 @@ def test_files_that_a_sparse_checkout_should_not_have(work: Repo, snap: Snap, in
     assert " M docs/page.md\n" in inside.git("status", "--porcelain")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("mark", ["--skip-worktree", "--assume-unchanged"])
 @pytest.mark.parametrize("inside", ["file", "nothing", "ignored", "repository"])
 def test_a_hidden_file_that_a_directory_replaced(work: Repo, snap: Snap, mark: str, inside: str) -> None:
@@ -145,7 +141,6 @@ def test_a_hidden_file_that_a_directory_replaced(work: Repo, snap: Snap, mark: s
     assert verify(snapshot.path, environ=ENVIRONMENT, tree_sha=snapshot.tree_sha).same
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("how", ["--skip-worktree", "--assume-unchanged", "sparse", "sparse index"])
 @pytest.mark.parametrize("what", ["file", "link", "ignored file"])
 def test_a_directory_of_hidden_files_that_something_replaced(work: Repo, snap: Snap, how: str, what: str) -> None:
@@ -175,7 +170,6 @@ def test_a_directory_of_hidden_files_that_something_replaced(work: Repo, snap: S
     assert verify(snapshot.path, environ=ENVIRONMENT, tree_sha=snapshot.tree_sha).same
 
 
-@pytest.mark.slow
 def test_ignore_rules_that_only_the_index_has(work: Repo, snap: Snap) -> None:
     work.write("docs/.gitignore", "*.log\n/out/\n")
     work.write(".gitignore", "*.tmp\n")
@@ -196,7 +190,6 @@ def test_ignore_rules_that_only_the_index_has(work: Repo, snap: Snap) -> None:
         )
 
 
-@pytest.mark.slow
 def test_an_object_that_is_half_copied_is_not_read(work: Repo, snap: Snap, monkeypatch: pytest.MonkeyPatch) -> None:
     work.write(".gitignore", "*.tmp\n")
     work.commit()

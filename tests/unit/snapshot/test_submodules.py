@@ -58,7 +58,6 @@ def test_submodules(work: Repo, snap: Snap, new_repo: NewRepo) -> None:
     )
 
 
-@pytest.mark.slow
 def test_a_submodule_that_was_deleted(work: Repo, snap: Snap, new_repo: NewRepo) -> None:
     inner = new_repo("inner")
     inner.write("x")
@@ -117,7 +116,6 @@ def test_a_repository_inside_that_is_no_submodule(work: Repo, snap: Snap) -> Non
     assert [left.path for left in snap(work).left_out] == ["unborn", "vendor/nested"]
 
 
-@pytest.mark.slow
 def test_a_tracked_file_in_a_directory_that_became_another_repository(work: Repo, snap: Snap) -> None:
     Repo(work.root / "docs").git("init", "-q")
     Repo(work.root / "docs").git("commit", "-q", "--allow-empty", "-m", "inner")
@@ -128,7 +126,6 @@ def test_a_tracked_file_in_a_directory_that_became_another_repository(work: Repo
     assert answers[0].included == (snapshot.path / "docs/page.md").exists()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["file", "link"])
 def test_a_submodule_that_became_a_file(work: Repo, snap: Snap, new_repo: NewRepo, kind: str) -> None:
     inner = new_repo("inner")
@@ -271,7 +268,6 @@ def test_rules_of_submodules(outer: Repo, snap: Snap) -> None:
     assert [change.path for change in proved(snapshot).changes] == ["s/y.outer"]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("value", ["all", "dirty"])
 def test_submodules_that_status_is_to_ignore(outer: Repo, snap: Snap, value: str) -> None:
     outer.git("config", "submodule.s.ignore", value)
@@ -332,7 +328,6 @@ def lays_out(outer: Repo, snapshot: Snapshot, *, named: bool) -> None:
     assert [answer.included for answer in answers] == [True, named]
 
 
-@pytest.mark.slow
 def test_an_ignored_repository_that_is_named(outer: Repo, snap: Snap) -> None:
     outer.git("rm", "-q", "--cached", "s")
     outer.write(".gitignore", "s\n")
@@ -343,7 +338,6 @@ def test_an_ignored_repository_that_is_named(outer: Repo, snap: Snap) -> None:
     assert [answer.included for answer in answers] == [False, False]
 
 
-@pytest.mark.slow
 def test_the_records_place_in_a_submodule_is_like_any_other(outer: Repo, snap: Snap) -> None:
     outer.write("s/.loom/.runtime/x")
     snapshot = snap(outer)

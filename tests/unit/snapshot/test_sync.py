@@ -133,7 +133,6 @@ def test_edits_made_since_stay_and_the_rest_is_applied(work: Repo, snap: Snap, t
     assert files_of(work.root) == expected
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("mine", ["tree/own", "tree/below/ignored.log", "tree/below"])
 def test_a_replaced_directory_stays_whole_where_something_else_is_in_it(
     work: Repo, snap: Snap, tmp_path: Path, mine: str
@@ -240,7 +239,6 @@ def test_every_kind_of_change_is_brought_and_what_was_undone_is_undone(synced: S
     assert files_of(synced.directory.root) == own
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("umask", [0, 0o022])
 def test_what_is_brought_has_the_modes_of_the_workspace(work: Repo, tmp_path: Path, umask: int) -> None:
     files, taken = tmp_path / "files", tmp_path / "taken"
@@ -298,7 +296,6 @@ def test_a_directory_gives_way_to_a_file_only_by_decision(synced: Synced, tmp_pa
     assert not (tmp_path / "file").exists()
 
 
-@pytest.mark.slow
 def test_what_a_snapshot_would_not_have_is_not_brought_nor_taken_away(synced: Synced) -> None:
     synced.work.write(".gitignore", "*.log\n")
     synced.work.write("a.log", "ignored\n")
@@ -471,7 +468,6 @@ def test_a_name_that_no_patch_can_have(tmp_path: Path) -> None:
         objects.patch({}, {"git~1": (0o100644, b"")}, str(tmp_path))
 
 
-@pytest.mark.slow
 def test_two_snapshots_differ_as_git_says(work: Repo, snap: Snap) -> None:
     one = read_manifest(snap(work).path)
     change(work)

@@ -18,7 +18,19 @@ import pytest
 
 from loom.cancel import Cancel
 from loom.errors import SnapshotError
-from loom.snapshot import Snapshot, SnapshotCanceled, discover, git, is_workspace, remove, take, verify
+from loom.snapshot import (
+    Snapshot,
+    SnapshotCanceled,
+    Verification,
+    changed_since,
+    discover,
+    git,
+    is_workspace,
+    remove,
+    take,
+    verify,
+)
+from loom.snapshot.model import Change
 from tests.support.loom_process import run_loom
 from tests.support.waiting import promptly, until
 
@@ -45,7 +57,6 @@ def work(repo: Repo) -> Repo:
 # Proof
 
 
-@pytest.mark.slow
 def test_verify_says_what_a_job_changed(work: Repo, snap: Snap) -> None:
     snapshot = snap(work)
     verified = verify(snapshot.path, environ=ENVIRONMENT, tree_sha=snapshot.tree_sha)
@@ -72,7 +83,6 @@ def test_verify_says_what_a_job_changed(work: Repo, snap: Snap) -> None:
     assert verified.tree_sha == job.would_commit()
 
 
-@pytest.mark.slow
 def test_verify_is_not_fooled_by_the_workspaces_git(work: Repo, snap: Snap, tmp_path: Path) -> None:
     snapshot = snap(work)
     job = Repo(snapshot.path)
@@ -105,7 +115,6 @@ def test_verify_names_what_took_the_place_of_files(work: Repo, snap: Snap) -> No
     assert not verified.same
 
 
-@pytest.mark.slow
 def test_verify_after_commits_and_a_lost_index(work: Repo, snap: Snap) -> None:
     snapshot = snap(work)
     job = Repo(snapshot.path)
@@ -116,7 +125,6 @@ def test_verify_after_commits_and_a_lost_index(work: Repo, snap: Snap) -> None:
     assert verify(snapshot.path, environ=ENVIRONMENT, tree_sha=snapshot.tree_sha).same
 
 
-@pytest.mark.slow
 def test_verify_submodules(work: Repo, snap: Snap, new_repo: NewRepo) -> None:
     inner = new_repo("inner")
     inner.write("inner.txt", "inner\n")
@@ -130,6 +138,36 @@ def test_verify_submodules(work: Repo, snap: Snap, new_repo: NewRepo) -> None:
     verified = verify(snapshot.path, environ=ENVIRONMENT)
     assert [change.path for change in verified.changes] == ["sub/inner.txt"]
     assert not verified.same
+
+
+@pytest.mark.parametrize(
+    ("moment", "copied", "expected"),
+    [
+        (0, False, ["gone", "new", "old"]),
+        (0, True, ["new", "old"]),
+        (5, True, ["new"]),
+        (5, False, ["gone", "new", "old"]),
+        (1e12, False, []),
+    ],
+)
+def test_what_changed_after_a_moment(tmp_path: Path, moment: float, copied: bool, expected: list[str]) -> None:
+    for name in ("new", "old"):
+        (tmp_path / name).touch()
+    os.utime(tmp_path / "old", (3, 3))
+    changes = tuple(
+        Change(path=path, kind=kind, old_mode="", mode="", old_sha="", sha="")
+        for path, kind in (("gone", "deleted"), ("new", "added"), ("old", "modified"))
+    )
+    found = Verification(
+        workspace=tmp_path,
+        head_sha="",
+        snapshot_tree_sha="",
+        tree_sha="",
+        changes=changes,
+        unreadable=(),
+        believed=True,
+    )
+    assert list(changed_since(found, moment, copied=copied)) == expected
 
 
 def test_verify_has_to_have_something_to_go_by(work: Repo, snap: Snap, tmp_path: Path) -> None:
@@ -160,7 +198,6 @@ def test_verify_has_to_have_something_to_go_by(work: Repo, snap: Snap, tmp_path:
 # The record, as the engine keeps it: a link that jobs never see
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "command",
     [
@@ -190,7 +227,6 @@ def test_a_job_neither_sees_nor_loses_the_record(work: Repo, snap: Snap, tmp_pat
 # Two at once, and edits meanwhile
 
 
-@pytest.mark.slow
 def test_two_at_once_from_one_checkout(work: Repo, snap: Snap) -> None:
     taken: list[Snapshot] = []
     threads = [threading.Thread(target=lambda: taken.append(snap(work))) for _ in range(3)]
@@ -239,7 +275,6 @@ def test_edits_during_the_copy_never_make_the_proof_lie(work: Repo, snap: Snap) 
         editor.wait()
 
 
-@pytest.mark.slow
 def test_a_file_that_comes_back_between_two_looks_is_copied(
     work: Repo, snap: Snap, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -259,7 +294,6 @@ def test_a_file_that_comes_back_between_two_looks_is_copied(
     check(work, snapshot)
 
 
-@pytest.mark.slow
 def test_an_edit_that_keeps_size_and_time_is_seen(work: Repo, snap: Snap) -> None:
     old = time.time() - 1000
     for name in ("d2/f2", "d2/f6"):
@@ -293,7 +327,6 @@ def test_interrupted(work: Repo, tmp_path: Path) -> None:
     assert error.exit_code == 130
 
 
-@pytest.mark.slow
 def test_interrupted_in_the_middle(work: Repo, tmp_path: Path) -> None:
     for number in range(3000):
         work.write(f"many/{number % 30}/{number}")
@@ -547,7 +580,6 @@ print(delete(Path(sys.argv[1])))
 """
 
 
-@pytest.mark.slow
 @pytest.mark.open_tmp_path
 @pytest.mark.skipif(os.geteuid() != 0, reason="root may enter and change every directory")
 def test_directories_that_their_owner_closed_are_deleted_all_the_same(tmp_path: Path) -> None:
@@ -611,7 +643,6 @@ def loom(repo: Repo, *arguments: str, **environ: str) -> subprocess.CompletedPro
     return run_loom(arguments, cwd=repo.root, environ=repo.environ | {"PYTHONPATH": str(ROOT)} | environ)
 
 
-@pytest.mark.slow
 def test_commands(work: Repo, tmp_path: Path) -> None:
     (tmp_path / "tmp").mkdir()
     there = {"TMPDIR": str(tmp_path / "tmp"), "HOME": str(tmp_path)}
