@@ -97,8 +97,9 @@ class Checkout:
         return self.runs / self.run_id
 
     def restore(self) -> None:
-        shutil.rmtree(self.runs)
-        shutil.copytree(self.pristine, self.runs, symlinks=True)
+        """Undo what was done to the record that is damaged; the other one is only read."""
+        shutil.rmtree(self.record)
+        shutil.copytree(self.pristine / self.run_id, self.record, symlinks=True)
 
 
 @pytest.fixture(scope="module")

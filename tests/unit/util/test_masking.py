@@ -243,7 +243,7 @@ def test_a_line_is_held_back_until_its_end() -> None:
 @pytest.mark.parametrize("chunk", [1000, 65536, 10**7])
 @pytest.mark.slow
 def test_an_endless_line_is_passed_on_in_parts(chunk: int) -> None:
-    parts = effort(10_000, 20_000)
+    parts = effort(3_000, 20_000)
     masker = Masker({"S": PLAIN, "R": "abcdabcd"})
     text = b"".join(b"%d hunter2secret \x1b[1mhunter2\x1b[0msecret " % number for number in range(parts))
     text += b"abcd" * effort(25_000, 100_000)
