@@ -77,6 +77,26 @@ def test_all_variables_of_each_event() -> None:
 
 
 @pytest.mark.parametrize(
+    ("at_origin", "before"), [("b" * 40, "b" * 40), ("a" * 40, "d" * 40), (None, "d" * 40), ("0" * 40, "0" * 40)]
+)
+def test_a_push_brings_what_the_server_lacks_else_the_last_commit(at_origin: str | None, before: str) -> None:
+    commit = replace(BRANCH, remote_sha=at_origin)
+    found = run_variables(run_id="", workflow_path="", commit=commit, project_name="", origin_url=None)
+    assert found["CI_COMMIT_BEFORE_SHA"] == before
+
+
+@pytest.mark.parametrize(
+    ("branch", "event", "tag"),
+    [(None, "push", "main"), (None, "merge_request", None), ("main", "push", None), ("main", "tag", "main")],
+)
+def test_a_run_is_of_a_tag_or_of_a_branch(branch: str | None, event: str, tag: str | None) -> None:
+    commit = replace(BRANCH, branch=branch, tags=("main",))
+    found = run_variables(run_id="", workflow_path="", commit=commit, project_name="", origin_url=None, event=event)
+    assert found.get("CI_COMMIT_TAG") == tag
+    assert found["CI_COMMIT_REF_PROTECTED"] == ("true" if branch and not tag else "false")
+
+
+@pytest.mark.parametrize(
     ("refs", "configured", "expected"),
     [
         ("heads/main heads/other", "", "main"),

@@ -611,7 +611,10 @@ def test_what_a_job_gets_from_a_pipeline_above(tmp_path: Path) -> None:
         (job,) = resolve_plan(load(tmp_path / HERE, tmp_path, lambda: context), JobSelection(), context).jobs
         return job
 
-    assert planned(ABOVE % "", ("the build", tmp_path)).artifacts_above == {"the build": str(tmp_path)}
+    of_above = planned(ABOVE % "", ("the build", tmp_path))
+    assert of_above.artifacts_above == {"the build": str(tmp_path)}
+    assert of_above.referring is not None, "that job may report variables"
+    assert planned("job: {script: x, needs: []}", None).referring is None
     assert asked == [("77", "build")]
     assert planned(ABOVE % ", optional: true", None).artifacts_above == {}
     for found, said in ((None, "run 77 has no job build"), (RequestError("it failed"), "it failed")):
