@@ -68,13 +68,13 @@ def job_manifest(fold: RunFold, job_id: str) -> documents.JobManifest:
         failing_step_events_path=output_file(job_id, failing_step, None) if failing_step else None,
         failing_command=failing_span.start.data.get("command") if failing_span else None,
         failing_section_events_path=output_file(job_id, None, section) if section else None,
-        failing_tests=[typed.convert(test, FailingTest) for test in job.lists.get("failing_test", ())],
+        failing_tests=[typed.convert(test, FailingTest) for test in job.listed("failing_test")],
         test_reports=job.facts.get("test_reports"),
-        findings=[typed.convert(one, Failure) for one in job.lists.get("finding", ())],
+        findings=[typed.convert(one, Failure) for one in job.listed("finding")],
         finding_reports=job.facts.get("finding_reports"),
         image=image_of(image) if image else None,
         services=list(job.planned.get("services", ())),
-        session=job.facts.get("session_opened", {}),
+        session=job.fact("session_opened"),
         phases=[
             documents.ManifestPhase(phase_code=span.start.phase_code, status=span.status, duration_ms=span.duration_ms)
             for span in job.phases
@@ -97,10 +97,10 @@ def job_manifest(fold: RunFold, job_id: str) -> documents.JobManifest:
             for name, span in job.sections.items()
         ],
         artifacts=_as(documents.SavedArtifacts, job.facts.get("artifacts_saved")),
-        uploads=job.lists.get("artifact", []),
-        caches=job.lists.get("cache", []),
+        uploads=job.listed("artifact"),
+        caches=job.listed("cache"),
         kept=job.facts.get("session_kept"),
-        warnings=[warning["text"] for warning in job.lists.get("warning", ())],
+        warnings=[warning["text"] for warning in job.listed("warning")],
         events_path=f"{job_dir(job_id)}/events.jsonl",
     )
 
@@ -111,7 +111,7 @@ def _listed(span: Span, folder: str) -> dict[str, Any]:
 
 
 def pipeline_manifest(fold: RunFold) -> dict[str, Any]:
-    plan, span = fold.facts.get("plan_resolved", {}), fold.pipeline
+    plan, span = fold.fact("plan_resolved"), fold.pipeline
     failing = fold.failing_job()
     return {
         "schema_version": SCHEMA_VERSION,

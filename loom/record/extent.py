@@ -23,7 +23,7 @@ from loom.util.untrusted_files import read_regular
 
 def extent_of(fold: RunFold) -> Extent:
     """Derive the extent from the events so far."""
-    plan, reuse = fold.facts.get("plan_resolved", {}), fold.facts.get("steps_reused", {})
+    plan, reuse = fold.fact("plan_resolved"), fold.fact("steps_reused")
     not_selected = [left["id"] for left in plan.get("left_out", ()) if left["reason"] == NOT_SELECTED]
     held = [HeldJob(job_id=left["id"], kind=left["held"]) for left in plan.get("left_out", ()) if left.get("held")]
     held += [HeldJob(job_id=job.id, kind=kind) for job in fold.jobs.values() if (kind := job.outcome.get("held"))]
@@ -39,7 +39,7 @@ def extent_of(fold: RunFold) -> Extent:
     assisted = typed.convert(fold.assisted, list[Assistance])
     by_hand = any(one.how in ("shell", "exec", "edit") for one in assisted)
     kinds: list[Kind] = []
-    if not_selected or held or fold.facts.get("results_reused", {}).get("jobs"):
+    if not_selected or held or fold.fact("results_reused").get("jobs"):
         kinds.append("partial")
     if reuse.get("resumed"):
         kinds.append("resumed")
@@ -61,7 +61,7 @@ def extent_of(fold: RunFold) -> Extent:
         reused_steps=sum(one.steps for one in reused),
         saved_ms=round(sum(one.saved_ms for one in reused), 3),
         assisted=assisted,
-        tree_sha=None if by_hand else fold.facts.get("snapshot_taken", {}).get("tree_sha"),
+        tree_sha=None if by_hand else fold.fact("snapshot_taken").get("tree_sha"),
         behind=behind or msgspec.UNSET,
         replaced_images=replaced or msgspec.UNSET,
     )
@@ -75,10 +75,10 @@ def unlike_of(fold: RunFold) -> dict[str, tuple[str, ...]]:
 
 
 def _unlike_run(fold: RunFold) -> Iterator[str]:
-    plan, request = fold.facts.get("plan_resolved", {}), typed.convert(fold.started.get("invocation", {}), Request)
+    plan, request = fold.fact("plan_resolved"), typed.convert(fold.started.get("invocation", {}), Request)
     if fold.assisted or request.attended:
         yield "edited"
-    if fold.facts.get("steps_reused", {}).get("resumed"):
+    if fold.fact("steps_reused").get("resumed"):
         yield "resumed"
     if request.var or request.inputs or request.event_file:
         yield "given-variables"
@@ -88,16 +88,16 @@ def _unlike_run(fold: RunFold) -> Iterator[str]:
         yield "undecided"
     if plan.get("behind"):
         yield "behind"
-    if fold.facts.get("snapshot_taken", {}).get("own_rules"):
+    if fold.fact("snapshot_taken").get("own_rules"):
         yield "own-rules"
     if plan.get("replaced_images"):
         yield "mapped-image"
 
 
 def _unlike_job(job: JobState) -> Iterator[str]:
-    if any(fact.get("action") == "restore" and fact.get("hit") for fact in job.lists.get("cache", ())):
+    if any(fact.get("action") == "restore" and fact.get("hit") for fact in job.listed("cache")):
         yield "cache"
-    if job.attempts > 1 or job.facts.get("test_reports", {}).get("flaky"):
+    if job.attempts > 1 or job.fact("test_reports").get("flaky"):
         yield "retried"
     if job.planned.get("image") is None:
         yield "not-isolated"
@@ -110,7 +110,7 @@ def _unlike_job(job: JobState) -> Iterator[str]:
 def images_of(job: JobState) -> list[Mapping[str, Any]]:
     """Return the recorded images of a job and its services."""
     own = job.facts.get("image_resolved")
-    return [*([own] if own else []), *job.lists.get("image_used", ())]
+    return [*([own] if own else []), *job.listed("image_used")]
 
 
 def extent_text(extent: Extent) -> str:

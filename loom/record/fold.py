@@ -44,6 +44,15 @@ class _WithEnd:
         return duration(self.end.duration_ms if self.end else None)
 
 
+class _WithFacts:
+    __slots__ = ()
+    facts: dict[str, dict[str, Any]]
+
+    def fact(self, name: str) -> dict[str, Any]:
+        """Return the last event of that name; empty if there is none."""
+        return self.facts.get(name, {})
+
+
 class Span(Struct, _WithEnd):
     """One started phase, and its end if it has one."""
 
@@ -55,7 +64,7 @@ class Span(Struct, _WithEnd):
         return {**self.start.data, **(self.end.data if self.end else {})}
 
 
-class JobState(Struct, _WithEnd):
+class JobState(Struct, _WithEnd, _WithFacts):
     id: str
     planned: dict[str, Any]
     steps: dict[tuple[int, str], Span] = {}
@@ -66,11 +75,15 @@ class JobState(Struct, _WithEnd):
     lists: dict[str, list[Any]] = {}
     end: PhaseEvent | None = None
 
+    def listed(self, name: str) -> list[Any]:
+        """Return all events of that name, of which a job can have several."""
+        return self.lists.get(name, [])
+
     @property
     def attempts(self) -> int:
         # The last step is of the last attempt.
         begun = next(reversed(self.steps))[0] if self.steps else (0 if self.end is None else 1)
-        set_aside: int = self.facts.get("attempt_failed", {}).get("attempt", -1)
+        set_aside: int = self.fact("attempt_failed").get("attempt", -1)
         return max(begun, set_aside + 1)
 
     @property
@@ -108,14 +121,14 @@ class JobState(Struct, _WithEnd):
         return (step, span) if step is not None and span else None
 
 
-class RunFold:
+class RunFold(_WithFacts):
     """Fold events to a state. Not thread-safe: the recorder calls it under the journal's lock."""
 
     def __init__(self) -> None:
         self.run_id = ""
         self.pipeline_id = ""
         self.started: dict[str, Any] = {}
-        self.facts: dict[str, dict[str, Any]] = {}
+        self.facts = {}
         self.assisted: list[dict[str, Any]] = []
         self.jobs: dict[str, JobState] = {}
         self.spans: list[Span] = []
@@ -191,7 +204,7 @@ class RunFold:
     @property
     def end(self) -> dict[str, Any]:
         """The run's result: `status`, `exit_code`, `duration_ms`, `error`, `error_code`. Empty while it runs."""
-        return self.facts.get("run_finished", {})
+        return self.fact("run_finished")
 
     @property
     def status(self) -> Status | None:
@@ -230,7 +243,7 @@ class RunFold:
     @property
     def failed_earlier(self) -> dict[str, str]:
         """The jobs that failed in an earlier run and did not run again in this one: job -> that run."""
-        reused: dict[str, dict[str, Any]] = self.facts.get("results_reused", {}).get("jobs", {})
+        reused: dict[str, dict[str, Any]] = self.fact("results_reused").get("jobs", {})
         return {
             job_id: job.get("run_id") or str(self.started.get("parent_run_id"))
             for job_id, job in reused.items()

@@ -93,9 +93,7 @@ class PastRun(Reading):
         ran = [job.id for job in self.plan.jobs if job.id in self.fold.jobs]
         kept = [job_id for job_id in ran if "session_kept" in self.fold.jobs[job_id].facts]
         going = [job_id for job_id in ran if self.fold.jobs[job_id].end is None and self.fold.jobs[job_id].phases]
-        resumed = [
-            job_id for job_id in ran if self.fold.jobs[job_id].facts.get("session_opened", {}).get("kept") == "adopted"
-        ]
+        resumed = [job_id for job_id in ran if self.fold.jobs[job_id].fact("session_opened").get("kept") == "adopted"]
         for candidates in (kept, going, resumed, ran):
             if len(candidates) == 1:
                 return self.job(candidates[0])
@@ -106,7 +104,7 @@ class PastRun(Reading):
     @property
     def _taken_over(self) -> Mapping[str, Mapping[str, Any]]:
         """Return the jobs with results taken over from this run's parent."""
-        jobs: Mapping[str, Mapping[str, Any]] = self.fold.facts.get("results_reused", {}).get("jobs", {})
+        jobs: Mapping[str, Mapping[str, Any]] = self.fold.fact("results_reused").get("jobs", {})
         return jobs
 
     def run_of(self, job_id: str) -> str:
@@ -142,7 +140,7 @@ class PastRun(Reading):
     def has_artifacts_of(self, job_id: str) -> bool:
         """Return whether all that a job of this run left for others is there, as it was then."""
         archive, state = self.archive_of(job_id), self.fold.jobs[job_id]
-        left = {artifacts_beside(archive) / fact["archive"]: fact["sha256"] for fact in state.lists.get("artifact", ())}
+        left = {artifacts_beside(archive) / fact["archive"]: fact["sha256"] for fact in state.listed("artifact")}
         if (saved := state.facts.get("artifacts_saved")) is not None:
             left[archive] = saved["sha256"]
         try:
@@ -163,7 +161,7 @@ class PastRun(Reading):
 
     def steps_before(self, job_id: str, step: str | None = None) -> dict[str, float]:
         """Return the job's steps before one (None: all), each with the time that it took when it ran, in milliseconds."""
-        reused = self.fold.facts.get("steps_reused", {}).get("jobs", ())
+        reused = self.fold.fact("steps_reused").get("jobs", ())
         known = {each["job_id"]: each["steps"] for each in reused}.get(job_id, {})
         if (state := self.fold.jobs.get(job_id)) is not None:
             spans = ((name, span) for (number, name), span in state.steps.items() if number == state.attempts)
@@ -202,23 +200,23 @@ class PastJob(Immutable):
     @property
     def kept(self) -> Mapping[str, Any]:
         """Empty if nothing was kept."""
-        return self.state.facts.get("session_kept", {})
+        return self.state.fact("session_kept")
 
     @property
     def not_kept(self) -> str:
         """Return the reason that it could not be kept; empty if it was, or nobody wanted that."""
-        warnings = (str(warning["text"]) for warning in self.state.lists.get("warning", ()))
+        warnings = (str(warning["text"]) for warning in self.state.listed("warning"))
         return next((text.removeprefix(NOT_KEPT) for text in warnings if text.startswith(NOT_KEPT)), "")
 
     @property
     def kept_id(self) -> str:
         """The id of its kept session; of a resume that was killed, the one that it continued in. Empty without one."""
-        return str((self.kept or self.state.facts.get("session_opened", {})).get("container_id") or "")
+        return str((self.kept or self.state.fact("session_opened")).get("container_id") or "")
 
     @property
     def may_be_kept(self) -> bool:
         """Return whether it may still have a container: it runs, was kept, or went on in one that was."""
-        adopted = self.state.facts.get("session_opened", {}).get("kept") == "adopted"
+        adopted = self.state.fact("session_opened").get("kept") == "adopted"
         return self.in_container and (self.run.entry.receipt is None or bool(self.kept) or adopted)
 
     @property
@@ -231,7 +229,7 @@ class PastJob(Immutable):
 
     @property
     def ran_as_root(self) -> bool:
-        return str(self.state.facts.get("session_opened", {}).get("user", "")).startswith("0:")
+        return str(self.state.fact("session_opened").get("user", "")).startswith("0:")
 
     @property
     def view(self) -> View | None:
@@ -250,7 +248,7 @@ class PastJob(Immutable):
     @property
     def command_user(self) -> str:
         """The user that its session stated for commands; empty: the container's own."""
-        return str(self.state.facts.get("session_opened", {}).get(COMMAND_USER, ""))
+        return str(self.state.fact("session_opened").get(COMMAND_USER, ""))
 
     @property
     def manifest(self) -> Path:
@@ -261,7 +259,7 @@ class PastJob(Immutable):
     @property
     def has_snapshot(self) -> bool:
         """Return whether its directory was the snapshot: from its start, or since a checkout that has ended."""
-        done = {fact["step"] for fact in self.state.lists.get("step_state", ()) if fact["outcome"] == "success"}
+        done = {fact["step"] for fact in self.state.listed("step_state") if fact["outcome"] == "success"}
         checkouts = (step.id for step in self.job.steps if step.is_whole_checkout)
         if self.job.inputs is not None:
             return False
@@ -288,7 +286,7 @@ class PastJob(Immutable):
     @property
     def cache_keys(self) -> tuple[str, ...]:
         """The keys of its caches at its start; empty if it ended before."""
-        return tuple(self.state.facts.get("cache_keys", {}).get("keys", ()))
+        return tuple(self.state.fact("cache_keys").get("keys", ()))
 
     @property
     def in_container(self) -> bool:
@@ -310,9 +308,7 @@ class PastJob(Immutable):
         """
         if all(inner != name for _, name in self.state.steps) or any(inner == step.id for step in self.job.steps):
             return None
-        facts = (
-            fact for fact in self.state.lists.get("step_state", ()) if fact.get("attempt", 1) == self.state.attempts
-        )
+        facts = (fact for fact in self.state.listed("step_state") if fact.get("attempt", 1) == self.state.attempts)
         ended = {fact["step"] for fact in takewhile(lambda fact: fact["step"] != inner, facts)}
         written = [step for step in self.job.steps if step.kind == "written"]
         return next((step for step in written if step.id not in ended), next(iter(written), None))
@@ -329,7 +325,7 @@ class PastJob(Immutable):
     def step_states(self, step: Step) -> list[Mapping[str, Any]]:
         """Return the facts of the steps before `step`, of a job that decides about its steps when they start."""
         before = [item.id for item in self.job.steps[: self.job.steps.index(step)]]
-        facts = self.state.lists.get("step_state", ())
+        facts = self.state.listed("step_state")
         return [
             fact for fact in facts if fact["step"] in before and fact.get("attempt", 1) == max(1, self.state.attempts)
         ]
@@ -338,7 +334,7 @@ class PastJob(Immutable):
         """Return the outputs of the steps before `step`, as the record has them (`step_outputs`)."""
         order = [item.id for item in self.job.steps]
         latest: Mapping[str, Any] = {}
-        for fact in self.state.lists.get("handed_on", ()):
+        for fact in self.state.listed("handed_on"):
             said_by = fact.get("step") or ""
             if fact.get("attempt", 1) != max(1, self.state.attempts):
                 continue

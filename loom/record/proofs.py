@@ -185,7 +185,7 @@ def proof_of(run: Run, plan: Plan, fold: RunFold, config: Config, paths: RunPath
             named = {f"{one.name} {one.ref}" for one in job.all_secrets}
             secrets = {name: " ".join(sorted(seen[name])) for name in named if name in seen}
             ids = [str(image["id"]) for image in images_of(state)]
-            tree = taken["tree_sha"] if job.inputs is None else state.facts.get("session_opened", {}).get("input_tree")
+            tree = taken["tree_sha"] if job.inputs is None else state.fact("session_opened").get("input_tree")
             key = ""
             if has_key(job) and tree:
                 key = job_key(run, job, tree=tree, config=config, images=ids, secrets=secrets)

@@ -235,7 +235,7 @@ class Execution:
                 Child,
                 run_id=self._run.run_id,
                 workspace=self._workspace,
-                snapshot=self._recorder.fold.facts.get("snapshot_taken", {}),
+                snapshot=self._recorder.fold.fact("snapshot_taken"),
                 archive_of=self._archive_of,
                 succeeded=self._succeeded,
             )
@@ -290,7 +290,7 @@ class Execution:
 
     def _caches(self) -> Cache | None:
         own = self._run.workspace is None or self._run.attached
-        taken = self._recorder.fold.facts.get("snapshot_taken", {}) if own else {}
+        taken = self._recorder.fold.fact("snapshot_taken") if own else {}
         return None if self._tools.cache is None else self._tools.cache(taken)
 
     def _jobs(self, runner: JobRunner) -> Status:

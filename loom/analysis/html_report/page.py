@@ -167,9 +167,9 @@ def values(reading: Reading) -> dict[str, Any]:
         "anchor": shown.anchor if shown else None,
         "log_anchor": shown.blamed.anchor if shown and shown.blamed else None,
         "jobs": jobs,
-        "columns": columns_of(fold.facts.get("plan_resolved", {}).get("stages", ()), fold.jobs.values()),
+        "columns": columns_of(fold.fact("plan_resolved").get("stages", ()), fold.jobs.values()),
         "ticks": ticks(whole),
-        "left_out": fold.facts.get("plan_resolved", {}).get("left_out", []),
+        "left_out": fold.fact("plan_resolved").get("left_out", []),
     }
 
 
@@ -252,7 +252,7 @@ def _job(
         telling=(diagnosis and diagnosis.telling_line) or next(iter(note.splitlines()), ""),
         summaries=[
             (fact.get("name") or fact["step"], str(_MARKDOWN.render(cleaned(fact["summary"]))))
-            for fact in job.lists.get("step_state", ())
+            for fact in job.listed("step_state")
             if fact.get("summary") and fact.get("attempt", 1) == max(1, job.attempts)
         ],
         open=first,
@@ -268,9 +268,9 @@ def _attempt_status(job: JobState, number: int) -> str:
 
 def _job_facts(job: JobState) -> Iterator[tuple[str, str]]:
     image = job.facts.get("image_resolved") or {}
-    artifacts = [found] if (found := job.facts.get("artifacts_saved")) else job.lists.get("artifact", [])
+    artifacts = [found] if (found := job.facts.get("artifacts_saved")) else job.listed("artifact")
     files, size = (sum(one[name] for one in artifacts) for name in ("files", "bytes"))
-    tests = job.lists.get("failing_test", [])
+    tests = job.listed("failing_test")
     failing_tests = failing_tests_total(tests, job.facts.get("test_reports"))
     facts = [
         ("image", str(image.get("name") or "")),

@@ -156,7 +156,7 @@ class Shown:
             entry = self._store.entry(run_id)
             if entry.child_of is None and not entry.goes_on:
                 fold = Reading(entry).fold
-                if fold.facts.get("snapshot_taken", {}).get("tree_sha") == self._expected.tree:
+                if fold.fact("snapshot_taken").get("tree_sha") == self._expected.tree:
                     return fold.jobs
         return {}
 

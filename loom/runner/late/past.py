@@ -19,7 +19,7 @@ def variables_at(
     plan = job.run.plan
     results = {each.id: result for each in plan.jobs if (result := job.run.result_of(each.id)) is not None}
     start = LateJobs(plan, results, Cancel()).begin(job.job)
-    opened = job.state.facts.get("session_opened", {})
+    opened = job.state.fact("session_opened")
     state = LateState(
         start.job,
         runtime(

@@ -28,7 +28,7 @@ from loom.plan.model import (
 )
 from loom.providers.interactive import options_of
 from loom.record.facts import COMMAND_USER, NOT_KEPT
-from loom.record.fold import JobState
+from loom.record.fold import JobState, RunFold
 from loom.record.past_run import PastJob, PastRun, step_named
 from loom.record.request import Request
 from loom.record.run import Resumed, Run, TakenOver, View, load_run
@@ -250,8 +250,8 @@ def test_the_view_of_a_job_is_that_of_its_record(image: bool, opened: dict[str, 
 )
 def test_the_job_that_a_command_means_is_the_only_one_of_its_kind(jobs: dict[str, dict[str, Any]], meant: str) -> None:
     plan = Plan(workflow_path="w", stages=("test",), jobs=tuple(replace(JOB, id=name, name=name) for name in jobs))
-    states = {name: JobState(name, {}, facts=facts) for name, facts in jobs.items()}
-    fold = SimpleNamespace(jobs=states, failed_earlier={}, facts={}, failing_job=lambda: None)
+    fold = RunFold()
+    fold.jobs = {name: JobState(name, {}, facts=facts) for name, facts in jobs.items()}
     run = PastRun.__new__(PastRun)
     vars(run).update(entry=SimpleNamespace(run_id="r"), planned=SimpleNamespace(plan=plan), fold=fold, _before={})
     if meant:
