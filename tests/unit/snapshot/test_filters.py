@@ -17,6 +17,7 @@ from loom.plan.clone import Clone
 from loom.snapshot import apply_patch, as_cloned, discover, line_endings, manifest_bytes, patch_of, take, verify
 from loom.snapshot.git import GitFailed
 from loom.snapshot.proof import Filled, Proof
+from loom.snapshot.renewal import KnownFiles
 
 from .conftest import ENVIRONMENT, NewRepo, Repo, Snap, check, clone, contents, proved
 
@@ -408,7 +409,7 @@ def test_a_filter_that_is_given_up_is_given_up_for_all(work: Repo, snap: Snap) -
 
 def test_filters_are_given_up_once_and_for_no_other_failure(work: Repo, tmp_path: Path) -> None:
     work.commit()
-    done = Filled()
+    done = Filled(KnownFiles(0o022))
     proof = Proof(discover(work.root, environ=work.environ), tmp_path, tmp_path, done, Cancel())
     full, broken = (
         GitFailed(("hash-object",), 128, f"fatal: {why}", cwd=None) for why in ("disk full", "filter x failed")
