@@ -168,7 +168,7 @@ def _nothing(diagnosis: Diagnosis) -> str:
     if diagnosis.state == "running" and diagnosis.job_status is None:
         return f"run {diagnosis.run_id} still runs: nothing to diagnose"
     if diagnosis.state == "detached" and diagnosis.job_status is None:
-        return f"run {diagnosis.run_id} is detached, and its jobs go on: loom attach follows them"
+        return f"run {diagnosis.run_id} is detached, and its jobs go on: `loom attach {diagnosis.run_id}` follows them"
     if diagnosis.job_status == "skipped":
         return f"job {diagnosis.job_id} was skipped: {diagnosis.error}"
     if diagnosis.log is not None and diagnosis.job_id is None:
