@@ -96,10 +96,17 @@ class Checkout:
     def record(self) -> Path:
         return self.runs / self.run_id
 
-    def restore(self) -> None:
-        """Undo what was done to the record that is damaged; the other one is only read."""
-        shutil.rmtree(self.record)
-        shutil.copytree(self.pristine / self.run_id, self.record, symlinks=True)
+    def restore(self, name: str) -> None:
+        """Undo what was done to a file of the record that is damaged."""
+        path = self.record / name
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        path.unlink(missing_ok=True)
+        shutil.copy2(self.pristine / self.run_id / name, path)
+
+    def restore_all(self) -> None:
+        shutil.rmtree(self.runs)
+        shutil.copytree(self.pristine, self.runs, symlinks=True)
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +120,7 @@ def checkout(made: Checkout, monkeypatch: pytest.MonkeyPatch) -> Iterator[Checko
         monkeypatch.setenv(name, value)
     monkeypatch.chdir(made.root)
     yield made
-    made.restore()
+    made.restore_all()
 
 
 @contextmanager
@@ -325,7 +332,7 @@ def test_every_command_reads_a_damaged_record(checkout: Checkout, way: str) -> N
             assert code in PROMISED, told
             assert code == 0 or out or err, told
             assert command not in ("runs", "clean") or code == 0, f"the other run counts; {told}"
-        checkout.restore()
+        checkout.restore(name)
 
 
 # One value at a time

@@ -8,6 +8,7 @@ import shlex
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -112,6 +113,7 @@ def page(reading: Reading) -> str:
     )
 
 
+@cache
 def template(name: str) -> Template:
     """Return a template that escapes every value and removes control sequences from it."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
