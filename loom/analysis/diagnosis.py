@@ -114,7 +114,7 @@ class Diagnosis(Document):
     """As its workflow names it, with the actions around it."""
     ended_by: Ending | None = None
     """None where nobody who knows it says it."""
-    beside: list[str] = field(default_factory=list)
+    beside: list[str] = []
     """Facts of the same time of which it is not known that they ended the step: a service that ended, errors of services, a
     process that was killed or not started, background processes that printed."""
     section: str | None
@@ -144,7 +144,7 @@ class Diagnosis(Document):
     groups: list[FailureGroup]
     """Failures and failing tests by kind, the most frequent first."""
     groups_total: Count
-    unread_reports: list[str] = field(default_factory=list)
+    unread_reports: list[str] = []
     """Reports of tests and linters that could not be read, each with the reason."""
     output_read: Literal["all", "highlights", "part"] = "all"
     """All lines; the last lines and all earlier ones that tell; or the last lines and some earlier ones that tell."""
@@ -155,7 +155,7 @@ class Diagnosis(Document):
     same_input: SameInput | None = None
     """None where the job never passed on this input."""
     others: list[OtherFailure]
-    same_failure: list[str] = field(default_factory=list)
+    same_failure: list[str] = []
     """The ids of those that failed in the same way at the same place."""
     skipped: Count
     reproduce: str

@@ -9,7 +9,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
-from msgspec import field
 from msgspec.structs import replace
 
 from loom.analysis.locations import Location, WorkingDirectories, project_path
@@ -33,11 +32,11 @@ class Ending(Document):
     exit_code: Code | None = None
     file: str | None = None
     line: Code | None = None
-    candidates: list[Code] = field(default_factory=list)
+    candidates: list[Code] = []
     """The lines of `file` that have the command, where it is not known which of them ended the step."""
-    calls: list[str] = field(default_factory=list)
+    calls: list[str] = []
     """The calls of functions, sourced files and scripts around it, the innermost first: `name at file:line`."""
-    parts: list[Code] = field(default_factory=list)
+    parts: list[Code] = []
     """The exit code of each command of a pipeline of several."""
 
     @property

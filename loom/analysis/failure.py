@@ -6,8 +6,6 @@ import re
 from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 
-from msgspec import field
-
 from loom.analysis import formats, patterns
 from loom.record.documents import Document
 from loom.record.event_files import output_in, whole_lines
@@ -61,9 +59,9 @@ class JobEnding(Document):
     exit_code: Code | None
     error: str | None = None
     """The words of loom or the runner about a job that no command ended."""
-    findings: list[Finding] = field(default_factory=list)
+    findings: list[Finding] = []
     """All that failed, as the tests' reports say, else as the command printed it."""
-    values: list[str] = field(default_factory=list)
+    values: list[str] = []
     """The lines by which tests show what they compare."""
     lines_total: Count = 0
     """The lines that the command printed."""

@@ -8,8 +8,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
-from msgspec import field
-
 from loom import snapshot
 from loom.analysis.diff import FileIds, Pair, differing_files, differing_inputs
 from loom.errors import LoomError, RecordError
@@ -32,7 +30,7 @@ class ChangedFile(Document):
     """Whether the failing output names it."""
     line: Code | None = None
     """The first line that differs, in the later snapshot."""
-    hunk: list[str] = field(default_factory=list)
+    hunk: list[str] = []
 
 
 class SinceGreen(Document):

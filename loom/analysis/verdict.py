@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import zip_longest
 from typing import Literal
 
-from msgspec import Struct, field
+from msgspec import Struct
 from msgspec.structs import replace
 
 from loom.analysis.diagnosis import Diagnosis
@@ -66,12 +66,12 @@ class Reproduction(Document):
     verdict: Verdict
     """`not-run`: loom could not run the job, which says nothing about it."""
     text: str
-    reasons: list[Reason] = field(default_factory=list)
+    reasons: list[Reason] = []
     """Empty if both sides fail alike."""
     there: JobEnding
     here: JobEnding
     parting: LogParting | None
-    trials: list[Trial] = field(default_factory=list)
+    trials: list[Trial] = []
     differs: list[Pair]
     """The known differences: `a` there, `b` here."""
     notes: list[str]

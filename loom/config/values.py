@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from msgspec import Struct
-from msgspec import field as member
 from msgspec.structs import replace
 
 from loom.config.pools import converted
@@ -27,11 +26,11 @@ class KeepassDatabase(Immutable, forbid_unknown_fields=True):
 class GitLabSettings(Immutable, forbid_unknown_fields=True):
     """The needs of a `.gitlab-ci.yml` on this machine."""
 
-    projects: Mapping[str, Path] = member(default_factory=dict)
+    projects: Mapping[str, Path] = {}
     """Clones of projects that it includes files of, by their paths on the server."""
     templates: Path | None = None
     """The folder of the templates that `include:template` names."""
-    secrets: Mapping[str, str] = member(default_factory=dict)
+    secrets: Mapping[str, str] = {}
     """References to the secrets that it asks a store of its own for, by their names."""
     variables: Path | None = None
     """A file with the variables that the project has on the server."""
@@ -44,9 +43,9 @@ class GitHubSettings(Immutable, forbid_unknown_fields=True):
 
     server: str = "https://github.com"
     """The server of the actions' repositories, for git: `SERVER/OWNER/NAME`."""
-    secrets: Mapping[str, str] = member(default_factory=dict)
+    secrets: Mapping[str, str] = {}
     """References to secrets by their names in `secrets`."""
-    vars: Mapping[str, str | int | float | bool] = member(default_factory=dict)
+    vars: Mapping[str, str | int | float | bool] = {}
     """The values of `vars`."""
     docker_socket: bool = False
     """Whether jobs without `container` ask for the engine's socket, since GitHub's machines have an engine."""

@@ -13,8 +13,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from msgspec import field
-
 from loom.config import AUTO_SHELL
 from loom.config.pools import Pool
 from loom.plan.clone import Clone
@@ -247,14 +245,14 @@ class Service(Immutable):
     command: tuple[str, ...] | None = None
     entrypoint: tuple[str, ...] | None = None
     user: str | None = None
-    ready: Ready = field(default_factory=Ready)
+    ready: Ready = Ready()
     secrets: tuple[Secret, ...] = ()
     position: str = ""
     needed: bool = True
     """Whether the job fails when it ends, or is not ready in time. As in GitLab, False: its output says so."""
     ports: tuple[int, ...] = ()
     """The ports that the workflow names."""
-    resources: Resources = field(default_factory=Resources)
+    resources: Resources = Resources()
 
 
 When = Literal["on_success", "on_failure", "always"]
@@ -398,16 +396,16 @@ class Job(Immutable):
     """The requests of the job that can't be fulfilled here, each with its position: the job ends as an error without a start."""
     coverage: str | None = None
     """A regular expression: the number in the last line of output that matches is the job's coverage."""
-    allow_failure: AllowFailure = field(default_factory=AllowFailure)
-    retry: Retry = field(default_factory=Retry)
+    allow_failure: AllowFailure = AllowFailure()
+    retry: Retry = Retry()
     timeout_s: float | None = None
     step_timeout_s: float | None = None
     ends_at_timeout: bool = False
     """When its time is over, `after_script` does not run."""
     after_script_timeout_s: float | None = None
     """The total time of `after_script`; None: five minutes."""
-    resources: Resources = field(default_factory=Resources)
-    network: Network = field(default_factory=Network)
+    resources: Resources = Resources()
+    network: Network = Network()
     privileged: bool = False
     docker_socket: bool = False
     hardened: bool = False

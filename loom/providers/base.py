@@ -23,7 +23,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from msgspec import Struct, field
+from msgspec import Struct
 
 from loom.cancel import Cancel
 from loom.config import Config
@@ -113,7 +113,7 @@ class SessionRequest(Immutable):
     concealed: Mapping[str, str] = {}
     """The variables with a known secret in their value, such as one that an earlier job reported: only steps get them."""
     shell: tuple[str, ...] = ()
-    image: Image = field(default_factory=Image)
+    image: Image = Image()
     image_id: str | None = None
     """The engine's id of the image, resolved by `images`; the provider runs exactly this one."""
     directory: Path | None = None
@@ -121,8 +121,8 @@ class SessionRequest(Immutable):
     mount_mode: MountMode = MountMode.BIND
     read_only_mounts: tuple[Path, ...] = ()
     """Mounted at the same path, read-only: git object stores that the workspace borrows from."""
-    resources: Resources = field(default_factory=Resources)
-    network: Network = field(default_factory=Network)
+    resources: Resources = Resources()
+    network: Network = Network()
     network_id: str | None = None
     """A network created for the job (services); overrides `network.mode`."""
     privileged: bool = False

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from msgspec import Struct, field
+from msgspec import Struct
 
 from loom import snapshot
 from loom.cancel import AT_ONCE_S, Cancel
@@ -52,8 +52,8 @@ class JobRunner(Struct, kw_only=True, eq=False):
     """GitHub's services, if jobs use actions."""
     late: LateJobs | None = None
     """For jobs that are decided when they start."""
-    _starting: set[str] = field(default_factory=set)
-    _going: set[str] = field(default_factory=set)
+    _starting: set[str] = set()
+    _going: set[str] = set()
     """Jobs that leaving would end, since they have not been handed over; and those that were, and go on."""
     _begun: dict[str, int] = {}
 

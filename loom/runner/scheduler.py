@@ -166,8 +166,8 @@ class Schedule(Struct, kw_only=True, eq=False, dict=True):
     done: Mapping[str, JobResult] = {}
     """Results of an earlier run."""
     _results: dict[str, JobResult] = {}
-    _running: set[str] = field(default_factory=set)
-    _waiting: set[str] = field(default_factory=set)
+    _running: set[str] = set()
+    _waiting: set[str] = set()
     _taken: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))
     _ready: dict[tuple[tuple[str, int], ...], list[tuple[int, str]]] = {}
     """The jobs that may start, by their lanes; a heap in plan order."""

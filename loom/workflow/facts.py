@@ -6,8 +6,6 @@ from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from msgspec import field
-
 from loom.config import Config
 from loom.values import Immutable
 
@@ -29,7 +27,7 @@ class Variable(Immutable):
 
 
 class Facts(Immutable):
-    config: Config = field(default_factory=Config)
+    config: Config = Config()
     predefined: Mapping[str, str] = {}
     """Loom's own variables (`CI_COMMIT_BRANCH`, ...); unknown ones are absent."""
     changed: Callable[[str | None], Iterable[str] | None] = lambda _: None

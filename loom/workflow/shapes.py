@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
-from msgspec import field
 from msgspec.structs import replace
 
 from loom.errors import Problem
@@ -50,9 +49,9 @@ class Shapes(Problems, kw_only=True):
     idle_code: str = NO_EFFECT
     partial: bool = False
     """Merging may add keywords that are required."""
-    notices: dict[str, Problem] = field(default_factory=dict)
+    notices: dict[str, Problem] = {}
     """One for each keyword without effect."""
-    _checked: dict[tuple[Node, str, bool], Any] = field(default_factory=dict)
+    _checked: dict[tuple[Node, str, bool], Any] = {}
     """Values by the nodes that they come from."""
     _left: int = MAX_NODES
 

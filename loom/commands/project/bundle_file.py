@@ -20,7 +20,7 @@ from typing import Annotated, Literal
 
 import msgspec
 import zstandard
-from msgspec import Meta, Struct, field
+from msgspec import Meta, Struct
 
 from loom.errors import RecordError, RequestError
 from loom.record.reader import Reading
@@ -55,7 +55,7 @@ class BundleManifest(BundledTree, forbid_unknown_fields=True):
     branch: Text | None
     machine: Text = ""
     """CPUs and memory of the machine that made it."""
-    submodules: Annotated[dict[str, BundledTree], Meta(max_length=1000)] = field(default_factory=dict)
+    submodules: Annotated[dict[str, BundledTree], Meta(max_length=1000)] = {}
     not_searched: Annotated[tuple[Text, ...], Meta(max_length=10_000)] = ()
     """The secrets for whose values it was not searched, as its maker wished."""
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from msgspec import Struct, field
+from msgspec import Struct
 
 from loom.errors import Problem, RequestError
 from loom.plan import model as p
@@ -83,7 +83,7 @@ class GitHubCandidate(Candidate, kw_only=True):
     """Why the workflow that it calls can't be called here."""
     unreachable: bool = False
     """Whether that is because the server does not answer."""
-    unknown: list[Node] = field(default_factory=list)
+    unknown: list[Node] = []
     group: str = ""
     shown: tuple[str, ...] = ()
     """More names that people may use for it; the first is that of GitHub's pages."""

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 
-from msgspec import field
 from msgspec.structs import replace
 
 from loom.addresses import hide_credentials
@@ -34,7 +33,7 @@ class _IncludeSite(Immutable):
     tree: Tree
     trail: tuple[str, ...]
     """The names of this file and of those that led to it."""
-    given: GivenInputs = field(default_factory=GivenInputs)
+    given: GivenInputs = GivenInputs()
 
 
 class GitLabFiles:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
-from msgspec import field
-
 from loom.util.yaml_file import Node
 from loom.workflow import loaded
 from loom.workflow.loaded import LoadedWorkflow
@@ -25,5 +23,5 @@ class Pipeline(LoadedWorkflow[Entry]):
     language: ClassVar[str] = "gitlab"
 
     root: Node
-    undecided: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    undecided: Mapping[str, tuple[str, ...]] = {}
     """The includes that are left out by variables that only the server knows, with these."""
