@@ -326,15 +326,14 @@ class Screen:
         if (stated := event.data.get("extent")) is None or stated["proof"]:
             yield self._look.styled(f"{ended[0]}{why}", style)
             return
-        from loom.record.documents import Extent
-        from loom.record.extent import extent_text, held_text
+        from loom.record import documents, extent
 
-        extent = typed.convert(stated, Extent)
-        ended += held_text(extent)
+        meant = typed.convert(stated, documents.Extent)
+        ended += extent.held_text(meant)
         yield self._look.styled(f"{'; '.join(ended)}{why}", style)
-        if extent.kinds != ["partial"] or extent.not_selected or extent.reused or len(ended) == 1:
+        if meant.kinds != ["partial"] or meant.not_selected or meant.reused or len(ended) == 1:
             no_proof = "no proof that the workflow passes: " if status.ok else ""
-            yield self._look.styled(f"{self._look.marks['warn']} {no_proof}{shown(extent_text(extent))}", "warn")
+            yield self._look.styled(f"{self._look.marks['warn']} {no_proof}{shown(extent.extent_text(meant))}", "warn")
 
 
 def closing_lines(
