@@ -58,7 +58,8 @@ class Pods:
 
     def __init__(self, environ: Mapping[str, str], folder: Path) -> None:
         self.run_id = f"t{secrets.token_hex(5)}"
-        self.provider: Any = providers.make("kubernetes", Setup(environ=environ, config=Config(), run_id=self.run_id))
+        config = Config(cache_dir=folder / "cache")
+        self.provider: Any = providers.make("kubernetes", Setup(environ=environ, config=config, run_id=self.run_id))
         self.workspace = folder / "workspace"
         self.workspace.mkdir(exist_ok=True)
         self.heard: Output = []
