@@ -41,21 +41,16 @@ RULES = {"image": _image}
 def entries_of(
     written: Mapping[str, Entry], broken: set[str], default: Node | None, problems: Shapes
 ) -> dict[str, Entry]:
-    """Return each entry with its inherited values; those whose shape or parent is invalid are missing, and `broken`."""
+    """Return each entry with its inherited values; those with an invalid shape, and what extends `broken` ones, are missing."""
     nodes = {name: entry.node for name, entry in written.items()}
     found: dict[str, Entry] = {}
     for name, merged in merge.extended(nodes, problems, most=MAX_LEVELS, rules=RULES, broken=broken).items():
         own = written[name]
         fields: Fields | None = own.fields
-        if not broken.isdisjoint(parent.value for parent in merge.parents_of(own.node)):
-            broken.add(name)
-            continue
         if default is not None and not name.startswith("."):
             merged = merge.merge(default, merged, RULES)
         if merged is not own.node:  # mistakes that only merging makes are reported at their origin
             fields = problems.validated("job", merged, partial=name.startswith("."))
-        if fields is None:
-            broken.add(name)
-        else:
+        if fields is not None:
             found[name] = replace(own, merged=merged, fields=fields)
     return {name: found[name] for name in written if name in found}
