@@ -93,7 +93,7 @@ def test_secrets_and_files_of_the_users_file_reach_only_the_job(tmp_path: Path) 
 
 def test_a_variable_of_an_environment_reaches_the_jobs_of_that_environment(tmp_path: Path) -> None:
     own = """
-HOST: {environments: {"*": any, "review/*": review, review/main: main, production: {value: "$ZONE", file: true}}}
+HOST: {environments: {"*": any, "review/*": review, review/main: main, "review/main*": longer, production: {value: "$ZONE", file: true}}}
 TOKEN: {environments: {production: {ref: "env://TOKEN"}}}
 ZONE: eu
 """

@@ -269,6 +269,8 @@ def test_a_rule_s_variables_and_allow_failure_hold(plan: MakePlan, tmp_path: Pat
     assert (job.variables, job.allow_failure.always, job.when) == ({"A": "rule"}, True, "always")
     (job,) = plan(tmp_path, text, variables={"A": "$A literally"}).jobs
     assert job.variables == {"A": "$A literally"}
+    (job,) = plan(tmp_path, "a: {stage: test, script: x, when: on_failure, rules: [{allow_failure: true}]}").jobs
+    assert (job.allow_failure.always, job.when) == (True, "on_failure")
 
 
 def test_a_job_s_texts_and_rules_have_loom_s_variables(plan: MakePlan, tmp_path: Path) -> None:
