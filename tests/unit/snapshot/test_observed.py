@@ -29,3 +29,9 @@ def test_paths_that_the_index_decides_count_and_those_that_only_went_do_not(work
         (work.root / path).unlink()
     work.git("rm", "-q", "--cached", "new")
     assert told() == set(), "whoever watches the files knows that they went"
+    assert not observed.news()
+    work.git("tag", "v1")
+    assert observed.news().head, "it may be the tag of the run"
+    work.git("commit", "-q", "--allow-empty", "-m", "more")
+    assert observed.news().head
+    assert not observed.news()

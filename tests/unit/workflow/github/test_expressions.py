@@ -317,6 +317,7 @@ def test_texts_around_expressions() -> None:
         ("", False, True),
         ("", True, False),
         ("${{ false }} || true", False, True),
+        ("${{ false }} && ${{ false }}", False, True),
         ("!success()", True, True),
     ],
 )

@@ -312,6 +312,7 @@ ACCEPTED = [
         "environment: {name: a, auto_stop_in: $A}, release: {tag_name: v, description: d, released_at: '2030-01-31'}"
     ),
     "job: {trigger: {include: a.yml}, allow_failure: true}",
+    needs_of(50).strip().removesuffix("}") + ", rules: [{needs: [a0]}]}",
 ]
 
 
