@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -55,10 +56,15 @@ def late_parts(late: LateJob | None) -> Iterator[tuple[str, object]]:
 
 
 def given(value: Struct) -> dict[str, Any]:
-    found = {one.name: getattr(value, one.name) for one in fields(value)}
-    made = {one.name: one.default_factory() for one in fields(value) if callable(one.default_factory)}
-    defaults = {one.name: made.get(one.name, one.default) for one in fields(value)}
+    defaults = defaults_of(type(value))
+    found = {name: getattr(value, name) for name in defaults}
     return {name: one for name, one in found.items() if one != defaults[name]}
+
+
+@cache
+def defaults_of(kind: type[Struct]) -> dict[str, Any]:
+    made = {one.name: one.default_factory() for one in fields(kind) if callable(one.default_factory)}
+    return {one.name: made.get(one.name, one.default) for one in fields(kind)}
 
 
 def encoded(value: object) -> str:

@@ -26,6 +26,7 @@ def test_a_script_ends_what_it_started_in_reverse_order(end: str, code: int) -> 
     assert (done.stdout, done.returncode) == ("second\nfirst\n", code)
 
 
+@pytest.mark.slow
 def test_engines_of_a_script_that_is_interrupted_are_ended(tmp_path: Path) -> None:
     script = f"""
         . scripts/lib.sh

@@ -127,6 +127,7 @@ def test_the_files_of_a_failed_job_are_laid_out(make: Make, end: str, saved: boo
     assert ran.warnings("one") == []
 
 
+@pytest.mark.slow
 def test_the_files_of_a_job_that_ran_out_of_time_are_laid_out(make: Make) -> None:
     ran = make(workflow("exec sleep 60", more=", timeout: 3s")).run(on="far", keep="never", code=4)
     assert (Path(ran.job("one").facts["session_opened"]["workspace"]) / "left").exists()

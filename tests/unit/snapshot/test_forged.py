@@ -319,6 +319,7 @@ def test_names_that_end_in_a_carriage_return(work: Repo, snap: Snap) -> None:
     assert {change.path for change in proved(snapshot).changes} == {"Icon", "Icon\r"}
 
 
+@pytest.mark.slow
 def test_directories_deep_inside_one_another(place: Place) -> None:
     descriptor = os.open(place.workspace, os.O_RDONLY)
     for _ in range(1500):

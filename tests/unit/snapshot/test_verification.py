@@ -294,6 +294,7 @@ def test_a_file_that_comes_back_between_two_looks_is_copied(
     check(work, snapshot)
 
 
+@pytest.mark.slow
 def test_an_edit_that_keeps_size_and_time_is_seen(work: Repo, snap: Snap) -> None:
     old = time.time() - 1000
     for name in ("d2/f2", "d2/f6"):
@@ -351,6 +352,7 @@ def test_interrupted_in_the_middle(work: Repo, tmp_path: Path) -> None:
     assert list(workspace.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_interrupted_while_a_filter_hangs(work: Repo, tmp_path: Path) -> None:
     work.write(".gitattributes", "*.slow filter=slow\n")
     started = tmp_path / "started"
@@ -379,6 +381,7 @@ def test_interrupted_while_a_filter_hangs(work: Repo, tmp_path: Path) -> None:
         os.kill(int(started.read_text()), signal.SIGKILL)
 
 
+@pytest.mark.slow
 def test_a_git_command_that_hangs_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(git, "PATIENCE_S", 0.2)
     hanging = git.Running(

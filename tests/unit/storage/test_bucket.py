@@ -281,6 +281,7 @@ def test_a_bucket_that_can_not_be_reached_is_a_warning(tmp_path: Path, address: 
     assert one.restore("deps-1") == ("exact", "first", f"the bucket {address} can't be read: no cat")
 
 
+@pytest.mark.slow
 def test_a_store_that_accepts_and_never_answers_is_given_up_once(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("s3fs", reason="the extra `s3` is not installed")
     monkeypatch.setattr("loom.storage.bucket.ANSWERS_S", 0.5)

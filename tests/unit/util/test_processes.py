@@ -58,6 +58,7 @@ def test_without_grace_it_is_killed_and_one_that_has_ended_stays_as_it_is() -> N
     assert (killed.returncode, over.returncode) == (-signal.SIGKILL, 3)
 
 
+@pytest.mark.slow
 def test_a_group_ends_with_its_leader() -> None:
     leader = child("sleep 60 & echo on; wait")
     processes.end(leader, group=True)

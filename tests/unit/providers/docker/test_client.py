@@ -16,6 +16,7 @@ from loom.providers.docker.session.exec import EngineCommand
 from loom.providers.inside import ends_within
 
 
+@pytest.mark.slow
 def test_a_hanging_socket_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "FIRST_ANSWER_S", 1)
     with socket.socket(socket.AF_UNIX) as listener:

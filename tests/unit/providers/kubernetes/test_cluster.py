@@ -18,6 +18,7 @@ from loom.providers.kubernetes.cluster import client
 from loom.providers.kubernetes.cluster.client import Cluster
 
 
+@pytest.mark.slow
 def test_who_waits_for_the_end_is_not_kept_by_a_cluster_that_does_not_answer() -> None:
     cluster = Cluster.of(None, {})
     asked = threading.Event()
@@ -85,6 +86,7 @@ def test_no_certificate_and_no_key_of_a_kubeconfig_stays_behind(
     assert changed == []  # other threads read the paths meanwhile
 
 
+@pytest.mark.slow
 def test_a_connection_that_is_accepted_and_never_answered_is_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
