@@ -49,7 +49,7 @@ class _WithFacts:
     facts: dict[str, dict[str, Any]]
 
     def fact(self, name: str) -> dict[str, Any]:
-        """Return the last event of that name; empty if there is none."""
+        """Return the data of the last event with that name, or an empty mapping."""
         return self.facts.get(name, {})
 
 
@@ -76,7 +76,7 @@ class JobState(Struct, _WithEnd, _WithFacts):
     end: PhaseEvent | None = None
 
     def listed(self, name: str) -> list[Any]:
-        """Return all events of that name, of which a job can have several."""
+        """Return the data of all events with that name."""
         return self.lists.get(name, [])
 
     @property

@@ -92,8 +92,7 @@ class Reading:
         for run_id in before[:_MOST_RECORDS]:
             with suppress(RecordError):
                 entry = entry_at(self.paths.sibling(run_id))
-                same = [getattr(one, key, None) for one in (entry.receipt, receipt) for key in _SAME]
-                if same[:2] == same[2:]:
+                if all(getattr(entry.receipt, key, None) == getattr(receipt, key) for key in _SAME):
                     found.append(Reading(entry, foreign=self.foreign))
             if len(found) == MOST_EARLIER:
                 break

@@ -103,7 +103,7 @@ class Node:
 
 
 def node_at(node: Node | None, *path: str | int) -> Node | None:
-    """Return the node at a path of keys and indexes; None where there is none. The functions below take such a path too."""
+    """Return the node at a path of keys and indexes, or None. The functions below accept the same path."""
     for part in path:
         node = None if node is None else node.get(part)
     return node

@@ -24,6 +24,7 @@ from loom.providers.base import SessionRequest
 from loom.providers.kubernetes.images import snapshot
 from loom.providers.kubernetes.images.registry import Repository
 from loom.providers.kubernetes.images.snapshot import Pushed, SnapshotImages, copying
+from loom.storage.tar import CheckedStream
 from tests.support.oci import push_busybox
 
 pytestmark = [
@@ -107,7 +108,7 @@ def test_a_cancel_ends_a_push_in_the_midst_of_a_file(
     push([])
     (workspace / "large").write_bytes(os.urandom(5 << 20))
     cancel, taken = Cancel(), 0
-    read = snapshot._Stoppable.read
+    read = CheckedStream.read
 
     def reading(file: Any, size: int = -1) -> bytes:
         nonlocal taken
@@ -117,7 +118,7 @@ def test_a_cancel_ends_a_push_in_the_midst_of_a_file(
             cancel.request()
         return data
 
-    monkeypatch.setattr(snapshot._Stoppable, "read", reading)
+    monkeypatch.setattr(CheckedStream, "read", reading)
     with pytest.raises(ProviderError, match="canceled while the snapshot was pushed"):
         push([], cancel=cancel)
     assert 2 << 20 < taken < 4 << 20

@@ -361,7 +361,7 @@ def test_a_secret_does_not_get_into_the_cache(
     assert [item.path for item in result.skipped] == ["deps/.npmrc"]
     assert "warning: deps/.npmrc left out: it holds the secret NPM" in said.text
     again = store.save(SPEC, "k", view_of(workspace), said, masker=Masker({"NPM": "hunter2-secret"}))
-    assert (again.unchanged, [item.path for item in again.skipped]) == (True, ["deps/.npmrc"]), "it is told each time"
+    assert (again.unchanged, [item.path for item in again.skipped]) == (True, ["deps/.npmrc"]), "each save names it"
     directory = empty(tmp_path)
     restore(store, directory)
     assert not (directory / "deps/.npmrc").exists()

@@ -30,7 +30,7 @@ from loom.providers.base import SessionRequest
 from loom.providers.files import members_of, moved_below
 from loom.providers.kubernetes.images.registry import CONFIG, LAYER, MANIFEST, RegistryError, Repository
 from loom.status import OnOutput
-from loom.storage.tar import Content, Item, TarEntry, packed
+from loom.storage.tar import Check, CheckedStream, Content, Item, TarEntry, packed
 from loom.util import atomic, jsons, typed
 from loom.util.digests import Hashed, digest_line, digest_of
 from loom.util.private import make_private
@@ -49,21 +49,11 @@ _MOST_KEPT = 20
 """Kept lists of what was pushed, of all checkouts; the oldest go first."""
 
 
-class _Stoppable:
-    """A file that can't be read any more after a cancel: it may be large, and the registry slow."""
-
-    def __init__(self, file: Any, cancel: Cancel) -> None:
-        self._file = file
-        self._cancel = cancel
-
-    def read(self, size: int = -1) -> bytes:
-        if self._cancel.requested:
-            raise ProviderError("canceled while the snapshot was pushed", code="CANCELED")
-        data: bytes = self._file.read(size)
-        return data
+class _CheckedFile(CheckedStream):
+    """A file that calls the check at each read: it may be large, and the registry slow."""
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._file, name)
+        return getattr(self._stream, name)
 
 
 class Pushed(Immutable):
@@ -206,9 +196,14 @@ class SnapshotImages:
 
     def _layers(self, request: SessionRequest, cancel: Cancel, last: LastPush | None) -> LastPush:
         """Put what the registry lacks of a snapshot there: what differs from the `last` one if that is little, else all."""
+
+        def check() -> None:
+            if cancel.requested:
+                raise ProviderError("canceled while the snapshot was pushed", code="CANCELED")
+
         marks: dict[str, str] = {}
         if last is not None:
-            with self._packed(difference(self._members(request, cancel), last.marks, marks), cancel) as (layer, file):
+            with self._packed(difference(self._members(request, check), last.marks, marks), check) as (layer, file):
                 if marks == last.marks:
                     return last
                 layers, number = (*last.layers, layer), last.whole
@@ -220,14 +215,14 @@ class SnapshotImages:
                     return LastPush(layers=layers, whole=number, marks=marks)
         marks, layers = {}, ()
         # The objects first: a node unpacks every layer again that follows a changed one.
-        members = difference(self._members(request, cancel), {}, marks)
+        members = difference(self._members(request, check), {}, marks)
         for _, part in groupby(members, lambda item: item[0].path.split("/")[1]):
-            with self._packed(part, cancel) as (layer, file):
+            with self._packed(part, check) as (layer, file):
                 self._repository.put_blob(layer[0], file, layer[1])
                 layers = (*layers, layer)
         return LastPush(layers=layers, whole=len(layers), marks=marks)
 
-    def _members(self, request: SessionRequest, cancel: Cancel) -> Iterator[Item]:
+    def _members(self, request: SessionRequest, check: Check) -> Iterator[Item]:
         """Yield the entries of the image's folder.
 
         The same files give the same bytes: a workspace's directories are new in each run, and git renews the time of objects
@@ -239,10 +234,10 @@ class SnapshotImages:
                     name = entry.path.split("/", 2)[2]
                     raise RegistryError(f"{name}: in an image, a name that begins with {_REMOVED} means a removed file")
                 timed = entry.kind in ("file", "hardlink") and source is request.workspace
-                yield entry if timed else replace(entry, mtime_ns=0), content and _Stoppable(content, cancel)
+                yield entry if timed else replace(entry, mtime_ns=0), content and _CheckedFile(content, check)
 
     @contextmanager
-    def _packed(self, members: Iterable[Item], cancel: Cancel) -> Iterator[tuple[tuple[str, int, str], IO[bytes]]]:
+    def _packed(self, members: Iterable[Item], check: Check) -> Iterator[tuple[tuple[str, int, str], IO[bytes]]]:
         with tempfile.TemporaryFile(prefix="loom-layer-") as file:
             outer = Hashed(file)
             with gzip.GzipFile(filename="", mode="wb", compresslevel=1, fileobj=outer, mtime=0) as zipped:
@@ -251,7 +246,7 @@ class SnapshotImages:
                     inner.write(piece)
             yield (
                 (f"sha256:{outer.digest.hexdigest()}", outer.size, f"sha256:{inner.digest.hexdigest()}"),
-                cast("IO[bytes]", _Stoppable(file, cancel)),
+                cast("IO[bytes]", _CheckedFile(file, check)),
             )
 
     def _based_on(self, platform: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
