@@ -1,7 +1,5 @@
 """A failure is the set of what failed: another test, a part, another value are no same failure; what varies by itself is."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

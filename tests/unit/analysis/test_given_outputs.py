@@ -1,7 +1,5 @@
 """Outputs of earlier jobs on GitHub, by what the log shows of the job's steps."""
 
-from __future__ import annotations
-
 from loom.analysis.server_log import outputs_in_log, used_outputs
 from loom.plan.late import LateJob
 from loom.plan.model import Job, Step

@@ -1,7 +1,5 @@
 """The report of a real run in a real browser: one run, several looks at its page."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import shutil

@@ -1,7 +1,5 @@
 """Places in the project's files: which directory a path of a tool's output is relative to."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -20,11 +20,12 @@ from loom.analysis.readings import (
 )
 from tests.unit.analysis.test_diagnosis import evidence
 
-REAL: list[dict[str, Any]] = [
-    {"code": None, "exit_code": 1, **real}
-    for real in msgspec.yaml.decode(Path(__file__).with_name("real_failures.yml").read_bytes())
-]
-LINES = [line for real in REAL for line in real["output"].split("\n")]
+REAL: dict[str, dict[str, Any]] = {
+    name: {"code": None, "exit_code": 1, "command": program.partition(" ")[0], **real}
+    for program, cases in msgspec.yaml.decode(Path(__file__).with_name("real_failures.yml").read_bytes()).items()
+    for name, real in cases.items()
+}
+LINES = [line for real in REAL.values() for line in real["output"].split("\n")]
 DEBIAN = LineContext(image="debian:trixie-slim")
 
 
@@ -37,9 +38,9 @@ def codes(output: str, exit_code: int | None = 1, command: str = "tool", **more:
     return [reading.code for reading in found(output, exit_code, command, **more).readings]
 
 
-@pytest.mark.parametrize("real", REAL, ids=lambda real: real["name"])
+@pytest.mark.parametrize("real", REAL.values(), ids=REAL)
 def test_the_telling_line_of_a_real_program_has_its_reading_and_claims_no_more(real: Mapping[str, Any]) -> None:
-    told = found(real["output"], real["exit_code"], real.get("command", real.get("program", "tool").partition(" ")[0]))
+    told = found(real["output"], real["exit_code"], real["command"])
     assert [reading.code for reading in told.readings] == [real["code"]] * (real["code"] is not None)
     assert real.get("telling") in (None, told.telling_line)
     assert told.ended_by is None
@@ -77,7 +78,7 @@ def test_required_text() -> None:
 
 @pytest.mark.parametrize("before", ["docs/log.txt:12:", "ok 3 - ", "> ", "handler installed for: "])
 def test_a_quoted_line_is_not_read(before: str) -> None:
-    for real in REAL:
+    for real in REAL.values():
         for line in real["output"].split("\n") if real["code"] else ():
             assert line[:1].isspace() or reading_of(f"{before}{line}", DEBIAN) is None, line
 

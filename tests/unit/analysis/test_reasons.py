@@ -1,7 +1,5 @@
 """A reason is a difference that the failing command or its output names; there is none where both sides fail alike."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

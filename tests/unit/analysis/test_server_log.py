@@ -1,7 +1,5 @@
 """The logs of CI servers, as their runners write them, as a page shows them, and hostile ones."""
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The telling line and the first place of real outputs for which no rule knows a cause."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

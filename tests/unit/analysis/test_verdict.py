@@ -1,7 +1,5 @@
 """Two ends of the same job, and where their logs part."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import pytest
