@@ -1,7 +1,5 @@
 """What tests of every kind stand on: file systems of their own, to be filled up, or to be of another kind than the machine's."""
 
-from __future__ import annotations
-
 import gc
 import os
 import shutil

@@ -7,8 +7,6 @@ Each round writes a file, calls `run` for one job through the protocol's own cli
 Prints rows of a Markdown table.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import shutil

@@ -9,8 +9,6 @@ is the highest memory of a command itself, `cpu` the median of what it computed,
 machine is shared. Prints a Markdown table.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import shutil

@@ -7,8 +7,6 @@ Cases: one (a job, `echo hi`), ten (steps), eight (jobs of `sleep 1` at once), l
 has to be in the path; both check out the files and run in the same image. Prints a Markdown table.
 """
 
-from __future__ import annotations
-
 import argparse
 import shutil
 import tempfile

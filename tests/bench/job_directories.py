@@ -8,8 +8,6 @@ busy for all. Workspaces stay until the end: some file systems are slow after la
 what the jobs' own directories take on the disk.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import statistics

@@ -6,8 +6,6 @@ Each job sleeps for a second, in a repository of 150 files. Prints a Markdown ta
 and memory, and its requests to the API server. The load is the machine's at the end of the run.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

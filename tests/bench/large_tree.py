@@ -8,8 +8,6 @@ removed lately. Then rounds of runs with one changed file, with one job and with
 for `loom watch`. Prints rows of a Markdown table.
 """
 
-from __future__ import annotations
-
 import argparse
 import resource
 import shutil

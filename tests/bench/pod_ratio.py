@@ -6,8 +6,6 @@ What `kubectl run --rm -i` does, by the client library: create, wait until it ru
 image is on the nodes. Both take turns; medians are printed.
 """
 
-from __future__ import annotations
-
 import os
 import statistics
 import sys

@@ -8,8 +8,6 @@ the clock says more than elsewhere. Each round runs every case once, one after t
 loom to compare with, CASE a part of a case's name. Prints a Markdown table of medians.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import statistics

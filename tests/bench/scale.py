@@ -3,8 +3,6 @@
 The rows grow tenfold; a cost that grows with the run shows in the column per job.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

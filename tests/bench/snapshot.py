@@ -6,8 +6,6 @@ Without a repository, loom's own. Use checkouts with a real history; results of 
 ext4 on a loop device. Everything is made below --work, on one file system with the repositories if they lie there.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import resource

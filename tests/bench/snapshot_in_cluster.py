@@ -6,8 +6,6 @@
 time of a run whose jobs only read a file, and the bytes that left this machine. `second`: the same run after one file changed.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import re

@@ -7,8 +7,6 @@ Each round writes a file, waits for the step's first byte on the terminal and fo
 and then times `docker run --rm`. Prints rows of a Markdown table. Needs pexpect.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import shutil

@@ -1,7 +1,5 @@
 """`scripts/chaos`: disturb loom in every way, and look at what is true afterwards. Prints the seed of each finding."""
 
-from __future__ import annotations
-
 import argparse
 import collections
 import os

@@ -1,7 +1,5 @@
 """The kinds of faults. Each starts the looms of its trial and does its harm; what has to be true afterwards is the same for all."""
 
-from __future__ import annotations
-
 import fcntl
 import os
 import pty

@@ -1,7 +1,5 @@
 """What has to be true after every fault: a readable record, the right words, and nothing left after the next loom."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping

@@ -1,7 +1,5 @@
 """A proxy in front of an engine's socket: it counts requests, and disturbs the chosen ones."""
 
-from __future__ import annotations
-
 import re
 import socket
 import threading

@@ -1,7 +1,5 @@
 """One trial: a random workflow, one or more looms that run it, a moment, and what was found to be wrong afterwards."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -1,7 +1,5 @@
 """Random workflows, with what a whole run of each prints and how it ends."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass, field
 from random import Random

@@ -1,7 +1,5 @@
 """What trials share: an engine of their own, whose runtime fails on request, and a project for the loom that comes next."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import signal

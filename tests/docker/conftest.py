@@ -1,7 +1,5 @@
 """What several groups of tests stand on: engines of a test's own, and a program to make a tiny image of."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess

@@ -1,7 +1,5 @@
 """What the set-up makes with the engine: the CI images of images/, and loom itself as an image."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -6,8 +6,6 @@ The cases are read from `pkg/runner/runner_test.go`. `--server`: where their act
 there, or what stands in for them under the same names: node:16-buster-slim, node:16-buster, alpine:3, ubuntu:latest, nginx, postgres:12.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import re

@@ -8,8 +8,6 @@ steps of a job; `files` beside it; `event`; `says`: the rule), then the workflow
 repository and run as one run.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import subprocess

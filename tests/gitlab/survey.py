@@ -9,8 +9,6 @@ an unknown need or stage, a cycle, a keyword that loom alone refuses. `known-dif
 pattern of the message.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import re

@@ -1,7 +1,5 @@
 """A provider on the cluster of the tests; every pod of a test is gone when it is over."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

@@ -1,7 +1,5 @@
 """A run that its loom leaves, and that another one follows to its end, in the same record."""
 
-from __future__ import annotations
-
 import json
 import signal
 import subprocess

@@ -1,7 +1,5 @@
 """`loom doctor --on`: what a cluster allows, as it says itself."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

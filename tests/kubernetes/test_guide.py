@@ -1,7 +1,5 @@
 """docs/guides/kubernetes.md, followed word for word on the cluster of the tests, under the name that kind gives to one."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 from pathlib import Path

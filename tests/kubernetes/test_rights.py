@@ -1,7 +1,5 @@
 """The Role of the documentation is enough, and a verb that is missing is named."""
 
-from __future__ import annotations
-
 import base64
 import contextlib
 import json

@@ -1,7 +1,5 @@
 """One run on a cluster as a user has it, from the command line: from the first job to `loom clean`."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """An attacker's repository, and the user who has just cloned it."""
 
-from __future__ import annotations
-
 import os
 import socket
 import subprocess

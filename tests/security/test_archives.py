@@ -4,8 +4,6 @@ Each one is unpacked by every way that an archive can take into a directory; not
 nothing that a user would run with more rights than their own.
 """
 
-from __future__ import annotations
-
 import gzip
 import hashlib
 import io

@@ -1,7 +1,5 @@
 """A clone's workflow can't keep a command that only looks at it: what it expands to ends in an error with a line."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """Nothing in a repository is run as a part of loom."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

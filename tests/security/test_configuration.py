@@ -1,7 +1,5 @@
 """A stranger's `.loom/config.yml`: it names no place and no engine, and undoes nothing that the user forbids."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import fields
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A directory that was not cloned but unpacked or shared: somebody else wrote its `.git`."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

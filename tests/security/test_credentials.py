@@ -1,7 +1,5 @@
 """The credential of an address reaches the server that it is for, and nothing that somebody reads."""
 
-from __future__ import annotations
-
 import base64
 import json
 import pickle

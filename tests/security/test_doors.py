@@ -1,7 +1,5 @@
 """Rules that hold in every place, not only where somebody thought of them: each test finds the wall without a door."""
 
-from __future__ import annotations
-
 import ast
 import re
 from collections.abc import Callable

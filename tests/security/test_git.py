@@ -1,7 +1,5 @@
 """A stranger's `.git`, unpacked or shared: git starts nothing, reads nothing and fetches nothing that it names."""
 
-from __future__ import annotations
-
 import ast
 import os
 import re

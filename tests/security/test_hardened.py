@@ -1,7 +1,5 @@
 """The user's hardened profile: what a stranger's job has in it, and that nothing in the repository loosens it."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess

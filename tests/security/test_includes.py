@@ -1,7 +1,5 @@
 """A stranger's `.gitlab-ci.yml` names files of other servers: loom connects to none that the user has not allowed."""
 
-from __future__ import annotations
-
 import json
 import os
 

@@ -1,7 +1,5 @@
 """Runs beside and inside each other in one process: each hides the secrets of all."""
 
-from __future__ import annotations
-
 import gc
 
 import pytest

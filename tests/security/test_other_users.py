@@ -1,7 +1,5 @@
 """Another user of this machine makes a directory before loom does, under a name that can be known."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

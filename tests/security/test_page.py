@@ -1,7 +1,5 @@
 """docs/security.md promises nothing without naming the test that holds it, and names no test that is not there."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

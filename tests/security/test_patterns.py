@@ -1,7 +1,5 @@
 """A stranger's pattern, glob or expansion costs a bounded time and amount of memory, and says so where it is written."""
 
-from __future__ import annotations
-
 import ast
 import re
 from collections.abc import Iterator

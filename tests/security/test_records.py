@@ -4,8 +4,6 @@ A record of a real run is copied, one of its files is damaged in one way, and ea
 code is one of those that are promised (never 70, an internal error), and nothing waits.
 """
 
-from __future__ import annotations
-
 import io
 import json
 import os

@@ -1,7 +1,5 @@
 """What a job reports for later jobs (dotenv): it loads nothing on this machine, and a secret in it stays one."""
 
-from __future__ import annotations
-
 import json
 import os
 import uuid

@@ -1,7 +1,5 @@
 """What a job prints: no secret is readable in anything that is shown or kept, and nothing steers who reads it."""
 
-from __future__ import annotations
-
 import base64
 import html
 import json

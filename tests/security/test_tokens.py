@@ -1,7 +1,5 @@
 """The user's token goes to one server, and no server keeps loom: redirects, pages of lists, slow and large answers."""
 
-from __future__ import annotations
-
 import gzip
 import json
 import re

@@ -1,7 +1,5 @@
 """What a workflow asks for beyond a plain container, and whose decision that is: the user's, kept outside of the repository."""
 
-from __future__ import annotations
-
 import json
 import os
 import pty

@@ -1,7 +1,5 @@
 """A job leaves a FIFO where git expects a file: nothing that loom does with the workspace waits for it."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 from collections.abc import Callable

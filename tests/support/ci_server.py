@@ -1,7 +1,5 @@
 """A server that answers as the documentation of GitLab's and GitHub's APIs says, by real HTTP on this machine."""
 
-from __future__ import annotations
-
 import json
 import threading
 from collections.abc import Callable, Iterator, Mapping

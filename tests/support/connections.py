@@ -1,7 +1,5 @@
 """Ports, and programs between a client and a server, for tests that disturb what they say."""
 
-from __future__ import annotations
-
 import random
 import socket
 import threading

@@ -1,7 +1,5 @@
 """A registry that an engine reaches only through a proxy, which cuts, delays or corrupts what the registry answers."""
 
-from __future__ import annotations
-
 import ctypes
 import io
 import os

@@ -1,7 +1,5 @@
 """How much of the same a test does: little on each run of the suite, much where `LOOM_TEST_LONG` is set."""
 
-from __future__ import annotations
-
 import os
 
 from hypothesis import HealthCheck, settings

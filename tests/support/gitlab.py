@@ -1,7 +1,5 @@
 """Pieces of GitLab files, and facts about a pipeline."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 

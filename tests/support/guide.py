@@ -7,8 +7,6 @@
 A command ends with exit code 0, unless a comment in it says `exit code N`.
 """
 
-from __future__ import annotations
-
 import re
 import shlex
 import subprocess

@@ -1,7 +1,5 @@
 """The cluster of the tests: that of `LOOM_TEST_KUBECONFIG`."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping
 from typing import Any

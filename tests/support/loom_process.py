@@ -4,8 +4,6 @@ A suite starts loom two thousand times, and its imports are the better part of m
 what `python -m loom` does. Tests that send signals, need a terminal or look at the start itself start that instead.
 """
 
-from __future__ import annotations
-
 import faulthandler
 import multiprocessing
 import os

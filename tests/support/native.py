@@ -1,7 +1,5 @@
 """Load a workflow in loom's own language, whatever its file is called."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from loom.workflow.messages import refused

@@ -1,7 +1,5 @@
 """A small image in a registry, made of one static program of this machine."""
 
-from __future__ import annotations
-
 import gzip
 import hashlib
 import io

@@ -3,8 +3,6 @@
 It runs in a network and mount namespace of its own: the machine's is never touched.
 """
 
-from __future__ import annotations
-
 import io
 import os
 import signal

@@ -4,8 +4,6 @@
 the branches that they reach; those which reach more stay in the directory. `scripts/fuzz --guided NAME` calls it.
 """
 
-from __future__ import annotations
-
 import io
 import itertools
 import sys

@@ -1,7 +1,5 @@
 """Wait for a thing, never for a time."""
 
-from __future__ import annotations
-
 import subprocess
 import time
 from collections.abc import Callable, Iterator

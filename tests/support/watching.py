@@ -1,7 +1,5 @@
 """`loom watch` on a terminal of its own, as a person sees it."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

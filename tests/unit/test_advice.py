@@ -1,7 +1,5 @@
 """Each command line that loom or its documentation names can be typed: the real parser takes it."""
 
-from __future__ import annotations
-
 import ast
 import re
 import shlex

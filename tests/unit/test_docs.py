@@ -1,7 +1,5 @@
 """Links lead to files, the site builds without a warning, and what the wheel installs for shells and man works."""
 
-from __future__ import annotations
-
 import ast
 import os
 import re

@@ -1,7 +1,5 @@
 """Limits that users meet, or that keep a stranger's file from taking all: who changes one decides it, and says so here."""
 
-from __future__ import annotations
-
 from importlib import import_module
 
 import pytest

@@ -1,7 +1,5 @@
 """Pools of the user's configuration: their values, their mistakes, and the jobs that name them."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

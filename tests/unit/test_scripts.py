@@ -1,7 +1,5 @@
 """What the scripts share (scripts/lib.sh) ends what it has started, however a script ends."""
 
-from __future__ import annotations
-
 import signal
 import subprocess
 from pathlib import Path

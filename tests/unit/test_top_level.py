@@ -1,7 +1,5 @@
 """The top level is fixed: what is new goes into one of these."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """No wait without a limit: each call that may wait for ever names, on its own line, why it may (`# no limit: ...`)."""
 
-from __future__ import annotations
-
 import ast
 import re
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Places to run steps in, and the images that torture them; everything made here is labelled and removed again."""
 
-from __future__ import annotations
-
 import io
 import os
 import secrets

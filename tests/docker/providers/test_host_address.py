@@ -1,7 +1,5 @@
 """The address at which a container reaches a server of loom's process, and nothing beyond its network does."""
 
-from __future__ import annotations
-
 import secrets
 from collections.abc import Iterator
 from ipaddress import ip_interface

@@ -1,7 +1,5 @@
 """A command that a person runs inside a job's container ends with everything that it started, in any image."""
 
-from __future__ import annotations
-
 import pytest
 
 from loom.cancel import Cancel

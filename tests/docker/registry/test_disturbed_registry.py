@@ -1,7 +1,5 @@
 """Pulls from a real registry behind a proxy that cuts connections: the engine repeats, or loom does, not both."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The guides on `gate` and `attest`, followed word for word, with an image that has a digest as CI's have."""
 
-from __future__ import annotations
-
 import re
 import subprocess
 from collections.abc import Iterator

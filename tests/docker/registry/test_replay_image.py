@@ -1,7 +1,5 @@
 """`loom replay` with images of which the tags serve others by now: all of them run by the digests of the record."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Callable

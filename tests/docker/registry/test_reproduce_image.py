@@ -1,7 +1,5 @@
 """`loom reproduce` with an image whose tag serves another one by now."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from pathlib import Path

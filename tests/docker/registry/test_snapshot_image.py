@@ -1,7 +1,5 @@
 """A snapshot goes to a real registry once: a second push sends what changed, and the engine reads exactly this tree."""
 
-from __future__ import annotations
-
 import base64
 import io
 import json

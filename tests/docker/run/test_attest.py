@@ -1,7 +1,5 @@
 """`loom attest`, from the run to the check: with the notes of somebody else on the server."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 from pathlib import Path

@@ -1,7 +1,5 @@
 """`loom bisect` in containers: commits that fail in another way, and those whose image is gone, are skipped."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

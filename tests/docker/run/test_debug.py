@@ -1,7 +1,5 @@
 """Going back into a failed job: keep, exec, shell, resume, rerun, pull; on a real engine, and on a real terminal."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

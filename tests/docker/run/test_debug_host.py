@@ -1,7 +1,5 @@
 """Going back into a failed job that ran on this machine: the same shell as in a container, on loom's own terminal."""
 
-from __future__ import annotations
-
 import os
 import signal
 from pathlib import Path

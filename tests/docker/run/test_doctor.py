@@ -1,7 +1,5 @@
 """`loom doctor` starts a container: it said that all was well where none could start."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """An engine that fails a container's start, as one on a busy machine does: loom starts it again, with new connections."""
 
-from __future__ import annotations
-
 import shutil
 import signal
 from collections.abc import Callable, Iterable, Iterator

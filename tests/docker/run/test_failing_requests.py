@@ -1,7 +1,5 @@
 """An engine that fails a kind of request for good: the run says so, with its exit code and a receipt, and leaves nothing."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

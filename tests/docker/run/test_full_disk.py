@@ -1,7 +1,5 @@
 """The engine's disk is full: by a job's own doing, before a container is made, while its workspace is filled."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """`loom gate` in containers: what a run has shown counts for exactly its files, images, secrets and plan, and for nothing else."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

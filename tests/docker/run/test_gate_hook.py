@@ -1,7 +1,5 @@
 """`loom gate install`: real pushes to a bare repository, past hooks that are there already."""
 
-from __future__ import annotations
-
 import subprocess
 
 import pytest

@@ -1,7 +1,5 @@
 """Actions in a run of GitHub's workflows: those of the tests, and real ones where `../shared/actions` has them."""
 
-from __future__ import annotations
-
 import importlib.util
 import json
 import re

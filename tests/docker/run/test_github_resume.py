@@ -1,7 +1,5 @@
 """A workflow of GitHub's that fails inside a composite action: a command in it, and a resume."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import pytest

@@ -1,7 +1,5 @@
 """Services of a GitHub job without a container of its own: at localhost, by their ports, and by their names."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import pytest

@@ -1,7 +1,5 @@
 """Guides, followed word for word; the one of the cluster is in tests/kubernetes."""
 
-from __future__ import annotations
-
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path

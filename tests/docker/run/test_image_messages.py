@@ -1,7 +1,5 @@
 """An image that can't be had: the line that names it."""
 
-from __future__ import annotations
-
 import pytest
 
 from .conftest import Project

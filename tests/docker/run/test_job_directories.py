@@ -1,7 +1,5 @@
 """Each job has a directory of its own: the snapshot, its artifacts and its caches, and nothing that another job wrote."""
 
-from __future__ import annotations
-
 import os
 import secrets
 import shutil

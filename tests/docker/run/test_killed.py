@@ -4,8 +4,6 @@ A proxy between loom and the engine holds one request, or the answer to it; that
 are killed first, each in a project of its own, then one next loom starts, then each test looks at its own.
 """
 
-from __future__ import annotations
-
 import re
 import secrets
 import signal

@@ -1,7 +1,5 @@
 """The moving area of a real terminal, and what stays on it when the run is over."""
 
-from __future__ import annotations
-
 import os
 import re
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A caller who is not root, a job of another user, and a place that is created again."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess

@@ -1,7 +1,5 @@
 """loom as an image, used as docs/guides/loom-in-a-container.md says."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import uuid

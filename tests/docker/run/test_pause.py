@@ -1,7 +1,5 @@
 """A run without a terminal that stops at the failure, to be gone on with."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import pytest

@@ -1,7 +1,5 @@
 """A whole run on podman: the three views of the workspace, standing inside a failure, going on from it, nothing left."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

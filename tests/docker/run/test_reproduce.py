@@ -1,7 +1,5 @@
 """A red job of a server that answers as GitLab does, run here: real git, real client, real containers."""
 
-from __future__ import annotations
-
 import io
 import json
 import os

@@ -1,7 +1,5 @@
 """Going back into a failed job after the engine was restarted: everything that ran in it is gone, what it wrote is not."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

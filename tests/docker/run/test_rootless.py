@@ -1,7 +1,5 @@
 """A rootless engine, used by the ordinary user whose it is: who root in the container is, and who owns what afterwards."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import stat

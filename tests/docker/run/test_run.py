@@ -1,7 +1,5 @@
 """`loom run`, end to end: what it prints, what it leaves, what it ends with."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

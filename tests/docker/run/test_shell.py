@@ -1,7 +1,5 @@
 """Which shell runs a job's steps: bash where the image has it, else sh, with no word about it in the workflow."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import pytest

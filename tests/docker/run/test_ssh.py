@@ -1,7 +1,5 @@
 """An engine behind ssh: the real `ssh` and a server of the tests' own, with keys that are only theirs."""
 
-from __future__ import annotations
-
 import getpass
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """A command inside a job finds what its steps find: environment, PATH, umask, limits, user and groups, from everywhere."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Callable, Iterator

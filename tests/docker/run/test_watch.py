@@ -1,7 +1,5 @@
 """`loom watch` on a real engine: what waits for the next run, that the run is a whole one, and that nothing is left."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

@@ -1,7 +1,5 @@
 """git in a job's container, whoever its user is, on a workspace with copied and with borrowed objects."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Attestations, by real git, ssh-keygen, gpg and jq; read by in-toto's own libraries and by the shell that CI runs."""
 
-from __future__ import annotations
-
 import json
 import os
 import platform

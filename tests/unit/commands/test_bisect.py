@@ -1,7 +1,5 @@
 """`loom bisect`: the commit since which a job fails, without touching the checkout."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

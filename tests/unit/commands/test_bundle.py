@@ -1,7 +1,5 @@
 """`loom bundle` and `loom replay`: a run in one file, from one account to another, and hostile files."""
 
-from __future__ import annotations
-
 import asyncio
 import io
 import json

@@ -1,7 +1,5 @@
 """A record that was copied from elsewhere: it is read, and no path in it is believed."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The images that ran elsewhere, by digest; where one can't be had, today's tag, and a note."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 from typing import cast
 

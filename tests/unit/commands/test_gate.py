@@ -1,7 +1,5 @@
 """Which commit and event each ref of a push is, and which earlier run counts for a job; jobs run on this machine."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """Which files and variables a GitLab pipeline of an event has, from a real repository with an `origin`."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Runs of a `.gitlab-ci.yml` whose jobs run on this machine, in the test's process, from the command line to the record."""
 
-from __future__ import annotations
-
 import json
 import re
 import subprocess

@@ -1,7 +1,5 @@
 """`loom mcp`, started by a client of which only the messages count."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import signal

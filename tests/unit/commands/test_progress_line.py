@@ -1,7 +1,5 @@
 """The line of what takes long, on standard error as loom opens it."""
 
-from __future__ import annotations
-
 import io
 
 import pytest

@@ -1,7 +1,5 @@
 """`loom run --repeat`: how often a job fails, by which test, and what the failing runs print that no other does."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """What a changed workflow means for a run that goes on: the pure parts; the commands are in tests/unit/record/test_resume.py."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """What `loom reproduce` decides before anything runs: real git, a server that answers as GitLab does, no engine."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 from pathlib import Path

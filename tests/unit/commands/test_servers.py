@@ -1,7 +1,5 @@
 """Clients of CI servers against a server that answers as documented."""
 
-from __future__ import annotations
-
 import io
 import json
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The variables of the jobs of a GitLab file: levels, environments, the user's file, what waits for the job."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The hardened profile: what a job gets, and what it may not ask for."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

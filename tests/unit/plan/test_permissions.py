@@ -1,7 +1,5 @@
 """What a plan asks for beyond a plain container, and what does not need a person's consent."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

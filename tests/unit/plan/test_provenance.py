@@ -1,7 +1,5 @@
 """Where each value of a job's plan comes from."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

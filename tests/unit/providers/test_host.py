@@ -1,7 +1,5 @@
 """The start and the end of a session on this machine."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The shell of a person begins where the shell that steps shared stood."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess

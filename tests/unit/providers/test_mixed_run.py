@@ -1,7 +1,5 @@
 """One run on several providers: each job where its pool says, with the artifacts and variables of the others."""
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path

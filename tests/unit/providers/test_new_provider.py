@@ -1,7 +1,5 @@
 """A new provider is a module and a line in the table: all of loom works on one that no other file knows."""
 
-from __future__ import annotations
-
 import os
 import re
 import subprocess

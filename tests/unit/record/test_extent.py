@@ -1,7 +1,5 @@
 """What a run says it ran: whole, partial, resumed, assisted, and on which tree."""
 
-from __future__ import annotations
-
 import json
 import re
 import subprocess

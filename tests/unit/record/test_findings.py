@@ -1,7 +1,5 @@
 """Reports of linters in the record and in each form of the diagnosis."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

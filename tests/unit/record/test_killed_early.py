@@ -1,7 +1,5 @@
 """`kill -9` in a run's first moments: whatever it had made by then, there is a record that says so, with its first event."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

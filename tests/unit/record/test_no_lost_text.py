@@ -1,7 +1,5 @@
 """No command loses a text that a person wrote: in a table of edits on both sides, through the orders of sync and pull."""
 
-from __future__ import annotations
-
 import os
 import re
 import subprocess

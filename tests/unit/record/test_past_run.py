@@ -1,7 +1,5 @@
 """The pure parts of going back into a run: what is recorded of variables and plans, and what is made of it again."""
 
-from __future__ import annotations
-
 import base64
 from datetime import UTC, datetime
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The list of proofs: whoever changes, moves or removes a line ends the trust in all of it."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from pathlib import Path

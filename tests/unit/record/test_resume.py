@@ -1,7 +1,5 @@
 """resume and rerun, by jobs on this machine: which jobs, which steps, which options; the files are in test_sync and test_debug."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import subprocess

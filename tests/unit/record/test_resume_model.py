@@ -1,7 +1,5 @@
 """A run that failed at a random step and was resumed ends as one that never failed."""
 
-from __future__ import annotations
-
 import json
 import tarfile
 from typing import Any

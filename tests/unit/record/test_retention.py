@@ -1,7 +1,5 @@
 """Workspaces go by themselves: the last few of each checkout stay, and never more than so much together."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import subprocess

@@ -1,7 +1,5 @@
 """A run on a terminal whose reader is slow, as on a busy machine: what is on it in the end, line by line."""
 
-from __future__ import annotations
-
 import codecs
 import fcntl
 import os

@@ -1,7 +1,5 @@
 """A list that is cut off says how many there are, wherever it is shown."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

@@ -1,7 +1,5 @@
 """A machine that has nothing left, or files that somebody removes: the run says so, with its exit code, and has a record."""
 
-from __future__ import annotations
-
 import json
 import resource
 import shutil

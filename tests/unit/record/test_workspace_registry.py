@@ -1,7 +1,5 @@
 """Which directories are loom's own: those that a list names, and that are still the same."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

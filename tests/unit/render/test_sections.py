@@ -1,7 +1,5 @@
 """Sections in a job's output, as GitLab's job logs mark them."""
 
-from __future__ import annotations
-
 from loom.record.events import PhaseCode, Where
 from loom.record.journal import Journal
 from loom.record.sections import MOST_DEEP, SectionReader

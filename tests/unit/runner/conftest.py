@@ -1,7 +1,5 @@
 """Runs of real repositories in this process, on the host or on a provider of the tests: what the record says of them."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 from collections import deque
@@ -27,8 +25,8 @@ from loom.record.request import Request
 from loom.record.run import Run
 from loom.record.store import Store
 from loom.runner import api
-from loom.runner import tools as runner_tools
 from loom.runner.prewarmed import NextRun
+from loom.runner.tools import RunResult
 from loom.status import Status
 from loom.util import controls, masking
 
@@ -42,7 +40,7 @@ class Ran:
     code: int
     reading: Reading
     events: Sequence[PhaseEvent]
-    result: runner_tools.Ran
+    result: RunResult
 
     @property
     def workspace(self) -> Path:
@@ -111,7 +109,7 @@ class Project:
             code=reading.receipt().exit_code,
             reading=reading,
             events=list(read_phases(reading.paths)),
-            result=cast("runner_tools.Ran", None),
+            result=cast("RunResult", None),
         )
 
     def execute(self, run: Run, tools: Any, prepared: NextRun | None = None, *, code: int | None = 0) -> Ran:

@@ -1,7 +1,5 @@
 """What an attempt makes of a place that breaks, and what it tells the record."""
 
-from __future__ import annotations
-
 import itertools
 from typing import Any, cast
 

@@ -1,7 +1,5 @@
 """Jobs that start child pipelines: what the child is given, what its end is to the job, and one that goes on after it."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable
 from typing import Any

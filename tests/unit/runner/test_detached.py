@@ -1,7 +1,5 @@
 """Runs whose jobs go on in their containers without loom: what is handed over, when loom may leave, and how another one goes on."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """What a run makes of a world that breaks: the record, the workspace, the engine, the place of a job; and of interrupts."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -1,7 +1,5 @@
 """Which jobs' sessions and files stay after the run, and what a later run finds in the record of it."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime

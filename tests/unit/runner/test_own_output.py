@@ -1,7 +1,5 @@
 """The record has the command that ended a step, and how much was printed before its own output."""
 
-from __future__ import annotations
-
 import pytest
 
 from .conftest import Make

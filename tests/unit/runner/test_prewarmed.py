@@ -1,7 +1,5 @@
 """A run that was prepared before anybody asked for it: what waits, who takes it over, what is removed otherwise."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """What jobs hand to each other and to later runs: artifacts, variables, reports, caches; and what the record says of it."""
 
-from __future__ import annotations
-
 import errno
 from collections.abc import Iterable, Iterator
 from pathlib import Path

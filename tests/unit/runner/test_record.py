@@ -3,8 +3,6 @@
 `LOOM_TEST_ACCEPT=1 pytest tests/unit/runner/test_record.py` writes the present state; read it before you commit it.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -1,7 +1,5 @@
 """The services of a run for its actions: when they start, for whom, and what they keep."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast

@@ -1,7 +1,5 @@
 """Runs that go on from an earlier one: what they take over, where jobs continue, and what the record says of it."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """When a job is tried again, how long it waits before, and what the next attempt finds."""
 
-from __future__ import annotations
-
 import json
 import os
 

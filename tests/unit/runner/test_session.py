@@ -1,7 +1,5 @@
 """How a job's place is opened: ahead of time or when the job starts, with its own files or the run's, in another way if one fails."""
 
-from __future__ import annotations
-
 import os
 import threading
 from collections.abc import Iterator

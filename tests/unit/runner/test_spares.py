@@ -1,7 +1,5 @@
 """Which workspaces are kept under another name, and which of them a later run gets."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """The steps of an attempt: their time, what they hand on and mask, what a person decides about them, `after_script`."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from typing import Any

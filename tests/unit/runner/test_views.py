@@ -1,7 +1,5 @@
 """Which view of the workspace a job gets, and the second layout of a snapshot."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from typing import Any

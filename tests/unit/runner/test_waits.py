@@ -1,7 +1,5 @@
 """What a job waits for before it starts: a person, a time, and jobs of its group."""
 
-from __future__ import annotations
-
 import threading
 from typing import Any
 

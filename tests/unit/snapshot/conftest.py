@@ -1,7 +1,5 @@
 """Real repositories, and git itself as the judge of what a workspace must be."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import stat

@@ -1,7 +1,5 @@
 """The repository of a bundle: what is packed, and what it becomes elsewhere."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The table of docs/explanation/workspace.md, on real repositories, judged by git."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from typing import Any

@@ -3,8 +3,6 @@
 The workspace is filled that way, or filled with everything and then reduced by the script that a job runs.
 """
 
-from __future__ import annotations
-
 import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What a copy writes, what it reports, and what it notices of a source that changes at the same time."""
 
-from __future__ import annotations
-
 import errno
 import io
 import os

@@ -1,7 +1,5 @@
 """Would CI see this file?"""
 
-from __future__ import annotations
-
 import os
 import shutil
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Which bytes count: line endings, attributes, filters, large files."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -1,7 +1,5 @@
 """Whoever can only write into a workspace names no program that `loom verify` runs, and forges no verdict."""
 
-from __future__ import annotations
-
 import base64
 import json
 import os

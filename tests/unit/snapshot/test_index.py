@@ -1,7 +1,5 @@
 """Which indexes can be copied as they are."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

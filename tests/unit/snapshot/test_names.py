@@ -1,7 +1,5 @@
 """Names that may become paths: those that git refuses, and those of submodules below `.git/modules`."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """What counts as a change of a checkout, beside the content of its files."""
 
-from __future__ import annotations
-
 from loom.snapshot.observed import Observed
 
 from .conftest import Repo

@@ -1,7 +1,5 @@
 """A pull request's workspace, compared with the merge that git makes of the base branch and the committed work."""
 
-from __future__ import annotations
-
 import subprocess
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Random repositories with random uncommitted work, judged by git, byte for byte."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import tempfile

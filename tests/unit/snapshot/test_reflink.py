@@ -1,7 +1,5 @@
 """File systems that share blocks between copies: nothing is copied there, and nothing shared that is written."""
 
-from __future__ import annotations
-
 import array
 import fcntl
 import os

@@ -1,7 +1,5 @@
 """A workspace that was filled before and is brought up to date equals one that is filled now, whatever happened in between."""
 
-from __future__ import annotations
-
 import errno
 import mmap
 import os

@@ -1,7 +1,5 @@
 """Repositories that are not plain: worktrees, submodules, sparse, shallow, partial, in the middle of something."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess

@@ -1,7 +1,5 @@
 """Very many files, and very large ones."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import shutil

@@ -1,7 +1,5 @@
 """Files that git was told not to look at: sparse checkouts, skip-worktree, assume-unchanged."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess

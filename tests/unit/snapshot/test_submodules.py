@@ -1,7 +1,5 @@
 """Submodules, and other repositories inside the checkout."""
 
-from __future__ import annotations
-
 import shutil
 import subprocess
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Patches from a workspace to its checkout, and what differs between two snapshots; git is the judge of both."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess

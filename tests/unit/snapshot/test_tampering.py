@@ -1,7 +1,5 @@
 """`verify` against random tampering, in the files and in the workspace's `.git`: it names what differs, or refuses."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import tempfile

@@ -1,7 +1,5 @@
 """What jobs do to a workspace, and what `verify` says about it; workspaces that go away; explanations; races; failures."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

@@ -1,7 +1,5 @@
 """Caches that machines share through a bucket: in memory, and on a real S3 server in this process; and their failures."""
 
-from __future__ import annotations
-
 import os
 import socket
 from collections.abc import Callable, Iterator

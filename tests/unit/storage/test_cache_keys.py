@@ -1,7 +1,5 @@
 """Whose caches they are, and under which key."""
 
-from __future__ import annotations
-
 import subprocess
 from pathlib import Path
 

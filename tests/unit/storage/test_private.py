@@ -1,7 +1,5 @@
 """Directories that loom trusts: who may have filled them."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Entries of archives: which are safe, and that a file has the size, mode and time that its entry states."""
 
-from __future__ import annotations
-
 import errno
 import io
 import os

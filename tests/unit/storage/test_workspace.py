@@ -1,7 +1,5 @@
 """What can't be read in a workspace is left out and told, by each of the two ways to look at it."""
 
-from __future__ import annotations
-
 import errno
 import os
 from collections.abc import Generator, Iterable

@@ -1,7 +1,5 @@
 """The commit of a package is git's own answer, in each shape of a checkout; a built package's file wins."""
 
-from __future__ import annotations
-
 import subprocess
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The command for a missing extra, as loom was installed."""
 
-from __future__ import annotations
-
 import shlex
 import sys
 import sysconfig

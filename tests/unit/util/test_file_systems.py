@@ -1,7 +1,5 @@
 """What files take on the disk."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from loom.util.file_systems import allocated

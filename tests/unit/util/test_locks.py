@@ -1,7 +1,5 @@
 """Locks of kept containers: many users beside each other, one alone, and nobody turned away by a question."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 import threading

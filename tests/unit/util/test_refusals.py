@@ -1,7 +1,5 @@
 """What the machine refuses is an error of the run; anything else that is missing is a bug."""
 
-from __future__ import annotations
-
 import errno
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The one retry: what ends it."""
 
-from __future__ import annotations
-
 import threading
 
 import pytest

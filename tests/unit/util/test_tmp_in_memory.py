@@ -1,7 +1,5 @@
 """Workspaces are large: where /tmp takes the machine's memory they are made in /var/tmp."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess

@@ -1,7 +1,5 @@
 """Waiting for descriptors."""
 
-from __future__ import annotations
-
 import os
 import resource
 

@@ -1,7 +1,5 @@
 """A value leads back to where it is written."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 from loom.util import yaml_file

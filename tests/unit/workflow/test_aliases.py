@@ -1,7 +1,5 @@
 """What a file has by alias is limited in number and depth, as if it were written out."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

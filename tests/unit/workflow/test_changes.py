@@ -1,7 +1,5 @@
 """The base of `changes`: the event's own, or the ref that a rule names."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 
 import pytest

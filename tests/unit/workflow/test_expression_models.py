@@ -1,7 +1,5 @@
 """Conditions of both dialects, written from random trees, hold what a model of the tree's meaning says."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Mapping
 from typing import Any

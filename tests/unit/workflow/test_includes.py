@@ -1,7 +1,5 @@
 """What loom's own language says of the files that a workflow includes."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

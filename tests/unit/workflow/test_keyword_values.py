@@ -3,8 +3,6 @@
 `LOOM_TEST_ACCEPT=1 pytest tests/unit/workflow/test_keyword_values.py` writes the present ones; read them before you commit them.
 """
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """What extends another entry has its values, or is missing where that is wrong."""
 
-from __future__ import annotations
-
 import pytest
 
 from loom.workflow.merge import extended

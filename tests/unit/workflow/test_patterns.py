@@ -1,7 +1,5 @@
 """Patterns: what is refused before anybody searches with them, at its limit."""
 
-from __future__ import annotations
-
 import pytest
 
 from loom.workflow.patterns import (

@@ -1,7 +1,5 @@
 """Includes, interpolations and references of both dialects, made at random, give what a model of them says."""
 
-from __future__ import annotations
-
 import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence

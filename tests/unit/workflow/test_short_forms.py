@@ -1,7 +1,5 @@
 """A short form of loom's own language has the value of the mapping that it stands for."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """The message about a value that its key does not take."""
 
-from __future__ import annotations
-
 import pytest
 
 from loom.util.yaml_file import parse

@@ -1,7 +1,5 @@
 """The event of a run, as GitHub's payloads have it."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

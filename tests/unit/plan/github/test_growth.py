@@ -1,7 +1,5 @@
 """Plans in which a job has become several."""
 
-from __future__ import annotations
-
 from msgspec.structs import replace
 
 from loom.plan.github.growth import grown, grown_as

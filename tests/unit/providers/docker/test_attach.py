@@ -1,7 +1,5 @@
 """The engine's frames, however the connection cuts them."""
 
-from __future__ import annotations
-
 import struct
 from itertools import pairwise
 

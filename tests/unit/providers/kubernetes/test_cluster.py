@@ -1,7 +1,5 @@
 """Requests to a cluster that does not answer."""
 
-from __future__ import annotations
-
 import json
 import socket
 import tempfile

@@ -1,7 +1,5 @@
 """The protocol of a command's streams."""
 
-from __future__ import annotations
-
 from typing import Any, cast
 
 import pytest

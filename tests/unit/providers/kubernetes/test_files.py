@@ -1,7 +1,5 @@
 """Transfers to a pod: what arrives, and what becomes of one whose pod is lost."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import subprocess

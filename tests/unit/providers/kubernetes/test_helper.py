@@ -1,7 +1,5 @@
 """The program that keeps a job's output in its pod, run here."""
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import os

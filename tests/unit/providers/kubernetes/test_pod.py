@@ -1,7 +1,5 @@
 """The specification of a job's pod."""
 
-from __future__ import annotations
-
 import os
 import pwd
 from collections.abc import Mapping

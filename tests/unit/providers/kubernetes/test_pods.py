@@ -1,7 +1,5 @@
 """The pods of a run as the watch sees them."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Iterator
 from typing import Any

@@ -1,7 +1,5 @@
 """Requests and limits that fit the rules of a namespace."""
 
-from __future__ import annotations
-
 from typing import Any, cast
 
 import pytest

@@ -1,7 +1,5 @@
 """The logs of a job's services in its pod."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Iterator
 from typing import Any

@@ -1,7 +1,5 @@
 """Plans of GitHub's jobs, made by hand: only the runner is tested."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from msgspec.structs import replace

@@ -1,7 +1,5 @@
 """Commands are found at any boundaries of output, and every byte is passed on."""
 
-from __future__ import annotations
-
 import random
 
 from loom.runner.late.commands import CommandFilter

@@ -1,7 +1,5 @@
 """The files in which steps report, line by line."""
 
-from __future__ import annotations
-
 import pytest
 
 from loom.runner.late.files import MOST_SUMMARY, InvalidFile, paths_of, summary_of, values_of

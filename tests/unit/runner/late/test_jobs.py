@@ -1,7 +1,5 @@
 """Jobs that are decided when they start: conditions, results and outputs of those before them, matrices."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

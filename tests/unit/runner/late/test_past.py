@@ -1,7 +1,5 @@
 """The variables that a step had in an earlier run are those of its record."""
 
-from __future__ import annotations
-
 from msgspec.structs import replace
 
 from loom.plan.model import Plan

@@ -1,7 +1,5 @@
 """Programs of actions in a job: Node in its container, images beside it, and what they report."""
 
-from __future__ import annotations
-
 import json
 import sys
 from collections.abc import Mapping, Sequence

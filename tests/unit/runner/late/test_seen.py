@@ -1,7 +1,5 @@
 """What people see of a job with workflow commands and summaries: on the screen, in the report."""
 
-from __future__ import annotations
-
 from loom.analysis.html_report.page import page
 from loom.render.look import Look
 from loom.render.screen import Screen

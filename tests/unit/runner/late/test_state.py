@@ -1,7 +1,5 @@
 """A job goes on with what the steps before had made, as the record has it."""
 
-from __future__ import annotations
-
 import platform
 from typing import Any
 

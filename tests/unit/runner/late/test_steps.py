@@ -1,7 +1,5 @@
 """Steps that are decided when they start: conditions, variables, files, commands."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 from pathlib import Path

@@ -3,8 +3,6 @@
 `LOOM_TEST_ACCEPT=1 pytest tests/unit/workflow/github/test_corpus.py` writes the present state; read it before you commit it.
 """
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Iterator
 from difflib import ndiff

@@ -1,7 +1,5 @@
 """Files of any content: planned, or refused with a message; never a traceback."""
 
-from __future__ import annotations
-
 import contextlib
 import random
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Conditions of rules: what GitLab documents, and what its parser does at the edges."""
 
-from __future__ import annotations
-
 import re
 
 import pytest

@@ -3,8 +3,6 @@
 `LOOM_TEST_ACCEPT=1 pytest tests/unit/workflow/gitlab/test_corpus.py` writes the present state; read it before you commit it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Instances of jobs, and what they need."""
 
-from __future__ import annotations
-
 import pytest
 
 from loom.workflow import instances as of_jobs

@@ -1,7 +1,5 @@
 """Globs of `changes` and `exists`, and what counts as changed for an event."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import pytest

@@ -1,7 +1,5 @@
 """What GitLab knows of a job by its name and its environment."""
 
-from __future__ import annotations
-
 import pytest
 
 from loom.workflow.gitlab import predefined

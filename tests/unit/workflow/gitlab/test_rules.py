@@ -1,7 +1,5 @@
 """Rules, only and except: whether and how a job takes part."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import pytest

@@ -1,7 +1,5 @@
 """Variables: reading, levels, expansion in two passes."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest
