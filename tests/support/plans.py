@@ -11,7 +11,7 @@ from msgspec import Struct
 from msgspec.structs import fields, replace
 
 from loom.errors import Problem
-from loom.plan.model import Job, LateJob, Plan
+from loom.plan.model import Job, LateJob, Plan, Step
 
 
 def as_declared(plan: Plan) -> Plan:
@@ -21,16 +21,26 @@ def as_declared(plan: Plan) -> Plan:
 
 
 def lines(plan: Plan) -> Iterator[str]:
-    """Yield everything that a plan says, but for defaults: of each job, what it says otherwise than the job before it."""
-    yield from (f"left out: {encoded(one)}" for one in plan.left_out)
+    """Yield everything that a plan says, but for defaults: of each job, what it says otherwise than the job before it.
+
+    Jobs that are left out for one reason stand together. A step is told once, whatever its line.
+    """
+    left: dict[str, list[str]] = {}
+    for out in plan.left_out:
+        left.setdefault(encoded(replace(out, id="")), []).append(out.id)
+    yield from (f"left out: {', '.join(ids)}: {why}" for why, ids in left.items())
     before: dict[str, str] = {}
+    told: set[str] = set()
     for job in plan.jobs:
         said = dict(parts(job))
         yield f"{job.id}:"
         yield from (f"  {name}: {one}" for name, one in said.items() if before.get(name) != one)
-        gone = [name for name in before if name not in said and not name.startswith("step ")]
+        gone = [name for name in before if name not in said]
         yield from (f"  not: {', '.join(names)}" for names in [gone] if names)
         before = said
+        steps = {encoded(replace(step, line=0)): step for step in job.steps}
+        yield from (f"  step {step.number}: {encoded(step)}" for text, step in steps.items() if text not in told)
+        told |= steps.keys()
 
 
 def parts(job: Job) -> Iterator[tuple[str, str]]:
@@ -38,9 +48,9 @@ def parts(job: Job) -> Iterator[tuple[str, str]]:
     names = {job.id, job.id.rpartition(".")[2], job.id.replace(".", " / ")}
     values = given(job)
     late = values.pop("late", None)
-    steps = [(f"step {number}", one) for number, one in enumerate(values.pop("steps"), 1)]
+    steps = values.pop("steps")
     refused = values.pop("refused", ())  # the warnings tell why
-    for name, value in (*values.items(), ("steps", len(steps)), ("refused", len(refused)), *steps, *late_parts(late)):
+    for name, value in (*values.items(), ("steps", len(steps)), ("refused", len(refused)), *late_parts(late)):
         if value not in (0, *names):
             yield name, encoded(value)
 

@@ -144,6 +144,9 @@ AROUND = (
     "parent_run_id",
 )
 
+ALWAYS = {"CACHEDIR.TAG", "README", "plan.json", "run.json", "snapshot.json", "phase-report.json"}
+TOLD_ELSEWHERE = {"events.jsonl", "manifest.json", "diagnosis.json"}
+
 
 def test_what_the_record_of_late_steps_says(make: Make) -> None:
     project = make(WORKFLOW)
@@ -370,6 +373,7 @@ def recorded(ran: Ran, project: Project, more: str = "") -> str:
         for unit in ran.reading.units(job_id) if job_id else ():
             if unit.events.exists():
                 said = [event.text for event in read_events(unit.events) if isinstance(event, OutputEvent)]
+                said[2:-1] = [f"… {len(said)} lines"] if len(said) > 4 else said[2:-1]
                 jobs[job_id] += [
                     f"{unit.section or unit.step} {unit.attempt}| {SIZE.sub('SIZE', line)}" for line in said
                 ]
@@ -377,10 +381,9 @@ def recorded(ran: Ran, project: Project, more: str = "") -> str:
     saved = load_run(ran.reading.entry.paths.plan)
     kept = [f"saved {name}: {value}" for name, value in given(saved).items() if name not in AROUND]
     root = ran.reading.entry.paths.root
-    usual = {"events.jsonl", "manifest.json"}
-    kept += sorted(
-        f"file {path.relative_to(root)}" for path in root.rglob("*") if path.is_file() and path.name not in usual
-    )
+    files = [path for path in root.rglob("*") if path.is_file()]
+    assert {path.name for path in files} >= ALWAYS
+    kept += sorted(f"file {path.relative_to(root)}" for path in files if path.name not in ALWAYS | TOLD_ELSEWHERE)
     for path in sorted(root.rglob("diagnosis.json")):
         found = json.loads(path.read_text())
         kept.append(f"{path.relative_to(root)}: {found['job_id']} {found['telling_line']!r}")

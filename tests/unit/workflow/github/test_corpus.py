@@ -72,5 +72,7 @@ def made_of(path: Path, root: Path) -> Iterator[str]:
             continue
         said = [line for line in lines(plan) if not line.startswith(HIDDEN) or path.stem == "other_forms"]
         differing = [line for line in ndiff(first, said) if line[0] in "+-"]
+        now = {line[2:].partition(": ")[0] for line in differing if line[0] == "+"}
+        differing = [line for line in differing if line[0] == "+" or line[2:].partition(": ")[0] not in now]
         yield from min(differing, said, key=len) if first else said
         first = said
