@@ -135,7 +135,7 @@ class SessionRequest(Immutable):
     """The session lives on without this process, as long as it may at all (`Detachable`)."""
     grace_s: float = 10.0
     """The time that a step may take to exit after TERM before it is killed."""
-    until_filled: Callable[[], None] | None = None
+    wait_until_filled: Callable[[], None] | None = None
     """Returns when `workspace` is complete, and raises when it will not be: the session starts after that."""
 
 

@@ -46,7 +46,7 @@ def output_file(job_id: str, step: str | None, section: str | None) -> str:
     return f"{folder}/events.jsonl"
 
 
-def _as(kind: type[T], shape: Any) -> T | None:
+def _converted(kind: type[T], shape: Any) -> T | None:
     return None if shape is None else typed.convert(shape, kind)
 
 
@@ -96,7 +96,7 @@ def job_manifest(fold: RunFold, job_id: str) -> documents.JobManifest:
             documents.ManifestSection(section=name, error=span.error, **_listed(span, section_dir(job.id, name)))
             for name, span in job.sections.items()
         ],
-        artifacts=_as(documents.SavedArtifacts, job.facts.get("artifacts_saved")),
+        artifacts=_converted(documents.SavedArtifacts, job.facts.get("artifacts_saved")),
         uploads=job.listed("artifact"),
         caches=job.listed("cache"),
         kept=job.facts.get("session_kept"),
@@ -205,6 +205,6 @@ def receipt(fold: RunFold) -> documents.Receipt:
         snapshot_tree_sha=snapshot.get("tree_sha") if snapshot else None,
         snapshot=snapshot,
         images=[fold.images[key] for key in sorted(fold.images)],
-        extent=_as(documents.Extent, ended.get("extent")) or extent_of(fold),
+        extent=_converted(documents.Extent, ended.get("extent")) or extent_of(fold),
         unlike_ci={job_id: list(words) for job_id, words in unlike_of(fold).items()},
     )

@@ -331,7 +331,7 @@ class Execution:
                 plan=plan,
                 run_job=run_job,
                 waits=waits,
-                until_free=waiting.until_free,
+                wait_until_free=waiting.wait_until_free,
                 on_skip=on_skip,
                 on_stuck=runner.leave_behind,
                 at_most=tools.lanes,

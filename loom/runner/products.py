@@ -138,7 +138,7 @@ class Handover:
         Restored in plan order, later files win.
         """
         here = session.files()
-        shared, view = here == self._workspace, view_of(here, self._not_if_canceled)
+        shared, view = here == self._workspace, view_of(here, self._check_cancel)
         missing = [
             each for each in self.sources(job) if not shared or each in self._missing_here or each in self._above
         ]
@@ -155,11 +155,11 @@ class Handover:
 
     # -- interrupts: what is for steps that will not run any more ends with the first, what a job leaves with the second ---
 
-    def _not_if_canceled(self) -> None:
+    def _check_cancel(self) -> None:
         if self._cancel.requested:
             raise InfrastructureError("interrupted", code="CANCELED")
 
-    def _not_if_twice(self) -> None:
+    def _check_second_cancel(self) -> None:
         if self._cancel.now:
             raise InfrastructureError("interrupted", code="CANCELED")
 
@@ -180,7 +180,7 @@ class Handover:
                 self._settle_caches(attempt, keys)
                 for spec, key in zip(job.cache, keys, strict=True):
                     if "pull" in spec.policy:
-                        found = self._cache.restore(spec, key, view_of(session.files(), self._not_if_canceled), output)
+                        found = self._cache.restore(spec, key, view_of(session.files(), self._check_cancel), output)
                         fact = {"action": "restore", "name": spec.name, "wanted": key, **asdict(found)}
                         _cache_fact(attempt, code, fact)
         if self.sources(job):
@@ -201,14 +201,17 @@ class Handover:
         except InfrastructureError as error:
             attempt.warn(error.message, code)
         if attempt.job.artifacts is not None:
-            with attempt.work(Section.ARTIFACT_EXTRACT, code) as output, self._not_kept(attempt, code, "artifacts"):
+            with (
+                attempt.work(Section.ARTIFACT_EXTRACT, code) as output,
+                self._reported_loss(attempt, code, "artifacts"),
+            ):
                 self._collect(attempt, attempt.job.artifacts, open_job.session, output)
                 self._report_variables(attempt, attempt.job.artifacts, open_job.session, output)
                 if attempt.job.artifacts.reports:
                     self._read_reports(attempt, attempt.job.artifacts, open_job)
         if self._cache is not None and attempt.job.cache:
             save = PhaseCode.JOB_CACHE_SAVE
-            with attempt.work(Section.CACHE_SAVE, save) as output, self._not_kept(attempt, save, "cache"):
+            with attempt.work(Section.CACHE_SAVE, save) as output, self._reported_loss(attempt, save, "cache"):
                 output.begin()
                 self._save_caches(self._cache, attempt, open_job.session, output)
 
@@ -220,7 +223,7 @@ class Handover:
             return
         kept = artifacts.collect(
             spec,
-            view_of(session.files(), self._not_if_twice),
+            view_of(session.files(), self._check_second_cancel),
             archive=self._archive_of(job.id),
             on_output=on_output,
             masker=self._masker,
@@ -246,7 +249,7 @@ class Handover:
         """Take the variables that the job reports for later ones."""
         if not (patterns := spec.reports.get("dotenv")):
             return
-        found, missing = dotenv.read(patterns, view_of(session.files(), self._not_if_twice))
+        found, missing = dotenv.read(patterns, view_of(session.files(), self._check_second_cancel))
         self._reported[attempt.job.id] = found
         on_output("stdout", f"variables for later jobs: {', '.join(found) or 'none'}\n".encode())
         text = "\n".join(found.values())
@@ -265,14 +268,14 @@ class Handover:
 
         def reports(kind: ReportKind, read: Callable[[Content, str], T]) -> list[artifacts.ReadReports[T]]:
             patterns = spec.reports.get(kind)
-            view = view_of(open_job.session.files(), self._not_if_twice)
+            view = view_of(open_job.session.files(), self._check_second_cancel)
             return [artifacts.read_reports(patterns, view, read)] if patterns else []
 
-        def of_findings(kind: findings.Kind) -> list[artifacts.ReadReports[findings.FindingReport]]:
+        def finding_reports(kind: findings.Kind) -> list[artifacts.ReadReports[findings.FindingReport]]:
             return reports(kind, lambda file, _: findings.read(kind, file, project_dir=project_dir))
 
         tests = reports("junit", lambda file, path: junit.read(file, project_dir=project_dir, report=path))
-        named = [one for kind in findings.KINDS for one in of_findings(kind)]
+        named = [one for kind in findings.KINDS for one in finding_reports(kind)]
         for fact, of_one, facts in (
             ("test_reports", "failing_test", test_facts(tests[0]) if tests else None),
             ("finding_reports", "finding", finding_facts(named) if named else None),
@@ -287,14 +290,14 @@ class Handover:
         job = attempt.job
         for spec, key in zip(job.cache, self._cache_keys.get(job.id, ()), strict=False):
             if "push" in spec.policy and wanted(spec.when, attempt.status):
-                view = view_of(session.files(), self._not_if_twice)
+                view = view_of(session.files(), self._check_second_cancel)
                 tracked = self._tracked() if spec.untracked else None
                 saved = cache.save(spec, key, view, on_output, masker=self._masker, tracked=tracked)
                 fact = asdict(saved) | bounded("skipped", [asdict(item) for item in saved.skipped], MAX_NAMED)
                 _cache_fact(attempt, PhaseCode.JOB_CACHE_SAVE, {"action": "save", "name": spec.name, **fact})
 
     @contextmanager
-    def _not_kept(self, attempt: Attempt, code: PhaseCode, what: str) -> Iterator[None]:
+    def _reported_loss(self, attempt: Attempt, code: PhaseCode, what: str) -> Iterator[None]:
         """Report a failure to keep products: as a warning if the job already has its result, else as its result."""
         try:
             with refusals():

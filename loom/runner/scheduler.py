@@ -161,7 +161,7 @@ class Schedule(Struct, kw_only=True, eq=False, dict=True):
     """Called when `fail_fast` ends the rest."""
     on_stuck: Callable[[Job], JobResult] = lambda job: JobResult(status=Status.CANCELED)
     waits: Callable[[Job], bool] = lambda job: False
-    until_free: Callable[[Job], Skip | None] = lambda job: None
+    wait_until_free: Callable[[Job], Skip | None] = lambda job: None
     """Called for a job that `waits`, before it takes its lanes: returns when it may start, or why it does not."""
     done: Mapping[str, JobResult] = {}
     """Results of an earlier run."""
@@ -227,7 +227,7 @@ class Schedule(Struct, kw_only=True, eq=False, dict=True):
         for job in map(self.plan.job, start):
             if self.waits(job):
                 self._waiting.add(job.id)
-                self._start_thread(f"wait {job.id}", job, self.until_free, self._settle_wait)
+                self._start_thread(f"wait {job.id}", job, self.wait_until_free, self._settle_wait)
             else:
                 self._let_start(job)
         while (found := self._next()) is not None:

@@ -250,7 +250,7 @@ class SessionOpener:
         """Let the sessions start that wait for the run's workspace: it is complete."""
         self._filled.set_result(None)
 
-    def until_filled(self) -> None:
+    def wait_until_filled(self) -> None:
         """Raise ProviderError when the run ends before its workspace is complete."""
         try:
             self._filled.result()  # no limit: `filled` or `close_unused` ends it, one of which each run calls
@@ -364,7 +364,7 @@ class SessionOpener:
         """Prewarm a session that shows the workspace through an overlay: it starts when the workspace is complete."""
         alone = job.resource_group is not None or job.pool is not None  # may wait for other jobs
         if not alone and self._views.overlays(job) and self._can_open_early(job):
-            self.prewarmed[job.id] = Prewarmed(self, job, until_filled=self.until_filled)
+            self.prewarmed[job.id] = Prewarmed(self, job, wait_until_filled=self.wait_until_filled)
 
     def _can_open_early(self, job: Job) -> bool:
         image_from_snapshot = job.image is not None and job.image.build is not None
@@ -387,7 +387,7 @@ class SessionOpener:
 
 
 class Prewarmed:
-    """A session that a thread opens, for the job that takes it. `ahead`: see `SessionOpener.prewarm`; `until_filled`: see
+    """A session that a thread opens, for the job that takes it. `ahead`: see `SessionOpener.prewarm`; `wait_until_filled`: see
     `SessionRequest`."""
 
     def __init__(
@@ -396,7 +396,7 @@ class Prewarmed:
         job: Job,
         ahead: Prewarmed | None = None,
         *,
-        until_filled: Callable[[], None] | None = None,
+        wait_until_filled: Callable[[], None] | None = None,
     ) -> None:
         self.image_output = _Buffered()
         self.provider_output = _Buffered()
@@ -405,14 +405,14 @@ class Prewarmed:
         self._job = job
         self._stack = ExitStack()
         self._ahead = ahead
-        self._until_filled = until_filled
+        self._until_filled = wait_until_filled
         self.view = opener.view(job)
         self._work = Work(lambda _: self._open(), opener.cancel, name=f"open {job.id}")
 
     def _open(self) -> OpenedSession:
         self.resolved = self._opener.resolve(self._job, self.image_output)
         request = self._opener.request(self._job, self.view, self.resolved)
-        request = replace(request, until_filled=self._until_filled)
+        request = replace(request, wait_until_filled=self._until_filled)
         if self._ahead is not None and (taken := self._take(self._ahead, request)) is not None:
             return taken
         # Exactly this one, without another kind of view: files can't be sent or copied yet.

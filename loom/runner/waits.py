@@ -35,7 +35,7 @@ class Waits(Struct, kw_only=True, eq=False):
     """Names the run to others that wait for it."""
     _held: dict[str, ExitStack] = {}
 
-    def until_free(self, job: Job) -> Skip | None:
+    def wait_until_free(self, job: Job) -> Skip | None:
         """Return when the job may start, or why it does not; its group is then held, until `release`."""
         if job.when == "manual":
             return Skip(job_id=job.id, reason="manual: name it to run it")

@@ -348,7 +348,7 @@ class _Filling:
     def _write_as_in_ci(self, changes: Collection[str]) -> None:
         source = self._source
         attributes = self._proof.attributes_among([*self._index.paths, *self._new.files])
-        own = not line_endings.by_default(source.config)
+        own = not line_endings.are_defaults(source.config)
         if not own and not any(word in attributes for word in line_endings.WORDS):
             return
         here = self._proof.here(index=self._git_dir / "index", config=source.attributes_config)

@@ -177,7 +177,7 @@ class Copier:
         self._source = Directories(self._source_root, umask=None, since_ns=since_ns)
         self._target = Directories(self._target_root, umask=umask, since_ns=since_ns)
         self._exact_modes = umask_here() & ~umask == 0
-        self._move = _in_kernel
+        self._move = _kernel_copy
         self.findings = Findings()
 
     def check(self) -> None:
@@ -242,7 +242,7 @@ class Copier:
             except OSError as error:
                 if attempt > 1:
                     os.unlink(name, dir_fd=target)
-                self._not_opened(source, target, prefix, name, become, recent, error)
+                self._note_unopened(source, target, prefix, name, become, recent, error)
                 return
             try:
                 before = os.fstat(reading)
@@ -281,7 +281,7 @@ class Copier:
         elif stable:
             found.note(prefix + name, after, written)
 
-    def _not_opened(
+    def _note_unopened(
         self, source: int, target: int, prefix: str, name: str, become: int, recent: bool, error: OSError
     ) -> None:
         """Classify a file that could not be opened."""
@@ -372,7 +372,7 @@ class _Unreadable(Exception):
     """Reading failed after opening: (error number)."""
 
 
-def _in_kernel(copier: Copier, reading: int, writing: int, size: int) -> int:
+def _kernel_copy(copier: Copier, reading: int, writing: int, size: int) -> int:
     """Copy `size` bytes (fewer at the end of the file) inside the kernel; btrfs and xfs share blocks."""
     moved = 0
     try:

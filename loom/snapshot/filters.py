@@ -34,7 +34,7 @@ _LFS_CLEAN = (
 def settings(config: Mapping[str, tuple[str, ...]], environ: Mapping[str, str]) -> list[tuple[str, str]]:
     """Filter settings for git processes that do not read the source's configuration."""
     result = [(key, values[-1]) for key, values in config.items() if key.startswith("filter.")]
-    drivers = _of_lfs(result)
+    drivers = _lfs_drivers(result)
     if drivers and not _has_lfs(environ):
         result = [(key, value) for key, value in result if driver_of(key) not in drivers]
         result += [(f"filter.{name}.clean", _LFS_CLEAN) for name in drivers]
@@ -43,7 +43,7 @@ def settings(config: Mapping[str, tuple[str, ...]], environ: Mapping[str, str]) 
 
 def lfs_settings(given: Sequence[tuple[str, str]], environ: Mapping[str, str]) -> list[tuple[str, str]]:
     """Replace the filters that are git-lfs by self-contained ones."""
-    drivers = _of_lfs(given)
+    drivers = _lfs_drivers(given)
     if not _has_lfs(environ):
         return [(f"filter.{name}.clean", _LFS_CLEAN) for name in drivers]
     return [
@@ -53,7 +53,7 @@ def lfs_settings(given: Sequence[tuple[str, str]], environ: Mapping[str, str]) -
     ]
 
 
-def _of_lfs(given: Sequence[tuple[str, str]]) -> list[str]:
+def _lfs_drivers(given: Sequence[tuple[str, str]]) -> list[str]:
     return sorted({driver_of(key) for key, value in given if key.endswith(_RUNS) and _is_lfs(value)} - {""})
 
 
@@ -66,7 +66,7 @@ def without(keys: Iterable[str]) -> list[tuple[str, str]]:
     return [(key, "false" if key.endswith(".required") else "") for key in keys if key.startswith("filter.")]
 
 
-def at_home(config: Iterable[tuple[str, str]]) -> frozenset[str]:
+def source_bound(config: Iterable[tuple[str, str]]) -> frozenset[str]:
     """Return filters that must run in the source: they may read its configuration, `.git` or ignored files.
 
     Except git-lfs, which needs none of these and would store the file in the source.
@@ -78,7 +78,7 @@ def at_home(config: Iterable[tuple[str, str]]) -> frozenset[str]:
 def are_own(rules: Rules) -> bool:
     """Return whether attributes or filters that a clone of somebody else lacks may decide on the bytes of files."""
     own = rules.attributes + rules.own_attributes
-    return any(word in own for word in _WRITING) or bool(rules.raw and at_home(rules.config))
+    return any(word in own for word in _WRITING) or bool(rules.raw and source_bound(rules.config))
 
 
 def _is_lfs(command: str) -> bool:

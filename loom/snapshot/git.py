@@ -263,8 +263,8 @@ class Running:
         _heed()
         self._arguments = arguments
         self._cwd = cwd
-        self._out, self._err = _in_memory(), _in_memory()
-        with _in_memory(given) if given is not None else nullcontext(stdin) as stdin:
+        self._out, self._err = _memory_file(), _memory_file()
+        with _memory_file(given) if given is not None else nullcontext(stdin) as stdin:
             try:
                 self._process = started(
                     arguments,
@@ -323,7 +323,7 @@ class Running:
     def _ended(self) -> int:
         deadline = time.monotonic() + PATIENCE_S
         try:
-            self._not_idle(deadline)
+            self._check_progress(deadline)
             return self._process.wait(max(0.0, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
             self.stop()
@@ -339,7 +339,7 @@ class Running:
     def output(self) -> bytes:
         return self.result()[1]
 
-    def _not_idle(self, deadline: float) -> None:
+    def _check_progress(self, deadline: float) -> None:
         """Wait until this time. SnapshotError when git only sleeps, for example on a FIFO in place of a file."""
         descriptor = os.pidfd_open(self._process.pid)
         try:
@@ -376,7 +376,7 @@ def _activity(pid: int) -> tuple[str, ...] | None:
     return None if fields[0] != "S" or children else tuple(fields[11:13])
 
 
-def _in_memory(content: bytes = b"") -> BinaryIO:
+def _memory_file(content: bytes = b"") -> BinaryIO:
     file = os.fdopen(os.memfd_create("git"), "w+b")
     file.write(content)
     file.seek(0)

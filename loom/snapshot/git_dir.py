@@ -23,7 +23,7 @@ from loom.snapshot.manifest import manifest_bytes, read_manifest
 from loom.snapshot.model import Rules, Source, object_format
 from loom.snapshot.names import is_refused
 from loom.snapshot.repository import config_text
-from loom.snapshot.source import store_paths, to_borrow
+from loom.snapshot.source import store_paths, stores_to_borrow
 from loom.util.paths import RUNTIME
 from loom.util.untrusted_files import open_regular, read_regular
 
@@ -217,7 +217,7 @@ def lay_out_objects(
     Never by hard link: a `chown -R` in a job would reach the user's own objects through it.
     """
     objects = git_dir / "objects"
-    borrow = to_borrow(source.objects_dir) if may_borrow else ()
+    borrow = stores_to_borrow(source.objects_dir) if may_borrow else ()
     if borrow and set(borrow) <= set(may_borrow):
         (objects / "info" / "alternates").write_bytes(os.fsencode(quoted_store(source.objects_dir) + "\n"))
         return borrow

@@ -51,7 +51,7 @@ def copy_inputs(
 
     SnapshotError for an input in a submodule, and for a workspace that is not what its manifest says.
     """
-    tree_sha, entries = _of_workspace(workspace, environ)
+    tree_sha, entries = _tree_of_workspace(workspace, environ)
     selected = _selected(entries, inputs)
     if modules := [path for path, (mode, _) in selected.items() if mode == "160000"]:
         raise SnapshotError(
@@ -76,12 +76,12 @@ def present_entries(source: Source, tmp_dir: Path, cancel: Cancel) -> tuple[str,
         taken = take(source, workspace, cancel=cancel)
         if any(module.changed for module in taken.submodules):
             return None
-        return _of_workspace(workspace, source.environment)
+        return _tree_of_workspace(workspace, source.environment)
     finally:
         remove(workspace, recorded=True)
 
 
-def _of_workspace(workspace: Path, environ: Mapping[str, str]) -> tuple[str, Entries]:
+def _tree_of_workspace(workspace: Path, environ: Mapping[str, str]) -> tuple[str, Entries]:
     """Return the id of the tree of an untouched workspace, and what it has."""
     manifest = read_manifest(workspace)
     found = repository.at(workspace / GIT, workspace, environ)

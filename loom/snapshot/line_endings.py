@@ -30,7 +30,7 @@ _MARKS = (
 """Byte-order marks, which a rewritten file keeps."""
 
 
-def by_default(config: Mapping[str, tuple[str, ...]]) -> bool:
+def are_defaults(config: Mapping[str, tuple[str, ...]]) -> bool:
     """Return whether git's settings are those of CI."""
     autocrlf, eol = (config.get(key, ("",))[-1].lower() for key in KEYS)
     return autocrlf in ("", "false", "no", "off", "0") and eol in ("", "lf", "native")

@@ -65,7 +65,7 @@ def merge(
         elif path in changed_there or (change.kind == "added" and there is not None):
             conflicts[path] = changed_there.get(path, "another file of that name is there")
             del wanted[path]
-    while found := _in_the_way(target, wanted):
+    while found := _obstacles(target, wanted):
         for path, reason in found.items():
             # Changes above and below a path in conflict are in conflict as well.
             for other in [one for one in wanted if is_below(one, path) or is_below(path, one)]:
@@ -78,7 +78,7 @@ def merge(
     )
 
 
-def _in_the_way(target: Path, wanted: Mapping[str, Change]) -> dict[str, str]:
+def _obstacles(target: Path, wanted: Mapping[str, Change]) -> dict[str, str]:
     """Return the paths that can't come to be, and why: something stays where they or their directories would be."""
     goes = {path for path, change in wanted.items() if change.kind == "deleted"}
     return {path: reason for path in wanted if path not in goes and (reason := _obstacle(target, path, goes))}

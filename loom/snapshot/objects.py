@@ -105,11 +105,11 @@ def _content(repository: pygit2.Repository, sha: str | None, files: Sequence[Pat
         if isinstance(blob, pygit2.Blob) and blob.size <= _LARGEST_SHOWN:
             data = blob.data
     except (pygit2.GitError, KeyError, ValueError):
-        data = next((found for file in files if (found := _of_id(file, sha)) is not None), None)
+        data = next((found for file in files if (found := _content_with_id(file, sha)) is not None), None)
     return None if data is None or b"\0" in data else data
 
 
-def _of_id(file: Path, sha: str) -> bytes | None:
+def _content_with_id(file: Path, sha: str) -> bytes | None:
     """Return the file's content, if that has this id."""
     try:
         data = read_regular(file, at_most=_LARGEST_SHOWN)

@@ -113,7 +113,7 @@ class Proof:
 
     def _hash_at_home(self, edits: tree.IndexEdits, index: Path) -> tuple[tree.IndexEdits, str]:
         """Hash files in the source if their filters must run there; return the remaining edits and git's messages."""
-        drivers = filters.at_home(self._done.rules.config) if self._filters_named else frozenset()
+        drivers = filters.source_bound(self._done.rules.config) if self._filters_named else frozenset()
         here = self.here(index=index, config=self._done.rules.config)
         paths = filters.filtered(edits.present, drivers, here, self._target)
         if not paths:
@@ -127,7 +127,7 @@ class Proof:
         if self._filters_named:
             here = self.here(index=self._git_dir / "index", config=self._done.rules.config)
             self._name_pointers(sorted(paths), here)
-            drivers = filters.at_home(self._done.rules.config)
+            drivers = filters.source_bound(self._done.rules.config)
             found = filters.filtered(sorted(set(paths)), drivers, here, self._target, also=filters.HIDING)
             raw = tuple(filters.ids_of(found, here, self._target, "--no-filters")[0].items())
             self._done.rules = replace(self._done.rules, raw=raw)

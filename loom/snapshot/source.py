@@ -153,7 +153,7 @@ def discover(
             if name.startswith("refs/tags/") and head in (sha, peeled)
         ),
         origin_url=origin[-1] if origin else None,
-        read_only_mounts=to_borrow(objects) + _borrowed_by_modules(git_dir, objects),
+        read_only_mounts=stores_to_borrow(objects) + _borrowed_by_modules(git_dir, objects),
         shallow=shallow == "true",
         refs=tuple((name, sha, target) for sha, _, _, name, target in found),
         config=settings,
@@ -352,7 +352,7 @@ def _borrowed_by_modules(git_dir: Path, outer: Path) -> tuple[Path, ...]:
             directories[:] = [name for name in directories if name == "modules"]
             objects = Path(here, "objects")
             check_lenders_of_module(objects, outer)
-            result += to_borrow(objects)
+            result += stores_to_borrow(objects)
     return tuple(dict.fromkeys(result))
 
 
@@ -367,7 +367,7 @@ def _alternates(objects: Path) -> list[Path]:
         data = read_regular(file, at_most=_LONGEST_LIST)
     except OSError as error:
         if error.errno in (errno.EFBIG, errno.EINVAL, errno.ELOOP):
-            raise _not_a_list(file) from error
+            raise _invalid_list(file) from error
         return []
     result = []
     for line in data.split(b"\n"):
@@ -376,14 +376,14 @@ def _alternates(objects: Path) -> list[Path]:
         if quoted := _QUOTED.fullmatch(line):
             line = quoted[1].decode("unicode_escape").encode("latin-1")
         elif line.startswith(b'"'):
-            raise _not_a_list(file)
+            raise _invalid_list(file)
         if b"\0" in line:
-            raise _not_a_list(file)
+            raise _invalid_list(file)
         result.append(Path(os.path.normpath(objects / os.fsdecode(line))))
     return result
 
 
-def _not_a_list(file: Path) -> RequestError:
+def _invalid_list(file: Path) -> RequestError:
     return RequestError(f"{file} is not a list of directories in git's format", hint=_REPACK, code="OBJECTS_ELSEWHERE")
 
 
@@ -434,7 +434,7 @@ def _others_may(path: str, bits: int) -> bool:
         return True  # packed meanwhile
 
 
-def to_borrow(objects: Path) -> tuple[Path, ...]:
+def stores_to_borrow(objects: Path) -> tuple[Path, ...]:
     """Return `objects` and all that it borrows from, as stores to borrow from; empty when objects are to be copied.
 
     SnapshotError for an unreadable one.

@@ -55,7 +55,7 @@ def attest_sign(what: str, *, push: bool, as_json: bool) -> None:
     kept = {line for line in _note(project, commit).split(b"\n") if line and not _is_older(line, envelope, statement)}
     kept.add(jsons.encode_line(envelope).strip())
     note = b"\n".join(sorted(kept)) + b"\n"
-    words = (*_as(signing.who), "notes", f"--ref={NOTES}", "add", "-f", "-F", "-", commit)
+    words = (*_author_options(signing.who), "notes", f"--ref={NOTES}", "add", "-f", "-F", "-", commit)
     if git(project.root, project.environ, *words, given=note) is None:
         raise InfrastructureError(f"git could not write the note of {commit[:12]}", hint="see: git fsck, and the disk")
     if push:
@@ -177,7 +177,7 @@ def _commit(project: Project, what: str) -> CheckedCommit:
         return finder.pushed(sha, head.ref, head.base)
 
 
-def _as(who: str) -> tuple[str, ...]:
+def _author_options(who: str) -> tuple[str, ...]:
     """Return git's options for the author of notes."""
     return "-c", f"user.name={who}", "-c", f"user.email={who}"
 
@@ -224,7 +224,9 @@ def _push(project: Project, who: str) -> None:
         if code == 0:
             return
         if talk("fetch", "--quiet", url, f"+{NOTES}:{theirs}")[0] == 0:
-            talk(*_as(who), "notes", f"--ref={NOTES}", "merge", "--quiet", "--strategy=cat_sort_uniq", theirs)
+            talk(
+                *_author_options(who), "notes", f"--ref={NOTES}", "merge", "--quiet", "--strategy=cat_sort_uniq", theirs
+            )
             talk("update-ref", "-d", theirs)
     why = (told.strip().splitlines() or ["no answer"])[-1]
     raise RequestError(f"the note was written, but not pushed: {why}", hint=f"git push origin {NOTES}")

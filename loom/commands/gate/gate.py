@@ -108,14 +108,14 @@ def judge(project: Project, commit: CheckedCommit, *, dry_run: bool, as_json: bo
         except NoJobRuns as error:
             return none(error.left_out)
         found = _Gate(project, worktree, replace(run, repo_root=project.root), commit, cancel)
-        verdicts = found.before()
+        verdicts = found.verdicts_before_run()
         code = ExitCode.OK
         if any(one.state == "to-run" for one in verdicts) and not dry_run:
             from loom.commands.run import run as running  # most gates run nothing
 
             with redirect_stdout(sys.stderr) if as_json else nullcontext():
                 code = ExitCode(running.execute(worktree, found.rest()))
-            verdicts = found.after()
+            verdicts = found.verdicts_after_run()
         return Judgement(
             commit=commit,
             verdicts=verdicts,
@@ -176,11 +176,11 @@ class _Gate:
         jobs = [job for job in self._run.plan.jobs if job.id in self._shown]
         return {image.name: image.digest for job in jobs for image in self._expected.images(job) or ()}
 
-    def before(self) -> list[JobVerdict]:
+    def verdicts_before_run(self) -> list[JobVerdict]:
         """Return what is known without a run; a job that could not count if it ran is in doubt."""
-        return [*map(self._before, self._run.plan.jobs), *_left_out(self._run.plan, self._accepted)]
+        return [*map(self._verdict_before_run, self._run.plan.jobs), *_left_out(self._run.plan, self._accepted)]
 
-    def _before(self, job: Job) -> JobVerdict:
+    def _verdict_before_run(self, job: Job) -> JobVerdict:
         if (why := _no_say(self._run.plan, job)) is not None:
             return JobVerdict(job_id=job.id, state="not-gating", text=why)
         if words := sorted({*self._foreseen(job)} - self._accepted):
@@ -227,17 +227,17 @@ class _Gate:
         starts = {job_id: past.taken_over(job_id) for job_id, past in records.items()}
         return replace(self._run, starts=starts)
 
-    def after(self) -> list[JobVerdict]:
+    def verdicts_after_run(self) -> list[JobVerdict]:
         """Return what is known after the run of the rest."""
         left_out = _left_out(self._run.plan, self._accepted)
         grown = _grown(self._run.plan, self._proof(), self._accepted)
-        return [*map(self._after, self._run.plan.jobs), *grown, *left_out]
+        return [*map(self._verdict_after_run, self._run.plan.jobs), *grown, *left_out]
 
     def _proof(self) -> RunProof | None:
         return Proofs(self._worktree.config.state_dir).of_run(self._run.run_id)
 
-    def _after(self, job: Job) -> JobVerdict:
-        known = self._before(job)
+    def _verdict_after_run(self, job: Job) -> JobVerdict:
+        known = self._verdict_before_run(job)
         if known.state != "to-run":
             return known
         run_id = self._run.run_id
@@ -254,18 +254,18 @@ class _Gate:
                 "passed" if reading.entry.receipt and reading.state == "success" else "failed", "became several"
             )
         if proof is None or one is None or state is None or proof.tree != self._expected.tree:
-            return verdict("doubtful", self._why_no_proof(reading.fold, proof))
+            return verdict("doubtful", self._reason_of_missing_proof(reading.fold, proof))
         if (skipped := self._skipped(job, run_id, state)) is not None:
             return skipped
         if one.status is not Status.SUCCESS and not one.allowed:
             said = f"{state.status or 'did not end'}: {_first_line(state.error)}"
             return verdict("failed", f"{said}; why: loom diagnose {run_id} {job.id}")
-        words = {*one.unlike, *self._of_children(run_id)} if job.trigger is not None else {*one.unlike}
+        words = {*one.unlike, *self._deviations_of_children(run_id)} if job.trigger is not None else {*one.unlike}
         if missing := sorted(words - self._accepted):
             return verdict("doubtful", f"passed, and does not count: {_reasons(missing)}")
         return verdict("passed", f"passed in run {run_id}")
 
-    def _why_no_proof(self, fold: RunFold, proof: RunProof | None) -> str:
+    def _reason_of_missing_proof(self, fold: RunFold, proof: RunProof | None) -> str:
         run_id, kept = self._run.run_id, self._worktree.config.state_dir
         if error := fold.end.get("error"):
             return f"run {run_id} did not get to it: {_first_line(error)}; why: loom diagnose {run_id}"
@@ -273,7 +273,7 @@ class _Gate:
             f": none could be written in {kept}; is it full?" if not proof else ""
         )
 
-    def _of_children(self, run_id: str) -> Iterator[str]:
+    def _deviations_of_children(self, run_id: str) -> Iterator[str]:
         """Yield what made the runs of child pipelines unlike CI's."""
         for entry in takewhile(lambda one: int(one.run_id) > int(run_id), self._store.entries()):
             if entry.child_of == run_id and entry.receipt is not None:
@@ -281,7 +281,7 @@ class _Gate:
                     yield from words
                 if any(left.unknown for left in PastRun(entry).plan.left_out):
                     yield "undecided"
-                yield from self._of_children(entry.run_id)
+                yield from self._deviations_of_children(entry.run_id)
 
 
 def _grown(plan: Plan, proof: RunProof | None, accepted: frozenset[str]) -> Iterator[JobVerdict]:

@@ -40,9 +40,9 @@ def gate_install() -> None:
     if not first.startswith("#!"):
         first, newline, rest = "", "", text
         if file.parent.name != ".husky":
-            raise RequestError(f"{file} names no shell in its first line", hint=_by_hand())
+            raise RequestError(f"{file} names no shell in its first line", hint=_advice_for_own_hook())
     elif Path(_OPTIONS.sub("", first).split()[-1]).name not in _SHELLS:
-        raise RequestError(f"{file} is no shell script ({first})", hint=_by_hand())
+        raise RequestError(f"{file} is no shell script ({first})", hint=_advice_for_own_hook())
     file.parent.mkdir(parents=True, exist_ok=True)
     mode = stat.S_IMODE(file.stat().st_mode) if file.exists() else 0o644
     # Before all else: an earlier `exit 0` would go round it.
@@ -108,7 +108,7 @@ def _block() -> str:
     )
 
 
-def _by_hand() -> str:
+def _advice_for_own_hook() -> str:
     return f"let it run, with its standard input, and end with 1 if that fails: {_loom()} gate pre-push"
 
 

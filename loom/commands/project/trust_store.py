@@ -60,7 +60,7 @@ class Trust:
     def _open(self, state_dir: Path, key: str) -> None:
         self.path = state_dir / "trust.json"
         self._key = key
-        self._allowed = self._of(self._read())
+        self._allowed = self._permissions(self._read())
 
     def allows(self, request: PermissionRequest) -> bool:
         return request.id in self._allowed
@@ -82,7 +82,7 @@ class Trust:
             try:
                 processes.lock(lock, fcntl.LOCK_EX)
                 checkouts = self._read()
-                self._allowed = {} if more is None else self._of(checkouts) | more
+                self._allowed = {} if more is None else self._permissions(checkouts) | more
                 checkouts.pop(self._key, None)
                 if self._allowed:
                     root = os.fsencode(self.root).decode(errors="backslashreplace")
@@ -98,7 +98,7 @@ class Trust:
                 code="TRUST_UNWRITABLE",
             ) from error
 
-    def _of(self, checkouts: Mapping[str, _Decisions]) -> dict[str, str]:
+    def _permissions(self, checkouts: Mapping[str, _Decisions]) -> dict[str, str]:
         """Return the permissions of this checkout; none if its `origin` has changed."""
         found = checkouts.get(self._key)
         return dict(found.allowed) if found is not None and found.origin == self.origin else {}

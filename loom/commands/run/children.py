@@ -99,7 +99,7 @@ class ChildRuns:
             secret_file=request.secret_file,
         )
         typed_inputs = trigger.files[0].inputs if len(trigger.files) == 1 else {}
-        context = replace(context, typed_inputs=typed_inputs, above=partial(_artifacts, self._with(child)))
+        context = replace(context, typed_inputs=typed_inputs, above=partial(_artifacts, self._ancestors_of(child)))
         loaded = dialects.load(path, child.workspace, lambda: context, like=self._dialect)
         of_all = replace(request, names=(), stage=(), from_job=None, matrix=())
         plan = resolve(loaded, selection_of(replace(of_all, needs=None, var=given), project.config), context)
@@ -124,13 +124,13 @@ class ChildRuns:
             Look(detail=self._detail),
             lambda line: on_output("stdout", f"{line}\n".encode("utf-8", "surrogateescape")),
         )
-        run_child = ChildRuns(project, run, self._gate, self._dialect, self._with(child))
+        run_child = ChildRuns(project, run, self._gate, self._dialect, self._ancestors_of(child))
         tools = replace(run_tools(project, run, cancel, [screen], self._gate), run_child=run_child)
         started(run.run_id)
         receipt = api.execute(run, tools).receipt
         return ChildEnded(run_id=run.run_id, status=receipt.status, error=receipt.error)
 
-    def _with(self, child: Child) -> dict[str, tuple[Plan, Child]]:
+    def _ancestors_of(self, child: Child) -> dict[str, tuple[Plan, Child]]:
         return {**self._above, child.run_id: (self._parent.plan, child)}
 
 

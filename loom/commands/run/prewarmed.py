@@ -73,7 +73,7 @@ class PreparedRuns:
         in `plan_run` and `api.execute`.
         """
         with self._guard:
-            prepared_run = self._out()
+            prepared_run = self._take_prepared()
         if prepared_run is not None and not prepared_run.ready():
             prepared_run.drop()
             prepared_run = None
@@ -114,10 +114,10 @@ class PreparedRuns:
         """Remove the prepared run. Safe to repeat."""
         with self._guard:
             self._cancel.request(None)
-            if (prepared_run := self._out()) is not None:
+            if (prepared_run := self._take_prepared()) is not None:
                 prepared_run.drop()
 
-    def _out(self) -> NextRun | None:
+    def _take_prepared(self) -> NextRun | None:
         """Wait for the prepared run and return it; none is prepared afterwards. The guard is held."""
         if self._preparing is not None:
             self._preparing.join()  # no limit: each of its waits has one, and a cancel ends them

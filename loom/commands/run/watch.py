@@ -95,14 +95,14 @@ class _Watch:
         ):
             self._keys.enter_context(_keys(self._events.put))
             self._runs(runs, self._due.choose)
-            while not self._over:
+            while not self._is_over:
                 self._prepare(runs)
                 self._say(_waiting_line(self._look, keys=sys.stdin.isatty()))
                 self._next(runs)
         return self._cancel.exit_code or ExitCode.OK
 
     @property
-    def _over(self) -> bool:
+    def _is_over(self) -> bool:
         return self._quits or self._cancel.requested
 
     @contextmanager
@@ -121,7 +121,7 @@ class _Watch:
 
     def _next(self, runs: PreparedRuns) -> None:
         found, key = CheckoutChange(), ""
-        while not (found.paths or found.settings or key or self._over):
+        while not (found.paths or found.settings or key or self._is_over):
             for event in self._come():
                 if isinstance(event, CheckoutChange):
                     found |= event
@@ -132,7 +132,7 @@ class _Watch:
             if found.head and not (found.paths or found.settings):
                 found = CheckoutChange()
                 self._prepare(runs)  # what waits is of another commit
-        if self._over:
+        if self._is_over:
             return
         if found:
             self._because = found.paths | found.settings
@@ -171,7 +171,7 @@ class _Watch:
         """Run the jobs that are due, then those that waited for them; edits made meanwhile come first."""
         with self._helped():
             while self._run(runs, choose) and goes_on and self._due.goes_on:
-                if self._over or not self._events.empty():
+                if self._is_over or not self._events.empty():
                     break
 
     def _run(self, runs: PreparedRuns, choose: Callable[[Plan], list[str] | None]) -> bool:

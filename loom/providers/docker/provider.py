@@ -144,8 +144,8 @@ class DockerProvider(Provider):
                 on_output=on_output,
             )
             try:
-                if request.until_filled is not None:
-                    request.until_filled()
+                if request.wait_until_filled is not None:
+                    request.wait_until_filled()
                 session.start(cancel)
             except BaseException as error:
                 session.attachment.close()

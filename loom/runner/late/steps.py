@@ -176,7 +176,7 @@ class LateSteps(Steps):
         try:
             super()._process(step)
         except InvalidExpression as error:
-            self._not_valid(step, str(error))
+            self._fail_invalid(step, str(error))
 
     def _begins(self, step: Step) -> bool:
         """Leave a composite action, or return whether a step's `if` holds. InvalidExpression."""
@@ -196,7 +196,7 @@ class LateSteps(Steps):
     def _do(self, step: Step) -> None:
         """Run a step, enter a composite action, or read one that the job has written. InvalidExpression."""
         if step.action is not None and self._lacks(step.action, step):
-            self._not_valid(step, _NO_ACTION.format(self.state.directory_of(step.action)), "Error")
+            self._fail_invalid(step, _NO_ACTION.format(self.state.directory_of(step.action)), "Error")
         elif step.kind == "written":
             self._insert(step)
         elif step.kind == "enter":
@@ -212,7 +212,7 @@ class LateSteps(Steps):
         try:
             steps = steps_of(step, self._content, self._number + 1, self.state.scope_names)
         except BadAction as error:
-            self._not_valid(step, str(error), "Error")
+            self._fail_invalid(step, str(error), "Error")
             return
         self.state.insert(steps)
         self._number += len(steps)
@@ -320,7 +320,7 @@ class LateSteps(Steps):
             self._answer(("test", "-d", self.state.directory_of(action))) is None
         )  # by a `git clone` of the job's own
 
-    def _not_valid(self, step: Step, error: str, kind: str = "") -> None:
+    def _fail_invalid(self, step: Step, error: str, kind: str = "") -> None:
         """Fail a step; if it has not begun, for its `if` or `env` is invalid, `continue-on-error` does not count."""
         exit_ = self._invalid(step, error, kind or f"The template is not valid. {step.position}")
         if self._began and self._continues(step):

@@ -232,7 +232,7 @@ def test_a_manual_job_that_is_not_started_holds_up_later_stages_unless_it_may_fa
         run_job=lambda job: OK,
         on_skip=lambda job, skip: skipped.__setitem__(job.id, skip),
         waits=lambda job: job.when == "manual",
-        until_free=lambda job: Skip(job_id=job.id, reason="nobody"),
+        wait_until_free=lambda job: Skip(job_id=job.id, reason="nobody"),
         at_most=1,
         cancel=Cancel(),
     ).run()
@@ -256,7 +256,7 @@ def test_a_job_that_waits_takes_no_slot() -> None:
             go.set()
         return OK
 
-    def until_free(job: Job) -> None:
+    def wait_until_free(job: Job) -> None:
         assert go.wait(60)
 
     Schedule(
@@ -264,7 +264,7 @@ def test_a_job_that_waits_takes_no_slot() -> None:
         run_job=run,
         on_skip=lambda job, skip: None,
         waits=lambda job: job.id == "late",
-        until_free=until_free,
+        wait_until_free=wait_until_free,
         at_most=1,
         cancel=Cancel(),
     ).run()
@@ -279,7 +279,7 @@ def test_a_wait_that_ends_after_a_cancel_skips_its_job_no_second_time() -> None:
         skipped.append(skip.reason)
         skipped_once.set()
 
-    def until_free(job: Job) -> Skip:
+    def wait_until_free(job: Job) -> Skip:
         cancel.request(None)
         assert skipped_once.wait(60)
         return Skip(job_id=job.id, reason="nobody started it")
@@ -296,7 +296,7 @@ def test_a_wait_that_ends_after_a_cancel_skips_its_job_no_second_time() -> None:
         run_job=run,
         on_skip=on_skip,
         waits=lambda job: job.id == "late",
-        until_free=until_free,
+        wait_until_free=wait_until_free,
         at_most=1,
         cancel=cancel,
     ).run()
@@ -307,7 +307,7 @@ def test_a_cancel_ends_a_wait_and_a_bug_in_one_comes_out() -> None:
     cancel = Cancel()
     skipped: list[str] = []
 
-    def until_free(job: Job) -> None:
+    def wait_until_free(job: Job) -> None:
         cancel.request(None)
         assert cancel.wait(60)
 
@@ -316,7 +316,7 @@ def test_a_cancel_ends_a_wait_and_a_bug_in_one_comes_out() -> None:
         run_job=lambda job: OK,
         on_skip=lambda job, skip: skipped.append(skip.reason),
         waits=lambda job: True,
-        until_free=until_free,
+        wait_until_free=wait_until_free,
         at_most=1,
         cancel=cancel,
     ).run()
@@ -332,7 +332,7 @@ def test_a_cancel_ends_a_wait_and_a_bug_in_one_comes_out() -> None:
             run_job=lambda job: OK,
             on_skip=lambda job, skip: None,
             waits=lambda job: True,
-            until_free=broken,
+            wait_until_free=broken,
             at_most=1,
             cancel=Cancel(),
             stop=lambda: stopped.append("all"),
@@ -390,7 +390,7 @@ def test_an_error_beside_the_jobs_stops_them_and_comes_out_when_they_ended(
             run_job=work,
             on_skip=(lambda *_: None) if broken == "stuck" else fails,
             waits=lambda the_job: the_job.id == "late" and broken == "waited",
-            until_free=lambda the_job: Skip(job_id=the_job.id, reason="nobody"),
+            wait_until_free=lambda the_job: Skip(job_id=the_job.id, reason="nobody"),
             on_stuck=fails,
             at_most=1 if broken == "rest" else 2,
             cancel=cancel,

@@ -64,8 +64,8 @@ class Engine(HostProvider):
         on_output("stdout", b"opened\n")
         if self.problem and len(self.opened) == 1:
             raise ProviderError("no such view", code=self.problem)
-        if request.until_filled is not None:
-            request.until_filled()
+        if request.wait_until_filled is not None:
+            request.wait_until_filled()
         with super().open(replace(request, mount_mode=MountMode.BIND), on_output, cancel) as session:
             yield session
         self.closed.append(request.job_id)
@@ -134,7 +134,7 @@ def test_jobs_over_an_overlay_are_opened_early_and_start_when_the_snapshot_is_th
     ran = running(project(make, TWO), engine)
     assert sorted(engine.threads) == ["open one", "open two"]
     assert {request.mount_mode for request in engine.opened} == {MountMode.OVERLAY}
-    assert all(request.until_filled is not None for request in engine.opened)
+    assert all(request.wait_until_filled is not None for request in engine.opened)
     assert ran.statuses == {"one": "success", "two": "success"}
 
 
@@ -387,7 +387,7 @@ def test_a_workspace_that_will_not_be_filled_is_said_to_who_waits_for_it(make: M
     opener = SessionOpener(run, run.repo_root, tools, tools.cancel)
     opener.close_unused()
     with pytest.raises(ProviderError) as error:
-        opener.until_filled()
+        opener.wait_until_filled()
     assert error.value.code == "CANCELED"
     assert opener.left_behind == []
 

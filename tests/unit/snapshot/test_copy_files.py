@@ -377,7 +377,7 @@ def test_a_file_that_grows_meanwhile_is_copied_again(source: Path, target: Path,
     assert pauses == [0.005]
 
 
-@pytest.mark.parametrize("way", [copy_files._in_kernel, copy_files._read_write])
+@pytest.mark.parametrize("way", [copy_files._kernel_copy, copy_files._read_write])
 @pytest.mark.parametrize("holes", [False, True])
 @pytest.mark.parametrize("lefts", [[0], [3], [9, 6, 3]])
 def test_a_file_that_shrinks_meanwhile_is_copied_again(
@@ -418,7 +418,7 @@ def test_a_sparse_file_that_shrinks_and_grows_is_what_was_read_of_it(
 
     def shrinking(copier: Copier, reading: int, writing: int, size: int) -> int:
         os.truncate(file, (1 << 20) + 3)
-        moved = copy_files._in_kernel(copier, reading, writing, size)
+        moved = copy_files._kernel_copy(copier, reading, writing, size)
         os.truncate(file, 2 << 20)
         return moved
 
@@ -478,7 +478,7 @@ def test_a_file_that_goes_away_meanwhile_leaves_nothing(
     assert list(target.iterdir()) == []
 
 
-@pytest.mark.parametrize("way", [copy_files._in_kernel, copy_files._read_write])
+@pytest.mark.parametrize("way", [copy_files._kernel_copy, copy_files._read_write])
 def test_a_stopped_copy_ends_within_a_file(
     source: Path, target: Path, monkeypatch: pytest.MonkeyPatch, way: Callable[..., int]
 ) -> None:
@@ -537,7 +537,7 @@ def test_where_the_kernel_can_not_another_way_is_taken(
 
 
 @pytest.mark.parametrize("refusing", [None, "copy_file_range"])
-@pytest.mark.parametrize("way", [copy_files._in_kernel, copy_files._read_write])
+@pytest.mark.parametrize("way", [copy_files._kernel_copy, copy_files._read_write])
 def test_as_much_is_copied_as_is_asked_for_though_the_way_changes_within_a_file(
     source: Path, target: Path, monkeypatch: pytest.MonkeyPatch, way: Callable[..., int], refusing: str | None
 ) -> None:
@@ -733,7 +733,7 @@ def test_a_copy_ends_when_its_helpers_have(
             moved.append(size)
             if len(moved) == 30 - 2 * 3:
                 last.set()
-            return copy_files._in_kernel(copier, reading, writing, size)
+            return copy_files._kernel_copy(copier, reading, writing, size)
 
         pool._own._move = moving
         assert pool.copy(files, about=30).files == 30

@@ -69,7 +69,7 @@ def create(
     try:
         made = api.create_container_from_config(config, name, request.image.platform)
     except Exception as error:
-        raise refusals.not_created(error, request, image) or error from error
+        raise refusals.creation_error(error, request, image) or error from error
     warnings = [*map(str, made.get("Warnings") or ())]
     if unenforced := traits.unenforced(request.resources):
         warnings.append(f"the engine does not enforce {', '.join(unenforced)}: it has no control groups for that")

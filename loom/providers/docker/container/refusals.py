@@ -13,7 +13,7 @@ UNSEEN = "WORKSPACE_UNSEEN"
 """The error code for an engine that can't see or read the workspace."""
 
 
-def not_created(error: Exception, request: SessionRequest, image: str) -> LoomError | None:
+def creation_error(error: Exception, request: SessionRequest, image: str) -> LoomError | None:
     """Return the error to raise instead of `error`; None when it is not the engine's."""
     answer = explanation(error)
     if getattr(error, "status_code", None) == 404 and "No such image" in answer:
@@ -28,7 +28,7 @@ def not_created(error: Exception, request: SessionRequest, image: str) -> LoomEr
     return _refused(error, request, "creating")
 
 
-def not_started(error: Exception, request: SessionRequest) -> LoomError | None:
+def start_error(error: Exception, request: SessionRequest) -> LoomError | None:
     """Explain the same for a container that was created."""
     answer = explanation(error)
     if "executable file" in answer or ("exec: " in answer and "no such file or directory" in answer):

@@ -77,7 +77,7 @@ class NamedImages:
             return local
         try:
             if policy == "never":
-                raise _not_here(reference, platform)
+                raise _missing_image(reference, platform)
             pull(self.engine, reference, platform, request)
         except ImageError as error:
             if error.code != "CANCELED":
@@ -92,7 +92,7 @@ class NamedImages:
         def ask(image: model.Image, reference: Reference, platform: str) -> None:
             try:
                 if image.pull == "never":
-                    raise _not_here(reference, platform)
+                    raise _missing_image(reference, platform)
                 served(self.engine, reference)
             except ImageError as error:
                 found[str(image.name)] = error
@@ -209,7 +209,7 @@ class NamedImages:
         raise ImageError(f"{reference.name} was pulled, and something removed it from the engine", hint="Run again.")
 
 
-def _not_here(reference: Reference, platform: str) -> ImageError:
+def _missing_image(reference: Reference, platform: str) -> ImageError:
     return ImageError(
         f"{reference.name} ({platform}) is not on this engine, and its pull policy is `never`",
         hint=f"Load or build it first, or pull it by hand: docker pull {reference.name}",

@@ -88,7 +88,7 @@ class DockerSession(DrivenSession):
             if not running:
                 self._api.start(self.container_id)
         except Exception as error:
-            raise refusals.not_started(error, self._request) or error from error
+            raise refusals.start_error(error, self._request) or error from error
         self._started = True
 
         def ended_at_once(output: str, reason: str) -> LoomError:

@@ -28,7 +28,7 @@ from loom.providers.kubernetes.pod.spec import DETACHED, HELPER, JOB, KEPT_UNTIL
 from loom.providers.kubernetes.session import exec as execs
 from loom.providers.kubernetes.session.exec import PodInside
 from loom.providers.kubernetes.session.files import PodFiles
-from loom.providers.kubernetes.session.session import PodSession, SavedSession, facts_of, not_as_root, remove
+from loom.providers.kubernetes.session.session import PodSession, SavedSession, facts_of, remove, root_refusal
 from loom.status import OnOutput
 from loom.util import typed
 from loom.util.processes import boot_id
@@ -82,7 +82,7 @@ class KeptPod(KeptFiles):
 
     def inside(self, environment: Mapping[str, str], *, as_root: bool = False) -> PodInside:
         if as_root and self._owner()[0] != 0:
-            raise not_as_root(self.marks.get(labels.JOB, ""))
+            raise root_refusal(self.marks.get(labels.JOB, ""))
         return PodInside(cluster=self.cluster, pod=self.name, workdir=self.project_dir, environment=environment)
 
     def has_its_files(self, mode: MountMode) -> bool:

@@ -229,7 +229,7 @@ class PodSession(DrivenSession):
 
     def inside(self, environment: Mapping[str, str], *, as_root: bool = False) -> PodInside:
         if as_root and self._owner is not None and self._owner[0] != 0:
-            raise not_as_root(self._request.job_id)
+            raise root_refusal(self._request.job_id)
         return PodInside(
             cluster=self._cluster, pod=self._pod, workdir=self._request.project_dir, environment=environment
         )
@@ -263,7 +263,7 @@ class PodSession(DrivenSession):
         self.link.close()
 
 
-def not_as_root(job_id: str) -> ProviderError:
+def root_refusal(job_id: str) -> ProviderError:
     return ProviderError(
         f"job {job_id} runs as another user than root, and Kubernetes starts a command only as the container's user",
         hint="leave --root out, or give the job `user: 0`",
