@@ -16,9 +16,11 @@ from loom.errors import RequestError
 
 MOST_ALTERNATIVES = 200
 """The limit for the alternatives in a glob's braces together."""
-MOST_STARS = 50
+MOST_STARS = 200
+"""The limit for the stars of all alternatives together."""
 LONGEST = 2000
-_STARS = {"*": "[^/]*", "**": ".*", "**/": "(?:[^/]+/)*"}
+_STARS = {"*": "[^/]", "**": ".", "**/": "[^/]++/"}
+"""What each star repeats."""
 _TOKEN = re.compile(r"(?P<star>(?:\*\*/)+|\*\*|\*)|\\(?P<escaped>.)|(?P<set>\[.[^]]*\])|(?P<other>.)", re.DOTALL)
 _CHEAP = 250_000
 """Steps that a search which goes back may take for one path."""
@@ -38,19 +40,20 @@ class Glob:
         text = glob.removeprefix("./")
         alternatives = [_parts(each) for each in expanded(f"{text}**" if text.endswith("/") else text)]
         end = _BELOW if below else ""
-        written = "|".join("".join(_STARS.get(part, part) for part in parts) for parts in alternatives)
+        written = "|".join("".join(map(_expression, parts)) for parts in alternatives)
         try:
             self._pattern = re.compile(f"(?:{written}){end}", re.DOTALL)
         except re.error:
             alternatives = [[re.escape(char) for char in glob]]
             self._pattern = re.compile(re.escape(glob) + end, re.DOTALL)
-        self._stars = max(sum(part in _STARS for part in parts) for parts in alternatives)
-        self._automata = [_Automaton(parts, below=below) for parts in alternatives] if self._stars > 1 else []
+        self._alternatives, self._below = alternatives, below
+        self._stars = {(parts.count("**/"), sum(part in _STARS for part in parts)) for parts in alternatives}
 
     def fullmatch(self, path: str) -> bool:
-        if self._stars <= 1 or len(path) ** self._stars <= _CHEAP:
+        folders, length = path.count("/") + 1, len(path)
+        if all(folders**deep * length ** (stars - deep) <= _CHEAP for deep, stars in self._stars):
             return self._pattern.fullmatch(path) is not None
-        return any(automaton.fullmatch(path) for automaton in self._automata)
+        return any(_fits(parts, path, below=self._below) for parts in self._alternatives)
 
 
 @lru_cache(maxsize=4096)
@@ -98,9 +101,10 @@ def expanded(glob: str) -> list[str]:
         choices = done + found
         done, found = outer.pop()
         found = _joined(glob, found, choices)
-    for each in found:
-        if each.count("*") > MOST_STARS:
-            raise GlobError(f"the glob {glob} has more than {MOST_STARS} stars; write fewer")
+    if sum(each.count("*") for each in found) > MOST_STARS:
+        raise GlobError(
+            f"the glob {glob} has more than {MOST_STARS} stars, those of each alternative counted; write fewer"
+        )
     return found
 
 
@@ -136,52 +140,22 @@ def _set(inside: str) -> str:
     return f"[{'^/' if negated else ''}{members}]"
 
 
-class _Automaton:
-    """Matches a glob without braces in one pass over a path, in which it never goes back."""
-
-    _MOST = 4096
-
-    def __init__(self, parts: list[str], *, below: bool) -> None:
-        self._moves: list[list[tuple[re.Pattern[str], int]]] = []
-        self._skips: dict[int, int] = {}
-        for part in [*parts, *(["end", "**"] if below else ())]:
-            here = len(self._moves)
-            if part == "**/":
-                self._moves += [[(_NAME, here + 1)], [(_NAME, here + 1), (_SLASH, here)]]
-                self._skips[here] = here + 2
-            elif part in _STARS:
-                self._moves.append([(_NAME if part == "*" else _ANY, here)])
-                self._skips[here] = here + 1
-            else:
-                self._moves.append([(_SLASH if part == "end" else re.compile(part, re.DOTALL), here + 1)])
-        last = len(self._moves)
-        self._ends = frozenset({last, last - 2} if below else {last})
-        self._start = self._reached({0})
-        self._steps: dict[tuple[frozenset[int], str], frozenset[int]] = {}
-
-    def fullmatch(self, path: str) -> bool:
-        at = self._start
-        for char in path:
-            after = self._steps.get((at, char))
-            if after is None:
-                if len(self._steps) >= self._MOST:
-                    self._steps.clear()
-                moves = (move for node in at if node < len(self._moves) for move in self._moves[node])
-                after = self._steps[at, char] = self._reached({to for test, to in moves if test.match(char)})
-            if not after:
-                return False
-            at = after
-        return not self._ends.isdisjoint(at)
-
-    def _reached(self, nodes: set[int]) -> frozenset[int]:
-        """Add the nodes that follow without a character."""
-        for node in list(nodes):
-            while (node := self._skips.get(node, -1)) >= 0 and node not in nodes:
-                nodes.add(node)
-        return frozenset(nodes)
+def _expression(part: str) -> str:
+    return f"(?:{_STARS[part]})*" if part in _STARS else part
 
 
-_NAME, _SLASH, _ANY = (re.compile(text, re.DOTALL) for text in ("[^/]", "/", "."))
+def _fits(parts: list[str], path: str, *, below: bool) -> bool:
+    """Match a glob without braces by all the places where each part may end: no part is tried twice from one place."""
+    ends = {0}
+    for part in parts:
+        match = re.compile(_STARS.get(part, part), re.DOTALL).match
+        starts, ends = [*ends], ends if part in _STARS else set()
+        while starts:
+            if (found := match(path, starts.pop())) and found.end() not in ends:
+                ends.add(found.end())
+                if part in _STARS:
+                    starts.append(found.end())
+    return len(path) in ends or (below and any(path[end] == "/" for end in ends))
 
 
 def match_name(glob: str, *names: str) -> bool:

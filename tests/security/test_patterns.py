@@ -174,7 +174,7 @@ TEXT = "x" * 900_000
         (f"j: {{script: x, cache: {{paths: ['{BRACES}']}}}}", "/j/cache/paths/0: the braces of the glob"),
         (f"j: {{script: x, rules: [{{exists: ['{BRACES}']}}]}}", "/j/rules/0: rules: the braces of the glob"),
         (f"j: {{script: x, only: {{changes: ['{BRACES}']}}}}", "only:changes: the braces of the glob"),
-        (f"include: '{'**a' * 51}.yml'\nj: {{script: x}}", "more than 50 stars"),
+        (f"include: '{'**a' * 101}.yml'\nj: {{script: x}}", "more than 200 stars"),
         (
             f"spec: {{inputs: {{a: {{default: {TEXT}}}}}}}\n---\nj: {{script: [{', '.join(['$[[ inputs.a ]]'] * 9000)}]}}",
             "with its inputs, .gitlab-ci.yml is larger than",

@@ -188,7 +188,7 @@ REFUSED = {
     of_job(f"cache: {{paths: ['{BRACES}']}}"): f"1:34: the braces of the glob {BRACES} stand for more than 200 paths",
     of_job(f"rules: [{{exists: ['{BRACES}']}}]"): f"1:26: rules: the braces of the glob {BRACES} stand for more",
     of_job(f"rules: [{{changes: ['{BRACES}']}}]"): f"1:26: rules: the braces of the glob {BRACES} stand for more",
-    f"include: '{'**a' * 51}.yml'\n" + of_job("tags: [a]"): "**a.yml has more than 50 stars; write fewer",
+    f"include: '{'**a' * 101}.yml'\n" + of_job("tags: [a]"): "**a.yml has more than 200 stars",
     f"spec: {{inputs: {{a: {{default: {'x' * 900_000}}}}}}}\n---\nj: {{script: [{', '.join(['$[[ inputs.a ]]'] * 9)}]}}": "3:82: with its inputs, .gitlab-ci.yml is larger than 4 MiB; hand over less",
     "job: {trigger: {include: [{job: a}]}}": "1:27: trigger:include: expected local, or artifact with job",
     of_job("image: $NO"): "1:25: image: '' is not a valid image name. $NO has no value here: give it with --var",
