@@ -109,6 +109,8 @@ class Exit(Immutable):
     """The command ended its session: no other can run there."""
     goes_on: bool = False
     """The shell that it shares with other commands goes on, so the code is no failure (`Share`)."""
+    took_s: float | None = None
+    """The time that it took, of a command that may have begun, or ended, before anybody listened."""
     reports: tuple[str, ...] = ()
     """The words of its shell about the command that ended it (`Command.observed`), as `endings.ended_by` reads them."""
 

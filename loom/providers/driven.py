@@ -361,7 +361,9 @@ class DrivenSession:
         return tuple((others or listed)[:MOST_COMMANDS])
 
     def _exit(self, answer: str, ended: Ended) -> Exit:
-        code, ooms, refused_forks = (int(word) for word in answer.split()[:3])
+        words = answer.split()
+        code, ooms, refused_forks = map(int, words[:3])
+        began, end = map(float, words[3:5]) if len(words) > 4 else (0.0, None)
         if code < 0:
             raise ProviderError(
                 f"the step of job {self._request.job_id} could not be begun: {self._directory},"
@@ -373,7 +375,8 @@ class DrivenSession:
         refused, self._refused_forks = refused_forks - self._refused_forks, refused_forks
         if ended is Ended.EXITED and code == 137 and killed > 0:  # else another process was killed
             ended = Ended.OOM_KILLED
-        return Exit(code=code, ended=ended, oom_kills=killed, refused_forks=refused)
+        took_s = None if end is None else end - began
+        return Exit(code=code, ended=ended, oom_kills=killed, refused_forks=refused, took_s=took_s)
 
     def _end_step(self, exchange: Exchange, on_output: OnOutput, cancel: Cancel) -> None:
         """Send TERM to all processes of the job, KILL after the grace period, and finally kill the container.

@@ -147,6 +147,7 @@ _FACTS: Mapping[str, type[Struct]] = {
     "warning": _TEXT,
     "notice": _TEXT,
     "attempt_failed": _data("attempt", attempt=Count),
+    "handed_over": _data("after_ms", after_ms=Milliseconds),
     "failing_test": FailingTest,
     "cache": _data("action", action=str, name=str | None, key=str, wanted=str, hit=str),
     "artifact": _data("name archive files bytes", name=str, archive=str, files=Count, bytes=Count, sha256=str),

@@ -39,6 +39,7 @@ class Sink(Protocol):
 class Outcome(Struct, kw_only=True):
     """The result of a phase, set by the code inside `Journal.span`."""
 
+    began_ns: int = 0
     status: Status = Status.SUCCESS
     exit_code: int | None = None
     error: str | None = None
@@ -134,9 +135,7 @@ class Journal:
         self, where: Where, code: PhaseCode, data: Mapping[str, Any] | None = None, *, started_ns: int | None = None
     ) -> Iterator[Outcome]:
         """Record a phase around a block, finished on every exit. `started_ns`: of one whose start is recorded already."""
-        outcome = Outcome()
-        if started_ns is None:
-            started_ns = self.started(where, code, data)
+        outcome = Outcome(began_ns=self.started(where, code, data) if started_ns is None else started_ns)
         try:
             yield outcome
         except BaseException as error:
@@ -145,7 +144,7 @@ class Journal:
                 outcome.error = str(error) or type(error).__name__
             raise
         finally:
-            self.finished(where, code, started_ns, outcome)
+            self.finished(where, code, outcome.began_ns, outcome)
 
     def close(self) -> None:
         """Ignore further events, from abandoned threads."""

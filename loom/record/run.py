@@ -92,6 +92,8 @@ class Resumed(JobStart, tag="resumed"):
     number: int = 1
     attached: bool = False
     """It is not resumed: its steps go on from the first one (`kept`), or begin."""
+    before_ms: float = 0.0
+    """The time from the job's beginning to that of the first of these steps."""
     kept: LeftContainer | None = None
     """None: create a container from `image`."""
     view: View | None = None

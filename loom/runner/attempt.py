@@ -24,6 +24,8 @@ class Attempt:
         self.journal = journal
         self.number = number
         self.began_ns = journal.now_ns()
+        self.unseen_ns = 0
+        """The time that its steps took while no loom listened."""
         self.status = Status.SUCCESS
         self.exit_code: int | None = None
         self.error: str | None = None

@@ -68,9 +68,11 @@ class JobRunner(Struct, kw_only=True, eq=False):
         job = self.products.fill_reported(job, self.opener.run.variables, self.opener.tools.config.reported)
         resumed = self.opener.resumed(job)
         number = resumed.number if resumed is not None else 1
+        begun -= round(resumed.before_ms * 1e6) if resumed is not None else 0
         while True:
             attempt = Attempt(job, self.journal, self.opener.cancel, number)
             self._run(attempt, start)
+            begun -= attempt.unseen_ns
             if not self._tries_again(attempt) or self.opener.cancel.requested:
                 break
             attempt.fact("attempt_failed", {"attempt": number, "status": attempt.status, "error": attempt.error})
@@ -158,9 +160,10 @@ class JobRunner(Struct, kw_only=True, eq=False):
                     if self.results is not None:
                         stack.callback(self.results.ended, attempt)
                     if self.opener.run.detached:
-                        self._hand_over(attempt, steps)
+                        self._hand_over(attempt, steps, open_job)
                     steps.run()
                     outcome.status, outcome.exit_code = attempt.status, attempt.exit_code
+                    outcome.began_ns -= attempt.unseen_ns
                 else:
                     outcome.status = Status.SKIPPED
             if open_job is not None:
@@ -215,9 +218,12 @@ class JobRunner(Struct, kw_only=True, eq=False):
 
         return LateSteps(own)
 
-    def _hand_over(self, attempt: Attempt, steps: Steps) -> None:
+    def _hand_over(self, attempt: Attempt, steps: Steps, open_job: OpenJob) -> None:
         path = self.handed_over(attempt.job.id, attempt.number)
         steps.hand_over(partial(write_document, path))
+        if open_job.resumed is None or open_job.resumed.kept is None:
+            began_ns = self._begun[attempt.job.id]
+            attempt.fact("handed_over", {"after_ms": round((self.journal.now_ns() - began_ns) / 1e6, 3)})
         if (leave := self.opener.tools.leave) is not None:
             attempt.on_lost = leave
         self._going.add(attempt.job.id)

@@ -151,7 +151,8 @@ def _events_that_stay(events: Iterable[PhaseEvent], run: Run) -> Iterator[PhaseE
     for event in known:
         of_end = event.kind == "phase_finished" and event.phase_code != PhaseCode.RUN_BOOTSTRAP
         if event.job_id is not None:
-            stays = event.job_id in done or event.seq <= set_aside.get(event.job_id, 0)
+            heard = event.job_id in done or event.seq <= set_aside.get(event.job_id, 0)
+            stays = heard or event.message == "handed_over"
         else:
             stays = event.phase_code != PhaseCode.RUN_FINALIZE and not of_end
         if stays:

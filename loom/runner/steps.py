@@ -350,6 +350,10 @@ class Steps:
                 self._mask_values(step)
                 outcome.status, outcome.exit_code = exit_.status, exit_.code
                 outcome.error = why(job, step, exit_, timeout_s)
+                if exit_.took_s is not None:
+                    began_ns = attempt.journal.now_ns() - round(exit_.took_s * 1e9)
+                    attempt.unseen_ns += outcome.began_ns - began_ns
+                    outcome.began_ns = began_ns
                 for text in _unnoticed(step, exit_):
                     attempt.warn(text, CODE)
                 if open_job.handed_on() != before:

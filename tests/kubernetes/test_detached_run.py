@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -114,7 +115,7 @@ class Left:
 
 def test_a_run_is_left_followed_killed_and_followed_to_its_end(tmp_path: Path) -> None:
     left = Left(tmp_path, WORKFLOW)
-    loom, run_id = left.loom, left.run_id
+    loom, run_id, left_at = left.loom, left.run_id, time.monotonic()
     assert f"loom attach {run_id}" in left.said.stdout
     assert len(kubernetes.pods_of(run_id)) == 1
     assert "is detached, and its jobs go on" in loom("diagnose", run_id).stdout
@@ -126,7 +127,11 @@ def test_a_run_is_left_followed_killed_and_followed_to_its_end(tmp_path: Path) -
     assert "STORY_KEY" in refused.stderr
     assert left.row()["status"] == "detached"
     left.followed_until("line 199")
+    waited_ms = (time.monotonic() - left_at) * 1000
     left.followed()
+    events = map(json.loads, (left.steps.parents[2] / "events.jsonl").read_text().splitlines())
+    took = {one["job_id"]: one["duration_ms"] for one in events if one.get("message") == "job_finished"}
+    assert took["build"] > waited_ms
     lines = "".join(f"line {number}\n" for number in range(200))
     said = loom("logs", run_id, "build").stdout
     assert lines in said

@@ -86,5 +86,14 @@ def _resumed(job: PastJob) -> Resumed | None:
     path = job.run.paths.handed_over(job.id, number)
     if path.exists():
         kept = job.container("", path)
-        return job.resumed(first, number=number, attached=True, kept=kept, image=job.image, view=job.view)
+        before_ms = job.state.fact("handed_over").get("after_ms", 0.0)
+        return job.resumed(
+            first,
+            number=number,
+            attached=True,
+            before_ms=before_ms,
+            kept=kept,
+            image=job.image,
+            view=job.view,
+        )
     return None if number == 1 else job.resumed(first, number=number, attached=True)

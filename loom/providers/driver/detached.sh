@@ -4,7 +4,7 @@
 
 # Forget what was handed over.
 loom_reset() {
-  loom_at=0 loom_last=0 loom_failed=0 loom_after=
+  loom_at=0 loom_last=0 loom_failed=0 loom_after= loom_began=0
   : >/run/loom/stay
   : >/run/loom/handed
 }
@@ -24,6 +24,7 @@ loom_stay() {
 # The exit code of what has ended: do what is next.
 loom_go() {
   [ ! -s /run/loom/stay ] || return 0
+  loom_time
   eval "loom_when=\${loom_when_$loom_at-}"
   [ "$loom_when" != m ] || [ "$1" = 0 ] || loom_failed=1
   loom_hand_on
@@ -37,6 +38,12 @@ loom_go() {
         ;;
     esac
   done
+}
+
+# The end of a step is the beginning of the next one in a shared shell. In seconds of the machine's clock.
+loom_time() {
+  loom_took=" $loom_began"
+  { read -r loom_began loom_rest </proc/uptime; } 2>/dev/null && loom_took="$loom_took $loom_began"
 }
 
 # The end of a step, with its exit code; `goes_on` if the shared shell takes another one.

@@ -110,7 +110,8 @@ loom_tell() {
     done <"$loom_dir/$loom_word"
   done
   loom_count_refusals
-  printf '%s %s\n' "$loom_token" "$1 $loom_ooms $loom_forks${2:+ $2}"
+  loom_time
+  printf '%s %s\n' "$loom_token" "$1 $loom_ooms $loom_forks${loom_took-}${2:+ $2}"
 }
 
 # token, script, settings (shell text that exports the step's variables), file of the step, the shell and its arguments
@@ -192,7 +193,8 @@ loom_share() {
   loom_shared=
 }
 
-# Of steps that were handed over (detached.sh): what comes after the end of one.
+# Of steps that were handed over (detached.sh): when one began and ended, and what comes after its end.
+loom_time() { :; }
 loom_say() { :; }
 
 # token, path, content with \0 escapes

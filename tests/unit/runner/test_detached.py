@@ -18,6 +18,7 @@ from loom.providers.base import Capabilities, Setup
 from loom.providers.command import Command
 from loom.record.reader import Reading
 from loom.record.store import Store
+from loom.status import Exit
 from loom.util import masking
 from tests.unit.providers.far_provider import FarKept, FarProvider, FarSession
 
@@ -53,6 +54,13 @@ class Detached(FarSession):
         )
 
 
+class Ended(Detached):
+    """Its steps ended before anybody listened again."""
+
+    def run(self, *given: Any) -> Exit:
+        return replace(super().run(*given), took_s=3600.0)
+
+
 class Waiting(FarKept):
     """A session in which a job goes on."""
 
@@ -61,7 +69,7 @@ class Waiting(FarKept):
     @contextmanager
     def attach(self, saved: bytes, request: Any, *_: Any) -> Iterator[FarSession]:
         self.attached.append(saved)
-        yield Detached(self._place, request)
+        yield Ended(self._place, request)
 
 
 class Detaching(FarProvider):
@@ -125,7 +133,7 @@ def left_in(project: Project, ran: Ran, job: str) -> None:
     ends = next(
         number
         for number, line in enumerate(lines)
-        if (event := json.loads(line)).get("message") == "session_opened" and event["job_id"] == job
+        if (event := json.loads(line)).get("message") == "handed_over" and event["job_id"] == job
     )
     paths.events.write_bytes(b"".join(lines[: ends + 1]))
     paths.handed_over("last", 1).unlink()
@@ -153,6 +161,17 @@ def test_another_loom_goes_on_with_the_record(make: Make) -> None:
     assert [job for job, *_ in Detached.handed] == ["two", "last"]
     assert again.lines("two") == ["two"]
     assert again.lines("last") == ["x"]
+    took = {
+        (event.scope, event.phase_code): event.duration_ms
+        for event in again.events
+        if event.job_id == "two" and event.duration_ms is not None
+    }
+    (before,) = (
+        event.data["after_ms"] for event in again.events if event.message == "handed_over" and event.job_id == "two"
+    )
+    assert round(took["step", "step.execute"]) == 3600_000
+    assert 3600_000 <= took["job", "job.execution"] < 3660_000
+    assert took["job", "pipeline.execute"] > took["job", "job.execution"] + before
     assert [event.job_id for event in again.events if event.message == "job_finished"] == ["one", "two", "last"]
     assert len(again.facts("attached")) == 1
     assert (
