@@ -36,6 +36,6 @@ def variables_at(
     try:
         state.begin()
         lost = state.restore(job.step_states(step), secrets, step.id)
-        return state.environment(step, state.step_env(step)), lost
+        return state.environment(state.at(step).begun()), lost
     except InvalidExpression:  # the step failed by it
         return state.env, []

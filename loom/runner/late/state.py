@@ -135,6 +135,40 @@ def result_of(fact: Mapping[str, Any], secrets: Mapping[str, bytes]) -> tuple[St
     return result, lost
 
 
+class StepView(Immutable):
+    """A step, and what its texts see. Its methods raise InvalidExpression."""
+
+    step: Step
+    contexts: Mapping[str, Value] = {}
+    functions: Mapping[str, Function] = {}
+
+    @property
+    def env(self) -> Mapping[str, str]:
+        """The context `env`."""
+        env: Mapping[str, str] = self.contexts["env"]
+        return env
+
+    def value(self, text: str) -> Value:
+        return filled(text, self.contexts, self.functions)
+
+    def text(self, text: str) -> str:
+        return text_of(self.value(text))
+
+    def texts(self, texts: Mapping[str, str]) -> dict[str, str]:
+        return {name: self.text(text) for name, text in texts.items()}
+
+    def of_action(self) -> StepView:
+        """Return what the texts of an action's own file see: `inputs` has those of the step too."""
+        inputs = {**(self.contexts["inputs"] or {}), **self.texts(self.step.inputs)}
+        return replace(self, contexts={**self.contexts, "inputs": inputs})
+
+    def begun(self) -> StepView:
+        """Return what the texts see when the step begins: also its own variables, for an action in an image those of its file."""
+        seen = self.of_action() if self.step.kind == "docker" else self
+        env = Exact({**self.env, **seen.texts(self.step.env)})
+        return replace(self, contexts={**self.contexts, "env": env})
+
+
 class _Scope(Struct, kw_only=True):
     """The job, or a composite action in it."""
 
@@ -225,10 +259,11 @@ class LateState:
 
     def begin(self) -> None:
         """Evaluate the variables of the job and its container. InvalidExpression."""
+        contexts = {**self._base, "env": self._job_env}
+        view = StepView(step=_LAST, contexts=contexts, functions=self._functions(_LAST))
         for texts, values in ((self._late.env, self._job_env), (self._late.container_env, self._container_env)):
             for name, text in texts.items():
-                contexts = {**self._base, "env": self._job_env}
-                values[name] = text_of(filled(text, contexts, self._functions(_LAST)))
+                values[name] = view.text(text)
 
     # -- what counts for a step -----------------------------------------------------------------------------------
 
@@ -247,10 +282,11 @@ class LateState:
         if enter is None:
             return self._entered(path)
         outer = self._scope(enter.scope)
-        inputs = {name: self.text(text, enter) for name, text in enter.inputs.items()}
+        inputs = self.at(enter).texts(enter.inputs)
         return _Scope(status=outer.status, inputs=inputs, env=outer.env, action=enter.action)
 
-    def contexts(self, step: Step, env: Mapping[str, str] | None = None) -> dict[str, Value]:
+    def at(self, step: Step) -> StepView:
+        """Return what the texts of a step see, without its own variables. InvalidExpression."""
         scope = self._scope(step.scope)
         action = step.action or scope.action
         github = {
@@ -263,18 +299,15 @@ class LateState:
             github["action_path"] = self.directory_of(action)
         if step.scope:
             github["action_status"] = scope.status
-        job = {**self._base["job"], "status": CANCELLED if self.cancelled else self.status}
-        found = {
+        contexts = {
             **self._base,
             "github": github,
-            "job": job,
+            "job": {**self._base["job"], "status": CANCELLED if self.cancelled else self.status},
             "steps": scope.steps,
-            "env": Exact(self._env(step) if env is None else env),
+            "env": Exact({**self._job_env, **self.env, **scope.env}),
+            **({"inputs": scope.inputs} if step.scope else {}),
         }
-        return found | ({"inputs": scope.inputs} if step.scope else {})
-
-    def _env(self, step: Step) -> dict[str, str]:
-        return {**self._job_env, **self.env, **self._scope(step.scope).env}
+        return StepView(step=step, contexts=contexts, functions=self._functions(step))
 
     def _functions(self, step: Step) -> dict[str, Function]:
         """Return the functions for a step: the main steps of an action look at the action alone, all others at the job."""
@@ -293,38 +326,15 @@ class LateState:
     def status(self) -> str:
         return self._scopes[()].status
 
-    def step_env(self, step: Step) -> dict[str, str]:
-        """Return the step's context `env`, its own included. InvalidExpression."""
-        env, functions = self._env(step), self._functions(step)
-        # For an action in an image, these include the variables of its own file.
-        contexts = self._action_contexts(step, env) if step.kind == "docker" else self.contexts(step, env)
-        return env | {name: text_of(filled(text, contexts, functions)) for name, text in step.env.items()}
-
-    def _action_contexts(self, step: Step, env: Mapping[str, str]) -> dict[str, Value]:
-        """Return the contexts for a text of an action's own file: `inputs` has those of the step too."""
-        contexts = self.contexts(step, env)
-        own = {name: text_of(filled(text, contexts, self._functions(step))) for name, text in step.inputs.items()}
-        return {**contexts, "inputs": {**(contexts["inputs"] or {}), **own}}
-
-    def value(self, text: str, step: Step, env: Mapping[str, str] | None = None) -> Value:
-        """Evaluate a text of the step. InvalidExpression."""
-        return filled(text, self.contexts(step, env), self._functions(step))
-
-    def text(self, text: str, step: Step, env: Mapping[str, str] | None = None) -> str:
-        return text_of(self.value(text, step, env))
-
-    def own_text(self, text: str, step: Step, env: Mapping[str, str]) -> str:
-        """Evaluate a text of an action's own file. InvalidExpression."""
-        return text_of(filled(text, self._action_contexts(step, env), self._functions(step)))
-
-    def name(self, step: Step, env: Mapping[str, str]) -> str:
+    def name(self, view: StepView) -> str:
         """Return a step's name for people, else its `uses`, preceded by those of the enclosing actions; empty without one."""
+        step = view.step
         own = step.script if step.kind != "run" else ""
         try:
-            own = self.text(step.name, step, env) or own
+            own = view.text(step.name) or own
         except InvalidExpression:
             own = step.name
-        outer = self._scope(step.scope).name
+        outer = self._entered(step.scope).name
         return f"{outer}: {own}" if outer and own else own or outer
 
     def skips(self, step: Step) -> str:
@@ -340,18 +350,17 @@ class LateState:
         if step.stage == "post" and step.main not in self._ran:
             return "its action did not run"
         written = step.condition or ("always()" if step.stage != "main" else "")
-        env = self.step_env(step)
-        contexts = self.contexts(step, env) if step.stage == "main" else self._action_contexts(step, env)
-        holds = evaluate(condition(written), contexts, self._functions(step))
-        if truth(holds):
+        view = self.at(step).begun()
+        view = view if step.stage == "main" else view.of_action()
+        if truth(evaluate(condition(written), view.contexts, view.functions)):
             return ""
         return (
             f"if: {written}" if written else ("the job was canceled" if self.cancelled else "a step before it failed")
         )
 
-    def environment(self, step: Step, env: Mapping[str, str]) -> dict[str, str]:
-        """Return the variables of a step with this context `env`: those of GitHub, and the inputs and state of its action."""
-        contexts = self.contexts(step, env)
+    def environment(self, view: StepView) -> dict[str, str]:
+        """Return the variables of a step: those of GitHub, and the inputs and state of its action."""
+        step, contexts = view.step, view.contexts
         github = {
             f"GITHUB_{name.upper()}": text_of(value)
             for name, value in contexts["github"].items()
@@ -360,12 +369,9 @@ class LateState:
         runner = {f"RUNNER_{name.upper()}": text_of(value) for name, value in contexts["runner"].items() if value != ""}
         inputs: dict[str, str] = {}
         if step.is_program:
-            inputs = {
-                f"INPUT_{name.upper().replace(' ', '_')}": self.text(text, step, env)
-                for name, text in step.inputs.items()
-            }
+            inputs = {f"INPUT_{name.upper().replace(' ', '_')}": text for name, text in view.texts(step.inputs).items()}
         saved = {f"STATE_{name}": value for name, value in self._saved.get(step.main or step.id, {}).items()}
-        env = {**self._container_env, **env}
+        env = {**self._container_env, **view.env}
         path = {"PATH": ":".join([*reversed(self.path), env.get("PATH") or self.runtime.path])} if self.path else {}
         own = {"GITHUB_ACTIONS": "true", **github, **runner, **self.runtime.files}
         return {"CI": "true", **env, **inputs, **saved, **own, **path}
@@ -378,12 +384,11 @@ class LateState:
 
     def enter(self, step: Step) -> None:
         """Begin a composite action: evaluate its inputs and variables. InvalidExpression."""
-        env = self.step_env(step)
-        inputs = {name: self.text(text, step, env) for name, text in step.inputs.items()}
-        own = {name: env[name] for name in step.env}
+        view = self.at(step).begun()
+        own = {name: view.env[name] for name in step.env}
         outer = self._scope(step.scope)
         self._scopes[self._inner[step.id]] = _Scope(
-            inputs=inputs, env={**outer.env, **own}, action=step.action, name=self.name(step, env)
+            inputs=view.texts(step.inputs), env={**outer.env, **own}, action=step.action, name=self.name(view)
         )
 
     def leave(self, step: Step) -> StepResult:
@@ -391,7 +396,7 @@ class LateState:
         inner = self._inner[step.id]
         scope = self._scopes[inner]
         within = replace(_LAST, scope=inner, action=step.action)
-        outputs = {name: self.text(text, within) for name, text in step.outputs.items()}
+        outputs = self.at(within).texts(step.outputs)
         return StepResult(outcome=scope.status, conclusion=scope.status, outputs=outputs)
 
     @property
@@ -429,7 +434,7 @@ class LateState:
         if step.kind == "checkout" and result.outcome == SUCCESS:
             path = next((text for name, text in step.inputs.items() if name.lower() == "path"), "")
             root = self.runtime.workspace
-            whole = posixpath.join(root, self.text(path, step).strip())
+            whole = posixpath.join(root, self.at(step).text(path).strip())
             self.checkouts.append(posixpath.relpath(whole, root))
         if step.stage == "main" and step.key and step.kind != "enter":
             scope.steps[step.key] = {
@@ -466,7 +471,7 @@ class LateState:
 
     def outputs(self, is_secret: Callable[[str], bool]) -> tuple[dict[str, str], list[str]]:
         """Return the outputs of the job, and the names of those that are not set because of a secret. InvalidExpression."""
-        found = {name: self.text(text, _LAST) for name, text in self._late.outputs.items()}
+        found = self.at(_LAST).texts(self._late.outputs)
         hidden = [name for name, value in found.items() if is_secret(value)]
         return {name: value for name, value in found.items() if name not in hidden}, hidden
 

@@ -33,7 +33,7 @@ from loom.runner.late.checkout import Checkout, checkout_of
 from loom.runner.late.commands import CommandFilter
 from loom.runner.late.files import FILES, InvalidFile, paths_of, summary_of, values_of
 from loom.runner.late.problem_matchers import formats, limited
-from loom.runner.late.state import LateState, StepResult, runtime
+from loom.runner.late.state import LateState, StepResult, StepView, runtime
 from loom.runner.late.written import steps_of
 from loom.runner.steps import CODE, Clock, JobSteps, Steps
 from loom.status import CANCELLED, FAILURE, SKIPPED, SUCCESS, Ended, Exit, OnOutput, Status, Stream
@@ -106,8 +106,8 @@ class LateSteps(Steps):
         self._snapshot = of.snapshot
         self._began = False
         """Whether the present step's `if` and `env` are valid."""
-        self._env: dict[str, str] = {}
-        """The context `env` of the step that runs."""
+        self._view: StepView
+        """What the texts of the present step see."""
         self._result = StepResult(outcome=SUCCESS, conclusion=SUCCESS)
         """The current step's results so far."""
         self._failed_by: str | None = None
@@ -173,6 +173,7 @@ class LateSteps(Steps):
     # -- a step ---------------------------------------------------------------------------------------------------
 
     def _process(self, step: Step) -> None:
+        self._view = StepView(step=step)
         try:
             super()._process(step)
         except InvalidExpression as error:
@@ -182,13 +183,14 @@ class LateSteps(Steps):
         """Leave a composite action, or return whether a step's `if` holds. InvalidExpression."""
         self._result, self._failed_by, self._began = StepResult(outcome=SUCCESS, conclusion=SUCCESS), None, False
         self.state.cancelled = self._canceled
+        self._view = self.state.at(step)
         if self.state.skips(step):
             self._end(step, SKIPPED)
             return False
         if step.kind == "leave":
             self._leave(step)
             return False
-        self._env, self._began = self.state.step_env(step), True
+        self._view, self._began = self._view.begun(), True
         if step.unexpected:
             self._attempt.warn(f"{step.id}: {step.unexpected}", CODE)
         return True
@@ -234,7 +236,7 @@ class LateSteps(Steps):
         return b"".join(heard) if exit_.code == 0 else None
 
     def _evaluated(self, step: Step) -> Step:
-        script = self.state.text(step.script, step, self._env) if step.kind == "run" else step.script
+        script = self._view.text(step.script) if step.kind == "run" else step.script
         same_lines = script.count("\n") == step.script.count("\n")
         running = replace(step, script=script, literal=step.literal and same_lines)
         self._command(running, None)  # an invalid text ends the step before it begins
@@ -290,7 +292,7 @@ class LateSteps(Steps):
         if "${{" not in step.continue_on_error:
             return step.continue_on_error == "true"
         try:
-            return flag_of(self.state.value(step.continue_on_error, step, self._env))
+            return flag_of(self._view.value(step.continue_on_error))
         except InvalidExpression as error:
             self._attempt.warn(f"continue-on-error: {error}", CODE)
             return False
@@ -302,7 +304,7 @@ class LateSteps(Steps):
         self.state.apply(step, result)
         fact = result.fact(
             step,
-            self.state.name(step, self._env),
+            self.state.name(self._view),
             self._attempt.number,
             self._open_job.secrets,
             self._attempt.journal.masker,
@@ -349,7 +351,7 @@ class LateSteps(Steps):
     def _limit_s(self, step: Step) -> float | None:
         own = None
         if step.timeout_minutes:
-            own = limit_of(number_of(self.state.value(step.timeout_minutes, step, self._env)))
+            own = limit_of(number_of(self._view.value(step.timeout_minutes)))
         now_ns = self._attempt.journal.now_ns()
         around = (self._deadlines.get(step.scope[:n]) for n in range(1, len(step.scope) + 1))
         limits = [max(0.001, (deadline - now_ns) / 1e9) for deadline in around if deadline and not self._canceled]
@@ -358,13 +360,13 @@ class LateSteps(Steps):
     # -- its command ----------------------------------------------------------------------------------------------
 
     def _started(self, step: Step) -> dict[str, Any]:
-        return super()._started(step) | ({"name": name} if (name := self.state.name(step, self._env)) else {})
+        return super()._started(step) | ({"name": name} if (name := self.state.name(self._view)) else {})
 
     def _environment(self, step: Step) -> dict[str, str]:
         return {
             **self._open_job.environment,
             **(self._services() if step.is_program else {}),
-            **self.state.environment(step, self._env),
+            **self.state.environment(self._view),
             "LOOM_STEP": step.id,
             "LOOM_ATTEMPT": str(self._attempt.number),
         }
@@ -383,8 +385,8 @@ class LateSteps(Steps):
         shell: tuple[str, ...] = ()
         start_in = ""
         if step.kind == "run":
-            shell = shell_of(self.state.text(step.shell, step, self._env), bash=self.state.runtime.bash)
-            start_in = self.state.text(step.working_directory, step, self._env)
+            shell = shell_of(self._view.text(step.shell), bash=self.state.runtime.bash)
+            start_in = self._view.text(step.working_directory)
             if "pwsh" in shell:
                 script = "\n".join((_POWERSHELL[0], script, _POWERSHELL[1]))
         elif step.kind == "node" and step.action is not None:
@@ -412,9 +414,8 @@ class LateSteps(Steps):
         history = (
             (self._snapshot / ".git").is_dir() and self._job.has_git and not self._shares
         )  # whose history stays whole
-        github = self.state.contexts(step, self._env)["github"]
-        text = partial(self.state.text, step=step, env=self._env)
-        return checkout_of(step, text, github, submodules=submodules, history=history)
+        github = self._view.contexts["github"]
+        return checkout_of(step, self._view.text, github, submodules=submodules, history=history)
 
     def _bring(self, made: Checkout, on_output: OnOutput, cancel: Cancel) -> Exit:
         """Put a checkout's files into a directory of the workspace; what was there goes first, as on GitHub."""
@@ -481,8 +482,8 @@ class LateSteps(Steps):
         asked = container_of(
             step,
             environment=self._environment(step),
-            own=lambda text: self.state.own_text(text, step, self._env),
-            given=lambda text: self.state.text(text, step, self._env),
+            own=self._view.of_action().text,
+            given=self._view.text,
             reports=FILES,
             workspace=request.workspace if request.mount_mode is MountMode.BIND else self._snapshot,
             event=(self._job.github or {}).get("event") or {},
@@ -534,7 +535,7 @@ class LateSteps(Steps):
             case "add-mask":
                 for part in {found.value, *found.value.splitlines()} - {""}:
                     self._mask(step, "MASK", part, "a value of add-mask")
-            case "set-env" | "add-path" if self._env.get(_UNSECURE, "").lower() != "true":
+            case "set-env" | "add-path" if self._view.env.get(_UNSECURE, "").lower() != "true":
                 self._failed_by = f"The `{found.name}` command is disabled. Please upgrade to using Environment Files."
             case "add-path":
                 self._result = replace(self._result, path=(*self._result.path, found.value))

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from loom.plan.late import Action
 from loom.plan.model import Job, Secret, Step
-from loom.runner.late.state import JobRuntime, LateState, StepResult
+from loom.runner.late.state import JobRuntime, LateState, StepResult, StepView
 from loom.status import FAILURE, SKIPPED, SUCCESS
 from loom.util.masking import Masker
 
@@ -31,6 +31,11 @@ STEPS = (
 
 def state(made: Job, secrets: dict[str, bytes] | None = None) -> LateState:
     return LateState(made, RUNTIME, needs={}, secrets=secrets or SECRETS, run_id="r1")
+
+
+def seen(later: LateState, one: Step, env: dict[str, str] | None = None) -> StepView:
+    view = later.at(one)
+    return view if env is None else replace(view, contexts={**view.contexts, "env": env})
 
 
 def fact(one: Step, outcome: str = SUCCESS, conclusion: str = "", **more: Any) -> dict[str, Any]:
@@ -57,25 +62,25 @@ def test_a_job_goes_on_with_what_its_steps_had_made() -> None:
     later = state(made)
     assert later.restore(run_so_far(made), SECRETS, "script/06") == []
     assert (later.env, later.path, later.status) == ({"V": "s3cret-value"}, ["/one", "/two"], SUCCESS)
-    assert later.text("${{ steps.one.outputs.a }} ${{ steps.mine.outputs.o }} ${{ steps.inner }}", LATER) == "A B "
+    assert later.at(LATER).text("${{ steps.one.outputs.a }} ${{ steps.mine.outputs.o }} ${{ steps.inner }}") == "A B "
     inner, last, post = made.steps[3], made.steps[5], made.steps[6]
-    environment = later.environment(inner, {})
+    environment = later.environment(seen(later, inner, {}))
     assert (environment["INPUT_X_Y"], environment["STATE_main"], environment["PATH"]) == ("A", "2", "/two:/one:/bin")
     assert (environment["GITHUB_ACTION_PATH"], environment["GITHUB_ACTION_REF"]) == ("/actions/o/sub", "v1")
     assert environment["GITHUB_ACTION_REPOSITORY"] == "o/r"
-    assert later.environment(post, {})["STATE_pre"] == "1"
+    assert later.environment(seen(later, post, {}))["STATE_pre"] == "1"
     assert (later.skips(post), later.skips(last)) == ("", "")
-    assert later.name(inner, {}) == "Mine"
+    assert later.name(later.at(inner)) == "Mine"
 
 
 def test_only_the_steps_before_count() -> None:
     made = job("x", *STEPS)
     later = state(made)
     later.restore(run_so_far(made), SECRETS, "script/03")
-    assert later.text("${{ steps.one.outcome }} ${{ steps.mine.outputs.o }}", LATER) == "success "
+    assert later.at(LATER).text("${{ steps.one.outcome }} ${{ steps.mine.outputs.o }}") == "success "
     whole = state(made)
     whole.restore(run_so_far(made)[:2], SECRETS, None)
-    assert whole.text("${{ steps.one.outcome }} ${{ steps.mine.outcome }}", LATER) == "success "
+    assert whole.at(LATER).text("${{ steps.one.outcome }} ${{ steps.mine.outcome }}") == "success "
 
 
 def test_a_failure_before_is_one_that_a_person_goes_on_after() -> None:
@@ -83,7 +88,7 @@ def test_a_failure_before_is_one_that_a_person_goes_on_after() -> None:
     later = state(made)
     later.restore(run_so_far(made, FAILURE), SECRETS, "script/06")
     assert later.status == SUCCESS
-    assert later.text("${{ steps.mine.outcome }} ${{ steps.mine.conclusion }}", LATER) == "failure success"
+    assert later.at(LATER).text("${{ steps.mine.outcome }} ${{ steps.mine.conclusion }}") == "failure success"
     assert later.skips(made.steps[5]) == ""
 
 
@@ -113,19 +118,19 @@ def test_an_action_whose_inputs_can_no_longer_be_evaluated_has_none() -> None:
     made = job("x", *steps)
     later = state(made)
     later.restore(run_so_far(made), SECRETS, "script/06")
-    assert later.text("${{ inputs.who }}${{ steps.inner.outputs.b }}", step(scope=("mine",))) == "B"
+    assert later.at(step(scope=("mine",))).text("${{ inputs.who }}${{ steps.inner.outputs.b }}") == "B"
 
 
 def test_a_step_before_its_action_has_the_actions_inputs() -> None:
     made = job("x", *STEPS)
     fresh = state(made)
     fresh.begin()
-    assert fresh.environment(made.steps[0], {})["GITHUB_ACTION_PATH"] == "/actions/o/sub"
-    assert fresh.text("${{ inputs.who }}", step(scope=("mine",))) == ""
+    assert fresh.environment(seen(fresh, made.steps[0], {}))["GITHUB_ACTION_PATH"] == "/actions/o/sub"
+    assert fresh.at(step(scope=("mine",))).text("${{ inputs.who }}") == ""
     enter = step("uses", kind="enter", key="mine", inputs={"who": "${{ 'me' }}"}, env={"E": "e"}, action=ACTION)
     fresh = state(job("x", *STEPS[:2], enter, *STEPS[3:]))
     fresh.begin()
-    assert fresh.text("${{ inputs.who }} ${{ env.E }}", step(scope=("mine",))) == "me "
+    assert fresh.at(step(scope=("mine",))).text("${{ inputs.who }} ${{ env.E }}") == "me "
 
 
 GITHUB = {
@@ -153,7 +158,7 @@ def test_the_contexts_of_a_step_are_githubs(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(platform, "machine", lambda: "aarch64")
     env = {"J": "${{ github.actor }}${{ env.K }}", "K": "${{ env.J }}"}
     one, (first,) = with_context(step("run", key="s"), env=env)
-    assert one.contexts(first) == {
+    assert one.at(first).contexts == {
         "env": {"J": "ann", "K": "ann"},
         "github": {
             "action": "s",
@@ -216,18 +221,18 @@ def test_the_variables_of_a_step_are_githubs(monkeypatch: pytest.MonkeyPatch) ->
         "RUNNER_TEMP": "/tmp",
         "RUNNER_TOOL_CACHE": "/opt/hostedtoolcache",
     }
-    assert one.environment(run, {"E": "e"}) == every | {"GITHUB_ACTION": "__run", "GITHUB_ACTION_PATH": ""}
+    assert one.environment(seen(one, run, {"E": "e"})) == every | {"GITHUB_ACTION": "__run", "GITHUB_ACTION_PATH": ""}
     of_action = {"GITHUB_ACTION": "__node", "GITHUB_ACTION_PATH": "/actions/o/sub", "GITHUB_ACTION_REF": "v1"}
     more = {"GITHUB_ACTION_REPOSITORY": "o/r", "INPUT_A_B": "<e>"}
-    assert one.environment(action, {"E": "e"}) == every | of_action | more
+    assert one.environment(seen(one, action, {"E": "e"})) == every | of_action | more
     one.path = ["/a", "/b"]
-    assert one.environment(run, {"PATH": "/own"})["PATH"] == "/b:/a:/own"
+    assert one.environment(seen(one, run, {"PATH": "/own"}))["PATH"] == "/b:/a:/own"
 
 
 def test_the_token_of_a_job_is_in_two_contexts() -> None:
     secret = Secret(name="GITHUB_TOKEN", ref="env://T", file=False)
     one, _ = with_context(step("x"), values={"GITHUB_TOKEN": b"tok"}, secrets=(secret,))
-    assert one.text("${{ github.token }} ${{ secrets.github_token }}", LATER) == "tok tok"
+    assert one.at(LATER).text("${{ github.token }} ${{ secrets.github_token }}") == "tok tok"
 
 
 @pytest.mark.parametrize(
@@ -244,9 +249,9 @@ def test_the_token_of_a_job_is_in_two_contexts() -> None:
 def test_the_name_of_a_step(late: dict[str, Any], name: str) -> None:
     enter = step("o/r", kind="enter", key="act", name="Outer", action=ACTION)
     one, steps = with_context(step("script", **late), enter, step("script", scope=("act",), **late))
-    assert one.name(steps[0], {}) == name
+    assert one.name(one.at(steps[0])) == name
     one.enter(steps[1])
-    assert one.name(steps[2], {}) == (f"Outer: {name}" if name else "Outer")
+    assert one.name(one.at(steps[2])) == (f"Outer: {name}" if name else "Outer")
 
 
 @pytest.mark.parametrize(
@@ -297,13 +302,13 @@ def test_the_status_of_an_action_is_that_of_its_main_steps() -> None:
     one.apply(steps[1], StepResult(outcome=FAILURE, conclusion=FAILURE))
     one.apply(steps[2], StepResult(outcome="cancelled", conclusion="cancelled"))
     assert one.status == SUCCESS
-    assert one.text("${{ github.action_status }} ${{ job.status }}", steps[1]) == "failure success"
+    assert one.at(steps[1]).text("${{ github.action_status }} ${{ job.status }}") == "failure success"
     assert (one.inner(steps[0]), one.judged(steps[1]), one.judged(steps[3])) == (("act",), ("act",), ())
     left = one.leave(steps[3])
     assert left == StepResult(outcome=FAILURE, conclusion=FAILURE, outputs={"o": "cancelled"})
     one.apply(steps[3], left)
     assert one.status == FAILURE
-    assert one.text("${{ steps.act.outputs.o }} ${{ steps.act.conclusion }}", LATER) == "cancelled failure"
+    assert one.at(LATER).text("${{ steps.act.outputs.o }} ${{ steps.act.conclusion }}") == "cancelled failure"
 
 
 def test_a_step_of_an_action_has_the_position_of_the_action() -> None:
@@ -311,8 +316,8 @@ def test_a_step_of_an_action_has_the_position_of_the_action() -> None:
     one, steps = with_context(step("x", key="s"), enter, step("x", scope=("act",)))
     one.apply(steps[0], StepResult(outcome=FAILURE, conclusion=SUCCESS, outputs={"o": "1"}))
     one.enter(steps[1])
-    found = one.contexts(steps[2])["github"]
+    found = one.at(steps[2]).contexts["github"]
     assert isinstance(found, dict)
     assert (found["action_path"], found["action_repository"], found["action_ref"]) == ("/actions/o/sub", "o/r", "v1")
     kept = {"s": {"conclusion": "success", "outcome": "failure", "outputs": {"o": "1"}}}
-    assert one.contexts(steps[1])["steps"] == kept
+    assert one.at(steps[1]).contexts["steps"] == kept

@@ -437,13 +437,13 @@ def test_ports_of_services_are_in_the_context_of_the_job() -> None:
     one = replace(job("one"), services=(service,))
     state = LateState(one, runtime("/w", "", ("bash",), ""), needs={}, secrets={}, run_id="1")
     text = "${{ job.services.redis.ports[6379] }} ${{ job.services.redis.ports['6379'] }} ${{ job.services.none.ports[1] }}"
-    assert state.text(text, step()) == "6379 6379 "
+    assert state.at(step()).text(text) == "6379 6379 "
     assert one.late is not None
     boxed = replace(one, late=replace(one.late, contexts={"job": {"container": {}}}))
     at = runtime("/w", "", ("bash",), "", {"id": "c1", "network": "n1"}, {"redis": "r1"})
     ids = "${{ job.container.id }} ${{ job.container.network }} ${{ job.services.redis.id }} ${{ job.services.redis.network }}"
     text = f"${{{{ job.container && 1 }}}} ${{{{ job.services.redis.ports[6379] }}}} {ids}"
-    said = [LateState(each, at, needs={}, secrets={}, run_id="1").text(text, step()) for each in (boxed, one)]
+    said = [LateState(each, at, needs={}, secrets={}, run_id="1").at(step()).text(text) for each in (boxed, one)]
     assert said == ["1 6379 c1 n1 r1 n1", " 6379   r1 n1"]
 
 
