@@ -106,10 +106,12 @@ _STOPPED: Mapping[str, tuple[str, str]] = {
 def ending_of(status: str, ending: Mapping[str, Any], shell: Ending | None) -> Ending | None:
     """Return what ended a job or run with this status, as far as it is known. `ending`: its error, with code and exit code;
     `shell`: the command that the shell reported."""
+    error = str(ending.get("error") or "")
     if status in _STOPPED:
         says, advice = _STOPPED[status]
+        if error.startswith("interrupted in "):  # the run, after its jobs
+            says, advice = error, "what they left is in the record; run it again if it is to count as a whole run"
         return Ending(by="loom", says=says, advice=advice)
-    error = str(ending.get("error") or "")
     if error and ending.get("error_code"):
         says, _, advice = error.partition("\n")
         return Ending(by="loom", says=says, advice=advice or None)

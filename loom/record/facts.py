@@ -140,7 +140,7 @@ _FACTS: Mapping[str, type[Struct]] = {
         view_of=str | None,
         input_tree=str,
     ),
-    "interrupted": _data("by at_once grace_s", by=str, at_once=bool, grace_s=float),
+    "interrupted": _data("by at_once grace_s", by=str, at_once=bool, grace_s=float, during=str),
     "cache_keys": _data("keys", keys=list[str]),
     "image_resolved": _IMAGE,
     "image_used": _IMAGE,

@@ -225,6 +225,15 @@ class RunFold(_WithFacts):
         """Return whether a job waits at its failing step to be resumed."""
         return any(fact.get("paused") for fact in self.kept.values())
 
+    @property
+    def newest_phase(self) -> str:
+        """The phase that began last, of those that have not ended."""
+        return next((span.start.phase_code for span in reversed([*self._open.values()])), "")
+
+    @property
+    def all_passed(self) -> bool:
+        return all(job.status is Status.SUCCESS or job.allowed_failure for job in self.jobs.values())
+
     def failing_job(self) -> JobState | None:
         """Return the first failed job that was not allowed to fail."""
         return next(iter(self.failed_jobs()), None)

@@ -398,6 +398,7 @@ class Execution:
         if (code := self._cancel.exit_code) is not None:
             grace_s = 0.0 if self._cancel.now else self._run.grace_s
             data = {"by": code.name.lower(), "at_once": self._cancel.now, "grace_s": grace_s}
+            data["during"] = self._recorder.fold.newest_phase
             stating = partial(self._journal.fact, RUN, PhaseCode.RUN_PIPELINE_EXECUTE, "interrupted", data)
             self._stating.append(start_thread(stating, name="interrupted"))
 
@@ -419,6 +420,8 @@ class Execution:
             if error is None and failing is not None and failing.end is not None:
                 error = f"{failing.id}: {failing.end.error or failing.status}"
                 error_code = failing.end.data.get("error_code")
+            elif status is Status.CANCELED and self._recorder.fold.all_passed:
+                error = f"interrupted in {self._recorder.fold.fact('interrupted')['during']}, after all jobs had passed"
             elif error is None:
                 earlier = self._recorder.fold.failed_earlier.items()
                 error = next(

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from loom.analysis.evidence import diagnosis_of
 from loom.cancel import Cancel
 from loom.config.pools import Pool
 from loom.errors import EngineUnavailable, InfrastructureError, ProviderError, RecordError, SnapshotError
@@ -205,7 +206,9 @@ def test_an_interrupt_while_the_workspace_is_filled(make: Make, monkeypatch: pyt
     assert ran.result.receipt.error == "interrupted"
     assert ran.result.receipt.error_code is None
     assert ran.reading.fold.status == "canceled"
-    assert ran.facts("interrupted") == [{"by": "interrupted", "at_once": False, "grace_s": 10.0}]
+    assert ran.facts("interrupted") == [
+        {"by": "interrupted", "at_once": False, "grace_s": 10.0, "during": "run.bootstrap"}
+    ]
 
 
 @pytest.mark.parametrize("times", [1, 2])
@@ -321,6 +324,21 @@ def test_an_interrupted_run_has_its_signal_and_what_ran(make: Make) -> None:
     assert ran.statuses == {"one": "canceled", "two": "skipped"}
     assert ran.error("one") == "script/01 was interrupted"
     assert ran.facts("interrupted")[0]["by"] == "terminated"
+
+
+@pytest.mark.parametrize(
+    ("names", "error"), [(["one"], "interrupted in job.cleanup, after all jobs had passed"), ([], None)]
+)
+def test_a_run_that_is_interrupted_when_a_job_has_passed(make: Make, names: Sequence[str], error: str | None) -> None:
+    cancel = Cancel()
+    ran = make(TWO).run(
+        *names, code=130, cancel=cancel, sinks=sink("job.cleanup", cancel.request, kind="phase_started")
+    )
+    assert ran.statuses.pop("one") == "success"
+    assert ran.result.receipt.error == error
+    ended = diagnosis_of(ran.reading).ended_by
+    assert ended is not None
+    assert (ended.says == error) == bool(error)
 
 
 def test_the_first_failure_stops_the_others_on_request(make: Make) -> None:
