@@ -198,7 +198,8 @@ class Screen:
             case "snapshot_taken":
                 yield from self._snapshot(data)
             case "notice":
-                yield self._look.styled(f"{self._look.marks['warn']} {shown(data['text'])}", "warn")
+                text = shown(data["text"]).replace("\n", "\n    ")
+                yield self._look.styled(f"{self._look.marks['warn']} {text}", "warn")
             case "image_resolved" if self._look.detail is Detail.VERBOSE:
                 exact = data.get("digest") or data["id"]
                 yield self._row("start", "dim", event.job_id or "", f"image {data['name'] or ''} is {exact}")
@@ -251,7 +252,7 @@ class Screen:
             yield self._look.styled(f"  left out: {len(data['left_out']) - 5} more, named in the receipt", "warn")
 
     def _row(self, mark: str, style: str, job_id: str, text: str) -> str:
-        look = self._look
+        look, text = self._look, text.replace("\n", "\n    ")
         return f"{look.styled(look.marks[mark], style)} {job_id:<{self._job_width}}  {look.styled(text, style)}"
 
     def _job_finished(self, event: PhaseEvent) -> Iterator[str]:

@@ -1,6 +1,6 @@
 """Sections in a job's output, as GitLab's job logs mark them."""
 
-from loom.record.events import PhaseCode, Where
+from loom.record.events import RUN, PhaseCode, Where
 from loom.record.journal import Journal
 from loom.record.sections import MOST_DEEP, SectionReader
 from loom.render.look import Look
@@ -74,8 +74,10 @@ def test_a_section_goes_on_over_the_steps_of_a_job() -> None:
             outcome.status = Status.SUCCESS
     job = Where(scope="job", job_id="job")
     journal.fact(job, PhaseCode.JOB_CLEANUP, "job_finished", status=Status.SUCCESS, duration_ms=1000)
+    for where in (job, RUN):
+        journal.fact(where, PhaseCode.JOB_CLEANUP, "warning", {"text": "not removed\nremove it"})
     shown_lines = [line.removeprefix("job").strip() for line in lines]
     assert shown_lines == [
         "$ run 0", "│ ▸ Install (3 lines, 1 min 00 s)", "$ run 3", "│ after", "$ run 4", "│ ▸ B (0 lines, without an end)",
-        "✓ job       passed in 1.0 s",
+        "✓ job       passed in 1.0 s", "! job       not removed\n    remove it", "!           not removed\n    remove it",
     ]  # fmt: skip
