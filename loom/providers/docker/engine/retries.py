@@ -73,7 +73,10 @@ START = Policy(when=lambda error: isinstance(error, StartFailed), attempts=3)
 RESTART = Policy(when=START.when, attempts=4)
 PULL = Policy(
     when=lambda error: (
-        isinstance(error, ImageError) and error.code in _OF_REGISTRY and not isinstance(error, NotRepeated)
+        isinstance(error, ImageError)
+        and error.code in _OF_REGISTRY
+        and "no such host" not in error.message
+        and not isinstance(error, NotRepeated)
     ),
     attempts=4,
     first_wait_s=0.5,

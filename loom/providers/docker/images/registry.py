@@ -190,7 +190,12 @@ _REFUSALS: Mapping[str, tuple[str, str, str]] = {
         "{registry} can't be reached: {answer}",
         "Mend the engine's proxy (`docker info` shows it): `proxies` in /etc/docker/daemon.json, and restart it",
     ),
-    "connection refused|no such host|timeout|tls:|eof|connection reset|server misbehaving|unreachable|no route"
+    "no such host": (
+        "IMAGE_REGISTRY_DOWN",
+        "{registry} is not known where the engine runs: {answer}",
+        "Check the registry's name. One that only a company's network knows needs its VPN or DNS there",
+    ),
+    "connection refused|timeout|tls:|eof|connection reset|server misbehaving|unreachable|no route"
     "|temporary failure|deadline exceeded|http response to|502|503|504|500 internal|service unavailable|bad gateway"
     "|dial tcp": (
         "IMAGE_REGISTRY_DOWN",

@@ -3,6 +3,7 @@
 import pytest
 
 from loom.images.reference import parse_reference
+from loom.providers.docker.engine.retries import PULL
 from loom.providers.docker.images.credentials import Credentials
 from loom.providers.docker.images.registry import Progress, explain
 
@@ -59,6 +60,8 @@ def test_every_refusal_of_a_registry_has_its_code_and_a_next_move(said: str, cod
     assert (error.code, error.exit_code) == (code, 3)
     assert error.hint
     assert said in str(error)
+    is_down = code in ("IMAGE_REGISTRY_DOWN", "IMAGE_RATE_LIMITED")
+    assert PULL.when(error) == (is_down and not said.endswith("no such host"))
 
 
 def test_a_denial_says_which_credentials_were_refused() -> None:
