@@ -145,7 +145,7 @@ def test_a_namespace_that_is_deleted_in_mid_run(pods: Pods, namespace: Any, clus
     pool = Pool(provider="kubernetes", namespace=namespace.namespace)
     with pods.job(pool=pool) as job:
         error = lost(job, lambda: cluster.call("removing", "delete_namespace", namespace.namespace))
-        assert (error.code, "was deleted" in error.message) == ("POD_LOST", True)
+        assert (error.code, "was deleted" in error.message, "Killing" in str(error)) == ("POD_LOST", True, False)
         again = refused(pods, pool=pool)
     assert again.code == "CLUSTER_NAMESPACE_UNKNOWN"
 

@@ -76,6 +76,7 @@ def run(repository: Path, tmp_path: Path, registry: str, name: str) -> str:
             **environ(),
             "HOME": str(home),
             "LOOM_TMP_DIR": str(tmp_path),
+            "LOOM_STATE_DIR": str(home / "state"),
             "LOOM_TRUST": "1",
             "LOOM_AUTO_CLEAN": "false",
         },
@@ -87,7 +88,7 @@ def run(repository: Path, tmp_path: Path, registry: str, name: str) -> str:
     assert ran.returncode == 0, ran.stdout + ran.stderr
     run_id = re.findall(r"loom-run-local-(\d+)", ran.stdout)[0]
     assert pods_of(run_id) == []
-    return "\n".join(path.read_text() for path in (home / f".local/state/loom/runs/{run_id}").rglob("*.jsonl"))
+    return "\n".join(path.read_text() for path in (home / f"state/runs/{run_id}").rglob("*.jsonl"))
 
 
 def test_the_snapshot_goes_to_the_registry_once(repository: Path, tmp_path: Path, registry: str) -> None:

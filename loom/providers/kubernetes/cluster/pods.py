@@ -26,11 +26,15 @@ _NO_START = (
     "StartError",
     "ContainerCannotRun",
 )
-_COURSE = ("Scheduled", "Pulling", "Pulled", "Created", "Started", "MissingClusterDNS")
+_COURSE = ("Scheduled", "Pulling", "Pulled", "Created", "Started", "Killing", "MissingClusterDNS")
 """Reasons of events that only say how far a pod has come."""
 
 _WATCHING = "watching the pods of the run"
 _WATCH = Policy(when=is_transient, limit_s=300.0, first_wait_s=0.5, exact=True)
+_DELETED = (
+    "someone deleted it, or its namespace, or its node was drained: run the job again"
+    " (`retry: {max: 1, when: [provider_failure]}` does so by itself)"
+)
 
 
 class PodLost(ProviderError):
@@ -191,7 +195,7 @@ def is_over(pod: Mapping[str, Any] | None, container: str) -> bool:
 def refusal(pod: Mapping[str, Any] | None, names: Mapping[str, str]) -> LoomError | None:
     """Return the error of a pod that will not start; None while it may. `names`: what a message calls each container."""
     if pod is None:
-        return PodLost("the pod was deleted before it ran", hint="someone deleted it, or its namespace")
+        return PodLost("the pod was deleted before it ran", hint=_DELETED)
     status, spec = pod.get("status") or {}, pod.get("spec") or {}
     if status.get("phase") == "Failed" and not status.get("containerStatuses"):
         return PodLost(
@@ -268,7 +272,7 @@ def loss_error(cluster: Cluster, name: str, job_id: str, *, doing: str = "while 
     where = f"the pod {name} of job {job_id}"
     told = "\n".join(events_of(cluster, name))
     if pod is None:
-        return PodLost(f"{where} was deleted {doing}", hint=told or "by someone, or with its namespace")
+        return PodLost(f"{where} was deleted {doing}", hint=told or _DELETED)
     status = pod.get("status") or {}
     node = (pod.get("spec") or {}).get("nodeName", "")
     if status.get("reason") == "DeadlineExceeded":
@@ -277,7 +281,7 @@ def loss_error(cluster: Cluster, name: str, job_id: str, *, doing: str = "while 
         return PodLost(f"{where} on node {node} was evicted {doing}: {said}", code="POD_EVICTED", hint=told or None)
     if (pod.get("metadata") or {}).get("deletionTimestamp"):
         how = "was lost with its node" if "NodeNotReady" in told else "was deleted from node"
-        return PodLost(f"{where} {how} {node} {doing}", hint=told or None)
+        return PodLost(f"{where} {how} {node} {doing}", hint=told or _DELETED)
     ended = state_of(pod, "loom").get("terminated")
     if ended is not None:
         return PodLost(

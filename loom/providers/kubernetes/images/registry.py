@@ -11,9 +11,12 @@ from urllib.parse import urljoin
 import requests
 
 from loom.errors import ProviderError
+from loom.providers.docker.engine.errors import explanation
 from loom.providers.docker.images.credentials import credentials_for
 
-_TIMEOUT_S = (10.0, 120.0)
+_CONNECT_S, _ANSWER_S = 10.0, 30.0
+_STORED_A_SECOND = 10e6
+"""Bytes of a blob that a registry has stored when it answers: each adds to the time that its answer may take."""
 _CHUNK = 1 << 20
 _HUB = "registry-1.docker.io"
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -107,7 +110,7 @@ class Repository:
                 answer = self._send(method, url, dict(headers or {}), more)
         except requests.RequestException as error:
             raise RegistryError(
-                f"the registry {self.host} does not answer: {error}",
+                f"the registry {self.host} does not answer: {explanation(error)}",
                 hint="see the pool's `registry`; one without TLS needs http:// in front",
             ) from error
         if answer.status_code >= 400 and answer.status_code not in allowed:
@@ -126,7 +129,8 @@ class Repository:
         if token is not None:
             headers["Authorization"] = f"Bearer {token}"
         auth = (user, self._auth["password"]) if user and token is None else None
-        return session.request(method, url, headers=headers, auth=auth, timeout=_TIMEOUT_S, **more)
+        answer_s = _ANSWER_S + int(headers.get("Content-Length", "0")) / _STORED_A_SECOND
+        return session.request(method, url, headers=headers, auth=auth, timeout=(_CONNECT_S, answer_s), **more)
 
     def _log_in(self, refused: requests.Response) -> bool:
         """Get a token where the registry names a service for it; return whether to ask again."""
@@ -139,7 +143,7 @@ class Repository:
             asked.pop("realm"),
             params={"scope": f"repository:{self.name}:pull,push", **asked},
             auth=(user, self._auth["password"]) if user else None,
-            timeout=_TIMEOUT_S,
+            timeout=(_CONNECT_S, _ANSWER_S),
         )
         if not answer.ok:
             return False

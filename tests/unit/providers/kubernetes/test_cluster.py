@@ -14,6 +14,18 @@ pytest.importorskip("kubernetes", reason="the extra `kubernetes` is not installe
 from loom.errors import EngineUnavailable
 from loom.providers.kubernetes.cluster import client
 from loom.providers.kubernetes.cluster.client import Cluster
+from loom.providers.kubernetes.images import registry
+
+
+def test_a_registry_that_takes_an_upload_and_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "_ANSWER_S", 0.05)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        there = registry.Repository(f"http://127.0.0.1:{silent.getsockname()[1]}/x", {})
+        with pytest.raises(
+            registry.RegistryError, match=r"^the registry \S+ does not answer: [^(]*[Tt]imed out\b"
+        ) as raised:
+            there.put_manifest("latest", b"{}")
+    assert "http://" in (raised.value.hint or "")
 
 
 @pytest.mark.slow
