@@ -5,10 +5,13 @@ File systems search past what was deleted lately: a tree that is created then ta
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from loom import snapshot
-from loom.record.store import Store
+from loom.record.documents import JobManifest
+from loom.record.store import RunEntry, Store, is_alive, read_document
+from loom.status import Status
 from loom.util.paths import new_workspace, run_of_workspace
 
 MOST = 2
@@ -16,17 +19,45 @@ MOST = 2
 
 
 def make_workspace(store: Store, workspace: Path, *, run_id: str, repo_root: Path) -> None:
-    """Create and register the workspace of a run: empty, or with a spare one's files, which the snapshot then renews."""
+    """Create and register the workspace of a run: empty, or with a spare one's files, which the snapshot then renews.
+
+    Without a spare one, a run with a record gets the workspace of the checkout's last run if nobody can need that.
+    """
     registered = store.workspaces
     registered.make(workspace, run_id=run_id, repo_root=repo_root)
-    for spare in registered.spares(repo_root):
+    for spare in registered.spares(repo_root) or _of_last_run(store, run_id, repo_root):
         if spare.parent != workspace.parent:
             continue
         registered.register(workspace, run_id=run_id, repo_root=repo_root, directory=spare)
         if snapshot.hand_over(spare, registered.known(spare), workspace, registered.known(workspace)):
-            registered.forget(spare)
+            if not snapshot.remains(spare):  # a clean-up removes what jobs left beside it
+                registered.forget(spare)
             return
         registered.register(workspace, run_id=run_id, repo_root=repo_root)
+
+
+def _of_last_run(store: Store, run_id: str, repo_root: Path) -> Iterator[Path]:
+    """Yield its workspace if that is large, and the run is over and left nothing that anybody could go on with."""
+    registered, root = store.workspaces, str(repo_root)
+    runs = {one.run_id: one.path for one in registered.all() if (one.kind, one.repo_root) == ("run", root)}
+    if run_id not in store.run_ids() or not any(map(registered.is_large, runs.values())):
+        return
+    last = next((entry for entry in store.entries(repo_root) if entry.run_id != run_id), None)
+    workspace = None if last is None or not _is_over(last) else runs.get(last.run_id)
+    if workspace is not None and registered.is_large(workspace) and registered.confirms(workspace):
+        yield workspace
+
+
+def _is_over(run: RunEntry) -> bool:
+    """Return whether a run passed, its process has ended, and nobody entered or kept a job, or was warned of what one left."""
+    jobs = [read_document(path, JobManifest) for path in run.paths.logs.glob("jobs/*/manifest.json")]
+    return (
+        run.state == Status.SUCCESS
+        and run.child_of is None
+        and not is_alive(run.identity)
+        and not run.paths.assistance.exists()
+        and all(job is not None and not job.kept and not job.warnings for job in jobs)
+    )
 
 
 def set_aside(store: Store, workspace: Path, repo_root: Path) -> bool:

@@ -137,7 +137,8 @@ def hand_over(workspace: Path, kept: Path, target: Path, target_kept: Path, *, s
     """
     with alone_in(workspace) as alone:
         try:
-            if not alone or not kept.exists():
+            inside = f"{os.path.realpath(workspace)}/"
+            if not alone or not kept.exists() or any(at.startswith(inside) for at in processes.current_directories()):
                 return False
             if stripped and not _strip_all(workspace, _read(kept)):
                 return False

@@ -76,7 +76,9 @@ def verify(
     workspace = workspace.absolute()
     if not workspace.is_dir():
         raise SnapshotError(
-            f"{workspace}: the workspace is gone", hint="`loom clean` may have removed it", code="WORKSPACE_MISSING"
+            f"{workspace}: the workspace is gone",
+            hint="a later run renewed it, or `loom clean` removed it",
+            code="WORKSPACE_MISSING",
         )
     if not os.access(workspace, os.R_OK | os.X_OK):
         raise SnapshotError(

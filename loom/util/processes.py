@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -117,3 +117,10 @@ def started_at(pid: int) -> str:
 def is_alive(pid: int, *, began: str, boot: str) -> bool:
     """Return whether the process with this id, start and boot still runs on this machine."""
     return boot == boot_id() and began != "" and began == started_at(pid)
+
+
+def current_directories() -> Iterator[str]:
+    """Yield the current directory of each process, such as a shell after `cd`, with a slash at its end."""
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it ended, or belongs to another user
+            yield f"{os.readlink(process / 'cwd')}/"  # noqa: PTH115

@@ -163,7 +163,7 @@ def workspace(run: str | None, job: str | None, *, as_json: bool) -> None:
     if not path.is_dir():
         raise RequestError(
             f"the workspace of run {past.run_id} ({path}) is gone",
-            hint=f"run it again: loom rerun {past.run_id}",
+            hint=f"a later run renewed it, or `loom clean` removed it; run it again: loom rerun {past.run_id}",
             code="WORKSPACE_GONE",
         )
     if as_json:

@@ -31,7 +31,7 @@ from loom.commands.project.background import size_limit
 from loom.config import Config
 from loom.record.store import GOES_ON, RunEntry, Store
 from loom.snapshot import is_occupied, remains
-from loom.util import jsons
+from loom.util import jsons, processes
 from loom.util.file_systems import allocated
 from loom.util.locks import holders
 from loom.util.paths import run_of_workspace
@@ -88,7 +88,7 @@ class Records:
         """The newest first."""
         firsts = [family[0] for family in self.families]
         self.failed = _newest((one for one in firsts if one.state not in ("success", *GOES_ON)), 1)
-        self._stood_in = list(_directories_of_processes())
+        self._stood_in = list(processes.current_directories())
 
     @cached_property
     def workspaces(self) -> list[Item]:
@@ -250,10 +250,3 @@ def kept_facts(entry: RunEntry) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def kept_ids(entry: RunEntry) -> list[str]:
     return [str(fact["container_id"]) for _, fact in kept_facts(entry) if fact.get("container_id")]
-
-
-def _directories_of_processes() -> Iterator[str]:
-    """Yield the current directory of each process, such as a shell after `cd`, with a slash at its end."""
-    for process in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):  # it ended, or belongs to another user
-            yield f"{os.readlink(process / 'cwd')}/"  # noqa: PTH115

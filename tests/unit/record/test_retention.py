@@ -1,6 +1,7 @@
 """Workspaces go by themselves: the last few of each checkout stay, and never more than so much together."""
 
 import json
+import os
 import shutil
 import subprocess
 import time
@@ -14,7 +15,11 @@ from loom.commands.keep.retention import Records, vouched
 from loom.commands.project import background
 from loom.config import Config
 from loom.record.store import Store
+from loom.runner.spares import make_workspace
 from loom.snapshot import occupied
+from loom.util import processes
+from loom.util.paths import new_workspace
+from tests.support.loom_process import run_loom
 from tests.support.waiting import until
 
 from .conftest import Make, Project
@@ -207,7 +212,8 @@ def test_a_large_workspace_whose_time_is_over_becomes_a_later_one(make: Make) ->
         (project.root / f"file{number}").write_text(f"{number}\n")
     settings = {"LOOM_AUTO_CLEAN": "no"}
     for _ in range(3):
-        project.loom("run", "--local", **settings)
+        with occupied(*workspaces(project)):  # or it would become the next run's at once
+            project.loom("run", "--local", **settings)
     project.loom("clean", "--in-background", **settings)
     *spares, last = workspaces(project)
     assert len(spares) == 2, "the number kept of small ones is 3"
@@ -226,3 +232,71 @@ def test_a_large_workspace_whose_time_is_over_becomes_a_later_one(make: Make) ->
     assert "changed since the snapshot: 1\n" in project.loom("verify", code=1)  # what its job wrote
     project.loom("clean", **settings)
     assert [path.name for path in workspaces(project)] == [again.name]
+
+
+def test_the_next_run_renews_the_large_workspace_of_one_that_passed(make: Make) -> None:
+    project = make(FILLS)
+    for number in range(1500):
+        (project.root / f"file{number}").write_text(f"{number}\n")
+    made = run(project)
+    inode, run_id = made.stat().st_ino, made.name.split("-")[3]
+    entry = project.store.entry(run_id)
+    manifest = next(entry.paths.logs.glob("jobs/*/manifest.json"))
+    numbers = iter(range(time.time_ns(), time.time_ns() + 99))
+
+    def gets_it(*, recorded: bool = True) -> bool:
+        number = str(next(numbers))
+        other = new_workspace(project.home / "workspaces", number)
+        if recorded:
+            (project.store.runs_dir / number).mkdir()
+        make_workspace(project.store, other, run_id=number, repo_root=project.root)
+        if recorded:
+            (project.store.runs_dir / number).rmdir()
+        return any(other.iterdir()) or not made.exists()
+
+    def with_fields(path: Path, **fields: object) -> bool:
+        before = path.read_text()
+        path.write_text(json.dumps(json.loads(before) | fields))
+        got = gets_it()
+        path.write_text(before)
+        return got
+
+    assert not gets_it(recorded=False), "of a run that may never begin"
+    assert not with_fields(manifest, kept={"container_id": "1", "expires_at": "2999-01-01T00:00:00+00:00"})
+    assert not with_fields(manifest, warnings=["job a left files"])
+    assert not with_fields(entry.paths.receipt, status="failure")
+    assert not with_fields(entry.paths.identity, child_of="1")
+    assert not with_fields(entry.paths.identity, pid=os.getpid(), pid_started=processes.started_at(os.getpid()))
+    entry.paths.assistance.touch()
+    assert not gets_it()
+    entry.paths.assistance.unlink()
+    with occupied(made):
+        assert not gets_it()
+    with subprocess.Popen(["cat"], cwd=made, stdin=subprocess.PIPE):
+        assert not gets_it()
+
+    made.rename(project.home / "moved")
+    made.mkdir()
+    assert not gets_it(), "another directory has its name"
+    made.rmdir()
+    (project.home / "moved").rename(made)
+
+    (made.parent / f"{made.name}.jobs" / "a").mkdir(parents=True)
+    (project.root / "file1").write_text("changed\n")
+    (project.root / "file2").unlink()
+    project.loom("run", "--local", LOOM_AUTO_CLEAN="no")
+    again = next(path for path in workspaces(project) if path.stat().st_ino == inode)
+    assert not made.exists()
+    assert again.name.split("-")[3] == project.store.run_ids()[0]
+    assert (again / "file1").read_text() == "changed\n"
+    assert not (again / "file2").exists()
+    assert "changed since the snapshot: 1\n" in project.loom("verify", code=1)
+    for command in ("workspace", "verify"):
+        told = run_loom([command, run_id], cwd=project.root, environ=project.environ)
+        assert "a later run renewed it, or" in told.stderr
+    project.loom("clean")
+    assert not (made.parent / f"{made.name}.jobs").exists()
+    failed = run(project, fails=True)
+    assert failed.stat().st_ino == inode
+    run(project)
+    assert failed.stat().st_ino == inode
