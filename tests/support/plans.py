@@ -11,7 +11,7 @@ from msgspec import Struct
 from msgspec.structs import fields, replace
 
 from loom.errors import Problem
-from loom.plan.model import Job, LateJob, Plan, Step
+from loom.plan.model import Job, LateJob, Plan
 
 
 def as_declared(plan: Plan) -> Plan:

@@ -23,6 +23,7 @@ from loom.plan.model import (
     Retry,
     Secret,
     Step,
+    WorkspaceMode,
 )
 from loom.providers.interactive import options_of
 from loom.record.facts import COMMAND_USER, NOT_KEPT
@@ -87,7 +88,7 @@ def test_a_plan_reads_back_as_it_was_written(tmp_path: Path) -> None:
         repo_root=Path("/there"),
         plan=Plan(workflow_path=".loom/workflow.yml", stages=("test",), jobs=(JOB,)),
         variables={"CI": "true"},
-        mount_mode=MountMode.OVERLAY,
+        mount_mode=WorkspaceMode.OVERLAY,
         read_only_mounts=(Path("/srv/objects"),),
         container=True,
         starts={

@@ -170,6 +170,7 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
         "LOOM_TMP_DIR": home / "workspaces",
         "LOOM_CACHE_DIR": home / "cache",
         "LOOM_CONTAINER": "0",
+        "LOOM_AUTO_CLEAN": "no",
         "LOOM_REPORTED": "VERSION,OTHER,VALUE,A,B,V,REPORTED,CI_JOB_ID",
     }.items():
         monkeypatch.setenv(name, str(value))
