@@ -75,6 +75,7 @@ def run(repository: Path, tmp_path: Path, registry: str, name: str) -> str:
         env={
             **environ(),
             "HOME": str(home),
+            "XDG_STATE_HOME": str(home / ".local/state"),
             "LOOM_TMP_DIR": str(tmp_path),
             "LOOM_STATE_DIR": str(home / "state"),
             "LOOM_TRUST": "1",
