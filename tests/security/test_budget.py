@@ -88,7 +88,7 @@ def test_what_a_hostile_workflow_expands_to_ends_in_an_error_with_a_line(what: s
     assert last.line > 0
 
 
-def test_each_command_that_looks_has_little_time(tmp_path: Path) -> None:
+def test_each_command_that_looks_ends(tmp_path: Path) -> None:
     lay_out(tmp_path, {GITHUB: f"on: push\njobs:\n  a:\n{STEPS}      - run: x\n"})
     subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
     environ = {"PATH": os.environ["PATH"], "HOME": str(tmp_path / "home"), "LANG": "C.UTF-8", "PYTHONPATH": ROOT}
