@@ -135,6 +135,9 @@ def hint(error: Any, commands: Mapping[str, Sequence[str]]) -> str | None:
     at = context.info_name if context is not None and context.parent is not None else ""
     if type(error).__name__ == "MissingParameter" and context.command.params:
         return f"`{context.command_path} {re.sub('[{}]', '', _arguments(context))}`"
+    if type(error).__name__ == "BadOptionUsage":
+        named = (param for param in context.command.params if error.option_name in param.opts)
+        return next((": ".join(record) for param in named if (record := param.get_help_record(context))), None)
     if type(error).__name__ == "NoSuchOption":
         if at and (known := getattr(context.command, "commands", None)):
             return f"`loom {at}` has {', '.join(known)}"

@@ -46,6 +46,14 @@ class _WholeWords:
 
 
 class GroupedCommand(_WholeWords, TyperCommand):
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except Exception as error:
+            if type(error).__name__ == "BadOptionUsage":
+                vars(error).update(ctx=ctx)  # the parser leaves it out
+            raise
+
     def format_options(self, ctx: Any, formatter: Any) -> None:
         shown = [
             (param, record) for param in self.get_params(ctx) if (record := param.get_help_record(ctx)) is not None

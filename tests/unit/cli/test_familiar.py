@@ -68,6 +68,8 @@ def test_no_word_has_two_suggestions() -> None:
         ("bisect", "`loom bisect JOB GOOD [BAD]`"),
         ("report --format html", "`loom report` has --output; --format is"),
         ("run --skip lint", "loom run JOB JOB"),
+        ("run --image", "--image NAME=IMAGE: Run IMAGE"),
+        ("logs --timestamps=3", "--timestamps: Print"),
         ("version --short", "`loom version` has --"),
     ],
 )

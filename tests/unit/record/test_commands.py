@@ -97,6 +97,8 @@ def test_a_name_of_a_job_where_nothing_ran_yet(make: Make) -> None:
     error, advice = asked.stderr.splitlines()
     assert error == "loom: no run is named 'nosuch'"
     assert advice.startswith("  `loom runs` lists them; of a job of that name: `loom logs nosuch`")
+    shell = failed_command(project, "shell", "nosuch", "bash").stderr
+    assert shell.endswith("in a job of the last run: `loom shell nosuch`, `loom exec nosuch -- bash`\n")
     assert failed_command(project, "exec", "179", "--", "true").stderr.endswith("  `loom runs` lists them\n")
 
 
