@@ -33,7 +33,8 @@ def parsed(target: str, pools: Collection[str], place: str = "") -> tuple[str, s
     if name not in MODULES:
         raise RequestError(
             f"{place}there is no provider or pool {name!r} for jobs{meant(name, (*MODULES, *pools))}",
-            hint=f"this loom has: {', '.join((*MODULES, *pools))}; pools of your own are in ~/.config/loom/config.yml",
+            hint=f"this loom has: {', '.join((*MODULES, *pools))}; pools of your own are in ~/.config/loom/config.yml;"
+            f" a context of your kubeconfig is kubernetes:{name}",
         )
     if context and name in HERE:
         raise RequestError(f"{place}the provider {name} has no contexts", hint=f"leave out `:{context}`")

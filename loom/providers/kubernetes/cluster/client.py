@@ -31,6 +31,7 @@ from yaml import YAMLError
 from loom.cancel import Cancel
 from loom.errors import EngineUnavailable, LoomError, ProviderError
 from loom.util.retrying import Policy, retrying
+from loom.util.units import meant
 from loom.util.within import within
 
 config: Any = untyped_config
@@ -80,7 +81,8 @@ class _Connection:
                 except (ConfigException, YAMLError, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
                     raise EngineUnavailable(
                         f"no cluster is configured: {_first_line(error)}",
-                        hint="name a kubeconfig (KUBECONFIG) and one of its contexts; `kubectl config get-contexts` lists them",
+                        hint="KUBECONFIG=FILE names another file, `--on kubernetes:CONTEXT` or the pool's `context` one of its"
+                        " contexts",
                         code="CLUSTER_NOT_CONFIGURED",
                     ) from error
             return self._made
@@ -88,12 +90,21 @@ class _Connection:
     def _make(self) -> tuple[Any, str]:
         home = Path(self._environ.get("HOME", "~"))
         file = self._environ.get("KUBECONFIG") or str(home / ".kube/config")
-        there = any(Path(path).expanduser().exists() for path in file.split(":"))
+        merged = config.kube_config.KubeConfigMerger(file).config
         configuration = client.Configuration()
         configuration.retries = False  # `Cluster.patiently` repeats
-        if not there and not self.context and _SERVICE_ACCOUNT.exists():
+        if merged is None and not self.context and _SERVICE_ACCOUNT.exists():
             config.load_incluster_config(client_configuration=configuration)
             return client.CoreV1Api(client.ApiClient(configuration)), _SERVICE_ACCOUNT.read_text()
+        if merged is None:
+            raise ConfigException(f"there is no file {file}")
+        contexts = {one.value["name"]: one.value.get("context") or {} for one in merged.value["contexts"]}
+        self.context = self.context or merged.value.get("current-context")
+        if self.context not in contexts:
+            wanted = (
+                f"no context {self.context}{meant(self.context, contexts)}" if self.context else "no current-context"
+            )
+            raise ConfigException(f"{file} has {wanted} (its contexts: {', '.join(contexts) or 'none'})")
         with _logged() as said, tempfile.TemporaryDirectory(prefix="loom-kubeconfig-") as directory:
             config.load_kube_config(
                 file,
@@ -109,12 +120,8 @@ class _Connection:
                 hint="log in again as it says, or install it; `kubectl get pods` runs it too",
                 code="CLUSTER_UNAUTHORIZED",
             )
-        contexts, current = config.list_kube_config_contexts(config_file=file)
-        chosen = next((one for one in contexts if one["name"] == self.context), current)
-        self.context = chosen["name"]
-        return client.CoreV1Api(client.ApiClient(configuration)), (chosen.get("context") or {}).get(
-            "namespace"
-        ) or "default"
+        namespace = contexts[self.context].get("namespace") or "default"
+        return client.CoreV1Api(client.ApiClient(configuration)), namespace
 
     @property
     def named(self) -> str:

@@ -28,6 +28,38 @@ def test_a_registry_that_takes_an_upload_and_does_not_answer(monkeypatch: pytest
     assert "http://" in (raised.value.hint or "")
 
 
+@pytest.mark.parametrize(
+    ("context", "current", "says"),
+    [
+        (
+            "kind-kin",
+            "current-context: kind-kind",
+            r"has no context kind-kin; did you mean kind-kind\? \(its contexts: kind-kind\)",
+        ),
+        (None, "", r"has no current-context \(its contexts: kind-kind\)"),
+        (None, None, "there is no file "),
+        ("kind-kind", "", ""),
+    ],
+)
+def test_the_context_is_the_one_that_is_named(
+    context: str | None, current: str | None, says: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "config"
+    if current is not None:
+        file.write_text(f"""{current}
+clusters: [{{name: c, cluster: {{server: "https://127.0.0.1:1"}}}}]
+contexts: [{{name: kind-kind, context: {{cluster: c, user: u, namespace: n}}}}]
+users: [{{name: u, user: {{}}}}]
+""")
+    cluster = Cluster.of(context, {"KUBECONFIG": str(file)})
+    if not says:
+        assert (cluster.host, cluster.namespace) == ("https://127.0.0.1:1", "n")
+        return
+    with pytest.raises(EngineUnavailable, match=says) as raised:
+        assert cluster.host
+    assert raised.value.code == "CLUSTER_NOT_CONFIGURED"
+
+
 @pytest.mark.slow
 def test_who_waits_for_the_end_is_not_kept_by_a_cluster_that_does_not_answer() -> None:
     cluster = Cluster.of(None, {})
