@@ -186,6 +186,14 @@ def test_another_loom_goes_on_with_the_record(make: Make) -> None:
         attach.attach(None, stream=None, quiet=True, jobs=None, trust=True)
 
 
+def test_the_attempt_after_one_that_went_on_begins_anew(make: Make) -> None:
+    project = make(WORKFLOW.replace("two: {", "two: {retry: 1, ").replace("two; echo", "two; test ! -e x; echo"))
+    left_in(project, detached(project, lambda lost="": None, jobs=1), "two")
+    assert attach.attach(None, stream=None, quiet=True, jobs=None, trust=True) == 0
+    assert Waiting.attached == [b"token of two"]
+    assert project.last().job("two").attempts == 2
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [

@@ -18,7 +18,7 @@ from loom.runner.hooks import AtStep, Verdict
 from loom.runner.late.state import LateState, runtime
 from loom.runner.late.steps import SHELLS
 from loom.status import Exit
-from tests.unit.runner.conftest import Make
+from tests.unit.runner.conftest import Make, Replaced, on
 
 from .plans import job, run, states, step
 
@@ -742,6 +742,14 @@ jobs:
     assert list(states(after).values()) == ["success", "success", "success"]
     assert (after.lines("one"), after.lines("one", "script/02")) == ([], ["1 b"])
     assert after.lines("one", "script/03") == ["last success"]
+
+
+def test_nothing_runs_in_a_container_that_a_step_has_ended(make: Make) -> None:
+    ended = Replaced(run=lambda *_: Exit(code=137, ended_session=True))
+    steps = step("x", continue_on_error="true"), step("y", condition="always()")
+    ran = run(make, job("one", *steps), code=1, tools=on(ended))
+    assert states(ran) == {"01": "failure"}
+    assert ran.error("one") == "script/01 failed with exit code 137"
 
 
 def test_a_secret_may_be_a_text_of_the_workflow(make: Make) -> None:

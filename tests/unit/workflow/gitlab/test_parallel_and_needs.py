@@ -133,9 +133,10 @@ def test_without_needs_a_job_waits_for_stages(text: str, expected: list[str] | N
     assert (None if found is None else [one.job for one in found]) == expected
 
 
-def test_needs_of_a_rule_replace_those_of_the_job() -> None:
-    found = needs.wanted(entry("{needs: [a]}"), ALONE, node("[b]"), Problems())
-    assert [one.job for one in found or ()] == ["b"]
+@pytest.mark.parametrize(("of_rule", "job"), [("[b]", "b"), ("null", "a")])
+def test_needs_of_a_rule_replace_those_of_the_job(of_rule: str, job: str) -> None:
+    found = needs.wanted(entry("{needs: [a]}"), ALONE, node(f"{{needs: {of_rule}}}").get("needs"), Problems())
+    assert [one.job for one in found or ()] == [job]
 
 
 def test_expressions_name_the_jobs_own_matrix() -> None:
