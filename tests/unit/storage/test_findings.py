@@ -1,4 +1,5 @@
-"""Reports of linters and scanners: real ones, and hostile ones. `samples/` has the output of the tools themselves."""
+"""Reports of linters and scanners: real ones, and hostile ones. `samples/` has what the tools print, some without what loom
+reads over."""
 
 import io
 import json
