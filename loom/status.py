@@ -101,6 +101,8 @@ class Exit(Immutable):
     ended: Ended = Ended.EXITED
     oom_kills: int = 0
     """Number of processes killed for lack of memory since the previous command, if known."""
+    limited_by: str = ""
+    """Whose limit of memory ran out, if it is neither the job's nor its pool's: the end of a message."""
     refused_forks: int = 0
     """Number of failed process creations since then due to the `pids` limit."""
     still_ran: tuple[str, ...] = ()

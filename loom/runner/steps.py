@@ -455,7 +455,7 @@ def why(job: Job, step: Step, exit_: Exit, limit_s: float | None) -> str | None:
         case Ended.CANCELED:
             return f"{step.id} was interrupted"
         case Ended.OOM_KILLED:
-            return f"{step.id} was killed: the job's container ran out of memory (exit code {exit_.code})"
+            return f"{step.id} was killed: the job's container ran out of memory{exit_.limited_by} (exit code {exit_.code})"
 
 
 def _refused_forks(exit_: Exit) -> str:

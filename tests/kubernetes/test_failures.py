@@ -112,6 +112,9 @@ def test_values_are_made_to_fit_a_limit_range(pods: Pods, namespace: Any) -> Non
     for resources in (Resources(), Resources(memory=64 << 20)):
         with pods.job(pool=pool, resources=resources) as job:
             assert job.run("echo fits")[1] == b"fits\n"
+    with pods.job(pool=pool) as job:
+        ended, _ = job.run("x=$(head -c 300000000 /dev/zero | tr '\\0' x); echo ${#x}")
+        assert ended.limited_by == f": a LimitRange of the namespace {namespace.namespace} gives it 200Mi"
     assert asked(pool)["pods"].state == "ok"
 
 

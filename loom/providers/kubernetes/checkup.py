@@ -69,7 +69,7 @@ def _verbs(cluster: Cluster) -> CheckResult:
         state="bad" if needed else "warn",
         name="rights",
         text=f"not allowed in namespace {cluster.namespace}: {text}",
-        advice="the Role in loom's documentation of the job's pod has each verb" if needed else "errors will say less",
+        advice="the Role in loom's guide for clusters has each verb" if needed else "errors will say less",
     )
 
 
@@ -125,7 +125,7 @@ def _registry(pool: Pool, environ: Mapping[str, str]) -> CheckResult:
         (workspace / "file").write_text("loom doctor\n")
         images = SnapshotImages(pool, environ, Path(folder, "pushed"))
         said: list[str] = []
-        pushed = images.of(_request(workspace, pool), lambda _, data: said.append(data.decode()), Cancel())
+        pushed = images.of(_request(workspace, pool), lambda *_: None, said.append, Cancel())
     if pushed is None:
-        return CheckResult(state="bad", name="registry", text="".join(said).strip(), advice="see the pool's `registry`")
+        return CheckResult(state="bad", name="registry", text="".join(said), advice="see the pool's `registry`")
     return CheckResult(state="ok", name="registry", text=f"{pool.registry}: a snapshot was pushed")

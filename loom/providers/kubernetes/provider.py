@@ -83,13 +83,13 @@ class KubernetesProvider(Provider):
             # Not after `--fail-fast`: other jobs go on.
             stack.callback(cancel.on_request(lambda: None if cancel.exit_code is None else cluster.hurry()))
             services = self._services.get(request.network_id or "")
-            pushed = self._pushed(request, on_output, cancel)
             session: PodSession | None = None
             with self._lock:
                 pods = self._pods.setdefault(cluster.namespace, Pods(cluster, selector(self._setup.run_id or "none")))
             start = starting.StartingPod(
                 cluster=cluster, pods=pods, request=request, on_output=on_output, cancel=cancel
             )
+            pushed = self._pushed(start)
             try:
                 stack.callback(cancel.on_request(pods.wake))
                 pod, pushed = self._start(start, services, pushed)
@@ -105,9 +105,9 @@ class KubernetesProvider(Provider):
 
     # The start
 
-    def _pushed(self, request: SessionRequest, on_output: OnOutput, cancel: Cancel) -> Pushed | None:
+    def _pushed(self, start: starting.StartingPod) -> Pushed | None:
         """Return the snapshot in the pool's registry; None without one, and where the copy could not keep its owners."""
-        pool = request.pool
+        pool = start.request.pool
         if pool is None or pool.registry is None or is_confined(pool):
             return None
         with self._lock:
@@ -115,7 +115,8 @@ class KubernetesProvider(Provider):
                 key = hashlib.sha256(f"{pool.registry} {self._setup.root}".encode("utf-8", "surrogateescape"))
                 kept = self._setup.config.cache_dir / "pushed" / f"{key.hexdigest()[:32]}.json"
                 self._images_of[pool.registry] = SnapshotImages(pool, self._setup.environ, kept)
-        return self._images_of[pool.registry].of(request, on_output, cancel)
+        images = self._images_of[pool.registry]
+        return images.of(start.request, start.on_output, start.warnings.append, start.cancel)
 
     def _start(
         self, start: starting.StartingPod, services: PodServices | None, pushed: Pushed | None
@@ -127,7 +128,7 @@ class KubernetesProvider(Provider):
         try:
             return start.wait_until_running(), pushed
         except SnapshotUnavailable as error:
-            start.say(f"warning: {error.message}; the snapshot is sent to each pod")
+            start.warnings.append(f"{error.message}; the snapshot is sent to each pod")
             for images in self._images_of.values():
                 images.give_up(start.request)
             self._remove_later(start.cluster, start.pods, start.name)
@@ -181,7 +182,7 @@ class KubernetesProvider(Provider):
                     privileged=str(request.privileged).lower(),
                     node=pod["spec"].get("nodeName", ""),
                 ),
-                warnings=tuple(unenforced(request.resources, request.network.mode)),
+                warnings=(*start.warnings, *unenforced(request.resources, request.network.mode)),
             ),
             pod=name,
             snapshots=self._snapshots,

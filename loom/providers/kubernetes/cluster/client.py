@@ -268,7 +268,9 @@ class Cluster:
             return _forbidden(message, doing, target)
         if status == 404 and message.startswith("namespaces "):
             return ProviderError(
-                f"{doing}: the namespace {self.namespace} does not exist", hint=target, code="CLUSTER_NAMESPACE_UNKNOWN"
+                f"{doing}: the namespace {self.namespace} does not exist ({target})",
+                hint=f"create it (kubectl create namespace {self.namespace}), or name another one: `namespace` of the pool",
+                code="CLUSTER_NAMESPACE_UNKNOWN",
             )
         if status == 404:
             return Gone(f"{doing}: {message}")
@@ -366,9 +368,18 @@ _REFUSALS = (
         "CLUSTER_QUOTA",
     ),
     (
-        r"((?:minimum|maximum) \S+ usage per .*|\S+ max limit to request ratio per .*|.*PodSecurity.*|.*denied the request.*)",
+        "(.*PodSecurity.*)",
         "the namespace's rules do not allow such a pod: {}",
-        "change the job's `resources`, or the pool's `pod_template` (the level `restricted` needs a user): see loom's guide",
+        (
+            "the level `restricted` wants a user in the pool: pod_template: {spec: {securityContext: {runAsNonRoot: true,"
+            " runAsUser: 1000, runAsGroup: 1000, fsGroup: 1000}}}; no level but `privileged` allows a job with `privileged`"
+        ),
+        "CLUSTER_POD_REFUSED",
+    ),
+    (
+        r"((?:minimum|maximum) \S+ usage per .*|\S+ max limit to request ratio per .*|.*denied the request.*)",
+        "the namespace's rules do not allow such a pod: {}",
+        "change the job's `resources`, or the pool's `pod_template`; `loom doctor --on POOL` asks again without a run",
         "CLUSTER_POD_REFUSED",
     ),
     (
@@ -387,7 +398,7 @@ def _forbidden(message: str, doing: str, target: str) -> ProviderError:
             return ProviderError(f"{doing}: {text.format(found[1])} ({target})", hint=hint, code=code)
     return ProviderError(
         f"{doing}: {message} ({target})",
-        hint="the Role in loom's guide for clusters has each verb that loom uses; `kubectl auth can-i --list` shows yours\n"
+        hint="`loom doctor --on POOL` names each verb that is missing; the Role in loom's guide for clusters has them all\n"
         "a namespace that was deleted, or is misspelled, is refused in the same words: its Roles are gone with it",
         code="CLUSTER_FORBIDDEN",
     )

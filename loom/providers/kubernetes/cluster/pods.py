@@ -162,6 +162,13 @@ def state_of(pod: Mapping[str, Any] | None, container: str) -> Json:
     return {}
 
 
+def memory_limit(pod: Mapping[str, Any] | None, container: str) -> str:
+    """Return the most memory that a container may have; empty for any."""
+    containers = ((pod or {}).get("spec") or {}).get("containers") or ()
+    found = ((one.get("resources") or {}).get("limits") or {} for one in containers if one["name"] == container)
+    return next((str(limits.get("memory") or "") for limits in found), "")
+
+
 def is_ready(pod: Mapping[str, Any] | None, container: str) -> bool:
     statuses = ((pod or {}).get("status") or {}).get("containerStatuses") or ()
     return any(one["name"] == container and one.get("ready") for one in statuses)
@@ -219,7 +226,8 @@ def refusal(pod: Mapping[str, Any] | None, names: Mapping[str, str]) -> LoomErro
             kind = SnapshotUnavailable if name == COPY else ImageError
             return kind(
                 f"the cluster can't get the image {image} of {what}: {message or why}",
-                hint="its nodes need a registry that they reach and may pull from (`imagePullSecrets` in the `pod_template`)",
+                hint="check its name and tag; the nodes need a registry that they reach and may pull from (`imagePullSecrets` in"
+                " the `pod_template`), or the image itself (`kind load docker-image NAME`)",
                 code="CLUSTER_IMAGE_UNAVAILABLE",
             )
         ended = state.get("terminated") or {}

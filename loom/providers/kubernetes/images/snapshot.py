@@ -14,7 +14,7 @@ import json
 import stat
 import tempfile
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from itertools import groupby
 from pathlib import Path, PurePosixPath
@@ -145,7 +145,9 @@ class SnapshotImages:
         self._lock = threading.Lock()
         self._made: dict[Path, Pushed | None] = {}
 
-    def of(self, request: SessionRequest, on_output: OnOutput, cancel: Cancel) -> Pushed | None:
+    def of(
+        self, request: SessionRequest, on_output: OnOutput, warn: Callable[[str], None], cancel: Cancel
+    ) -> Pushed | None:
         """Return the request's workspace, with the stores that it borrows from, in the registry; None if that is not
         possible now: it then has to be sent to each pod.
         """
@@ -154,11 +156,13 @@ class SnapshotImages:
                 self._made[request.workspace] = None
                 try:
                     found = self._made[request.workspace] = self._push(request, cancel)
-                    said = f"the snapshot is {found.reference} ({rough_size(found.sent)} sent)"
+                    said = f"the snapshot is {found.reference} ({rough_size(found.sent)} sent)\n"
+                    on_output("stdout", said.encode())
                 except RegistryError as error:
                     self._kept.unlink(missing_ok=True)
-                    said = f"warning: {error.message}; the snapshot is sent to each pod"
-                on_output("stdout", f"{said}\n".encode())
+                    warn(
+                        f"{error.message}; the snapshot is sent to each pod (see `registry` and `registry_base` of the pool)"
+                    )
             return self._made[request.workspace]
 
     def give_up(self, request: SessionRequest) -> None:

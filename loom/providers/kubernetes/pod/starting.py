@@ -49,6 +49,7 @@ class StartingPod(Struct, kw_only=True):
     cancel: Cancel
     name: str = ""
     """Empty until it was created."""
+    warnings: list[str] = []
 
     def create(self, queue: QuotaQueue, pod: Json) -> None:
         """Create the pod. One that a quota refuses waits for the end of the run's other pods."""
@@ -126,7 +127,7 @@ class StartingPod(Struct, kw_only=True):
     def wait_until_running(self) -> Json:
         """Wait until the pod's helper and the job run. The error says why they don't."""
         job = f"job {self.request.job_id}"
-        names = {JOB: job, HELPER: f"the helper of {job}", COPY: f"the snapshot of {job}"}
+        names = {JOB: job, HELPER: job, COPY: f"the snapshot of {job}"}  # the helper has the job's image
         limit_s = (self.request.pool.start_timeout if self.request.pool else None) or START_S
 
         def known(pod: Mapping[str, Any] | None) -> bool:

@@ -24,7 +24,7 @@ from loom.providers.kubernetes.session import exec as execs
 from loom.providers.kubernetes.session.exec import PodInside
 from loom.providers.kubernetes.session.files import PackedSnapshots, PodFiles
 from loom.providers.kubernetes.session.link import Link, Positions
-from loom.status import OnOutput
+from loom.status import Ended, Exit, OnOutput
 from loom.values import Immutable
 
 if TYPE_CHECKING:
@@ -124,6 +124,14 @@ class PodSession(DrivenSession):
         self._set_owner(self.facts.user)
         if not self._filled:
             self._fill(cancel)
+
+    def run(self, command: Command, on_output: OnOutput, cancel: Cancel) -> Exit:
+        ended, pool = super().run(command, on_output, cancel), self._request.pool
+        own = self._request.resources.memory is not None or (pool is not None and "memory" in pool.limits)
+        limit = states.memory_limit(self._pods.get(self._pod), JOB)
+        if ended.ended is not Ended.OOM_KILLED or own or not limit:
+            return ended
+        return replace(ended, limited_by=f": a LimitRange of the namespace {self._cluster.namespace} gives it {limit}")
 
     def still_running(self) -> Sequence[str]:
         words = ["sh", "-c", _LIST]
