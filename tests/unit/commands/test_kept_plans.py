@@ -1,5 +1,6 @@
 """A plan of an earlier run is used only while everything that went into it is the same."""
 
+import shutil
 import subprocess
 import sys
 import time
@@ -89,6 +90,15 @@ def test_the_second_run_has_the_plan_of_the_first_without_reading_the_workflow(p
     assert project.planned() == (first, True)
     [file] = project.kept
     assert (file.stat().st_mode & 0o777, file.parent.stat().st_mode & 0o777) == (0o600, 0o700)
+
+
+def test_a_plan_that_no_file_holds_is_made_again(project: Project) -> None:
+    shutil.rmtree(project.root / ".loom")
+    job = "{runs-on: ubuntu-latest, strategy: {matrix: {a: [%s]}}, steps: [run: a]}"
+    for number, kept in ((".inf", False), ("1.5", True)):
+        project.write(".github/workflows/a.yml", f"on: push\njobs: {{a: {job % number}}}")
+        plan, _ = project.planned()
+        assert project.planned() == (plan, kept)
 
 
 CHANGES: dict[str, Callable[[Project], object]] = {
