@@ -28,6 +28,7 @@ MakeFileSystem = Callable[..., Path]
 Fill = Callable[..., Path]
 """`fill(place, leave=0)`: leave no more than about that many bytes free; the file that takes the room."""
 
+os.environ["HYPOTHESIS_NO_PLUGINS"] = "1"  # selenium brings trio, whose plug-in each worker would import
 sys.dont_write_bytecode = False  # many images set it: each of ten processes would compile all tests
 gc.disable()  # until all tests are collected: nothing of that becomes garbage
 
