@@ -433,9 +433,9 @@ unit_tests() {
   in_memory pytest_in_venv "$@" -- -m "not docker and not kubernetes" -n "$((2 * $(nproc)))" --dist worksteal \
     --ignore=tests/docker/run --ignore=tests/docker/registry --ignore=tests/kubernetes
 }
-# Those that compute, without the ones that start programs.
+# Those that compute, without the ones that wait or start many programs.
 quick_tests() {
-  in_memory pytest_in_venv "$@" -- -m "not slow and not docker and not kubernetes" -n "$(nproc)" --dist worksteal \
+  in_memory pytest_in_venv "$@" -- -m "not slow and not docker and not kubernetes" -n "$(($(nproc) + 1))" --dist worksteal \
     --ignore=tests/docker --ignore=tests/kubernetes
 }
 
@@ -488,13 +488,14 @@ other_machines() {
 other_machine() {
   local place=$1 pid memory=
   printf 'nameserver 10.0.2.3\n' >"$place/resolv.conf"
-  # In memory, a container starts in two thirds of the time: an engine waits for the disk at each step.
+  # In memory, a container starts in two thirds of the time: an engine waits for the disk at each step. An engine that collects
+  # no garbage until there is much of it takes 7 % less of the processor.
   mkdir "$place/data"
   if (($(available_memory) > 6000000)); then memory="mount -t tmpfs none '$place/data'"; fi
   setsid unshare --net --mount --propagation private sh -c "ip link set lo up
     mount --bind '$place/resolv.conf' /etc/resolv.conf
     $memory
-    exec dockerd --data-root '$place/data' --exec-root '$place/exec' --pidfile '$place/pid' -H 'unix://$place/engine.sock'" \
+    exec env GOGC=off GOMEMLIMIT=300MiB dockerd --data-root '$place/data' --exec-root '$place/exec' --pidfile '$place/pid' -H 'unix://$place/engine.sock'" \
     >"$place/log" 2>&1 </dev/null &
   pid=$!
   printf '%s\n' "$pid" >"$place/dockerd.pid"
