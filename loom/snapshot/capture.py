@@ -269,12 +269,14 @@ class _Filling:
             pool.prepare(len(data) // _INDEX_ENTRY)
             self._lay_out(data)
             del data  # 40 MB, of 500,000 files
+            if self._renewer is not None:
+                self._questions.ask()
+                self._renewer.strip()  # while git lists the index
             index = self._index = Index(questions.index())
             about = len(index.items)
             questions.ask()
             tracked = index.tracked(source, outermost=self._is_outermost)
             if self._renewer is not None:
-                self._renewer.strip()
                 tracked = iter(self._make_way(self._renewer, dict(tracked)).items())
             found = self._found = pool.copy(tracked, about=about, on_portion=self._progress(about))
             listed, unlisted = questions.new_files()
