@@ -37,7 +37,7 @@ def run_loom(
     if any(
         name.startswith(("LC_", "LANG", "PYTHON")) and value != "C.UTF-8"
         for name, value in environ.items()
-        if name != "PYTHONPATH"
+        if name not in ("PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED")
     ):
         return _started(arguments, cwd=cwd, environ=environ, timeout=timeout)
     with ExitStack() as stack:

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from loom.cli.boundary import run_app
+from tests.support.repository import commit_all
 
 GOOD = """\
 version: v1
@@ -42,10 +43,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.chdir(root / "src")
-    git = ["git", "-c", "user.name=t", "-c", "user.email=t@example.invalid"]
-    subprocess.run([*git, "init", "-q", "-b", "main", str(root)], check=True)
-    subprocess.run([*git, "add", "-A"], check=True, cwd=root)
-    subprocess.run([*git, "commit", "-q", "-m", "first"], check=True, cwd=root)
+    commit_all(root)
     return root
 
 

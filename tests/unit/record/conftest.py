@@ -11,6 +11,7 @@ import pytest
 
 from loom.record.store import RunEntry, Store
 from tests.support.loom_process import run_loom
+from tests.support.repository import commit_all
 
 # The line that ends the step prints what is looked for: bash marks commands only if those before them were slow.
 WORKFLOW = """\
@@ -97,10 +98,7 @@ def new_project(base: Path, workflow: str, **files: str) -> Project:
     for name, text in files.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(text)
-    git = ["git", "-c", "user.name=t", "-c", "user.email=t@example.org"]
-    subprocess.run([*git, "init", "-q", "-b", "main", "."], cwd=root, check=True)
-    subprocess.run([*git, "add", "-A"], cwd=root, check=True)
-    subprocess.run([*git, "commit", "-q", "-m", "start"], cwd=root, check=True)
+    commit_all(root)
     return Project(root=root.resolve(), home=(base / "home").resolve())
 
 

@@ -1,7 +1,6 @@
 """Runs of real repositories in this process, on the host or on a provider of the tests: what the record says of them."""
 
 import os
-import subprocess
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from loom.runner.prewarmed import NextRun
 from loom.runner.tools import RunResult
 from loom.status import Status
 from loom.util import controls, masking
+from tests.support.repository import commit_all
 
 Make = Callable[..., "Project"]
 
@@ -186,9 +186,7 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
             if text:
                 (root / name).parent.mkdir(parents=True, exist_ok=True)
                 (root / name).write_text(text)
-        git = ["git", "-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "maintenance.auto=false"]
-        for arguments in (["init", "-q", "-b", "main", "--template="], ["add", "-A"], ["commit", "-q", "-m", "start"]):
-            subprocess.run([*git, *arguments], cwd=root, check=True)
+        commit_all(root)
         monkeypatch.chdir(root)
         return Project(root=root, home=home)
 
