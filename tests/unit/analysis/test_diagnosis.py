@@ -174,18 +174,6 @@ def test_what_happened_beside_the_step_is_told_beside_it() -> None:
         assert f"beside it: {of_service}" in "\n".join(lines(form, found, Look(), now_ns=0))
 
 
-def test_the_telling_line_is_the_message_and_no_title() -> None:
-    for printed in (
-        ["===== FAILURES =====", "____ test_a ____", "E       AssertionError: total", "tests/a.py:2: AssertionError"],
-        ["lua: a.lua:2: attempt to index a nil value", "stack traceback:", "\ta.lua:2: in main chunk"],
-        ["Global symbol $h requires a name at a.pl line 3.", "Execution of a.pl aborted due to errors."],
-        ["a.c:1:2: warning: unused", "a.c:3:1: error: expected ;", "make: *** [Makefile:3: a.o] Error 1"],
-    ):
-        told = diagnose(evidence(lines=printed)).telling_line
-        assert told is not None
-        assert any(word in told for word in ("total", "attempt", "requires", "expected ;")), told
-
-
 def test_the_command_that_is_all_of_the_step_is_told_once() -> None:
     ended = {"command": "python3 - <<'P' print(1) P", "line": 1, "code": 1}
     step = "python3 - <<'P'\n  print(1)\nP\n"

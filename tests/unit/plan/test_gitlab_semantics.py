@@ -147,41 +147,6 @@ def test_whether_a_job_runs(tmp_path: Path, keywords: str, when: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("keywords", "allowed"),
-    [("when: manual", True), ("rules: [{when: manual}]", False), ("tags: [a]", False), ("rules: [{when: manual, allow_failure: true}]", True)],
-)  # fmt: skip
-def test_a_manual_job_may_fail_unless_a_rule_makes_it_manual(tmp_path: Path, keywords: str, allowed: bool) -> None:
-    assert job(tmp_path, keywords).allow_failure.always is allowed
-
-
-MERGES: list[tuple[str, str, Any]] = [
-    (
-        ".a: {variables: {X: 1, Y: 2}}\njob: {extends: .a, script: x, variables: {Y: 3}}",
-        "variables",
-        {"X": "1", "Y": "3"},
-    ),
-    (".a: {script: [a]}\njob: {extends: .a, script: [b]}", "script", ["b"]),
-    (".a: {script: a}\n.b: {script: b}\njob: {extends: [.a, .b]}", "script", ["b"]),
-    (".a: {script: [a, b]}\njob: {script: [!reference [.a, script], c]}", "script", ["a", "b", "c"]),
-    ("default: {before_script: [d]}\njob: {script: x, before_script: []}", "before", []),
-    ("default: {before_script: [d]}\njob: {script: x}", "before", ["d"]),
-    ("default: {before_script: [d]}\njob: {script: x, inherit: {default: false}}", "before", []),
-    ("default: {before_script: [d], image: i}\njob: {script: x, inherit: {default: [image]}}", "before", []),
-]
-
-
-@pytest.mark.parametrize(("text", "what", "value"), MERGES)
-def test_what_a_job_inherits(tmp_path: Path, text: str, what: str, value: Any) -> None:
-    found = plan(tmp_path, text).job("job")
-    shown = {
-        "variables": {name: found.variables.get(name) for name in value} if isinstance(value, dict) else None,
-        "script": [step.script for step in found.steps if step.phase == "script"],
-        "before": [step.script for step in found.steps if step.phase == "before_script"],
-    }
-    assert shown[what] == value
-
-
-@pytest.mark.parametrize(
     ("keywords", "artifacts"),
     [
         ("dependencies: [b, a]", ("a", "b")),

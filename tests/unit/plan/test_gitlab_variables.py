@@ -19,9 +19,7 @@ from loom.plan.variables import (
     job_environment,
     run_variables,
     session_variables,
-    status_variables,
 )
-from loom.status import Status
 from loom.util import controls
 from loom.workflow import dialects
 from loom.workflow.gitlab import variables
@@ -520,12 +518,6 @@ def test_a_job_for_another_system_is_left_out_unless_a_tag_is_a_pool(tmp_path: P
     loaded = dialects.load(tmp_path / ".gitlab-ci.yml", tmp_path, ResolveContext)
     found = resolve(loaded, JobSelection(), ResolveContext(config=config, predefined=PUSH))
     assert {one.id: bool(one.refused) for one in found.jobs} == {"b": False, "c": False}
-
-
-def test_a_job_runs_until_after_script_says_how_it_ended(tmp_path: Path) -> None:
-    found = job_environment(job(tmp_path, "job: {script: x}"), {}, project_dir="/p", image_name="")
-    assert found["CI_JOB_STATUS"] == "running"
-    assert status_variables(Status.TIMED_OUT)["CI_JOB_STATUS"] == "failed"
 
 
 def test_a_commit_without_a_description_has_an_empty_one() -> None:

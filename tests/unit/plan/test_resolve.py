@@ -8,7 +8,7 @@ import pytest
 from loom.config import Config
 from loom.config.pools import Pool
 from loom.errors import RequestError, WorkflowError
-from loom.plan.model import AllowFailure, Build, Image, Need, Plan, Secret, Step
+from loom.plan.model import Build, Image, Need, Plan, Secret
 from loom.plan.selection import held_back
 from loom.plan.variables import job_environment
 
@@ -30,38 +30,6 @@ def ids(found: Plan) -> list[str]:
 
 def reasons(found: Plan) -> dict[str, str]:
     return {item.id: item.reason for item in found.left_out}
-
-
-def test_a_job_with_everything_in_its_place(plan: MakePlan, tmp_path: Path) -> None:
-    found = plan(
-        tmp_path,
-        """
-variables: {GREETING: hello, WHOLE: "$GREETING $NAME"}
-default: {image: "python:3.12", before_script: [pip install .], timeout: 5m}
-test:
-  stage: test
-  script: [pytest, "echo\\ndone"]
-  after_script: rm -rf build
-  variables: {NAME: world, HOME_DIR: $HOME, PRICE: 5$$}
-  allow_failure: {exit_codes: 3}
-""",
-    )
-    (job,) = found.jobs
-    assert job.id == job.name == "test"
-    assert job.image == Image(name="python:3.12")
-    assert job.provider == "docker"
-    assert [step.id for step in job.steps] == ["before_script/01", "script/01", "script/02", "after_script/01"]
-    assert job.steps[2] == Step(phase="script", number=2, script="echo\ndone", file=".loom/workflow.yml", line=8)
-    assert job.variables == {
-        "GREETING": "hello",
-        "WHOLE": "hello world",
-        "NAME": "world",
-        "HOME_DIR": "$HOME",
-        "PRICE": "5$",
-    }
-    assert job.needs is None
-    assert job.timeout_s == 300
-    assert job.allow_failure == AllowFailure(exit_codes=frozenset({3}))
 
 
 def test_order_and_needs(plan: MakePlan, tmp_path: Path) -> None:
@@ -178,28 +146,6 @@ test:
 copy: {stage: test, script: echo, parallel: 2}
 join: {stage: deploy, script: echo, needs: [{job: test, matrix: {PYTHON: "3.12"}}, copy]}
 """
-
-
-def test_a_matrix_becomes_jobs_of_their_own(plan: MakePlan, tmp_path: Path) -> None:
-    found = plan(tmp_path, MATRIX)
-    assert ids(found) == [
-        "test.3.11-alpine",
-        "test.3.11-slim",
-        "test.3.12-alpine",
-        "test.3.12-slim",
-        "test.3.13-slim",
-        "copy.1",
-        "copy.2",
-        "join",
-    ]
-    job = found.job("test.3.12-alpine")
-    assert job.name == "test"
-    assert job.matrix == {"PYTHON": "3.12", "OS": "alpine"}
-    assert job.image == Image(name="python:3.12-alpine")
-    assert job.variables == {"CI_NODE_INDEX": "3", "CI_NODE_TOTAL": "5", "PYTHON": "3.12", "OS": "alpine"}
-    needs = found.job("join").needs
-    assert needs is not None
-    assert [need.job for need in needs] == ["test.3.12-alpine", "test.3.12-slim", "copy.1", "copy.2"]
 
 
 def test_a_matrix_can_be_narrowed(plan: MakePlan, tmp_path: Path) -> None:

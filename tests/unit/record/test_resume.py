@@ -238,3 +238,15 @@ def test_a_run_with_jobs_of_this_machine_can_be_neither_left_nor_attached_to(mak
     assert "job a runs on this machine, and would end with loom" in refusal("run", "--local", "--detach")
     project.loom("run", "--local", code=1)
     assert "does not go on: its status is failure" in refusal("attach")
+
+
+def test_who_enters_the_session_later_learns_that_after_script_ran(make: Make) -> None:
+    project = make(
+        "version: v1\nstages: [s]\na:\n  stage: s\n  script: [mkdir build, echo x > kept.txt, exit 1]\n"
+        "  after_script: [rm -r build, echo y > kept.txt]\n"
+    )
+    project.loom("run", "--local", code=1)
+    inside = run_loom(["exec", "a", "--", "ls"], cwd=project.root, environ=project.environ)
+    note = "after_script has run here since script/03"
+    assert f"loom: {note}; `loom run --stop-at failure` stops before it" in inside.stderr.splitlines()
+    assert f"a: {note}" in project.loom("resume", code=1)

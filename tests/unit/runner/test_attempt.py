@@ -46,11 +46,6 @@ def test_a_broken_session_is_the_attempts_error_and_other_work_goes_on() -> None
     assert attempt.error == "gone", "the first reason stays"
 
 
-def test_nobody_stood_in_an_attempt_that_begins() -> None:
-    attempt = attempt_in([])
-    assert (attempt.entered, attempt.paused, attempt.status, attempt.outputs) == (False, False, "success", {})
-
-
 def test_what_breaks_after_a_cancel_is_canceled() -> None:
     cancel = Cancel()
     attempt = attempt_in([], cancel)

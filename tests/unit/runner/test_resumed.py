@@ -79,21 +79,15 @@ def test_a_job_goes_on_in_its_kept_session_and_the_jobs_after_it_follow(make: Ma
     assert past.run_of("middle") == ran.reading.run_id
 
 
-def test_a_resumed_job_that_fails_again_is_kept_again(make: Make) -> None:
-    project = make(WORKFLOW)
-    project.run(on="far", keep="on-failure", code=1)
-    ran = resumed(project)
-    assert ran.statuses == {"middle": "failure", "last": "skipped"}
-    assert len(ran.facts("session_kept", "middle")) == 1
-    assert len(list((project.home / "far").iterdir())) == 1
-
-
-def test_a_resumed_job_is_not_tried_again_since_its_session_is_the_only_one(make: Make) -> None:
+def test_a_resumed_job_that_fails_is_kept_again_and_not_tried_again_since_its_session_is_the_only_one(
+    make: Make,
+) -> None:
     project = make(WORKFLOW.replace("  stage: b\n", "  stage: b\n  retry: 1\n"))
     before = project.run(on="far", keep="on-failure", code=1)
     assert [unit.attempt for unit in before.reading.units("middle") if unit.step][-1] == 2
     ran = resumed(project)
-    assert ran.statuses["middle"] == "failure"
+    assert ran.statuses == {"middle": "failure", "last": "skipped"}
+    assert len(ran.facts("session_kept", "middle")) == len(list((project.home / "far").iterdir())) == 1
     assert [(unit.attempt, unit.step) for unit in ran.reading.units("middle") if unit.step] == [(1, "script/02")]
 
 

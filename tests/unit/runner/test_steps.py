@@ -212,12 +212,6 @@ def test_after_script_runs_after_each_result_and_does_not_change_it(
     assert len(ran.facts("after_script_ran", "one")) == code
 
 
-@pytest.mark.parametrize(("script", "code", "stated"), [("exit 3", 1, 1), ("exit 0", 0, 0)])
-def test_the_record_says_that_after_script_ran_after_a_failure(make: Make, script: str, code: int, stated: int) -> None:
-    ran = make(workflow(script, more=f"{AFTER}    - echo x\n  retry: 0\n")).run(code=code)
-    assert len(ran.facts("after_script_ran", "one")) == stated
-
-
 def test_after_script_has_a_time_of_its_own(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(steps_module, "AFTER_SCRIPT_TIMEOUT_S", 0.3)
     ran = make(workflow("true", more=f"{AFTER}    - sleep 60\n    - echo never\n")).run()

@@ -542,24 +542,6 @@ def test_many_looms_at_once(tmp_path: Path, store: Cache) -> None:
 # Keys
 
 
-def test_keys_of_files(workspace: Path) -> None:
-    (workspace / "package-lock.json").write_text("{}")
-    (workspace / "sub").mkdir()
-    (workspace / "sub/package-lock.json").write_text("{}")
-
-    def key(*files: str, prefix: str = "") -> str:
-        return key_of(Spec(paths=("x",), key=CacheKeyFiles(files=files, prefix=prefix)), workspace)
-
-    one = key("package-lock.json")
-    assert len(one) == 40
-    assert key("package-lock.json", prefix="npm-main") == f"npm-main-{one}"
-    assert key("**/package-lock.json") not in (one, key("sub/package-lock.json"))
-    assert key("nope", prefix="npm") == "npm-none"
-    (workspace / "package-lock.json").write_text("{ }")
-    assert key("package-lock.json") != one
-    assert key_of(Spec(paths=("x",), key="literal"), workspace) == "literal"
-
-
 def test_files_of_a_key_that_can_not_be_read_are_an_error(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object, **__: object) -> None:
         raise OSError(5, os.strerror(5))

@@ -36,52 +36,29 @@ def places(found: FindingReport) -> list[tuple[str | None, int | None, str | Non
     return [(each.file, each.line, each.code) for each in found.first]
 
 
+RUFF = [
+    ("app/orders.py", 1, "F401"),
+    ("app/orders.py", 11, "F841"),
+    ("app/orders.py", 12, "E722"),
+    ("app/orders.py", 14, "F821"),
+]
+ESLINT = [
+    ("src/cart.js", 1, "no-unused-vars"),
+    ("src/cart.js", 7, "no-undef"),
+    ("src/cart.js", 4, "no-var"),
+    ("src/cart.js", 6, "eqeqeq"),
+]
+BANDIT = [("app/orders.py", 22, "B602"), ("app/orders.py", 18, "B301")]
+
+
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        (
-            "ruff.sarif",
-            [
-                ("app/orders.py", 1, "F401"),
-                ("app/orders.py", 11, "F841"),
-                ("app/orders.py", 12, "E722"),
-                ("app/orders.py", 14, "F821"),
-            ],
-        ),
-        (
-            "ruff.codequality",
-            [
-                ("app/orders.py", 1, "F401"),
-                ("app/orders.py", 11, "F841"),
-                ("app/orders.py", 12, "E722"),
-                ("app/orders.py", 14, "F821"),
-            ],
-        ),
-        (
-            "bandit.sarif",
-            [
-                ("app/orders.py", 22, "B602"),
-                ("app/orders.py", 18, "B301"),
-            ],
-        ),
-        (
-            "eslint.sarif",
-            [
-                ("src/cart.js", 1, "no-unused-vars"),
-                ("src/cart.js", 7, "no-undef"),
-                ("src/cart.js", 4, "no-var"),
-                ("src/cart.js", 6, "eqeqeq"),
-            ],
-        ),
-        (
-            "eslint.codequality",
-            [
-                ("src/cart.js", 1, "no-unused-vars"),
-                ("src/cart.js", 7, "no-undef"),
-                ("src/cart.js", 4, "no-var"),
-                ("src/cart.js", 6, "eqeqeq"),
-            ],
-        ),
+        ("ruff.sarif", RUFF),
+        ("ruff.codequality", RUFF),
+        ("bandit.sarif", BANDIT),
+        ("eslint.sarif", ESLINT),
+        ("eslint.codequality", ESLINT),
     ],
 )
 def test_findings_of_real_tools_have_positions_the_most_severe_first(

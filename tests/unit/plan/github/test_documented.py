@@ -231,10 +231,3 @@ def test_an_action_reads_no_secret_that_it_is_not_given(planned: Planned, action
     except WorkflowError as error:
         said = str(error)
     assert message in said if message else not said
-
-
-def test_an_environment_without_a_name_is_none(planned: Planned) -> None:
-    plan = planned(job(STEPS, "environment: ${{ github.event_name == 'release' && 'prod' || '' }}") + OTHER)
-    assert [one.id for one in plan.jobs] == ["x", "y"]
-    plan = planned(job(STEPS, "environment: ${{ github.event_name == 'push' && 'prod' || '' }}") + OTHER)
-    assert [one.id for one in plan.jobs] == ["y"]

@@ -187,30 +187,6 @@ def test_a_list_of_an_expression_stands_for_its_elements(planned: Planned) -> No
     assert [late(job).contexts["matrix"]["v"] for job in plan.jobs] == [1, 2, [3, 4], 5]
 
 
-def test_a_matrix_of_an_output_is_for_the_runner(planned: Planned) -> None:
-    plan = planned("""
-on: push
-jobs:
-  list: {runs-on: ubuntu-latest, outputs: {m: "${{ steps.x.outputs.m }}"}, steps: [{id: x, run: echo}]}
-  test:
-    name: T ${{ matrix.v }}
-    needs: list
-    runs-on: ${{ matrix.os || 'ubuntu-latest' }}
-    strategy: {matrix: "${{ fromJSON(needs.list.outputs.m) }}", fail-fast: false}
-    steps: [{run: "echo ${{ matrix.v }}"}]
-""")
-    found = late(plan.jobs[1])
-    assert ids(plan) == ["list", "test"]
-    assert found.strategy == {"matrix": "${{ fromJSON(needs.list.outputs.m) }}", "fail-fast": False}
-    assert (found.name, found.runs_on, found.group) == (
-        "T ${{ matrix.v }}",
-        "${{ matrix.os || 'ubuntu-latest' }}",
-        "test",
-    )
-    assert "matrix" not in found.contexts
-    assert late(plan.jobs[0]).outputs == {"m": "${{ steps.x.outputs.m }}"}
-
-
 def test_an_if_that_the_event_decides_leaves_the_job_out(planned: Planned) -> None:
     text = f"""
 on: push
@@ -1039,20 +1015,6 @@ def test_a_plan_can_be_kept(planned: Planned) -> None:
     assert msgspec.json.decode(encode_file(plan), type=Plan) == plan
 
 
-def test_each_use_of_an_action_has_a_scope_of_its_own(planned: Planned) -> None:
-    plan = planned(
-        {
-            "ci.yml": """
-on: push
-jobs: {a: {runs-on: ubuntu-latest, steps: [{uses: ./c}, {uses: ./c}, {uses: ./c}, {id: c, uses: ./c}]}}
-""",
-            "c/action.yml": "runs: {using: composite, steps: [{run: echo, shell: sh}]}\n",
-        }
-    )
-    scopes = [step.scope for step in plan.jobs[0].steps if step.kind == "run"]
-    assert scopes == [("c",), ("c-2",), ("c-3",), ("c-4",)]
-
-
 @pytest.mark.parametrize(
     ("keys", "where", "message"),
     [
@@ -1081,16 +1043,6 @@ def test_an_invalid_value_is_a_problem_of_the_event_that_needs_it(
         }
     )
     assert ids(plan) == ["b.y"]
-
-
-def test_a_call_whose_if_is_false_leaves_its_jobs_out(planned: Planned) -> None:
-    plan = planned(
-        {
-            "ci.yml": f"on: push\njobs: {{c: {{if: false, uses: ./.github/workflows/called.yml}}, y: {{{JOB}}}}}",
-            "called.yml": f"on: workflow_call\njobs: {{a: {{{JOB}}}}}",
-        }
-    )
-    assert (ids(plan), reasons(plan)) == (["y"], {"c.a": "its `if` is false"})
 
 
 def test_a_file_that_is_only_called_can_be_named(planned: Planned) -> None:
@@ -1138,18 +1090,6 @@ def test_composite_actions_have_a_limit_of_levels(planned: Planned) -> None:
 def test_a_matrix_whose_names_are_expressions_comes_late(planned: Planned) -> None:
     plan = planned(f"on: push\njobs: {{x: {{strategy: {{matrix: {{\"${{{{ 'n' }}}}\": [1]}}}}, {JOB}}}}}")
     assert late(plan.jobs[0]).strategy == {"matrix": {"${{ 'n' }}": [1.0]}}
-
-
-def test_continue_on_error_is_decided_early_where_it_can_be(planned: Planned) -> None:
-    for written, early, at_start in (
-        ("true", True, ""),
-        ("false", False, ""),
-        ("\"${{ github.ref_name == 'main' }}\"", True, ""),
-        ('"${{ needs.y.outputs.x }}"', False, "${{ needs.y.outputs.x }}"),
-    ):
-        plan = planned(f"on: push\njobs: {{y: {{{JOB}}}, x: {{needs: y, continue-on-error: {written}, {JOB}}}}}")
-        found = plan.job("x")
-        assert (found.allow_failure.always, late(found).continue_on_error) == (early, at_start)
 
 
 def test_a_file_with_mistakes_stops_a_run_that_asks_for_it(planned: Planned) -> None:
@@ -1230,16 +1170,6 @@ def test_a_check_names_all_jobs_and_a_refusal_the_first_of_many(planned: Planned
     assert caught.value.hint == "A job that you name runs all the same."
 
 
-def test_a_job_without_a_matrix_is_the_only_one(planned: Planned) -> None:
-    plan = planned(f"on: push\njobs:\n  a: {{{JOB}}}\n")
-    assert late(plan.jobs[0]).contexts["strategy"] == {
-        "fail-fast": True,
-        "job-index": 0.0,
-        "job-total": 1.0,
-        "max-parallel": 1.0,
-    }
-
-
 @pytest.mark.parametrize(
     ("steps", "empty"),
     [
@@ -1257,19 +1187,6 @@ def test_a_job_without_a_matrix_is_the_only_one(planned: Planned) -> None:
 def test_a_job_begins_empty_unless_its_first_step_brings_all_files(planned: Planned, steps: str, empty: bool) -> None:
     plan = planned(f"on: push\njobs: {{a: {{runs-on: ubuntu-latest, steps: [{steps}]}}}}")
     assert plan.jobs[0].no_checkout is empty
-
-
-@pytest.mark.parametrize(
-    ("keys", "at"),
-    [
-        ("container: {image: a, options: --bad}, steps: [{run: x}]", "/container/options"),
-        ("steps: [{uses: ./none}]", "/steps/0/uses"),
-    ],
-)
-def test_what_refuses_a_job_stands_at_its_value(planned: Planned, keys: str, at: str) -> None:
-    with pytest.raises(WorkflowError) as caught:
-        planned(f"on: push\njobs:\n  a: {{runs-on: ubuntu-latest, {keys}}}\n")
-    assert [problem.pointer for problem in caught.value.problems] == [f"/jobs/a{at}"]
 
 
 def test_a_check_counts_every_job_as_one_that_runs(tmp_path: Path) -> None:

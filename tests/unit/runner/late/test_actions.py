@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from msgspec.structs import replace
 
 from loom.plan.late import Action
 from loom.plan.model import Job, Step
@@ -98,35 +97,6 @@ def beside(one: Step, tmp_path: Path, **more: Any) -> Any:
         "timeout_s": None,
     }
     return actions.container_of(one, **(given | more))
-
-
-def test_an_image_that_is_built_from_the_action(tmp_path: Path) -> None:
-    action = Action(uses="o/a/sub@v1", path="sub", directory="/d", image="Dockerfile", args=("${{ inputs.x }}", "b c"))
-    action = replace(action, env={"A": "not", "B": "${{ inputs.x }}"})
-    found = beside(step(kind="docker", action=action), tmp_path)
-    assert found.build_root == Path("/d")
-    assert (found.image.build.context, found.image.build.dockerfile) == ("sub", "sub/Dockerfile")
-    assert found.arguments == ("of x", "b c")
-    assert found.entrypoint == ()
-    assert (found.environment["A"], found.environment["B"]) == ("1", "of x")
-    assert found.environment["HOME"] == "/github/home"
-    assert found.environment["GITHUB_OUTPUT"] == "/github/files/output"
-    assert "PATH" not in found.environment
-    assert found.files["event.json"] == b'{"a": 1}'
-    assert found.reported["output"] == "files/output"
-    local = beside(step(kind="docker", action=Action(uses="./x", path="x", image="Dockerfile")), tmp_path)
-    assert local.build_root == tmp_path
-
-
-def test_the_step_replaces_entrypoint_and_arguments(tmp_path: Path) -> None:
-    action = Action(uses="docker://i:1", image="docker://i:1", entrypoint="/own.sh", args=("own",))
-    inputs = {"entrypoint": "/bin/sh -e", "args": "-c 'echo  hi'"}
-    found = beside(step(kind="docker", action=action, inputs=inputs), tmp_path)
-    assert (found.image.name, found.build_root) == ("i:1", None)
-    assert found.entrypoint == ("/bin/sh", "-e")
-    assert found.arguments == ("-c", "echo  hi")
-    post = beside(step(kind="docker", action=action, inputs=inputs, stage="post"), tmp_path)
-    assert post.entrypoint == ("/own.sh",)
 
 
 @pytest.mark.parametrize("abi", ["gnu", "musl"])

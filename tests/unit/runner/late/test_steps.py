@@ -45,11 +45,6 @@ def test_a_step_reports_variables_paths_and_outputs_for_those_after_it(make: Mak
     assert ran.job("one").outcome["outputs"] == {"y": "1jmain"}
 
 
-def test_a_step_says_where_it_stands_and_which_attempt_it_is(make: Make) -> None:
-    ran = run(make, job("one", step('echo "$LOOM_STEP $LOOM_ATTEMPT"'), step('echo "$LOOM_STEP"')))
-    assert (ran.lines("one"), ran.lines("one", "script/02")) == (["script/01 1"], ["script/02"])
-
-
 def test_after_a_failure_only_the_steps_run_whose_condition_says_so(make: Make) -> None:
     ran = run(
         make,

@@ -254,41 +254,6 @@ def test_all_that_is_said_of_mistakes(tmp_path: Path) -> None:
     expect(Path(__file__).with_name("mistakes.txt"), "".join(f"{line}\n" for line in said))
 
 
-def test_a_sound_file_has_no_problem(tmp_path: Path) -> None:
-    text = """\
-name: CI
-run-name: ${{ github.actor }}
-on:
-  push:
-  pull_request: {types: [opened], branches: main, paths: ['**.py', '!docs/**']}
-  schedule: [{cron: '0 0 * * *'}]
-  workflow_dispatch: {inputs: {a: {type: choice, options: [1, x], default: x}, b: {type: boolean, default: true}}}
-permissions: {contents: read, id-token: write}
-env: &env {A: 1, B: true, C: "${{ secrets.X }}", D: }
-concurrency: {group: "${{ github.ref }}", cancel-in-progress: "${{ github.ref != 'x' }}"}
-defaults: {run: {shell: bash}}
-jobs:
-  x:
-    runs-on: ["${{ matrix.os }}"]
-    strategy: {matrix: {os: [ubuntu-latest], v: "${{ fromJSON('[1]') }}", include: [{os: x}]}, fail-fast: "${{ true }}"}
-    env: *env
-    timeout-minutes: ${{ matrix.v }}
-    services: {db: {image: postgres, ports: [5432, "80:80"], env: {A: "${{ env.A }}"}}}
-    steps:
-      - {uses: actions/checkout@v4, with: {fetch-depth: 0}}
-      - {uses: docker://alpine:3, if: "!cancelled() && matrix.v"}
-      - {run: "echo ${{ hashFiles('**/x') }} ${{ job.status }}", continue-on-error: "${{ matrix.v == 1 }}", timeout-minutes: 1.5}
-"""
-    found = examined(tmp_path, text)
-    assert messages(found) == []
-    assert found.workflow is not None
-    assert [notice.message.partition(" ")[0] for notice in found.workflow.notices] == [
-        "run-name",
-        "permissions",
-        "concurrency",
-    ]
-
-
 def test_any_scalar_is_a_key(tmp_path: Path) -> None:
     found = examined(tmp_path, SOUND + "env: {1: a, true: b, 1.10: c, ~: d}\n")
     assert messages(found) == []

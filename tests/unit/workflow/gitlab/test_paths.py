@@ -67,11 +67,3 @@ def test_what_an_event_changed(
     found = changes.event_changes(facts(predefined, changed=changed, base=base))
     assert paths.any_changed(found, ["*.py"]) is expected
     assert seen == asked
-
-
-def test_compare_to_prefers_the_remote_branch() -> None:
-    known = {"refs/remotes/origin/main": ["a.py"], "v1": ["b.py"]}
-    there = facts(changed=lambda since: known.get(since or ""))
-    assert changes.changes_since(there, "refs/heads/main") == changes.changes_since(there, "main") == ["a.py"]
-    assert changes.changes_since(there, "v1") == ["b.py"]
-    assert changes.changes_since(there, "nowhere") is None

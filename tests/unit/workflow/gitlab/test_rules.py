@@ -212,27 +212,6 @@ def test_the_pipeline_that_a_ref_does_not_fit_is_named(predefined: Mapping[str, 
     assert decided("{script: x}", MERGE_REQUEST).reason == "only: branches, tags (the default): not a merge request"
 
 
-@pytest.mark.parametrize(
-    ("text", "ends"),
-    [
-        ("{job: {script: x}}", False),
-        ("{workflow: {}}", False),
-        ("{workflow: {auto_cancel: {on_job_failure: all}}}", True),
-        ("{workflow: {auto_cancel: {on_job_failure: none}}}", False),
-        ("{workflow: {rules: [{if: $CI, auto_cancel: {on_job_failure: all}}]}}", True),
-        ("{workflow: {auto_cancel: {on_job_failure: all}, rules: [{if: $CI}]}}", True),
-        (
-            "{workflow: {auto_cancel: {on_job_failure: all}, rules: [{if: $X}, {auto_cancel: {on_job_failure: none}}]}}",
-            False,
-        ),
-    ],
-)
-def test_whether_a_pipeline_ends_at_a_failure(text: str, ends: bool) -> None:
-    made, problems = pipeline(text), Problems()
-    decided_of = rules.GitLabRules(scope(), facts(), problems).workflow(made)
-    assert rules.ends_at_failure(made, decided_of) is ends
-
-
 def test_workflow_rules() -> None:
     def of(text: str) -> rules.RuleDecision:
         problems = Problems()
