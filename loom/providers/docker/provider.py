@@ -72,6 +72,8 @@ class DockerProvider(Provider):
         self._workspaces = Workspaces()
         self._removals = Removals()
         self._reaped = False
+        self._proxies: dict[str, Mapping[str, str]] = {}
+        """The variables of the user's proxies, by the id of a network whose services are reached without them."""
         self._idle = threading.Event()
 
     @cached_property
@@ -96,6 +98,7 @@ class DockerProvider(Provider):
     def open(self, request: SessionRequest, on_output: OnOutput, cancel: Cancel) -> Iterator[DockerSession]:
         with translated(f"preparing the container of job {request.job_id}"):
             client = self._connect()
+        request = replace(request, environment={**self._proxies_of(request, client), **request.environment})
         names: list[str] = []
         mount = mount_of(client, request, self._workspaces)
         session: DockerSession | None = None
@@ -168,8 +171,11 @@ class DockerProvider(Provider):
         assert images is not None
         assert setup is not None
         marks = labels.labels(run_id=setup.run_id, job_id=job.id, workspace=request.workspace, role="service")
+        client = engine.another()
+        names = dict.fromkeys(name for one in job.services for name in (one.name, *one.aliases))
         group = ServiceGroup(
-            client=engine.another(),
+            client=client,
+            proxies=_around(Traits(client).proxies, *names),
             images=images,
             request=request,
             labels=marks,
@@ -177,11 +183,10 @@ class DockerProvider(Provider):
             network=f"loom-{setup.run_id}-{job.id}-{token_hex(3)}",
             isolated=setup.isolated or job.network.mode == "none",
             hardened=job.hardened,
-            shared=frozenset(name for one in job.services for name in (one.name, *one.aliases))
-            if job.services_at_localhost
-            else frozenset(),
+            shared=frozenset(names if job.services_at_localhost else ()),
         )
         with services(group, job.services, on_died) as network:
+            self._proxies[network.network_id] = group.proxies
             self._reap_once(self._connect())
             yield network
 
@@ -209,6 +214,7 @@ class DockerProvider(Provider):
             found = build_image(images, asked.image, resolving)
         else:
             found = images.resolve(asked.image, resolving)
+        asked = replace(asked, environment={**self._proxies_of(request, client), **asked.environment})
         return run_beside(client, request, session.facts, found.image_id, asked, on_output, cancel)
 
     def host_address(self, request: SessionRequest, session: Session) -> str | None:
@@ -217,6 +223,11 @@ class DockerProvider(Provider):
             return None  # an address of its networks may be one of this machine too
         # The container tells its network: a kept one may have that of services of an earlier run.
         return host_address(client, replace(request, network_id=f"container:{session.facts.container_id}"))
+
+    def _proxies_of(self, request: SessionRequest, client: docker.DockerClient) -> Mapping[str, str]:
+        proxies = self._proxies.get(request.network_id or "", Traits(client).proxies)
+        own = host_address(client, request) if proxies else None  # where loom answers actions
+        return _around(proxies, (own or "").partition("/")[0])
 
     def has_image(self, image_id: str) -> bool:
         return container.image_is_there(self._connect(), image_id)
@@ -260,6 +271,12 @@ class DockerProvider(Provider):
             mount.undo()
 
         self._removals.start(f"remove {' '.join(names)}", remove)
+
+
+def _around(proxies: Mapping[str, str], *names: str) -> Mapping[str, str]:
+    """Return the variables of proxies, if there are any, that these names are reached without."""
+    given = {name: ",".join(filter(None, (proxies.get(name), *names))) for name in ("NO_PROXY", "no_proxy")}
+    return {**proxies, **given} if proxies else {}
 
 
 def host_address(client: docker.DockerClient, request: SessionRequest) -> str | None:

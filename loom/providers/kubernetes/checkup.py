@@ -54,7 +54,8 @@ def findings(pool: Pool, environ: Mapping[str, str], image: str) -> Iterator[Che
         if pool.registry is not None:
             yield _registry(pool, environ)
     except LoomError as error:
-        yield CheckResult(state="bad", name="cluster", text=error.message, advice=error.hint)
+        name = "registry" if error.code == "REGISTRY_INVALID" else "cluster"
+        yield CheckResult(state="bad", name=name, text=error.message, advice=error.hint)
     finally:
         cluster.close()
 

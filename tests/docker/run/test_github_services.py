@@ -1,5 +1,6 @@
 """Services of a GitHub job without a container of its own: at localhost, by their ports, and by their names."""
 
+import json
 from collections.abc import Iterator
 
 import pytest
@@ -63,10 +64,21 @@ def test_volumes_of_a_job_and_limits_of_a_service(project: Project) -> None:
                 options: --hostname s.test --tmpfs /t --shm-size 8m --health-cmd "grep -q ' /x ' /proc/mounts && grep -q ' /t tmpfs' /proc/mounts && df /dev/shm | grep -q ' 8192 '"
             steps:
               - run: "grep -c ' /data/x | /var/log | /y ' -E /proc/mounts; ls /var/log/apt >/dev/null; touch /data/x/a /y/b; uname -n; getent hosts s.test >/dev/null || echo none"
+              - run: echo $HTTP_PROXY $http_proxy; echo $NO_PROXY; echo $no_proxy
+                env: {http_proxy: "http://own:1"}
         """,
     )
     project.commit()
-    ran = project.run()
+    config = project.root.parent / "docker-config/config.json"
+    config.parent.mkdir()
+    proxies = {"httpProxy": "http://proxy:3128", "noProxy": ".corp"}
+    config.write_text(json.dumps({"proxies": {"default": proxies}}))
+    ran = project.run(DOCKER_CONFIG=str(config.parent))
     assert ran.code == 0, ran.out + ran.err
     assert ran.output("test", "script/01") == ["3", "job.test"]
+    used, *around = ran.output("test", "script/02")
+    assert used == "http://proxy:3128 http://own:1"
+    assert around[0] == around[1]
+    corp, *names, own = around[0].split(",")
+    assert (corp, names, own.count(".")) == (".corp", ["s", "s.test"], 3)
     clean(project)

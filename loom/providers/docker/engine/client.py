@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import docker
 from loom.plan.model import Resources
-from loom.providers.docker.engine.endpoint import Endpoint, endpoint_of, unavailable
+from loom.providers.docker.engine.endpoint import Endpoint, endpoint_of, proxies_of, unavailable
 from loom.providers.docker.engine.errors import translated
 from loom.providers.docker.engine.retries import retrying
 
@@ -88,6 +88,7 @@ def connect(environ: Mapping[str, str]) -> docker.DockerClient:
         def __init__(self, api: Api) -> None:  # same as the SDK's, with our class
             self.api = api
             self.endpoint = endpoint
+            self.proxies = proxies_of(endpoint, environ)
 
     tls: TLSConfig | bool = False
     try:
@@ -218,6 +219,11 @@ class Traits:
         if self.podman:
             return "podman"
         return "rootless Docker" if self.rootless else "Docker"
+
+    @property
+    def proxies(self) -> Mapping[str, str]:
+        """The variables of the user's proxies for containers (`proxies_of`)."""
+        return getattr(self._client, "proxies", {})
 
     @property
     def here(self) -> bool:

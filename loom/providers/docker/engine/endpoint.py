@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from loom.errors import EngineUnavailable, RequestError
 from loom.providers.docker.engine.errors import first_line, root_cause
@@ -26,6 +27,13 @@ _BEHIND_SSH = {
     "Permission denied (": "loom asks for no password: add your key to the agent (ssh-add), or name it in ~/.ssh/config",
 }
 """The next move by words of ssh's message."""
+_PROXIES = {
+    "httpProxy": "HTTP_PROXY",
+    "httpsProxy": "HTTPS_PROXY",
+    "ftpProxy": "FTP_PROXY",
+    "noProxy": "NO_PROXY",
+    "allProxy": "ALL_PROXY",
+}
 
 
 class Endpoint(Immutable):
@@ -56,8 +64,8 @@ def endpoint_of(environ: Mapping[str, str]) -> Endpoint:
     name, url, source = environ.get("DOCKER_CONTEXT"), DEFAULT_SOCKET, "the default"
     if host := environ.get("DOCKER_HOST"):
         url, source = host, "DOCKER_HOST"
-    elif (name or _current_context(directory)) not in ("", "default"):
-        return _context(directory, name or _current_context(directory), ", from DOCKER_CONTEXT" if name else "")
+    elif (context := name or str(_configured(directory, "currentContext") or "")) not in ("", "default"):
+        return _context(directory, context, ", from DOCKER_CONTEXT" if name else "")
     verify = bool(environ.get("DOCKER_TLS_VERIFY"))
     certificates = Path(environ.get("DOCKER_CERT_PATH") or directory) if verify or environ.get("DOCKER_TLS") else None
     return Endpoint(url=_checked(url, source), source=source, certificates=certificates, verify=verify)
@@ -70,12 +78,20 @@ def config_dir(environ: Mapping[str, str]) -> Path:
     return Path(environ.get("HOME") or Path("~").expanduser()) / ".docker"
 
 
-def _current_context(directory: Path) -> str:
+def _configured(directory: Path, key: str) -> Any:
     try:
         config = json.loads((directory / "config.json").read_bytes())
     except (OSError, ValueError):
-        return ""  # like the docker command, continue without it
-    return str(config.get("currentContext") or "") if isinstance(config, dict) else ""
+        return None  # like the docker command, continue without it
+    return config.get(key) if isinstance(config, dict) else None
+
+
+def proxies_of(endpoint: Endpoint, environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables that `docker run` gives each container, by the proxies of the `docker` command's configuration."""
+    found = _configured(config_dir(environ), "proxies")
+    found = (found.get(endpoint.url) or found.get("default")) if isinstance(found, dict) else None
+    known = {key: str(found[key]) for key in _PROXIES if found.get(key)} if isinstance(found, dict) else {}
+    return {name: value for key, value in known.items() for name in (_PROXIES[key], _PROXIES[key].lower())}
 
 
 def _context(directory: Path, name: str, origin: str) -> Endpoint:

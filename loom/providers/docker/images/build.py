@@ -106,7 +106,7 @@ def _build_classic(
                 custom_context=True,
                 dockerfile=name,
                 tag=inputs.tag,
-                buildargs=dict(build.args),
+                buildargs={**Traits(images.client).proxies, **build.args},
                 target=build.target,
                 platform=inputs.platform,
                 rm=True,

@@ -193,7 +193,7 @@ _REFUSALS: Mapping[str, tuple[str, str, str]] = {
     "no such host": (
         "IMAGE_REGISTRY_DOWN",
         "{registry} is not known where the engine runs: {answer}",
-        "Check the registry's name. One that only a company's network knows needs its VPN or DNS there",
+        "Check the registry's name, and whether the engine's machine is online: a company's own needs its VPN or DNS there",
     ),
     "connection refused|timeout|tls:|eof|connection reset|server misbehaving|unreachable|no route"
     "|temporary failure|deadline exceeded|http response to|502|503|504|500 internal|service unavailable|bad gateway"

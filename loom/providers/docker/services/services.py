@@ -64,6 +64,7 @@ class ServiceGroup(Struct, kw_only=True):
     isolated: bool = False
     """The network has no way out."""
     hardened: bool = False
+    proxies: Mapping[str, str] = {}
     shared: frozenset[str] = frozenset()
     """The names of all services, if they share the network stack of the first one, which has them all; else empty."""
     leader: str = ""
@@ -185,7 +186,7 @@ class ServiceContainer(any_services.StartedService):
                     entrypoint=None if entrypoint is None else list(entrypoint),
                     command=None if command is None else list(command),
                     user=service.user or service.image.user,
-                    environment=variables,
+                    environment={**group.proxies, **variables},
                     name=self._name,
                     labels=marks,
                     stdin_open=bool(self._secrets),

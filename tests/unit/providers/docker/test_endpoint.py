@@ -4,6 +4,7 @@ import hashlib
 import json
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -56,6 +57,22 @@ def test_without_a_context_the_default_socket(tmp_path: Path, config: str) -> No
     (tmp_path / ".docker").mkdir()
     (tmp_path / ".docker" / "config.json").write_text(config)
     assert endpoint_of({"HOME": str(tmp_path)}).url == endpoint.DEFAULT_SOCKET
+
+
+@pytest.mark.parametrize(
+    ("proxies", "found"),
+    [
+        ({"default": {"httpProxy": "h", "noProxy": "n", "x": "y"}}, {"HTTP_PROXY": "h", "NO_PROXY": "n"}),
+        ({"default": {"httpProxy": "h"}, "unix:///x": {"allProxy": "a"}}, {"ALL_PROXY": "a"}),
+        ({"tcp://far:2376": {"httpProxy": "h"}, "default": {"httpsProxy": ""}}, {}),
+        ("text", {}),
+        ({"default": []}, {}),
+    ],
+)
+def test_the_proxies_are_those_of_the_docker_command(proxies: Any, found: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"proxies": proxies}))
+    there = endpoint.proxies_of(Endpoint(url="unix:///x", source=""), {"DOCKER_CONFIG": str(tmp_path)})
+    assert there == {**found, **{name.lower(): value for name, value in found.items()}}
 
 
 def test_an_unknown_context_is_the_users_mistake(tmp_path: Path) -> None:
