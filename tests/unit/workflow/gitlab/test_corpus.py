@@ -7,12 +7,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
-import yaml
 
 from loom.config import Config
 from loom.errors import Problem
 from loom.plan import permissions
-from loom.plan.model import JobSelection, ResolveContext
+from loom.plan.model import Job, JobSelection, ResolveContext
 from loom.plan.provenance import sources
 from loom.plan.resolve import rehearse, resolve
 from loom.workflow.dialects import examine
@@ -35,6 +34,16 @@ def listed(problems: Iterable[Problem]) -> str:
     return "".join(f"{problem_line(one)}\n" for one in problems)
 
 
+def origins_of(loaded: Pipeline, jobs: Iterable[Job], selection: JobSelection) -> dict[str, list[str]]:
+    """Return where the values of jobs come from, each place once: the keys of all values on its line."""
+    found: dict[str, list[str]] = {}
+    for job in jobs:
+        for one in sources(loaded, job, selection):
+            line, _, column = one.position.rpartition(":")
+            found.setdefault(f"{job.id} {one.by} {line}".rstrip(), []).append(f"{one.key} {column}".rstrip())
+    return found
+
+
 def made_of(folder: Path) -> str:
     files = [str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()]
     config = Config()
@@ -47,18 +56,15 @@ def made_of(folder: Path) -> str:
     assert isinstance(loaded, Pipeline)
     selection = JobSelection(container=True)
     plan = as_declared(resolve(loaded, selection, context))
-    origins = {
-        job.id: [f"{one.key}: {one.by} {one.position}".rstrip() for one in sources(loaded, job, selection)]
-        for job in plan.jobs
-        if job.id in ("build", "test.one-1")
-    }
+    wanted = [job for job in plan.jobs if job.id in ("build", "test.one-1")]
+    origins = "".join(f"{said}: {', '.join(keys)}\n" for said, keys in origins_of(loaded, wanted, selection).items())
     around = permissions.TrustContext(root=folder, home="/home/u")
     return "\n---\n".join(
         (
             listed(problems),
             listed(warnings(loaded, predefined=KNOWN_TO_PLANS)),
             "".join(f"{request}\n" for request in permissions.requests_of(plan.jobs, around)),
-            yaml.safe_dump(origins, sort_keys=False, width=200),
+            origins,
             "".join(f"{line}\n" for line in lines(plan)),
         )
     )
