@@ -334,23 +334,21 @@ def configured(project: Project) -> Project:
     return project
 
 
+SERVERS, OWN = ("CI_", "GITHUB_"), ("CI_JOB_NAME", "CI_PROJECT_DIR", "GITHUB_ACTION", "GITHUB_ACTION_PATH")
+"""Variables that the tests of variables list, and those of them that tell one request from another."""
+
+
 def said_of(request: SessionRequest | SideProgram) -> Iterator[str]:
     """Yield what an engine is asked for, but for the variables that another moment or machine has otherwise."""
-    other = {"CI_COMMIT_SHORT_SHA", "CI_COMMIT_TIMESTAMP", "CI_PIPELINE_CREATED_AT", "CI_RUNNER_EXECUTABLE_ARCH"}
-    other |= {
-        "ACTIONS_CACHE_URL",
-        "ACTIONS_RESULTS_URL",
-        "ACTIONS_RUNTIME_TOKEN",
-        "ACTIONS_RUNTIME_URL",
-        "RUNNER_ARCH",
-        "event.json",
-    }
+    other = {"ACTIONS_CACHE_URL", "ACTIONS_RESULTS_URL", "ACTIONS_RUNTIME_TOKEN", "ACTIONS_RUNTIME_URL"}
+    other |= {"RUNNER_ARCH", "event.json"}
     for one in fields(request):
         if one.name == "timeout_s":  # what is left of it
             continue
         value = getattr(request, one.name)
         if isinstance(value, Mapping):
-            yield from (f"{one.name}: {key}={text!r}" for key, text in sorted(value.items()) if key not in other)
+            shown = [key for key in sorted(value) if key not in other and (key in OWN or not key.startswith(SERVERS))]
+            yield from (f"{one.name}: {key}={value[key]!r}" for key in shown)
         elif value != one.default:
             yield f"{one.name}: {encoded(value) if isinstance(value, Struct) else value}"
 
@@ -426,8 +424,12 @@ def told(event: PhaseEvent) -> Iterator[str]:
     assert event.duration_ms is None or 0 <= event.duration_ms < 600_000
     kind = event.message or event.kind
     data = {key: value for key, value in steady(event.data).items() if value not in USUAL.get(key, (None, "", [], {}))}
-    if kind == "plan_resolved" or (kind == "phase_started" and not event.step):
+    if kind == "plan_resolved" or (kind == "phase_started" and not event.step) or data.get("outcome") == "skipped":
         return
+    if event.phase_code == "job.execution" and kind == "phase_finished" and event.status == "failure":
+        return  # with the error of its step, and the job's end says it again
+    if kind == "step_state":
+        data.pop("name", None)  # the step's start has it too
     if data.keys() - {"step", "provider", "path"} or ended not in ("success", "success 0", "skipped", ""):
         said = json.dumps(data, ensure_ascii=False) if data else ""
         yield " ".join(filter(None, (f"{at}:", kind.removeprefix("phase_"), ended, said)))
