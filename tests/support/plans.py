@@ -20,10 +20,11 @@ def as_declared(plan: Plan) -> Plan:
     return plan
 
 
-def lines(plan: Plan) -> Iterator[str]:
+def lines(plan: Plan, hidden: tuple[str, ...] = ()) -> Iterator[str]:
     """Yield everything that a plan says, but for defaults: of each job, what it says otherwise than the job before it.
 
-    Jobs that are left out for one reason stand together. A step is told once, whatever its line.
+    Jobs stand together that are left out for one reason, or say nothing new. A step is told once, whatever its line.
+    `hidden`: how the names of parts begin that are not told.
     """
     left: dict[str, list[str]] = {}
     for out in plan.left_out:
@@ -31,16 +32,20 @@ def lines(plan: Plan) -> Iterator[str]:
     yield from (f"left out: {', '.join(ids)}: {why}" for why, ids in left.items())
     before: dict[str, str] = {}
     told: set[str] = set()
+    said: list[tuple[list[str], list[str]]] = []
     for job in plan.jobs:
-        said = dict(parts(job))
-        yield f"{job.id}:"
-        yield from (f"  {name}: {one}" for name, one in said.items() if before.get(name) != one)
-        gone = [name for name in before if name not in said]
-        yield from (f"  not: {', '.join(names)}" for names in [gone] if names)
-        before = said
+        now = {name: one for name, one in parts(job) if not name.startswith(hidden)}
+        new = [f"  {name}: {one}" for name, one in now.items() if before.get(name) != one]
+        gone = [name for name in before if name not in now]
         steps = {encoded(replace(step, line=0)): step for step in job.steps}
-        yield from (f"  step {step.number}: {encoded(step)}" for text, step in steps.items() if text not in told)
-        told |= steps.keys()
+        new += [f"  not: {', '.join(names)}" for names in [gone] if names]
+        new += [f"  step {step.number}: {encoded(step)}" for text, step in steps.items() if text not in told]
+        before, told = now, told | steps.keys()
+        if new or not said:
+            said.append(([], new))
+        said[-1][0].append(job.id)
+    for ids, own in said:
+        yield from (f"{', '.join(ids)}:", *own)
 
 
 def parts(job: Job) -> Iterator[tuple[str, str]]:
