@@ -12,12 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from loom.errors import EngineUnavailable, RequestError
-from loom.providers.docker.engine.errors import first_line, root_cause
+from loom.providers.docker.engine.errors import explanation, first_line, root_cause
 from loom.values import Immutable
 
 DEFAULT_SOCKET = "unix:///var/run/docker.sock"
 _START = (
     "start it (`sudo systemctl start docker`, or `systemctl --user start docker`; podman: `... start podman.socket`)"
+)
+_TLS = (
+    "set DOCKER_TLS_VERIFY=1, and DOCKER_CERT_PATH to the folder of the engine's ca.pem and your cert.pem and key.pem"
+    " (default: ~/.docker)"
 )
 _SSH = re.compile(r"ssh://([^\s@:/-][^\s@:/]*@)?([^\s@:/\[-][^\s@:/]*|\[[0-9a-fA-F:.]+\])(:[0-9]{1,5})?(/\S*)?")
 _BEHIND_SSH = {
@@ -101,8 +105,9 @@ def _context(directory: Path, name: str, origin: str) -> Endpoint:
         endpoint = json.loads(meta.read_bytes())["Endpoints"]["docker"]
         url = str(endpoint["Host"])
     except (OSError, ValueError, KeyError, TypeError) as error:
+        why = "does not exist" if isinstance(error, FileNotFoundError) else f"can't be read: {meta}: {error}"
         raise RequestError(
-            f"the Docker context {name!r} can't be read: {meta}: {error}",
+            f"the Docker context {name!r} {why}",
             hint="see `docker context ls`; choose one with `docker context use NAME`, or set DOCKER_HOST",
         ) from error
     source, tls = f"context {name}{origin}", directory / "contexts" / "tls" / digest / "docker"
@@ -143,7 +148,9 @@ def unavailable(endpoint: Endpoint, environ: Mapping[str, str], error: BaseExcep
             reason = "permission denied"
             move = "join the group that may use it (`sudo usermod -aG docker $USER`, then log in again)"
         case _:
-            reason, move = first_line(cause), "see `docker info` for what the engine says"
+            reason = explanation(error)
+            of_tls = "HTTPS server" in reason or "certificate" in reason
+            move = _TLS if of_tls else "see `docker info` for what the engine says"
     hints = [f"{move}, or name another engine with DOCKER_HOST or `docker context use`"]
     runtime = environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.getuid()}"
     sockets = (DEFAULT_SOCKET[7:], f"{runtime}/docker.sock", f"{runtime}/podman/podman.sock", "/run/podman/podman.sock")

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import socket
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,7 @@ def test_the_proxies_are_those_of_the_docker_command(proxies: Any, found: dict[s
 
 
 def test_an_unknown_context_is_the_users_mistake(tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match="'nowhere' can't be read") as caught:
+    with pytest.raises(RequestError, match=r"'nowhere' does not exist\n") as caught:
         endpoint_of({"HOME": str(tmp_path), "DOCKER_CONTEXT": "nowhere"})
     assert "docker context ls" in (caught.value.hint or "")
 
@@ -85,6 +86,23 @@ def test_a_missing_socket_says_so_and_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(EngineUnavailable, match="its socket is not there") as caught:
         connect({"DOCKER_HOST": f"unix://{tmp_path}/none.sock"})
     assert "DOCKER_HOST" in (caught.value.hint or "")
+
+
+def test_an_engine_that_wants_tls_says_how_to_give_it() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as engine:
+
+        def answer() -> None:
+            connection, _ = engine.accept()
+            connection.recv(65536)
+            connection.sendall(b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n")
+            connection.close()
+
+        answering = threading.Thread(target=answer)
+        answering.start()
+        with pytest.raises(EngineUnavailable, match=r"to an HTTPS server\.\n") as caught:
+            connect({"DOCKER_HOST": f"tcp://127.0.0.1:{engine.getsockname()[1]}"})
+        answering.join()
+    assert "DOCKER_CERT_PATH" in (caught.value.hint or "")
 
 
 def test_a_dead_socket_says_so(tmp_path: Path) -> None:
