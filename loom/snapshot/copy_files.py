@@ -96,14 +96,14 @@ def size_in(facts: Facts) -> int:
     return int(_FACTS.unpack_from(facts)[3])
 
 
-def sizes_in(facts: bytes) -> int:
-    """Return the bytes of files, whose joined facts these are."""
-    return sum(int(one[3]) for one in _FACTS.iter_unpack(facts))
+def separate(facts: bytes) -> Iterator[tuple[int, ...]]:
+    """Return the facts of each file, which were joined."""
+    return _FACTS.iter_unpack(facts)
 
 
-def are_in_index(facts: Facts, entry: tuple[int, ...]) -> bool:
+def are_in_index(facts: tuple[int, ...], entry: tuple[int, ...]) -> bool:
     """Return whether the source's file has the facts of an entry of git's index."""
-    _, _, inode, size, time_ns, changed_ns = _FACTS.unpack_from(facts)
+    _, _, inode, size, time_ns, changed_ns = facts
     changed_s, changed, time_s, time, _, number, _, _, _, length, _ = entry
     same_file = (inode & 0xFFFFFFFF, size) == (number, length)
     return same_file and (time_ns, changed_ns) == (time_s * 10**9 + time, changed_s * 10**9 + changed)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Set
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 
 import msgspec
@@ -31,6 +32,8 @@ Folder = tuple[bytes, bytes, bytes]
 Folders = dict[bytes, Folder]
 """By the path of a directory and a slash, the root by nothing."""
 _EMPTY: Folder = (b"", b"", b"")
+_MOST_OPEN = 64
+"""The number of directories whose facts are at hand at once: an index has those of a path among one another."""
 
 
 class KnownFiles(Struct):
@@ -101,6 +104,11 @@ def files_in(folders: Folders) -> dict[str, bytes]:
     for prefix, folder in folders.items():
         result.update((os.fsdecode(prefix) + name, facts) for name, facts in _unpack(folder).items())
     return result
+
+
+def _paths_in(folders: Folders) -> Iterator[str]:
+    for prefix, (names, _, _) in folders.items():
+        yield from (os.fsdecode(prefix) + name for name in os.fsdecode(names).split("\0"))
 
 
 def _by_directory(paths: Iterable[str]) -> dict[str, list[str]]:
@@ -271,21 +279,27 @@ class Renewer(copy_files.Copier):
         known = self._known
         if known.index == digest:
             return self.files.keys() | set(map(os.fsdecode, known.apart))
-        files = files_in(known.files)
-        same = {
-            path
-            for path, entry in entries
-            if entry[2] < written_s and (noted := files.get(path)) and copy_files.are_in_index(noted, entry)
-        }
         known.index = digest
-        return (files.keys() | tracked) - (same & tracked)
+
+        @lru_cache(_MOST_OPEN)
+        def noted(prefix: str) -> dict[str, tuple[int, ...]]:
+            names, theirs, _ = known.files.get(os.fsencode(prefix), _EMPTY)
+            return dict(zip(os.fsdecode(names).split("\0"), copy_files.separate(theirs), strict=False))
+
+        apart = set(tracked)
+        for path, entry in entries:
+            directory, slash, name = path.rpartition("/")
+            facts = noted(directory + slash).get(name) if entry[2] < written_s else None
+            if facts and copy_files.are_in_index(facts, entry):
+                apart.discard(path)
+        return apart.union(path for path in _paths_in(known.files) if path not in tracked)
 
     def keep_but(self, paths: Set[str], *, count: int) -> None:
         """Count the known files but these as copied. SnapshotError if they are not so many: some tracked file is not known."""
         known = self._known.files
         self.files |= take_out(known, paths)
         self.kept.files = sum(len(theirs) for _, theirs, _ in known.values()) // copy_files.FACTS_SIZE
-        self.kept.bytes = sum(copy_files.sizes_in(theirs) for _, theirs, _ in known.values())
+        self.kept.bytes = sum(facts[3] for _, theirs, _ in known.values() for facts in copy_files.separate(theirs))
         if self.kept.files != count:
             raise SnapshotError(f"{self._workspace}: other files are known than those of the index")
 

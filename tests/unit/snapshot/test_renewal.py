@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import Phase, given, reject, settings
 from hypothesis import strategies as st
@@ -207,6 +208,9 @@ def test_only_what_changed_is_copied_and_the_directory_stays(repo: Repo, tmp_pat
         repo.git("add", path)
         renewed = fill(repo, workspace)
         assert (workspace / path).read_text() == content
+        apart = msgspec.msgpack.decode(known(workspace).read_bytes())["apart"]
+        assert (workspace / "dir1/file10").exists()
+        assert b"dir1/file10" not in apart, "the index vouches for it"
     assert stored
     assert all(path.stat().st_ino == inode for path, inode in stored.items()), "no object is copied again"
     repo.write(".gitattributes", "dir1/file7 ident\n")
