@@ -18,6 +18,7 @@ from loom.storage.cache import Cache
 from loom.storage.cache_keys import project_of
 from loom.storage.workspace import DirectoryView
 from tests.support.loom_process import run_loom
+from tests.support.repository import git
 
 pytestmark = pytest.mark.slow
 
@@ -43,11 +44,6 @@ def restored(cache: Cache, directory: Path) -> tuple[str | None, str | None]:
     directory.mkdir()
     found = cache.restore(SPEC, "k", DirectoryView(directory), lambda stream, data: None)
     return ((directory / "deps/file").read_text() if found.hit != "miss" else None), found.warning
-
-
-def git(root: Path, *arguments: str) -> str:
-    settings = ["-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "init.defaultBranch=main"]
-    return subprocess.run(["git", *settings, *arguments], cwd=root, check=True, capture_output=True, text=True).stdout
 
 
 def repository(root: Path, origin: str = ORIGIN) -> Path:

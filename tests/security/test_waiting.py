@@ -1,7 +1,6 @@
 """A job leaves a FIFO where git expects a file: nothing that loom does with the workspace waits for it."""
 
 import os
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,14 +11,10 @@ from loom.cancel import Cancel
 from loom.commands.project import checkout
 from loom.errors import SnapshotError
 from loom.snapshot import git as git_processes
+from tests.support.repository import git
 from tests.support.waiting import promptly
 
 pytestmark = pytest.mark.slow
-
-
-def git(root: Path, *arguments: str) -> None:
-    settings = ["-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "init.defaultBranch=main"]
-    subprocess.run(["git", *settings, *arguments], cwd=root, check=True, capture_output=True)
 
 
 def repository(root: Path) -> Path:

@@ -2,12 +2,12 @@
 
 import json
 import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.support.repository import git
 from tests.unit.record.conftest import Make, Project, make
 
 pytestmark = pytest.mark.slow
@@ -37,8 +37,7 @@ def project(make: Make) -> Project:
 
 
 def commit(project: Project) -> None:
-    git = ["git", "-c", "user.name=t", "-c", "user.email=t@example.org"]
-    subprocess.run([*git, "commit", "-qam", "more"], cwd=project.root, check=True)
+    git(project.root, "commit", "-qam", "more")
 
 
 @pytest.mark.parametrize("committed", [False, True])

@@ -14,6 +14,7 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
 from tests.support.loom_process import run_loom
+from tests.support.repository import commit_all
 
 pytestmark = [
     pytest.mark.slow,
@@ -64,10 +65,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     base = tmp_path_factory.mktemp("report")
     (base / "project/.loom").mkdir(parents=True)
     (base / "project/.loom/workflow.yml").write_text(WORKFLOW)
-    for command in (["init", "-q"], ["add", "-A"], ["commit", "-q", "-m", "<script>document.title=4</script>"]):
-        subprocess.run(
-            ["git", "-c", "user.name=t", "-c", "user.email=t@example.org", *command], cwd=base / "project", check=True
-        )
+    commit_all(base / "project", "<script>document.title=4</script>")
     environ = {
         "PATH": os.environ["PATH"],
         "HOME": str(base),

@@ -1,6 +1,5 @@
 """Files that the output names, as the checkout has them: a real repository."""
 
-import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from loom.analysis.named_files import find_files_below, find_named_files, makers
 from loom.analysis.readings import NamedFile
 from loom.plan.clone import Clone
 from loom.plan.model import Artifacts, Job, Need, NotSelected, Plan
+from tests.support.repository import commit_all
 
 
 @pytest.fixture
@@ -30,9 +30,7 @@ def checkout(tmp_path: Path) -> Path:
         (tmp_path / name).write_bytes(content)
     for name in ("run.sh", "windows.sh", "library.sh"):
         (tmp_path / name).chmod(0o755)
-    git = ["git", "-c", "user.name=t", "-c", "user.email=t@example.org"]
-    for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "start"]):
-        subprocess.run([*git, *command], cwd=tmp_path, check=True)
+    commit_all(tmp_path)
     return tmp_path
 
 

@@ -19,6 +19,7 @@ from loom.commands.agents.tools import AgentTools, Limits
 from loom.commands.project.bundle_file import MOST_BYTES, UnpackedBundle, unpacked, write_bundle
 from loom.errors import RequestError
 from loom.snapshot import occupied
+from tests.support.repository import commit_all, git
 from tests.unit.commands.test_gitlab_runs import Project
 from tests.unit.commands.test_gitlab_runs import project as project
 
@@ -59,8 +60,7 @@ def made(project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
     library.mkdir()
     (library / "library.yml").write_text(LIBRARY)
     (library / "own.yml").write_text("OWN: of the author")
-    for words in (("init", "-q"), ("add", "-A"), ("-c", "user.name=t", "-c", "user.email=t@e", "commit", "-qm", "x")):
-        subprocess.run(["git", *words], cwd=library, check=True)
+    commit_all(library)
     config = tmp_path / "home" / ".config" / "loom" / "config.yml"
     config.parent.mkdir(parents=True)
     config.write_text(f"gitlab: {{projects: {{group/library: {library}}}, variables: {library}/own.yml}}")
@@ -419,18 +419,14 @@ def test_other_files_than_named_are_refused(project: Project, made: Path) -> Non
 
 
 def test_a_tree_with_files_of_gits_own_harms_nothing(project: Project, made: Path) -> None:
-    def git(*arguments: str, given: str = "") -> str:
-        asked = ["git", "-c", "user.name=t", "-c", "user.email=t@e", *arguments]
-        ran = subprocess.run(asked, cwd=made / "gone", input=given, check=True, capture_output=True, text=True)
-        return ran.stdout.strip()
-
-    hook = git("hash-object", "-w", "--stdin", given=f"#!/bin/sh\ntouch {made}/owned\n")
-    inner = git("mktree", given=f"100755 blob {hook}\tpost-checkout\n")
-    inner = git("mktree", given=f"040000 tree {inner}\thooks\n")
-    tree = git("mktree", given=git("ls-tree", "HEAD") + f"\n040000 tree {inner}\t.git\n")
-    tip = git("commit-tree", "-p", "HEAD", "-m", "x", tree)
-    git("update-ref", "refs/loom/x", tip)
-    git("bundle", "create", "-q", str(made / "evil"), "refs/loom/x")
+    gone = made / "gone"
+    hook = git(gone, "hash-object", "-w", "--stdin", input=f"#!/bin/sh\ntouch {made}/owned\n")
+    inner = git(gone, "mktree", input=f"100755 blob {hook}\tpost-checkout\n")
+    inner = git(gone, "mktree", input=f"040000 tree {inner}\thooks\n")
+    tree = git(gone, "mktree", input=git(gone, "ls-tree", "HEAD") + f"\n040000 tree {inner}\t.git\n")
+    tip = git(gone, "commit-tree", "-p", "HEAD", "-m", "x", tree)
+    git(gone, "update-ref", "refs/loom/x", tip)
+    git(gone, "bundle", "create", "-q", str(made / "evil"), "refs/loom/x")
     bad = again(made, (made / "evil").read_bytes(), tree_sha=tree, tip_sha=tip)
     code, _, err = project.loom("replay", str(bad), "--trust")
     assert (code, "internal error" in err) in ((2, False), (3, False)), err
@@ -493,10 +489,6 @@ def test_a_replay_that_fails_alike_has_no_reasons_and_tells_what_differs(
 @pytest.fixture
 def of_submodules(project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Make a failing run with work that is not committed in submodules, and bundle it; the files are gone then."""
-
-    def git(folder: Path, *words: str) -> None:
-        settings = ("-c", "user.name=t", "-c", "user.email=t@e", "-c", "protocol.file.allow=always")
-        subprocess.run(["git", *settings, *words], cwd=folder, check=True, capture_output=True)
 
     for name, inner in (("deep", None), ("lib", tmp_path / "deep")):
         folder = tmp_path / name

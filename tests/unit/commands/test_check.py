@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from loom.cli.boundary import run_app
-from tests.support.repository import commit_all
+from tests.support.repository import commit_all, git
 
 GOOD = """\
 version: v1
@@ -247,10 +247,8 @@ def test_changes_are_those_of_the_work_tree(project: Path, loom: Loom) -> None:
     (project / "docs").mkdir()
     (project / "docs/new.md").write_text("untracked")
     assert left_out() == []
-    git = ["git", "-C", str(project), "-c", "user.name=t", "-c", "user.email=t@example.invalid"]
-    subprocess.run([*git, "checkout", "-q", "-b", "topic"], check=True)
-    subprocess.run([*git, "add", "-A"], check=True)
-    subprocess.run([*git, "commit", "-q", "-m", "docs"], check=True)
+    for words in (["checkout", "-q", "-b", "topic"], ["add", "-A"], ["commit", "-q", "-m", "docs"]):
+        git(project, *words)
     assert left_out() == ["docs"]
     assert left_out("--changes-base", "main") == []
 
@@ -475,19 +473,14 @@ def test_inputs_of_githubs_workflows_are_checked(project: Path, loom: Loom, give
 def test_files_in_conflict(project: Path, loom: Loom, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOOM_AUTO_CLEAN", "no")
 
-    def git(*words: str, code: int = 0) -> None:
-        author = ("-c", "user.name=t", "-c", "user.email=t@example.invalid")
-        assert (
-            subprocess.run(["git", *author, *words], cwd=project, capture_output=True, check=False).returncode == code
-        )
-
     (project / ".loom/workflow.yml").write_text("version: v1\nstages: [a]\na: {stage: a, script: cat a.txt}\n")
     for branch in ("one", "two"):
-        git("checkout", "-q", "-b", branch, "main")
+        git(project, "checkout", "-q", "-b", branch, "main")
         (project / "a.txt").write_text(f"{branch}\n")
-        git("add", "-A")
-        git("commit", "-q", "-m", branch)
-    git("merge", "-q", "one", code=1)
+        git(project, "add", "-A")
+        git(project, "commit", "-q", "-m", branch)
+    with pytest.raises(subprocess.CalledProcessError):
+        git(project, "merge", "-q", "one")
     code, _, err = loom("run", "--no-container")
     assert (code, "in conflict, which git would not commit: a.txt\n" in err) == (2, True)
     assert not list((project.parent / "home").rglob("receipts"))
@@ -498,5 +491,5 @@ def test_files_in_conflict(project: Path, loom: Loom, monkeypatch: pytest.Monkey
     ]
     assert (code, loom("run", "--dry-run")[0]) == (0, 0)
     assert loom("run", "--no-container", "--allow-unmerged")[0] == 0
-    git("add", "-A")
+    git(project, "add", "-A")
     assert loom("run", "--no-container")[0] == 0

@@ -25,15 +25,9 @@ from loom.plan.github import actions
 from loom.plan.model import Job, Plan, ResolveContext, Step
 from loom.workflow.sources import NotFetched
 from tests.support.loom_process import run_loom
+from tests.support.repository import git
 
 pytestmark = pytest.mark.slow
-
-
-def git(directory: Path, *words: str) -> str:
-    identity = ["-c", "user.name=a", "-c", "user.email=a@example.com"]
-    return subprocess.run(
-        ["git", *identity, *words], cwd=directory, check=True, capture_output=True, text=True
-    ).stdout.strip()
 
 
 def commit(repository: Path, **files: str) -> str:

@@ -11,6 +11,7 @@ from loom.commands.plan import contexts, planning
 from loom.commands.project import Project as LoomProject
 from loom.commands.project import open_project
 from loom.plan.model import JobSelection, Plan
+from tests.support.repository import git
 
 pytestmark = pytest.mark.slow
 
@@ -37,8 +38,7 @@ class Project:
         self.git("push", "-q", "origin", "main")
 
     def git(self, *arguments: str) -> None:
-        identity = ("-c", "user.name=n", "-c", "user.email=e@example.com")
-        subprocess.run(["git", *identity, *arguments], cwd=self.root, check=True, capture_output=True)
+        git(self.root, *arguments)
 
     def commit(self, name: str, text: str) -> None:
         path = self.root / name

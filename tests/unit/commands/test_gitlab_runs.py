@@ -2,7 +2,6 @@
 
 import json
 import re
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import pytest
 
 from loom.cli.boundary import run_app
 from loom.util.slugs import slug
+from tests.support.repository import git
 
 pytestmark = pytest.mark.slow
 
@@ -23,8 +23,7 @@ class Project:
         self.git("init", "-q", "-b", "main")
 
     def git(self, *arguments: str) -> None:
-        identity = ("-c", "user.name=t", "-c", "user.email=t@example.invalid")
-        subprocess.run(["git", *identity, *arguments], check=True, cwd=self.root, capture_output=True)
+        git(self.root, *arguments)
 
     def write(self, **files: str) -> None:
         """Commit files; `gitlab` is the workflow, other names end in `.yml`."""

@@ -15,17 +15,12 @@ from loom.commands.plan.gitlab_sources import Elsewhere
 from loom.commands.project import Project
 from loom.workflow.sources import NotFound
 from tests.support.connections import free_port
+from tests.support.repository import git
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.slow
 
 COMPONENT = "spec: {inputs: {}}\n---\njob: {script: echo}\n"
-
-
-def git(directory: Path, *words: str) -> str:
-    identity = ["-c", "user.name=a", "-c", "user.email=a@example.com"]
-    done = subprocess.run(["git", *identity, *words], cwd=directory, check=True, capture_output=True, text=True)
-    return done.stdout.strip()
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler
@@ -12,6 +11,7 @@ from socketserver import UnixStreamServer
 import pytest
 
 from tests.support.loom_process import run_loom
+from tests.support.repository import commit_all
 
 WORKFLOW = """\
 stages: [build, test, deploy]
@@ -50,8 +50,7 @@ def jobs(tmp_path: Path) -> Callable[..., str]:
     checkout = tmp_path / "checkout"
     checkout.mkdir()
     (checkout / ".gitlab-ci.yml").write_text(WORKFLOW)
-    for words in ("init -qb main", "add -A", "-c user.name=a -c user.email=a@b.c commit -qm a"):
-        subprocess.run(["git", *words.split()], cwd=checkout, check=True)
+    commit_all(checkout)
 
     def run(*words: str, engine: str = "unix:///nowhere") -> str:
         environ = {**os.environ, "HOME": str(tmp_path), "DOCKER_HOST": engine}
@@ -146,8 +145,7 @@ def test_where_no_job_would_run_each_reason_is_told_once_with_the_next_move(tmp_
     (tmp_path / ".gitlab-ci.yml").write_text(
         f"a: {{{rules}}}\nb: {{rules: [{{when: never}}], script: x}}\nc: {{{rules}}}\n"
     )
-    for words in ("init -qb main", "add -A", "-c user.name=a -c user.email=a@b.c commit -qm a"):
-        subprocess.run(["git", *words.split()], cwd=tmp_path, check=True)
+    commit_all(tmp_path)
     done = run_loom(("run",), cwd=tmp_path, environ={**os.environ, "HOME": str(tmp_path)})
     told = [line.strip() for line in done.stderr.splitlines()]
     assert told[0] == "loom: no job of the workflow would run"

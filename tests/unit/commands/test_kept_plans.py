@@ -16,6 +16,7 @@ from loom.commands.plan.kept_plans import Planner
 from loom.commands.project import Project as LoomProject
 from loom.errors import WorkflowError
 from loom.plan.model import JobSelection, Plan
+from tests.support.repository import git
 
 WORKFLOW = """\
 version: v1
@@ -50,9 +51,7 @@ class Project:
         return path
 
     def git(self, *words: str) -> str:
-        command = ["git", "-c", "user.name=a", "-c", "user.email=a@b.c", *words]
-        done = subprocess.run(command, cwd=self.root, env=self.environ, check=True, capture_output=True, text=True)
-        return done.stdout.strip()
+        return git(self.root, *words, env=self.environ)
 
     def commit(self) -> None:
         self.git("add", "-A")

@@ -8,6 +8,7 @@ import pytest
 
 from tests.support.ci_server import Reply, Stub, gitlab_job, gitlab_project
 from tests.support.loom_process import run_loom
+from tests.support.repository import commit_all, git
 from tests.unit.analysis.test_server_log import gitlab
 
 pytestmark = pytest.mark.slow
@@ -21,16 +22,8 @@ def reproduced(stub: Stub, root: Path, workflow: str, name: str, *words: str) ->
     environ |= {"GITLAB_HOST": stub.url, "GITLAB_TOKEN": "t"}
     (root / ".gitlab-ci.yml").write_text(workflow)
 
-    def git(*words: str) -> str:
-        who = ("-c", "user.name=n", "-c", "user.email=n@example.org", "-c", "init.defaultBranch=main")
-        return subprocess.run(
-            ["git", *who, *words], cwd=root, env=environ, check=True, stdout=subprocess.PIPE, text=True
-        ).stdout
-
-    git("init", "--quiet")
-    git("add", "-A")
-    git("commit", "--quiet", "-m", "one")
-    gitlab_project(stub, [gitlab_job(12, name, commit={"id": git("rev-parse", "HEAD").strip()})])
+    commit_all(root)
+    gitlab_project(stub, [gitlab_job(12, name, commit={"id": git(root, "rev-parse", "HEAD")})])
     stub.routes[f"{AT}/jobs/12/trace"] = Reply(gitlab("$ false", "exit code 1").encode())
     command = ("reproduce", f"{stub.url}/group/project/-/jobs/12", *words)
     return run_loom(command, cwd=root, environ={**environ, "DOCKER_HOST": "unix:///nonexistent.sock"})

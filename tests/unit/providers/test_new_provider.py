@@ -9,6 +9,8 @@ from pathlib import Path
 import pexpect
 import pytest
 
+from tests.support.repository import commit_all
+
 pytestmark = pytest.mark.slow
 
 HERE = Path(__file__).parent
@@ -73,8 +75,7 @@ def far(tmp_path: Path) -> dict[str, str]:
         "FAR_KEY": "a-long-secret",
         "TERM": "dumb",
     }
-    for command in (["init", "-q"], ["add", "."], ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "x"]):
-        subprocess.run(["git", *command], cwd=tmp_path / "repo", env=environment, check=True)
+    commit_all(tmp_path / "repo")
     return environment
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.support import repository
 from tests.support.loom_process import run_loom
 
 from .conftest import Make, Project
@@ -97,8 +98,7 @@ def test_a_pull_request_runs_on_the_merge_with_its_base(make: Make) -> None:
     (project.root / ".github/workflows/ci.yml").write_text(PULL_REQUEST)
 
     def git(*arguments: str) -> str:
-        command = ["git", "-C", str(project.root), "-c", "user.name=n", "-c", "user.email=e@example.org", *arguments]
-        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+        return repository.git(project.root, *arguments)
 
     def commit(branch: str) -> str:
         git("checkout", "-q", branch)

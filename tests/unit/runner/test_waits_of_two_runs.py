@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.repository import commit_all
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.slow
@@ -27,12 +28,7 @@ def test_two_runs_take_turns_and_the_second_says_for_whom_it_waits(tmp_path: Pat
     (repo / ".loom").mkdir(parents=True)
     (repo / ".loom/workflow.yml").write_text(WORKFLOW)
     environ = {**os.environ, "HOME": str(tmp_path), "TMPDIR": str(tmp_path), "XDG_STATE_HOME": str(tmp_path / "state")}
-    for arguments in (
-        ["init", "-q"],
-        ["add", "-A"],
-        ["-c", "user.name=t", "-c", "user.email=t@e", "commit", "-qm", "x"],
-    ):
-        subprocess.run(["git", *arguments], cwd=repo, check=True, env=environ)
+    commit_all(repo)
 
     def run(name: str) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "loom", "run", "--local", "--no-container", "--stream"]

@@ -793,15 +793,6 @@ def test_a_canceled_copy_says_so_and_ends_its_helpers(source: Path, target: Path
     assert not [*target.iterdir()], "nothing is copied after the request"
 
 
-@pytest.mark.parametrize(("number", "hint"), [(errno.ENOSPC, "free some space"), (errno.EACCES, "permissions")])
-def test_a_target_without_room_names_the_file_and_the_way_out(
-    source: Path, target: Path, number: int, hint: str
-) -> None:
-    error = copy_workers.could_not_write(target, copy_files.WriteFailed("a/b", number))
-    assert str(error).startswith(f"{target}: the workspace could not be written: a/b: ")
-    assert (error.code, hint in (error.hint or "")) == ("WORKSPACE_NOT_WRITTEN", True)
-
-
 def test_a_helper_that_is_lost_is_an_error_of_the_snapshot(source: Path, target: Path, helpers: None) -> None:
     with copy_workers.CopyPool(source, target, since_ns=LATER, cancel=Cancel()) as pool:
         pool.prepare(100)
@@ -877,7 +868,12 @@ def test_helpers_of_a_copy_that_fails_are_ended_and_do_not_go_on(tmp_path: Path)
 
 def test_the_hint_of_a_failed_write_is_for_its_reason() -> None:
     full = "free some space there, or name another disk with LOOM_TMP_DIR"
-    for number, hint in ((errno.ENOSPC, full), (errno.EDQUOT, full), (errno.EROFS, "check its permissions")):
+    for number, hint in (
+        (errno.ENOSPC, full),
+        (errno.EDQUOT, full),
+        (errno.EROFS, "check its permissions"),
+        (errno.EACCES, "check its permissions"),
+    ):
         error = copy_workers.could_not_write(Path("/w"), copy_files.WriteFailed("a/b", number))
         assert str(error) == f"/w: the workspace could not be written: a/b: {os.strerror(number)}\n{hint}"
         assert error.code == "WORKSPACE_NOT_WRITTEN"

@@ -1,6 +1,5 @@
 """Whose caches they are, and under which key."""
 
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -8,6 +7,7 @@ import pytest
 from loom.errors import CacheError
 from loom.plan.model import Cache, CacheKeyFiles
 from loom.storage.cache_keys import key_of, project_of
+from tests.support.repository import commit_all, git
 
 
 @pytest.mark.parametrize(
@@ -30,11 +30,9 @@ def test_without_an_origin_it_is_the_location(tmp_path: Path) -> None:
 
 
 def test_a_linked_worktree_is_its_repository_if_both_say_so(tmp_path: Path) -> None:
-    git = ["git", "-c", "user.name=t", "-c", "user.email=t@example.org"]
     main = tmp_path.resolve() / "main"
-    subprocess.run([*git, "init", "-q", main], check=True)
-    subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "x"], cwd=main, check=True)
-    subprocess.run([*git, "worktree", "add", "-q", "../linkedX"], cwd=main, check=True)
+    commit_all(main)
+    git(main, "worktree", "add", "-q", "../linkedX")
     assert project_of(None, tmp_path / "linkedX") == str(main)
     forged = tmp_path / "forged"
     forged.mkdir()

@@ -8,6 +8,7 @@ import pytest
 
 from loom.plan.late import Action
 from loom.runner.late.checkout import checkout_of
+from tests.support.repository import git
 
 from .plans import step
 
@@ -24,13 +25,6 @@ GITHUB = {
 def script(*, modules: bool = False, history: bool = False, action: Action | None = None, **inputs: str) -> str:
     made = step(kind="checkout", inputs={name.replace("_", "-"): text for name, text in inputs.items()}, action=action)
     return checkout_of(made, lambda text: text, GITHUB, submodules=modules, history=history).script
-
-
-def git(directory: Path, *words: str) -> str:
-    identity = ("-c", "user.name=a", "-c", "user.email=a@example.com", "-c", "protocol.file.allow=always")
-    return subprocess.run(
-        ("git", *identity, *words), cwd=directory, check=True, capture_output=True, text=True
-    ).stdout.strip()
 
 
 def ran(text: str, directory: Path, code: int = 0) -> str:
