@@ -191,8 +191,12 @@ def _remove(what: str, call: Callable[[], object]) -> None:
             if status != 404 and not (status == 409 and "already in progress" in explanation(error)):
                 raise
 
-    with translated(f"removing {what}"):
-        retrying(remove, REMOVAL)
+    try:
+        with translated(f"removing {what}"):
+            retrying(remove, REMOVAL)
+    except EngineUnavailable as error:
+        error.hint = error.hint or "the next loom removes it"
+        raise
 
 
 # -- images that loom built ---------------------------------------------------------------------------------------

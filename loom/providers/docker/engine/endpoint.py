@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from loom.errors import EngineUnavailable, RequestError
-from loom.providers.docker.engine.errors import explanation, first_line, root_cause
+from loom.providers.docker.engine.errors import NO_LISTENER, NO_SOCKET, NOT_ALLOWED, explanation, first_line, root_cause
 from loom.values import Immutable
 
 DEFAULT_SOCKET = "unix:///var/run/docker.sock"
@@ -23,6 +22,11 @@ _TLS = (
     "set DOCKER_TLS_VERIFY=1, and DOCKER_CERT_PATH to the folder of the engine's ca.pem and your cert.pem and key.pem"
     " (default: ~/.docker)"
 )
+_MOVES = {
+    NO_SOCKET: _START,
+    NO_LISTENER: _START,
+    NOT_ALLOWED: "join the group that may use it (`sudo usermod -aG docker $USER`, then log in again)",
+}
 _SSH = re.compile(r"ssh://([^\s@:/-][^\s@:/]*@)?([^\s@:/\[-][^\s@:/]*|\[[0-9a-fA-F:.]+\])(:[0-9]{1,5})?(/\S*)?")
 _BEHIND_SSH = {
     "can't be run": "install an ssh client (openssh-client)",
@@ -138,19 +142,9 @@ def unavailable(endpoint: Endpoint, environ: Mapping[str, str], error: BaseExcep
         if not isinstance(cause, SshFailed):  # ssh has connected, but nothing listens at the forwarded address
             move = "start Docker there, or name its socket: ssh://USER@HOST/path/to/docker.sock"
         return EngineUnavailable(f"no Docker engine answers at {endpoint}: {reason}", hint=move)
-    # The ssl module's errors are OSErrors with their own numbers.
-    match cause.errno if isinstance(cause, OSError) and type(cause).__module__ != "ssl" else None:
-        case errno.ENOENT:
-            reason, move = "its socket is not there", _START
-        case errno.ECONNREFUSED:
-            reason, move = "nobody listens there", _START
-        case errno.EACCES | errno.EPERM:
-            reason = "permission denied"
-            move = "join the group that may use it (`sudo usermod -aG docker $USER`, then log in again)"
-        case _:
-            reason = explanation(error)
-            of_tls = "HTTPS server" in reason or "certificate" in reason
-            move = _TLS if of_tls else "see `docker info` for what the engine says"
+    reason = explanation(error)
+    of_tls = "HTTPS server" in reason or "certificate" in reason
+    move = _MOVES.get(reason) or (_TLS if of_tls else "see `docker info` for what the engine says")
     hints = [f"{move}, or name another engine with DOCKER_HOST or `docker context use`"]
     runtime = environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.getuid()}"
     sockets = (DEFAULT_SOCKET[7:], f"{runtime}/docker.sock", f"{runtime}/podman/podman.sock", "/run/podman/podman.sock")

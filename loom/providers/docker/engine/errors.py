@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 from collections.abc import Iterator, Mapping
 
 from loom.errors import EngineUnavailable, ImageError, LoomError, ProviderError
 
 DISK_FULL = "ENGINE_DISK_FULL"
 MAKE_ROOM = "the engine's disk is full; see what it holds with `docker system df`, and make room there"
+
+NO_SOCKET, NO_LISTENER, NOT_ALLOWED = "its socket is not there", "nobody listens there", "permission denied"
+NO_CONNECTION: Mapping[int, str] = {
+    errno.ENOENT: NO_SOCKET,
+    errno.ECONNREFUSED: NO_LISTENER,
+    errno.EACCES: NOT_ALLOWED,
+    errno.EPERM: NOT_ALLOWED,
+}
+"""Why nothing answers at an address, by the error's number."""
 
 # Maps SDK error classes to loom's; the most specific class counts. Names instead of classes avoid an import.
 OUR_ERROR: Mapping[str, type[LoomError]] = {
@@ -45,7 +55,11 @@ def explanation(error: BaseException) -> str:
     answer = getattr(error, "explanation", None)
     if isinstance(answer, bytes):
         answer = answer.decode(errors="replace")
-    return str(answer).strip() if answer else first_line(root_cause(error))
+    cause = root_cause(error)
+    # Errors of ssl have numbers of their own, and those of files a name.
+    of_socket = type(cause).__module__ == "builtins" and getattr(cause, "filename", "") is None
+    words = NO_CONNECTION.get(getattr(cause, "errno", 0)) if of_socket else None
+    return str(answer).strip() if answer else words or first_line(cause)
 
 
 @contextlib.contextmanager
