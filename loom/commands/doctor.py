@@ -169,7 +169,10 @@ def _container(client: Any, project: Project) -> Check:
     try:
         started = probe(client, image, project.config.tmp_dir)
     except (LoomError, OSError) as error:
-        return _bad("container", str(error), getattr(error, "hint", None))
+        message, hint = getattr(error, "message", str(error)), getattr(error, "hint", None)
+        if getattr(error, "code", None) == "WORKSPACE_UNSEEN" and project.config.mount_mode == "auto":
+            return _warn("container", f"{message}; jobs get their files in a volume", hint)
+        return _bad("container", message, hint)
     if started is None:
         advice = f"get one, then ask again: docker pull {image}"
         return _warn("container", "not tried: the engine has no image to start one from", advice)

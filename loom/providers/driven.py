@@ -36,7 +36,9 @@ class Greeting:
     """The driver's first answer: its user, and what the container has."""
 
     def __init__(self, answer: str) -> None:
-        uid, gid, ooms, refused_forks, shell, member_of, self.path = answer.split(" ", 6)
+        uid, gid, ooms, refused_forks, shell, member_of, root, self.path = answer.split(" ", 7)
+        self.root = int(root)
+        """The user of the machine that root is in the container."""
         self.auto_shell = AUTO.get(shell, SH)
         self.ooms, self.refused_forks = int(ooms), int(refused_forks)
         known = uid.isdigit() and gid.isdigit()

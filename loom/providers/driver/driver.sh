@@ -69,7 +69,10 @@ loom_greeting() {
   elif (set -o pipefail) 2>/dev/null; then
     loom_word=pipefail
   fi
-  loom_mark "$1" "$loom_uid $loom_gid $loom_ooms $loom_forks $loom_word ${loom_more:--} ${PATH:--}"
+  # Which user of the machine root is here.
+  loom_p=0
+  { read -r loom_line loom_p loom_rest </proc/self/uid_map; } 2>/dev/null
+  loom_mark "$1" "$loom_uid $loom_gid $loom_ooms $loom_forks $loom_word ${loom_more:--} ${loom_p:-0} ${PATH:--}"
 }
 
 loom_watch() {

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import docker
 import pytest
 
+from loom.errors import ProviderError
 from loom.plan.model import MountMode
 from loom.providers.files import unpack
 from loom.storage.selection import Everything
@@ -105,6 +106,17 @@ def test_only_a_bind_mount_writes_into_the_workspace(mounted: Site) -> None:
         if mounted.mount_mode is MountMode.OVERLAY:
             (upper,) = mounted.workspace.parent.glob("*.jobs/*/*")
             assert (upper / "new").read_text() == "new\n", "what the job wrote stays, and nothing else"
+
+
+def test_where_root_is_another_user_a_volume_alone_works(mounted: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("loom.providers.docker.session.session.may_all", lambda root: root not in (0, os.geteuid()))
+    if mounted.mount_mode is MountMode.VOLUME:
+        with mounted.job() as job:
+            assert job.run("touch x").code == 0
+        return
+    with pytest.raises(ProviderError, match="root in its containers is another user") as refused, mounted.job():
+        pass
+    assert refused.value.code == "WORKSPACE_UNSEEN"
 
 
 def test_links_that_climb_out_come_and_go_as_links(mounted: Site) -> None:

@@ -28,6 +28,15 @@ class Owner(Struct, frozen=True):
         return cls(0, 0) if rootless else cls(os.geteuid(), os.getegid())
 
 
+def may_all(root: int, uid_map: str = "/proc/self/uid_map") -> bool:
+    """Return whether a container's root, which is this user of the machine, is the machine's root or the caller."""
+    with suppress(OSError, ValueError):
+        for inside, outside, count in (map(int, line.split()) for line in Path(uid_map).read_text().splitlines()):
+            if 0 <= os.geteuid() - inside < count:
+                return root in (0, os.geteuid() - inside + outside)
+    return True
+
+
 class Workspaces:
     """The users of running jobs per workspace, so that the end of one job does not take files from another."""
 

@@ -76,11 +76,7 @@ def known_reason(request: SessionRequest, answer: str) -> LoomError | None:
     if "permission denied" in answer and any(
         at in answer for at in ("chdir to cwd", "invalid mount config", "statfs ")
     ):
-        return ProviderError(
-            f"the engine may not look into the workspace of job {job}: root in its containers is another user here",
-            hint=f"{other_mode}; a rootless engine is best used by the user whose it is",
-            code=UNSEEN,
-        )
+        return not_ours(request)
     of_view = "mount" in answer and ("overlay" in answer or "volume" in answer)
     if of_view and request.mount_mode is MountMode.OVERLAY:
         return ProviderError(
@@ -95,6 +91,15 @@ def known_reason(request: SessionRequest, answer: str) -> LoomError | None:
             hint="name a user that the image knows, or a number such as 1000:1000, in `user:`",
         )
     return None
+
+
+def not_ours(request: SessionRequest) -> ProviderError:
+    """Return the error for an engine whose root is neither root nor the user of this process."""
+    return ProviderError(
+        f"the engine may not change the workspace of job {request.job_id}: root in its containers is another user here",
+        hint="use --mount-mode ephemeral_volume; a rootless engine is best used by the user whose it is",
+        code=UNSEEN,
+    )
 
 
 def _no_shell(request: SessionRequest) -> ImageError:

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from loom.cancel import Cancel
 from loom.errors import EngineUnavailable, LoomError, ProviderError
+from loom.plan.model import MountMode
 from loom.providers import labels
 from loom.providers.base import SessionFacts, SessionRequest
 from loom.providers.command import Command
@@ -20,7 +21,7 @@ from loom.providers.docker.container import refusals
 from loom.providers.docker.container.cleanup import remove_container
 from loom.providers.docker.container.create import HARDENED_JOB
 from loom.providers.docker.container.mounts import Mount
-from loom.providers.docker.container.ownership import Owner
+from loom.providers.docker.container.ownership import Owner, may_all
 from loom.providers.docker.engine.client import ANSWER_S, LONG_S
 from loom.providers.docker.engine.errors import explanation, to_loom_error, translated
 from loom.providers.docker.engine.retries import RESUMED_AT_MOST, retrying
@@ -97,6 +98,8 @@ class DockerSession(DrivenSession):
         greeting = self.greet(exchange, cancel, ended_at_once)
         if greeting is None or greeting.uid is None:
             return
+        if not running and self._request.mount_mode is not MountMode.VOLUME and not may_all(greeting.root):
+            raise refusals.not_ours(self._request)
         self._user = Owner(greeting.uid, greeting.gid or 0)
         if self._request.image.entrypoint:
             # It may have become another user, which the engine starts no command as. The engine looks for further groups
