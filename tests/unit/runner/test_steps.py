@@ -31,6 +31,9 @@ def test_the_first_step_that_fails_ends_the_job(make: Make) -> None:
     assert ran.error("one") == "script/02 failed with exit code 7"
     assert (ran.job("one").exit_code, ran.job("one").outcome["failing_step"]) == (7, "script/02")
     assert [unit.step for unit in ran.reading.units("one") if unit.step] == ["script/01", "script/02"]
+    assert [(one.status, one.exit_code) for one in ran.job("one").phases] == [
+        *(("success", None), ("failure", 7), ("success", None))
+    ]
     (_, failing) = ran.job("one").failing_step or ("", None)
     assert failing is not None
     assert (failing.error, failing.exit_code) == ("script/02 failed with exit code 7", 7)
