@@ -38,7 +38,7 @@ def shown(plan: Plan) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", sorted(path.name for path in CASES.iterdir()))
 def test_a_case_has_the_jobs_that_a_push_has_in_gitlab(name: str) -> None:
-    expected = yaml.safe_load((CASES / name / "expected.yml").read_text())
+    expected = yaml.load((CASES / name / "expected.yml").read_text(), yaml.CSafeLoader)
     if isinstance(expected, str):
         with pytest.raises(WorkflowError) as refused:
             planned(CASES / name)
