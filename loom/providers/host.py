@@ -227,10 +227,11 @@ class HostSession(DrivenSession):
         for entry in os.scandir("/proc"):
             if entry.name.isdigit():
                 try:
-                    environ = Path(f"/proc/{entry.name}/environ").read_bytes()
+                    with open(f"/proc/{entry.name}/environ", "rb", buffering=0) as file:  # noqa: PTH123  of hundreds
+                        environ = file.readall()
                 except OSError:
                     continue  # gone, or another user's
-                if mark in environ.split(b"\0"):
+                if mark in environ and mark in environ.split(b"\0"):
                     found.append(int(entry.name))
         return found
 

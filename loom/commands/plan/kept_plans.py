@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterable
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -226,6 +226,7 @@ def _names_below(folder: str) -> list[tuple[str, str, bool]]:
     return sorted((path, os.path.realpath(path), os.path.isfile(path)) for path in paths)  # noqa: PTH113
 
 
+@cache
 def _code() -> str:
     """Return the digest of the modules that plans are made by, by size and time: an installed loom changes in development."""
     here = Path(loom.__file__).parent
