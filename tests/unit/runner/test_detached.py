@@ -135,7 +135,9 @@ def left_in(project: Project, ran: Ran, job: str) -> None:
         for number, line in enumerate(lines)
         if (event := json.loads(line)).get("message") == "handed_over" and event["job_id"] == job
     )
-    paths.events.write_bytes(b"".join(lines[: ends + 1]))
+    handed_over = json.loads(lines[ends])
+    handed_over["data"]["after_ms"] = 9e6  # its image was large
+    paths.events.write_bytes(b"".join([*lines[:ends], json.dumps(handed_over).encode() + b"\n"]))
     paths.handed_over("last", 1).unlink()
     paths.receipt.unlink()
     identity = json.loads(paths.identity.read_text())
@@ -166,12 +168,9 @@ def test_another_loom_goes_on_with_the_record(make: Make) -> None:
         for event in again.events
         if event.job_id == "two" and event.duration_ms is not None
     }
-    (before,) = (
-        event.data["after_ms"] for event in again.events if event.message == "handed_over" and event.job_id == "two"
-    )
     assert round(took["step", "step.execute"]) == 3600_000
     assert 3600_000 <= took["job", "job.execution"] < 3660_000
-    assert took["job", "pipeline.execute"] > took["job", "job.execution"] + before
+    assert took["job", "pipeline.execute"] > took["job", "job.execution"] + 9e6
     assert [event.job_id for event in again.events if event.message == "job_finished"] == ["one", "two", "last"]
     assert len(again.facts("attached")) == 1
     assert (
