@@ -229,6 +229,14 @@ def test_the_variables_of_a_step_are_githubs(monkeypatch: pytest.MonkeyPatch) ->
     assert one.environment(seen(one, run, {"PATH": "/own"}))["PATH"] == "/b:/a:/own"
 
 
+def test_only_the_variables_of_an_action_in_an_image_see_the_inputs_of_its_step() -> None:
+    kinds = [
+        step(kind=kind, action=ACTION, inputs={"w": "in"}, env={"A": "${{ inputs.w }}"}) for kind in ("docker", "node")
+    ]
+    one, steps = with_context(*kinds)
+    assert [one.at(each).begun().env["A"] for each in steps] == ["in", ""]
+
+
 def test_the_token_of_a_job_is_in_two_contexts() -> None:
     secret = Secret(name="GITHUB_TOKEN", ref="env://T", file=False)
     one, _ = with_context(step("x"), values={"GITHUB_TOKEN": b"tok"}, secrets=(secret,))
