@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import IO, Any
 from urllib.parse import quote, unquote
 
+from msgspec import Struct, field
+
 from loom.action_services.caches import number_of
 from loom.action_services.requests import Client, ServiceStore, Uploads, text
 from loom.action_services.uploads import Refused, Upload
@@ -28,15 +30,14 @@ _NO_NAMES = (SUFFIX, f".{SUFFIX}", f"..{SUFFIX}")
 _FORBIDDEN = '"/:<>|*?\r\n\\\0'
 
 
-class ArtifactService:
-    def __init__(self, store: ServiceStore, uploads: Uploads) -> None:
-        self._store = store
-        self._uploads = uploads
-        self._lock = threading.Lock()
-        self._deleted: set[Path] = set()
-        """Deleted artifacts of earlier runs, whose files stay."""
-        self._uploaded: set[Path] = set()
-        """The artifacts that this run uploaded: a resumed job may upload its earlier ones once more."""
+class ArtifactService(Struct):
+    store: ServiceStore
+    uploads: Uploads
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _deleted: set[Path] = set()
+    """Deleted artifacts of earlier runs, whose files stay."""
+    _uploaded: set[Path] = set()
+    """The artifacts that this run uploaded: a resumed job may upload its earlier ones once more."""
 
     def create(self, client: Client, request: Mapping[str, Any]) -> Mapping[str, Any]:
         """`CreateArtifact`: reserve a name, and give an address to upload to."""
@@ -49,7 +50,7 @@ class ArtifactService:
                 found == name and (job_id != client.job_id or path in self._uploaded)
                 for job_id, found, path in self._all(client)
             )
-            address = None if taken else self._uploads.begin(client, "artifact", client.pipeline, name)
+            address = None if taken else self.uploads.begin(client, "artifact", client.pipeline, name)
         if address is None:
             raise Refused(409, "already_exists", "an artifact with this name already exists on the workflow run")
         return {"ok": True, "signed_upload_url": address}
@@ -58,7 +59,7 @@ class ArtifactService:
         """`FinalizeArtifact`: keep what was uploaded in the job's record."""
         name = text(request, "name")
         size = text(request, "size", "0")
-        with self._uploads.taken(client, size, "artifact", client.pipeline, name) as upload:
+        with self.uploads.taken(client, size, "artifact", client.pipeline, name) as upload:
             files, content = self._looked_through(upload)
             client.folder.mkdir(parents=True, exist_ok=True)
             path = client.folder / file_of(name)
@@ -97,14 +98,14 @@ class ArtifactService:
         job_id, name, path = self._one(client, request)
         return {
             "name": name,
-            "signed_url": self._uploads.address(client, "artifact", f"{quote(job_id, '')}/{path.name}"),
+            "signed_url": self.uploads.address(client, "artifact", f"{quote(job_id, '')}/{path.name}"),
         }
 
     def delete(self, client: Client, request: Mapping[str, Any]) -> Mapping[str, Any]:
         """`DeleteArtifact`: let another one have the name."""
         with self._lock:
             job_id, name, path = self._one(client, request)
-            if path.is_relative_to(self._store.record):
+            if path.is_relative_to(self.store.record):
                 path.unlink(missing_ok=True)
             else:
                 self._deleted.add(path)
@@ -113,12 +114,12 @@ class ArtifactService:
     def open(self, name: str) -> IO[bytes]:
         """Open the archive with this name in an address."""
         job_id, _, file = name.partition("/")
-        return open_regular(self._store.folder_of(unquote(job_id)) / file)
+        return open_regular(self.store.folder_of(unquote(job_id)) / file)
 
     def _all(self, client: Client) -> Iterator[tuple[str, str, Path]]:
         """Yield job, name and archive of every artifact of the pipeline."""
-        for job_id in self._store.jobs_of(client.pipeline):
-            for path in sorted(archives(self._store.folder_of(job_id))):
+        for job_id in self.store.jobs_of(client.pipeline):
+            for path in sorted(archives(self.store.folder_of(job_id))):
                 if path not in self._deleted:
                     yield job_id, named(path), path
 
@@ -136,10 +137,10 @@ class ArtifactService:
             with upload.file.open("rb") as file:
                 for entry, content in checked(zips.items(file)):
                     files, size = files + (content is not None), size + entry.size
-                    shown = self._store.masker.mask(entry.path)
+                    shown = self.store.masker.mask(entry.path)
                     if shown != entry.path:
                         raise Refused(400, "invalid_argument", f"{shown}: a secret is in its name")
-                    secret = self._store.masker.found_in(content.read) if content is not None else None
+                    secret = self.store.masker.found_in(content.read) if content is not None else None
                     if secret is not None:
                         raise Refused(400, "invalid_argument", f"{shown} holds the secret {secret}")
         except (DamagedArchive, UnsafeArchive) as error:

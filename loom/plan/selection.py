@@ -6,6 +6,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TypeVar
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from loom.errors import Problem, RequestError
@@ -22,26 +23,27 @@ _ADDED = "Name that job too, or add --deploy or --no-needs."
 C = TypeVar("C", bound=Candidate)
 
 
-class Choice:
+class Choice(Struct):
     """One selection. `left_out` gives the reason of each job that is not in the plan, `problems` the invalid needs.
 
     RequestError for an invalid name of a variable.
     """
 
-    def __init__(self, stages: Sequence[str], selection: p.JobSelection, code: str = "WF_SCHEMA_V1") -> None:
-        self.stages = stages
-        self.selection = selection
-        self.code = code
-        self.left_out: dict[str, str] = {}
-        self.held: dict[str, str] = {}
-        self._unknown: dict[str, tuple[str, ...]] = {}
-        self.problems: list[Problem] = []
-        self._artifacts: dict[str, tuple[str, ...]] = {}
-        self._makers: dict[str, list[str]] = {}
-        """The jobs that leave artifacts for a stage, by stage."""
-        self._index: Mapping[str, Sequence[Candidate]] = {}
-        """The candidates that needs may mean, by their names."""
-        for name in selection.variables:
+    stages: Sequence[str]
+    selection: p.JobSelection
+    code: str = "WF_SCHEMA_V1"
+    left_out: dict[str, str] = {}
+    held: dict[str, str] = {}
+    problems: list[Problem] = []
+    _unknown: dict[str, tuple[str, ...]] = {}
+    _artifacts: dict[str, tuple[str, ...]] = {}
+    _makers: dict[str, list[str]] = {}
+    """The jobs that leave artifacts for a stage, by stage."""
+    _index: Mapping[str, Sequence[Candidate]] = {}
+    """The candidates that needs may mean, by their names."""
+
+    def __post_init__(self) -> None:
+        for name in self.selection.variables:
             if not re.fullmatch(VARIABLE, name) or name.upper().startswith("LOOM_"):
                 raise RequestError(
                     f"--var {name}: a variable name has letters, digits and _; no digit first, no LOOM_ prefix"

@@ -117,7 +117,7 @@ def pipeline_manifest(fold: RunFold) -> dict[str, Any]:
         "schema_version": SCHEMA_VERSION,
         "kind": "pipeline-manifest",
         "run_id": fold.run_id,
-        "pipeline_id": fold.pipeline_id,
+        "pipeline_id": fold.run_id,
         "status": span.status if span else None,
         "started_at": span.start.ts if span else None,
         "finished_at": span.finished_at if span else None,

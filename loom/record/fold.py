@@ -121,26 +121,24 @@ class JobState(Struct, _WithEnd, _WithFacts):
         return (step, span) if step is not None and span else None
 
 
-class RunFold(_WithFacts):
+class RunFold(Struct, _WithFacts):
     """Fold events to a state. Not thread-safe: the recorder calls it under the journal's lock."""
 
-    def __init__(self) -> None:
-        self.run_id = ""
-        self.pipeline_id = ""
-        self.started: dict[str, Any] = {}
-        self.facts = {}
-        self.assisted: list[dict[str, Any]] = []
-        self.jobs: dict[str, JobState] = {}
-        self.spans: list[Span] = []
-        self.images: dict[tuple[str, str], UsedImage] = {}
-        self.first: PhaseEvent | None = None
-        self.last: PhaseEvent | None = None
-        self._open: dict[tuple[str, str | None, str | None, str | None], Span] = {}
+    run_id: str = ""
+    started: dict[str, Any] = {}
+    facts: dict[str, dict[str, Any]] = {}
+    assisted: list[dict[str, Any]] = []
+    jobs: dict[str, JobState] = {}
+    spans: list[Span] = []
+    images: dict[tuple[str, str], UsedImage] = {}
+    first: PhaseEvent | None = None
+    last: PhaseEvent | None = None
+    _open: dict[tuple[str, str | None, str | None, str | None], Span] = {}
 
     def apply(self, event: PhaseEvent) -> None:
         if self.first is None:
             self.first = event
-            self.run_id, self.pipeline_id = event.run_id, event.pipeline_id
+            self.run_id = event.run_id
             if event.phase_code == PhaseCode.RUN_BOOTSTRAP and event.kind == "phase_started":
                 self.started = dict(event.data)
         self.last = event

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any, Protocol
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, field
 
 from loom.record.events import OutputEvent, PhaseCode, PhaseEvent, Where, timestamp
 from loom.record.lines import Line, LineSplitter, encodable
@@ -96,25 +96,14 @@ class OutputWriter:
         self._journal.lines(self._where, stream, lines)
 
 
-class Journal:
-    def __init__(
-        self,
-        *,
-        run_id: str,
-        pipeline_id: str,
-        clock_ns: Callable[[], int],
-        masker: Masker,
-        sinks: Sequence[Sink] = (),
-        seq: int = 0,
-    ) -> None:
-        """`seq`: of the last event that is there already."""
-        self.masker = masker
-        self._run_id = run_id
-        self._pipeline_id = pipeline_id
-        self.now_ns = clock_ns
-        self._sinks = list(sinks)
-        self._lock = threading.Lock()
-        self._seq = seq
+class Journal(Struct, kw_only=True, eq=False):
+    run_id: str
+    now_ns: Callable[[], int]
+    masker: Masker
+    sinks: Sequence[Sink] = ()
+    seq: int = 0
+    """Of the last event."""
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def started(self, where: Where, code: PhaseCode, data: Mapping[str, Any] | None = None) -> int:
         """Start a phase; return the start time for `finished`."""
@@ -149,7 +138,7 @@ class Journal:
     def close(self) -> None:
         """Ignore further events, from abandoned threads."""
         with self._lock:
-            self._sinks.clear()
+            self.sinks = ()
 
     def writer(self, where: Where) -> OutputWriter:
         return OutputWriter(self, where)
@@ -162,11 +151,11 @@ class Journal:
                 OutputEvent(seq, ts, stream, line)
                 if isinstance(line, str)
                 else OutputEvent(seq, ts, stream, line.text, line.partial, line.raw_b64)
-                for seq, line in enumerate(lines, self._seq + 1)
+                for seq, line in enumerate(lines, self.seq + 1)
             ]
-            self._seq += len(events)
+            self.seq += len(events)
             batch = OutputBatch(where, events, _ENCODER.encode_lines(events))  # the same bytes as `events.encode`
-            for sink in self._sinks:
+            for sink in self.sinks:
                 sink.output(batch)
 
     def _phase(
@@ -184,14 +173,14 @@ class Journal:
         masked = encodable(self.masked(data or {}))
         with self._lock:
             now = self.now_ns()
-            self._seq += 1
+            self.seq += 1
             if started_ns is not None:
                 more["duration_ms"] = round(max(0, now - started_ns) / 1e6, 3)
             event = PhaseEvent(
-                seq=self._seq,
+                seq=self.seq,
                 ts=timestamp(now),
-                run_id=self._run_id,
-                pipeline_id=self._pipeline_id,
+                run_id=self.run_id,
+                pipeline_id=self.run_id,
                 scope=where.scope,
                 job_id=where.job_id,
                 step=where.step,
@@ -203,7 +192,7 @@ class Journal:
                 data=masked,
                 **more,
             )
-            for sink in self._sinks:
+            for sink in self.sinks:
                 sink.phase(event)
         return now
 

@@ -49,16 +49,15 @@ def text_fields(name: str, raw: bytes) -> dict[str, str]:
     return {name: line.text} if line.raw_b64 is None else {name: line.text, f"{name}_b64": line.raw_b64}
 
 
-class LineSplitter:
+class LineSplitter(Struct):
     """Split chunks of one stream into lines, and lines over `limit` into pieces.
 
     Joining the results' bytes, with a line end after each that is not `partial` (except an unterminated last one from
     `finish`), restores the input exactly. Never splits a UTF-8 character.
     """
 
-    def __init__(self, limit: int = LINE_LIMIT) -> None:
-        self._limit = limit
-        self._rest = b""
+    limit: int = LINE_LIMIT
+    _rest: bytes = b""
 
     def feed(self, data: bytes) -> list[str] | list[Line]:
         """Return the complete lines: as texts if all are UTF-8 and none is long, which is frequent, and faster."""
@@ -73,20 +72,20 @@ class LineSplitter:
         except UnicodeDecodeError:
             lines = []
         # No character has more than four bytes.
-        if lines and (len(block) <= self._limit or max(map(len, lines)) * 4 <= self._limit):
-            return lines if len(self._rest) <= self._limit else [*map(Line, lines), *self._overlong()]
+        if lines and (len(block) <= self.limit or max(map(len, lines)) * 4 <= self.limit):
+            return lines if len(self._rest) <= self.limit else [*map(Line, lines), *self._overlong()]
         pieces: list[Line] = []
         for raw in block.split(b"\n"):
-            while len(raw) > self._limit:
-                head, raw = _cut(raw, self._limit)
+            while len(raw) > self.limit:
+                head, raw = _cut(raw, self.limit)
                 pieces.append(line_of(head, partial=True))
             pieces.append(line_of(raw))
         return pieces + self._overlong()
 
     def _overlong(self) -> list[Line]:
         pieces = []
-        while len(self._rest) > self._limit:
-            head, self._rest = _cut(self._rest, self._limit)
+        while len(self._rest) > self.limit:
+            head, self._rest = _cut(self._rest, self.limit)
             pieces.append(line_of(head, partial=True))
         return pieces
 

@@ -12,6 +12,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from msgspec import Struct
+
 from loom.record.events import OutputEvent, PhaseCode, PhaseEvent
 from loom.record.fold import JobState, RunFold
 from loom.record.journal import OutputBatch
@@ -77,27 +79,26 @@ def while_heard(write: Callable[[Text], object]) -> Callable[[Text], None]:
     return heard
 
 
-class Sections:
+class Sections(Struct):
     """Folds the sections that every output marks. A collapsed one is shown at its end, as one line with its size and duration."""
 
-    def __init__(self, marks: Mapping[str, str], reader_of: Callable[[str], SectionReader]) -> None:
-        """`reader_of`: return a new reader for the output of a job."""
-        self._marks = marks
-        self._reader_of = reader_of
-        self._readers: dict[tuple[str, str], SectionReader] = {}
+    marks: Mapping[str, str]
+    reader_of: Callable[[str], SectionReader]
+    """Return a new reader for the output of a job."""
+    _readers: dict[tuple[str, str], SectionReader] = {}
 
     def lines(self, key: tuple[str, str], text: str) -> Iterator[str]:
         """Yield the lines to show for one line of an output."""
         reader = self._readers.get(key)
         if reader is None:
-            reader = self._readers[key] = self._reader_of(key[0])
+            reader = self._readers[key] = self.reader_of(key[0])
         for part in reader.parts(text):
             if any(section.collapsed for section in reader.open):
                 continue
             if isinstance(part, str):
                 yield part
             elif part.ended is None:
-                yield f"{self._marks['open']} {part.title}"
+                yield f"{self.marks['open']} {part.title}"
             elif part.duration_ms is not None:
                 yield self._end(part, rough_duration(part.duration_ms))
 
@@ -108,7 +109,7 @@ class Sections:
                 yield self._end(section, "without an end")
 
     def _end(self, section: OutputSection, took: str) -> str:
-        mark = self._marks["start" if section.collapsed else "close"]
+        mark = self.marks["start" if section.collapsed else "close"]
         size = f"{counted(section.lines, 'line')}, " if section.collapsed else ""
         return f"{mark} {section.title} ({size}{took})"
 

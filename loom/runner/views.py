@@ -11,6 +11,8 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+from msgspec import Struct, field
+
 from loom.errors import LoomError, ProviderError, SnapshotError
 from loom.plan.model import Job, MountMode, WorkspaceMode
 from loom.providers.base import Provider, Session
@@ -73,28 +75,27 @@ def save_files(session: Session, target: Path) -> None:
         raise error if isinstance(error, ProviderError) else ProviderError(str(error)) from error
 
 
-class Views:
+class Views(Struct):
     """The views of one run. Thread-safe.
 
     `alone`: only one job runs and nothing else needs the snapshot, so it may use the run's workspace itself.
     """
 
-    def __init__(self, workspace: Path, mode: WorkspaceMode, providers: Mapping[str, Provider], *, alone: bool) -> None:
-        self._workspace = workspace
-        self._mode = mode
-        self._alone = alone
-        self._providers = providers
-        self._lock = threading.Lock()
-        self._ruled_out: set[WorkspaceMode] = set()
-        self._overlays: dict[str, bool] = {}
+    workspace: Path
+    mode: WorkspaceMode
+    providers: Mapping[str, Provider]
+    alone: bool
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _ruled_out: set[WorkspaceMode] = set()
+    _overlays: dict[str, bool] = {}
 
     def shares(self, job: Job) -> bool:
         """Return whether the job runs in the run's workspace itself. Not if it may need an untouched one for a retry."""
-        wanted = self._mode is WorkspaceMode.SHARED or (
-            self._mode is WorkspaceMode.AUTO and self._alone and job.retry.max == 0
+        wanted = self.mode is WorkspaceMode.SHARED or (
+            self.mode is WorkspaceMode.AUTO and self.alone and job.retry.max == 0
         )
         wanted = wanted and not job.no_checkout and job.inputs is None
-        return wanted and MountMode.BIND in self._providers[job.provider].capabilities.mounts
+        return wanted and MountMode.BIND in self.providers[job.provider].capabilities.mounts
 
     def overlays(self, job: Job) -> bool:
         """Return whether the job's view will be an overlay, as far as is known."""
@@ -104,9 +105,9 @@ class Views:
         """Create a view. SnapshotError when its directory can't be created."""
         kind = self._kinds(job)[0]
         if kind is WorkspaceMode.SHARED:
-            return View(mode=MountMode.BIND, workspace=self._workspace)
+            return View(mode=MountMode.BIND, workspace=self.workspace)
         directory = self._new_directory(job)
-        workspace = self._workspace
+        workspace = self.workspace
         if kind is WorkspaceMode.COPY or job.no_checkout or job.inputs is not None:
             workspace = directory / ("workspace" if kind is WorkspaceMode.COPY else "given")
             # The parent directory is closed to other users. A step that becomes another user can enter, as in CI.
@@ -130,11 +131,11 @@ class Views:
 
     def _kinds(self, job: Job) -> list[WorkspaceMode]:
         """Return the kinds to try for the job, cheapest first; the last one is the fallback."""
-        mounts = self._providers[job.provider].capabilities.mounts
+        mounts = self.providers[job.provider].capabilities.mounts
         if job.no_checkout or job.inputs is not None:
             kinds: list[WorkspaceMode] = [WorkspaceMode.COPY, WorkspaceMode.VOLUME]
-        elif self._mode is not WorkspaceMode.AUTO:
-            kinds = [self._mode]
+        elif self.mode is not WorkspaceMode.AUTO:
+            kinds = [self.mode]
         elif self.shares(job):
             kinds = [WorkspaceMode.SHARED, WorkspaceMode.VOLUME]
         else:
@@ -149,12 +150,12 @@ class Views:
     def _can_overlay(self, provider: str) -> bool:
         with self._lock:
             if provider not in self._overlays:
-                self._overlays[provider] = self._providers[provider].overlays(self._workspace)
+                self._overlays[provider] = self.providers[provider].overlays(self.workspace)
             return self._overlays[provider]
 
     def _new_directory(self, job: Job) -> Path:
         """Name the directory after the job; a second attempt gets another name."""
-        above, name = jobs_of(self._workspace), job_directory_name(job.id)
+        above, name = jobs_of(self.workspace), job_directory_name(job.id)
         try:
             make_own(above)
             directory, number = above / name, 1

@@ -26,6 +26,7 @@ from typing import IO, Any, Literal, cast
 
 import msgspec
 import zstandard
+from msgspec import Struct
 from msgspec.structs import replace
 
 from loom.errors import CacheError
@@ -106,30 +107,20 @@ class Stored(Immutable):
     """Fingerprints of the packed tree: as it was, and as it is after a restore."""
 
 
-class Cache:
+class Cache(Struct):
     """A user's store, seen from one project. Safe for threads and processes.
 
     `protected`: the run is on a protected branch. It reads and writes only entries of such runs; other runs read both
     kinds and write their own.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        *,
-        max_size: int,
-        project: str,
-        clock: Callable[[], float],
-        protected: bool = False,
-        bucket: Bucket | None = None,
-    ) -> None:
-        """`bucket` holds entries and archives under the names that they have in the folder, for other machines too."""
-        self.folder = folder
-        self._bucket = bucket
-        self._max_size = max_size
-        self._project = project
-        self._clock = clock
-        self._protected = protected
+    folder: Path
+    max_size: int
+    project: str
+    clock: Callable[[], float]
+    protected: bool = False
+    bucket: Bucket | None = None
+    """Holds entries and archives under the names that they have in the folder, for other machines too."""
 
     def restore(self, spec: Spec, key: str, view: WorkspaceView, on_output: OnOutput) -> RestoreResult:
         """Unpack the entry for `key`, or the newest that one of `spec.fallback_keys` means."""
@@ -179,8 +170,8 @@ class Cache:
         except (OSError, DamagedArchive, UnsafeArchive) as error:
             result = SaveResult(key=key, warning=f"the cache {key!r} can't be saved: {_reason(error)}")
         result = replace(result, skipped=tuple(skipped))
-        if self._bucket is not None and (result.saved or result.unchanged):
-            result = self._share(spec, key, result, self._bucket)
+        if self.bucket is not None and (result.saved or result.unchanged):
+            result = self._share(spec, key, result, self.bucket)
         _say(on_output, _saved_lines(result))
         return result
 
@@ -243,7 +234,7 @@ class Cache:
         if result.warning is not None:
             return result
         result = replace(result, saved=True, unchanged=False)
-        return result if self._bucket is None else self._share(spec, key, result, self._bucket)
+        return result if self.bucket is None else self._share(spec, key, result, self.bucket)
 
     def _unpack(self, entry: Stored, hit: Hit, view: WorkspaceView) -> RestoreResult:
         with files.open_regular(self._blob_path(entry.blob)) as blob:
@@ -288,7 +279,7 @@ class Cache:
     @property
     def _folders(self) -> list[Path]:
         """Return the folders of the entries that this run may read, its own first."""
-        return [self._folder(self._project, protected) for protected in ((True,) if self._protected else (False, True))]
+        return [self._folder(self.project, protected) for protected in ((True,) if self.protected else (False, True))]
 
     def _paths(self, spec: Spec, key: str) -> list[Path]:
         """Return the possible paths of the key's entry, one in each of `_folders`."""
@@ -298,18 +289,18 @@ class Cache:
 
     def _bring(self, spec: Spec, key: str, warnings: list[str]) -> None:
         """Download the entry that a restore would take from the bucket, unless the folder has one that is as new."""
-        if self._bucket is None:
+        if self.bucket is None:
             return
         try:
-            wanted = self._wanted(spec, key, self._bucket)
+            wanted = self._wanted(spec, key, self.bucket)
             here = self._read(self._path_of(wanted)) if wanted is not None else None
             if wanted is None or (here is not None and here.created_at >= wanted.created_at):
                 return
-            if wanted.packed_bytes > self._max_size:
+            if wanted.packed_bytes > self.max_size:
                 warnings.append(f"{wanted.key!r} in the bucket takes {self._too_large(wanted.packed_bytes)}")
                 return
             with self._draft() as file:
-                self._bucket.download(self._name(self._blob_path(wanted.blob)), Path(file.name))
+                self.bucket.download(self._name(self._blob_path(wanted.blob)), Path(file.name))
                 if (damage := _damage_of(Path(file.name), wanted.blob)) is not None:
                     warnings.append(f"{wanted.key!r} in the bucket is not used: {damage}")
                     return
@@ -333,7 +324,7 @@ class Cache:
 
     def _entries_of(self, bucket: Bucket, paths: Sequence[Path]) -> list[Stored]:
         content = bucket.read([self._name(path) for path in paths])
-        found = [self._parsed(path, content.get(self._name(path), b""), self._clock()) for path in paths]
+        found = [self._parsed(path, content.get(self._name(path), b""), self.clock()) for path in paths]
         return [entry for entry in found if entry is not None]
 
     def _share(self, spec: Spec, key: str, result: SaveResult, bucket: Bucket) -> SaveResult:
@@ -348,7 +339,7 @@ class Cache:
         return result
 
     def _too_large(self, size: int) -> str:
-        return f"{rough_size(size)}, more than the limit of {rough_size(self._max_size)} for all (cache_max_size)"
+        return f"{rough_size(size)}, more than the limit of {rough_size(self.max_size)} for all (cache_max_size)"
 
     def _name(self, path: Path) -> str:
         return path.relative_to(self.folder).as_posix()
@@ -385,7 +376,7 @@ class Cache:
     # Files
 
     def _identity(self, spec: Spec, key: str) -> str:
-        return _id(self._project, key, () if spec.by_key else spec.content)
+        return _id(self.project, key, () if spec.by_key else spec.content)
 
     def _folder(self, project: str, protected: bool) -> Path:
         name = hashlib.sha256(project.encode("utf-8", "surrogateescape")).hexdigest()[:16]
@@ -454,14 +445,14 @@ class Cache:
         self, spec: Spec, key: str, held: Totals, hashed: Hashed, written: str, trees: tuple[str, ...] = ()
     ) -> SaveResult:
         """Store the archive in the file `written` for this key."""
-        if hashed.size > self._max_size:
+        if hashed.size > self.max_size:
             return SaveResult(key=key, warning=f"the cache {key!r} takes {self._too_large(hashed.size)}")
         blob = hashed.digest.hexdigest()
         unchanged = any(entry.blob == blob for entry in self._there(spec, key))
-        now = self._clock()
+        now = self.clock()
         entry = Stored(
             id=self._identity(spec, key),
-            project=self._project,
+            project=self.project,
             key=key,
             paths=spec.content,
             blob=blob,
@@ -470,7 +461,7 @@ class Cache:
             packed_bytes=hashed.size,
             created_at=now,
             used_at=now,
-            protected=self._protected,
+            protected=self.protected,
             by_key=spec.by_key,
             trees=trees,
         )
@@ -498,11 +489,11 @@ class Cache:
             os.utime(draft, (entry.used_at, entry.used_at))
         entries = self._all()
         newest = [one for one in entries if one.id == entry.id]
-        over = _exceeding(newest + [one for one in entries if one.id != entry.id], self._max_size)
+        over = _exceeding(newest + [one for one in entries if one.id != entry.id], self.max_size)
         self._drop(over, entries, orphans={replaced.blob} if replaced is not None else set())
 
     def _touch(self, entry: Stored) -> None:
-        now = self._clock()
+        now = self.clock()
         with suppress(OSError):  # a read-only store
             os.utime(self._path_of(entry), (now, now))
 
@@ -528,7 +519,7 @@ class Cache:
         for path in (self.folder / "tmp").glob("*"):
             with suppress(OSError), files.open_regular(path) as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the writer holds the lock while it lives
-                if path.stat().st_mtime > self._clock() - 60:
+                if path.stat().st_mtime > self.clock() - 60:
                     continue  # just created, perhaps not locked yet
                 freed += path.stat().st_size
                 path.unlink()

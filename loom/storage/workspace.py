@@ -71,12 +71,11 @@ class WorkspaceView(Protocol):
         """
 
 
-class DirectoryView:
+class DirectoryView(Struct):
     """A directory of this machine."""
 
-    def __init__(self, root: Path, check: Check = _go_on) -> None:
-        self.root = root
-        self.check = check
+    root: Path
+    check: Check = _go_on
 
     def read(self, selection: Everything, on_skipped: OnSkipped) -> Iterator[Item]:
         for item in _Walk(selection, on_skipped, contents=True).from_root(self.root):
@@ -104,19 +103,18 @@ def _checked_in_turn(archives: Iterable[OpenArchive], check: Check, written: lis
                 yield entry, content
 
 
-class _Walk:
+class _Walk(Struct):
     """Walks below a directory by directory descriptors, so that a directory replaced by a link is not entered."""
 
-    def __init__(self, selection: Everything, on_skipped: OnSkipped, *, contents: bool) -> None:
-        self._selection = selection
-        self._on_skipped = on_skipped
-        self._contents = contents
-        self._seen: dict[tuple[int, int], str] = {}
+    selection: Everything
+    on_skipped: OnSkipped
+    contents: bool
+    _seen: dict[tuple[int, int], str] = {}
 
     def from_root(self, path: Path) -> Iterator[Item]:
         root = os.open(path, _DIRECTORY)
         try:
-            for start in self._selection.roots:
+            for start in self.selection.roots:
                 yield from self._start(root, start)
         finally:
             os.close(root)
@@ -150,7 +148,7 @@ class _Walk:
 
     def _one(self, directory: int, name: str, path: str, *, inside: bool) -> Iterator[Item]:
         """`inside`: a directory above is selected, so this is selected too unless excluded."""
-        selection = self._selection
+        selection = self.selection
         if selection.never(path):
             return
         try:
@@ -158,7 +156,7 @@ class _Walk:
         except FileNotFoundError:
             return  # a missing root, or one removed during the walk
         except PermissionError as error:
-            self._on_skipped(Skipped(path=path, reason=error.strerror or str(error)))
+            self.on_skipped(Skipped(path=path, reason=error.strerror or str(error)))
             return
         taken = not selection.left_out(path) if inside else selection.takes(path)
         if stat.S_ISDIR(status.st_mode):
@@ -169,7 +167,7 @@ class _Walk:
         elif stat.S_ISLNK(status.st_mode):
             yield _entry(path, "link", status, os.readlink(name, dir_fd=directory)), None
         elif kind := special_kind(status.st_mode):
-            self._on_skipped(Skipped.special(path, kind))
+            self.on_skipped(Skipped.special(path, kind))
         else:
             yield from self._file(directory, name, path, status)
 
@@ -177,7 +175,7 @@ class _Walk:
         try:
             opened = os.open(name, _DIRECTORY, dir_fd=above)
         except OSError as error:
-            self._on_skipped(Skipped(path=path, reason=error.strerror or str(error)))
+            self.on_skipped(Skipped(path=path, reason=error.strerror or str(error)))
             return
         try:
             if taken:
@@ -193,19 +191,19 @@ class _Walk:
                 yield _entry(path, "hardlink", status, self._seen[same]), None
                 return
             self._seen[same] = path
-        if not self._contents:
+        if not self.contents:
             yield _entry(path, "file", status), None
             return
         try:
             # Open without blocking: a FIFO may have replaced the file.
             opened = os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
         except OSError as error:
-            self._on_skipped(Skipped(path=path, reason=error.strerror or str(error)))
+            self.on_skipped(Skipped(path=path, reason=error.strerror or str(error)))
             return
         with os.fdopen(opened, "rb", buffering=0) as file:
             status = os.fstat(opened)
             if kind := special_kind(status.st_mode):  # it replaced the file meanwhile
-                self._on_skipped(Skipped.special(path, kind))
+                self.on_skipped(Skipped.special(path, kind))
             elif stat.S_ISREG(status.st_mode):
                 yield _entry(path, "file", status), file
 

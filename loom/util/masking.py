@@ -237,17 +237,17 @@ _OF_ALL = Masker()
 _known.add(_OF_ALL)
 
 
-class StreamMasker:
+class StreamMasker(Struct):
     """Masks one stream that arrives in arbitrary chunks; the result equals masking it whole.
 
     Incomplete lines are held back, of lines over 128 KiB only the last 16 KiB. Call `flush` at the end.
     """
 
-    def __init__(self, masker: Masker) -> None:
-        self._masker = masker
-        self._held: list[bytes] = []
-        self._size = 0
-        self._hidden = 0  # bytes at the start of the held text that the last secret's label already replaced
+    masker: Masker
+    _held: list[bytes] = []
+    _size: int = 0
+    _hidden: int = 0
+    """The bytes at the start of the held text that the last secret's label already replaced."""
 
     @property
     def pending(self) -> bool:
@@ -255,7 +255,7 @@ class StreamMasker:
 
     def feed(self, data: bytes) -> bytes:
         """Add a chunk; return the text that is safe to show."""
-        if not self._size and not self._masker.active:
+        if not self._size and not self.masker.active:
             return data
         return b"".join(self._fed(data[at : at + _BLOCK]) for at in range(0, len(data), _BLOCK))
 
@@ -281,7 +281,7 @@ class StreamMasker:
         """Mask the held text; keep `reach` bytes, plus the part of a secret that continues there."""
         data = b"".join(self._held)
         self._held, self._size = [], 0
-        rules = self._masker.rules
+        rules = self.masker.rules
         if rules is None:
             return data
         if reach:

@@ -95,23 +95,22 @@ def _crypted(sought: bytes, digest: bytes, key: bytes) -> bytes:
     return bytes(one ^ two for one, two in zip(sought, pad, strict=False))
 
 
-class SeenFile:
+class SeenFile(Struct):
     """The file of what one run sees; `directory` has the key."""
 
-    def __init__(self, file: Path, directory: Path) -> None:
-        self._file = file
-        self._directory = directory
-        self._noted: set[tuple[str, bytes]] = set()
+    file: Path
+    directory: Path
+    _noted: set[tuple[str, bytes]] = set()
 
     def note(self, name: str, ref: str, value: bytes) -> None:
         """Add a line, once for each value; none without a record, or where that can't be written."""
-        if (ref, value) in self._noted or not self._file.parent.is_dir():
+        if (ref, value) in self._noted or not self.file.parent.is_dir():
             return
         self._noted.add((ref, value))
         with suppress(OSError):
-            line = msgspec.json.encode(seen(name, ref, value, key_in(self._directory))) + b"\n"
+            line = msgspec.json.encode(seen(name, ref, value, key_in(self.directory))) + b"\n"
             flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
-            with os.fdopen(os.open(self._file, flags, 0o600), "wb") as stream:
+            with os.fdopen(os.open(self.file, flags, 0o600), "wb") as stream:
                 stream.write(line)
 
 

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Protocol
 
+from msgspec import Struct
+
 from loom.util import yaml_file
 from loom.util.units import meant
 from loom.values import Immutable
@@ -50,16 +52,15 @@ class Sources(Protocol):
     def template(self, name: str) -> bytes: ...
 
 
-class OwnTree:
+class OwnTree(Struct):
     """The user's own project: its files as they are now."""
 
     label = ""
     project = ""
     sha = ""
 
-    def __init__(self, root: Path, files: Callable[[], Iterable[str]]) -> None:
-        self.root = root
-        self.paths = files
+    root: Path
+    paths: Callable[[], Iterable[str]]
 
     def read(self, path: str) -> bytes:
         real, root = Path(os.path.realpath(self.root / path)), Path(os.path.realpath(self.root))

@@ -76,7 +76,7 @@ class Sinks:
             GitLab(take["gitlab"], clock_ns=lambda: 10**18),
             JsonLines(lambda data: self.shown["json"].append(data.decode())),
         ]
-        self.journal = Journal(run_id="1", pipeline_id="1", clock_ns=lambda: 10**18, masker=masker, sinks=sinks)
+        self.journal = Journal(run_id="1", now_ns=lambda: 10**18, masker=masker, sinks=sinks)
 
     def run(self, chunks: list[bytes], text: str) -> dict[str, str]:
         at = Where(scope="step", job_id="job", step="script/01")
@@ -140,8 +140,7 @@ def test_nothing_that_a_service_prints_is_a_command(printed: str) -> None:
         shown: list[str] = []
         journal = Journal(
             run_id="1",
-            pipeline_id="1",
-            clock_ns=lambda: 1,
+            now_ns=lambda: 1,
             masker=Masker(),
             sinks=[GitHub(shown.append, token="t0ken")],
         )

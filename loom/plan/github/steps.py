@@ -43,35 +43,24 @@ class _Draft(Struct, kw_only=True):
     main: _Draft | None = None
 
 
-class StepList:
+class StepList(Struct):
     """Collects the steps of one job. `refused`: a step that can't run here, with the reason; `skips`: whether one never runs."""
 
-    def __init__(
-        self,
-        read: Callable[[str, str], ActionFile],
-        fetch: Callable[[Mapping[str, str]], Action | None],
-        defaults: Mapping[str, str],
-        refused: Callable[[Node, str], None],
-        skips: Callable[[Node], bool],
-        *,
-        taken: Iterable[str] = (),
-    ) -> None:
-        """`fetch`: return the other repository that the inputs of a checkout name; `taken`:
-        names that scopes have already.
-        """
-        self._read = read
-        self._fetch = fetch
-        self._defaults = defaults
-        self._refused = refused
-        self._skips = skips
-        self.unexpected: dict[Problem, None] = {}
-        self.unreachable: list[str] = []
-        self._pre: list[_Draft] = []
-        self._main: list[_Draft] = []
-        self._post: list[_Draft] = []
-        self._scopes = {name.lower() for name in taken}
-        self._checkouts: dict[str, Action | None] = {}
-        """The paths of checkouts, with the other repository that each is of."""
+    read: Callable[[str, str], ActionFile]
+    fetch: Callable[[Mapping[str, str]], Action | None]
+    """Return the other repository that the inputs of a checkout name."""
+    defaults: Mapping[str, str]
+    refused: Callable[[Node, str], None]
+    skips: Callable[[Node], bool]
+    taken: set[str] = set()
+    """The names that scopes have, in lower case."""
+    unexpected: dict[Problem, None] = {}
+    unreachable: list[str] = []
+    _pre: list[_Draft] = []
+    _main: list[_Draft] = []
+    _post: list[_Draft] = []
+    _checkouts: dict[str, Action | None] = {}
+    """The paths of checkouts, with the other repository that each is of."""
 
     def steps(self, first: int = 1) -> tuple[p.Step, ...]:
         """Return them in the order in which they run: post steps in the reverse one. `first`: their first number."""
@@ -97,12 +86,12 @@ class StepList:
             "timeout_minutes": text_of(step, "timeout-minutes"),
         }
         if (run := step.get("run")) is not None:
-            defaults = {} if scope else self._defaults
+            defaults = {} if scope else self.defaults
             shell, directory = (text_of(step, key) or defaults.get(key, "") for key in ("shell", "working-directory"))
             made = _step(run, text_of(run), shell=shell, working_directory=directory, **common)
             self._main.append(_Draft(step=made))
         elif (uses := step.get("uses")) is not None:
-            self.use(text_of(uses), uses, texts_of(step, "with"), common, never=not scope and self._skips(step))
+            self.use(text_of(uses), uses, texts_of(step, "with"), common, never=not scope and self.skips(step))
 
     def use(
         self, written: str, node: Node, given: Mapping[str, str], common: Mapping[str, Any], *, never: bool = False
@@ -113,7 +102,7 @@ class StepList:
                 given = {"fetch-depth": "0", **given}  # its default
             common = {**common, "unexpected": self._unexpected(written, node, given, _OF_CHECKOUT, common["scope"])}
             try:
-                made = _step(node, written, kind="checkout", inputs=given, action=self._fetch(given), **common)
+                made = _step(node, written, kind="checkout", inputs=given, action=self.fetch(given), **common)
             except BadAction as error:
                 self._refuse_action(node, f"{written}: repository: ", error)
                 return
@@ -124,7 +113,7 @@ class StepList:
                 self._checkouts[path] = made.action
             return
         if _RETIRED.match(written):
-            self._refused(node, f"uses: {written}: GitHub fails each job that uses it, as retired; take v4 or newer")
+            self.refused(node, f"uses: {written}: GitHub fails each job that uses it, as retired; take v4 or newer")
             return
         try:
             found = self._found(written)
@@ -142,7 +131,7 @@ class StepList:
             common = {**common, "unexpected": self._unexpected(written, node, given, valid, common["scope"])}
         if found.action.using == "composite":
             if len(common["scope"]) >= MOST_LEVELS:
-                self._refused(node, f"uses: {written}: more than {MOST_LEVELS} composite actions use each other")
+                self.refused(node, f"uses: {written}: more than {MOST_LEVELS} composite actions use each other")
                 return
             self._compose(found, written, node, inputs, common)
             return
@@ -176,7 +165,7 @@ class StepList:
         """Refuse a step; note where the server does not answer, which ends the run before its first job."""
         if isinstance(error, NoServer):
             self.unreachable.append(f"{node.position}: uses: {what}{error}")
-        self._refused(node, f"uses: {what}{error}")
+        self.refused(node, f"uses: {what}{error}")
 
     def _unexpected(
         self, written: str, node: Node, given: Iterable[str], valid: Sequence[str], scope: Sequence[str]
@@ -200,15 +189,15 @@ class StepList:
                     return ActionFile(action=Action(uses=written, using="composite"))
                 directory = other.directory if other is not None else ""
                 below = path if checkout == "." else path.removeprefix(checkout).strip("/")
-                found = self._read(f"./{below}", directory)
+                found = self.read(f"./{below}", directory)
                 return replace(found, action=replace(found.action, uses=written, path=path))
-        return self._read(written, "")
+        return self.read(written, "")
 
     def _compose(
         self, found: ActionFile, written: str, node: Node, inputs: Mapping[str, str], common: Mapping[str, Any]
     ) -> None:
         name = common["key"] or re.sub(r"[^A-Za-z0-9_-]+", "-", written).strip("-")
-        own = unique_id(name, self._scopes)
+        own = unique_id(name, self.taken)
         enter = _step(node, written, kind="enter", inputs=inputs, action=found.action, **common)
         self._main.append(_Draft(step=enter))
         for step in found.steps:

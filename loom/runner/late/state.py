@@ -401,7 +401,7 @@ class LateState:
 
     @property
     def scope_names(self) -> set[str]:
-        return {name for scope in (*self._scopes, *self._inner.values()) for name in scope}
+        return {name.lower() for scope in (*self._scopes, *self._inner.values()) for name in scope}
 
     def has_run(self, step_id: str) -> bool:
         return step_id in self._ran

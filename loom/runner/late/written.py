@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from msgspec.structs import replace
 
@@ -19,10 +19,11 @@ from loom.workflow.github import yaml
 _SHARED = ("key", "name", "scope", "condition", "env", "continue_on_error", "timeout_minutes")
 
 
-def steps_of(step: Step, content: Callable[[str], bytes | None], first: int, taken: Iterable[str]) -> tuple[Step, ...]:
+def steps_of(step: Step, content: Callable[[str], bytes | None], first: int, taken: set[str]) -> tuple[Step, ...]:
     """Return the steps that a step with a written action becomes; the last main one has its id. BadAction.
 
-    `content` returns a file of the job; `first` is the number of the first step; `taken`: the names of scopes so far.
+    `content` returns a file of the job; `first` is the number of the first step; `taken`: the names of scopes so far, in lower
+    case.
     """
 
     def read(uses: str, _: str) -> ActionFile:

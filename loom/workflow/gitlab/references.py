@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from msgspec import Struct, field
+
 from loom.util.yaml_file import Kind, Node
 from loom.workflow.aliases import Shared
 from loom.workflow.messages import Problems
@@ -9,14 +11,13 @@ from loom.workflow.messages import Problems
 MAX_DEPTH = 10
 
 
-class Resolver:
+class Resolver(Struct):
     """Resolves `!reference`. Each value is resolved once, so that shared ones (aliases, `extends`) cost nothing again."""
 
-    def __init__(self, root: Node, problems: Problems) -> None:
-        self.root = root
-        self.problems = problems
-        self._shared = Shared()
-        self._done: dict[Node, Node] = {}
+    root: Node
+    problems: Problems
+    _shared: Shared = field(default_factory=Shared)
+    _done: dict[Node, Node] = {}
 
     def resolved(self) -> Node:
         return self._value(self.root, ())

@@ -57,8 +57,7 @@ def test_a_section_goes_on_over_the_steps_of_a_job() -> None:
     lines: list[str] = []
     journal = Journal(
         run_id="1",
-        pipeline_id="1",
-        clock_ns=lambda: 10**18,
+        now_ns=lambda: 10**18,
         masker=Masker(),
         sinks=[Screen(Look(stream=True), lines.append)],
     )

@@ -24,7 +24,7 @@ def attempt_in(events: list[Any], cancel: Cancel | None = None) -> Attempt:
             events.append(event)
 
     clock = itertools.count(1).__next__
-    journal = Journal(run_id="r", pipeline_id="r", clock_ns=clock, masker=Masker(), sinks=[cast("Any", Sink())])
+    journal = Journal(run_id="r", now_ns=clock, masker=Masker(), sinks=[cast("Any", Sink())])
     return Attempt(JOB, journal, cancel or Cancel(), number=1)
 
 

@@ -262,10 +262,10 @@ def test_objects_go_in_and_out_by_name(tmp_path: Path, address: str) -> None:
 @pytest.mark.parametrize("address", ["memory"], indirect=True)
 def test_what_is_unchanged_is_shared_too_and_what_can_not_be_saved_is_not(tmp_path: Path, address: str) -> None:
     alone = Machine(tmp_path / "one", address)
-    bucket, alone.cache._bucket = alone.cache._bucket, None
+    bucket, alone.cache.bucket = alone.cache.bucket, None
     alone.save("deps-1", "first")
     assert Machine(tmp_path / "two", address).restore("deps-1")[0] == "miss"
-    alone.cache._bucket = bucket
+    alone.cache.bucket = bucket
     alone.save("deps-1", "first")
     assert Machine(tmp_path / "two", address).restore("deps-1") == ("exact", "first", "")
 
@@ -273,8 +273,8 @@ def test_what_is_unchanged_is_shared_too_and_what_can_not_be_saved_is_not(tmp_pa
 @pytest.mark.parametrize("address", ["memory"], indirect=True)
 def test_a_bucket_that_can_not_be_reached_is_a_warning(tmp_path: Path, address: str) -> None:
     one = Machine(tmp_path / "one", address)
-    assert one.cache._bucket is not None
-    one.cache._bucket._made = (Refusing(), "/caches")
+    assert one.cache.bucket is not None
+    one.cache.bucket._made = (Refusing(), "/caches")
     assert one.save("deps-1", "first") == f"the bucket {address} can't be written: no exists"
     assert one.restore("deps-1") == ("exact", "first", f"the bucket {address} can't be read: no cat")
 

@@ -14,6 +14,8 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from msgspec import Struct
+
 from loom.cancel import Cancel
 from loom.errors import ImageError
 from loom.images.dockerfile import ALWAYS_OUT
@@ -166,25 +168,24 @@ def _run(
 # The output of a builder, this one or the classic one
 
 
-class BuildOutput:
+class BuildOutput(Struct):
     """Passes a builder's output on and keeps its end, which has the reason of a failure."""
 
-    def __init__(self, on_output: OnOutput) -> None:
-        self._on_output = on_output
-        self._half = b""
-        self._last = b""
+    on_output: OnOutput
+    _half: bytes = b""
+    _last: bytes = b""
 
     def feed(self, chunk: bytes) -> None:
         # Whole lines, without the empty ones between a builder's paragraphs.
         *lines, self._half = (self._half + chunk).split(b"\n")
         output = b"".join(line + b"\n" for line in lines if line.strip())
         if output:
-            self._on_output("stdout", output)
+            self.on_output("stdout", output)
         self._last = (self._last + chunk)[-4096:]
 
     def end(self) -> None:
         if self._half.strip():
-            self._on_output("stdout", self._half + b"\n")
+            self.on_output("stdout", self._half + b"\n")
 
     def failure(self) -> tuple[int | None, str | None, str]:
         """Return the failed Dockerfile line and instruction, if reported, and the message."""
