@@ -18,6 +18,7 @@ import pexpect
 import pytest
 
 from tests.support.loom_process import run_loom
+from tests.support.repository import commit_all
 from tests.support.waiting import until
 
 IMAGE = "debian:trixie-slim"
@@ -194,9 +195,8 @@ def project_in(folder: Path) -> Iterator[Project]:
     root = folder / "project"
     root.mkdir()
     made = Project(root, folder / "home")
-    made.git("init", "-q", "-b", "main")
     made.write("README", "hello\n")
-    made.commit()
+    commit_all(root)
     yield made
     assert made.leftovers() == []
 

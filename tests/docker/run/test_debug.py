@@ -124,13 +124,6 @@ def run_id_of(project: Project) -> str:
 # -- keep and exec
 
 
-def test_nothing_is_kept_where_no_person_is(failing: Project) -> None:
-    ran = failing.run(MY_TOKEN=SECRET)
-    assert ran.code == 1
-    assert "look inside" not in ran.out
-    assert containers_of(ran.receipt["run_id"]) == []
-
-
 def test_only_the_last_runs_with_kept_jobs_stay(failing: Project) -> None:
     first, second, third = (run(failing) for _ in range(3))
     shown = failing.loom("clean", "--dry-run", LOOM_KEEP_WORKSPACES="2")
@@ -619,8 +612,11 @@ def test_a_signal_ends_the_command_inside(kept: Project) -> None:
     assert (process.returncode, out) == (5, "bye\n")
 
 
-def test_a_new_container_stands_in_when_nothing_was_kept(failing: Project) -> None:
-    failing.run(MY_TOKEN=SECRET)
+def test_nothing_is_kept_where_no_person_is_and_a_new_container_stands_in(failing: Project) -> None:
+    ran = failing.run(MY_TOKEN=SECRET)
+    assert ran.code == 1
+    assert "look inside" not in ran.out
+    assert containers_of(ran.receipt["run_id"]) == []
     inside = loom(failing, "exec", "unit", "--", "sh", "-c", "echo $GREETING; cat made.txt; ls /etc/outside")
     assert inside.out == f"hello {SECRET}\nmade\n"
     assert inside.code == 2
