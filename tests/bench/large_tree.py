@@ -83,7 +83,7 @@ def main() -> None:
             f"| its second run | {many.took[1][1][1]:.2f} s of processor time | most memory of a process {memory} MB | |"
         )
         for jobs in few.took:
-            # The first rounds still make the workspaces that later ones renew.
+            # The first round makes the workspace that later ones renew.
             walls = [statistics.median(wall for wall, _ in tree.took[jobs][-5:]) for tree in (many, few)]
             row(
                 f"{counted(jobs, 'job')}, round {arguments.rounds}, one changed file",
