@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -11,7 +12,8 @@ from loom.workflow.github import keywords as github
 from loom.workflow.gitlab import keywords as gitlab
 from loom.workflow.keywords import Keyword, Support
 
-PAGES = Path(__file__).parents[1] / "docs/reference"
+README = Path(__file__).parents[1] / "README.md"
+PAGES = README.parent / "docs/reference"
 
 HEAD = """# {system}'s keywords
 
@@ -84,5 +86,13 @@ def _table(keywords: Iterable[Keyword], system: str, what: str = "keyword") -> I
         yield f"| {_names(names)} | {_named(support, system)} | {about} |"
 
 
+def with_count(readme: str) -> str:
+    """Return the text with the present number of GitLab's keywords that are refused."""
+    support = [one.support for one in (*gitlab.ROOT_KEYWORDS, *gitlab.JOB)]
+    refused = sum(one in (Support.REFUSED, Support.NO_JOB) for one in support)
+    return re.sub(r"\[\d+ of \d+\](?=\(docs/reference/gitlab-keywords.md\))", f"[{refused} of {len(support)}]", readme)
+
+
 if __name__ == "__main__":
     (PAGES / f"{sys.argv[1]}-keywords.md").write_text(page(sys.argv[1]))
+    README.write_text(with_count(README.read_text()))

@@ -26,7 +26,8 @@ NOT_REPEATED = frozenset(
         *("protected_branches", "reported", "gate_accept"),
     }
 )
-"""Options of `loom run` and settings that do not decide how a job ends; consent (`trust`) is given each time."""
+"""Options of `loom run` and settings that do not decide how a job ends: a run again, and the command that is printed for it,
+go without them. Consent (`trust`) is given each time."""
 
 
 class Request(Immutable, omit_defaults=True, forbid_unknown_fields=True):

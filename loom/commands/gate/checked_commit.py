@@ -5,15 +5,12 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 
 from msgspec.structs import replace
 
-from loom.cancel import Cancel
 from loom.commands.plan.contexts import NO_COMMIT
 from loom.commands.project import WORKFLOWS, Project, workflows_of
-from loom.commands.project.recreate_tree import checked_out
 from loom.errors import RequestError
 from loom.plan.origin import origin_of
 from loom.record.request import Request
@@ -176,31 +173,3 @@ def unpushed(root: Path, commit: str, environ: Mapping[str, str]) -> Iterator[st
             ):
                 yield path
             yield from (f"{path}/{one}" for one in unpushed(root / path, at, environ))
-
-
-@contextmanager
-def laid_out(project: Project, commit: CheckedCommit, cancel: Cancel) -> Iterator[Path]:
-    """Yield a checkout of the commit, apart from the user's, on its branch or tag."""
-    with checked_out(project, commit.sha, cancel) as root:
-        if (users := repository.find(project.root, project.environ)) is not None:
-            identity = [(key, value) for key, value in users.config if key in ("user.name", "user.email")]
-            with (root / ".git/config").open("a") as file:  # variables of a run have it
-                file.write(repository.config_text(identity))
-        found = repository.find(root, project.environ)
-        assert found is not None
-        environ = git.in_repository(found, project.environ)
-        if commit.tag:  # a run for a tag takes the only one that is there
-            own = f"refs/tags/{commit.tag}"
-            listed = git.run(
-                ("for-each-ref", "--format=%(refname)", f"--points-at={commit.sha}", "refs/tags"), environ, cwd=root
-            )
-            names = os.fsdecode(listed).splitlines()
-            if own not in names:  # an annotated one stays what it is
-                git.run(("update-ref", own, commit.sha), environ, cwd=root)
-            for name in names:
-                if name != own:
-                    git.run(("update-ref", "-d", name), environ, cwd=root)
-        if commit.branch:
-            git.run(("update-ref", f"refs/heads/{commit.branch}", commit.sha), environ, cwd=root)
-            git.run(("symbolic-ref", "HEAD", f"refs/heads/{commit.branch}"), environ, cwd=root)
-        yield root

@@ -13,9 +13,10 @@ from typing import Any, Literal
 from msgspec.structs import replace
 
 from loom.cancel import Cancel, signals
-from loom.commands.gate.checked_commit import CheckedCommit, CommitFinder, laid_out, unpushed
+from loom.commands.gate.checked_commit import CheckedCommit, CommitFinder, unpushed
 from loom.commands.plan.plan_run import plan_run
 from loom.commands.project import Project, Worktree, open_project
+from loom.commands.project.recreate_tree import checked_out
 from loom.commands.run.shown import Expected, Shown, may_fail, skipped_as_in_ci, waits_for
 from loom.config.gate import UNLIKE
 from loom.errors import NoJobRuns
@@ -88,7 +89,8 @@ def gate_commit(
 def judge(project: Project, commit: CheckedCommit, *, dry_run: bool, as_json: bool) -> Judgement:
     """Judge a commit by what has been shown of it, and by a run of the rest, unless it is a `dry_run`."""
     cancel = Cancel()
-    with signals(cancel), laid_out(project, commit, cancel) as root, chdir(root):
+    there = checked_out(project, commit.sha, cancel, branch=commit.branch, tag=commit.tag)
+    with signals(cancel), there as root, chdir(root):
         config = open_project(root=root).config
         accepted = frozenset(config.gate_accept)
 

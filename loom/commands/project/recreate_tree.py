@@ -73,8 +73,11 @@ def taken_again(
 
 
 @contextmanager
-def checked_out(project: Project, commit: str, cancel: Cancel) -> Iterator[Path]:
-    """Yield a checkout of a commit, apart from the user's, with the trust of that one. SnapshotError when it can't be made."""
+def checked_out(project: Project, commit: str, cancel: Cancel, *, branch: str = "", tag: str = "") -> Iterator[Path]:
+    """Yield a checkout of a commit, apart from the user's, with the trust of that one; on a branch, or on a tag alone, if named.
+
+    SnapshotError when it can't be made.
+    """
     run_id = str(time.time_ns())
     workspace = new_workspace(project.config.tmp_dir, run_id)
     project.store.workspaces.make(workspace, run_id=run_id, repo_root=project.root, kind="snapshot")
@@ -83,6 +86,8 @@ def checked_out(project: Project, commit: str, cancel: Cancel) -> Iterator[Path]
         project.store.add_snapshot(workspace, snapshot.manifest_bytes(workspace))
         with git.ended_by(cancel):
             _check_out(workspace, commit, project.environ)
+        if branch or tag:
+            _name(project, workspace, commit, branch, tag)
         yield workspace
     finally:
         if any(workspace.iterdir()):
@@ -90,6 +95,31 @@ def checked_out(project: Project, commit: str, cancel: Cancel) -> Iterator[Path]
         else:
             workspace.rmdir()
         project.store.workspaces.forget(workspace)
+
+
+def _name(project: Project, root: Path, commit: str, branch: str, tag: str) -> None:
+    """Put the checkout at `root` on its branch or tag, with the user's name."""
+    if (users := repository.find(project.root, project.environ)) is not None:
+        identity = [(key, value) for key, value in users.config if key in ("user.name", "user.email")]
+        with (root / ".git/config").open("a") as file:  # variables of a run have it
+            file.write(repository.config_text(identity))
+    found = repository.find(root, project.environ)
+    assert found is not None
+    environ = git.in_repository(found, project.environ)
+    if tag:  # a run for a tag takes the only one that is there
+        own = f"refs/tags/{tag}"
+        listed = git.run(
+            ("for-each-ref", "--format=%(refname)", f"--points-at={commit}", "refs/tags"), environ, cwd=root
+        )
+        names = os.fsdecode(listed).splitlines()
+        if own not in names:  # an annotated one stays what it is
+            git.run(("update-ref", own, commit), environ, cwd=root)
+        for name in names:
+            if name != own:
+                git.run(("update-ref", "-d", name), environ, cwd=root)
+    if branch:
+        git.run(("update-ref", f"refs/heads/{branch}", commit), environ, cwd=root)
+        git.run(("symbolic-ref", "HEAD", f"refs/heads/{branch}"), environ, cwd=root)
 
 
 def _check_out(root: Path, commit: str, environ: Mapping[str, str]) -> None:

@@ -16,5 +16,7 @@ def test_the_published_page_is_current(path: str, function: str) -> None:
 
 @pytest.mark.parametrize("name", ["github", "gitlab"])
 def test_the_page_of_keywords_is_current(name: str) -> None:
-    expected = runpy.run_path(str(ROOT / "scripts/keyword_reference.py"))["page"](name)
-    assert (ROOT / f"docs/reference/{name}-keywords.md").read_text() == expected, f"scripts/docs {name}"
+    script = runpy.run_path(str(ROOT / "scripts/keyword_reference.py"))
+    readme = (ROOT / "README.md").read_text()
+    assert (ROOT / f"docs/reference/{name}-keywords.md").read_text() == script["page"](name), f"scripts/docs {name}"
+    assert readme == script["with_count"](readme), f"scripts/docs {name}"
