@@ -348,6 +348,10 @@ class Provider(Protocol):
         """Identify the engine for the record; empty without an engine."""
         return ""
 
+    def secrets(self) -> Mapping[str, bytes]:
+        """Return the values, by a name, that sessions get of the user's own configuration and nobody may read in a record."""
+        return {}
+
     def project_dir(self, workspace: Path) -> str:
         """Return the workspace path in a job. For a job with an image, the plan uses `PROJECT_DIR`."""
         return PROJECT_DIR

@@ -103,6 +103,8 @@ def start(run: Run, tools: RunTools, watch: Watch, prepared: NextRun | None = No
         sinks=[recorder, *tools.sinks],
         seq=so_far[-1].seq if so_far else 0,
     )
+    for name, value in (item for one in tools.providers.values() for item in one.secrets().items()):
+        journal.masker.add(name, value)
     if run.attached:
         record.reopen(_identity(run, workspace), so_far)
         begun_ns = epoch_ns(so_far[0].ts)

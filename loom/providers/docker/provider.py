@@ -9,11 +9,12 @@ from functools import cached_property, partial
 from pathlib import Path
 from secrets import token_hex
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from msgspec.structs import replace
 
 from loom.cancel import Cancel
-from loom.errors import ProviderError
+from loom.errors import LoomError, ProviderError
 from loom.plan.model import Job, MountMode
 from loom.providers import labels
 from loom.providers.base import (
@@ -33,6 +34,7 @@ from loom.providers.docker.container.cleanup import remove_container, remove_run
 from loom.providers.docker.container.mounts import Mount, can_lie_over, mount_of
 from loom.providers.docker.container.ownership import Workspaces
 from loom.providers.docker.engine.client import Engine, Traits
+from loom.providers.docker.engine.endpoint import endpoint_of, proxies_of
 from loom.providers.docker.engine.errors import DISK_FULL, translated
 from loom.providers.docker.engine.retries import StartFailed, starting
 from loom.providers.docker.session.attach import ContainerAttachment, attach
@@ -89,6 +91,14 @@ class DockerProvider(Provider):
 
     def described(self) -> str:
         return self._engine.described() if self._engine is not None else ""
+
+    def secrets(self) -> Mapping[str, bytes]:
+        with suppress(LoomError, ValueError):  # connecting raises the one; the other is of no address
+            if self._engine is not None:
+                environ = self._engine.environ
+                urls = {name: urlsplit(url) for name, url in proxies_of(endpoint_of(environ), environ).items()}
+                return {name: url.password.encode() for name, url in urls.items() if url.password}
+        return {}
 
     def overlays(self, workspace: Path) -> bool:
         # Overlays of a rootless engine can't rename a directory of the snapshot.

@@ -71,13 +71,13 @@ def test_volumes_of_a_job_and_limits_of_a_service(project: Project) -> None:
     project.commit()
     config = project.root.parent / "docker-config/config.json"
     config.parent.mkdir()
-    proxies = {"httpProxy": "http://proxy:3128", "noProxy": ".corp"}
+    proxies = {"httpProxy": "http://me:pass.word@proxy:3128", "noProxy": ".corp"}
     config.write_text(json.dumps({"proxies": {"default": proxies}}))
     ran = project.run(DOCKER_CONFIG=str(config.parent))
     assert ran.code == 0, ran.out + ran.err
     assert ran.output("test", "script/01") == ["3", "job.test"]
     used, *around = ran.output("test", "script/02")
-    assert used == "http://proxy:3128 http://own:1"
+    assert used == "http://me:[REDACTED:SECRET_HTTP_PROXY]@proxy:3128 http://own:1"
     assert around[0] == around[1]
     corp, *names, own = around[0].split(",")
     assert (corp, names, own.count(".")) == (".corp", ["s", "s.test"], 3)
