@@ -79,16 +79,7 @@ def find_run(project: Project, wanted: str | None) -> PastRun:
 def find_named(project: Project, names: Sequence[str]) -> tuple[PastRun, PastJob | None]:
     """Return the run that `[RUN] [JOB]` mean, and the job that is named; a single name may be a job of the last run."""
     if len(names) == 2:
-        try:
-            run = find_run(project, names[0])
-        except RequestError as error:
-            if error.code == "RUN_UNKNOWN":
-                job_id, command = map(shlex.quote, names)
-                error.hint = (
-                    f"two names are a run and its job; in a job of the last run: `loom shell {job_id}`,"
-                    f" `loom exec {job_id} -- {command}`"
-                )
-            raise
+        run = find_run(project, names[0])
         return run, run.job(names[1])
     reading, job, _ = run_or_job(project, names[0] if names else "last", None, None)
     if names and is_bundle(names[0]):  # its plan, its variables and the paths in it are a stranger's

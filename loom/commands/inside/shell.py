@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import time
 from signal import SIGKILL
@@ -44,7 +45,16 @@ class Executed(Document):
 
 def shell(run: str | None, job: str | None, step: str | None, *, as_root: bool, trust: bool) -> int:
     project = open_project(trusting=trust)
-    past = session.find_job(project, [name for name in (run, job) if name])
+    try:
+        past = session.find_job(project, [name for name in (run, job) if name])
+    except RequestError as error:
+        if error.code == "RUN_UNKNOWN" and run and job:
+            job_id, command = map(shlex.quote, (run, job))
+            error.hint = (
+                f"two names are a run and its job; in a job of the last run: `loom shell {job_id}`,"
+                f" `loom exec {job_id} -- {command}`"
+            )
+        raise
     at, cancel = past.step(step), Cancel()
     needs_terminal("loom shell")
     session.permit(project, past.run, past)
