@@ -50,7 +50,7 @@ def _of_last_run(store: Store, run_id: str, repo_root: Path) -> Iterator[Path]:
 
 def _is_over(run: RunEntry) -> bool:
     """Return whether a run passed, its process has ended, and nobody entered or kept a job, or was warned of what one left."""
-    jobs = [read_document(path, JobManifest) for path in run.paths.logs.glob("jobs/*/manifest.json")]
+    jobs = (read_document(path, JobManifest) for path in run.paths.logs.glob("jobs/*/manifest.json"))
     return (
         run.state == Status.SUCCESS
         and run.child_of is None
