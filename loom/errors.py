@@ -80,8 +80,8 @@ class WorkflowError(RequestError):
     default_code = "WF_SCHEMA_V1"
 
     def __init__(self, problems: Sequence[Problem], *, hint: str | None = None) -> None:
-        super().__init__("\n".join(str(problem) for problem in problems), hint=hint)
-        self.problems = tuple(problems)
+        self.problems = tuple(dict.fromkeys(problems))
+        super().__init__("\n".join(map(str, self.problems)), hint=hint)
 
 
 class InfrastructureError(LoomError):

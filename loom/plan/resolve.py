@@ -16,6 +16,7 @@ from loom.plan.image_lock import image_of
 from loom.util.budget import limited
 from loom.util.globs import match_name
 from loom.workflow.loaded import Entry, Loaded
+from loom.workflow.predefined import KNOWN_TO_PLANS
 from loom.workflow.sources import Repositories
 
 Elsewhere = Callable[[], Repositories | None]
@@ -27,7 +28,7 @@ class Planning(Protocol):
 
     def resolve(self, workflow: Loaded, selection: p.JobSelection, context: p.ResolveContext) -> p.Plan: ...
 
-    def rehearse(self, workflow: Loaded, config: Config | None, repositories: Elsewhere) -> Rehearsed: ...
+    def rehearse(self, workflow: Loaded, selection: p.JobSelection, context: p.ResolveContext) -> Rehearsed: ...
 
 
 def _planning_of(workflow: Loaded) -> Planning:
@@ -105,5 +106,14 @@ def rehearse(workflow: Loaded, config: Config | None = None, repositories: Elsew
 
     Without `repositories`, what comes from other repositories is not read.
     """
+    settings = config or Config()
+    context = p.ResolveContext(
+        config=settings,
+        predefined={**dict.fromkeys(KNOWN_TO_PLANS, "x"), "CI_PROJECT_PATH": "x/x"},
+        host_project_dir="/x",
+        repositories=repositories,
+    )
+    selection = p.JobSelection(container=settings.container, on=settings.on)
     with limited():
-        return _planning_of(workflow).rehearse(workflow, config, repositories)
+        problems, jobs = _planning_of(workflow).rehearse(workflow, selection, context)
+    return list(dict.fromkeys(problems)), jobs

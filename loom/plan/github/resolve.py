@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
-from loom.config import Config
 from loom.errors import InfrastructureError, NoJobRuns, Problem, RequestError, WorkflowError
 from loom.plan import builder
 from loom.plan import model as p
@@ -21,7 +20,6 @@ from loom.workflow.github.events import DISPATCH
 from loom.workflow.github.shapes import UNSUPPORTED
 from loom.workflow.github.workflows import CALL, Entry, Workflows
 from loom.workflow.predefined import KNOWN_TO_PLANS
-from loom.workflow.sources import Repositories
 
 HELD = "GH_LEFT_OUT"
 _INSTALLS = re.compile(r"(?m)(?<!\\\n)^[ \t]*(apt(?:-get)?) (?:-\S+ )*(?:install|update|upgrade)\b")
@@ -36,7 +34,7 @@ def resolve(workflows: Workflows, selection: p.JobSelection, context: p.ResolveC
     found = candidates.all()
     wrong = [*candidates.problems.found, *candidates.of_values.found]
     if wrong:
-        raise WorkflowError(list(dict.fromkeys(wrong)))
+        raise WorkflowError(wrong)
     choice.refuse_held(
         found,
         hint="`--image LABEL=IMAGE` (`images: {LABEL: IMAGE}` in the configuration) runs it in an image",
@@ -58,7 +56,7 @@ def resolve(workflows: Workflows, selection: p.JobSelection, context: p.ResolveC
         raise InfrastructureError("\n".join((*before, first[last] + last)), code="ACTION_UNREACHABLE")
     problems = [*choice.problems, *candidates.of_values.found, *made.errors_of_named(choice, jobs)]
     if problems:
-        raise WorkflowError(list(dict.fromkeys(problems)))
+        raise WorkflowError(problems)
     if not built and selection.everything:
         raise _nothing(workflows, choice, candidates)
     used = {job.stage for job in built}
@@ -110,18 +108,12 @@ def _nothing(workflows: Workflows, choice: Choice, candidates: GitHubCandidates)
 
 
 def rehearse(
-    workflows: Workflows,
-    config: Config | None = None,
-    repositories: Callable[[], Repositories | None] = lambda: None,
+    workflows: Workflows, selection: p.JobSelection, context: p.ResolveContext
 ) -> tuple[list[Problem], list[tuple[Entry, p.Job]]]:
-    """Implement `plan.resolve.rehearse`; without `repositories`, what comes from other repositories is not read."""
-    placeholders = {**dict.fromkeys(KNOWN_TO_PLANS, "x"), "CI_PROJECT_PATH": "x/x"}
-    context = p.ResolveContext(config=config or Config(), predefined=placeholders, repositories=repositories)
+    """Implement `plan.resolve.rehearse`."""
     candidates = GitHubCandidates(workflows, context, everything=True)
     found = candidates.all()
-    made = GitHubJobBuilder(
-        candidates, context, p.JobSelection(container=context.config.container, on=context.config.on)
-    )
+    made = GitHubJobBuilder(candidates, context, selection)
     made.there = frozenset(one.id for one in found)
     jobs = [(candidate.entry, made.job(candidate)) for candidate in found]
     problems = [
@@ -131,7 +123,7 @@ def rehearse(
         *_root_installs(found),
         *builder.held(found, code=HELD),
     ]
-    return list(dict.fromkeys(problems)), jobs
+    return problems, jobs
 
 
 def _root_installs(candidates: Iterable[GitHubCandidate]) -> Iterator[Problem]:

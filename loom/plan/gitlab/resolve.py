@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from loom.config import Config
 from loom.errors import Problem, WorkflowError
 from loom.plan import model as p
 from loom.plan.builder import held
@@ -13,7 +12,6 @@ from loom.plan.selection import Choice
 from loom.workflow.gitlab import limits, needs, rules, variables, yaml
 from loom.workflow.gitlab.pipeline import Entry, Pipeline
 from loom.workflow.messages import Problems
-from loom.workflow.predefined import KNOWN_TO_PLANS
 from loom.workflow.rules import decision
 
 HELD = "GL_LEFT_OUT"
@@ -31,7 +29,7 @@ def resolve(pipeline: Pipeline, selection: p.JobSelection, context: p.ResolveCon
     errors = [one for one in (*candidates.problems.found, *_checked(pipeline)) if one.severity == "error"]
     problems = errors + choice.problems + builder.errors + builder.errors_of_named(choice, jobs)
     if problems:
-        raise WorkflowError(list(dict.fromkeys(problems)))
+        raise WorkflowError(problems)
     why = "its rules do not hold"
     includes = [p.NotSelected(id=name, reason=why, unknown=names) for name, names in pipeline.undecided.items()]
     return p.Plan(
@@ -47,12 +45,10 @@ def resolve(pipeline: Pipeline, selection: p.JobSelection, context: p.ResolveCon
 
 
 def rehearse(
-    pipeline: Pipeline, config: Config | None = None, _repositories: object = None
+    pipeline: Pipeline, selection: p.JobSelection, context: p.ResolveContext
 ) -> tuple[list[Problem], list[tuple[Entry, p.Job]]]:
-    """Build every job regardless of its rules; return the problems that any plan of this pipeline would have."""
-    placeholders = dict.fromkeys(KNOWN_TO_PLANS, "x")
-    context = p.ResolveContext(config=config or Config(), predefined=placeholders, host_project_dir="/x")
-    candidates = Candidates(pipeline, p.JobSelection(), context)
+    """Implement `plan.resolve.rehearse`."""
+    candidates = Candidates(pipeline, selection, context)
     found = [
         candidates.candidate(entry, instance, decision("on_success"))
         for name, entry in pipeline.jobs.items()
@@ -65,7 +61,7 @@ def rehearse(
     builder = GitLabJobBuilder(candidates, context, {one.id: one for one in found})
     jobs = [(candidate.entry, builder.job(candidate)) for candidate in found]
     problems = [*_checked(pipeline), *candidates.problems.found, *builder.problems, *held(found, code=HELD)]
-    return list(dict.fromkeys(problems)), jobs
+    return problems, jobs
 
 
 def _checked(pipeline: Pipeline) -> list[Problem]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from loom.config import Config
 from loom.errors import Problem, WorkflowError
 from loom.plan import model as p
 from loom.plan.candidates import undecided
@@ -13,7 +12,6 @@ from loom.plan.native.jobs import JobBuilder
 from loom.plan.selection import Choice
 from loom.workflow.native.inheritance import Entry
 from loom.workflow.native.loader import Workflow
-from loom.workflow.predefined import KNOWN_TO_PLANS
 from loom.workflow.rules import decision
 
 
@@ -27,7 +25,7 @@ def resolve(workflow: Workflow, selection: p.JobSelection, context: p.ResolveCon
     built = tuple(builder.job(candidate) for candidate in jobs)
     problems = choice.problems + builder.problems
     if problems:
-        raise WorkflowError(list(dict.fromkeys(problems)))
+        raise WorkflowError(problems)
     return p.Plan(
         workflow_path=workflow.path,
         stages=workflow.stages,
@@ -38,12 +36,9 @@ def resolve(workflow: Workflow, selection: p.JobSelection, context: p.ResolveCon
 
 
 def rehearse(
-    workflow: Workflow, config: Config | None = None, _repositories: object = None
+    workflow: Workflow, selection: p.JobSelection, context: p.ResolveContext
 ) -> tuple[list[Problem], Sequence[tuple[Entry, p.Job]]]:
     """Implement `plan.resolve.rehearse`."""
-    placeholders = dict.fromkeys(KNOWN_TO_PLANS, "x")
-    context = p.ResolveContext(config=config or Config(), predefined=placeholders, host_project_dir="/x")
-    selection = p.JobSelection(container=context.config.container, on=context.config.on)
     builder = JobBuilder(workflow, selection, context, {})
     there = instances_of(workflow)
     jobs: list[tuple[Entry, p.Job]] = []
@@ -53,4 +48,4 @@ def rehearse(
             given |= rule.get("variables", {})
         decided = decision("on_success", variables=given)
         jobs += [(entry, builder.job(candidate_of(entry, one, decided))) for one in there[entry.name]]
-    return list(dict.fromkeys(builder.problems)), jobs
+    return builder.problems, jobs

@@ -1,6 +1,7 @@
 """What extends another entry has its values, or is missing where that is wrong."""
 
 import pytest
+from msgspec.structs import replace
 
 from loom.workflow.merge import extended
 from loom.workflow.messages import MAX_PROBLEMS, Problems, refused, sort_problems
@@ -81,8 +82,8 @@ def test_problems_come_by_file_line_and_column_and_up_to_a_number() -> None:
     assert [one.message for one in sort_problems(problems.found, {})] == ["a", "b", "c"]
     other = [one for one in problems.found if one.message == "c"]
     assert [one.message for one in sort_problems([*other, *problems.found], {".gitlab-ci.yml": 1})] == ["a", "b", "c"]
-    many = problems.found[:1] * MAX_PROBLEMS
+    many = [replace(other[0], line=line) for line in range(MAX_PROBLEMS)]
     assert (len(refused(many).problems), refused(many).hint, refused(many, "so").hint) == (MAX_PROBLEMS, None, "so")
-    more = [*many, problems.found[0]]
+    more = [*many, other[0]]
     assert (len(refused(more).problems), refused(more).hint) == (MAX_PROBLEMS, "1 more problems are not shown.")
     assert refused(more, "so").hint == "1 more problems are not shown.\nso"
