@@ -4,6 +4,7 @@
 """
 
 import os
+import re
 from pathlib import Path
 
 from loom.workflow.native.values import TYPES, Type
@@ -35,14 +36,16 @@ def test_what_a_type_of_looms_language_makes_of_each_value() -> None:
 
 
 def parsed(kind: Type, value: object) -> str:
-    """Return what a type makes of a value, or the reason of its refusal."""
+    """Return what a type makes of a value, with {} for the value itself, or why it refuses it."""
     try:
         found = kind.parse(value)
     except WrongType as error:
         return f"expected {error}"
     except ValueError as error:
-        said = str(error).replace(repr(value), "{}").replace(f"'{value}'", "{}")
-        return f"{type(error).__name__}: {said.replace(f' {value}', ' {}') if value else said}"
+        reason = re.split(r", found|; |,? such as|(?<=unknown limit)", str(error))[0]
+        return re.sub(rf"^(?:{re.escape(repr(value))}|{re.escape(str(value))}|'.') ", "{} ", reason)
     if repr(found) == repr(value):
         return "as it is"
-    return repr(found) if isinstance(found, bool | int | float | str | list) else type(found).__name__
+    if isinstance(found, list):
+        return str(["{}" if each == value else each for each in found])
+    return repr(found) if isinstance(found, bool | int | float | str) else type(found).__name__
