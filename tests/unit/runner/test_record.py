@@ -334,7 +334,7 @@ def configured(project: Project) -> Project:
     return project
 
 
-SERVERS, OWN = ("CI_", "GITHUB_"), ("CI_JOB_NAME", "CI_PROJECT_DIR", "GITHUB_ACTION", "GITHUB_ACTION_PATH")
+SERVERS, OWN = ("CI_", "GITHUB_", "LOOM_", "RUNNER_"), ("GITHUB_ACTION", "GITHUB_ACTION_PATH", "LOOM_STEP")
 """Variables that the tests of variables list, and those of them that tell one request from another."""
 
 
@@ -350,7 +350,8 @@ def said_of(request: SessionRequest | SideProgram) -> Iterator[str]:
             shown = [key for key in sorted(value) if key not in other and (key in OWN or not key.startswith(SERVERS))]
             yield from (f"{one.name}: {key}={value[key]!r}" for key in shown)
         elif value != one.default:
-            yield f"{one.name}: {encoded(value) if isinstance(value, Struct) else value}"
+            said = f"{one.name}: {encoded(value) if isinstance(value, Struct) else value}"
+            yield said.replace(f"/{request.job_id}", "/JOB") if isinstance(request, SessionRequest) else said
 
 
 def compare(said: str, expected: Path) -> None:
@@ -363,10 +364,12 @@ def recorded(ran: Ran, project: Project, more: str = "") -> str:
     """Return the events of a run, those of each job together."""
     jobs: dict[str, list[str]] = {}
     counts = Counter((event.kind, event.phase_code, event.job_id, event.step, event.section) for event in ran.events)
+    ended: dict[tuple[str | None, str | None], str | None] = {}
     for event in ran.events:
         place = (event.phase_code, event.job_id, event.step, event.section)
         assert counts["phase_started", *place] == counts["phase_finished", *place]
-        jobs.setdefault(event.job_id or "", []).extend(told(event))
+        jobs.setdefault(event.job_id or "", []).extend(told(event, ended))
+        ended[event.job_id, event.step] = event.status
     for job_id in jobs:
         for unit in ran.reading.units(job_id) if job_id else ():
             if unit.events.exists():
@@ -417,7 +420,7 @@ def past_of(ran: Ran) -> Iterator[str]:
         yield f"past {each.id}: {told}"
 
 
-def told(event: PhaseEvent) -> Iterator[str]:
+def told(event: PhaseEvent, ended_so_far: Mapping[tuple[str | None, str | None], str | None]) -> Iterator[str]:
     """Yield what an event says that others of its kind do not: its place and end, and each value that is not the usual one."""
     at = " ".join(filter(None, (event.phase_code, event.job_id, event.step, event.section)))
     ended = " ".join(str(one) for one in (event.status, event.exit_code, event.error) if one is not None)
@@ -430,6 +433,8 @@ def told(event: PhaseEvent) -> Iterator[str]:
         return  # with the error of its step, and the job's end says it again
     if kind == "step_state":
         data.pop("name", None)  # the step's start has it too
+        if data.get("outcome") == ended_so_far.get((event.job_id, data.get("step"))):
+            data.pop("outcome", None)
     if data.keys() - {"step", "provider", "path"} or ended not in ("success", "success 0", "skipped", ""):
         said = json.dumps(data, ensure_ascii=False) if data else ""
         yield " ".join(filter(None, (f"{at}:", kind.removeprefix("phase_"), ended, said)))
