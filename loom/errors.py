@@ -26,6 +26,11 @@ from loom.addresses import hide_credentials
 from loom.values import Immutable
 
 
+def reason_of(error: OSError) -> str:
+    """Return the system's words, for the middle of a sentence."""
+    return (error.strerror or str(error)).lower()
+
+
 class LoomError(Exception):
     """An error whose message a user reads: the position, the reason, the next move.
 

@@ -23,7 +23,7 @@ from loom.config.settings import (
     text_of,
 )
 from loom.config.values import ValueContext
-from loom.errors import Problem, RequestError, WorkflowError
+from loom.errors import Problem, RequestError, WorkflowError, reason_of
 from loom.util.file_systems import in_memory
 from loom.util.private import check_own
 from loom.util.units import meant, nearest
@@ -170,7 +170,7 @@ def _read(
         return
     except OSError as error:
         raise RequestError(
-            f"{name}: can't be read: {(error.strerror or str(error)).lower()}",
+            f"{name}: can't be read: {reason_of(error)}",
             hint="make it a file that you can read, or move it away: settings are optional",
             code=CODE,
         ) from error

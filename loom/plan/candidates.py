@@ -28,6 +28,9 @@ class Withheld(Struct, frozen=True):
     even_if_named: bool = False
 
 
+DEPLOYS = Withheld("it deploys; --deploy or its name runs it", DEPLOYMENTS)
+
+
 class Candidate(Struct, kw_only=True):
     """One possible job of any dialect: a job of the workflow, or one combination of its matrix."""
 

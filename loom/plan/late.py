@@ -13,6 +13,8 @@ from loom.values import Immutable
 
 MINUTE_S = 60.0
 """The unit of `timeout-minutes`."""
+WITHOUT_MATRIX = {"fail-fast": True, "job-index": 0.0, "job-total": 1.0, "max-parallel": 1.0}
+"""The context `strategy` of a job without one."""
 
 
 def limit_of(minutes: object) -> float | None:

@@ -138,6 +138,13 @@ class SessionRequest(Immutable):
     wait_until_filled: Callable[[], None] | None = None
     """Returns when `workspace` is complete, and raises when it will not be: the session starts after that."""
 
+    @property
+    def image_to_run(self) -> str:
+        """ImageError for a job without one."""
+        if (image := self.image_id or self.image.name) is None:
+            raise ImageError(f"job {self.job_id} has no image to run in", hint="give the job an `image:`")
+        return image
+
 
 class SideProgram(Immutable):
     """A program in a container of its own beside a job's, with the same project directory and network."""

@@ -18,9 +18,8 @@ from loom.record.run import LeftContainer, Resumed, TakenOver, View, load_run
 from loom.record.run_paths import artifacts_beside
 from loom.record.store import RunEntry, entry_at
 from loom.status import JobResult, Status
-from loom.util.digests import digest_of
+from loom.util.digests import file_digest
 from loom.util.paths import is_of_job
-from loom.util.untrusted_files import open_regular
 from loom.values import Immutable
 
 
@@ -144,7 +143,7 @@ class PastRun(Reading):
         if (saved := state.facts.get("artifacts_saved")) is not None:
             left[archive] = saved["sha256"]
         try:
-            return all(_sha256(path) == digest for path, digest in left.items())
+            return all(file_digest(path) == digest for path, digest in left.items())
         except OSError:
             return False
 
@@ -168,11 +167,6 @@ class PastRun(Reading):
             known = {**known, **{name: span.duration_ms or 0.0 for name, span in spans}}
         order = [each.id for each in self.job(job_id).job.steps]
         return {name: known[name] for name in order[: order.index(step) if step else None] if name in known}
-
-
-def _sha256(path: Path) -> str:
-    with open_regular(path) as file:
-        return digest_of(file).hexdigest()
 
 
 class PastJob(Immutable):

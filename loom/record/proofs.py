@@ -14,7 +14,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -28,6 +27,7 @@ from loom.record.run import Run
 from loom.record.run_paths import RunPaths
 from loom.status import Status
 from loom.util import atomic, jsons, processes, typed
+from loom.util.digests import value_digest
 from loom.util.private import make_private
 from loom.util.seen_values import key_in, noted
 from loom.util.units import machine
@@ -80,10 +80,6 @@ class _Line(Immutable):
     entry: msgspec.Raw
 
 
-def digest(value: Any) -> str:
-    return hashlib.sha256(msgspec.json.encode(value, enc_hook=str, order="deterministic")).hexdigest()
-
-
 # -- keys -------------------------------------------------------------------------------------------------------------
 
 
@@ -94,7 +90,7 @@ def is_of_commit(name: str) -> bool:
 
 def commit_of(run: Run) -> str:
     """Return the digest of what describes the commit of a run."""
-    return digest({name: value for name, value in run.variables.items() if is_of_commit(name)})
+    return value_digest({name: value for name, value in run.variables.items() if is_of_commit(name)})
 
 
 def has_key(job: Job) -> bool:
@@ -144,7 +140,7 @@ def job_key(run: Run, job: Job, *, tree: str, config: Config, images: Iterable[s
         "isolated": run.isolated,
         "machine": machine(),
     }
-    return digest(decisive)
+    return value_digest(decisive)
 
 
 # -- a run's proof ----------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import msgspec
 from msgspec.structs import replace
 
-from loom.errors import RecordError
+from loom.errors import RecordError, reason_of
 from loom.plan.clone import Clone, widest
 from loom.plan.model import MountMode, Plan, Resolved, WorkspaceMode
 from loom.plan.variables import rerun_variables
@@ -174,7 +174,7 @@ def load_run(path: Path) -> Run:
         check_consistent(run.plan)
     except OSError as error:
         raise RecordError(
-            f"the record has no plan ({path}: {(error.strerror or str(error)).lower()})",
+            f"the record has no plan ({path}: {reason_of(error)})",
             hint="the run ended before it began, or an older loom ran it; start again with `loom run`",
         ) from error
     except (msgspec.DecodeError, ValueError, RecursionError) as error:

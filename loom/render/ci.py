@@ -15,7 +15,7 @@ from loom.record.events import PhaseEvent, encode
 from loom.record.journal import OutputBatch
 from loom.record.workflow_commands import escaped
 from loom.render.look import Detail, Look
-from loom.render.screen import Screen, while_heard
+from loom.render.screen import Screen, command_lines, while_heard
 from loom.status import Status
 from loom.util import jsons
 from loom.util.controls import escape_commands, json_shown, visible
@@ -43,7 +43,7 @@ class _Jobs:
         job_id = event.job_id
         if job_id is not None:
             if event.kind == "phase_started" and event.step is not None:
-                command = str(event.data.get("command", "")).strip().splitlines() or [""]
+                command = command_lines(event)
                 self._add(job_id, visible(f"$ {command[0]}{' …' if len(command) > 1 else ''}"))
             if event.message == "job_finished" and event.status is not Status.SKIPPED:
                 lines = self._lines.pop(job_id, deque())

@@ -18,7 +18,7 @@ from msgspec import Struct
 from loom.record.events import PhaseEvent, phase_words
 from loom.record.journal import OutputBatch
 from loom.render.look import Look
-from loom.render.screen import Screen, while_heard
+from loom.render.screen import Screen, command_lines, while_heard
 from loom.util.controls import visible
 from loom.util.units import rough_duration
 
@@ -174,6 +174,5 @@ class Live:
 def doing(event: PhaseEvent) -> str:
     """Describe the phase that a `phase_started` begins."""
     if event.step is not None:
-        lines = str(event.data.get("command", "")).strip().splitlines() or [""]
-        return f"{event.step}  $ {lines[0]}"
+        return f"{event.step}  $ {command_lines(event)[0]}"
     return phase_words(event.section or event.phase_code)

@@ -63,6 +63,11 @@ def _lines_of(pieces: Collection[OutputEvent], dots: str, reader: SectionReader)
             yield f"{text[:half]}{dots} ({left_out}) {dots}{text[-half:]}"
 
 
+def command_lines(event: PhaseEvent) -> list[str]:
+    """Return the lines of the command of a step that begins, one at least."""
+    return str(event.data.get("command", "")).strip().splitlines() or [""]
+
+
 def while_heard(write: Callable[[Text], object]) -> Callable[[Text], None]:
     """Call `write` until its first failure (the terminal or the pipe's reader is gone). Run and record continue."""
     gone = False
@@ -178,7 +183,7 @@ class Screen:
             return
         self._tails.pop((event.job_id, event.step or event.section or ""), None)  # from an earlier attempt
         if event.step is not None and self._look.stream:
-            first = str(event.data.get("command", "")).strip().splitlines() or [""]
+            first = command_lines(event)
             more = f" {self._look.marks['dots']}" if len(first) > 1 else ""
             name = f"{shown(event.data['name'])}: " if event.data.get("name") else ""
             for line in self._sections.lines((event.job_id, ""), f"{name}$ {shown(first[0])}{more}"):

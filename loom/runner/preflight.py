@@ -34,10 +34,7 @@ def preflight(plan: Plan, tools: RunTools, done: Collection[str] = ()) -> None:
     The only job of a run is not looked at: it meets what it lacks at once.
     """
     _check_providers(plan, tools)
-    jobs = [job for job in plan.jobs if job.id not in done and _has_to_run(job)]
-    node = missing_node(jobs, tools.config.cache_dir)
-    missing = missing_things(plan, tools, done) if len(jobs) > 1 else [node] if node else []
-    if missing:
+    if missing := missing_things(plan, tools, done, at_once=True):
         raise together(missing)
 
 
@@ -54,13 +51,17 @@ def together(missing: Sequence[LoomError]) -> LoomError:
     )
 
 
-def missing_things(plan: Plan, tools: RunTools, done: Collection[str] = ()) -> list[LoomError]:
-    """Return an error for each thing that jobs need and that can't be had."""
+def missing_things(
+    plan: Plan, tools: RunTools, done: Collection[str] = (), *, at_once: bool = False
+) -> list[LoomError]:
+    """Return an error for each thing that jobs need and that can't be had; `at_once`: a run begins, which see `preflight`."""
     jobs = [job for job in plan.jobs if job.id not in done and _has_to_run(job)]
-    node = missing_node(jobs, tools.config.cache_dir)
+    node: list[LoomError] = list(filter(None, [missing_node(jobs, tools.config.cache_dir)]))
+    if at_once and len(jobs) < 2:
+        return node
     return [
         *_missing_space(tools.config),
-        *([node] if node else []),
+        *node,
         *_missing_images(jobs, tools),
         *_missing_secrets(jobs, tools),
     ]

@@ -26,7 +26,7 @@ from loom.storage.tar import Content, DamagedArchive, Item, TarEntry, read
 from loom.storage.unpacking import Totals, UnsafeArchive, checked, unpack_items
 from loom.storage.workspace import Skipped, WorkspaceView
 from loom.util import atomic
-from loom.util.digests import Hashed, digest_of
+from loom.util.digests import Hashed, file_digest
 from loom.util.masking import Masker
 from loom.util.paths import Tracked
 from loom.util.units import counted, rough_size
@@ -116,7 +116,7 @@ def restore(archives: Mapping[Path, str | None], view: WorkspaceView) -> Sequenc
 @contextmanager
 def _verified(archive: Path, sha256: str | None) -> Iterator[IO[bytes]]:
     with _as_artifact_error("restore the artifacts", archive):
-        if sha256 is not None and _sha256(archive) != sha256:
+        if sha256 is not None and file_digest(archive) != sha256:
             raise ArtifactError(
                 f"{archive} is not what the job left: its checksum differs from the record's",
                 hint="Run the job that makes it again.",
@@ -212,11 +212,6 @@ def _items(archive: Path) -> Iterator[Iterable[Item]]:
         return
     with _opened(archive) as packed:
         yield read(packed)
-
-
-def _sha256(path: Path) -> str:
-    with open_regular(path) as file:
-        return digest_of(file).hexdigest()
 
 
 def _summary_lines(result: Collected) -> Iterator[str]:

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 from typing import Any
+
+import msgspec
+
+from loom.util.untrusted_files import open_regular
 
 
 class Hashed:
@@ -35,6 +40,17 @@ def digest_of(content: Any) -> hashlib._Hash:
     while hashed.read(1 << 20):
         pass
     return hashed.digest
+
+
+def file_digest(path: Path) -> str:
+    """Return the digest of a regular file."""
+    with open_regular(path) as file:
+        return digest_of(file).hexdigest()
+
+
+def value_digest(value: Any) -> str:
+    """Return the digest of this value, as JSON. ValueError for text that is not UTF-8."""
+    return hashlib.sha256(msgspec.json.encode(value, enc_hook=str, order="deterministic")).hexdigest()
 
 
 def digest_line(digest: str, name: str) -> bytes:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import ClassVar, Generic, TypeAlias, TypeVar
 
-from loom.errors import Problem, RequestError
+from loom.errors import Problem, RequestError, reason_of
 from loom.util import yaml_file
 from loom.util.paths import name_from
 from loom.util.yaml_file import Node, YamlFile
@@ -82,7 +82,6 @@ def content_of(path: Path, root: Path) -> bytes:
     try:
         return yaml_file.read_bytes(path, within=root)
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        why = f"{name_from(root, path)}: the workflow file can't be read: {reason}"
+        why = f"{name_from(root, path)}: the workflow file can't be read: {reason_of(error)}"
         hint = "name a file in it, such as .gitlab-ci.yml" if isinstance(error, IsADirectoryError) else None
         raise RequestError(why, hint=hint, code="WF_NOT_FOUND") from error

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
+from loom.errors import reason_of
 from loom.util import yaml_file
 from loom.util.units import meant
 from loom.values import Immutable
@@ -72,7 +73,7 @@ class OwnTree(Struct):
             return yaml_file.read_bytes(real, within=root)
         except OSError as error:
             close = meant(path, [name for name in self.paths() if name.endswith(SUFFIXES)][:2000])
-            raise NotFound(f"{path} can't be read: {(error.strerror or str(error)).lower()}{close}") from error
+            raise NotFound(f"{path} can't be read: {reason_of(error)}{close}") from error
 
 
 class NotFetched(Exception):

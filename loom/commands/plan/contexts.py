@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from loom.commands.plan.secret_file import read_secrets, with_secrets
 from loom.commands.project import Project, checkout, trusting
-from loom.errors import LoomError, RequestError
+from loom.errors import LoomError, RequestError, reason_of
 from loom.plan import variables
 from loom.plan.model import ResolveContext
 from loom.plan.variables import HeadCommit
@@ -99,7 +99,7 @@ def _payload(path: str) -> dict[str, Any]:
     try:
         found = json.loads(Path(path).read_bytes())
     except (OSError, ValueError) as error:
-        why = (error.strerror or str(error)).lower() if isinstance(error, OSError) else f"not JSON: {error}"
+        why = reason_of(error) if isinstance(error, OSError) else f"not JSON: {error}"
         raise RequestError(f"--event-file {path}: {why}") from error
     if not isinstance(found, dict):
         raise RequestError(f"--event-file {path}: expected an object, the payload of one event")

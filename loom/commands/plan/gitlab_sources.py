@@ -21,6 +21,7 @@ from loom.commands.project import Project, trusts_all
 from loom.commands.project.checkout import origin_of
 from loom.commands.project.trusting import decisions_of
 from loom.commands.servers import ServerRefused, ServerUnavailable, place_of
+from loom.errors import reason_of
 from loom.plan.permissions import PermissionRequest
 from loom.util import atomic
 from loom.util.private import make_private
@@ -127,7 +128,7 @@ class Elsewhere:
         try:
             return path.read_bytes()
         except OSError as error:
-            raise NotFound(f"{path} can't be read: {(error.strerror or str(error)).lower()}") from error
+            raise NotFound(f"{path} can't be read: {reason_of(error)}") from error
 
     def _server(self) -> tuple[str, str, int | None] | None:
         """Return the server of `origin` as `_server_of` does; over SSH, the one that answers HTTPS there."""

@@ -24,6 +24,7 @@ from loom.errors import InfrastructureError
 from loom.plan.model import JobSelection, Plan, ResolveContext
 from loom.record.run import check_consistent
 from loom.util import atomic, typed
+from loom.util.digests import value_digest
 from loom.util.private import check_private, make_private
 from loom.util.untrusted_files import read_regular
 from loom.values import Immutable
@@ -129,7 +130,7 @@ class Planner:
 
     def _noted(self, kind: str, subject: str | None = None) -> Any:
         answer = self._answer(kind, subject)
-        self._answers[kind, subject] = _digest_of(answer)
+        self._answers[kind, subject] = value_digest(answer)
         return answer
 
     def _answer(self, kind: str, subject: str | None) -> Any:
@@ -150,7 +151,7 @@ class Planner:
     @cached_property
     def _given(self) -> str:
         """The digest of the inputs of the plan that are known before the workflow is read."""
-        return _digest_of(
+        return value_digest(
             [
                 loom.__version__,
                 _code(),
@@ -175,7 +176,7 @@ class Planner:
             check_private(self._file.parent)
             kept = typed.decode(read_regular(self._file, at_most=_MAX_BYTES), _Kept)
             check_consistent(kept.plan)
-            same = all(_digest_of(self._answer(kind, subject)) == answer for kind, subject, answer in kept.answers)
+            same = all(value_digest(self._answer(kind, subject)) == answer for kind, subject, answer in kept.answers)
             return kept if same else None
         except (OSError, ValueError, RecursionError, InfrastructureError):
             return None
@@ -203,7 +204,7 @@ class Planner:
         if config.gitlab.variables is not None:
             read.append((config.gitlab.variables, config.gitlab.variables.read_text()))
         for path, text in read:
-            self._answers["file", str(path)] = _digest_of(_file(str(path), text.encode()))
+            self._answers["file", str(path)] = value_digest(_file(str(path), text.encode()))
         if self._path.is_dir() or len(read) > 1:
             self._noted("names", str(self._path if self._path.is_dir() else root / ".loom/templates"))
         others = [*(text for _, text in read), *self.context.inputs.values()]
@@ -233,9 +234,4 @@ def _code() -> str:
     below = (Path(path) for name in ("plan", "workflow") for path, _, _ in os.walk(here / name))
     folders = (here, here / "util", *below)
     entries = (entry for folder in folders for entry in os.scandir(folder) if entry.name.endswith(".py"))
-    return _digest_of(sorted((entry.path, entry.stat().st_size, entry.stat().st_mtime_ns) for entry in entries))
-
-
-def _digest_of(value: Any) -> str:
-    """Return the digest of this value. ValueError for text that is not UTF-8."""
-    return hashlib.sha256(msgspec.json.encode(value, enc_hook=str, order="deterministic")).hexdigest()
+    return value_digest(sorted((entry.path, entry.stat().st_size, entry.stat().st_mtime_ns) for entry in entries))

@@ -9,7 +9,7 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from loom.config import Config
-from loom.errors import RequestError
+from loom.errors import RequestError, reason_of
 
 _LINE = re.compile(r"(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)\s*=\s*(.*)")
 
@@ -21,7 +21,7 @@ def read_secrets(path: str | None) -> dict[str, str]:
     try:
         lines = Path(path).read_text().splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        why = (error.strerror or str(error)).lower() if isinstance(error, OSError) else "it is not UTF-8"
+        why = reason_of(error) if isinstance(error, OSError) else "it is not UTF-8"
         raise RequestError(f"--secret-file {path}: {why}") from error
     found = {}
     for number, line in enumerate(map(str.strip, lines), 1):

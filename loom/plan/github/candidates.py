@@ -8,14 +8,15 @@ from typing import Any
 
 from msgspec import Struct
 
-from loom.errors import Problem, RequestError
+from loom.errors import Problem, RequestError, reason_of
 from loom.plan import model as p
-from loom.plan.candidates import DEPLOYMENTS, Candidate, Withheld
+from loom.plan.candidates import DEPLOYS, Candidate, Withheld
 from loom.plan.github import matrix
 from loom.plan.github.events import event_of
 from loom.plan.github.labels import refused
 from loom.plan.github.texts import LATE, Texts, as_written, literal, node_of
 from loom.plan.github.unknown import unknown_in
+from loom.plan.late import WITHOUT_MATRIX
 from loom.util.budget import spend
 from loom.util.toposort import CycleError, order
 from loom.util.units import meant
@@ -35,7 +36,6 @@ from loom.workflow.sources import NotFetched, Unreachable
 
 MOST_LEVELS = 10
 """Workflows that call each other, as on GitHub."""
-_DEPLOYS = Withheld("it deploys; --deploy or its name runs it", DEPLOYMENTS)
 IF_FALSE = "its `if` is false"
 _LONGEST = 60
 _READ = re.compile(r"\b((?:github|inputs|matrix)\.(?!token\b)[\w.-]+)(?![\w.(])")
@@ -275,9 +275,7 @@ class GitHubCandidates:
                 settings["max-parallel"] = settings["max-parallel"] or float(len(rows))
                 own = texts.having(matrix=row, strategy=settings)
             elif not late:
-                own = texts.having(
-                    matrix=None, strategy={"fail-fast": True, "job-index": 0.0, "job-total": 1.0, "max-parallel": 1.0}
-                )
+                own = texts.having(matrix=None, strategy=WITHOUT_MATRIX)
             shown = self._shown(node, own, key, row)
             full = shown if scope.caller is None else f"{scope.caller.shown[0]} / {shown}"
             unknown = [strategy] if strategy is not None and strategy.kind is Kind.SCALAR else []
@@ -367,7 +365,7 @@ class GitHubCandidates:
         found = refused(self._labels(node, texts) or (), self.known_labels)
         if found is not None:
             return Withheld(*found)
-        return _DEPLOYS if self.deploys(node, texts) and not config.deploy else None
+        return DEPLOYS if self.deploys(node, texts) and not config.deploy else None
 
     def deploys(self, node: Node, texts: Texts) -> bool:
         """Return whether a job is of an environment, also of one that only a later value names."""
@@ -437,7 +435,7 @@ class GitHubCandidates:
             except (NotFetched, RequestError) as error:
                 self._fetched[name] = error
             except OSError as error:
-                why = f"{repository} has no {path} at {ref}: {(error.strerror or str(error)).lower()}"
+                why = f"{repository} has no {path} at {ref}: {reason_of(error)}"
                 self._fetched[name] = NotFetched(why)
         found = self._fetched[name]
         if isinstance(found, Exception):

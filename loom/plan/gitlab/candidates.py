@@ -9,7 +9,7 @@ from functools import partial
 from msgspec.structs import replace
 
 from loom.plan import model as p
-from loom.plan.candidates import DEPLOYMENTS, Candidate, Withheld, index_by_name, sort_by_plan
+from loom.plan.candidates import DEPLOYS, Candidate, Withheld, index_by_name, sort_by_plan
 from loom.plan.variables import plan_variables, rule_variables
 from loom.util.budget import spend
 from loom.util.yaml_file import Node, fields_of, node_at, one_or_more, text_of
@@ -22,7 +22,6 @@ from loom.workflow.instances import Instance, instances
 from loom.workflow.messages import Problems
 from loom.workflow.rules import RuleDecision
 
-_DEPLOYS = Withheld("it deploys; --deploy or its name runs it", DEPLOYMENTS)
 _OTHER_SYSTEM = re.compile(
     r"(?:^|[^a-z])(?:(?P<Windows>windows|win(?:32|64|10|11)?)|(?P<macOS>mac|macos|osx|darwin|ios)|(?P<FreeBSD>freebsd))(?:[^a-z]|$)"
 )
@@ -179,7 +178,7 @@ class Candidates:
             tag, system = found
             one = f"its tag {text_of(tag)} is of runners with {system}; jobs run on Linux here"
             return Withheld(one, system, even_if_named=self.selection.if_possible)
-        return _DEPLOYS if deploys(job) and not config.deploy else None
+        return DEPLOYS if deploys(job) and not config.deploy else None
 
     def _unknown(self, entry: Entry, scope: Scope) -> tuple[str, ...]:
         """Return the variables of the project that let a job run, which has no place in the pipeline without them."""

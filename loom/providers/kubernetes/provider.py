@@ -136,14 +136,11 @@ class KubernetesProvider(Provider):
 
     def _create(self, start: starting.StartingPod, services: PodServices | None, pushed: Pushed | None) -> None:
         request = start.request
-        image = request.image_id or request.image.name
-        if image is None:
-            raise ImageError(f"job {request.job_id} has no image to run in", hint="give the job an `image:`")
         name = name_of(request)
         environment, _ = driver.environment(request.environment)
         containers = services.containers if services else ()
         known = self._policies.get(start.cluster.namespace, NamespacePolicies())
-        make = partial(specification, request, name, environment, containers, image=image, pushed=pushed)
+        make = partial(specification, request, name, environment, containers, image=request.image_to_run, pushed=pushed)
         try:
             start.create(self._queue, make(policies=known))
         except ProviderError as error:

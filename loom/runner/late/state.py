@@ -16,7 +16,7 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 
-from loom.plan.late import Action
+from loom.plan.late import WITHOUT_MATRIX, Action
 from loom.plan.model import Job, Step
 from loom.providers.driver import protocol
 from loom.record.step_outputs import recorded, restored
@@ -56,7 +56,6 @@ _NO_VARIABLES = frozenset(
 """Of the context `github`: what has no variable `GITHUB_*`, or one of another value."""
 _LAST = Step(phase="script", number=0, script="")
 """Stands for the job itself, once all its steps have ended."""
-_STRATEGY = {"fail-fast": True, "job-index": 0.0, "job-total": 1.0, "max-parallel": 1.0}
 
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -238,7 +237,7 @@ class LateState:
             "vars": {},
             "inputs": {},
             "matrix": None,
-            "strategy": _STRATEGY,
+            "strategy": WITHOUT_MATRIX,
             **given,
             "github": {**github, **around},
             "needs": json_value(needs),

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from loom.errors import Problem, RequestError
+from loom.errors import Problem, RequestError, reason_of
 from loom.util import yaml_file
 from loom.util.paths import name_from
 from loom.util.yaml_file import Kind, Node, YamlFile, fields_of, items_of, one_or_more, text_of
@@ -140,8 +140,7 @@ class WorkflowReader:
         try:
             self.read(name, yaml_file.read_bytes(root / name, within=root))
         except OSError as error:
-            why = (error.strerror or str(error)).lower()
-            self.problems.say(node, f"uses: {name} can't be read: {why}")
+            self.problems.say(node, f"uses: {name} can't be read: {reason_of(error)}")
         return self.found.get(name)
 
     def _checked(self, name: str, label: str, whole: Node) -> WorkflowFile:

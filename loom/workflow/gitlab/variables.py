@@ -14,7 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from loom.errors import RequestError, WorkflowError
+from loom.errors import RequestError, WorkflowError, reason_of
 from loom.util import globs, yaml_file
 from loom.util.toposort import CycleError, order
 from loom.util.yaml_file import Kind, Node, fields_of, items_of, node_at, text_of, truth
@@ -59,7 +59,7 @@ def own(path: Path, project: str) -> dict[str, Variable]:
     try:
         file = yaml_file.read(path, str(path), code=_CODE)
     except OSError as error:
-        raise RequestError(f"{path}: {(error.strerror or str(error)).lower()}", hint=_HINT, code=_CODE) from error
+        raise RequestError(f"{path}: {reason_of(error)}", hint=_HINT, code=_CODE) from error
     if file.problems:
         raise WorkflowError(file.problems)
     found: dict[str, Variable] = {}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from loom.errors import RequestError
+from loom.errors import RequestError, reason_of
 from loom.util import globs, yaml_file
 from loom.util.paths import name_from
 from loom.util.yaml_file import Kind, Node, YamlFile, one_or_more
@@ -93,7 +93,7 @@ class WorkflowFiles(Struct):
                 try:
                     data = yaml_file.read_bytes(real, within=(self._root / TEMPLATES).resolve())
                 except OSError as error:
-                    say(f"{name} can't be read: {(error.strerror or str(error)).lower()}")
+                    say(f"{name} can't be read: {reason_of(error)}")
                 else:
                     self._take(yaml_file.parse(data, name), trail=(*trail, name), main=False)
         return None

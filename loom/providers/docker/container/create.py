@@ -7,7 +7,7 @@ import secrets
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from loom.errors import ImageError, LoomError, ProviderError
+from loom.errors import LoomError, ProviderError
 from loom.plan.model import Resources
 from loom.providers import labels
 from loom.providers.base import JOB_CAPS, SERVICE_CAPS, SessionFacts, SessionRequest
@@ -43,12 +43,9 @@ def create(
     """Create it with its workspace view. ImageError or ProviderError on failure."""
     api: Any = client.api
     traits = Traits(client)
-    image = request.image_id or request.image.name
-    if image is None:
-        raise ImageError(f"job {request.job_id} has no image to run in", hint="give the job an `image:`")
     mount.make()
     config = api.create_container_config(
-        image=image,
+        image=request.image_to_run,
         command=None,
         entrypoint=driver.command_behind(request.image.entrypoint, driver.BOOT),
         environment=driver.environment(request.environment)[0],
@@ -69,7 +66,7 @@ def create(
     try:
         made = api.create_container_from_config(config, name, request.image.platform)
     except Exception as error:
-        raise refusals.creation_error(error, request, image) or error from error
+        raise refusals.creation_error(error, request) or error from error
     warnings = [*map(str, made.get("Warnings") or ())]
     if unenforced := traits.unenforced(request.resources):
         warnings.append(f"the engine does not enforce {', '.join(unenforced)}: it has no control groups for that")

@@ -28,7 +28,7 @@ from loom.providers.docker.engine.retries import retrying
 from loom.providers.files import members_in, members_of, moved_below, unless_canceled
 from loom.storage.tar import Item, packed
 from loom.util.file_systems import file_system_of
-from loom.util.paths import climbs_out, jobs_of
+from loom.util.paths import climbs_out, jobs_of, normal
 
 if TYPE_CHECKING:
     import docker
@@ -173,7 +173,7 @@ class _EngineVolume(Mount):
     def _archives(self, paths: Iterable[str]) -> Iterator[tuple[str, Iterator[bytes]]]:
         root = self._request.project_dir.rstrip("/")
         for path in paths:
-            plain = "/".join(part for part in path.split("/") if part not in ("", "."))
+            plain = normal(path)
             try:
                 with translated(f"reading {path} from job {self._request.job_id}"):
                     # A trailing slash would follow a link.

@@ -13,12 +13,13 @@ UNSEEN = "WORKSPACE_UNSEEN"
 """The error code for an engine that can't see or read the workspace."""
 
 
-def creation_error(error: Exception, request: SessionRequest, image: str) -> LoomError | None:
+def creation_error(error: Exception, request: SessionRequest) -> LoomError | None:
     """Return the error to raise instead of `error`; None when it is not the engine's."""
     answer = explanation(error)
     if getattr(error, "status_code", None) == 404 and "No such image" in answer:
         return ImageError(
-            f"the image {image} of job {request.job_id} is not on the engine", hint=f"docker pull {image}"
+            f"the image {request.image_to_run} of job {request.job_id} is not on the engine",
+            hint=f"docker pull {request.image_to_run}",
         )
     if "init binary" in answer:  # recommended by podman, possibly missing
         return ProviderError(

@@ -216,7 +216,7 @@ class DockerSession(DrivenSession):
 
     def _run_as_root_beside(self, line: str) -> int:
         config = self._api.create_container_config(
-            image=self._request.image_id or self._request.image.name,
+            image=self._request.image_to_run,
             command=None,
             entrypoint=["sh", "-c", line],
             user="0:0",

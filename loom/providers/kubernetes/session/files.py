@@ -28,6 +28,7 @@ from loom.providers.kubernetes.pod.spec import HELPER
 from loom.providers.kubernetes.session import exec as execs
 from loom.providers.kubernetes.session.exec import Exec
 from loom.storage.tar import Item, packed
+from loom.util.paths import normal
 from loom.util.retrying import Policy, retrying
 
 if TYPE_CHECKING:
@@ -280,7 +281,7 @@ class PodFiles:
 
     def get(self, paths: Iterable[str], on_skipped: OnSkipped) -> Generator[Item, None, None]:
         """Implement `Archives.get`."""
-        plain = ["/".join(part for part in path.split("/") if part not in ("", ".")) or "." for path in paths]
+        plain = [normal(path) or "." for path in paths]
         groups = [plain[start : start + _AT_ONCE] for start in range(0, len(plain), _AT_ONCE)]
         return members_in((("", self._pack(group)) for group in groups), on_skipped)
 
