@@ -8,6 +8,7 @@ import subprocess
 import tarfile
 from base64 import b64encode
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import msgspec
@@ -15,12 +16,13 @@ import pytest
 import zstandard
 
 from loom.cancel import Cancel
+from loom.cli.boundary import run_app
 from loom.commands.agents.tools import AgentTools, Limits
 from loom.commands.project.bundle_file import MOST_BYTES, UnpackedBundle, unpacked, write_bundle
 from loom.errors import RequestError
 from loom.snapshot import occupied
 from tests.support.repository import commit_all, git
-from tests.unit.commands.test_gitlab_runs import Project
+from tests.unit.commands.test_gitlab_runs import Project, at_home
 from tests.unit.commands.test_gitlab_runs import project as project
 
 pytestmark = pytest.mark.slow
@@ -50,35 +52,51 @@ test:
 ACTION = {"uses": "a/b@v1", "commit": "1" * 40, "directory": "/etc"}
 
 
-@pytest.fixture
-def made(project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Make a failing run of what was not committed, in a clone of a project; afterwards somebody else is at work, elsewhere.
+@pytest.fixture(scope="module")
+def sent(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make a failing run of what was not committed, in a clone of a project, and bundle it; then its author's files are elsewhere.
 
-    It includes a file of another project, and has a variable of its author's, which the other one does not have.
+    It includes a file of another project, and has a variable of its author's, which nobody else has.
     """
-    library = tmp_path / "library"
-    library.mkdir()
-    (library / "library.yml").write_text(LIBRARY)
-    (library / "own.yml").write_text("OWN: of the author")
-    commit_all(library)
-    config = tmp_path / "home" / ".config" / "loom" / "config.yml"
-    config.parent.mkdir(parents=True)
-    config.write_text(f"gitlab: {{projects: {{group/library: {library}}}, variables: {library}/own.yml}}")
-    project.write(gitlab=WORKFLOW.format(flag=tmp_path / "flag"), word="committed\n")
-    subprocess.run(["git", "clone", "-q", project.root, tmp_path / "mine"], check=True)
-    subprocess.run(["git", "clone", "-q", project.root, tmp_path / "theirs"], check=True)
-    monkeypatch.chdir(tmp_path / "mine")
-    (tmp_path / "mine" / "word.yml").write_text("not committed\n")
-    (tmp_path / "mine" / "new file").write_text("new\n")
-    assert project.run("test")[0] == 1
-    for name, more in (("thin", ()), ("full", ("--full",))):
-        code, out, err = project.loom("bundle", "-o", str(tmp_path / f"{name}.bundle"), *more)
-        assert code == 0, err
-        assert f"loom replay {tmp_path / name}.bundle" in out
+    place = tmp_path_factory.mktemp("sent")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        root = at_home(place, monkeypatch)
+        library = place / "library"
+        library.mkdir()
+        (library / "library.yml").write_text(LIBRARY)
+        (library / "own.yml").write_text("OWN: of the author")
+        commit_all(library)
+        config = place / "home" / ".config" / "loom" / "config.yml"
+        config.parent.mkdir(parents=True)
+        config.write_text(f"gitlab: {{projects: {{group/library: {library}}}, variables: {library}/own.yml}}")
+        (root / ".gitlab-ci.yml").write_text(WORKFLOW.format(flag=place / "flag"))
+        (root / "word.yml").write_text("committed\n")
+        commit_all(root)
+        for name in ("mine", "theirs"):
+            git(place, "clone", "-q", str(root), name)
+        monkeypatch.chdir(place / "mine")
+        Path("word.yml").write_text("not committed\n")
+        Path("new file").write_text("new\n")
+        assert run_app(["run", "--no-container", "test"]) == 1
+        for name, more in (("thin", ()), ("full", ("--full",))):
+            with redirect_stdout(io.StringIO()) as out:
+                assert run_app(["bundle", "-o", f"{place}/{name}.bundle", *more]) == 0
+            assert f"loom replay {place / name}.bundle" in out.getvalue()
+    shutil.rmtree(library)
+    (place / "mine").rename(place / "gone")
+    (place / "mine" / ".loom").mkdir(parents=True)  # where the record says that it ran: nobody looks there
+    (place / "mine" / ".loom" / "config.yml").write_text("no setting")
+    return place
+
+
+@pytest.fixture
+def made(project: Project, sent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The bundles of the failing run, and somebody else at work in a clone of the project."""
+    for name in ("thin.bundle", "full.bundle"):
+        shutil.copyfile(sent / name, tmp_path / name)
+    shutil.copytree(sent / "theirs", tmp_path / "theirs")
     for name in ("HOME", "XDG_STATE_HOME", "XDG_CACHE_HOME"):
         monkeypatch.setenv(name, str(tmp_path / "other"))
-    (tmp_path / "mine").rename(tmp_path / "gone")
-    library.rename(tmp_path / "gone library")
     monkeypatch.chdir(tmp_path / "theirs")
     return tmp_path
 
@@ -91,8 +109,6 @@ def test_a_run_fails_for_somebody_else_in_the_same_way(project: Project, made: P
     assert shown.endswith(f"again:   loom replay {thin}\n")
     assert "not committed" in project.loom("logs", thin)[1]
     renamed = shutil.copyfile(thin, made / "renamed")
-    (made / "mine" / ".loom").mkdir(parents=True)  # where the record says that it ran: nobody looks there
-    (made / "mine" / ".loom" / "config.yml").write_text("no setting")
     told = project.loom("diagnose", str(renamed))[1]
     assert "failed: job test" in told
     assert told.endswith(f"again:   loom replay {renamed}\nmore:    loom logs {renamed} test script/02\n")
@@ -111,16 +127,19 @@ def test_a_run_fails_for_somebody_else_in_the_same_way(project: Project, made: P
     assert status.stdout == b""
 
 
-def test_a_full_bundle_runs_without_a_clone(project: Project, made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_bundle_runs_without_a_clone(
+    project: Project, made: Path, sent: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     nowhere = made / "nowhere"
     nowhere.mkdir()
     monkeypatch.chdir(nowhere)
     code, out, err = project.loom("replay", str(made / "thin.bundle"), "--trust")
     assert (code, "BUNDLE_BASE" in err or "lacks commit" in err) == (2, True), err
-    (made / "flag").touch()
-    code, out, err = project.loom("replay", str(made / "full.bundle"), "--trust", "--repeat", "2", "--json")
-    assert (code, len(json.loads(out)["passed"])) == (0, 2), err
+    (sent / "flag").touch()
+    repeated = project.loom("replay", str(made / "full.bundle"), "--trust", "--repeat", "2", "--json")
     code, out, err = project.loom("replay", str(made / "full.bundle"), "--trust")
+    (sent / "flag").unlink()
+    assert (repeated[0], len(json.loads(repeated[1])["passed"])) == (0, 2), repeated[2]
     assert code == 0, err
     assert "passes here; the logs part at line 1 of" in out
     assert list(nowhere.iterdir()) == []
@@ -397,10 +416,10 @@ def test_a_plan_that_wants_what_is_on_this_machine_is_refused(
     assert json.loads(project.loom("runs", "--all", "--json")[1])["runs"] == []
 
 
-def test_a_bundle_of_another_loom_is_named_as_such(made: Path) -> None:
+def test_a_bundle_of_another_loom_is_named_as_such(tmp_path: Path) -> None:
     manifest = {"schema_version": "loom.bundle.v9", "loom_version": "9.1", "new": 1}
     with pytest.raises(RequestError, match=r"no bundle that this loom reads: Invalid enum value 'loom\.bundle\.v9'"):
-        opened(hostile(made / "x.bundle", manifest=json.dumps(manifest).encode()))
+        opened(hostile(tmp_path / "x.bundle", manifest=json.dumps(manifest).encode()))
 
 
 def test_a_truncated_bundle_is_refused(project: Project, made: Path) -> None:
@@ -418,8 +437,8 @@ def test_other_files_than_named_are_refused(project: Project, made: Path) -> Non
     assert code == 2, err
 
 
-def test_a_tree_with_files_of_gits_own_harms_nothing(project: Project, made: Path) -> None:
-    gone = made / "gone"
+def test_a_tree_with_files_of_gits_own_harms_nothing(project: Project, made: Path, sent: Path) -> None:
+    gone = sent / "gone"
     hook = git(gone, "hash-object", "-w", "--stdin", input=f"#!/bin/sh\ntouch {made}/owned\n")
     inner = git(gone, "mktree", input=f"100755 blob {hook}\tpost-checkout\n")
     inner = git(gone, "mktree", input=f"040000 tree {inner}\thooks\n")

@@ -52,9 +52,9 @@ class Project:
         return found
 
 
-@pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Project:
-    home, root = tmp_path / "home", tmp_path / "project"
+def at_home(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give what runs here a home in `place`; return a directory beside it, which is the working directory then."""
+    home, root = place / "home", place / "project"
     root.mkdir()
     (home / "tmp").mkdir(parents=True)
     for name in ("XDG_CONFIG_HOME", "XDG_STATE_HOME", "XDG_CACHE_HOME", "NO_COLOR"):
@@ -64,7 +64,12 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     monkeypatch.setenv("LOOM_AUTO_CLEAN", "false")
     monkeypatch.setenv("LOOM_REPORTED", "*")
     monkeypatch.chdir(root)
-    return Project(root, capsys)
+    return root
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Project:
+    return Project(at_home(tmp_path, monkeypatch), capsys)
 
 
 ABOVE = """
