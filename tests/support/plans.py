@@ -61,11 +61,14 @@ def parts(job: Job) -> Iterator[tuple[str, str]]:
 
 
 def late_parts(late: LateJob | None) -> Iterator[tuple[str, object]]:
-    """Yield the parts of a job that GitHub decides late, with each value of the context `github` by itself."""
+    """Yield the parts of a job that GitHub decides late, each value of the context `github` by itself, but for the matrix."""
     for name, value in given(late).items() if late is not None else ():
         if name == "contexts":
             yield from ((f"github.{one}", value["github"][one]) for one in value.get("github", {}))
-            yield from ((f"late context {one}", value[one]) for one in value if one != "github")
+            shown = {one: said for one, said in value.items() if one not in ("github", "matrix")}
+            if "strategy" in shown:
+                shown["strategy"] = {**shown["strategy"], "job-index": "its place", "job-total": "all"}
+            yield from ((f"late context {one}", said) for one, said in shown.items())
         else:
             yield f"late {name}", replace(value, contexts={}) if name == "caller" else value
 

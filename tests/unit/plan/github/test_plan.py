@@ -149,6 +149,7 @@ def test_a_matrix_becomes_jobs(planned: Planned) -> None:
     first = late(plan.jobs[0])
     assert first.contexts["matrix"] == {"os": "ubuntu-latest", "v": 1.1, "more": {"deep": ["a", "b"]}, "color": "red"}
     assert first.contexts["strategy"] == {"fail-fast": False, "max-parallel": 2.0, "job-index": 0.0, "job-total": 4.0}
+    assert [late(job).contexts["strategy"]["job-index"] for job in plan.jobs[:3]] == [0, 1, 3]
     assert (first.fail_fast, first.max_parallel, first.group) == (False, 2, "test")
     assert plan.jobs[0].matrix == {"os": "ubuntu-latest", "v": "1.1", "more": "Object", "color": "red"}
     after = late(plan.jobs[-1])
