@@ -27,10 +27,11 @@ _MAIN = str(Path(loom.__file__).with_name("__main__.py"))
 
 
 def run_loom(
-    arguments: tuple[str, ...], *, cwd: Path, environ: Mapping[str, str], timeout: float = 600
+    arguments: tuple[str, ...], *, cwd: Path, environ: Mapping[str, str], timeout: float = 600, out_to: str = ""
 ) -> subprocess.CompletedProcess[str]:
     """`loom ARGUMENTS` from its start to its end, and until nothing that it started writes to its output any more.
 
+    Its standard output goes to the file `out_to`, if one is named.
     A run starts no `loom clean` behind it, unless `environ` asks for that: it takes more of the processor than the run.
     """
     environ = {"LOOM_AUTO_CLEAN": "no", **environ}
@@ -39,9 +40,13 @@ def run_loom(
         for name, value in environ.items()
         if name not in ("PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED")
     ):
+        assert not out_to, "a loom with other settings of the language writes to a pipe"
         return _started(arguments, cwd=cwd, environ=environ, timeout=timeout)
     with ExitStack() as stack:
         out, out_of_loom = (stack.enter_context(end) for end in _FORKING.Pipe(duplex=False))
+        if out_to:
+            out_of_loom.close()
+            out_of_loom = stack.enter_context(Connection(os.open(out_to, os.O_WRONLY), readable=False))
         err, err_of_loom = (stack.enter_context(end) for end in _FORKING.Pipe(duplex=False))
         process = _FORKING.Process(target=_main, args=(arguments, str(cwd), dict(environ), out_of_loom, err_of_loom))
         with _ALONE:

@@ -10,6 +10,8 @@ import sys
 
 import pytest
 
+from tests.support.loom_process import run_loom
+
 from .conftest import Make, Project, new_project
 
 pytestmark = pytest.mark.slow
@@ -143,10 +145,14 @@ def test_a_closed_stream_changes_no_exit_code() -> None:
     assert (ended.returncode, ended.stderr) == (4, b"")
 
 
+def into_a_full_file(project: Project, command: str) -> "subprocess.CompletedProcess[str]":
+    return run_loom(tuple(command.split()), cwd=project.root, environ=project.environ, out_to="/dev/full")
+
+
 @pytest.mark.parametrize("form", ["", "--json", "--format github", "--stream"])
 def test_output_that_has_no_room_is_said_and_where_the_record_is(make: Make, form: str) -> None:
     project = make(WORKFLOW)
-    ran = shell(project, f"loom run --local good {form} > /dev/full")
+    ran = into_a_full_file(project, f"run --local good {form}")
     assert ran.returncode == 3
     assert ran.stderr.splitlines() == [
         "loom: standard output can't be written: No space left on device",
@@ -177,7 +183,7 @@ def test_output_that_has_no_room_is_said_and_where_the_record_is(make: Make, for
     ],
 )
 def test_no_command_loses_its_output_in_silence(ran: Project, command: str) -> None:
-    ended = shell(ran, f"loom {command} > /dev/full")
+    ended = into_a_full_file(ran, command)
     assert ended.returncode == (125 if command.startswith("exec") else 3), ended.stderr
     assert "loom: standard output can't be written: No space left on device\n" in ended.stderr
     assert "Traceback" not in ended.stderr
