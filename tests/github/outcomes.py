@@ -4,12 +4,13 @@
     python tests/github/outcomes.py --container [NAME...] in containers
 
 A case is a file with two documents: what is expected (`jobs`: results by job, `?` for one that may fail; without it, success of the
-job `a`; `output`: the lines of all steps of a job; `files` beside it; `event`; `says`: the rule), then the workflow: a whole one, the
-`jobs` of a push, or the `steps` of its job `a`. All cases of an event are the files of one repository and run as one run.
+job `a`; `output`: the lines of all steps of a job, or of `a`; `files` beside it; `event`; `says`: the rule), then the workflow: a whole one, the
+`jobs` of a push (on ubuntu-latest, where one doesn't tell), or the `steps` of its job `a`. All cases of an event are the files of one repository and run as one run.
 """
 
 import argparse
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -33,6 +34,8 @@ from tests.support.loom_process import run_loom
 CASES = Path(__file__).parent / "cases"
 _SAID = ("Error: ", "The template is not valid. ")
 """What loom itself prints on a step's standard error, as GitHub does."""
+_JOB = re.compile(r"^(  [\w-]+:\n)((?:    .*\n|\n)+)", re.MULTILINE)
+"""A job in lines of its own, or another part of a workflow that looks like one."""
 
 
 class Case(Struct, frozen=True, kw_only=True):
@@ -55,8 +58,16 @@ def cases(names: Iterable[str] = ()) -> list[Case]:
                 workflow = "jobs:\n  a:\n    runs-on: ubuntu-latest\n" + indent(workflow, "    ")
             if workflow.startswith("jobs:"):
                 workflow = f"on: push\n{workflow}"
-            found.append(Case(name=path.stem, workflow=workflow, **yaml.safe_load(expected)))
+            told = yaml.safe_load(expected)
+            if isinstance(told["output"], list):
+                told["output"] = {"a": told["output"]}
+            found.append(Case(name=path.stem, workflow=_JOB.sub(_with_label, workflow), **told))
     return found
+
+
+def _with_label(job: re.Match[str]) -> str:
+    runs = re.search(r"^    steps:", job[2], re.MULTILINE) and not re.search(r"^    runs-on:", job[2], re.MULTILINE)
+    return f"{job[1]}    runs-on: ubuntu-latest\n{job[2]}" if runs else job[0]
 
 
 def run(all_cases: Iterable[Case], folder: Path, *options: str, environ: Mapping[str, str]) -> dict[str, list[str]]:
