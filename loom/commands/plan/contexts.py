@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from functools import cache, partial
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 from loom.commands.plan.secret_file import read_secrets, with_secrets
 from loom.commands.project import Project, checkout, trusting
@@ -15,9 +15,7 @@ from loom.plan import variables
 from loom.plan.model import ResolveContext
 from loom.plan.variables import HeadCommit
 from loom.util.paths import name_from
-
-if TYPE_CHECKING:
-    from loom.workflow.facts import Variable
+from loom.workflow.facts import Variable
 
 
 def resolve_context(

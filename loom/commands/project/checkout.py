@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
@@ -13,11 +12,8 @@ from loom.addresses import Address
 from loom.errors import SnapshotError
 from loom.plan import variables
 from loom.plan.variables import DEFAULT_EVENT, HeadCommit, Message
+from loom.snapshot.model import PullRequest, Source
 from loom.snapshot.repository import find
-
-if TYPE_CHECKING:
-    from loom.snapshot import Source
-    from loom.snapshot.model import PullRequest
 
 
 def changed_since(root: Path, environ: Mapping[str, str], base: str | None, compare_to: str | None) -> list[str] | None:

@@ -5,17 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING
 
 from loom.util.units import duration_text
 from loom.util.yaml_file import Kind, Node, fields_of, node_at, one_or_more
 from loom.workflow.gitlab import conditions
 from loom.workflow.gitlab.durations import seconds
 from loom.workflow.instances import combinations
+from loom.workflow.messages import Problems
 from loom.workflow.patterns import PatternError
-
-if TYPE_CHECKING:
-    from loom.workflow.messages import Problems
 
 Check = Callable[[Node], "str | None"]
 

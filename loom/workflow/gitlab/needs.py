@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
 from loom.util.yaml_file import Kind, Node, flat, items_of, one_or_more, text_of, truth
 from loom.workflow.gitlab.pipeline import Entry, Pipeline
 from loom.workflow.instances import Instance, combinations, instances
+from loom.workflow.messages import Problems
 from loom.workflow.needs import Needing, WantedNeed
 from loom.workflow.needs import check as check_needs
-
-if TYPE_CHECKING:
-    from loom.workflow.messages import Problems
 
 LIMIT = 50
 _EXPRESSION = re.compile(r"\$\[\[\s*matrix\.([A-Za-z0-9_-]+)\s*\]\]")

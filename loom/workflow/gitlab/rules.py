@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import product
-from typing import TYPE_CHECKING
 
 from loom.errors import Problem
 from loom.util import globs
@@ -21,12 +20,10 @@ from loom.workflow.gitlab import conditions, durations, paths
 from loom.workflow.gitlab.pipeline import Entry, Pipeline
 from loom.workflow.gitlab.policies import GitLabPolicies
 from loom.workflow.gitlab.variables import GIVE, expand_existing, read
+from loom.workflow.messages import Problems
 from loom.workflow.parser import InvalidExpression
 from loom.workflow.predefined import NOT_SET
 from loom.workflow.rules import NO_PIPELINE, RuleDecision, decision, no_match, unchanged
-
-if TYPE_CHECKING:
-    from loom.workflow.messages import Problems
 
 _NAMES = re.compile(r"\$(\w+)")
 _OF_GITLAB = re.compile(r"CI\b|CI_(?!OPEN_MERGE_REQUESTS|PROJECT_|SERVER_)|GITLAB_|FF_")

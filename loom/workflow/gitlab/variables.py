@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING
 
 from loom.errors import RequestError, WorkflowError, reason_of
 from loom.util import globs, yaml_file
@@ -21,9 +20,7 @@ from loom.util.yaml_file import Kind, Node, fields_of, items_of, node_at, text_o
 from loom.values import Immutable
 from loom.workflow import interpolation
 from loom.workflow.facts import Variable
-
-if TYPE_CHECKING:
-    from loom.workflow.messages import Problems
+from loom.workflow.messages import Problems
 
 _SERVER = re.compile(r"\$\$|%%|\$([A-Za-z_]\w*)|\$\{([A-Za-z_]\w*)\}|%([A-Za-z_]\w*)%", re.ASCII)
 _EXISTING = re.compile(r"\$([A-Za-z_]\w*)|\$\{([A-Za-z_]\w*)\}|%([A-Za-z_]\w*)%", re.ASCII)

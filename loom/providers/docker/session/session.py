@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from msgspec.structs import replace
 
@@ -33,9 +33,7 @@ from loom.providers.driver.channel import ConnectionLost, Exchange
 from loom.providers.labels import kept_name
 from loom.record.facts import COMMAND_USER
 from loom.status import OnOutput
-
-if TYPE_CHECKING:
-    from loom.storage.workspace import Archives
+from loom.storage.workspace import Archives
 
 PING_S = 15.0
 """The time that the engine may take to answer the check of a silent step."""

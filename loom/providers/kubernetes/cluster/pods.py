@@ -7,16 +7,13 @@ import re
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from loom.cancel import Cancel
 from loom.errors import EngineUnavailable, ImageError, LoomError, ProviderError
-from loom.providers.kubernetes.cluster.client import Gone, Json, is_transient
+from loom.providers.kubernetes.cluster.client import Cluster, Gone, Json, is_transient
 from loom.providers.kubernetes.images.snapshot import COPY
 from loom.util.retrying import Policy, retrying
-
-if TYPE_CHECKING:
-    from loom.providers.kubernetes.cluster.client import Cluster
 
 _NO_IMAGE = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable")
 _NO_START = (

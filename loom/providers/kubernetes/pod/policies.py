@@ -9,16 +9,14 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from msgspec.structs import replace
 
 from loom.config.pools import Pool
 from loom.errors import LoomError, ProviderError
+from loom.providers.kubernetes.cluster.client import Cluster, Json
 from loom.values import Immutable
-
-if TYPE_CHECKING:
-    from loom.providers.kubernetes.cluster.client import Cluster, Json
 
 _OWN = {"cpu": ("10m", "1"), "memory": ("32Mi", "256Mi"), "ephemeral-storage": ("16Mi", "1Gi")}
 """Each resource that a rule may ask for, with the request and the limit of a container of loom's own."""

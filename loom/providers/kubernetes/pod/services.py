@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from msgspec import field
 
@@ -17,14 +17,11 @@ from loom.errors import LoomError, ServiceError
 from loom.plan.model import Resolved, Service
 from loom.providers.base import OpenedServices
 from loom.providers.kubernetes.cluster import pods as states
-from loom.providers.kubernetes.cluster.client import Gone, is_transient
+from loom.providers.kubernetes.cluster.client import Cluster, Gone, is_transient
+from loom.providers.kubernetes.cluster.pods import Pods
 from loom.providers.kubernetes.pod.spec import PodServiceContainer, host_names
 from loom.providers.services import OnDied, Output, ReadyLine, StartedService, addresses, describe_end, named_port
 from loom.util.retrying import Policy, retrying
-
-if TYPE_CHECKING:
-    from loom.providers.kubernetes.cluster.client import Cluster
-    from loom.providers.kubernetes.cluster.pods import Pods
 
 _FOLLOW = Policy(when=is_transient, limit_s=300.0, first_wait_s=0.5)
 """The repetition of a log whose connection breaks."""

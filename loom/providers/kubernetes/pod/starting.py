@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from msgspec import Struct
 
@@ -13,14 +13,11 @@ from loom.cancel import Cancel
 from loom.errors import LoomError, ProviderError
 from loom.providers.base import SessionRequest
 from loom.providers.kubernetes.cluster import pods as states
-from loom.providers.kubernetes.cluster.client import Exists
+from loom.providers.kubernetes.cluster.client import Cluster, Exists, Json
+from loom.providers.kubernetes.cluster.pods import Pods
 from loom.providers.kubernetes.images.snapshot import COPY
 from loom.providers.kubernetes.pod.spec import HELPER, JOB, KEPT_UNTIL
 from loom.status import OnOutput
-
-if TYPE_CHECKING:
-    from loom.providers.kubernetes.cluster.client import Cluster, Json
-    from loom.providers.kubernetes.cluster.pods import Pods
 
 NODE_S = 600.0
 """The time that a pod may wait for a node while no other of the run has one. `start_timeout` of the pool counts instead."""

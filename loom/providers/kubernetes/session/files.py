@@ -14,27 +14,24 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, TypeVar
+from typing import IO, TypeVar
 
 from msgspec import Struct
 
 from loom.cancel import Cancel
 from loom.errors import LoomError, ProviderError
+from loom.providers.base import SessionRequest
 from loom.providers.files import members_in, unless_canceled
-from loom.providers.kubernetes.cluster.client import Gone, is_transient
+from loom.providers.kubernetes.cluster.client import Cluster, Gone, is_transient
 from loom.providers.kubernetes.cluster.pods import loss_error
 from loom.providers.kubernetes.images.snapshot import difference, digests_below, members_below
 from loom.providers.kubernetes.pod.spec import HELPER
 from loom.providers.kubernetes.session import exec as execs
 from loom.providers.kubernetes.session.exec import Exec
 from loom.storage.tar import Item, packed
+from loom.storage.workspace import OnSkipped
 from loom.util.paths import normal
 from loom.util.retrying import Policy, retrying
-
-if TYPE_CHECKING:
-    from loom.providers.base import SessionRequest
-    from loom.providers.kubernetes.cluster.client import Cluster
-    from loom.storage.workspace import OnSkipped
 
 T = TypeVar("T")
 _PIECE = 256 * 1024

@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
-from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
@@ -22,7 +21,7 @@ from loom.providers.base import SessionRequest
 from loom.providers.driver import protocol as driver
 from loom.providers.kept import KeptFiles
 from loom.providers.kubernetes.cluster import pods as states
-from loom.providers.kubernetes.cluster.client import Gone
+from loom.providers.kubernetes.cluster.client import Cluster, Gone, Json
 from loom.providers.kubernetes.cluster.pods import Pods
 from loom.providers.kubernetes.pod.spec import DETACHED, HELPER, JOB, KEPT_UNTIL, MANAGED, selector
 from loom.providers.kubernetes.session import exec as execs
@@ -32,9 +31,6 @@ from loom.providers.kubernetes.session.session import PodSession, SavedSession, 
 from loom.status import OnOutput
 from loom.util import typed
 from loom.util.processes import boot_id
-
-if TYPE_CHECKING:
-    from loom.providers.kubernetes.cluster.client import Cluster, Json
 
 
 def find(cluster: Cluster, run_id: str, job_id: str, kept_id: str, namespaces: Iterable[str | None]) -> KeptPod | None:

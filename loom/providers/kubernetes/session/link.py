@@ -12,22 +12,18 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
 from loom.cancel import Cancel
 from loom.errors import LoomError
 from loom.providers.driver import protocol as driver
-from loom.providers.kubernetes.cluster.client import is_transient
+from loom.providers.kubernetes.cluster.client import Cluster, is_transient
 from loom.providers.kubernetes.pod.spec import sender
 from loom.providers.kubernetes.session.exec import Broken, Exec
 from loom.status import Stream
 from loom.util.retrying import Policy, retrying
 from loom.util.within import readable
-
-if TYPE_CHECKING:
-    from loom.providers.kubernetes.cluster.client import Cluster
 
 Chunk = tuple[Stream, bytes]
 Positions = Mapping[Stream, tuple[int, int]]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING
 
 import msgspec
 from msgspec.structs import replace
@@ -18,7 +17,9 @@ from loom.providers.driven import DrivenSession
 from loom.providers.driver import protocol as driver
 from loom.providers.driver.channel import Exchange
 from loom.providers.kubernetes.cluster import pods as states
-from loom.providers.kubernetes.cluster.client import Gone, is_transient
+from loom.providers.kubernetes.cluster.client import Cluster, Gone, Json, is_transient
+from loom.providers.kubernetes.cluster.pods import Pods
+from loom.providers.kubernetes.images.snapshot import Pushed
 from loom.providers.kubernetes.pod.spec import HELPER, JOB, KEPT_UNTIL, is_confined, lease_of
 from loom.providers.kubernetes.session import exec as execs
 from loom.providers.kubernetes.session.exec import PodInside
@@ -26,11 +27,6 @@ from loom.providers.kubernetes.session.files import PackedSnapshots, PodFiles
 from loom.providers.kubernetes.session.link import Link, Positions
 from loom.status import Ended, Exit, OnOutput
 from loom.values import Immutable
-
-if TYPE_CHECKING:
-    from loom.providers.kubernetes.cluster.client import Cluster, Json
-    from loom.providers.kubernetes.cluster.pods import Pods
-    from loom.providers.kubernetes.images.snapshot import Pushed
 
 _LIST = "for p in /proc/[0-9]*; do tr '\\0\\n' '  ' <\"$p/cmdline\" && echo; done 2>/dev/null"
 CONFIRMED_S = 60.0
