@@ -5,32 +5,28 @@ from __future__ import annotations
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from loom.cancel import Cancel
 from loom.errors import ImageError, ProviderError
 from loom.plan.model import PROJECT_DIR, Image
 from loom.providers.base import SessionRequest
 from loom.providers.command import Command
+from loom.providers.docker.engine.client import Client
 from loom.providers.docker.engine.errors import translated
 from loom.providers.docker.engine.retries import retrying
 from loom.providers.docker.provider import DockerProvider
-
-if TYPE_CHECKING:
-    import docker
 
 _TRIED = 3
 _SHELL = ("sh", "-e")
 
 
-def probe(client: docker.DockerClient, default_image: str, tmp_dir: Path) -> tuple[str, float] | None:
+def probe(client: Client, default_image: str, tmp_dir: Path) -> tuple[str, float] | None:
     """Start a container of the default image, else of the smallest one with a shell; return its name and the milliseconds.
 
     Pulls nothing: None when the engine has no image. ProviderError or ImageError when none started.
     """
-    api: Any = client.api
     with translated("looking for an image"):
-        images = retrying(api.images)
+        images = retrying(client.api.images)
     names = {name: image for image in images for name in image.get("RepoTags") or () if not name.startswith("<none>")}
     default = [name for name in (default_image, f"{default_image}:latest") if name in names]
     failed: ImageError | None = None
@@ -47,7 +43,7 @@ def probe(client: docker.DockerClient, default_image: str, tmp_dir: Path) -> tup
     return None
 
 
-def _start(client: docker.DockerClient, name: str, image_id: str, tmp_dir: Path) -> None:
+def _start(client: Client, name: str, image_id: str, tmp_dir: Path) -> None:
     tmp_dir.mkdir(parents=True, exist_ok=True)
     provider, cancel, printed = DockerProvider(lambda: client), Cancel(), list[bytes]()
     with tempfile.TemporaryDirectory(prefix="loom-doctor-", dir=tmp_dir) as folder:

@@ -11,19 +11,16 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from datetime import datetime
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from msgspec.structs import replace
 
 from loom.errors import EngineUnavailable, LoomError
 from loom.providers import labels
-from loom.providers.docker.engine.client import Traits
+from loom.providers.docker.engine.client import Client, Traits
 from loom.providers.docker.engine.errors import explanation, translated
 from loom.providers.docker.engine.retries import REMOVAL, retrying
 from loom.values import Immutable
-
-if TYPE_CHECKING:
-    import docker
 
 UNKNOWN_AFTER_S = 600.0
 """The age at which an ended container counts as abandoned, if its process can't be checked from here."""
@@ -62,7 +59,7 @@ class Resource(Immutable):
 # -- what goes ----------------------------------------------------------------------------------------------------
 
 
-def reap(client: docker.DockerClient, *, now: Callable[[], float] = time.time) -> list[Resource]:
+def reap(client: Client, *, now: Callable[[], float] = time.time) -> list[Resource]:
     """Remove abandoned resources. ProviderError when the engine can't be queried.
 
     A kept container is `loom clean`'s to remove, which saves its changes first; one without such a loom goes much later.
@@ -82,7 +79,7 @@ def _is_over(one: Resource, kept: set[tuple[str, str]], now: float) -> bool:
     return gone and one.job not in kept
 
 
-def tidied(client: docker.DockerClient) -> list[str]:
+def tidied(client: Client) -> list[str]:
     """Remove abandoned resources; return failures as lines of text. Never raises."""
     try:
         left = [one for one in reap(client) if one.problem]
@@ -93,7 +90,7 @@ def tidied(client: docker.DockerClient) -> list[str]:
         return [error.message]
 
 
-def remove_run(client: docker.DockerClient, run_id: str, job_id: str | None = None) -> list[Resource]:
+def remove_run(client: Client, run_id: str, job_id: str | None = None) -> list[Resource]:
     """Remove everything that a run, or one of its jobs, has in the engine; the caller ensures that it is over.
 
     ProviderError when the engine can't be queried.
@@ -102,9 +99,9 @@ def remove_run(client: docker.DockerClient, run_id: str, job_id: str | None = No
     return [_removed(client, one) for one in _found(client, f"what run {run_id} left in the engine", marks)]
 
 
-def _found(client: docker.DockerClient, what: str, marks: list[str]) -> Iterator[Resource]:
+def _found(client: Client, what: str, marks: list[str]) -> Iterator[Resource]:
     """Sort by the order of removal."""
-    api: Any = client.api
+    api = client.api
     filters = {"label": marks}
     with translated(f"looking for {what}"):
         containers = retrying(lambda: api.containers(all=True, filters=filters))
@@ -130,7 +127,7 @@ def _found(client: docker.DockerClient, what: str, marks: list[str]) -> Iterator
 # -- how it goes --------------------------------------------------------------------------------------------------
 
 
-def _removed(client: docker.DockerClient, one: Resource) -> Resource:
+def _removed(client: Client, one: Resource) -> Resource:
     how = {"container": remove_container, "network": remove_network, "volume": remove_volume}[one.kind]
     try:
         how(client, one.key)
@@ -140,26 +137,25 @@ def _removed(client: docker.DockerClient, one: Resource) -> Resource:
     return one
 
 
-def remove_container(client: docker.DockerClient, name: str) -> None:
+def remove_container(client: Client, name: str) -> None:
     """Remove a container, running or not, with its anonymous volumes."""
-    api: Any = client.api
 
     def call() -> None:
         if Traits(client).podman:
             # Docker kills a container on forced removal; podman asks it to end first and waits ten seconds.
             try:
-                api.kill(name)
+                client.api.kill(name)
             except Exception as error:
                 if getattr(error, "status_code", None) not in (404, 409, 500):
                     raise  # these: it is not running
-        api.remove_container(name, v=True, force=True)
+        client.api.remove_container(name, v=True, force=True)
 
     _remove(f"the container {name}", call)
 
 
-def remove_network(client: docker.DockerClient, name: str, *, disconnect: bool = False) -> None:
+def remove_network(client: Client, name: str, *, disconnect: bool = False) -> None:
     """`disconnect`: first detach remaining containers, which the engine may be slow to remove."""
-    api: Any = client.api
+    api = client.api
 
     def call() -> None:
         try:
@@ -175,9 +171,8 @@ def remove_network(client: docker.DockerClient, name: str, *, disconnect: bool =
     _remove(f"the network {name}", call)
 
 
-def remove_volume(client: docker.DockerClient, name: str) -> None:
-    api: Any = client.api
-    _remove(f"the volume {name}", lambda: api.remove_volume(name, force=True))
+def remove_volume(client: Client, name: str) -> None:
+    _remove(f"the volume {name}", lambda: client.api.remove_volume(name, force=True))
 
 
 def _remove(what: str, call: Callable[[], object]) -> None:
@@ -208,9 +203,9 @@ class PrunedImage(Immutable):
     size: int
 
 
-def prune_builds(client: docker.DockerClient, *, before: float) -> tuple[PrunedImage, ...]:
+def prune_builds(client: Client, *, before: float) -> tuple[PrunedImage, ...]:
     """Remove loom's built images last used before that time (seconds since the epoch), except those in use."""
-    api: Any = client.api
+    api = client.api
     removed = []
     with translated("looking for images that loom built"):
         for listed in api.images(labels.BUILD_REPOSITORY):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from loom.errors import LoomError, ProviderError
 from loom.plan.model import Resources
@@ -13,13 +13,10 @@ from loom.providers import labels
 from loom.providers.base import JOB_CAPS, SERVICE_CAPS, SessionFacts, SessionRequest
 from loom.providers.docker.container import refusals
 from loom.providers.docker.container.mounts import Mount
-from loom.providers.docker.engine.client import ENGINES_SOCKET, Traits
+from loom.providers.docker.engine.client import ENGINES_SOCKET, Client, Traits
 from loom.providers.docker.engine.errors import translated
 from loom.providers.docker.engine.retries import retrying
 from loom.providers.driver import protocol as driver
-
-if TYPE_CHECKING:
-    import docker
 
 HARDENED_JOB: Mapping[str, Any] = {
     "cap_drop": ["ALL"],
@@ -35,13 +32,13 @@ HARDENED_SERVICE: Mapping[str, Any] = {
 
 
 def create(
-    client: docker.DockerClient,
+    client: Client,
     request: SessionRequest,
     name: str,
     mount: Mount,
 ) -> SessionFacts:
     """Create it with its workspace view. ImageError or ProviderError on failure."""
-    api: Any = client.api
+    api = client.api
     traits = Traits(client)
     mount.make()
     config = api.create_container_config(
@@ -159,11 +156,10 @@ def is_cdi(device: str) -> bool:
     return re.fullmatch(r"[A-Za-z][\w.-]*/[A-Za-z][\w.-]*=[\w.:-]+", device) is not None
 
 
-def image_is_there(client: docker.DockerClient, image_id: str) -> bool:
-    api: Any = client.api
+def image_is_there(client: Client, image_id: str) -> bool:
     try:
         with translated("looking for the image"):
-            retrying(lambda: api.inspect_image(image_id))
+            retrying(lambda: client.api.inspect_image(image_id))
     except LoomError as error:
         if getattr(error.__cause__, "status_code", None) == 404:
             return False

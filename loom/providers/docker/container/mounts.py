@@ -22,7 +22,7 @@ from loom.providers import labels
 from loom.providers.base import SessionRequest
 from loom.providers.docker.container.cleanup import remove_volume
 from loom.providers.docker.container.ownership import Owner, Workspaces, chown_all, foreign_paths, lstat
-from loom.providers.docker.engine.client import Traits
+from loom.providers.docker.engine.client import Client, Traits
 from loom.providers.docker.engine.errors import engine_errors, translated
 from loom.providers.docker.engine.retries import retrying
 from loom.providers.files import members_in, members_of, moved_below, unless_canceled
@@ -31,8 +31,6 @@ from loom.util.file_systems import file_system_of
 from loom.util.paths import climbs_out, jobs_of, normal
 
 if TYPE_CHECKING:
-    import docker
-
     from loom.storage.workspace import Archives, OnSkipped
 
 UNAVAILABLE = "VIEW_UNAVAILABLE"
@@ -75,7 +73,7 @@ class Mount:
         """Remove the view; the container is already gone."""
 
 
-def mount_of(client: docker.DockerClient, request: SessionRequest, workspaces: Workspaces) -> Mount:
+def mount_of(client: Client, request: SessionRequest, workspaces: Workspaces) -> Mount:
     match request.mount_mode:
         case MountMode.BIND:
             return BindMount(request, workspaces, rootless=Traits(client).rootless)
@@ -135,9 +133,9 @@ class _EngineVolume(Mount):
 
     role: str
 
-    def __init__(self, client: docker.DockerClient, request: SessionRequest) -> None:
+    def __init__(self, client: Client, request: SessionRequest) -> None:
         self._client = client
-        self._api: Any = client.api
+        self._api = client.api
         self._request = request
         self._name = f"loom-{request.run_id[-10:]}-{secrets.token_hex(6)}"
         self._container_id = ""
@@ -234,7 +232,7 @@ class OverlayMount(_EngineVolume):
 
     role = "overlay"
 
-    def __init__(self, client: docker.DockerClient, request: SessionRequest) -> None:
+    def __init__(self, client: Client, request: SessionRequest) -> None:
         super().__init__(client, request)
         self._rootless = Traits(client).rootless
         # Beside the workspace: on the same file system, and visible to the engine like the workspace.

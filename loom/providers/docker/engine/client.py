@@ -9,10 +9,8 @@ import ssl
 import threading
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
-if TYPE_CHECKING:
-    import docker
 from loom.plan.model import Resources
 from loom.providers.docker.engine.endpoint import Endpoint, endpoint_of, proxies_of, unavailable
 from loom.providers.docker.engine.errors import translated
@@ -34,7 +32,17 @@ _ENFORCED_BY: Mapping[str, str] = {"memory": "MemoryLimit", "cpus": "CpuCfsQuota
 """Limits of a job, with the engine's field that reports support."""
 
 
-def connect(environ: Mapping[str, str]) -> docker.DockerClient:
+class Client(Protocol):
+    """What loom needs of the SDK's client. `api` is the SDK's too, without types: its stubs lack much."""
+
+    @property
+    def api(self) -> Any: ...
+    def version(self) -> Mapping[str, Any]: ...
+    def info(self) -> Mapping[str, Any]: ...
+    def close(self) -> None: ...
+
+
+def connect(environ: Mapping[str, str]) -> Client:
     """Return a client of the engine that `environ` names, after a first answer. The caller closes it; threads may share
     it.
 
@@ -84,7 +92,7 @@ def connect(environ: Mapping[str, str]) -> docker.DockerClient:
                 self._info = super().info()
             return self._info
 
-    class Client(docker.DockerClient):
+    class SdkClient(docker.DockerClient):
         def __init__(self, api: Api) -> None:  # same as the SDK's, with our class
             self.api = api
             self.endpoint = endpoint
@@ -109,7 +117,7 @@ def connect(environ: Mapping[str, str]) -> docker.DockerClient:
             # Otherwise each request looks through the environment for proxies, which a socket has no use for.
             api.trust_env = False
         api._version = str(api.version(api_version=False)["ApiVersion"])
-        client = Client(api)
+        client = SdkClient(api)
     except Exception as error:
         raise unavailable(endpoint, environ, error) from error
     client.api.timeout = ANSWER_S
@@ -125,16 +133,16 @@ class Engine:
         if address:
             self.environ["DOCKER_HOST"] = address
         self._lock = threading.Lock()
-        self._client: docker.DockerClient | None = None
+        self._client: Client | None = None
 
-    def __call__(self) -> docker.DockerClient:
+    def __call__(self) -> Client:
         """Connect. EngineUnavailable when no engine answers."""
         with self._lock:
             if self._client is None:
                 self._client = connect(self.environ)
             return self._client
 
-    def another(self) -> docker.DockerClient:
+    def another(self) -> Client:
         """Return a separate connection, which the caller closes."""
         return connect(self.environ)
 
@@ -195,7 +203,7 @@ class EngineSocket:
 class Traits:
     """The traits of one engine. Thread-safe."""
 
-    def __init__(self, client: docker.DockerClient) -> None:
+    def __init__(self, client: Client) -> None:
         self._client = client
 
     @property
@@ -253,10 +261,8 @@ class Traits:
 
     def _version(self) -> Mapping[str, Any]:
         with translated("asking for the engine's version"):
-            answer: Mapping[str, Any] = retrying(lambda: self._client.version())
-            return answer
+            return retrying(lambda: self._client.version())
 
     def _asked(self) -> Mapping[str, Any]:
         with translated("asking what the engine can do"):
-            answer: Mapping[str, Any] = retrying(lambda: self._client.info())
-            return answer
+            return retrying(lambda: self._client.info())

@@ -7,7 +7,6 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import docker
 import docker.errors
 from msgspec.structs import replace
 
@@ -17,7 +16,7 @@ from loom.plan import model
 from loom.plan.image_lock import ImageLock, Locked
 from loom.plan.model import Resolved
 from loom.providers.base import ResolveRequest
-from loom.providers.docker.engine.client import Engine
+from loom.providers.docker.engine.client import Client, Engine
 from loom.providers.docker.engine.errors import translated
 from loom.providers.docker.engine.retries import retrying
 from loom.providers.docker.images.registry import pull, same_platform, served
@@ -45,7 +44,7 @@ class NamedImages:
         self._engine_platform: str | None = None
 
     @property
-    def client(self) -> docker.DockerClient:
+    def client(self) -> Client:
         return self.engine()
 
     def platform_of(self, image: model.Image) -> str:
@@ -125,9 +124,10 @@ class NamedImages:
 
         `of_build`: a Dockerfile names them, where no option replaces them.
         """
-        api: Any = self.client.api
         try:
-            names = [name for one in api.images() for name in one.get("RepoTags") or () if "<none>" not in name]
+            names = [
+                name for one in self.client.api.images() for name in one.get("RepoTags") or () if "<none>" not in name
+            ]
         except Exception:  # noqa: BLE001  whatever the engine's client raises: the first error matters
             names = []
         found = {reference.name: similar(reference, names) for reference in references}
@@ -188,10 +188,9 @@ class NamedImages:
 
     def local(self, reference: Reference, platform: str | None = None) -> ResolvedImage | None:
         """Return the image in the engine's store; None when it is absent or of another platform."""
-        api: Any = self.client.api
         with translated(f"looking for the image {reference.name}"):
             try:
-                attributes = retrying(lambda: api.inspect_image(reference.name))
+                attributes = retrying(lambda: self.client.api.inspect_image(reference.name))
             except docker.errors.ImageNotFound:
                 return None
         image = _image(reference, attributes)

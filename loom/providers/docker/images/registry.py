@@ -27,9 +27,7 @@ def served(engine: Engine, reference: Reference) -> tuple[str, tuple[str, ...]]:
     credentials = credentials_for(reference.registry, engine.environ)
     try:
         with engine_errors():
-            found = engine().api.inspect_distribution(  # type: ignore[no-untyped-call]
-                reference.name, auth_config=dict(credentials.auth)
-            )
+            found = engine().api.inspect_distribution(reference.name, auth_config=dict(credentials.auth))
     except docker.errors.APIError as error:
         raise explain(reference, explanation(error), "", credentials) from error
     platforms = (

@@ -16,7 +16,6 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
-import docker
 import docker.errors
 from msgspec import Struct, field
 from msgspec.structs import replace
@@ -28,7 +27,7 @@ from loom.providers import services as any_services
 from loom.providers.base import OpenedServices, ResolveRequest
 from loom.providers.docker.container.cleanup import remove_container, remove_network
 from loom.providers.docker.container.create import HARDENED_SERVICE, limits_of
-from loom.providers.docker.engine.client import EngineSocket
+from loom.providers.docker.engine.client import Client, EngineSocket
 from loom.providers.docker.engine.errors import engine_errors, explanation, translated
 from loom.providers.docker.engine.retries import retrying, start_failed, starting
 from loom.providers.docker.images.images import Images
@@ -53,7 +52,7 @@ _LED_WITHIN_S = 3600.0
 class ServiceGroup(Struct, kw_only=True):
     """The shared settings of a job's services."""
 
-    client: docker.DockerClient
+    client: Client
     images: Images
     request: ResolveRequest
     labels: Mapping[str, str]
@@ -92,7 +91,7 @@ class ServiceContainer(any_services.StartedService):
         self._leads = bool(group.shared) and index == 0
         """It is the first one of a group that shares a network stack."""
         self._group = group
-        self._api: Any = group.client.api
+        self._api = group.client.api
         self._name = f"{group.network}-{index}-{re.sub('[^A-Za-z0-9_.-]+', '-', service.name)[:40]}"
         self._values = secrets
         self._secrets = b""

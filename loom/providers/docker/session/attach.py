@@ -13,20 +13,17 @@ import struct
 import threading
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from loom.errors import LoomError, ProviderError
-from loom.providers.docker.engine.client import ANSWER_S, EngineSocket
+from loom.providers.docker.engine.client import ANSWER_S, Client, EngineSocket
 from loom.providers.docker.engine.errors import to_loom_error, translated
 from loom.providers.docker.engine.retries import start_failed
 from loom.providers.driver.channel import ConnectionLost
 from loom.status import OnOutput, Stream
-
-if TYPE_CHECKING:
-    import docker
 
 Chunk = tuple[Stream, bytes]
 
@@ -111,14 +108,11 @@ def follow(connection: EngineSocket, on_output: OnOutput) -> None:
     frames.end()
 
 
-def attached(
-    client: docker.DockerClient, container_id: str, *what: Literal["stdin", "stdout", "stderr"]
-) -> EngineSocket:
+def attached(client: Client, container_id: str, *what: Literal["stdin", "stdout", "stderr"]) -> EngineSocket:
     """Connect to streams of a container."""
-    api: Any = client.api
     doing = "attaching to the container"
     try:
-        connection: EngineSocket = api.attach_socket(container_id, {"stream": 1} | dict.fromkeys(what, 1))
+        connection: EngineSocket = client.api.attach_socket(container_id, {"stream": 1} | dict.fromkeys(what, 1))
     except Exception as error:
         # Never retried: once the engine loses an input, it is closed for good.
         raise start_failed(error, doing) or to_loom_error(error, doing) or error from error
@@ -157,8 +151,8 @@ class _Position(Struct):
 class LogFollower:
     """Follow a container's log from its beginning, as a pollable socket: the engine offers no raw connection for logs."""
 
-    def __init__(self, client: docker.DockerClient, container_id: str) -> None:
-        self._api: Any = client.api
+    def __init__(self, client: Client, container_id: str) -> None:
+        self._api = client.api
         self._url = f"{self._api.base_url}/v{self._api.api_version}/containers/{container_id}/logs"
         self._response: Any = None
         self.refused: LoomError | None = None
@@ -200,7 +194,7 @@ class ContainerAttachment:
     """Implements `driver.channel.Attachment`."""
 
     def __init__(
-        self, client: docker.DockerClient, container_id: str, input_: EngineSocket, output: EngineSocket | LogFollower
+        self, client: Client, container_id: str, input_: EngineSocket, output: EngineSocket | LogFollower
     ) -> None:
         self._input: EngineSocket | None = input_
         self._output = output
@@ -318,7 +312,7 @@ class ContainerAttachment:
             os.close(self._wake)
 
 
-def attach(client: docker.DockerClient, container_id: str, *, apart: bool) -> ContainerAttachment:
+def attach(client: Client, container_id: str, *, apart: bool) -> ContainerAttachment:
     """Attach before the container starts, because earlier output is lost.
 
     `apart=False`: one connection for input and output. Podman sends output to every connection, even for input only, and
@@ -338,13 +332,10 @@ def attach(client: docker.DockerClient, container_id: str, *, apart: bool) -> Co
 class ExecAttachment(ContainerAttachment):
     """An attachment to a driver that an exec started in a kept container."""
 
-    def __init__(
-        self, client: docker.DockerClient, container_id: str, command: Sequence[str], workdir: str, user: str
-    ) -> None:
-        api: Any = client.api
+    def __init__(self, client: Client, container_id: str, command: Sequence[str], workdir: str, user: str) -> None:
         with translated("starting a driver in the kept container"):
-            made = api.exec_create(container_id, list(command), stdin=True, workdir=workdir, user=user)
-            both = api.exec_start(made["Id"], socket=True)
+            made = client.api.exec_create(container_id, list(command), stdin=True, workdir=workdir, user=user)
+            both = client.api.exec_start(made["Id"], socket=True)
         both.settimeout(None)
         super().__init__(client, container_id, both, both)
 

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from secrets import token_hex
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from loom.cancel import Cancel
 from loom.errors import ProviderError
@@ -16,13 +16,11 @@ from loom.providers import labels
 from loom.providers.base import SessionFacts, SessionRequest, SideProgram
 from loom.providers.docker.container.cleanup import remove_container
 from loom.providers.docker.container.create import HARDENED_SERVICE, limits_of
+from loom.providers.docker.engine.client import Client
 from loom.providers.docker.engine.errors import explanation, translated
 from loom.providers.docker.session.attach import attached, follow
 from loom.providers.driver import protocol as driver
 from loom.status import Ended, Exit, OnOutput
-
-if TYPE_CHECKING:
-    import docker
 
 _LIMITS = ("nano_cpus", "mem_limit", "memswap_limit", "pids_limit")
 MOST_REPORTED = 16 << 20
@@ -30,7 +28,7 @@ MOST_REPORTED = 16 << 20
 
 
 def run_beside(
-    client: docker.DockerClient,
+    client: Client,
     request: SessionRequest,
     facts: SessionFacts,
     image_id: str,
@@ -39,7 +37,7 @@ def run_beside(
     cancel: Cancel,
 ) -> tuple[Exit, Mapping[str, Sequence[bytes]]]:
     """Implement `Provider.run_beside`; the image is already present."""
-    api: Any = client.api
+    api = client.api
     host: dict[str, Any] = {
         "init": True,
         "volumes_from": [facts.container_id],
@@ -85,10 +83,8 @@ def _files(asked: SideProgram, project_dir: str) -> bytes:
     return archive.getvalue()
 
 
-def _run(
-    client: docker.DockerClient, made: str, asked: SideProgram, on_output: OnOutput, cancel: Cancel, grace_s: float
-) -> Exit:
-    api: Any = client.api
+def _run(client: Client, made: str, asked: SideProgram, on_output: OnOutput, cancel: Cancel, grace_s: float) -> Exit:
+    api = client.api
     output = attached(client, made, "stdout", "stderr")
     ended: list[Ended] = []
     over = threading.Event()

@@ -8,19 +8,16 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from loom.errors import ProviderError
-from loom.providers.docker.engine.client import EngineSocket
+from loom.providers.docker.engine.client import Client, EngineSocket
 from loom.providers.docker.engine.errors import explanation, translated
 from loom.providers.docker.engine.retries import retrying
 from loom.providers.docker.session.attach import Chunk, Demultiplexer
 from loom.providers.driver import protocol as driver
 from loom.providers.inside import BECOME, CommandsInside, Watcher, new_path
 from loom.util.within import readable, wait_until
-
-if TYPE_CHECKING:
-    import docker
 
 _READ = 64 * 1024
 _LOOK_S = 0.25
@@ -34,7 +31,7 @@ class EngineCommand:
 
     def __init__(
         self,
-        client: docker.DockerClient,
+        client: Client,
         container_id: str,
         command: Sequence[str],
         *,
@@ -44,7 +41,7 @@ class EngineCommand:
         stdin: bool = False,
         tty: bool = False,
     ) -> None:
-        self._api: Any = client.api
+        self._api = client.api
         given = {"user": user or "", "workdir": workdir, "environment": list(environment), "stdin": stdin, "tty": tty}
         with translated("starting a command in the container"):
             made = retrying(
@@ -138,7 +135,7 @@ class EngineCommand:
 class ContainerInside(CommandsInside):
     """Commands in a running container."""
 
-    client: docker.DockerClient
+    client: Client
     container_id: str
     workdir: str
     user: str | None = None

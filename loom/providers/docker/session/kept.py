@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
@@ -26,7 +26,7 @@ from loom.providers.docker.container.cleanup import remove_container, remove_run
 from loom.providers.docker.container.create import image_is_there, name_of
 from loom.providers.docker.container.mounts import BindMount, Mount, OverlayMount, VolumeMount
 from loom.providers.docker.container.ownership import Owner, Workspaces
-from loom.providers.docker.engine.client import Traits
+from loom.providers.docker.engine.client import Client, Traits
 from loom.providers.docker.engine.errors import translated
 from loom.providers.docker.engine.retries import restarting, retrying
 from loom.providers.docker.session.attach import ContainerAttachment, ExecAttachment, attach
@@ -40,22 +40,17 @@ from loom.status import OnOutput
 from loom.util.untrusted_files import reader
 
 if TYPE_CHECKING:
-    import docker
-
     from loom.storage.workspace import OnSkipped
 
 _NOT_RUNNING = ("exited", "created", "dead")
 
 
-def find(
-    client: docker.DockerClient, run_id: str, job_id: str, container_id: str | None = None
-) -> KeptContainer | None:
+def find(client: Client, run_id: str, job_id: str, container_id: str | None = None) -> KeptContainer | None:
     """Return a job's container: the one with this id, else the newest with the job's labels; None if gone."""
-    api: Any = client.api
     of_job = {"label": [f"{labels.RUN}={run_id}", f"{labels.JOB}={job_id}", f"{labels.ROLE}=job"]}
     wanted = {"id": container_id} if container_id else of_job
     with translated(f"looking for the container of job {job_id}"):
-        listed = retrying(lambda: api.containers(all=True, filters=wanted))
+        listed = retrying(lambda: client.api.containers(all=True, filters=wanted))
     for container in sorted(listed, key=lambda item: -float(item["Created"])):
         name = str((container.get("Names") or [""])[0]).lstrip("/")
         kept = labels.kept_until(name) is not None
@@ -75,7 +70,7 @@ def find(
 class KeptContainer(KeptFiles):
     """Implements `providers.base.KeptSession`: a job's container, running or kept."""
 
-    client: docker.DockerClient
+    client: Client
     kept_id: str
     running: bool
     user: str = ""
@@ -98,9 +93,8 @@ class KeptContainer(KeptFiles):
     def view(self) -> Path | None:
         if (volume := self._volume()) is None:
             return None
-        api: Any = self.client.api
         with translated("looking at the job's view of the workspace"):
-            found = retrying(lambda: api.inspect_volume(volume))
+            found = retrying(lambda: self.client.api.inspect_volume(volume))
         mount = Path(str(found["Mountpoint"]))
         try:
             # An overlay is mounted only while its container runs.
@@ -124,9 +118,8 @@ class KeptContainer(KeptFiles):
 
     def _owner(self) -> Owner:
         """Return the owner of the job's view: its user."""
-        api: Any = self.client.api
         with translated("looking at the job's view of the workspace"):
-            stream, _ = api.get_archive(self.kept_id, f"{self.project_dir}/.", chunk_size=1 << 16)
+            stream, _ = self.client.api.get_archive(self.kept_id, f"{self.project_dir}/.", chunk_size=1 << 16)
             with tarfile.open(mode="r|*", fileobj=reader(stream)) as archive:
                 first = archive.next()
         return Owner(first.uid, first.gid) if first is not None else Owner(0, 0)
@@ -173,11 +166,10 @@ class KeptContainer(KeptFiles):
         return True
 
     def _wake_services(self) -> None:
-        api: Any = self.client.api
         of_job = [f"{name}={self.marks.get(name, '')}" for name in (labels.RUN, labels.JOB)]
         filters = {"label": [*of_job, f"{labels.ROLE}=service"]}
         with translated("looking for the kept services"):
-            services = retrying(lambda: api.containers(all=True, filters=filters))
+            services = retrying(lambda: self.client.api.containers(all=True, filters=filters))
         for service in services:
             if service["State"] in _NOT_RUNNING:
                 if labels.HANDED_OVER in service["Labels"]:
@@ -186,7 +178,7 @@ class KeptContainer(KeptFiles):
                         hint="run the job again: `loom rerun`",
                     )
                 with translated("starting a kept service again"):
-                    restarting(api, service["Id"], "starting a kept service again")
+                    restarting(self.client.api, service["Id"], "starting a kept service again")
 
     # Going on
 
@@ -226,9 +218,8 @@ class KeptContainer(KeptFiles):
 
     def _volume(self) -> str | None:
         """Return the name of the volume that is its view; None for the workspace itself."""
-        api: Any = self.client.api
         with translated("looking at the kept container"):
-            mounts = retrying(lambda: api.inspect_container(self.kept_id))["Mounts"]
+            mounts = retrying(lambda: self.client.api.inspect_container(self.kept_id))["Mounts"]
         return next((mount.get("Name") for mount in mounts if mount["Destination"] == self.project_dir), None)
 
     def _mount(self, request: SessionRequest) -> Mount:
@@ -244,12 +235,12 @@ class KeptContainer(KeptFiles):
         return mount
 
 
-def lay_out(client: docker.DockerClient, request: SessionRequest, target: Path, on_skipped: OnSkipped) -> None:
+def lay_out(client: Client, request: SessionRequest, target: Path, on_skipped: OnSkipped) -> None:
     """Fill the new directory `target` with a job's overlay view after its container is gone.
 
     The engine assembles the layers, because only it can read all of their marks; nothing of the job runs.
     """
-    api: Any = client.api
+    api = client.api
     mount = OverlayMount(client, request)
     marks = labels.request_labels(request, "helper")
     name = f"{name_of(request)}-files"
@@ -274,11 +265,10 @@ def lay_out(client: docker.DockerClient, request: SessionRequest, target: Path, 
         mount.undo()
 
 
-def _some_image(client: docker.DockerClient, request: SessionRequest) -> str:
+def _some_image(client: Client, request: SessionRequest) -> str:
     """Return the job's image, or any other: a container that never starts needs nothing of it."""
     if request.image_id and image_is_there(client, request.image_id):
         return request.image_id
-    api: Any = client.api
-    for image in retrying(lambda: api.images()):
+    for image in retrying(lambda: client.api.images()):
         return str(image["Id"])
     raise ProviderError("the engine has no image at all to make a container from", hint="docker pull an image")
