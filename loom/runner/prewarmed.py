@@ -29,7 +29,8 @@ class NextRun:
         self.workspace = new_workspace(tools.config.tmp_dir, run.run_id)
         self.sessions: dict[str, Prewarmed] = {}
         """The sessions by job; whoever takes one out closes it."""
-        self._filled = False
+        self.watched: snapshot.WatchedWorkspace | None = None
+        """The workspace, once it is filled."""
         self._stack = ExitStack()
         self._made = False
 
@@ -46,12 +47,12 @@ class NextRun:
             opener.prewarm(job)
         source, known = tools.cloned(run, run.clone), tools.store.workspaces.known(self.workspace)
         snapshot.take(source, self.workspace, cancel=tools.cancel, umask=run.plan.umask, known=known)
-        self._filled = True
+        self.watched = snapshot.WatchedWorkspace(self.workspace, known)
 
     def ready(self) -> bool:
         """Return whether a run can begin with it: it was prepared, and no run began since (ids are in order)."""
         newest = next(iter(self._tools.store.run_ids()), "0")
-        return self._filled and int(newest) < int(self.run_id)
+        return self.watched is not None and int(newest) < int(self.run_id)
 
     @property
     def providers(self) -> Sequence[Provider]:
@@ -73,7 +74,7 @@ class NextRun:
         self._stack.close()
         if self._made:
             self._made = False
-            if self._filled:
+            if self.watched is not None:
                 set_aside(self._tools.store, self.workspace, self._run.repo_root)
             removal = snapshot.remove(self.workspace, recorded=True)
             problems += [f"{path}: {reason}" for path, reason in removal.remaining]

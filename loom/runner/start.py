@@ -69,7 +69,15 @@ class RunStart(Struct, kw_only=True):
                 self.journal.fact(RUN, PhaseCode.RUN_BOOTSTRAP, "files_copied", {"files": files, "of": max(files, of)})
 
         source, known = tools.cloned(run, run.clone), tools.store.workspaces.known(self.workspace)
-        return snapshot.take(source, self.workspace, cancel=cancel, on_progress=tell, umask=run.plan.umask, known=known)
+        return snapshot.take(
+            source,
+            self.workspace,
+            cancel=cancel,
+            on_progress=tell,
+            umask=run.plan.umask,
+            known=known,
+            watched=None if self.prepared is None else self.prepared.watched,
+        )
 
     def undo(self) -> None:
         """Close sessions that no job took, and remove an empty workspace. Safe to repeat."""

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from loom.snapshot.sync import apply as apply_patch
     from loom.snapshot.tree import tracked
     from loom.snapshot.verification import Verification, changed_since, changes_between, is_untouched, verify
+    from loom.snapshot.watched import WatchedWorkspace
 else:
     __getattr__ = startup.names_of(
         __name__,
@@ -57,6 +58,7 @@ else:
             "renewal": "hand_over",
             "capture": "empty take",
             "tree": "tracked",
+            "watched": "WatchedWorkspace",
             "verification": "Verification changed_since changes_between is_untouched verify",
         },
     )

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from msgspec.structs import asdict
 
@@ -35,6 +36,9 @@ from loom.util.paths import own_directories
 from loom.util.units import counted
 from loom.util.untrusted_files import special_kind
 
+if TYPE_CHECKING:
+    from loom.snapshot.watched import WatchedWorkspace
+
 OnProgress = Callable[[int, int], None]
 """Called often with (files copied, files known)."""
 
@@ -54,20 +58,21 @@ def take(
     on_progress: OnProgress | None = None,
     umask: int = copy_files.GITS_UMASK,
     known: Path | None = None,
+    watched: WatchedWorkspace | None = None,
 ) -> Snapshot:
     """Fill the empty directory `workspace` with the checkout that CI would have if the source's present work were
     committed. It and its files get the modes that `umask` leaves, so the directory above keeps it private.
 
     `known`: the file, out of the reach of jobs, that tells which files of the workspace are as this function left them;
-    whatever else is there is replaced. Only reads the source. SnapshotError when a file can't be read or written,
-    SnapshotCanceled when the flag was set; either leaves `workspace` empty.
+    whatever else is there is replaced. `watched`: what the kernel told of them since then. Only reads the source.
+    SnapshotError when a file can't be read or written, SnapshotCanceled when the flag was set; either leaves `workspace` empty.
     """
     with occupied(workspace), git.ended_by(cancel):
         files = None if known is None else take_known(known)
         try:
             same = files is not None and files.umask == umask
             if files is not None and same and strip(workspace, files.objects, umask, of_git=True) is not None:
-                return _take(source, workspace, cancel, on_progress, umask, known, files)
+                return _take(source, workspace, cancel, on_progress, umask, known, files, watched)
         except SnapshotCanceled:
             raise
         except (SnapshotError, OSError):
@@ -87,6 +92,7 @@ def _take(
     umask: int,
     known: Path | None,
     files: KnownFiles | None = None,
+    watched: WatchedWorkspace | None = None,
 ) -> Snapshot:
     started = time.perf_counter()
     git_dir = workspace / ".git"
@@ -96,7 +102,17 @@ def _take(
         workspace.chmod(0o777 & ~umask)
         (git_dir / FILLING).touch()
         filled = _Filling(
-            source, workspace, git_dir, None, workspace, cancel, on_progress, source.read_only_mounts, umask, files
+            source,
+            workspace,
+            git_dir,
+            None,
+            workspace,
+            cancel,
+            on_progress,
+            source.read_only_mounts,
+            umask,
+            files,
+            watched,
         ).run()
         manifest = Manifest(
             source_root=str(source.root),
@@ -177,6 +193,7 @@ class _Filling:
         may_borrow: tuple[Path, ...],
         umask: int,
         files: KnownFiles | None = None,
+        watched: WatchedWorkspace | None = None,
     ) -> None:
         self._source = source
         self._target = target
@@ -191,6 +208,7 @@ class _Filling:
         self._umask = umask
         self._files = files
         """The files that the target already has."""
+        self._watched = watched
         self._renewer: Renewer | None = None
         self._done = Filled(files or KnownFiles(umask), prefix=prefix or "")
         self._questions = Questions(source, git_dir, self._own_directories(), outermost=self._is_outermost)
@@ -271,7 +289,8 @@ class _Filling:
             del data  # 40 MB, of 500,000 files
             if self._renewer is not None:
                 self._questions.ask()
-                self._renewer.strip()  # while git lists the index
+                if self._watched is None or not self._watched.is_untouched():
+                    self._renewer.strip()  # while git lists the index
             index = self._index = Index(questions.index())
             about = len(index.items)
             questions.ask()

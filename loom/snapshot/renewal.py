@@ -164,6 +164,12 @@ def _strip_all(workspace: Path, known: KnownFiles | None) -> bool:
     )
 
 
+def is_as_copied(workspace: Path, kept: Path) -> bool:
+    """Return whether all files beside `.git` are as the copy left them, after removing others."""
+    known = _read(kept)
+    return known is not None and strip(workspace, known.files, known.umask, of_git=False) == set()
+
+
 def strip(workspace: Path, folders: Folders, umask: int, *, of_git: bool) -> set[str] | None:
     """Remove all but the files in `folders` that are as the copy left them, in `.git` or beside it; return what was in
     `folders`, and is gone from it now.
