@@ -6,7 +6,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import typer
@@ -46,8 +46,8 @@ def screen_parts(
 class MaskedProgress:
     """Masked output of loom's own work on standard error: standard output belongs to the result."""
 
-    def __init__(self, secrets: Mapping[str, bytes] | None = None, *, quiet: bool = False) -> None:
-        self.masker = known(Masker(secrets))
+    def __init__(self, *, quiet: bool = False) -> None:
+        self.masker = known(Masker())
         self._quiet = quiet
 
     def __call__(self, _stream: Stream, data: bytes) -> None:

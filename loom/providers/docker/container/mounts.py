@@ -13,7 +13,7 @@ import shutil
 import stat
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from loom.cancel import Cancel
 from loom.errors import ProviderError
@@ -27,11 +27,9 @@ from loom.providers.docker.engine.errors import engine_errors, translated
 from loom.providers.docker.engine.retries import retrying
 from loom.providers.files import members_in, members_of, moved_below, unless_canceled
 from loom.storage.tar import Item, packed
+from loom.storage.workspace import Archives, OnSkipped
 from loom.util.file_systems import file_system_of
 from loom.util.paths import climbs_out, jobs_of, normal
-
-if TYPE_CHECKING:
-    from loom.storage.workspace import Archives, OnSkipped
 
 UNAVAILABLE = "VIEW_UNAVAILABLE"
 """The error code for an unsupported view."""

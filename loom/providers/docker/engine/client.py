@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from msgspec import Struct
+
 from loom.plan.model import Resources
 from loom.providers.docker.engine.endpoint import Endpoint, endpoint_of, proxies_of, unavailable
 from loom.providers.docker.engine.errors import translated
@@ -200,11 +202,10 @@ class EngineSocket:
                 part.close()
 
 
-class Traits:
+class Traits(Struct):
     """The traits of one engine. Thread-safe."""
 
-    def __init__(self, client: Client) -> None:
-        self._client = client
+    _client: Client
 
     @property
     def podman(self) -> bool:

@@ -13,7 +13,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
@@ -37,10 +36,8 @@ from loom.providers.driver import protocol as driver
 from loom.providers.driver.channel import ConnectionLost, Died, Exchange
 from loom.providers.kept import KeptFiles
 from loom.status import OnOutput
+from loom.storage.workspace import OnSkipped
 from loom.util.untrusted_files import reader
-
-if TYPE_CHECKING:
-    from loom.storage.workspace import OnSkipped
 
 _NOT_RUNNING = ("exited", "created", "dead")
 

@@ -25,6 +25,7 @@ from kubernetes import config as untyped_config
 from kubernetes.client.exceptions import ApiException
 from kubernetes.config.config_exception import ConfigException
 from kubernetes.stream import ws_client as untyped_websockets
+from msgspec import Struct
 from websocket import WebSocket, WebSocketException
 from yaml import YAMLError
 
@@ -151,12 +152,11 @@ def _hold(configuration: Any, directory: Path) -> None:
         configuration.refresh_api_key_hook = lambda configuration: refresh(copy.copy(configuration))
 
 
-class Cluster:
+class Cluster(Struct, eq=False):
     """One namespace of a context. Connects at the first request. Thread-safe."""
 
-    def __init__(self, connection: _Connection, namespace: str | None = None) -> None:
-        self._connection = connection
-        self._namespace = namespace
+    _connection: _Connection
+    _namespace: str | None = None
 
     @classmethod
     def of(cls, context: str | None, environ: Mapping[str, str]) -> Cluster:
@@ -329,13 +329,12 @@ class Cluster:
         self._connection.close()
 
 
-class _Lines:
+class _Lines(Struct):
     """An answer's lines, which are read once; `close` ends it from another thread."""
 
-    def __init__(self, cluster: Cluster, doing: str, answer: Any) -> None:
-        self._cluster = cluster
-        self._doing = doing
-        self._answer = answer
+    _cluster: Cluster
+    _doing: str
+    _answer: Any
 
     def __iter__(self) -> Iterator[bytes]:
         rest = b""
