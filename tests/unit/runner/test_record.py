@@ -364,12 +364,25 @@ def recorded(ran: Ran, project: Project, more: str = "") -> str:
     """Return the events of a run, those of each job together."""
     jobs: dict[str, list[str]] = {}
     counts = Counter((event.kind, event.phase_code, event.job_id, event.step, event.section) for event in ran.events)
-    ended: dict[tuple[str | None, str | None], str | None] = {}
+    saved = load_run(ran.reading.entry.paths.plan)
+    usual: dict[tuple[str | None, Any], dict[str, Any]] = {
+        (job.id, step.id): {
+            "command": step.script,
+            "file": step.file,
+            "line": step.line,
+            "literal": step.literal,
+            "name": step.name or step.script,
+        }
+        for job in saved.plan.jobs
+        for step in job.steps
+    }
     for event in ran.events:
         place = (event.phase_code, event.job_id, event.step, event.section)
         assert counts["phase_started", *place] == counts["phase_finished", *place]
-        jobs.setdefault(event.job_id or "", []).extend(told(event, ended))
-        ended[event.job_id, event.step] = event.status
+        step = event.step or event.data.get("step")
+        of_step = usual.setdefault((event.job_id, step), {}) if step else {}
+        jobs.setdefault(event.job_id or "", []).extend(told(event, of_step))
+        of_step |= {"outcome": event.status, "name": event.data.get("name", of_step.get("name"))}
     for job_id in jobs:
         for unit in ran.reading.units(job_id) if job_id else ():
             if unit.events.exists():
@@ -379,7 +392,6 @@ def recorded(ran: Ran, project: Project, more: str = "") -> str:
                     f"{unit.section or unit.step} {unit.attempt}| {SIZE.sub('SIZE', line)}" for line in said
                 ]
     # Of the run, what its jobs get; the rest is the machine's and the moment's.
-    saved = load_run(ran.reading.entry.paths.plan)
     kept = [f"saved {name}: {value}" for name, value in given(saved).items() if name not in AROUND]
     root = ran.reading.entry.paths.root
     files = [path for path in root.rglob("*") if path.is_file()]
@@ -420,8 +432,8 @@ def past_of(ran: Ran) -> Iterator[str]:
         yield f"past {each.id}: {told}"
 
 
-def told(event: PhaseEvent, ended_so_far: Mapping[tuple[str | None, str | None], str | None]) -> Iterator[str]:
-    """Yield what an event says that others of its kind do not: its place and end, and each value that is not the usual one."""
+def told(event: PhaseEvent, of_step: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what an event says that others of its kind, its step and the step's end do not: its place and end, and values."""
     at = " ".join(filter(None, (event.phase_code, event.job_id, event.step, event.section)))
     ended = " ".join(str(one) for one in (event.status, event.exit_code, event.error) if one is not None)
     assert event.duration_ms is None or 0 <= event.duration_ms < 600_000
@@ -431,10 +443,7 @@ def told(event: PhaseEvent, ended_so_far: Mapping[tuple[str | None, str | None],
         return
     if event.phase_code == "job.execution" and kind == "phase_finished" and event.status == "failure":
         return  # with the error of its step, and the job's end says it again
-    if kind == "step_state":
-        data.pop("name", None)  # the step's start has it too
-        if data.get("outcome") == ended_so_far.get((event.job_id, data.get("step"))):
-            data.pop("outcome", None)
+    data = {key: value for key, value in data.items() if key not in of_step or value != of_step[key]}
     if data.keys() - {"step", "provider", "path"} or ended not in ("success", "success 0", "skipped", ""):
         said = json.dumps(data, ensure_ascii=False) if data else ""
         yield " ".join(filter(None, (f"{at}:", kind.removeprefix("phase_"), ended, said)))
