@@ -67,7 +67,7 @@ _PATTERNS = (
 _FOREIGN = re.compile(r"(?:^|/)(?:site-packages|dist-packages|node_modules|lib/python[\d.]+|\.cargo|go/pkg)/|^<")
 
 
-def locations_in(lines: Sequence[str], most: int = MOST_LOCATIONS) -> list[Location]:
+def locations_in(lines: Sequence[str]) -> list[Location]:
     """Return `file:line` mentions of the project's own files, last one first; skip library files."""
     found: dict[tuple[str, int], Location] = {}
     for line in reversed(lines):
@@ -81,7 +81,7 @@ def locations_in(lines: Sequence[str], most: int = MOST_LOCATIONS) -> list[Locat
                     continue
                 found_at = Location(file=file, line=int(match["line"]), column=int(column) if column else None)
                 found.setdefault((found_at.file, found_at.line), found_at)
-                if len(found) >= most:
+                if len(found) >= MOST_LOCATIONS:
                     return list(found.values())
     return list(found.values())
 

@@ -285,13 +285,13 @@ def earlier_error(output: ReadOutput, shown: str, script: str) -> str | None:
     return next((text for text in errors if text not in own and text.strip() not in script), None)
 
 
-def lines_that_matter(lines: Sequence[ReadLine], most: int = LINES_SHOWN, *, telling: str | None = None) -> list[str]:
-    """Select at most `most` lines: the telling one, the last ones, errors with one line of context each, the last ones first,
-    and few that differ in numbers alone. A gap marks what is left out."""
+def lines_that_matter(lines: Sequence[ReadLine], *, telling: str | None) -> list[str]:
+    """Select at most `LINES_SHOWN` lines: the telling one, the last ones, errors with one line of context each, the last ones
+    first, and few that differ in numbers alone. A gap marks what is left out."""
     while lines and not lines[-1].text.strip():
         lines = lines[:-1]
     end = len(lines)
-    if end <= most:
+    if end <= LINES_SHOWN:
         return [line.text for line in lines]
     head = (telling or "").strip()[:200]
     told = [at for number, line in enumerate(lines) if line.text.strip()[:200] == head for at in (number, number + 1)]
@@ -303,12 +303,12 @@ def lines_that_matter(lines: Sequence[ReadLine], most: int = LINES_SHOWN, *, tel
         range(early - 1, -1, -1),  # what was chosen, then the end
         range(end - 1, early, -1),
     )
-    keep = sorted(islice(dict.fromkeys(at for at in wanted if 0 <= at < end), most - 3))  # room for gaps
+    keep = sorted(islice(dict.fromkeys(at for at in wanted if 0 <= at < end), LINES_SHOWN - 3))  # room for gaps
     shown: list[str] = []
     for before, number in zip([-1, *keep], keep, strict=False):
         texts = [*([GAP] if number != before + 1 else []), lines[number].text]
         shown += [text for text in texts if text != GAP or shown[-1:] != [GAP]]
-    return shown if len(shown) <= most else [GAP, *shown[len(shown) - most + 1 :]]
+    return shown if len(shown) <= LINES_SHOWN else [GAP, *shown[len(shown) - LINES_SHOWN + 1 :]]
 
 
 def _errors(lines: Sequence[ReadLine]) -> Iterator[int]:

@@ -64,7 +64,7 @@ class _File(Immutable):
     schema_version: Literal["loom.images.lock.v1"]
 
 
-def decode_lock(data: bytes, *, path: str = LOCK_PATH) -> ImageLock:
+def decode_lock(data: bytes, *, path: str) -> ImageLock:
     """Parse a lock file. RequestError for any other content; `path` names the file in the message."""
     locked: dict[str, dict[str, Locked]] = {}
     try:

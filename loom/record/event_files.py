@@ -124,11 +124,11 @@ def last_lines(path: Path, count: int, *, most_bytes: int = TAIL_BYTES) -> list[
     return whole[max(0, len(whole) - count) :]
 
 
-def start_of_last(path: Path, count: int, *, most_bytes: int, end: int | None = None) -> int:
+def start_of_last(path: Path, count: int, *, most_bytes: int) -> int:
     """Return the byte at which the last `count` whole lines of a file begin, or as many of them as `most_bytes` hold."""
     wanted = count + 1  # the line end before them, too
     with opened(path) as file:
-        end = start = file.seek(0, os.SEEK_END) if end is None else end
+        end = start = file.seek(0, os.SEEK_END)
         while start > 0 and end - start < most_bytes:
             size = min(_BLOCK, start)
             start -= size

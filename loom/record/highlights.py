@@ -31,6 +31,7 @@ LONGEST = 400
 _BLOCK = 1 << 18
 _REACH = 1 << 14
 """Bytes before and after a line in which its heading and its continuation are looked for."""
+_MOST_READ = 1 << 28
 _LONGEST_EVENT = 1 << 22
 _BETWEEN = 4
 _EXAMINED = 10_000
@@ -353,11 +354,11 @@ def _text(event: _Output) -> str:
     return clipped(cleaned(event.text).rstrip())
 
 
-def file_highlights(file: BinaryIO, watch: Watch, most_bytes: int = 1 << 28) -> Highlights:
-    """Return the highlights of an events file, up to `most_bytes`, a line that is no event or a half-written one."""
+def file_highlights(file: BinaryIO, watch: Watch) -> Highlights:
+    """Return the highlights of an events file, up to `_MOST_READ`, a line that is no event or a half-written one."""
     highlighter = Highlighter(watch)
     rest = b""
-    while highlighter.read < most_bytes and len(rest) < _LONGEST_EVENT and (data := file.read(_BLOCK)):
+    while highlighter.read < _MOST_READ and len(rest) < _LONGEST_EVENT and (data := file.read(_BLOCK)):
         end = data.rfind(b"\n") + 1
         if end:
             highlighter.feed(rest + data[:end], data.count(b"\n"))

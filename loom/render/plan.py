@@ -26,7 +26,7 @@ class PlanDocument(Document):
     left_out: list[LeftOutJob]
 
 
-def plan_document(plan: Plan, mount_mode: str = "auto") -> dict[str, Any]:
+def plan_document(plan: Plan, mount_mode: str) -> dict[str, Any]:
     """Convert the plan to JSON values with every key, in plan order. Secrets appear as references only."""
     return {
         "schema_version": "loom.plan.v1",

@@ -491,7 +491,7 @@ def _builds(plan: Plan, done: Container[str]) -> Iterator[Build]:
                 yield image.build
 
 
-def plan_shape(plan: Plan, *, without: Container[str] = ()) -> dict[str, Any]:
+def plan_shape(plan: Plan, *, without: Container[str]) -> dict[str, Any]:
     """Return the parts of the plan for the record's documents and the screen, without variables and secrets."""
     return {
         "workflow_path": plan.workflow_path,

@@ -163,9 +163,9 @@ def truth(node: Node | None, *path: str | int, default: bool = False) -> bool:
     return node.value if node is not None and isinstance(node.value, bool) else default
 
 
-def scalars_of(node: Node, at: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], Node]]:
+def scalars_of(node: Node) -> Iterator[tuple[tuple[str | int, ...], Node]]:
     """Yield every scalar below a node with its path."""
-    pending = [(at, node)]
+    pending: list[tuple[tuple[str | int, ...], Node]] = [((), node)]
     while pending:
         path, current = pending.pop()
         if current.kind is Kind.MAPPING:

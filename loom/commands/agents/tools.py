@@ -81,7 +81,7 @@ class ExecAnswer(Answer):
 class Pages:
     """The rests of long answers, for as long as they fit."""
 
-    def __init__(self, hide: Callable[[str], str] = str) -> None:
+    def __init__(self, hide: Callable[[str], str]) -> None:
         self._hide = hide
         self._rests: OrderedDict[str, str] = OrderedDict()
 

@@ -74,7 +74,7 @@ def _changed(root: Path, environ: Mapping[str, str], base: str | None, compare_t
     return None if base == NO_COMMIT and not compare_to else checkout.changed_since(root, environ, base, compare_to)
 
 
-def commit_variables(project: Project, workflow_path: str, event: str = "push") -> dict[str, str]:
+def commit_variables(project: Project, workflow_path: str, event: str) -> dict[str, str]:
     """Make the variables that `loom run` gives, for commands that make a plan without a run (and without its id).
 
     Without a repository that a run could use, those are missing that come from it.

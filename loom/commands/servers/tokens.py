@@ -42,7 +42,7 @@ def token_for(
     config: Config,
     root: Path,
     *,
-    may_send: Callable[[str], bool] = lambda name: False,
+    may_send: Callable[[str], bool],
 ) -> str | None:
     """Return the token for this server: from the keyring, `glab`'s or `gh`'s configuration, netrc, the environment.
 

@@ -131,7 +131,7 @@ def session_of(door: Door) -> requests.Session:
 class Web:
     """One server, asked with one token. `odd`: the errors of a library for answers that are not as documented."""
 
-    def __init__(self, server: str, token: str | None, *, advice: str, odd: tuple[type[Exception], ...] = ()) -> None:
+    def __init__(self, server: str, token: str | None, *, advice: str, odd: tuple[type[Exception], ...]) -> None:
         self.session = session_of(Door(server, token))
         self._host = urlsplit(server).netloc
         self._who = "this token" if token is not None else "anybody without a token"

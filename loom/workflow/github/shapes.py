@@ -79,7 +79,7 @@ def allowed_at(name: str) -> frozenset[str]:
     return frozenset(CONTEXTS.get(name, "").split())
 
 
-def faults(text: str, allowed: frozenset[str], *, is_condition: bool = False) -> Iterator[tuple[str, int]]:
+def faults(text: str, allowed: frozenset[str], *, is_condition: bool) -> Iterator[tuple[str, int]]:
     """Yield the forbidden names and functions in a text's expressions, with their positions. Raises InvalidExpression."""
     if is_condition:
         nodes = [(expressions.condition(text), 0)]

@@ -124,7 +124,7 @@ class GitLabRules(GitLabPolicies, frozen=True):
         return None if paths.any_of(globs, self.facts.files()) else f"no file matches {', '.join(globs)}"
 
     def _decision(
-        self, entry: Entry, rule: Node | None, when: str, *, reason: str = "", number: int | None = None
+        self, entry: Entry, rule: Node | None, when: str, *, reason: str, number: int | None = None
     ) -> RuleDecision:
         return decision(
             when,
@@ -208,7 +208,7 @@ def missing(
 
 
 def unset_variables(
-    root: Node, entries: Iterable[Entry], facts: Facts, of_includes: Iterable[Node] = ()
+    root: Node, entries: Iterable[Entry], facts: Facts, of_includes: Iterable[Node]
 ) -> Iterator[Problem]:
     """Report the variables that conditions read and only the server knows, each once: here, they have no value."""
     source = facts.predefined.get("CI_PIPELINE_SOURCE")

@@ -68,10 +68,10 @@ class Link:
         *,
         lease_s: float,
         is_over: Callable[[], bool],
-        adopt: bool = False,
-        keeps: bool = False,
-        taken: Positions | None = None,
-        say: Callable[[str], object] = lambda text: None,
+        adopt: bool,
+        keeps: bool,
+        taken: Positions | None,
+        say: Callable[[str], object],
     ) -> None:
         """`is_over`: whether the pod can't be connected to any more. `adopt`: another loom told it something before; leave
         out what it printed, without `taken`.
