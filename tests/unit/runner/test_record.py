@@ -74,36 +74,6 @@ runs:
     - {shell: bash, run: 'echo "${{ github.action_path }} $GITHUB_ACTION_PATH ${{ github.action }} ${{ github.action_status }}"'}
     - {shell: bash, run: 'test -e "$GITHUB_ACTION_PATH/file"', continue-on-error: true}
 """,
-    "outer/action.yml": """name: Outer
-inputs: {who: {default: nobody}}
-outputs: {all: {value: "${{ steps.act.outputs.said }} ${{ steps.two.outcome }}"}}
-runs:
-  using: composite
-  steps:
-    - {id: act, uses: ./act, with: {who: "${{ inputs.who }}"}, env: {IN: "${{ env.MORE }}"}}
-    - {id: two, shell: bash, run: 'echo "$MORE ${{ env.MORE }} ${{ inputs.who }}"; exit 1', continue-on-error: true}
-    - {shell: bash, run: 'echo "${{ steps.two.conclusion }} ${{ github.action_status }}"', if: "success() && inputs.who"}
-    - {name: "Name ${{ inputs.who }}", shell: sh, run: pwd, working-directory: "${{ github.action_path }}"}
-""",
-    "node/action.yml": """name: Node
-inputs: {who: {default: nobody}, fail: {default: ""}, A b: {default: ""}}
-runs: {using: node24, main: main.js, post: post.js, post-if: "success() || env.TOP == 'top'"}
-""",
-    "node/main.js": """const fs = require("fs");
-console.log(process.env["INPUT_WHO"], process.env["INPUT_A_B"], process.env.GIVEN, process.argv.length);
-fs.appendFileSync(process.env.GITHUB_OUTPUT, "out=of node\\n");
-fs.appendFileSync(process.env.GITHUB_STATE, "kept=state\\n");
-fs.appendFileSync(process.env.GITHUB_ENV, "FROM_NODE=env\\n");
-if (process.env["INPUT_FAIL"]) { console.log("::error::fails"); process.exit(1); }
-""",
-    "node/post.js": """console.log("post", process.env.STATE_kept, process.env["INPUT_WHO"]);
-""",
-    "broken/action.yml": """name: Broken
-runs:
-  using: composite
-  steps: [{shell: bash, run: 'echo "${{ fromJSON(github.ref_name) }}"'}, {shell: bash, run: echo never}]
-""",
-    "bad.json": "{}",
     "matcher.json": """{"problemMatcher": [{"owner": "mine", "severity": "error", "pattern": [
 {"regexp": "^(.+):(\\\\d+):(\\\\d+): (.+)$", "file": 1, "line": 2, "column": 3, "message": 4}]}]}""",
 }

@@ -198,7 +198,7 @@ def test_the_contexts_of_a_step_are_githubs(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_the_variables_of_a_step_are_githubs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(platform, "machine", lambda: "x86_64")
-    node = step(kind="node", action=NODE, inputs={"A b": "<${{ env.E }}>"})
+    node = step("o/r/sub@v1", kind="node", action=NODE, inputs={"A b": "<${{ env.E }}>"})
     one, (run, action) = with_context(step("run"), node, env={"J": "j"})
     every = {
         "CI": "true",
@@ -222,7 +222,7 @@ def test_the_variables_of_a_step_are_githubs(monkeypatch: pytest.MonkeyPatch) ->
         "RUNNER_TOOL_CACHE": "/opt/hostedtoolcache",
     }
     assert one.environment(seen(one, run, {"E": "e"})) == every | {"GITHUB_ACTION": "__run", "GITHUB_ACTION_PATH": ""}
-    of_action = {"GITHUB_ACTION": "__node", "GITHUB_ACTION_PATH": "/actions/o/sub", "GITHUB_ACTION_REF": "v1"}
+    of_action = {"GITHUB_ACTION": "__o_r_sub", "GITHUB_ACTION_PATH": "/actions/o/sub", "GITHUB_ACTION_REF": "v1"}
     more = {"GITHUB_ACTION_REPOSITORY": "o/r", "INPUT_A_B": "<e>"}
     assert one.environment(seen(one, action, {"E": "e"})) == every | of_action | more
     one.path = ["/a", "/b"]
