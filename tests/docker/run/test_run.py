@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import docker
@@ -14,7 +15,7 @@ from loom.record import derive
 from loom.record.events import PhaseEvent, decode
 from loom.record.fold import RunFold
 from loom.util import jsons
-from tests.docker.run.conftest import IMAGE, Project, Ran, events_of, load, output_of, tree
+from tests.docker.run.conftest import IMAGE, Project, Ran, events_of, load, output_of, project_in, tree
 from tests.support.waiting import promptly, until
 
 pytestmark = pytest.mark.docker
@@ -48,6 +49,11 @@ after:
   stage: test
   needs: [bad]
   script: [echo no]
+flaky:
+  stage: build
+  retry: 1
+  script: [exit 9]
+  allow_failure: true
 """
 
 
@@ -55,7 +61,7 @@ after:
 def ran(project_of_module: Project) -> Ran:
     """The run of WORKFLOW."""
     project_of_module.workflow(WORKFLOW)
-    return project_of_module.run()
+    return project_of_module.run("--mount-mode", "overlay")
 
 
 def test_a_run_that_fails_leads_to_the_failing_line_in_three_reads(ran: Ran) -> None:
@@ -81,6 +87,7 @@ def test_a_run_that_fails_leads_to_the_failing_line_in_three_reads(ran: Ran) -> 
         "good": "success",
         "bad": "failure",
         "after": "skipped",
+        "flaky": "failure",
     }
     assert ran.manifest("after")["blocked_by"] == "bad"
     assert load(Path(receipt["phase_report_path"]))["complete"]
@@ -141,10 +148,11 @@ def test_a_run_from_inside_a_workspace_is_the_same_run_again(project: Project) -
 
 
 @pytest.mark.parametrize("mode", ["bind_mount", "overlay", "ephemeral_volume"])
-def test_every_mount_mode_gives_the_same_results(project: Project, mode: str) -> None:
-    project.workflow(WORKFLOW)
-    ran = project.run("--mount-mode", mode)
-    assert ran.code == 1
+def test_every_mount_mode_gives_the_same_results(ran: Ran, project: Project, mode: str) -> None:
+    if mode != "overlay":  # which the run above has
+        project.workflow(WORKFLOW)
+        ran = project.run("--mount-mode", mode, "build", "good")
+    assert {ran.manifest(job)["session"]["mount_mode"] for job in ("build", "good")} == {mode}
     assert ran.output("good") == ["made"]
     assert ran.output("build") == ["hello from build in /workspace"]
     artifacts = ran.manifest("build")["artifacts"]
@@ -182,9 +190,7 @@ def test_quiet_prints_the_receipt_and_the_status_only_and_stream_the_output_too(
     assert "build    │ hello from build in /workspace" in ran.out.splitlines()
 
 
-def test_documents_are_what_the_events_say_byte_for_byte(project: Project) -> None:
-    project.workflow(WORKFLOW + "flaky:\n  stage: build\n  retry: 1\n  script: [exit 9]\n  allow_failure: true\n")
-    ran = project.run()
+def test_documents_are_what_the_events_say_byte_for_byte(ran: Ran) -> None:
     fold = RunFold()
     for line in (ran.logs / "events.jsonl").read_bytes().splitlines():
         event = decode(line)
@@ -206,12 +212,11 @@ def test_documents_are_what_the_events_say_byte_for_byte(project: Project) -> No
     assert fold.jobs["flaky"].attempts == 2
 
 
-def test_before_and_after_scripts_variables_handed_on_and_an_allowed_failure(project: Project) -> None:
-    project.workflow(
-        """
+ENDS = """
 version: v1
 stages: [a]
-job:
+default: {image: debian:trixie-slim}
+allowed:
   stage: a
   allow_failure: {exit_codes: [5]}
   before_script: ['echo "WORD=passed on" >> "$LOOM_ENV"']
@@ -219,13 +224,96 @@ job:
     - echo "$WORD"
     - cd /; exit 5
   after_script: ['echo "$LOOM_JOB_STATUS in $PWD"']
+gone:
+  stage: a
+  script: ['kill -9 -1; sleep 5']
+  after_script: [echo never]
+ended_after:
+  stage: a
+  script: [echo made > out]
+  after_script: ['kill -9 -1; sleep 5', echo never]
+  artifacts: {paths: [out]}
+hangs_after:
+  stage: a
+  step_timeout: 5s
+  script: [exit 7]
+  after_script: ['echo begun; sleep 60', 'echo cleaned up']
+eats:
+  stage: a
+  shell: sh
+  resources: {memory: 32m}
+  script:
+    - (echo 1000 >/proc/self/oom_score_adj; x=$(head -c 200000000 /dev/zero | tr '\\0' x); echo ${#x}) | cat
+    - echo went on
+slow:
+  stage: a
+  timeout: 5s
+  script: ['echo begun; sleep 60']
 """
+
+
+@pytest.fixture(scope="module")
+def ends(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Ran, Ran]]:
+    """Two runs of ENDS: of the jobs that do not fail it, and of the others."""
+    with project_in(tmp_path_factory.mktemp("ends")) as made:
+        made.workflow(ENDS)
+        yield made.run("allowed", "ended_after", "eats", "slow", "-j4"), made.run("gone", "hangs_after", "-j2")
+
+
+def test_before_and_after_scripts_variables_handed_on_and_an_allowed_failure(ends: tuple[Ran, Ran]) -> None:
+    ran, _ = ends
+    assert ran.output("allowed") == ["passed on"]
+    assert ran.output("allowed", "after_script/01") == ["failure in /workspace"]
+    assert ran.manifest("allowed")["allowed_failure"] is True
+
+
+def test_an_after_script_in_a_container_that_is_gone_is_not_what_failed(ends: tuple[Ran, Ran]) -> None:
+    _, ran = ends
+    assert ran.code == 1
+    manifest = ran.manifest("gone")
+    assert (manifest["status"], manifest["exit_code"]) == ("failure", 137)
+    assert manifest["failing_step"] == "script/01"
+    assert "step script/01, exit code 137" in ran.out
+
+
+def test_an_after_script_that_ends_the_container_does_not_change_the_result(ends: tuple[Ran, Ran]) -> None:
+    ran, _ = ends
+    manifest = ran.manifest("ended_after")
+    assert (manifest["status"], manifest["artifacts"]["files"]) == ("success", 1)
+    (warning,) = manifest["warnings"]
+    failed = (
+        "after_script/01 failed with exit code 137, and what comes after it was not run: it has ended the container"
     )
-    ran = project.run()
-    assert ran.code == 0
-    assert ran.output("job") == ["passed on"]
-    assert ran.output("job", "after_script/01") == ["failure in /workspace"]
-    assert ran.manifest("job")["allowed_failure"] is True
+    assert warning == f"{failed}; `after_script` does not change the job's result"
+
+
+def test_an_after_script_that_hangs_is_ended_and_the_result_stays(ends: tuple[Ran, Ran]) -> None:
+    _, ran = ends
+    assert ran.code == 1
+    manifest = ran.manifest("hangs_after")
+    assert (manifest["status"], manifest["exit_code"], manifest["failing_step"]) == ("failure", 7, "script/01")
+    assert manifest["warnings"] == [
+        "after_script/01 ran out of time and was ended; each of its steps may take 5s (`step_timeout`)"
+    ]
+    assert ran.output("hangs_after", "after_script/01") == ["begun"]
+    assert ran.output("hangs_after", "after_script/02") == ["cleaned up"]
+
+
+def test_a_process_killed_for_want_of_memory_is_told_also_when_its_step_passes(ends: tuple[Ran, Ran]) -> None:
+    ran, _ = ends
+    manifest = ran.manifest("eats")
+    (warning,) = manifest["warnings"]
+    assert manifest["status"] == "success"
+    assert warning.startswith("script/01: ")
+    assert "ran out of memory; the step passed all the same" in warning
+    assert any(line.startswith("! eats ") and line.endswith(warning) for line in ran.out.splitlines())
+
+
+def test_a_timeout_has_its_own_exit_code(ends: tuple[Ran, Ran]) -> None:
+    ran, _ = ends
+    assert ran.code == 4, "of the job that ran out of time: the others do not fail the run"
+    assert ran.manifest("slow")["status"] == "timed_out"
+    assert ran.output("slow") == ["begun"]
 
 
 def test_what_a_background_child_says_after_the_last_step_is_kept(project: Project) -> None:
@@ -267,44 +355,6 @@ def test_an_image_that_cannot_be_had_is_an_error_and_what_is_said_meanwhile_is_t
     assert [line.rpartition("(")[2] for line in said if "trying again" in line] == ["1 of 3)", "2 of 3)", "3 of 3)"]
     streamed = [line.partition("│ ")[2] for line in ran.out.splitlines() if line.startswith("x ") and "│" in line]
     assert streamed == said
-
-
-def test_an_after_script_in_a_container_that_is_gone_is_not_what_failed(project: Project) -> None:
-    project.workflow("""
-version: v1
-stages: [a]
-job:
-  stage: a
-  script: ['kill -9 -1; sleep 5']
-  after_script: [echo never]
-""")
-    ran = project.run()
-    assert ran.code == 1
-    manifest = ran.manifest("job")
-    assert (manifest["status"], manifest["exit_code"]) == ("failure", 137)
-    assert manifest["failing_step"] == "script/01"
-    assert "step script/01, exit code 137" in ran.out
-
-
-def test_an_after_script_that_ends_the_container_does_not_change_the_result(project: Project) -> None:
-    project.workflow("""
-version: v1
-stages: [a]
-job:
-  stage: a
-  script: [echo made > out]
-  after_script: ['kill -9 -1; sleep 5', echo never]
-  artifacts: {paths: [out]}
-""")
-    ran = project.run()
-    assert ran.code == 0, ran.out + ran.err
-    manifest = ran.manifest("job")
-    assert (manifest["status"], manifest["artifacts"]["files"]) == ("success", 1)
-    (warning,) = manifest["warnings"]
-    failed = (
-        "after_script/01 failed with exit code 137, and what comes after it was not run: it has ended the container"
-    )
-    assert warning == f"{failed}; `after_script` does not change the job's result"
 
 
 @pytest.mark.parametrize("mode", ["bind_mount", "overlay"])
@@ -396,14 +446,6 @@ x:
     assert ran.output("x") == [found]
 
 
-def test_a_timeout_has_its_own_exit_code(project: Project) -> None:
-    project.workflow("version: v1\nstages: [a]\nslow:\n  stage: a\n  timeout: 5s\n  script: ['echo begun; sleep 60']\n")
-    ran = project.run()
-    assert ran.code == 4
-    assert ran.manifest("slow")["status"] == "timed_out"
-    assert ran.output("slow") == ["begun"]
-
-
 def test_a_limit_that_only_the_engine_can_refuse_is_named(project: Project) -> None:
     limits = {"cpus": "4000", "tmpfs": "['/x:color=red']", "ulimits": "{nofile: 99999999999}", "pids": "50"}
     project.workflow(
@@ -431,48 +473,6 @@ def test_a_limit_that_only_the_engine_can_refuse_is_named(project: Project) -> N
             told = f"the engine can't give job {name} the `{limit}` that it asks for: "
             assert told in manifest["error"]
             assert told in ran.out
-
-
-def test_an_after_script_that_hangs_is_ended_and_the_result_stays(project: Project) -> None:
-    project.workflow("""
-version: v1
-stages: [a]
-job:
-  stage: a
-  step_timeout: 5s
-  script: [exit 7]
-  after_script: ['echo begun; sleep 60', 'echo cleaned up']
-""")
-    ran = project.run()
-    assert ran.code == 1
-    manifest = ran.manifest("job")
-    assert (manifest["status"], manifest["exit_code"], manifest["failing_step"]) == ("failure", 7, "script/01")
-    assert manifest["warnings"] == [
-        "after_script/01 ran out of time and was ended; each of its steps may take 5s (`step_timeout`)"
-    ]
-    assert ran.output("job", "after_script/01") == ["begun"]
-    assert ran.output("job", "after_script/02") == ["cleaned up"]
-
-
-def test_a_process_killed_for_want_of_memory_is_told_also_when_its_step_passes(project: Project) -> None:
-    project.workflow("""
-version: v1
-stages: [test]
-eats:
-  stage: test
-  image: debian:trixie-slim
-  shell: sh
-  resources: {memory: 32m}
-  script:
-    - (echo 1000 >/proc/self/oom_score_adj; x=$(head -c 200000000 /dev/zero | tr '\\0' x); echo ${#x}) | cat
-    - echo went on
-""")
-    ran = project.run()
-    assert ran.code == 0, ran.out + ran.err
-    (warning,) = ran.manifest("eats")["warnings"]
-    assert warning.startswith("script/01: ")
-    assert "ran out of memory; the step passed all the same" in warning
-    assert f"! eats      {warning}" in ran.out
 
 
 def test_having_as_many_processes_as_pids_allows_is_told(project: Project) -> None:
@@ -644,7 +644,7 @@ def test_show_prints_what_the_run_printed(ran: Ran, project_of_module: Project, 
     assert project_of_module.loom("show").out == ran.out
     project.workflow(WORKFLOW)
     for form in ("-v", "--stream"):
-        printed = project.run(form).out
+        printed = project.run(form, "bad", "after").out
         assert project.loom("show", form).out == printed
 
 
