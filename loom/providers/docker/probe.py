@@ -12,8 +12,7 @@ from loom.plan.model import PROJECT_DIR, Image
 from loom.providers.base import SessionRequest
 from loom.providers.command import Command
 from loom.providers.docker.engine.client import Client
-from loom.providers.docker.engine.errors import translated
-from loom.providers.docker.engine.retries import retrying
+from loom.providers.docker.engine.retries import asked
 from loom.providers.docker.provider import DockerProvider
 
 _TRIED = 3
@@ -25,8 +24,7 @@ def probe(client: Client, default_image: str, tmp_dir: Path) -> tuple[str, float
 
     Pulls nothing: None when the engine has no image. ProviderError or ImageError when none started.
     """
-    with translated("looking for an image"):
-        images = retrying(client.api.images)
+    images = asked("looking for an image", client.api.images)
     names = {name: image for image in images for name in image.get("RepoTags") or () if not name.startswith("<none>")}
     default = [name for name in (default_image, f"{default_image}:latest") if name in names]
     failed: ImageError | None = None

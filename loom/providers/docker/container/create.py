@@ -14,8 +14,7 @@ from loom.providers.base import JOB_CAPS, SERVICE_CAPS, SessionFacts, SessionReq
 from loom.providers.docker.container import refusals
 from loom.providers.docker.container.mounts import Mount
 from loom.providers.docker.engine.client import ENGINES_SOCKET, Client, Traits
-from loom.providers.docker.engine.errors import translated
-from loom.providers.docker.engine.retries import retrying
+from loom.providers.docker.engine.retries import asked
 from loom.providers.driver import protocol as driver
 
 HARDENED_JOB: Mapping[str, Any] = {
@@ -158,8 +157,7 @@ def is_cdi(device: str) -> bool:
 
 def image_is_there(client: Client, image_id: str) -> bool:
     try:
-        with translated("looking for the image"):
-            retrying(lambda: client.api.inspect_image(image_id))
+        asked("looking for the image", lambda: client.api.inspect_image(image_id))
     except LoomError as error:
         if getattr(error.__cause__, "status_code", None) == 404:
             return False

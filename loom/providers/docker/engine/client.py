@@ -15,8 +15,7 @@ from msgspec import Struct
 
 from loom.plan.model import Resources
 from loom.providers.docker.engine.endpoint import Endpoint, endpoint_of, proxies_of, unavailable
-from loom.providers.docker.engine.errors import translated
-from loom.providers.docker.engine.retries import retrying
+from loom.providers.docker.engine.retries import asked
 
 FIRST_ANSWER_S = 10
 """Time limit of an engine's first answer."""
@@ -261,9 +260,7 @@ class Traits(Struct):
         return [str(part.get("Name", "")).lower() for part in self._version().get("Components") or ()]
 
     def _version(self) -> Mapping[str, Any]:
-        with translated("asking for the engine's version"):
-            return retrying(lambda: self._client.version())
+        return asked("asking for the engine's version", lambda: self._client.version())
 
     def _asked(self) -> Mapping[str, Any]:
-        with translated("asking what the engine can do"):
-            return retrying(lambda: self._client.info())
+        return asked("asking what the engine can do", lambda: self._client.info())

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from loom.cancel import Cancel
 from loom.errors import ImageError, ProviderError
-from loom.providers.docker.engine.errors import explanation, names_of, root_cause
+from loom.providers.docker.engine.errors import explanation, names_of, root_cause, translated
 from loom.util.retrying import Policy
 from loom.util.retrying import retrying as repeated
 
@@ -89,6 +89,12 @@ RESUMED_AT_MOST = 100
 def retrying(call: Callable[[], T], policy: Policy = HICCUP, **more: Any) -> T:
     """Retry as `util.retrying`; without a policy, for a call that is safe to repeat."""
     return repeated(call, policy, **more)
+
+
+def asked(doing: str, call: Callable[[], T]) -> T:
+    """Return the engine's answer to a call that is safe to repeat; `doing` names the operation for the error."""
+    with translated(doing):
+        return retrying(call)
 
 
 def starting(make: Callable[[], Made], start: Callable[[Made], T], remove: Callable[[Made], None], cancel: Cancel) -> T:

@@ -28,8 +28,8 @@ from loom.providers.base import OpenedServices, ResolveRequest
 from loom.providers.docker.container.cleanup import remove_container, remove_network
 from loom.providers.docker.container.create import HARDENED_SERVICE, limits_of
 from loom.providers.docker.engine.client import Client, EngineSocket
-from loom.providers.docker.engine.errors import engine_errors, explanation, translated
-from loom.providers.docker.engine.retries import retrying, start_failed, starting
+from loom.providers.docker.engine.errors import engine_errors, explanation
+from loom.providers.docker.engine.retries import asked, retrying, start_failed, starting
 from loom.providers.docker.images.images import Images
 from loom.providers.docker.images.named import ResolvedImage
 from loom.providers.docker.services.readiness import NotReady, ProbeTarget, ports_of, probe_of
@@ -109,8 +109,8 @@ class ServiceContainer(any_services.StartedService):
         self._secrets = any_services.secrets_line(service, self._values)
         self.image = image = self._image()
         self.check()
-        with translated(f"reading the image of service {service.name}"):
-            config = retrying(lambda: self._api.inspect_image(image.image_id)).get("Config") or {}
+        doing = f"reading the image of service {service.name}"
+        config = asked(doing, lambda: self._api.inspect_image(image.image_id)).get("Config") or {}
         probe, ports = probe_of(service, config), ports_of(service, config)
         self.lines.on_line = probe.see_line
         self.say(f"starting {image.name} as {', '.join(service.aliases) or service.name}")

@@ -13,7 +13,7 @@ from typing import Any
 from loom.errors import ProviderError
 from loom.providers.docker.engine.client import Client, EngineSocket
 from loom.providers.docker.engine.errors import explanation, translated
-from loom.providers.docker.engine.retries import retrying
+from loom.providers.docker.engine.retries import asked, retrying
 from loom.providers.docker.session.attach import Chunk, Demultiplexer
 from loom.providers.driver import protocol as driver
 from loom.providers.inside import BECOME, CommandsInside, Watcher, new_path
@@ -48,8 +48,7 @@ class EngineCommand:
                 lambda: self._api.exec_create(container_id, list(command), detach_keys=_NEVER_TYPED, **given)
             )
             self._exec_id = str(made["Id"])
-            started: Any = self._api.exec_start(self._exec_id, tty=tty, socket=True)
-        self._connection: EngineSocket = started
+            self._connection: EngineSocket = self._api.exec_start(self._exec_id, tty=tty, socket=True)
         self._connection.settimeout(60.0)
         self._frames = None if tty else Demultiplexer()
         self._pieces: deque[Chunk] = deque()
@@ -97,9 +96,7 @@ class EngineCommand:
         return () if found["Running"] or found["ExitCode"] is None else (int(found["ExitCode"]),)
 
     def _inspect(self) -> Mapping[str, Any]:
-        with translated("asking how the command ended"):
-            found: Mapping[str, Any] = retrying(lambda: self._api.exec_inspect(self._exec_id))
-        return found
+        return asked("asking how the command ended", lambda: self._api.exec_inspect(self._exec_id))
 
     def send(self, data: bytes) -> None:
         self._connection.sendall(data)  # no limit: the connection has one

@@ -27,7 +27,7 @@ from loom.providers.docker.container.mounts import BindMount, Mount, OverlayMoun
 from loom.providers.docker.container.ownership import Owner, Workspaces
 from loom.providers.docker.engine.client import Client, Traits
 from loom.providers.docker.engine.errors import translated
-from loom.providers.docker.engine.retries import restarting, retrying
+from loom.providers.docker.engine.retries import asked, restarting, retrying
 from loom.providers.docker.session.attach import ContainerAttachment, ExecAttachment, attach
 from loom.providers.docker.session.exec import ContainerInside
 from loom.providers.docker.session.session import DockerSession
@@ -46,8 +46,8 @@ def find(client: Client, run_id: str, job_id: str, container_id: str | None = No
     """Return a job's container: the one with this id, else the newest with the job's labels; None if gone."""
     of_job = {"label": [f"{labels.RUN}={run_id}", f"{labels.JOB}={job_id}", f"{labels.ROLE}=job"]}
     wanted = {"id": container_id} if container_id else of_job
-    with translated(f"looking for the container of job {job_id}"):
-        listed = retrying(lambda: client.api.containers(all=True, filters=wanted))
+    doing = f"looking for the container of job {job_id}"
+    listed = asked(doing, lambda: client.api.containers(all=True, filters=wanted))
     for container in sorted(listed, key=lambda item: -float(item["Created"])):
         name = str((container.get("Names") or [""])[0]).lstrip("/")
         kept = labels.kept_until(name) is not None
@@ -90,8 +90,7 @@ class KeptContainer(KeptFiles):
     def view(self) -> Path | None:
         if (volume := self._volume()) is None:
             return None
-        with translated("looking at the job's view of the workspace"):
-            found = retrying(lambda: self.client.api.inspect_volume(volume))
+        found = asked("looking at the job's view of the workspace", lambda: self.client.api.inspect_volume(volume))
         mount = Path(str(found["Mountpoint"]))
         try:
             # An overlay is mounted only while its container runs.
@@ -165,8 +164,7 @@ class KeptContainer(KeptFiles):
     def _wake_services(self) -> None:
         of_job = [f"{name}={self.marks.get(name, '')}" for name in (labels.RUN, labels.JOB)]
         filters = {"label": [*of_job, f"{labels.ROLE}=service"]}
-        with translated("looking for the kept services"):
-            services = retrying(lambda: self.client.api.containers(all=True, filters=filters))
+        services = asked("looking for the kept services", lambda: self.client.api.containers(all=True, filters=filters))
         for service in services:
             if service["State"] in _NOT_RUNNING:
                 if labels.HANDED_OVER in service["Labels"]:
@@ -215,9 +213,8 @@ class KeptContainer(KeptFiles):
 
     def _volume(self) -> str | None:
         """Return the name of the volume that is its view; None for the workspace itself."""
-        with translated("looking at the kept container"):
-            mounts = retrying(lambda: self.client.api.inspect_container(self.kept_id))["Mounts"]
-        return next((mount.get("Name") for mount in mounts if mount["Destination"] == self.project_dir), None)
+        found = asked("looking at the kept container", lambda: self.client.api.inspect_container(self.kept_id))
+        return next((mount.get("Name") for mount in found["Mounts"] if mount["Destination"] == self.project_dir), None)
 
     def _mount(self, request: SessionRequest) -> Mount:
         if request.mount_mode is MountMode.BIND:

@@ -24,7 +24,7 @@ from loom.providers.docker.container.mounts import Mount
 from loom.providers.docker.container.ownership import Owner, may_all
 from loom.providers.docker.engine.client import ANSWER_S, LONG_S
 from loom.providers.docker.engine.errors import explanation, to_loom_error, translated
-from loom.providers.docker.engine.retries import RESUMED_AT_MOST, retrying
+from loom.providers.docker.engine.retries import RESUMED_AT_MOST, asked, retrying
 from loom.providers.docker.session.attach import ContainerAttachment
 from loom.providers.docker.session.exec import ContainerInside, EngineCommand
 from loom.providers.driven import LEAVE_S, DrivenSession
@@ -112,8 +112,8 @@ class DockerSession(DrivenSession):
             self._api.kill(self.container_id)
 
     def ask_engine(self) -> None:
-        with translated(f"asking the engine about job {self._request.job_id}, which has been silent"):
-            retrying(lambda: self._api.get(f"{self._api.base_url}/_ping", timeout=PING_S))
+        doing = f"asking the engine about job {self._request.job_id}, which has been silent"
+        asked(doing, lambda: self._api.get(f"{self._api.base_url}/_ping", timeout=PING_S))
 
     def resume(self, error: OSError | None) -> None:
         job_id, state = self._request.job_id, self._state()
