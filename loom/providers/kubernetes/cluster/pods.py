@@ -150,7 +150,7 @@ class Pods:
 # What a pod's status says
 
 
-def state_of(pod: Mapping[str, Any] | None, container: str) -> Json:
+def state_of(pod: Json | None, container: str) -> Json:
     """Return the state of a container: a mapping with `waiting`, `running` or `terminated`; empty if unknown."""
     status = (pod or {}).get("status") or {}
     for one in (*(status.get("containerStatuses") or ()), *(status.get("initContainerStatuses") or ())):
@@ -159,23 +159,23 @@ def state_of(pod: Mapping[str, Any] | None, container: str) -> Json:
     return {}
 
 
-def memory_limit(pod: Mapping[str, Any] | None, container: str) -> str:
+def memory_limit(pod: Json | None, container: str) -> str:
     """Return the most memory that a container may have; empty for any."""
     containers = ((pod or {}).get("spec") or {}).get("containers") or ()
     found = ((one.get("resources") or {}).get("limits") or {} for one in containers if one["name"] == container)
     return next((str(limits.get("memory") or "") for limits in found), "")
 
 
-def is_ready(pod: Mapping[str, Any] | None, container: str) -> bool:
+def is_ready(pod: Json | None, container: str) -> bool:
     statuses = ((pod or {}).get("status") or {}).get("containerStatuses") or ()
     return any(one["name"] == container and one.get("ready") for one in statuses)
 
 
-def runs(pod: Mapping[str, Any] | None, container: str) -> bool:
+def runs(pod: Json | None, container: str) -> bool:
     return "running" in state_of(pod, container)
 
 
-def is_taken_away(pod: Mapping[str, Any] | None) -> bool:
+def is_taken_away(pod: Json | None) -> bool:
     """Return whether someone or the cluster ends the pod: it was deleted or evicted, or is out of time."""
     if pod is None or (pod.get("metadata") or {}).get("deletionTimestamp"):
         return True
@@ -188,7 +188,7 @@ def is_taken_away(pod: Mapping[str, Any] | None) -> bool:
     )
 
 
-def is_over(pod: Mapping[str, Any] | None, container: str) -> bool:
+def is_over(pod: Json | None, container: str) -> bool:
     """Return whether a container can't be connected to any more; not for one that has not started."""
     if is_taken_away(pod):
         return True
@@ -196,7 +196,7 @@ def is_over(pod: Mapping[str, Any] | None, container: str) -> bool:
     return "terminated" in state_of(pod, container) or (pod.get("status") or {}).get("phase") in ("Failed", "Succeeded")
 
 
-def refusal(pod: Mapping[str, Any] | None, names: Mapping[str, str]) -> LoomError | None:
+def refusal(pod: Json | None, names: Mapping[str, str]) -> LoomError | None:
     """Return the error of a pod that will not start; None while it may. `names`: what a message calls each container."""
     if pod is None:
         return PodLost("the pod was deleted before it ran", hint=_DELETED)
@@ -237,7 +237,7 @@ def refusal(pod: Mapping[str, Any] | None, names: Mapping[str, str]) -> LoomErro
     return None
 
 
-def unscheduled(pod: Mapping[str, Any] | None) -> str:
+def unscheduled(pod: Json | None) -> str:
     """Return the reason that no node takes the pod; empty when one does, or the scheduler has not said."""
     for condition in ((pod or {}).get("status") or {}).get("conditions") or ():
         if condition.get("type") == "PodScheduled" and condition.get("status") == "False":
@@ -256,7 +256,7 @@ def events_of(cluster: Cluster, name: str) -> list[str]:
     return list(dict.fromkeys(f"{one.get('reason')}: {one.get('message')}" for one in items))[-5:]
 
 
-def _eviction(status: Mapping[str, Any]) -> str:
+def _eviction(status: Json) -> str:
     """Return why the cluster takes the pod away: a full node; from 1.26 on also preemption and a drained node."""
     if status.get("reason") == "Evicted":
         return str(status.get("message"))

@@ -9,7 +9,6 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
 
 from msgspec.structs import replace
 
@@ -123,7 +122,7 @@ def amount(text: str) -> float:
     return float(found[1]) * _UNITS.get(found[2], 1.0) if found else 0.0
 
 
-def fit(container: dict[str, Any], policies: NamespacePolicies, pool: Pool, *, own: bool) -> None:
+def fit(container: Json, policies: NamespacePolicies, pool: Pool, *, own: bool) -> None:
     """Give a container the requests and limits that the rules ask for. ProviderError where the pool has to say one.
 
     The values of a container of loom's `own` change as the rules want; of the others those that nobody gave.

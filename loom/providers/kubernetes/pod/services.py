@@ -6,7 +6,7 @@ import contextlib
 import re
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -17,7 +17,7 @@ from loom.errors import LoomError, ServiceError
 from loom.plan.model import Resolved, Service
 from loom.providers.base import OpenedServices
 from loom.providers.kubernetes.cluster import pods as states
-from loom.providers.kubernetes.cluster.client import Cluster, Gone, is_transient
+from loom.providers.kubernetes.cluster.client import Cluster, Gone, Json, is_transient
 from loom.providers.kubernetes.cluster.pods import Pods
 from loom.providers.kubernetes.pod.spec import PodServiceContainer, host_names
 from loom.providers.services import OnDied, Output, ReadyLine, StartedService, addresses, describe_end, named_port
@@ -95,7 +95,7 @@ class FollowedService(StartedService):
         """Wait until it has started, and follow its log. ServiceError when it does not start."""
         name = self.service.name
 
-        def known(pod: Mapping[str, Any] | None) -> bool:
+        def known(pod: Json | None) -> bool:
             state = states.state_of(pod, self.container)
             refused = states.refusal(pod, {self.container: name})
             return self.cancel.requested or "running" in state or "terminated" in state or refused is not None
@@ -114,7 +114,7 @@ class FollowedService(StartedService):
     def is_ready(self) -> bool:
         return self._is_ready(self._pods.get(self._pod))
 
-    def _is_ready(self, seen: Mapping[str, Any] | None) -> bool:
+    def _is_ready(self, seen: Json | None) -> bool:
         return states.is_ready(seen, self.container) and not (self._line and self._line.missing)
 
     def why(self) -> str:
@@ -183,7 +183,7 @@ def wait_until(cluster: Cluster, pods: Pods, pod: str, services: PodServices) ->
         started.wait(begun=begun)
 
 
-def _ended(pod: Mapping[str, Any] | None, container: str) -> str:
+def _ended(pod: Json | None, container: str) -> str:
     """Describe how a container ended; empty while it may still run."""
     ended = states.state_of(pod, container).get("terminated")
     if ended is None:

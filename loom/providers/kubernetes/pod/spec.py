@@ -23,6 +23,7 @@ from loom.plan.model import Image, PullPolicy, Resources, Service
 from loom.providers import labels
 from loom.providers.base import JOB_CAPS, SERVICE_CAPS, SessionRequest
 from loom.providers.driver import protocol as driver
+from loom.providers.kubernetes.cluster.client import Json
 from loom.providers.kubernetes.images.snapshot import COPY, Pushed, copying
 from loom.providers.kubernetes.pod.policies import NamespacePolicies, amount, check_level, fit
 from loom.providers.services import http_address
@@ -110,7 +111,7 @@ def specification(
     image: str,
     pushed: Pushed | None = None,
     policies: NamespacePolicies = NamespacePolicies(),  # noqa: B008  a value
-) -> dict[str, Any]:
+) -> Json:
     """Return the pod, which copies the snapshot if it is `pushed`. ProviderError for what a pod can't have.
 
     Its values fit the `policies` of its namespace.
@@ -171,7 +172,7 @@ def specification(
             "securityContext": _SECCOMP if confined else None,
         },
     }
-    whole = cast("dict[str, Any]", merged(to_builtins(pool.pod_template), _literal(pod)))
+    whole = cast("Json", merged(to_builtins(pool.pod_template), _literal(pod)))
     job = next(one for one in whole["spec"]["containers"] if one["name"] == JOB)
     requests = job["resources"].get("requests") or {}
     if "cpu" not in {**requests, **(job["resources"].get("limits") or {})}:
@@ -254,9 +255,7 @@ def _environment(given: Mapping[str, str]) -> list[dict[str, str]]:
     return [{"name": key, "value": value} for key, value in given.items()]
 
 
-def _helper(
-    request: SessionRequest, image: str, confined: bool, volumes: Sequence[Mapping[str, Any]]
-) -> dict[str, Any]:
+def _helper(request: SessionRequest, image: str, confined: bool, volumes: Sequence[Json]) -> Json:
     """Return the container for the driver's streams and the workspace: it runs as root, or confined, as the job's user."""
     mounts = [one["mount"] for one in volumes if HELPER in one["in"]]
     full = FULL if any(one["mountPath"] == FULL for one in mounts) else ""
@@ -279,7 +278,7 @@ def _helper(
     }
 
 
-def _job(request: SessionRequest, environment: Mapping[str, str], image: str, confined: bool) -> dict[str, Any]:
+def _job(request: SessionRequest, environment: Mapping[str, str], image: str, confined: bool) -> Json:
     strict = request.hardened or confined
     return {
         "name": JOB,
@@ -306,17 +305,17 @@ def _job(request: SessionRequest, environment: Mapping[str, str], image: str, co
     }
 
 
-def _restricted(strict: bool, capabilities: Sequence[str] | None) -> dict[str, Any]:
+def _restricted(strict: bool, capabilities: Sequence[str] | None) -> Json:
     """Return a security context with no capabilities but these, if `strict`; else an empty one."""
     return {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"], "add": capabilities}} if strict else {}
 
 
-def _user(user: str | None) -> dict[str, Any]:
+def _user(user: str | None) -> Json:
     uid, _, gid = (user or "").partition(":")
     return {"runAsUser": int(uid) if uid else None, "runAsGroup": int(gid) if gid else None}
 
 
-def _resources(resources: Resources, pool: Pool | None) -> dict[str, Any]:
+def _resources(resources: Resources, pool: Pool | None) -> Json:
     """Return requests and limits: the job's limits count more than its pool's, and no request is above its limit."""
     limits = {key: str(value) for key, value in pool.limits.items()} if pool is not None else {}
     if resources.cpus is not None:
@@ -333,7 +332,7 @@ def _resources(resources: Resources, pool: Pool | None) -> dict[str, Any]:
     return {"limits": limits or None, "requests": requests or None}
 
 
-def _service(one: PodServiceContainer, hardened: bool, confined: bool) -> dict[str, Any]:
+def _service(one: PodServiceContainer, hardened: bool, confined: bool) -> Json:
     service = one.service
     return {
         "name": one.container,
@@ -351,10 +350,10 @@ def _service(one: PodServiceContainer, hardened: bool, confined: bool) -> dict[s
     }
 
 
-def _probe(service: Service) -> dict[str, Any] | None:
+def _probe(service: Service) -> Json | None:
     """Return a probe that the kubelet runs, beside the container: no tool is needed in it."""
     ready = service.ready
-    how: dict[str, Any]
+    how: Json
     if ready.command is not None:
         how = {"exec": {"command": list(ready.command)}}
     elif ready.tcp is not None:
@@ -385,7 +384,7 @@ def sender(token: bytes, segments: tuple[int, int]) -> list[str]:
 # Volumes and the rest
 
 
-def _volumes(request: SessionRequest) -> list[dict[str, Any]]:
+def _volumes(request: SessionRequest) -> list[Json]:
     """Return each volume, where it is mounted, and in which of the two containers."""
     memory = "Memory"
     both, resources = (JOB, HELPER), request.resources
@@ -406,7 +405,7 @@ def _volumes(request: SessionRequest) -> list[dict[str, Any]]:
     return [*found, *(_volume(f"own-{index}", path, (JOB,)) for index, path in enumerate(resources.volumes))]
 
 
-def _volume(name: str, path: str, where: Sequence[str], *, medium: str = "", size: int | None = None) -> dict[str, Any]:
+def _volume(name: str, path: str, where: Sequence[str], *, medium: str = "", size: int | None = None) -> Json:
     limits = {"medium": medium or None, "sizeLimit": str(size) if size else None}
     return {"name": name, "emptyDir": limits, "mount": {"name": name, "mountPath": path}, "in": tuple(where)}
 
@@ -423,7 +422,7 @@ def _platform(image: Image) -> dict[str, str | None]:
     return {"kubernetes.io/os": system, "kubernetes.io/arch": rest.partition("/")[0] or None}
 
 
-def _aliases(request: SessionRequest, services: Sequence[PodServiceContainer]) -> list[dict[str, Any]]:
+def _aliases(request: SessionRequest, services: Sequence[PodServiceContainer]) -> list[Json]:
     names = list(dict.fromkeys(name for one in services for name in host_names(one.service)))
     here = [{"ip": "127.0.0.1", "hostnames": names}] if names else []
     return [*here, *({"ip": ip, "hostnames": [name]} for name, ip in request.network.extra_hosts.items())]

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
-from typing import Any
 
 from msgspec import Struct
 
@@ -127,7 +125,7 @@ class StartingPod(Struct, kw_only=True):
         names = {JOB: job, HELPER: job, COPY: f"the snapshot of {job}"}  # the helper has the job's image
         limit_s = (self.request.pool.start_timeout if self.request.pool else None) or START_S
 
-        def known(pod: Mapping[str, Any] | None) -> bool:
+        def known(pod: Json | None) -> bool:
             return self.cancel.requested or states.refusal(pod, names) is not None or _runs(pod)
 
         seen = self.pods.wait_for(self.name, known, limit_s)
@@ -162,7 +160,7 @@ def _leaving_pods(pods: Pods, name: str) -> set[str]:
     return {one["name"] for one in there if KEPT_UNTIL not in (one.get("labels") or {})}
 
 
-def _has_node(pod: Mapping[str, Any]) -> bool:
+def _has_node(pod: Json) -> bool:
     return bool((pod.get("spec") or {}).get("nodeName"))
 
 
@@ -172,5 +170,5 @@ def _others_have_nodes(pods: Pods, name: str) -> bool:
     return any(_has_node(pod) for pod in pods.beside(name) if pod["metadata"]["name"] in leave)
 
 
-def _runs(pod: Mapping[str, Any] | None) -> bool:
+def _runs(pod: Json | None) -> bool:
     return states.runs(pod, HELPER) and "waiting" not in (states.state_of(pod, JOB) or {"waiting": 1})

@@ -19,7 +19,7 @@ from loom.errors import EngineUnavailable, LoomError, ProviderError
 from loom.providers.driver import protocol as driver
 from loom.providers.driver.steps import exports
 from loom.providers.inside import BECOME, CommandsInside, Watcher, new_path
-from loom.providers.kubernetes.cluster.client import CHANNELS, Cluster
+from loom.providers.kubernetes.cluster.client import CHANNELS, Cluster, Json
 from loom.providers.kubernetes.pod.spec import JOB
 from loom.status import Stream
 from loom.util.within import readable
@@ -54,7 +54,7 @@ class Exec:
         self._socket: Any = cluster.websocket(pod, container, command, stdin=stdin, tty=tty)
         self._socket.settimeout(SILENT_S)
         self._sending = threading.Lock()
-        self._status: dict[str, Any] | None = None
+        self._status: Json | None = None
         self.ended = False
         """The command and its output have ended."""
 
