@@ -7,16 +7,16 @@ takes over.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 from urllib.parse import quote, unquote
 
 from msgspec import Struct, field
 
 from loom.action_services.caches import number_of
-from loom.action_services.requests import Client, ServiceStore, Uploads, text
+from loom.action_services.requests import Client, Message, ServiceStore, Uploads, text
 from loom.action_services.uploads import Refused, Upload
 from loom.storage import zips
 from loom.storage.tar import DamagedArchive
@@ -39,7 +39,7 @@ class ArtifactService(Struct):
     _uploaded: set[Path] = set()
     """The artifacts that this run uploaded: a resumed job may upload its earlier ones once more."""
 
-    def create(self, client: Client, request: Mapping[str, Any]) -> Mapping[str, Any]:
+    def create(self, client: Client, request: Message) -> Message:
         """`CreateArtifact`: reserve a name, and give an address to upload to."""
         name = text(request, "name")
         file = file_of(name)
@@ -55,7 +55,7 @@ class ArtifactService(Struct):
             raise Refused(409, "already_exists", "an artifact with this name already exists on the workflow run")
         return {"ok": True, "signed_upload_url": address}
 
-    def finish(self, client: Client, request: Mapping[str, Any]) -> Mapping[str, Any]:
+    def finish(self, client: Client, request: Message) -> Message:
         """`FinalizeArtifact`: keep what was uploaded in the job's record."""
         name = text(request, "name")
         size = text(request, "size", "0")
@@ -69,7 +69,7 @@ class ArtifactService(Struct):
         client.tell("artifact", fact)
         return {"ok": True, "artifact_id": str(_number(client.job_id, name))}
 
-    def listed(self, client: Client, request: Mapping[str, Any]) -> Mapping[str, Any]:
+    def listed(self, client: Client, request: Message) -> Message:
         """`ListArtifacts`: all of the pipeline, or those with this name or id."""
         wanted = {name: text(request, f"{name}_filter") for name in ("name", "id") if request.get(f"{name}_filter")}
         with self._lock:  # nobody deletes one meanwhile
@@ -93,7 +93,7 @@ class ArtifactService(Struct):
             ]
         }
 
-    def found(self, client: Client, request: Mapping[str, Any]) -> Mapping[str, Any]:
+    def found(self, client: Client, request: Message) -> Message:
         """`GetSignedArtifactURL`: give an address to download from."""
         job_id, name, path = self._one(client, request)
         return {
@@ -101,7 +101,7 @@ class ArtifactService(Struct):
             "signed_url": self.uploads.address(client, "artifact", f"{quote(job_id, '')}/{path.name}"),
         }
 
-    def delete(self, client: Client, request: Mapping[str, Any]) -> Mapping[str, Any]:
+    def delete(self, client: Client, request: Message) -> Message:
         """`DeleteArtifact`: let another one have the name."""
         with self._lock:
             job_id, name, path = self._one(client, request)
@@ -123,7 +123,7 @@ class ArtifactService(Struct):
                 if path not in self._deleted:
                     yield job_id, named(path), path
 
-    def _one(self, client: Client, request: Mapping[str, Any]) -> tuple[str, str, Path]:
+    def _one(self, client: Client, request: Message) -> tuple[str, str, Path]:
         wanted = text(request, "name")
         for one in self._all(client):
             if one[1] == wanted:

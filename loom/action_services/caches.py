@@ -9,13 +9,12 @@ from __future__ import annotations
 import gzip
 import hashlib
 import zlib
-from collections.abc import Mapping
-from typing import IO, Any
+from typing import IO
 
 import zstandard
 from msgspec.structs import asdict
 
-from loom.action_services.requests import Client, ServiceStore, Uploads, text, texts
+from loom.action_services.requests import Client, Message, ServiceStore, Uploads, text, texts
 from loom.action_services.uploads import Refused, Upload
 from loom.plan.model import Cache as Spec
 from loom.storage.tar import Content
@@ -32,7 +31,7 @@ class CacheService:
         self._uploads = uploads
         self._masker = store.masker
 
-    def create(self, client: Client, request: Mapping[str, Any]) -> Mapping[str, Any]:
+    def create(self, client: Client, request: Message) -> Message:
         """`CreateCacheEntry`: reserve a key, and give an address to upload to."""
         key, version = _key(request), text(request, "version")
         if self._cache is None or client.read_only:
@@ -42,7 +41,7 @@ class CacheService:
             return {"ok": False, "message": f"there is a cache {key!r} already"}
         return {"ok": True, "signed_upload_url": address}
 
-    def finish(self, client: Client, request: Mapping[str, Any]) -> Mapping[str, Any]:
+    def finish(self, client: Client, request: Message) -> Message:
         """`FinalizeCacheEntryUpload`: store what was uploaded."""
         key, version = _key(request), text(request, "version")
         with self._uploads.taken(client, text(request, "size_bytes", "0"), "cache", version, key) as upload:
@@ -59,7 +58,7 @@ class CacheService:
             return {"ok": False, "message": saved.warning}
         return {"ok": True, "entry_id": str(number_of(f"{key}\0{version}"))}
 
-    def find(self, client: Client, request: Mapping[str, Any]) -> Mapping[str, Any]:
+    def find(self, client: Client, request: Message) -> Message:
         """`GetCacheEntryDownloadURL`: find the key itself, else the newest entry that begins with it, or with a later key."""
         key, version = _key(request), text(request, "version")
         if self._cache is None:
@@ -101,7 +100,7 @@ def number_of(name: str) -> int:
     return int.from_bytes(hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest()[:6], "big")
 
 
-def _key(request: Mapping[str, Any]) -> str:
+def _key(request: Message) -> str:
     key = text(request, "key")
     if not key or len(key) > _LONGEST_KEY or "," in key:
         raise Refused(400, "invalid_argument", f"a key has 1 to {_LONGEST_KEY} characters, without commas")

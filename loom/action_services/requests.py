@@ -23,6 +23,8 @@ _MOST_UPLOADS = 500
 """Open ones, of one job."""
 
 Kind = Literal["upload", "cache", "artifact"]
+Message = Mapping[str, Any]
+"""A request of an action, or the answer, as JSON has it."""
 
 
 class Client(Immutable, eq=False):
@@ -128,7 +130,7 @@ class Uploads:
         return hmac.digest(self._secret, text.encode("utf-8", "surrogateescape"), "sha256")
 
 
-def text(request: Mapping[str, Any], name: str, default: str | None = None) -> str:
+def text(request: Message, name: str, default: str | None = None) -> str:
     """Return a value of a request; Refused for a missing one, and for one that is not a short text."""
     value = request.get(name, default)
     if isinstance(value, int) and not isinstance(value, bool):
@@ -138,7 +140,7 @@ def text(request: Mapping[str, Any], name: str, default: str | None = None) -> s
     return value
 
 
-def texts(request: Mapping[str, Any], name: str) -> Sequence[str]:
+def texts(request: Message, name: str) -> Sequence[str]:
     """Return a list of a request; Refused as for `text`."""
     values = request.get(name) or []
     if not isinstance(values, list) or len(values) > _MOST_TEXTS:

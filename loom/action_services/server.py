@@ -25,7 +25,7 @@ from urllib.parse import parse_qs, quote, urlsplit
 
 from loom.action_services.artifacts import ArtifactService
 from loom.action_services.caches import CacheService
-from loom.action_services.requests import Client, ServiceStore, Uploads
+from loom.action_services.requests import Client, Message, ServiceStore, Uploads
 from loom.action_services.uploads import MOST_BLOCKS, Refused
 
 _LARGEST_CALL = 1 << 20
@@ -36,7 +36,7 @@ _LINGER, _LINGER_S = 1 << 30, 2.0
 _BLOCK = re.compile(r"<(?:Latest|Uncommitted|Committed)>([^<]*)</")
 _RANGE = re.compile(r"bytes=(\d*)-(\d*)")
 
-Call = Callable[[Client, Mapping[str, Any]], Mapping[str, Any]]
+Call = Callable[[Client, Message], Message]
 
 
 class ResultsServer:
@@ -95,7 +95,7 @@ class ResultsServer:
 
     # -- requests -----------------------------------------------------------------------------------------------------
 
-    def call(self, service: str, method: str, token: str, body: bytes) -> Mapping[str, Any]:
+    def call(self, service: str, method: str, token: str, body: bytes) -> Message:
         """Answer a call of a service."""
         client = self._clients.get(token)
         if client is None:
