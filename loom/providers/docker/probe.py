@@ -11,7 +11,7 @@ from loom.errors import ImageError, ProviderError
 from loom.plan.model import PROJECT_DIR, Image
 from loom.providers.base import SessionRequest
 from loom.providers.command import Command
-from loom.providers.docker.engine.client import Client
+from loom.providers.docker.engine.client import EngineClient
 from loom.providers.docker.engine.retries import asked
 from loom.providers.docker.provider import DockerProvider
 
@@ -19,7 +19,7 @@ _TRIED = 3
 _SHELL = ("sh", "-e")
 
 
-def probe(client: Client, default_image: str, tmp_dir: Path) -> tuple[str, float] | None:
+def probe(client: EngineClient, default_image: str, tmp_dir: Path) -> tuple[str, float] | None:
     """Start a container of the default image, else of the smallest one with a shell; return its name and the milliseconds.
 
     Pulls nothing: None when the engine has no image. ProviderError or ImageError when none started.
@@ -41,7 +41,7 @@ def probe(client: Client, default_image: str, tmp_dir: Path) -> tuple[str, float
     return None
 
 
-def _start(client: Client, name: str, image_id: str, tmp_dir: Path) -> None:
+def _start(client: EngineClient, name: str, image_id: str, tmp_dir: Path) -> None:
     tmp_dir.mkdir(parents=True, exist_ok=True)
     provider, cancel, printed = DockerProvider(lambda: client), Cancel(), list[bytes]()
     with tempfile.TemporaryDirectory(prefix="loom-doctor-", dir=tmp_dir) as folder:

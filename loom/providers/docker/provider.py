@@ -33,7 +33,7 @@ from loom.providers.docker.container import refusals
 from loom.providers.docker.container.cleanup import remove_container, remove_run, tidied
 from loom.providers.docker.container.mounts import Mount, can_lie_over, mount_of
 from loom.providers.docker.container.ownership import Workspaces
-from loom.providers.docker.engine.client import Client, Engine, Traits
+from loom.providers.docker.engine.client import Engine, EngineClient, Traits
 from loom.providers.docker.engine.endpoint import endpoint_of, proxies_of
 from loom.providers.docker.engine.errors import DISK_FULL, translated
 from loom.providers.docker.engine.retries import StartFailed, starting
@@ -64,7 +64,7 @@ class DockerProvider(Provider):
     name = "docker"
     capabilities = Capabilities(mounts=frozenset(MountMode), isolated=True)
 
-    def __init__(self, client: Callable[[], Client], setup: Setup | None = None) -> None:
+    def __init__(self, client: Callable[[], EngineClient], setup: Setup | None = None) -> None:
         self._connect = client
         self._engine = client if isinstance(client, Engine) else None
         self._setup = setup
@@ -123,7 +123,7 @@ class DockerProvider(Provider):
 
     def _started(
         self,
-        client: Client,
+        client: EngineClient,
         request: SessionRequest,
         names: list[str],
         mount: Mount,
@@ -232,7 +232,7 @@ class DockerProvider(Provider):
         # The container tells its network: a kept one may have that of services of an earlier run.
         return host_address(client, replace(request, network_id=f"container:{session.facts.container_id}"))
 
-    def _proxies_of(self, request: SessionRequest, client: Client) -> Mapping[str, str]:
+    def _proxies_of(self, request: SessionRequest, client: EngineClient) -> Mapping[str, str]:
         proxies = self._proxies.get(request.network_id or "", Traits(client).proxies)
         own = host_address(client, request) if proxies else None  # where loom answers actions
         return _around(proxies, (own or "").partition("/")[0])
@@ -252,14 +252,14 @@ class DockerProvider(Provider):
             self._engine.close()
         return self._removals.problems()
 
-    def _attach(self, client: Client, request: SessionRequest, container_id: str) -> ContainerAttachment:
+    def _attach(self, client: EngineClient, request: SessionRequest, container_id: str) -> ContainerAttachment:
         try:
             return attach(client, container_id, apart=not Traits(client).podman)
         except ProviderError as error:
             # Podman creates the container's environment only now.
             raise refusals.known_reason(request, error.message) or error from error
 
-    def _reap_once(self, client: Client) -> None:
+    def _reap_once(self, client: EngineClient) -> None:
         """Remove abandoned resources while jobs already run, without delaying the first start."""
         with self._lock:
             if self._reaped:
@@ -272,7 +272,7 @@ class DockerProvider(Provider):
 
         self._removals.start("reap", reap)
 
-    def _remove_later(self, client: Client, names: Sequence[str], mount: Mount) -> None:
+    def _remove_later(self, client: EngineClient, names: Sequence[str], mount: Mount) -> None:
         def remove() -> None:
             for name in names:
                 remove_container(client, name)
@@ -287,7 +287,7 @@ def _around(proxies: Mapping[str, str], *names: str) -> Mapping[str, str]:
     return {**proxies, **given} if proxies else {}
 
 
-def host_address(client: Client, request: SessionRequest) -> str | None:
+def host_address(client: EngineClient, request: SessionRequest) -> str | None:
     """Return this machine's address in the container's network (`Provider.host_address`).
 
     That is the network's gateway, or, where loom runs in a container itself, this container's address. An engine in a virtual

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from loom.errors import EngineUnavailable, LoomError
 from loom.providers import labels
-from loom.providers.docker.engine.client import Client, Traits
+from loom.providers.docker.engine.client import EngineClient, Traits
 from loom.providers.docker.engine.errors import explanation, translated
 from loom.providers.docker.engine.retries import REMOVAL, retrying
 from loom.values import Immutable
@@ -59,7 +59,7 @@ class Resource(Immutable):
 # -- what goes ----------------------------------------------------------------------------------------------------
 
 
-def reap(client: Client, *, now: Callable[[], float] = time.time) -> list[Resource]:
+def reap(client: EngineClient, *, now: Callable[[], float] = time.time) -> list[Resource]:
     """Remove abandoned resources. ProviderError when the engine can't be queried.
 
     A kept container is `loom clean`'s to remove, which saves its changes first; one without such a loom goes much later.
@@ -79,7 +79,7 @@ def _is_over(one: Resource, kept: set[tuple[str, str]], now: float) -> bool:
     return gone and one.job not in kept
 
 
-def tidied(client: Client) -> list[str]:
+def tidied(client: EngineClient) -> list[str]:
     """Remove abandoned resources; return failures as lines of text. Never raises."""
     try:
         left = [one for one in reap(client) if one.problem]
@@ -90,7 +90,7 @@ def tidied(client: Client) -> list[str]:
         return [error.message]
 
 
-def remove_run(client: Client, run_id: str, job_id: str | None = None) -> list[Resource]:
+def remove_run(client: EngineClient, run_id: str, job_id: str | None = None) -> list[Resource]:
     """Remove everything that a run, or one of its jobs, has in the engine; the caller ensures that it is over.
 
     ProviderError when the engine can't be queried.
@@ -99,7 +99,7 @@ def remove_run(client: Client, run_id: str, job_id: str | None = None) -> list[R
     return [_removed(client, one) for one in _found(client, f"what run {run_id} left in the engine", marks)]
 
 
-def _found(client: Client, what: str, marks: list[str]) -> Iterator[Resource]:
+def _found(client: EngineClient, what: str, marks: list[str]) -> Iterator[Resource]:
     """Sort by the order of removal."""
     api = client.api
     filters = {"label": marks}
@@ -127,7 +127,7 @@ def _found(client: Client, what: str, marks: list[str]) -> Iterator[Resource]:
 # -- how it goes --------------------------------------------------------------------------------------------------
 
 
-def _removed(client: Client, one: Resource) -> Resource:
+def _removed(client: EngineClient, one: Resource) -> Resource:
     how = {"container": remove_container, "network": remove_network, "volume": remove_volume}[one.kind]
     try:
         how(client, one.key)
@@ -137,7 +137,7 @@ def _removed(client: Client, one: Resource) -> Resource:
     return one
 
 
-def remove_container(client: Client, name: str) -> None:
+def remove_container(client: EngineClient, name: str) -> None:
     """Remove a container, running or not, with its anonymous volumes."""
 
     def call() -> None:
@@ -153,7 +153,7 @@ def remove_container(client: Client, name: str) -> None:
     _remove(f"the container {name}", call)
 
 
-def remove_network(client: Client, name: str, *, disconnect: bool = False) -> None:
+def remove_network(client: EngineClient, name: str, *, disconnect: bool = False) -> None:
     """`disconnect`: first detach remaining containers, which the engine may be slow to remove."""
     api = client.api
 
@@ -171,7 +171,7 @@ def remove_network(client: Client, name: str, *, disconnect: bool = False) -> No
     _remove(f"the network {name}", call)
 
 
-def remove_volume(client: Client, name: str) -> None:
+def remove_volume(client: EngineClient, name: str) -> None:
     _remove(f"the volume {name}", lambda: client.api.remove_volume(name, force=True))
 
 
@@ -203,7 +203,7 @@ class PrunedImage(Immutable):
     size: int
 
 
-def prune_builds(client: Client, *, before: float) -> tuple[PrunedImage, ...]:
+def prune_builds(client: EngineClient, *, before: float) -> tuple[PrunedImage, ...]:
     """Remove loom's built images last used before that time (seconds since the epoch), except those in use."""
     api = client.api
     removed = []

@@ -13,7 +13,7 @@ from loom.providers import labels
 from loom.providers.base import JOB_CAPS, SERVICE_CAPS, SessionFacts, SessionRequest
 from loom.providers.docker.container import refusals
 from loom.providers.docker.container.mounts import Mount
-from loom.providers.docker.engine.client import ENGINES_SOCKET, Client, Traits
+from loom.providers.docker.engine.client import ENGINES_SOCKET, EngineClient, Traits
 from loom.providers.docker.engine.retries import asked
 from loom.providers.driver import protocol as driver
 
@@ -31,7 +31,7 @@ HARDENED_SERVICE: Mapping[str, Any] = {
 
 
 def create(
-    client: Client,
+    client: EngineClient,
     request: SessionRequest,
     name: str,
     mount: Mount,
@@ -155,7 +155,7 @@ def is_cdi(device: str) -> bool:
     return re.fullmatch(r"[A-Za-z][\w.-]*/[A-Za-z][\w.-]*=[\w.:-]+", device) is not None
 
 
-def image_is_there(client: Client, image_id: str) -> bool:
+def image_is_there(client: EngineClient, image_id: str) -> bool:
     try:
         asked("looking for the image", lambda: client.api.inspect_image(image_id))
     except LoomError as error:

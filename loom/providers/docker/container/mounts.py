@@ -22,7 +22,7 @@ from loom.providers import labels
 from loom.providers.base import SessionRequest
 from loom.providers.docker.container.cleanup import remove_volume
 from loom.providers.docker.container.ownership import Owner, Workspaces, chown_all, foreign_paths, lstat
-from loom.providers.docker.engine.client import Client, Traits
+from loom.providers.docker.engine.client import EngineClient, Traits
 from loom.providers.docker.engine.errors import engine_errors, translated
 from loom.providers.docker.engine.retries import retrying
 from loom.providers.files import members_in, members_of, moved_below, unless_canceled
@@ -71,7 +71,7 @@ class Mount:
         """Remove the view; the container is already gone."""
 
 
-def mount_of(client: Client, request: SessionRequest, workspaces: Workspaces) -> Mount:
+def mount_of(client: EngineClient, request: SessionRequest, workspaces: Workspaces) -> Mount:
     match request.mount_mode:
         case MountMode.BIND:
             return BindMount(request, workspaces, rootless=Traits(client).rootless)
@@ -131,7 +131,7 @@ class _EngineVolume(Mount):
 
     role: str
 
-    def __init__(self, client: Client, request: SessionRequest) -> None:
+    def __init__(self, client: EngineClient, request: SessionRequest) -> None:
         self._client = client
         self._api = client.api
         self._request = request
@@ -230,7 +230,7 @@ class OverlayMount(_EngineVolume):
 
     role = "overlay"
 
-    def __init__(self, client: Client, request: SessionRequest) -> None:
+    def __init__(self, client: EngineClient, request: SessionRequest) -> None:
         super().__init__(client, request)
         self._rootless = Traits(client).rootless
         # Beside the workspace: on the same file system, and visible to the engine like the workspace.

@@ -33,7 +33,7 @@ _ENFORCED_BY: Mapping[str, str] = {"memory": "MemoryLimit", "cpus": "CpuCfsQuota
 """Limits of a job, with the engine's field that reports support."""
 
 
-class Client(Protocol):
+class EngineClient(Protocol):
     """What loom needs of the SDK's client. `api` is the SDK's too, without types: its stubs lack much."""
 
     @property
@@ -43,7 +43,7 @@ class Client(Protocol):
     def close(self) -> None: ...
 
 
-def connect(environ: Mapping[str, str]) -> Client:
+def connect(environ: Mapping[str, str]) -> EngineClient:
     """Return a client of the engine that `environ` names, after a first answer. The caller closes it; threads may share
     it.
 
@@ -134,16 +134,16 @@ class Engine:
         if address:
             self.environ["DOCKER_HOST"] = address
         self._lock = threading.Lock()
-        self._client: Client | None = None
+        self._client: EngineClient | None = None
 
-    def __call__(self) -> Client:
+    def __call__(self) -> EngineClient:
         """Connect. EngineUnavailable when no engine answers."""
         with self._lock:
             if self._client is None:
                 self._client = connect(self.environ)
             return self._client
 
-    def another(self) -> Client:
+    def another(self) -> EngineClient:
         """Return a separate connection, which the caller closes."""
         return connect(self.environ)
 
@@ -204,7 +204,7 @@ class EngineSocket:
 class Traits(Struct):
     """The traits of one engine. Thread-safe."""
 
-    _client: Client
+    _client: EngineClient
 
     @property
     def podman(self) -> bool:

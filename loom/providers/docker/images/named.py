@@ -16,7 +16,7 @@ from loom.plan import model
 from loom.plan.image_lock import ImageLock, Locked
 from loom.plan.model import Resolved
 from loom.providers.base import ResolveRequest
-from loom.providers.docker.engine.client import Client, Engine
+from loom.providers.docker.engine.client import Engine, EngineClient
 from loom.providers.docker.engine.errors import translated
 from loom.providers.docker.engine.retries import retrying
 from loom.providers.docker.images.registry import pull, same_platform, served
@@ -44,7 +44,7 @@ class NamedImages:
         self._engine_platform: str | None = None
 
     @property
-    def client(self) -> Client:
+    def client(self) -> EngineClient:
         return self.engine()
 
     def platform_of(self, image: model.Image) -> str:

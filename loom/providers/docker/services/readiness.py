@@ -18,7 +18,7 @@ from typing import Any
 import docker.errors
 
 from loom.plan.model import Service
-from loom.providers.docker.engine.client import Client, Traits
+from loom.providers.docker.engine.client import EngineClient, Traits
 from loom.providers.services import ReadyLine, http_address, named_port
 from loom.util.within import within
 
@@ -45,7 +45,7 @@ class Probe:
 class ProbeTarget:
     """The interface of a running service for a probe."""
 
-    def __init__(self, client: Client, container_id: str, network: str, addressed: str) -> None:
+    def __init__(self, client: EngineClient, container_id: str, network: str, addressed: str) -> None:
         """`addressed`: the container that has the address, which is another one where several share it."""
         self._addressed = addressed
         self._client = client

@@ -27,7 +27,7 @@ from loom.providers import services as any_services
 from loom.providers.base import OpenedServices, ResolveRequest
 from loom.providers.docker.container.cleanup import remove_container, remove_network
 from loom.providers.docker.container.create import HARDENED_SERVICE, limits_of
-from loom.providers.docker.engine.client import Client, EngineSocket
+from loom.providers.docker.engine.client import EngineClient, EngineSocket
 from loom.providers.docker.engine.errors import engine_errors, explanation
 from loom.providers.docker.engine.retries import asked, retrying, start_failed, starting
 from loom.providers.docker.images.images import Images
@@ -52,7 +52,7 @@ _LED_WITHIN_S = 3600.0
 class ServiceGroup(Struct, kw_only=True):
     """The shared settings of a job's services."""
 
-    client: Client
+    client: EngineClient
     images: Images
     request: ResolveRequest
     labels: Mapping[str, str]

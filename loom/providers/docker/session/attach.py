@@ -19,7 +19,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from loom.errors import LoomError, ProviderError
-from loom.providers.docker.engine.client import ANSWER_S, Client, EngineSocket
+from loom.providers.docker.engine.client import ANSWER_S, EngineClient, EngineSocket
 from loom.providers.docker.engine.errors import to_loom_error, translated
 from loom.providers.docker.engine.retries import start_failed
 from loom.providers.driver.channel import ConnectionLost
@@ -108,7 +108,7 @@ def follow(connection: EngineSocket, on_output: OnOutput) -> None:
     frames.end()
 
 
-def attached(client: Client, container_id: str, *what: Literal["stdin", "stdout", "stderr"]) -> EngineSocket:
+def attached(client: EngineClient, container_id: str, *what: Literal["stdin", "stdout", "stderr"]) -> EngineSocket:
     """Connect to streams of a container."""
     doing = "attaching to the container"
     try:
@@ -151,7 +151,7 @@ class _Position(Struct):
 class LogFollower:
     """Follow a container's log from its beginning, as a pollable socket: the engine offers no raw connection for logs."""
 
-    def __init__(self, client: Client, container_id: str) -> None:
+    def __init__(self, client: EngineClient, container_id: str) -> None:
         self._api = client.api
         self._url = f"{self._api.base_url}/v{self._api.api_version}/containers/{container_id}/logs"
         self._response: Any = None
@@ -194,7 +194,7 @@ class ContainerAttachment:
     """Implements `driver.channel.Attachment`."""
 
     def __init__(
-        self, client: Client, container_id: str, input_: EngineSocket, output: EngineSocket | LogFollower
+        self, client: EngineClient, container_id: str, input_: EngineSocket, output: EngineSocket | LogFollower
     ) -> None:
         self._input: EngineSocket | None = input_
         self._output = output
@@ -312,7 +312,7 @@ class ContainerAttachment:
             os.close(self._wake)
 
 
-def attach(client: Client, container_id: str, *, apart: bool) -> ContainerAttachment:
+def attach(client: EngineClient, container_id: str, *, apart: bool) -> ContainerAttachment:
     """Attach before the container starts, because earlier output is lost.
 
     `apart=False`: one connection for input and output. Podman sends output to every connection, even for input only, and
@@ -332,7 +332,9 @@ def attach(client: Client, container_id: str, *, apart: bool) -> ContainerAttach
 class ExecAttachment(ContainerAttachment):
     """An attachment to a driver that an exec started in a kept container."""
 
-    def __init__(self, client: Client, container_id: str, command: Sequence[str], workdir: str, user: str) -> None:
+    def __init__(
+        self, client: EngineClient, container_id: str, command: Sequence[str], workdir: str, user: str
+    ) -> None:
         with translated("starting a driver in the kept container"):
             made = client.api.exec_create(container_id, list(command), stdin=True, workdir=workdir, user=user)
             both = client.api.exec_start(made["Id"], socket=True)

@@ -16,7 +16,7 @@ from loom.providers import labels
 from loom.providers.base import SessionFacts, SessionRequest, SideProgram
 from loom.providers.docker.container.cleanup import remove_container
 from loom.providers.docker.container.create import HARDENED_SERVICE, limits_of
-from loom.providers.docker.engine.client import Client
+from loom.providers.docker.engine.client import EngineClient
 from loom.providers.docker.engine.errors import explanation, translated
 from loom.providers.docker.session.attach import attached, follow
 from loom.providers.driver import protocol as driver
@@ -28,7 +28,7 @@ MOST_REPORTED = 16 << 20
 
 
 def run_beside(
-    client: Client,
+    client: EngineClient,
     request: SessionRequest,
     facts: SessionFacts,
     image_id: str,
@@ -83,7 +83,9 @@ def _files(asked: SideProgram, project_dir: str) -> bytes:
     return archive.getvalue()
 
 
-def _run(client: Client, made: str, asked: SideProgram, on_output: OnOutput, cancel: Cancel, grace_s: float) -> Exit:
+def _run(
+    client: EngineClient, made: str, asked: SideProgram, on_output: OnOutput, cancel: Cancel, grace_s: float
+) -> Exit:
     api = client.api
     output = attached(client, made, "stdout", "stderr")
     ended: list[Ended] = []

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 from loom.errors import ProviderError
-from loom.providers.docker.engine.client import Client, EngineSocket
+from loom.providers.docker.engine.client import EngineClient, EngineSocket
 from loom.providers.docker.engine.errors import explanation, translated
 from loom.providers.docker.engine.retries import asked, retrying
 from loom.providers.docker.session.attach import Chunk, Demultiplexer
@@ -31,7 +31,7 @@ class EngineCommand:
 
     def __init__(
         self,
-        client: Client,
+        client: EngineClient,
         container_id: str,
         command: Sequence[str],
         *,
@@ -132,7 +132,7 @@ class EngineCommand:
 class ContainerInside(CommandsInside):
     """Commands in a running container."""
 
-    client: Client
+    client: EngineClient
     container_id: str
     workdir: str
     user: str | None = None

@@ -25,7 +25,7 @@ from loom.providers.docker.container.cleanup import remove_container, remove_run
 from loom.providers.docker.container.create import image_is_there, name_of
 from loom.providers.docker.container.mounts import BindMount, Mount, OverlayMount, VolumeMount
 from loom.providers.docker.container.ownership import Owner, Workspaces
-from loom.providers.docker.engine.client import Client, Traits
+from loom.providers.docker.engine.client import EngineClient, Traits
 from loom.providers.docker.engine.errors import translated
 from loom.providers.docker.engine.retries import asked, restarting, retrying
 from loom.providers.docker.session.attach import ContainerAttachment, ExecAttachment, attach
@@ -42,7 +42,7 @@ from loom.util.untrusted_files import reader
 _NOT_RUNNING = ("exited", "created", "dead")
 
 
-def find(client: Client, run_id: str, job_id: str, container_id: str | None = None) -> KeptContainer | None:
+def find(client: EngineClient, run_id: str, job_id: str, container_id: str | None = None) -> KeptContainer | None:
     """Return a job's container: the one with this id, else the newest with the job's labels; None if gone."""
     of_job = {"label": [f"{labels.RUN}={run_id}", f"{labels.JOB}={job_id}", f"{labels.ROLE}=job"]}
     wanted = {"id": container_id} if container_id else of_job
@@ -67,7 +67,7 @@ def find(client: Client, run_id: str, job_id: str, container_id: str | None = No
 class KeptContainer(KeptFiles):
     """Implements `providers.base.KeptSession`: a job's container, running or kept."""
 
-    client: Client
+    client: EngineClient
     kept_id: str
     running: bool
     user: str = ""
@@ -229,7 +229,7 @@ class KeptContainer(KeptFiles):
         return mount
 
 
-def lay_out(client: Client, request: SessionRequest, target: Path, on_skipped: OnSkipped) -> None:
+def lay_out(client: EngineClient, request: SessionRequest, target: Path, on_skipped: OnSkipped) -> None:
     """Fill the new directory `target` with a job's overlay view after its container is gone.
 
     The engine assembles the layers, because only it can read all of their marks; nothing of the job runs.
@@ -259,7 +259,7 @@ def lay_out(client: Client, request: SessionRequest, target: Path, on_skipped: O
         mount.undo()
 
 
-def _some_image(client: Client, request: SessionRequest) -> str:
+def _some_image(client: EngineClient, request: SessionRequest) -> str:
     """Return the job's image, or any other: a container that never starts needs nothing of it."""
     if request.image_id and image_is_there(client, request.image_id):
         return request.image_id
