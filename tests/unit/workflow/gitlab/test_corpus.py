@@ -3,7 +3,7 @@
 `LOOM_TEST_ACCEPT=1 pytest tests/unit/workflow/gitlab/test_corpus.py` writes the present state; read it before you commit it.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -34,14 +34,17 @@ def listed(problems: Iterable[Problem]) -> str:
     return "".join(f"{problem_line(one)}\n" for one in problems)
 
 
-def origins_of(loaded: Pipeline, jobs: Iterable[Job], selection: JobSelection) -> dict[str, list[str]]:
-    """Return where the values of jobs come from, each place once: the keys of all values on its line."""
-    found: dict[str, list[str]] = {}
+def origins_of(loaded: Pipeline, jobs: Iterable[Job], selection: JobSelection) -> Iterator[str]:
+    """Yield where the values of jobs come from, each place once: the keys of all values on its line."""
+    told: dict[str, list[str]] = {}
     for job in jobs:
+        found: dict[str, list[str]] = {}
         for one in sources(loaded, job, selection):
             line, _, column = one.position.rpartition(":")
-            found.setdefault(f"{job.id} {one.by} {line}".rstrip(), []).append(f"{one.key} {column}".rstrip())
-    return found
+            found.setdefault(f"{one.by} {line}".rstrip(), []).append(f"{one.key} {column}".rstrip())
+        for place, keys in found.items():
+            told.setdefault(f"{place}: {', '.join(keys)}", []).append(job.id)
+    yield from (f"{', '.join(ids)} {text}\n" for text, ids in told.items())
 
 
 def made_of(folder: Path) -> str:
@@ -57,7 +60,7 @@ def made_of(folder: Path) -> str:
     selection = JobSelection(container=True)
     plan = as_declared(resolve(loaded, selection, context))
     wanted = [job for job in plan.jobs if job.id in ("build", "test.one-1")]
-    origins = "".join(f"{said}: {', '.join(keys)}\n" for said, keys in origins_of(loaded, wanted, selection).items())
+    origins = "".join(origins_of(loaded, wanted, selection))
     around = permissions.TrustContext(root=folder, home="/home/u")
     return "\n---\n".join(
         (
