@@ -394,8 +394,9 @@ job: {script: x, variables: {N: $CI_PIPELINE_NAME}}
 
 
 def test_a_value_that_is_not_an_option_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(LoomError, match="variables:options: the value of A must be one of its options: x, y"):
-        plan(tmp_path, "variables: {A: {value: z, options: [x, y]}}\njob: {script: x}")
+    said = r"yml:1:56: \w+ /variables/B/value: variables:options: the value of B must be one of its options: x, y$"
+    with pytest.raises(LoomError, match=said):
+        plan(tmp_path, "variables: {A: {value: x, options: [x, y]}, B: {value: z, options: [x, y]}}\njob: {script: x}")
 
 
 def test_an_image_without_a_value_names_the_variable_that_lacks_one(tmp_path: Path) -> None:
