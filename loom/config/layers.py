@@ -174,9 +174,9 @@ def _read(
             hint="make it a file that you can read, or move it away: settings are optional",
             code=CODE,
         ) from error
-    if file.root is not None and file.root.kind is not yaml_file.Kind.MAPPING:
+    if file.root is not None and not file.root.is_mapping:
         file.problems.append(file.problem(file.root, "expected a mapping of settings", code=CODE))
-    if file.root is None or file.root.kind is not yaml_file.Kind.MAPPING:
+    if file.root is None or not file.root.is_mapping:
         problems += file.problems
         return
     for key, node in file.root.value.items():

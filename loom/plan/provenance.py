@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from loom.plan.model import Job, JobSelection
-from loom.util.yaml_file import Kind, Node, fields_of, items_of, one_or_more, text_of
+from loom.util.yaml_file import Node, fields_of, items_of, one_or_more, text_of
 from loom.values import Immutable
 from loom.workflow.loaded import Entry, Loaded
 
@@ -47,10 +47,10 @@ def owner(node: Node, entry: Entry) -> str:
 
 
 def _leaves(key: str, node: Node, entry: Entry, job: Job) -> Iterator[ValueSource]:
-    if node.kind is Kind.MAPPING and node.value:
+    if node.is_mapping and node.value:
         for name, child in node.value.items():
             yield from _leaves(f"{key}.{name}", child, entry, job)
-    elif node.kind is Kind.LIST and node.value:
+    elif node.is_list and node.value:
         for number, child in enumerate(node.value):
             yield from _leaves(f"{key}[{number}]", child, entry, job)
     else:

@@ -67,6 +67,18 @@ class Node:
         self.text = ""
         self.style = ""
 
+    @property
+    def is_scalar(self) -> bool:
+        return self.kind is Kind.SCALAR
+
+    @property
+    def is_list(self) -> bool:
+        return self.kind is Kind.LIST
+
+    @property
+    def is_mapping(self) -> bool:
+        return self.kind is Kind.MAPPING
+
     def plain(self) -> Any:
         if self.kind is Kind.MAPPING:
             return {key: child.plain() for key, child in self.value.items()}

@@ -7,7 +7,7 @@ from types import MappingProxyType
 
 from loom.util.budget import spend
 from loom.util.toposort import CycleError, order
-from loom.util.yaml_file import Kind, Node, one_or_more
+from loom.util.yaml_file import Node, one_or_more
 from loom.workflow.messages import Problems
 
 Rules = Mapping[str, Callable[[Node, Node], Node]]
@@ -16,7 +16,7 @@ Rules = Mapping[str, Callable[[Node, Node], Node]]
 
 def merge(base: Node, over: Node, rules: Rules = MappingProxyType({})) -> Node:
     """Merge `over` into `base`: mappings by key, everything else is replaced."""
-    if base.kind is not Kind.MAPPING or over.kind is not Kind.MAPPING or base is over:
+    if not base.is_mapping or not over.is_mapping or base is over:
         return over
     spend("values", over, len(base.value))
     merged = over.having({**base.value})
@@ -31,7 +31,7 @@ def merge(base: Node, over: Node, rules: Rules = MappingProxyType({})) -> Node:
 
 
 def drop_keys(node: Node, keys: Iterable[str]) -> Node:
-    if node.kind is not Kind.MAPPING or not any(key in node.value for key in keys):
+    if not node.is_mapping or not any(key in node.value for key in keys):
         return node
     return node.having({key: value for key, value in node.value.items() if key not in keys})
 
@@ -58,7 +58,7 @@ def extended(
     for name, node in entries.items():
         for parent in parents_of(node) if name not in wrong else ():
             known = entries.get(parent.value)
-            if known is None or (known.kind is not Kind.MAPPING and parent.value not in wrong):
+            if known is None or (not known.is_mapping and parent.value not in wrong):
                 why = f"extends: unknown job or template {parent.value}{problems.meant(parent.value, entries)}"
                 problems.say(parent, why)
                 wrong.add(name)

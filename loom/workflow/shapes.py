@@ -75,7 +75,7 @@ class Shapes(Problems, kw_only=True):
         return self.made(node, found, name, sound=sound and len(found) == len(node.value))
 
     def _is_nothing(self, node: Node, keyword: Keyword) -> bool:
-        return node.kind is Kind.SCALAR and node.value is None and self.may_lack(keyword)
+        return node.is_scalar and node.value is None and self.may_lack(keyword)
 
     def may_lack(self, keyword: Keyword) -> bool:
         """Return whether the keyword without a value is as good as no keyword; else it is wrong."""
@@ -119,7 +119,7 @@ class Shapes(Problems, kw_only=True):
             self.say(node, f"the file has more than {MAX_NODES} values, with those that aliases repeat")
         if self._left <= 0 or "any" in shape.kinds:
             return node if self._left > 0 else None
-        fits = shape.items is not None if node.kind is Kind.LIST else not {"map", "open"}.isdisjoint(shape.kinds)
+        fits = shape.items is not None if node.is_list else not {"map", "open"}.isdisjoint(shape.kinds)
         match node.kind:
             case Kind.REFUSED:
                 return None
@@ -160,8 +160,8 @@ class Shapes(Problems, kw_only=True):
 
     def single(self, node: Node, shape: Shape, keyword: Keyword) -> Any:
         """Return a value that the table doesn't lead into."""
-        value, types = [item.value for item in node.value] if node.kind is Kind.LIST else node.value, []
-        if node.kind is Kind.SCALAR and value in shape.words:
+        value, types = [item.value for item in node.value] if node.is_list else node.value, []
+        if node.is_scalar and value in shape.words:
             return self.made(node, value, sound=True)
         for parse in [self.parsers[kind] for kind in shape.kinds if kind in self.parsers and value is not None]:
             try:
@@ -187,7 +187,7 @@ class Shapes(Problems, kw_only=True):
 
     def made(self, node: Node, value: Any, name: str = "", *, sound: bool) -> Any:
         """Return what a value becomes, of a mapping with its name in the table; not `sound`: parts of it are wrong."""
-        return node if node.kind is Kind.SCALAR else node.having(value)
+        return node if node.is_scalar else node.having(value)
 
     def formed(self, value: Any, node: Node, shape: Shape, keyword: Keyword) -> Any:
         """Return a sound value in the one form that later passes read."""

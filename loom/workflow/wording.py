@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from loom.util.units import meant
-from loom.util.yaml_file import Kind, Node
+from loom.util.yaml_file import Node
 from loom.workflow.keywords import Shape
 
 
 def describe(node: Node) -> str:
-    if node.kind is Kind.MAPPING:
+    if node.is_mapping:
         return "a mapping"
-    if node.kind is Kind.LIST:
+    if node.is_list:
         return "a list"
     if node.value is None:
         return "nothing"
@@ -37,16 +37,16 @@ def unfit(found: Node, shape: Shape, types: Iterable[str], form: str = "") -> st
 
     `form` is what the message calls the shape's mapping, with its short form.
     """
-    if found.kind is Kind.SCALAR and found.value is None:
+    if found.is_scalar and found.value is None:
         return "expected a value, found nothing; give one or remove the key"
     what = form or " or ".join(dict.fromkeys([*types, *_others(shape)]))
     advice = meant(found.value, shape.words) if isinstance(found.value, str) and len(shape.words) > 1 else ""
     is_text = "text" in types and not form
-    if is_text and found.kind is Kind.MAPPING and len(found.value) == 1:
+    if is_text and found.is_mapping and len(found.value) == 1:
         key, value = next(iter(found.value.items()))
-        text = f"{key}: {value.text}" if value.kind is Kind.SCALAR else f"{key}: ..."
+        text = f"{key}: {value.text}" if value.is_scalar else f"{key}: ..."
         advice = f": YAML parses {_short(text)!r} as a key and a value; quote the whole text, or write it below a `|`"
-    elif is_text and found.kind is Kind.SCALAR:
+    elif is_text and found.is_scalar:
         advice += "; write it in quotes" + (f': "{found.text}"' if len(found.text) <= 40 else "")
     return expected(what, found) + advice
 

@@ -30,7 +30,7 @@ from loom.util import typed
 from loom.util.budget import LOOKING_S, limited
 from loom.util.paths import name_from
 from loom.util.units import counted
-from loom.util.yaml_file import Kind, Node, YamlFile, items_of, problem_in_text
+from loom.util.yaml_file import Node, YamlFile, items_of, problem_in_text
 from loom.workflow.dialects import examine, refuse_inputs
 from loom.workflow.languages import GITHUB
 from loom.workflow.loaded import Entry, Loaded
@@ -229,7 +229,7 @@ def _traced(loaded: Loaded, entry: Entry, job: Job, trace: Trace) -> Problem:
     message += "; take it out, or move what needs the secrets to a job without it"
     node: Node | None = entry.merged
     for part in trace.key:
-        if node is not None and node.kind is not Kind.SCALAR:  # `script` may be one text
+        if node is not None and not node.is_scalar:  # `script` may be one text
             node = node.get(part)
     if node is None and trace.key[0] == "variables":
         node = loaded.variable_nodes.get(str(trace.key[1]))

@@ -14,7 +14,7 @@ from loom.errors import SecretError
 from loom.plan.model import Secret
 from loom.secrets import lookup
 from loom.util import yaml_file
-from loom.util.yaml_file import Kind, Node, fields_of
+from loom.util.yaml_file import Node, fields_of
 
 _VARIABLES = {"gitlab": ("GITLAB_TOKEN",), "github": ("GH_TOKEN", "GITHUB_TOKEN")}
 NAMED = {"gitlab": ("GITLAB_HOST", "CI_SERVER_URL"), "github": ("GH_HOST", "GITHUB_SERVER_URL")}
@@ -85,7 +85,7 @@ def _configured(address: JobAddress, environ: Mapping[str, str]) -> str | None:
     mine = fields_of(_host_settings(address.kind, address.host, environ))
     for key in ("token", "oauth_token"):
         node = mine.get(key)
-        if node is not None and node.kind is not Kind.MAPPING and isinstance(node.value, str) and node.value:
+        if node is not None and not node.is_mapping and isinstance(node.value, str) and node.value:
             return node.value
     return None
 

@@ -12,7 +12,7 @@ from loom.plan.late import Action
 from loom.plan.model import ResolveContext
 from loom.util import yaml_file
 from loom.util.units import meant
-from loom.util.yaml_file import Kind, Node, YamlFile, fields_of, items_of, node_at, scalars_of, text_of
+from loom.util.yaml_file import Node, YamlFile, fields_of, items_of, node_at, scalars_of, text_of
 from loom.values import Immutable
 from loom.workflow.github import yaml
 from loom.workflow.github.shapes import faults
@@ -184,7 +184,7 @@ def described(file: YamlFile, action: Action) -> ActionFile:
                         f"{action.uses}: {step.keys[key].position}: unknown key {key}{meant(key, _OF_STEP)}"
                     )
                 for key in ("env", "with"):
-                    if (node := step.get(key)) is not None and node.kind is Kind.SCALAR and node.value is not None:
+                    if (node := step.get(key)) is not None and node.is_scalar and node.value is not None:
                         raise BadAction(f"{action.uses}: {node.position}: {key}: expected a mapping")
                 if step.get("run") is not None and step.get("shell") is None:
                     raise BadAction(f"{action.uses}: {file.name}:{step.line}: `shell` is missing")

@@ -20,7 +20,7 @@ from loom.plan.late import WITHOUT_MATRIX
 from loom.util.budget import spend
 from loom.util.toposort import CycleError, order
 from loom.util.units import meant
-from loom.util.yaml_file import Kind, Node, fields_of, items_of, node_at, one_or_more, read_bytes, text_of
+from loom.util.yaml_file import Node, fields_of, items_of, node_at, one_or_more, read_bytes, text_of
 from loom.workflow.changes import event_changes
 from loom.workflow.github import events, expressions, yaml
 from loom.workflow.github.expressions import truth
@@ -256,7 +256,7 @@ class GitHubCandidates:
         group = f"{scope.prefix}{key}"
         texts = scope.texts.having(github={**scope.texts.contexts["github"], "job": key})
         strategy = node.get("strategy")
-        whole = texts.value(strategy) if strategy is not None and strategy.kind is Kind.SCALAR else None
+        whole = texts.value(strategy) if strategy is not None and strategy.is_scalar else None
         if strategy is not None and isinstance(whole, Mapping):
             strategy = node_of(whole, strategy)
         found = self._combinations(strategy, texts, self._decided(node, texts).runs)
@@ -278,7 +278,7 @@ class GitHubCandidates:
                 own = texts.having(matrix=None, strategy=WITHOUT_MATRIX)
             shown = self._shown(node, own, key, row)
             full = shown if scope.caller is None else f"{scope.caller.shown[0]} / {shown}"
-            unknown = [strategy] if strategy is not None and strategy.kind is Kind.SCALAR else []
+            unknown = [strategy] if strategy is not None and strategy.is_scalar else []
             mine = own.written_out(node, unknown)
             yield GitHubCandidate(
                 id=unique_id(part, self._taken) if node.get("uses") is None else part,

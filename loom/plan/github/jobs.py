@@ -22,7 +22,7 @@ from loom.plan.github.texts import LATE, Texts
 from loom.plan.late import MINUTE_S, Action, LateCaller, LateJob, LateNeed, limit_of
 from loom.plan.placement import pool_for
 from loom.util.budget import spend
-from loom.util.yaml_file import Kind, Node, fields_of, items_of, node_at, one_or_more, scalars_of, text_of
+from loom.util.yaml_file import Node, fields_of, items_of, node_at, one_or_more, scalars_of, text_of
 from loom.workflow.github import expressions
 from loom.workflow.github.keywords import JOB
 from loom.workflow.github.shapes import UNSUPPORTED
@@ -429,7 +429,7 @@ def _reads_job(node: Node) -> bool:
 
 
 def _image_of(container: Node) -> Node | None:
-    return container.get("image") if container.kind is Kind.MAPPING else container
+    return container.get("image") if container.is_mapping else container
 
 
 def _texts(late: LateJob, steps: Iterable[p.Step]) -> Iterator[str]:

@@ -69,13 +69,13 @@ class Texts(Struct):
 
     def deep(self, node: Node | None) -> Value | Late:
         """Return the value of a node with all below it; LATE if a part of it is."""
-        if node is None or node.kind is Kind.SCALAR:
+        if node is None or node.is_scalar:
             return self.value(node)
-        if node.kind is Kind.LIST:
+        if node.is_list:
             items: list[Any] = []
             for one in node.value:
                 value = self.deep(one)
-                items += value if one.kind is Kind.SCALAR and isinstance(value, list) else [value]
+                items += value if one.is_scalar and isinstance(value, list) else [value]
             return LATE if any(one is LATE for one in items) else items
         if any("${{" in key for key in node.value):
             return LATE  # a name is rarely an expression, so only a run evaluates it
@@ -87,7 +87,7 @@ class Texts(Struct):
 
         `unknown` gets the expressions of which a mapping or list is not known yet.
         """
-        if node.kind is Kind.SCALAR:
+        if node.is_scalar:
             if name not in _WHOLE | _TEXTS or "${{" not in text_of(node.value):
                 return node
             value = self.value(node)
@@ -98,7 +98,7 @@ class Texts(Struct):
             return node
         if name not in _AROUND:
             return node
-        if node.kind is Kind.LIST:
+        if node.is_list:
             items = [self.written_out(one, unknown, name) for one in node.value]
             return node.having(items)
         below = {key: "services:NAME" if name == "services" else f"{name}:{key}".lstrip(":") for key in node.value}

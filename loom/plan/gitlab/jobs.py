@@ -24,7 +24,7 @@ from loom.plan.variables import is_known_at_start
 from loom.util import globs
 from loom.util.budget import spend
 from loom.util.toposort import CycleError
-from loom.util.yaml_file import Kind, Node, fields_of, node_at, one_or_more, text_of, truth
+from loom.util.yaml_file import Node, fields_of, node_at, one_or_more, text_of, truth
 from loom.workflow.facts import Variable
 from loom.workflow.gitlab import needs, yaml
 from loom.workflow.gitlab.durations import seconds
@@ -345,7 +345,7 @@ class GitLabJobBuilder(builder.Refusals):
         )
 
     def _child(self, node: Node, texts: _Texts) -> p.ChildFile:
-        if node.kind is Kind.SCALAR:
+        if node.is_scalar:
             return p.ChildFile(path=texts(text_of(node)).lstrip("/"))
         path, job = node.get("local") or node.get("artifact"), node.get("job")
         if path is None and texts.candidate.id in self.refused:
@@ -467,7 +467,7 @@ class _Texts:
     def image_name(self, node: Node, key: str) -> str:
         """Return the reference of an image or a service, which is text or has a `name`."""
         written = node.get("name") or node
-        if written.kind is not Kind.SCALAR:
+        if not written.is_scalar:
             return ""  # its shape is reported
         name = self(text_of(written))
         try:
@@ -554,7 +554,7 @@ def _cache_key(node: Node | None, number: int, texts: _Texts) -> str | p.CacheKe
     """`number`: of the cache among those of the job. It tells keys of files apart, as GitLab does where there is no prefix."""
     if node is None:
         return "default"
-    if node.kind is Kind.SCALAR:
+    if node.is_scalar:
         return texts(text_of(node)) or "default"
     files = texts.paths(node.get("files") or node.get("files_commits"))
     prefix = texts.maybe(node, "prefix") or ""
@@ -588,7 +588,7 @@ def _coverage(node: Node | None) -> str | None:
 def _retry(node: Node | None) -> p.Retry:
     if node is None:
         return p.Retry()
-    if node.kind is Kind.SCALAR:
+    if node.is_scalar:
         return p.Retry(max=int(node.value))
     most = node.get("max")
     reasons = [text_of(reason) for reason in one_or_more(node, "when")]

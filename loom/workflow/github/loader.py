@@ -118,7 +118,7 @@ class WorkflowReader:
         if file.root is None:
             if not file.problems:
                 file.problems.append(file.problem(None, "the file is empty", code=yaml.CODE))
-        elif file.root.kind is not Kind.MAPPING:
+        elif not file.root.is_mapping:
             self.problems.say(file.root, "expected a mapping with `on` and `jobs`")
         elif not file.problems:
             whole = name.partition("@")[0].rpartition("/")[2]
@@ -150,14 +150,14 @@ class WorkflowReader:
             if not _ID.fullmatch(job):
                 why = f"{job}: a job's id has letters, digits, - and _; {_NOT_FIRST}"
                 self.problems.say(key, why)
-            elif node.kind is Kind.MAPPING:
+            elif node.is_mapping:
                 jobs[job] = self._job(job, node, key)
             elif node.kind is not Kind.REFUSED:
                 why = f"{job}: expected a job, a mapping with `runs-on` and `steps`"
                 self.problems.say(key, why)
         # Events without filters are empty, which shapes leave out.
         on = whole.get("on")
-        if on is not None and on.kind is Kind.MAPPING and (checked := root.get("on")) is not None:
+        if on is not None and on.is_mapping and (checked := root.get("on")) is not None:
             checked.value = {key: checked.value.get(key, node) for key, node in on.value.items()}
         file = WorkflowFile(path=name, root=root, jobs=jobs, label=label)
         events.check(file, self.problems)
@@ -166,7 +166,7 @@ class WorkflowReader:
         return file
 
     def _job(self, name: str, node: Node, key: Node) -> Node:
-        if (steps := node.get("steps")) is not None and steps.kind is Kind.LIST:
+        if (steps := node.get("steps")) is not None and steps.is_list:
             node = node.having({**node.value, "steps": steps.having([*_flat_steps(steps)])})
         job: Node = self.problems.fields(node, "", JOB_TABLE)
         check_expressions(job, self.problems, of_job=True)
@@ -222,12 +222,12 @@ class WorkflowReader:
             self.problems.say(node, f"uses: {why}, found {written}")
 
     def _check_matrix(self, matrix: Node | None) -> None:
-        if matrix is not None and matrix.kind is Kind.MAPPING and not matrix.value:
+        if matrix is not None and matrix.is_mapping and not matrix.value:
             self.problems.say(matrix, "matrix: it is empty, which GitHub refuses; give it a name with a list of values")
         for name, node in fields_of(matrix).items():
-            if name not in ("include", "exclude") and node.kind is not Kind.LIST and "${{" not in text_of(node):
+            if name not in ("include", "exclude") and not node.is_list and "${{" not in text_of(node):
                 self.problems.say(node, f"matrix: {name}: expected a list of values")
-            elif node.kind is Kind.LIST and not node.value and name not in ("include", "exclude"):
+            elif node.is_list and not node.value and name not in ("include", "exclude"):
                 self.problems.say(node, f"matrix: {name}: the list is empty; give it a value")
 
     def _check_needs(self, jobs: Mapping[str, Node], written: Node | None) -> None:
@@ -247,7 +247,7 @@ def _flat_steps(steps: Node) -> Iterator[Node]:
     """Yield steps, and those of `parallel` one after the other."""
     for step in steps.value:
         several = step.get("parallel")
-        if several is not None and several.kind is Kind.LIST and len(step.value) == 1:
+        if several is not None and several.is_list and len(step.value) == 1:
             yield from _flat_steps(several)
         else:
             yield step

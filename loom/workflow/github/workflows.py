@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from loom.errors import Problem
-from loom.util.yaml_file import Kind, Node, fields_of, one_or_more, text_of
+from loom.util.yaml_file import Node, fields_of, one_or_more, text_of
 from loom.values import Immutable
 from loom.workflow import loaded
 from loom.workflow.loaded import LoadedWorkflow
@@ -36,7 +36,7 @@ class WorkflowFile(Immutable):
         on = self.root.get("on")
         if on is None:
             return {}
-        if on.kind is Kind.MAPPING:
+        if on.is_mapping:
             return on.value  # type: ignore[no-any-return]
         return {text_of(one): None for one in one_or_more(on)}
 

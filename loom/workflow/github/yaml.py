@@ -25,7 +25,7 @@ class _Builder(AnchorBuilder):
         """The keys of each mapping in upper case."""
 
     def tagged(self, tag: str, node: Node) -> None:
-        if tag == "tag:yaml.org,2002:str" and node.kind is Kind.SCALAR:
+        if tag == "tag:yaml.org,2002:str" and node.is_scalar:
             node.value = node.text
         else:
             node.kind = Kind.REFUSED
@@ -34,7 +34,7 @@ class _Builder(AnchorBuilder):
     def add(self, top: tuple[Node, list[Any]], node: Node) -> None:
         parent, pending = top
         is_key = not isinstance(parent.value, list) and not pending
-        if is_key and node.kind is Kind.SCALAR:
+        if is_key and node.is_scalar:
             if node.text == "<<" and not node.style:
                 self.say(node, "GitHub does not merge with <<; write the keys out")
             node.value = node.text

@@ -78,7 +78,7 @@ class GitLabFiles:
                 root = None
         self.problems.found += file.problems
         file.root = root
-        if root is not None and root.kind is not Kind.MAPPING:
+        if root is not None and not root.is_mapping:
             self._say(root, f"{name}: expected a mapping of jobs and keywords")
             root = None
         included = self._included(root, where) if root is not None else None
@@ -104,7 +104,7 @@ class GitLabFiles:
 
     def _item(self, item: Node, where: _IncludeSite) -> Iterator[Node]:
         """Yield the content of each file that one entry of `include` means."""
-        if item.kind is Kind.SCALAR:
+        if item.is_scalar:
             text = self._text(item)
             key, entry = ("remote" if text.startswith(("https://", "http://")) else "local"), {}
             entry[key] = item
@@ -148,7 +148,7 @@ class GitLabFiles:
             self.undecided[f"include {text_of(entry[kind])}"] = names
 
     def _text(self, node: Node | None) -> str:
-        return "" if node is None or node.kind is not Kind.SCALAR else expand(text_of(node), self.variables).strip()
+        return "" if node is None or not node.is_scalar else expand(text_of(node), self.variables).strip()
 
     def _files(self, kind: str, entry: Mapping[str, Node], where: _IncludeSite) -> Iterator[Node]:
         given = GivenInputs(inputs=fields_of(entry.get("inputs")), include=entry[kind])

@@ -193,7 +193,7 @@ def nodes_of(values: Mapping[str, Any], name: str) -> Mapping[str, Node]:
 
 
 def _text(node: Node | None) -> str:
-    return node.text if node is not None and node.kind is Kind.SCALAR else ""
+    return node.text if node is not None and node.is_scalar else ""
 
 
 def input_text(value: Any) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 
 from loom.util.units import duration_text
-from loom.util.yaml_file import Kind, Node, fields_of, node_at, one_or_more
+from loom.util.yaml_file import Node, fields_of, node_at, one_or_more
 from loom.workflow.gitlab import conditions
 from loom.workflow.gitlab.durations import seconds
 from loom.workflow.instances import combinations
@@ -47,7 +47,7 @@ def _requires(*keys: str, one_of: bool = False, when: str | None = None) -> Chec
     """Ask a mapping for keys; `when`: only if it has this one."""
 
     def check(node: Node) -> str | None:
-        if node.kind is not Kind.MAPPING or (when is not None and not _has(node, when)):
+        if not node.is_mapping or (when is not None and not _has(node, when)):
             return None
         lacks = [key for key in keys if not _has(node, key)]
         if one_of and len(lacks) < len(keys):
@@ -104,7 +104,7 @@ def _pattern(node: Node) -> str | None:
 
 
 def _ref(node: Node) -> str | None:
-    return _pattern(node) if node.kind is Kind.SCALAR and _REGEXP.fullmatch(node.text) else None
+    return _pattern(node) if node.is_scalar and _REGEXP.fullmatch(node.text) else None
 
 
 def _length(most: int) -> Check:
@@ -113,7 +113,7 @@ def _length(most: int) -> Check:
 
 def _delayed(node: Node) -> str | None:
     is_delayed, starts_in = _text(node, "when") == "delayed", _has(node, "start_in")
-    if is_delayed == starts_in or node.kind is not Kind.MAPPING:
+    if is_delayed == starts_in or not node.is_mapping:
         return None
     return "`when: delayed` has no `start_in`; add it" if is_delayed else "`start_in` counts only with `when: delayed`"
 
@@ -131,7 +131,7 @@ def _check_trigger(node: Node) -> str | None:
     if _text(node, "when") == "delayed":
         return "a job with `trigger` can't be delayed"
     copies = node.get("parallel")
-    if copies is not None and copies.kind is Kind.SCALAR:
+    if copies is not None and copies.is_scalar:
         return "a job with `trigger` has no copies; write `parallel: {matrix: ...}`"
     codes = node.find("allow_failure", "exit_codes")
     return "a job with `trigger` has no exit code; write `allow_failure: true`" if codes is not None else None
@@ -157,7 +157,7 @@ def _exposed(node: Node) -> str | None:
 
 
 def _environment(node: Node) -> str | None:
-    fits = node.kind is not Kind.SCALAR or _ENVIRONMENT.fullmatch(node.text)
+    fits = not node.is_scalar or _ENVIRONMENT.fullmatch(node.text)
     return (
         None
         if fits
@@ -166,7 +166,7 @@ def _environment(node: Node) -> str | None:
 
 
 def _key(node: Node) -> str | None:
-    unfit = node.kind is Kind.SCALAR and _UNFIT_KEY.search(node.text)
+    unfit = node.is_scalar and _UNFIT_KEY.search(node.text)
     why = f"{node.text}: GitLab refuses a key with a slash, and the keys . and ..; write it with hyphens"
     return why if unfit else None
 

@@ -110,9 +110,9 @@ class _Assembly(Struct):
                 why = f"{name} is empty, which GitLab refuses; remove it or fill it"
                 self.problems.say(key, why)
             return Entry(name=name, key=key, node=own, merged=node)
-        if node.kind is not Kind.MAPPING:
+        if not node.is_mapping:
             if node.kind is not Kind.REFUSED:
-                found = repr(node.text) if node.kind is Kind.SCALAR else "a list"
+                found = repr(node.text) if node.is_scalar else "a list"
                 why = f"{name}: expected a job (a mapping with `script`), found {found}"
                 self.problems.say(key, f"{why}; a name that is no job begins with a dot")
             return None
@@ -176,7 +176,7 @@ def _add_defaults(job: Node, defaults: Mapping[str, tuple[Node, Node]]) -> Node:
     inherit = job.find("inherit", "default")
     if inherit is not None and inherit.value is False:
         return job
-    wanted = {node.value for node in items_of(inherit)} if inherit is not None and inherit.kind is Kind.LIST else None
+    wanted = {node.value for node in items_of(inherit)} if inherit is not None and inherit.is_list else None
     added = {
         key: node for key, (node, _) in defaults.items() if (wanted is None or key in wanted) and _nothing(job.get(key))
     }
@@ -188,4 +188,4 @@ def _add_defaults(job: Node, defaults: Mapping[str, tuple[Node, Node]]) -> Node:
 
 
 def _nothing(node: Node | None) -> bool:
-    return node is None or (node.kind is Kind.SCALAR and node.value is None)
+    return node is None or (node.is_scalar and node.value is None)

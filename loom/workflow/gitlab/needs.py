@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 
 from msgspec.structs import replace
 
-from loom.util.yaml_file import Kind, Node, flat, items_of, one_or_more, text_of, truth
+from loom.util.yaml_file import Node, flat, items_of, one_or_more, text_of, truth
 from loom.workflow.gitlab.pipeline import Entry, Pipeline
 from loom.workflow.instances import Instance, combinations, instances
 from loom.workflow.messages import Problems
@@ -88,7 +88,7 @@ def _entries(node: Node | None, rule: int | None = None) -> Iterator[WantedNeed]
     """Yield the entries of `needs`, without those of other pipelines and projects, and without their matrices."""
     for item in one_or_more(node):
         elsewhere = item.get("project") is not None or item.get("pipeline") is not None
-        job = item.get("job") if item.kind is Kind.MAPPING else item
+        job = item.get("job") if item.is_mapping else item
         if job is not None and not elsewhere:
             yield WantedNeed(
                 job=text_of(job),

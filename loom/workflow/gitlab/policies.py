@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from msgspec import Struct
 
 from loom.util.globs import GlobError
-from loom.util.yaml_file import Kind, Node, one_or_more, text_of
+from loom.util.yaml_file import Node, one_or_more, text_of
 from loom.workflow.changes import event_changes
 from loom.workflow.facts import Facts
 from loom.workflow.gitlab import conditions, paths
@@ -51,7 +51,7 @@ class GitLabPolicies(Struct, frozen=True):
 
     def _clauses(self, node: Node | None, key: str) -> list[tuple[str, bool, str]]:
         """Evaluate `variables`, `changes` and `kubernetes`, as far as they are given; the texts tell the values."""
-        if node is None or node.kind is not Kind.MAPPING:
+        if node is None or not node.is_mapping:
             return []
         found = []
         if (kubernetes := node.get("kubernetes")) is not None:
@@ -93,7 +93,7 @@ def _given(entry: Entry, key: str) -> Node | None:
 
 def _refs(node: Node | None) -> list[str] | None:
     """Return the refs of `only` or `except`, which may be empty; None without such a key."""
-    written = node.get("refs") if node is not None and node.kind is Kind.MAPPING else node
+    written = node.get("refs") if node is not None and node.is_mapping else node
     return None if written is None else [text_of(ref) for ref in one_or_more(written)]
 
 

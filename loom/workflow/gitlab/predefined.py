@@ -6,7 +6,7 @@ import hashlib
 import re
 from collections.abc import Mapping
 
-from loom.util.yaml_file import Kind, Node, node_at, text_of
+from loom.util.yaml_file import Node, node_at, text_of
 from loom.workflow.gitlab.variables import expand
 from loom.workflow.instances import Instance
 
@@ -33,7 +33,7 @@ def instance_variables(instance: Instance) -> dict[str, str]:
 
 def environment_variables(node: Node | None, values: Mapping[str, str]) -> dict[str, str]:
     """Return the variables of a job's `environment`, without its URL; `values` expand its name."""
-    written = node.get("name") if node is not None and node.kind is Kind.MAPPING else node
+    written = node.get("name") if node is not None and node.is_mapping else node
     name = expand(text_of(written), values)
     if node is None or not name:
         return {}

@@ -23,14 +23,14 @@ class Resolver(Struct):
         return self._value(self.root, ())
 
     def _value(self, node: Node, trail: tuple[tuple[str, ...], ...], depth: int = 0) -> Node:
-        if node.kind is Kind.SCALAR or node.kind is Kind.REFUSED:
+        if node.is_scalar or node.kind is Kind.REFUSED:
             return node
         known = self._done.get(node)
         if known is not None:
             return known
         if node.kind is Kind.REFERENCE:
             found = self._target(node, trail, depth)
-        elif node.kind is Kind.LIST:
+        elif node.is_list:
             found = self._rebuilt(node, [self._value(item, trail, depth + 1) for item in node.value])
         else:
             found = self._rebuilt(node, {key: self._value(item, trail, depth + 1) for key, item in node.value.items()})
@@ -55,11 +55,7 @@ class Resolver(Struct):
         for number, key in enumerate(path):
             if found is not None and found.kind is Kind.REFERENCE:
                 found = self._value(found, (*trail, path), depth)
-            found = (
-                found.get(int(key) if found.kind is Kind.LIST and key.isdecimal() else key)
-                if found is not None
-                else None
-            )
+            found = found.get(int(key) if found.is_list and key.isdecimal() else key) if found is not None else None
             if found is None:
                 missing = f"there is no {key} in {'.'.join(path[:number])}" if number else f"there is no {key}"
                 return self._refused(node, f"{shown}: {missing}; name a job and a key of it")

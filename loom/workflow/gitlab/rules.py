@@ -175,7 +175,7 @@ def ends_at_failure(pipeline: Pipeline, decided: RuleDecision) -> bool:
 
 def is_blank(node: Node) -> bool:
     """Return whether a value is what Ruby on Rails calls blank."""
-    return node.kind is not Kind.REFUSED and not (node.text.strip() if node.kind is Kind.SCALAR else node.value)
+    return node.kind is not Kind.REFUSED and not (node.text.strip() if node.is_scalar else node.value)
 
 
 def check(rules: Node | None, problems: Problems) -> None:

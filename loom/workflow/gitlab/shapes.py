@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from loom.util.yaml_file import Kind, Node
+from loom.util.yaml_file import Node
 from loom.workflow import shapes
 from loom.workflow.gitlab import limits, yaml
 from loom.workflow.gitlab.durations import seconds
@@ -50,7 +50,7 @@ class GitLabShapes(shapes.Shapes, kw_only=True):
     def formed(self, value: Node, node: Node, shape: Shape, keyword: Keyword) -> Node:
         """Report what GitLab refuses in a value whose shape is right."""
         name = keyword.name.replace("workflow:rules", "rules")
-        each = limits.LIMITS.get(name, ()) if node.kind is not Kind.LIST else ()
+        each = limits.LIMITS.get(name, ()) if not node.is_list else ()
         whole = limits.LIMITS.get(f"{name}[]", ()) if shape.items is not None else ()
         for why in filter(None, (check(value) for check in (*each, *whole))):
             self.say(value, f"{name.removesuffix(':NAME').removeprefix('workflow:')}: {why}")

@@ -16,7 +16,7 @@ from types import MappingProxyType
 from loom.errors import RequestError, WorkflowError, reason_of
 from loom.util import globs, yaml_file
 from loom.util.toposort import CycleError, order
-from loom.util.yaml_file import Kind, Node, fields_of, items_of, node_at, text_of, truth
+from loom.util.yaml_file import Node, fields_of, items_of, node_at, text_of, truth
 from loom.values import Immutable
 from loom.workflow import interpolation
 from loom.workflow.facts import Variable
@@ -39,7 +39,7 @@ def read(node: Node | None, *path: str) -> dict[str, Variable]:
     """Read a `variables:` mapping; numbers and truth values become the texts that GitLab makes of them."""
     found = {}
     for name, value in fields_of(node, *path).items():
-        if value.kind is Kind.MAPPING:
+        if value.is_mapping:
             expands = truth(value, "expand", default=True)
             found[name] = Variable(value=text_of(value, "value"), expand=expands, node=value)
         else:

@@ -71,9 +71,9 @@ class Documents(AnchorBuilder):
 
     def tagged(self, tag: str, node: Node) -> None:
         tag = tag.replace("tag:yaml.org,2002:", "!!")
-        if tag == "!reference" and node.kind is Kind.LIST:
+        if tag == "!reference" and node.is_list:
             node.kind = Kind.REFERENCE
-        elif tag == "!!str" and node.kind is Kind.SCALAR:
+        elif tag == "!!str" and node.is_scalar:
             node.value = node.text
         else:
             node.length = len(tag)
@@ -95,7 +95,7 @@ class Documents(AnchorBuilder):
             self._pair(parent, pending.pop(), node)
 
     def _pair(self, parent: Node, key: Node, value: Node) -> None:
-        if key.kind is not Kind.SCALAR:
+        if not key.is_scalar:
             self.say(key, "a key must be text")
         elif key.text == "<<" and not key.style and self._merged(parent, value):
             return
@@ -106,8 +106,8 @@ class Documents(AnchorBuilder):
 
     def _merged(self, parent: Node, value: Node) -> bool:
         """Merge mappings into the open one: keys before `<<` give way, keys after it win, as in Ruby's parser."""
-        several = value.value if value.kind is Kind.LIST else [value]
-        if not all(one.kind is Kind.MAPPING for one in several):
+        several = value.value if value.is_list else [value]
+        if not all(one.is_mapping for one in several):
             self.say(value, "<< merges a mapping or a list of mappings; for one of another file use extends")
             return True
         for one in reversed(several):

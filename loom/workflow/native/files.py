@@ -56,7 +56,7 @@ class WorkflowFiles(Struct):
             if not yaml.problems:
                 way = "a workflow begins with `version: v1`" if main else "remove the include"
                 self._problems.found.append(yaml.problem(None, f"the file is empty; {way}"))
-        elif root.kind is Kind.MAPPING:
+        elif root.is_mapping:
             for node in one_or_more(root, "include"):
                 if (local := node.get("local")) is not None:
                     self._include(local, trail)

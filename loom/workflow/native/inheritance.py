@@ -26,9 +26,9 @@ class Entry(loaded.Entry):
 
 def _image(base: Node, over: Node) -> Node:
     """Merge images: one with `name` or `build`, or just a name, replaces the inherited one with all its properties."""
-    if over.kind is not Kind.MAPPING or "name" in over.value or "build" in over.value:
+    if not over.is_mapping or "name" in over.value or "build" in over.value:
         return over
-    if base.kind is Kind.SCALAR:
+    if base.is_scalar:
         named = base.having({"name": base}, Kind.MAPPING)
         named.keys = {"name": base}
         base = named

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from loom.errors import Problem
-from loom.util.yaml_file import Kind, Node, YamlFile, fields_of, items_of, node_at
+from loom.util.yaml_file import Node, YamlFile, fields_of, items_of, node_at
 from loom.workflow import merge
 from loom.workflow.facts import Facts
 from loom.workflow.languages import NATIVE
@@ -72,7 +72,7 @@ def _assemble(path: str, files: list[YamlFile], problems: Shapes) -> Workflow | 
     main = roots[-1]
     for root in roots:
         checked = problems.root(root, main=root is main)
-        if (own := root.get("default")) is not None and own.kind is Kind.MAPPING:
+        if (own := root.get("default")) is not None and own.is_mapping:
             default = own if default is None else merge.merge(default, own, RULES)
         variables |= fields_of(root, "variables")
         _take_entries(root, written, broken, problems)
@@ -81,9 +81,9 @@ def _assemble(path: str, files: list[YamlFile], problems: Shapes) -> Workflow | 
     entries = entries_of(written, broken, default, problems)
     stages = main.get("stages")
     declared = None
-    if stages is not None and stages.kind is Kind.LIST:
+    if stages is not None and stages.is_list:
         declared = tuple(node.value for node in items_of(stages) if isinstance(node.value, str))
-    there = {name: entries.get(name, own) for name, own in written.items() if own.node.kind is Kind.MAPPING}
+    there = {name: entries.get(name, own) for name, own in written.items() if own.node.is_mapping}
     references.check(there, entries.keys(), declared, problems)
     return Workflow(
         path=path,

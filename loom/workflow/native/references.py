@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
-from loom.util.yaml_file import Kind, Node, fields_of, one_or_more, truth
+from loom.util.yaml_file import Node, fields_of, one_or_more, truth
 from loom.workflow.messages import Problems
 from loom.workflow.native import values
 from loom.workflow.native.inheritance import Entry
@@ -88,7 +88,7 @@ def _combination(need: WantedNeed, needed: Entry) -> Iterator[str]:
 def needs_of(job: Node) -> Iterator[WantedNeed]:
     """Yield the needs of a job, without entries of a wrong shape, which are reported elsewhere."""
     for node in one_or_more(job, "needs"):
-        needed = node if node.kind is Kind.SCALAR else node.get("job")
+        needed = node if node.is_scalar else node.get("job")
         if needed is not None and isinstance(needed.value, str):
             matrix = {key: str(one.value) for key, one in fields_of(node, "matrix").items()}
             yield WantedNeed(

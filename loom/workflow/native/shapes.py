@@ -80,11 +80,11 @@ class Shapes(shapes.Shapes):
     def formed(self, value: Any, node: Node, shape: Shape, keyword: Keyword) -> Any:
         may_be_map, items = "map" in shape.kinds, shape.items
         lists_are_short = may_be_map and items is not None and "map" not in items.kinds
-        if node.kind is Kind.MAPPING and lists_are_short:
+        if node.is_mapping and lists_are_short:
             return value
-        if node.kind is Kind.SCALAR and may_be_map and keyword.short and not lists_are_short:
+        if node.is_scalar and may_be_map and keyword.short and not lists_are_short:
             value = {keyword.short: value}
-        if node.kind is not Kind.LIST and items is not None:
+        if not node.is_list and items is not None:
             value = [value]
         return {keyword.short: value} if lists_are_short else value
 
@@ -96,7 +96,7 @@ class Shapes(shapes.Shapes):
                 self.say(root.keys[key], why)
         checked = self.validated("root" if main else "included", root.having(only))
         default = root.get("default")
-        if default is not None and default.kind is Kind.MAPPING:
+        if default is not None and default.is_mapping:
             self.validated("default", default, partial=True)
         elif default is not None and default.kind is not Kind.REFUSED:
             self.say(default, wording.expected("a mapping of keys for every job", default))
@@ -107,9 +107,9 @@ class Shapes(shapes.Shapes):
     def _unique(self, listed: list[Node], word: str) -> None:
         first: dict[Any, Node] = {}
         for node in listed:
-            if node.kind is Kind.SCALAR and node.value in first:
+            if node.is_scalar and node.value in first:
                 self.say(node, f"the {word} {node.value} is a duplicate; keep one")
-            elif node.kind is Kind.SCALAR:
+            elif node.is_scalar:
                 first[node.value] = node
 
     def _reserve(self, variables: Node | None) -> None:
@@ -123,7 +123,7 @@ class Shapes(shapes.Shapes):
         before = len(self.found)
         if node.kind is Kind.REFUSED:
             return None
-        if node.kind is not Kind.MAPPING or (name == "jobs" and node.get("script") is None):
+        if not node.is_mapping or (name == "jobs" and node.get("script") is None):
             self.say(key, self._root_key_hint(name, node))
             return None
         try:

@@ -153,13 +153,13 @@ class PodSession(DrivenSession):
         lines = self.lines_of(steps, after, tokens)
         received = self.link.received(CONFIRMED_S)
         if received < 0:
-            raise states.loss_error(self._cluster, self._pod, self._request.job_id)
+            raise self._loss()
         if self._saved is None or received < saved.begun:
             saved = replace(saved, begun=self.link.sent + lines.count(b"\n") + 1)
             save(msgspec.json.encode(saved))
             self.send(lines + driver.GO)
             if not self.link.confirmed(CONFIRMED_S, self._cancel):
-                raise states.loss_error(self._cluster, self._pod, self._request.job_id)
+                raise self._loss()
         self._handed_over = tokens
 
     def _to_save(self, steps: Sequence[Command], after: Mapping[bool, Sequence[Command]]) -> SavedSession:
@@ -207,19 +207,22 @@ class PodSession(DrivenSession):
 
     # The driver's container
 
+    def _loss(self) -> LoomError:
+        return states.loss_error(self._cluster, self._pod, self._request.job_id)
+
     def resume(self, error: OSError | None) -> None:
         if error is not None:
             refused = self.link.failed
             # The refused request does not name the reason why the pod is gone.
             if isinstance(refused, LoomError) and not is_transient(refused) and not isinstance(refused, Gone):
                 raise refused
-            raise states.loss_error(self._cluster, self._pod, self._request.job_id) from error
+            raise self._loss() from error
         seen = self._pods.wait_for(
             self._pod, lambda pod: pod is None or "terminated" in states.state_of(pod, JOB), ENDED_S
         )
         ended = states.state_of(seen, JOB).get("terminated")
         if ended is None or states.is_taken_away(seen):
-            raise states.loss_error(self._cluster, self._pod, self._request.job_id)
+            raise self._loss()
         oom = ended.get("reason") == "OOMKilled"
         raise self.end_error(f"the pod {self._pod}", int(ended.get("exitCode") or 0), oom=oom)
 
