@@ -189,8 +189,7 @@ def test_a_submodule_that_was_moved(outer: Repo, snap: Snap, told: bool) -> None
     assert [answer.included for answer in answers] == [told, told, False]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("checked_out", [True, False])
+@pytest.mark.parametrize("checked_out", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_a_submodule_in_conflict(outer: Repo, snap: Snap, checked_out: bool) -> None:
     sub = Repo(outer.root / "s")
     for branch in ("one", "other"):
