@@ -182,7 +182,7 @@ def test_postgres_and_redis_are_ready_and_reachable_by_alias(bench: Bench) -> No
     assert bench.died == []
 
 
-def test_a_port_is_waited_for_and_the_alias_leads_to_it(bench: Bench) -> None:
+def test_a_port_is_waited_for_and_the_aliases_and_variables_lead_to_it(bench: Bench) -> None:
     late = "sleep 1; exec " + listening(7000, then='while($c=$s->accept){print $c "hello"; close $c}')
     started = time.monotonic()
     with bench.open(service("late", late, "one", "two", ready=Ready(tcp=7000, interval_s=0.2))) as network:
@@ -190,6 +190,13 @@ def test_a_port_is_waited_for_and_the_alias_leads_to_it(bench: Bench) -> None:
         for host in ("one", "two", "late"):
             ask = f"use IO::Socket; print IO::Socket::INET->new('{host}:7000')->getline"
             assert bench.job(network, "debian:trixie-slim", "perl", "-e", ask) == "hello"
+        assert network.variables == {
+            "LOOM_SERVICE_LATE_HOST": "one",
+            "LOOM_SERVICE_LATE_PORT": "7000",
+            "LOOM_SERVICE_LATE_PORT_7000": "7000",
+        }
+        bindings = bench.client.api.inspect_container(bench.first)["NetworkSettings"]["Ports"]
+        assert not any(bindings.values())
 
 
 def test_a_port_is_seen_from_inside_where_the_engine_is_elsewhere(
@@ -236,14 +243,6 @@ def test_a_command_that_hangs_counts_as_not_ready(bench: Bench) -> None:
     hangs = service("hangs", "sleep 600", ready=Ready(command=("sleep", "600"), timeout_s=1))
     with promptly(), pytest.raises(ServiceError, match="did not answer within 1 s"), bench.open(hangs):
         pass
-
-
-def test_a_service_that_says_nothing_about_itself_just_has_to_run(bench: Bench) -> None:
-    with bench.open(service("quiet", "sleep 60")):
-        state = bench.client.api.inspect_container(bench.first)
-        assert state["State"]["Running"]
-        assert state["Config"]["Labels"]["loom.role"] == "service"
-        assert state["Config"]["Labels"]["loom.service"] == "quiet"
 
 
 def test_never_ready_is_an_error_with_the_last_lines(bench: Bench) -> None:
@@ -344,10 +343,15 @@ def test_a_cancel_ends_the_wait(bench: Bench) -> None:
     assert ended.value.code == "CANCELED"
 
 
-def test_what_fails_in_the_block_passes_through_and_everything_goes(bench: Bench) -> None:
+def test_a_service_that_says_nothing_about_itself_just_has_to_run_and_goes_with_what_fails_in_the_block(
+    bench: Bench,
+) -> None:
     def interrupted() -> None:
-        with bench.open(service("up", "sleep 60")):
-            assert bench.left
+        with bench.open(service("quiet", "sleep 60")):
+            state = bench.client.api.inspect_container(bench.first)
+            assert state["State"]["Running"]
+            assert state["Config"]["Labels"]["loom.role"] == "service"
+            assert state["Config"]["Labels"]["loom.service"] == "quiet"
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -367,6 +371,8 @@ def test_a_container_that_is_still_on_the_network_does_not_keep_it(bench: Bench)
 
 
 def test_environment_user_and_entrypoint(bench: Bench) -> None:
+    """Beside services of any name, even twice."""
+    odd = service("my data base/1", "sleep 60", "db")
     wanted = Service(
         name="who",
         aliases=("who",),
@@ -377,8 +383,9 @@ def test_environment_user_and_entrypoint(bench: Bench) -> None:
         user="games",
         ready=Ready(log="from"),
     )
-    with bench.open(wanted):
+    with bench.open(wanted, odd, odd):
         assert bench.lines("who") == ["hello world from games"]
+        assert len(bench.left) == 4
 
 
 def test_output_is_whole_prefixed_and_nothing_comes_after_the_end(bench: Bench) -> None:
@@ -397,12 +404,6 @@ def test_two_jobs_have_networks_of_their_own(bench: Bench) -> None:
     with bench.open(first) as one, bench.open(first) as two:
         assert one.network_id != two.network_id
         assert len(bench.left) == 4
-
-
-def test_any_name_will_do_even_twice(bench: Bench) -> None:
-    odd = service("my data base/1", "sleep 60", "db")
-    with bench.open(odd, odd):
-        assert len(bench.left) == 3
 
 
 def test_an_isolated_network_leads_to_the_services_and_nowhere_else(bench: Bench) -> None:
@@ -427,18 +428,6 @@ def test_kept_services_go_on_running(bench: Bench) -> None:
     finally:
         bench.client.containers.get(bench.first).remove(force=True)
         bench.client.networks.get(network.network_id).remove()
-
-
-def test_in_a_container_the_same_variables_name_alias_and_port(bench: Bench) -> None:
-    wanted = service("db", "exec " + listening(7000), "database", "db2", ready=Ready(tcp=7000, interval_s=0.1))
-    with bench.open(wanted) as network:
-        assert network.variables == {
-            "LOOM_SERVICE_DB_HOST": "database",
-            "LOOM_SERVICE_DB_PORT": "7000",
-            "LOOM_SERVICE_DB_PORT_7000": "7000",
-        }
-        bindings = bench.client.api.inspect_container(bench.first)["NetworkSettings"]["Ports"]
-        assert not any(bindings.values())
 
 
 VALUE = b"s3cret-of-a-service'\"\\\n%s $HOME \xff\n\n"

@@ -35,8 +35,8 @@ def test_no_job_sees_what_another_wrote(project: Project, mode: str, at_once: st
     )
     project.workflow(
         "version: v1\nstages: [a, b]\n"
-        + "".join(f"{name}:\n  stage: a\n  {IMAGE}\n  {body}\n" for name in ("one", "two"))
-        + f"copies:\n  stage: a\n  {IMAGE}\n  parallel: {{matrix: [{{N: ['1', '2']}}]}}\n  {body}\n"
+        f"one:\n  stage: a\n  {IMAGE}\n  {body}\n"
+        f"copies:\n  stage: a\n  {IMAGE}\n  parallel: {{matrix: [{{N: ['1', '2']}}]}}\n  {body}\n"
         + "".join(f"{name}:\n  stage: b\n  {body}\n" for name in ("here", "there"))
     )
     ran = project.loom("run", "--local", "--no-container", "--mount-mode", mode, "-j", at_once)
@@ -47,8 +47,8 @@ def test_no_job_sees_what_another_wrote(project: Project, mode: str, at_once: st
     assert verified.code == 0, verified.out
     assert place_of(project) == ran.workspace
     if mode != "ephemeral_volume":  # which goes with the container of a job that passed
-        left = place_of(project, "two")
-        assert (left / "made").read_text() == "two\n"
+        left = place_of(project, "one")
+        assert (left / "made").read_text() == "one\n"
         assert not (left / "given").exists()
 
 
@@ -287,10 +287,10 @@ def test_two_runs_of_one_tree_end_the_same(project: Project) -> None:
     project.workflow(
         "version: v1\nstages: [a]\n"
         + "".join(
-            f"j{number}: {{stage: a, {IMAGE}, script: ['echo {number} >> out; cat out']}}\n" for number in range(4)
+            f"j{number}: {{stage: a, {IMAGE}, script: ['echo {number} >> out; cat out']}}\n" for number in range(2)
         )
     )
-    runs = [project.run("-j", at_once) for at_once in ("1", "4")]
+    runs = [project.run("-j", at_once) for at_once in ("1", "2")]
     assert runs[0].receipt["snapshot_tree_sha"] == runs[1].receipt["snapshot_tree_sha"]
-    heard = [[ran.output(f"j{number}") for number in range(4)] for ran in runs]
-    assert heard[0] == heard[1] == [[str(number)] for number in range(4)]
+    heard = [[ran.output(f"j{number}") for number in range(2)] for ran in runs]
+    assert heard[0] == heard[1] == [["0"], ["1"]]
