@@ -20,9 +20,10 @@ from loom.plan.resolve import rehearse, resolve
 from loom.util.jsons import encode_file
 from loom.workflow.dialects import load
 from loom.workflow.github.workflows import Workflows
-from loom.workflow.sources import Fetched, NotFetched, Unreachable
+from loom.workflow.sources import Fetched, Unreachable
 
 from .conftest import PUSH, Planned, write
+from .test_actions import Server
 
 JOB = "runs-on: ubuntu-latest, steps: [{run: echo}]"
 
@@ -325,18 +326,6 @@ def test_a_jobs_own_combination_and_the_origin_of_its_image_are_told(tmp_path: P
     found = resolve(workflows, JobSelection(container=True), facts)
     assert [one.timeout_s for one in found.jobs] == [60.0, 60.0, 180.0]
     assert (boxed.sources["image"], boxed.sources["timeout"]) == (".github/workflows/ci.yml:4",) * 2
-
-
-class Server:
-    """Repositories whose refs are folders."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-
-    def at(self, repository: str, ref: str) -> Fetched:
-        if not (self.root / repository / ref).is_dir():
-            raise NotFetched(f"{repository} has no {ref}")
-        return Fetched(commit="c" * 40, directory=self.root / repository / ref)
 
 
 def test_workflows_of_other_repositories_are_called(planned: Planned, tmp_path: Path) -> None:
