@@ -30,7 +30,8 @@ class NextRun:
         self.sessions: dict[str, Prewarmed] = {}
         """The sessions by job; whoever takes one out closes it."""
         self.watched: snapshot.WatchedWorkspace | None = None
-        """The workspace, once it is filled."""
+        """The waiting workspace, if it is large: a look at each of few files takes less time than the kernel's answer."""
+        self._filled = False
         self._stack = ExitStack()
         self._made = False
 
@@ -47,12 +48,14 @@ class NextRun:
             opener.prewarm(job)
         source, known = tools.cloned(run, run.clone), tools.store.workspaces.known(self.workspace)
         snapshot.take(source, self.workspace, cancel=tools.cancel, umask=run.plan.umask, known=known)
-        self.watched = snapshot.WatchedWorkspace(self.workspace, known)
+        if tools.store.workspaces.is_large(self.workspace):
+            self.watched = snapshot.WatchedWorkspace(self.workspace, known)
+        self._filled = True
 
     def ready(self) -> bool:
         """Return whether a run can begin with it: it was prepared, and no run began since (ids are in order)."""
         newest = next(iter(self._tools.store.run_ids()), "0")
-        return self.watched is not None and int(newest) < int(self.run_id)
+        return self._filled and int(newest) < int(self.run_id)
 
     @property
     def providers(self) -> Sequence[Provider]:
@@ -74,7 +77,7 @@ class NextRun:
         self._stack.close()
         if self._made:
             self._made = False
-            if self.watched is not None:
+            if self._filled:
                 set_aside(self._tools.store, self.workspace, self._run.repo_root)
             removal = snapshot.remove(self.workspace, recorded=True)
             problems += [f"{path}: {reason}" for path, reason in removal.remaining]
