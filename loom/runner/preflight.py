@@ -54,7 +54,10 @@ def together(missing: Sequence[LoomError]) -> LoomError:
 def missing_things(
     plan: Plan, tools: RunTools, done: Collection[str] = (), *, at_once: bool = False
 ) -> list[LoomError]:
-    """Return an error for each thing that jobs need and that can't be had; `at_once`: a run begins, which see `preflight`."""
+    """Return an error for each thing that jobs need and that can't be had.
+
+    `at_once`: for a run that begins now, whose only job meets the rest of what it lacks by itself.
+    """
     jobs = [job for job in plan.jobs if job.id not in done and _has_to_run(job)]
     node: list[LoomError] = list(filter(None, [missing_node(jobs, tools.config.cache_dir)]))
     if at_once and len(jobs) < 2:
