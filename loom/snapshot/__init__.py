@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from loom.snapshot.capture import empty, take
     from loom.snapshot.copy_workers import duplicate
     from loom.snapshot.explanation import Explanation, Rule, explain, ignore_rule
-    from loom.snapshot.git import LOCAL_VARIABLES, nul_list
+    from loom.snapshot.git import elsewhere, nul_list
     from loom.snapshot.git_dir import reduced_manifest, reduction
     from loom.snapshot.history import as_cloned
     from loom.snapshot.identity import identity_of
@@ -45,7 +45,7 @@ else:
             "merge": "Applied Content Merge content_at displaced",
             "sync": "Patch SavedFiles bring compare patch_of apply_patch=apply",
             "explanation": "Explanation Rule explain ignore_rule",
-            "git": "LOCAL_VARIABLES nul_list",
+            "git": "elsewhere nul_list",
             "git_dir": "reduced_manifest reduction",
             "history": "as_cloned",
             "identity": "identity_of",

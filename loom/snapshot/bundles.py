@@ -113,6 +113,7 @@ class BundledRepository:
     def __init__(self, workspace: Path, path: str, environ: Mapping[str, str], *, whole: bool) -> None:
         """`whole`: the user's clone has all objects, also where a job cut the history of the workspace."""
         self._root = workspace / path
+        environ = git.elsewhere(environ)
         found = repository.find(self._root, environ)
         if found is None or found.root != Path(os.path.realpath(self._root)):
             raise RequestError(shown(f"submodule {path} of the run has no commits here"), code="BUNDLE_TREE")

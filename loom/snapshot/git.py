@@ -41,6 +41,12 @@ LOCAL_VARIABLES = frozenset(
     )
 )
 
+
+def elsewhere(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return `environ` for the repository of a directory, whichever one `GIT_DIR` and its like name."""
+    return {name: value for name, value in environ.items() if name not in LOCAL_VARIABLES}
+
+
 # On the command line, so that they win over every file: no hook, no file system monitor, no question in a window, no
 # background work, and nothing that rewrites an index in passing, or makes trees of it.
 _ALWAYS = tuple(

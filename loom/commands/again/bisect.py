@@ -33,7 +33,7 @@ from loom.record.request import Request
 from loom.render import diagnosis as forms
 from loom.render.look import Look
 from loom.render.output import print_json
-from loom.snapshot import LOCAL_VARIABLES
+from loom.snapshot import elsewhere
 from loom.status import ExitCode, Status
 from loom.util import atomic, processes, typed
 from loom.util.controls import shown
@@ -219,7 +219,7 @@ class _Bisect:
             [*self._words, "--quiet"],
             root,
             {
-                **{name: value for name, value in self._project.environ.items() if name not in LOCAL_VARIABLES},
+                **elsewhere(self._project.environ),
                 "LOOM_KEEP": "never",
                 "LOOM_AUTO_CLEAN": "false",
                 "LOOM_BUNDLE": "",

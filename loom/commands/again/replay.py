@@ -42,7 +42,7 @@ from loom.plan.variables import rerun_variables
 from loom.record.reader import Reading
 from loom.record.request import Request
 from loom.record.run import Run, load_run
-from loom.snapshot import TreeOfBundle, check_consent
+from loom.snapshot import TreeOfBundle, check_consent, elsewhere
 from loom.util.controls import shown
 from loom.util.paths import climbs_out
 from loom.util.units import machine_size
@@ -151,7 +151,8 @@ def _lay_out(found: UnpackedBundle, folder: Path, near: Project, file: Path) -> 
 def _store(near: Project, path: str) -> list[Path]:
     """Return the store of the user's clone, or of its submodule. RequestError where it borrows objects unasked."""
     try:
-        source = trusting.discover(near.root / path, near.environ, flag=near.trusting)
+        environ = elsewhere(near.environ) if path else near.environ
+        source = trusting.discover(near.root / path, environ, flag=near.trusting)
     except LoomError:
         return []
     check_consent(source)

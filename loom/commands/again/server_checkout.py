@@ -23,7 +23,7 @@ from loom.errors import SnapshotError
 from loom.plan.clone import Clone, Recursion
 from loom.plan.github.events import ON_MERGE
 from loom.plan.model import Job
-from loom.snapshot import nul_list
+from loom.snapshot import elsewhere, nul_list
 from loom.util.controls import shown
 
 _MERGED = re.compile(rb"\+(?P<sha>[0-9a-f]{40,64}):refs/remotes/(?P<ref>pull/\d{1,18}/merge)\b")
@@ -113,7 +113,7 @@ def _lay_out_submodules(
         yield f"{above or '.gitmodules'}: {error}"
         return
     asked = ("config", "-z", "--file", ".gitmodules", "--get-regexp", r"^submodule\..*\.path$")
-    there, mine = _urls(root, environ), _urls(near, environ)
+    there, mine = _urls(root, elsewhere(environ)), _urls(near, environ)
     for item in nul_list(servers.asked(root, *asked) or b""):
         key, _, path = os.fsdecode(item).partition("\n")
         name = key.removeprefix("submodule.").removesuffix(".path")
@@ -144,7 +144,9 @@ def _lay_out_submodules(
             continue
         if clone.submodules == "recursive":
             of_it = clone.clone_of_submodule()
-            yield from _lay_out_submodules(root / path, inner, of_it, server=server, environ=environ, above=f"{shown}/")
+            yield from _lay_out_submodules(
+                root / path, inner, of_it, server=server, environ=elsewhere(environ), above=f"{shown}/"
+            )
 
 
 def _urls(root: Path, environ: Mapping[str, str]) -> dict[str, Address]:

@@ -129,7 +129,7 @@ class GitServer:
         return git.Running(words, environment, cwd=Path("/")).result(check=False)
 
     def _run(self, directory: Path, *arguments: str) -> tuple[int, bytes, str]:
-        environ = {name: value for name, value in self._environ.items() if name not in git.LOCAL_VARIABLES}
+        environ = git.elsewhere(self._environ)
         try:
             bare = (directory / "HEAD").exists()
             found = repository.at(directory, directory, environ) if bare else repository.find(directory, environ)

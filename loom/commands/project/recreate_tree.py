@@ -50,8 +50,10 @@ def taken_again(
             continue
         project.store.workspaces.make(workspace, run_id=run_of_workspace(workspace.name) or "", repo_root=checkout)
         try:
-            source = discover(directory, project.environ, flag=project.trusting)
-            if directory == checkout:
+            own = directory == checkout
+            environ = project.environ if own else git.elsewhere(project.environ)
+            source = discover(directory, environ, flag=project.trusting)
+            if own:
                 source = snapshot.with_merge_of(source, variables)
             taken = snapshot.take(source, workspace, cancel=cancel, umask=umask)
         except LoomError as error:
@@ -85,7 +87,7 @@ def checked_out(project: Project, commit: str, cancel: Cancel, *, branch: str = 
         snapshot.take(discover(project.root, project.environ, flag=project.trusting), workspace, cancel=cancel)
         project.store.add_snapshot(workspace, snapshot.manifest_bytes(workspace))
         with git.ended_by(cancel):
-            _check_out(workspace, commit, project.environ)
+            _check_out(workspace, commit, git.elsewhere(project.environ))
         if branch or tag:
             _name(project, workspace, commit, branch, tag)
         yield workspace
@@ -103,9 +105,10 @@ def _name(project: Project, root: Path, commit: str, branch: str, tag: str) -> N
         identity = [(key, value) for key, value in users.config if key in ("user.name", "user.email")]
         with (root / ".git/config").open("a") as file:  # variables of a run have it
             file.write(repository.config_text(identity))
-    found = repository.find(root, project.environ)
+    environ = git.elsewhere(project.environ)
+    found = repository.find(root, environ)
     assert found is not None
-    environ = git.in_repository(found, project.environ)
+    environ = git.in_repository(found, environ)
     if tag:  # a run for a tag takes the only one that is there
         own = f"refs/tags/{tag}"
         listed = git.run(

@@ -164,7 +164,7 @@ def _origin_of(root: Path, environ: Mapping[str, str]) -> str | None:
     if not root.is_dir():
         return None
     try:
-        found = origin_of(root, {name: value for name, value in environ.items() if name not in git.LOCAL_VARIABLES})
+        found = origin_of(root, git.elsewhere(environ))
     except LoomError:
         return None
     return str(found) if found else None

@@ -38,8 +38,9 @@ def subject(project: Project, commit: str) -> str:
     return subprocess.run(asked, check=True, cwd=project.root, capture_output=True, text=True).stdout.strip()
 
 
-def test_the_first_bad_commit_is_found_in_checkouts_apart(project: Project) -> None:
+def test_the_first_bad_commit_is_found_in_checkouts_apart(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     history(project)
+    monkeypatch.setenv("GIT_DIR", str(project.root / ".git"))  # as in a hook of git's
     (project.root / "n.yml").write_text("0\n")
     (project.root / "not committed").touch()
     (project.root / ".loom").mkdir()
@@ -58,8 +59,10 @@ def test_the_first_bad_commit_is_found_in_checkouts_apart(project: Project) -> N
     assert found["diagnosis"]["telling_line"] == "error. n is 7"
     assert (project.root / "n.yml").read_text() == "0\n"
     assert project.runs() == []  # none of them is a run of this checkout
-    status = subprocess.run(["git", "status", "--short"], cwd=project.root, capture_output=True, text=True, check=True)
-    assert status.stdout == ' M n.yml\n?? .loom/\n?? "not committed"\n'
+    status = subprocess.run(
+        ["git", "status", "--short", "--branch"], cwd=project.root, capture_output=True, text=True, check=True
+    )
+    assert status.stdout == '## main\n M n.yml\n?? .loom/\n?? "not committed"\n'
 
 
 def test_where_all_others_are_skipped_the_candidates_are_named(project: Project) -> None:
