@@ -20,7 +20,8 @@ COMMANDS = {
 """The groups of commands; the last one has those that no other names."""
 OPTIONS = {
     "Most used": "--dry-run --workflow --stage --from --var --image --secret-file --stop-at --jobs --stream --help",
-    "Which jobs, as for which event": "--deploy --needs --matrix --input --event --event-file --changes-base --allow-unmerged",
+    "Which jobs, as for which event": "--deploy --needs --matrix --input --event --event-file --changes-base",
+    "Which files": "--staged --allow-unmerged",
     "Where, and in which containers": "--on --container --mount-mode --pull --frozen --strict --trust --no-cache --keep --detach",
     "What is printed": "--verbose --quiet --color --format --json",
     "More": "",

@@ -22,6 +22,7 @@ def run(
         "--detach", "Leave when the first jobs run in a cluster; they go on there until `loom attach`."
     ),
     repeat: int | None = options.REPEAT,
+    staged: bool = option("--staged", "Run what is staged for a commit, without the rest of the work tree."),
     reuse: bool = option(
         "--reuse", "Don't run jobs again whose inputs, image and variables are those of an earlier run."
     ),

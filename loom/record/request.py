@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -53,6 +54,8 @@ class Request(Immutable, omit_defaults=True, forbid_unknown_fields=True):
     quiet: bool = False
     verbose: bool = False
     strict: bool = False
+    staged: bool = False
+    """Whether files count only as they are staged."""
     no_cache: bool = False
     form: str = "screen"
     """`screen`, `json`, `github` or `gitlab`."""
@@ -77,9 +80,13 @@ class Request(Immutable, omit_defaults=True, forbid_unknown_fields=True):
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> Request:
-        """Divide what was given into settings and the rest; None means "not given"."""
+        """Divide what was given into settings and the rest; None means "not given".
+
+        Files that no checkout needs to have get absolute paths.
+        """
         default = cls()
         there = {name: value for name, value in given.items() if value not in (None, getattr(default, name, None))}
+        there |= {name: Path(there[name]).absolute() for name in ("event_file", "secret_file") if name in there}
         flags = {name: there.pop(name) for name in KEYS if name in there}
         return typed.convert(msgspec.to_builtins({**there, "flags": flags}, enc_hook=str), cls)
 

@@ -6,7 +6,7 @@ import os
 import shlex
 import sys
 from collections.abc import Container, Iterable, Iterator, Sequence
-from contextlib import chdir, nullcontext, redirect_stdout
+from contextlib import nullcontext, redirect_stdout
 from itertools import takewhile
 from typing import Any, Literal
 
@@ -16,7 +16,7 @@ from loom.cancel import Cancel, signals
 from loom.commands.gate.checked_commit import CheckedCommit, CommitFinder, unpushed
 from loom.commands.plan.plan_run import plan_run
 from loom.commands.project import Project, Worktree, open_project
-from loom.commands.project.recreate_tree import checked_out
+from loom.commands.project.recreate_tree import working_in
 from loom.commands.run.shown import Expected, Shown, may_fail, skipped_as_in_ci, waits_for
 from loom.config.gate import UNLIKE
 from loom.errors import NoJobRuns
@@ -89,8 +89,9 @@ def gate_commit(
 def judge(project: Project, commit: CheckedCommit, *, dry_run: bool, as_json: bool) -> Judgement:
     """Judge a commit by what has been shown of it, and by a run of the rest, unless it is a `dry_run`."""
     cancel = Cancel()
-    there = checked_out(project, commit.sha, cancel, branch=commit.branch, tag=commit.tag)
-    with signals(cancel), there as root, chdir(root):
+    at_root = replace(project, start=project.root)  # from which the commit's workflow is named
+    there = working_in(at_root, commit.sha, cancel, branch=commit.branch, tag=commit.tag)
+    with signals(cancel), there as root:
         config = open_project(root=root).config
         accepted = frozenset(config.gate_accept)
 

@@ -140,7 +140,7 @@ def run_of(
     return Run(
         run_id=variables["LOOM_RUN_ID"],
         command=tuple(sys.argv),
-        request=_repeatable(request, project),
+        request=repeatable(request, project),
         repo_root=project.source.root,
         plan=plan,
         variables=variables,
@@ -155,8 +155,8 @@ def run_of(
     )
 
 
-def _repeatable(request: Request, project: Project) -> Request:
-    """Return the request as it can be repeated from elsewhere: with the variables that gave settings, and absolute paths."""
+def repeatable(request: Request, project: Project) -> Request:
+    """Return the request as it can be repeated from elsewhere: with the variables that gave settings."""
     found = {
         origin.source: project.config.text_of(name)
         for name, origin in project.config.origins.items()
@@ -167,8 +167,6 @@ def _repeatable(request: Request, project: Project) -> Request:
         request,
         environment={**request.environment, **found},
         workflow=str(project.workflow(request.workflow)) if elsewhere else request.workflow,
-        secret_file=None if request.secret_file is None else str(project.start / request.secret_file),
-        event_file=None if request.event_file is None else str(project.start / request.event_file),
     )
 
 

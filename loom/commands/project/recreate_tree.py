@@ -1,11 +1,13 @@
-"""Lay out another tree than the checkout's: of an earlier snapshot that the checkout or a workspace still has, or of a commit."""
+"""Lay out another tree than the checkout's: of an earlier snapshot that the checkout or a workspace still has, of a commit or of
+the index.
+"""
 
 from __future__ import annotations
 
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -75,8 +77,26 @@ def taken_again(
 
 
 @contextmanager
-def checked_out(project: Project, commit: str, cancel: Cancel, *, branch: str = "", tag: str = "") -> Iterator[Path]:
-    """Yield a checkout of a commit, apart from the user's, with the trust of that one; on a branch, or on a tag alone, if named.
+def working_in(
+    project: Project, commit: str | None, cancel: Cancel, *, branch: str = "", tag: str = ""
+) -> Iterator[Path]:
+    """Yield a checkout as `checked_out` does, with this process in the same directory of it, and without git's own variables."""
+    with checked_out(project, commit, cancel, branch=branch, tag=tag) as root:
+        same = root / project.start.relative_to(project.root)
+        of_git = {name: os.environ.pop(name) for name in git.LOCAL_VARIABLES & os.environ.keys()}
+        try:
+            with chdir(same if same.is_dir() else root):
+                yield root
+        finally:
+            os.environ.update(of_git)
+
+
+@contextmanager
+def checked_out(
+    project: Project, commit: str | None, cancel: Cancel, *, branch: str = "", tag: str = ""
+) -> Iterator[Path]:
+    """Yield a checkout apart from the user's, with the trust of that one: of a commit, on a branch or on a tag alone if named;
+    for None, of what is staged, on the user's branch.
 
     SnapshotError when it can't be made.
     """
@@ -84,11 +104,18 @@ def checked_out(project: Project, commit: str, cancel: Cancel, *, branch: str = 
     workspace = new_workspace(project.config.tmp_dir, run_id)
     project.store.workspaces.make(workspace, run_id=run_id, repo_root=project.root, kind="snapshot")
     try:
-        snapshot.take(discover(project.root, project.environ, flag=project.trusting), workspace, cancel=cancel)
+        source = discover(project.root, project.environ, flag=project.trusting)
+        if commit is None and source.unmerged:
+            raise RequestError(
+                f"{source.root}: in conflict, which git would not commit", hint="git add", code="UNMERGED"
+            )
+        snapshot.take(source, workspace, cancel=cancel)
         project.store.add_snapshot(workspace, snapshot.manifest_bytes(workspace))
         with git.ended_by(cancel):
             _check_out(workspace, commit, git.elsewhere(project.environ))
-        if branch or tag:
+        if commit is None:
+            commit, branch = source.head_sha, source.branch or ""
+        if commit and (branch or tag):
             _name(project, workspace, commit, branch, tag)
         yield workspace
     finally:
@@ -125,20 +152,22 @@ def _name(project: Project, root: Path, commit: str, branch: str, tag: str) -> N
         git.run(("symbolic-ref", "HEAD", f"refs/heads/{branch}"), environ, cwd=root)
 
 
-def _check_out(root: Path, commit: str, environ: Mapping[str, str]) -> None:
-    """Make `root` what a commit has, submodules included. SnapshotError for one that it does not have, by name."""
-    found = repository.find(root, environ)
+def _check_out(root: Path, commit: str | None, environ: Mapping[str, str]) -> None:
+    """Make `root` what a commit has (None: the index), submodules included. SnapshotError for one that is missing, by name."""
+    found, of = repository.find(root, environ), f"commit {commit[:12]}" if commit else "the index"
     if found is None or found.root != Path(os.path.realpath(root)):
-        raise SnapshotError(f"commit {commit[:12]} is of a submodule that the checkout does not have")
+        raise SnapshotError(f"{of} is of a submodule that the checkout does not have")
     asked = git.in_repository(found, environ)
-    for arguments in (("checkout", "-q", "-f", "--detach", commit), ("clean", "-q", "-ffdx")):
+    tree = commit or git.run(("write-tree",), asked, cwd=root).decode().strip()
+    switch = ("checkout", "-q", "-f", "--detach", tree) if commit else ("read-tree", "--reset", "-u", tree)
+    for arguments in (switch, ("clean", "-q", "-ffdx")):
         git.run(arguments, asked, cwd=root)
-    for path, (mode, sha) in snapshot.tree_entries(asked, root, commit).items():
+    for path, (mode, sha) in snapshot.tree_entries(asked, root, tree).items():
         if mode == "160000":
             try:
                 _check_out(root / path, sha, environ)
             except SnapshotError as error:
                 raise SnapshotError(
-                    f"submodule {path} of commit {commit[:12]} can't be checked out: {error.message}",
+                    f"submodule {path} of {of} can't be checked out: {error.message}",
                     hint=f"git submodule update --init {path}, and fetch its commits there",
                 ) from error

@@ -169,7 +169,7 @@ def _settled(requests: Sequence[PermissionRequest], project: Project, *, can_ask
             trust.allow(new)
             return True
     raise RequestError(
-        f"{CODE}: {project.root} asks for {counted(len(new), 'thing')} that you have not allowed",
+        f"{CODE}: {trust.root} asks for {counted(len(new), 'thing')} that you have not allowed",
         hint="\n".join(
             [
                 *request_lines(new),

@@ -16,10 +16,11 @@ from msgspec.structs import replace
 from loom.cancel import Cancel, signals
 from loom.commands import terminal
 from loom.commands.inside import breakpoints
-from loom.commands.plan.plan_run import plan_run
+from loom.commands.plan.plan_run import plan_run, repeatable
 from loom.commands.plan.wiring import run_tools
-from loom.commands.project import Project, Worktree
+from loom.commands.project import Project, Worktree, open_project
 from loom.commands.project.background import clean_later
+from loom.commands.project.recreate_tree import working_in
 from loom.commands.screen import screen_parts
 from loom.config import choice
 from loom.errors import RequestError
@@ -46,8 +47,17 @@ def run(*, local: bool, **given: Any) -> int:
     return run_with(Request.of(given))
 
 
-def run_with(request: Request, *, settings: Mapping[str, Any] | None = None, parent_run_id: str | None = None) -> int:
-    """Run the workflow; return the exit code. `settings`: see `checkout_for`."""
+def run_with(request: Request, *, settings: Mapping[str, Any] | None = None, **more: Any) -> int:
+    """Run the workflow; return the exit code. `settings`: see `checkout_for`; `more`: fields of `Run`."""
+    if not request.staged:
+        return _run_here(request, settings, more)
+    project = open_project(request.settings, trusting=request.trust)
+    own = {"repo_root": project.root, "request": repeatable(request, project)}
+    with signals(cancel := Cancel()), working_in(project, None, cancel):
+        return _run_here(request, settings, {**more, **own})
+
+
+def _run_here(request: Request, settings: Mapping[str, Any] | None, more: Mapping[str, Any]) -> int:
     project, made = plan_run(request, settings=settings)
     if request.dry_run:
         from loom.render.plan import plan_text  # no other run needs YAML
@@ -63,7 +73,7 @@ def run_with(request: Request, *, settings: Mapping[str, Any] | None = None, par
         ]
         hint = "\n".join((*reasons, *free[:1])) or None
         raise RequestError("no job of the workflow would run", hint=hint, code="NOTHING_TO_RUN")
-    made = replace(made, parent_run_id=parent_run_id)
+    made = replace(made, **more)
     if not (request.suggest_inputs or request.reuse):
         return run_as_asked(project, made)
     from loom.commands.run import shown, suggestion  # only such runs look at earlier ones, or at what was read
