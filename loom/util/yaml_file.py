@@ -153,9 +153,9 @@ def fields_of(node: Node | None, *path: str | int) -> dict[str, Node]:
 
 
 def text_of(node: Node | None, *path: str | int) -> str:
-    """Return a scalar as text, as GitLab writes numbers and truth values; empty for nothing."""
+    """Return a scalar as text, as GitLab writes numbers and truth values; empty for any other value, and for none."""
     node = node_at(node, *path)
-    value = None if node is None else node.value
+    value = node.value if node is not None and node.is_scalar else None
     match value:
         case None:
             return ""
