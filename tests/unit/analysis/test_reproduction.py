@@ -10,7 +10,7 @@ import typer
 from loom import config
 from loom.analysis.reproduction import WITH_OPTION, reproduce_command
 from loom.cli.app import app_for
-from loom.commands.plan.plan_run import _repeatable
+from loom.commands.plan.plan_run import repeatable
 from loom.commands.project import Project
 from loom.record.documents import plain
 from loom.record.request import NOT_REPEATED, Request, setting_of
@@ -31,7 +31,8 @@ def example(parameter: Any) -> list[Any]:
     """Values that differ from the default; both for a switch that has two sides."""
     if parameter.is_flag:
         return [True, False] if parameter.secondary_opts else [True]
-    return [{"event": "tag", "jobs": 7, "repeat": 7}.get(parameter.name, "-x=a b")]
+    special = {"event": "tag", "jobs": 7, "repeat": 7, "event_file": "/-x=a b", "secret_file": "/-x=a b"}
+    return [special.get(parameter.name, "-x=a b")]
 
 
 def here(**flags: object) -> Project:
@@ -80,7 +81,7 @@ def test_options_are_saved_as_they_were_given() -> None:
         "event": "tag",
         "names": ["a"],
     }
-    saved = _repeatable(Request.of(given), here())
+    saved = repeatable(Request.of(given), here())
     assert plain(saved) == {
         "var": ("A=1",),
         "workflow": "x.yml",
@@ -97,7 +98,7 @@ def test_settings_of_the_environment_are_saved() -> None:
         environ={"LOOM_NETWORK": "none", "LOOM_GRACE": "2m", "NO_COLOR": "1", "LOOM_JOBS": "3"},
         flags={"jobs": 2},
     )
-    saved = _repeatable(Request.of({"jobs": 2}), Project(environ={}, start=Path(), root=Path(), config=settings))
+    saved = repeatable(Request.of({"jobs": 2}), Project(environ={}, start=Path(), root=Path(), config=settings))
     assert saved == Request(flags={"jobs": 2}, environment={"LOOM_NETWORK": "none", "LOOM_GRACE": "2m"})
     assert saved.repeated.settings == {"jobs": 2, "network": "none", "grace": "2m"}
 
