@@ -328,7 +328,7 @@ jobs:
       - run: cat other/grouped/note
       - uses: actions/checkout@v4
         with: {repository: test/actions, ref: v1}
-      - run: cat grouped/note; ls README below
+      - run: cat grouped/note; ls README below 2>&1
         continue-on-error: true
       - uses: actions/checkout@v4
         with: {ref: "${{ format('none-{0}', 1) }}"}
