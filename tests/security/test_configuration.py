@@ -173,7 +173,6 @@ COMMANDS = [
     ["attest"],
     ["attest", "verify", "--signers", "README"],
     ["gate", "ci", "gitlab"],
-    ["signoff"],
 ]
 
 
