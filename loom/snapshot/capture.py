@@ -314,7 +314,7 @@ class _Filling:
                 found.add(vars(self._renewer.kept))
         self._vanished = set(more.absent)
         found.add(vars(more))
-        put_in(self._done.known.files, dict(found.copied))
+        put_in(self._done.known.files, found.copied)
         return unlisted
 
     def _make_way(self, renewer: Renewer, tracked: dict[str, int]) -> dict[str, int]:
@@ -350,7 +350,7 @@ class _Filling:
         self._questions.make_index_plain()
         if len(data) <= _LARGE_INDEX:  # in a large tree the copy waits for the listing, so nothing may delay that
             self._questions.ask()
-        objects: dict[str, bytes] = {}
+        objects: copy_files.Copied = []
         self._done.borrowed = layout.lay_out_objects(
             source, git_dir, objects, may_borrow=self._may_borrow, cancel=self._cancel
         )

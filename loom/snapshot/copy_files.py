@@ -42,6 +42,10 @@ _NO_NAMES = ("", ".", "..")
 _NOT_SUPPORTED = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.EBADF)
 
 
+Copied = list[tuple[str, dict[str, bytes]]]
+"""The paths of directories, each with a slash, the root by nothing; and the facts of both sides of their files, by name."""
+
+
 class Findings:
     """The exceptions of a copy; all other files were copied normally."""
 
@@ -62,8 +66,8 @@ class Findings:
         """Sockets, FIFOs and devices in place of files, with their modes."""
         self.no_links: list[str] = []
         """Plain files in place of links, with content that is no valid target."""
-        self.copied: list[tuple[str, bytes]] = []
-        """The files that a later copy may leave as they are, with the facts of both sides."""
+        self.copied: Copied = []
+        """The files that a later copy may leave as they are."""
 
     def add(self, other: dict[str, Any]) -> None:
         for name, value in other.items():
@@ -71,10 +75,15 @@ class Findings:
             own += value
             setattr(self, name, own)
 
-    def note(self, path: str, theirs: os.stat_result, ours: os.stat_result) -> None:
+    def note(self, prefix: str, name: str, theirs: os.stat_result, ours: os.stat_result) -> None:
         # Whole milliseconds: the file system's times are too coarse to show every change.
         if theirs.st_ctime_ns % 1_000_000 and ours.st_ctime_ns % 1_000_000:
-            self.copied.append((path, facts_of(theirs) + facts_of(ours)))
+            self.keep(prefix, name, facts_of(theirs) + facts_of(ours))
+
+    def keep(self, prefix: str, name: str, facts: bytes) -> None:
+        if not self.copied or self.copied[-1][0] != prefix:
+            self.copied.append((prefix, {}))
+        self.copied[-1][1][name] = facts
 
 
 _FACTS = struct.Struct("<IQQQqq")
@@ -232,7 +241,7 @@ class Copier:
                 if recent or status.st_ctime_ns >= self._since:
                     found.recent.append(prefix + name)
                 else:
-                    found.note(prefix + name, status, os.stat(name, dir_fd=target, follow_symlinks=False))
+                    found.note(prefix, name, status, os.stat(name, dir_fd=target, follow_symlinks=False))
                 return
         attempt = 0
         while True:
@@ -279,7 +288,7 @@ class Copier:
         if recent or after.st_ctime_ns >= self._since:
             found.recent.append(prefix + name)
         elif stable:
-            found.note(prefix + name, after, written)
+            found.note(prefix, name, after, written)
 
     def _note_unopened(
         self, source: int, target: int, prefix: str, name: str, become: int, recent: bool, error: OSError

@@ -210,7 +210,7 @@ def _user_file(source: Source, key: str, default: str) -> Path | None:
 
 
 def lay_out_objects(
-    source: Source, git_dir: Path, copied: dict[str, bytes], *, may_borrow: tuple[Path, ...], cancel: Cancel
+    source: Source, git_dir: Path, copied: copy_files.Copied, *, may_borrow: tuple[Path, ...], cancel: Cancel
 ) -> tuple[Path, ...]:
     """Make the source's objects readable from `git_dir`; returns the stores that are borrowed for it. Notes `copied` files.
 
@@ -227,7 +227,7 @@ def lay_out_objects(
     return ()
 
 
-def _copy_store(store: Path, target: Path, there: set[str], copied: dict[str, bytes], cancel: Cancel) -> None:
+def _copy_store(store: Path, target: Path, there: set[str], copied: copy_files.Copied, cancel: Cancel) -> None:
     """Copy packs and loose objects that are not `there` yet, and add them to it. Look again for objects that a `git gc` moves."""
     for _ in range(4):
         listed = sorted(path for path in _object_files(store) if path not in there)
@@ -242,7 +242,7 @@ def _copy_store(store: Path, target: Path, there: set[str], copied: dict[str, by
                 code="OBJECTS_UNREADABLE",
             )
         missing = set(found.absent)
-        copied.update((f".git/objects/{path}", facts) for path, facts in found.copied)
+        copied += ((f".git/objects/{prefix}", files) for prefix, files in found.copied)
         there.update(path for path in listed if path not in missing)
         if not missing:
             return

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Iterable, Iterator, Set
 from contextlib import suppress
 from functools import lru_cache
+from operator import itemgetter
 from pathlib import Path
 
 import msgspec
@@ -79,11 +80,15 @@ def _read(kept: Path) -> KnownFiles | None:
     return known if (known.loom, known.boot_id) == (__version__, processes.boot_id()) else None
 
 
-def put_in(folders: Folders, files: Mapping[str, bytes]) -> None:
-    """Add `files`, with the facts of both sides."""
-    for prefix, names in _by_directory(files).items():
+def put_in(folders: Folders, copied: copy_files.Copied) -> None:
+    """Move the files of `copied` to `folders`."""
+    copied.sort(key=itemgetter(0))
+    while copied:
+        prefix, files = copied.pop()
+        while copied and copied[-1][0] == prefix:
+            files |= copied.pop()[1]
         key = os.fsencode(prefix)
-        folders[key] = _pack(_unpack(folders.get(key, _EMPTY)) | {name: files[prefix + name] for name in names})
+        folders[key] = _pack(_unpack(folders.get(key, _EMPTY)) | files)
 
 
 def take_out(folders: Folders, paths: Iterable[str]) -> dict[str, bytes]:
@@ -315,7 +320,7 @@ class Renewer(copy_files.Copier):
             if noted and self._stands(source, name, become, noted):
                 self.findings.files += 1
                 self.findings.bytes += copy_files.size_in(noted)
-                self.findings.copied.append((path, noted))
+                self.findings.keep(prefix, name, noted)
                 if recent:
                     self.findings.recent.append(path)
                 return
