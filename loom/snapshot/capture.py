@@ -291,8 +291,8 @@ class _Filling:
                 self._questions.ask()
                 if self._watched is None or not self._watched.is_untouched():
                     self._renewer.strip()  # while git lists the index
-            index = self._index = Index(questions.index())
-            about = len(index.items)
+            index = self._index = questions.index()
+            about = len(index.paths)
             questions.ask()
             tracked = index.tracked(source, outermost=self._is_outermost)
             if self._renewer is not None:
@@ -325,7 +325,7 @@ class _Filling:
         data = own.read_bytes()
         digest = b"%d %s" % (sure, hashlib.sha256(data).digest())
         facts = layout.facts_in_index(data, len(source.head_sha) // 2)
-        entries = zip(self._index.paths, facts, strict=True) if sure else ()
+        entries = zip(self._index.paths, facts, strict=True) if sure else None
         apart = renewer.changed(tracked.keys(), entries, digest, written_s=own.stat().st_mtime_ns // 10**9)
         apart |= self._questions.changes().keys()
         as_on_disk = (copy_files.ANY, copy_files.LINK)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Iterable, Iterator
-from functools import cached_property
 from pathlib import Path
 
 from msgspec import Struct, field
@@ -16,12 +16,15 @@ from loom.snapshot.source import truth
 from loom.util.paths import RUNTIME, ancestors
 
 LIST = ("ls-files", "-z", "--stage", "-v")
+_ENTRY = re.compile(rb"([^\t]*)\t([^\0]*)\0")
 
 
-class Index(Struct, dict=True):
+class Index(Struct):
     """The listing by `git` with `LIST`, and the findings of the walk over it."""
 
-    items: list[str]
+    listing: bytes
+    paths: list[str]
+    """Those of all entries, in their order."""
     unmerged: dict[str, str] = {}
     """Conflicts, with the mode that git uses."""
     gitlinks: list[str] = []
@@ -42,48 +45,45 @@ class Index(Struct, dict=True):
         modes = modes_count(source)
         other = copy_files.ANY if modes else copy_files.REGULAR
         if modes:
-            become = {"100644": copy_files.ANY, "100755": copy_files.ANY, "120000": copy_files.LINK}
+            become = {b"100644": copy_files.ANY, b"100755": copy_files.ANY, b"120000": copy_files.LINK}
         else:
-            become = {"100644": copy_files.REGULAR, "100755": copy_files.EXECUTABLE, "120000": copy_files.REGULAR}
+            become = {b"100644": copy_files.REGULAR, b"100755": copy_files.EXECUTABLE, b"120000": copy_files.REGULAR}
         if not truth(source.config.get("core.symlinks", ()), True):
-            become["120000"] = copy_files.LINK_FROM_FILE
-        for at, (item, path) in enumerate(zip(self.items, self.paths, strict=True)):
-            about = item[: -len(path) - 1]
-            if about[0] == "H" and about[-1] == "0" and (kind := become.get(about[2:8])) is not None:
+            become[b"120000"] = copy_files.LINK_FROM_FILE
+        for entry, path in zip(_ENTRY.finditer(self.listing), self.paths, strict=True):
+            about = entry[1]
+            tag, mode, stage = about[:1], about[2:8], about[-1:]
+            if tag == b"H" and stage == b"0" and (kind := become.get(mode)) is not None:
                 if outermost and path.startswith(RUNTIME) and is_runtime(path):
                     self.runtime.append(path)
                     continue
                 yield path, kind
-            elif about[-1] != "0":
+            elif stage != b"0":
                 if path not in self.unmerged:
-                    mode = self.unmerged[path] = _mode_in_conflict(self.items, at)
-                    if mode == "160000" and is_directory(source.root, path):
+                    mode = _mode_in_conflict(entry)
+                    self.unmerged[path] = mode.decode()
+                    if mode == b"160000" and is_directory(source.root, path):
                         self.gitlinks.append(path)
                     else:
                         yield path, become.get(mode, other)
-            elif about[2:8] == "160000" and about[0] != "H":
+            elif mode == b"160000" and tag != b"H":
                 self.gitlinks.append(path)
-                self.pinned_gitlinks[path] = about[0], about[9:-2]
-            elif about[2:8] == "160000":
+                self.pinned_gitlinks[path] = tag.decode(), about[9:-2].decode()
+            elif mode == b"160000":
                 if is_directory(source.root, path) or not os.path.lexists(source.root / path):
                     self.gitlinks.append(path)
                 else:
                     self.replaced.add(path)
                     yield path, other
             else:
-                self.pinned.append((path, about[0]))
-                self.pinned_empty = self.pinned_empty or about[9:-2] in git.EMPTY_BLOBS
+                self.pinned.append((path, tag.decode()))
+                self.pinned_empty = self.pinned_empty or about[9:-2].decode() in git.EMPTY_BLOBS
 
     def entries(self) -> Iterator[tuple[str, str, str]]:
         """Yield (path, mode, id) of each entry."""
-        for item in self.items:
-            about, _, path = item.partition("\t")
-            _, mode, sha, _ = about.split(" ")
+        for entry, path in zip(_ENTRY.finditer(self.listing), self.paths, strict=True):
+            _, mode, sha, _ = entry[1].decode().split(" ")
             yield path, mode, sha
-
-    @cached_property
-    def paths(self) -> list[str]:
-        return [item.partition("\t")[2] for item in self.items]
 
 
 def modes_count(source: Source) -> bool:
@@ -96,14 +96,11 @@ def pin_name(tag: str) -> str:
     return "skip-worktree" if tag.upper() == "S" else "assume-unchanged"
 
 
-def _mode_in_conflict(items: list[str], at: int) -> str:
-    """Select one of a path's conflict entries, the first at `at`: ours, else the base, else theirs."""
-    about, _, path = items[at].partition("\t")
-    if about[-1] == "1" and at + 1 < len(items):
-        following, _, other = items[at + 1].partition("\t")
-        if other == path and following[-1] == "2":
-            about = following
-    return about[2:8]
+def _mode_in_conflict(first: re.Match[bytes]) -> bytes:
+    """Select one of a path's conflict entries by their first: ours, else the base, else theirs."""
+    following = _ENTRY.match(first.string, first.end())
+    ours = following is not None and following[2] == first[2] and first[1][-1:] + following[1][-1:] == b"12"
+    return (following if ours and following else first)[1][2:8]
 
 
 def is_runtime(path: str) -> bool:

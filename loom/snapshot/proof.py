@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
@@ -148,9 +149,7 @@ class Proof:
             index = self._git_dir / "loom-index"
             for _ in range(2):
                 if own.exists():
-                    status = own.stat()
-                    index.write_bytes(own.read_bytes())
-                    os.utime(index, ns=(status.st_mtime_ns, status.st_mtime_ns))
+                    shutil.copy2(own, index)  # with its time
                 try:
                     left, stderr = self._hash_at_home(edits, index)
                     stderr += tree.apply(

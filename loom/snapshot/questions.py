@@ -8,7 +8,7 @@ from pathlib import Path
 from loom.snapshot import filters, git
 from loom.snapshot import git_dir as layout
 from loom.snapshot.contents import new_files_command
-from loom.snapshot.index import LIST
+from loom.snapshot.index import LIST, Index
 from loom.snapshot.model import Source
 from loom.snapshot.names import checked_listing
 from loom.snapshot.repository import check_file
@@ -42,7 +42,7 @@ class Questions:
         """Start git's listing of the index, whose file is `data`, if usable unmodified: most are."""
         sparse = truth(self._source.config.get(_SPARSE[0], ()), False)
         self.index_is_plain = not sparse and layout.is_plain(data)
-        if not sparse and not layout.is_split(data):
+        if self.index_is_plain or not (sparse or layout.is_split(data)):
             self._listing = self._start(*LIST)
 
     def make_index_plain(self) -> None:
@@ -56,9 +56,11 @@ class Questions:
             self._rewrite_index()
             self._listing = self._start(*LIST)
 
-    def index(self) -> list[str]:
+    def index(self) -> Index:
         assert self._listing is not None, "make_index_plain comes first"
-        return checked_listing(self._listing.output(), self._source.index_path)
+        listing = self._listing.output()
+        items = checked_listing(listing, self._source.index_path)
+        return Index(listing, [item.partition("\t")[2] for item in items])
 
     def ask(self) -> None:
         """Start asking what of the tracked files changed, and what else is there."""

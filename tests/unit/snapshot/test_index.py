@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from loom.snapshot import git_dir
-from loom.snapshot.index import _mode_in_conflict
+from loom.snapshot.index import _ENTRY, _mode_in_conflict
 from tests.unit.snapshot.conftest import Repo
 
 
@@ -80,8 +80,10 @@ def test_the_tree_that_git_noted_in_an_index(tmp_path: Path) -> None:
 )
 def test_the_mode_of_a_conflict_is_ours_else_that_of_the_base_else_theirs(stages: str, mode: str) -> None:
     entries = [one.split(":") for one in stages.split()]
-    items = [f"M {each} {'0' * 40} {stage}\t{path}" for stage, each, path in entries]
-    assert _mode_in_conflict(items, 0) == mode
+    listing = "".join(f"M {each} {'0' * 40} {stage}\t{path}\0" for stage, each, path in entries).encode()
+    first = _ENTRY.match(listing)
+    assert first is not None
+    assert _mode_in_conflict(first) == mode.encode()
 
 
 @pytest.mark.parametrize("version", ["2", "3", "4"])
