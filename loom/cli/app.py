@@ -25,7 +25,7 @@ MODULES = {
     "check": ("init", "jobs", "check", "compile", "schema", "trust"),
     "keep": ("config", "images", "cache", "clean", "doctor"),
     "inside": ("snapshot", "verify", "workspace", "pull", "shell", "exec"),
-    "attest": ("attest",),
+    "attest": ("attest", "signoff"),
     "app": ("version",),
 }
 """Modules of this package with their commands: each a function or group of that name.

@@ -40,3 +40,15 @@ def attest_verify(
     as_json: bool = options.AS_JSON,
 ) -> None:
     """Check the attestations of a commit. Exit code 0 if a listed person signed that its tree passed, else 1."""
+
+
+@done_by("gate.signoff")
+def signoff(
+    what: str = argument("[RUN|COMMIT]", "The commit, or a run of its tree.", "run", default="HEAD"),
+    each: bool = option("--each", "One status for each job, not one for all."),
+    as_json: bool = options.AS_JSON,
+) -> None:
+    """Post to origin's server, as a status of the commit, that `loom gate` finds it shown to pass.
+
+    Refuses as `loom attest` does, and for a commit that is not on the server.
+    """

@@ -14,7 +14,7 @@ COMMANDS = {
     "Run": "init run gate watch resume rerun attach reproduce replay bisect",
     "Look": "jobs check compile runs show logs diagnose diff report artifacts",
     "Stand inside a job": "shell exec pull workspace snapshot verify",
-    "Set up and keep": "doctor setup trust config images cache clean bundle attest",
+    "Set up and keep": "doctor setup trust config images cache clean bundle attest signoff",
     "More": "",
 }
 """The groups of commands; the last one has those that no other names."""

@@ -84,6 +84,15 @@ def lock(
     """Write .loom/images.lock, so that runs use the images that the registries serve now."""
 
 
+@images.command("prune")
+@done_by("keep.images")
+def prune(
+    older_than: str = option("--older-than TIME", "Only images that were not used for this long.", default="30d"),
+    as_json: bool = options.AS_JSON,
+) -> None:
+    """Remove images that loom built and that no run has used recently."""
+
+
 @cache.command("ls")
 @done_by("keep.cache")
 def ls(

@@ -26,6 +26,7 @@ def run(
     reuse: bool = option(
         "--reuse", "Don't run jobs again whose inputs, image and variables are those of an earlier run."
     ),
+    suggest_inputs: bool = option("--suggest-inputs", "Say which files the jobs read, as their `inputs` (Linux)."),
     no_delay: bool = option("--no-delay", "Start delayed jobs at once."),
 ) -> None:
     """Run the workflow's jobs on a snapshot of the repository.

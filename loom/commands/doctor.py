@@ -203,5 +203,5 @@ def space(
     text = f"{shown or path}, {rough_size(free)} free"
     if free < _LITTLE_SPACE:
         state = _bad if free < _LITTLE_SPACE / 10 else _warn
-        return state(name, text, "make room: loom clean, loom cache rm")
+        return state(name, text, "make room: loom clean, loom cache rm, loom images prune")
     return _ok(name, text)

@@ -19,7 +19,7 @@ NOT_REPEATED = frozenset(
     {
         # the display, and its audience
         *("stream", "quiet", "verbose", "color", "form", "local", "as_json"),
-        *("dry_run", "trust", "detach", "repeat", "reuse"),
+        *("dry_run", "trust", "detach", "repeat", "reuse", "suggest_inputs"),
         # actions around steps, and what remains after the run
         *("stop_at", "keep", "keep_for", "keep_max_size", "keep_runs", "keep_workspaces", "auto_clean"),
         *("cache_max_size", "bucket", "state_dir", "cache_dir", "tmp_dir"),
@@ -67,6 +67,8 @@ class Request(Immutable, omit_defaults=True, forbid_unknown_fields=True):
     """Whether delayed jobs start at once."""
     reuse: bool = False
     """Whether results of earlier runs count, of jobs that have all that decides as it was."""
+    suggest_inputs: bool = False
+    """Whether the run is to tell which inputs its jobs need."""
     repeat: int | None = None
     """The number of runs on one snapshot."""
     trust: bool = False

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import threading
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from loom.cancel import Cancel
 from loom.errors import ImageError
 from loom.plan.model import Build, Image, Secret
 from loom.providers.base import ResolveRequest, SecretValues
+from loom.providers.docker.container.cleanup import prune_builds
 from loom.providers.docker.engine.client import Engine, connect
 from loom.providers.docker.images.buildx import find_buildx
 from loom.providers.docker.images.images import Images
@@ -348,3 +350,35 @@ def running(mark: str) -> bool:
 def test_buildx_is_found_where_dockers_packages_put_it_and_hidden_on_request() -> None:
     assert find_buildx({**os.environ, "DOCKER_BUILDKIT": "0"}) is None
     assert find_buildx(os.environ) is not None
+
+
+def test_prune_removes_only_what_was_not_used_lately(build: Builder) -> None:
+    build.write(Dockerfile=f"FROM {BASE}\nCOPY a /a\n", a=uuid.uuid4().hex)
+    old = build()
+    time.sleep(0.1)
+    between = time.time()
+    build.write(a=uuid.uuid4().hex)
+    new = build()
+    # Other builds on this engine are not this test's to remove.
+    removed = prune_builds(Only(build.client, {old.image_id, new.image_id}), before=between)  # type: ignore[arg-type]
+    assert [one.name for one in removed] == [old.name]
+    # Used again without being built: that counts as use.
+    later = time.time()
+    time.sleep(0.05)
+    assert build().image_id == new.image_id
+    assert prune_builds(Only(build.client, {new.image_id}), before=later) == ()  # type: ignore[arg-type]
+
+
+class Only:
+    """The engine as if it had no other images than these."""
+
+    def __init__(self, client: docker.DockerClient, ids: set[str]) -> None:
+        self.api = self
+        self._api = client.api
+        self._ids = ids
+
+    def images(self, name: str) -> list[dict[str, str]]:
+        return [image for image in self._api.images(name) if image["Id"] in self._ids]
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._api, name)

@@ -173,6 +173,7 @@ COMMANDS = [
     ["attest"],
     ["attest", "verify", "--signers", "README"],
     ["gate", "ci", "gitlab"],
+    ["signoff"],
 ]
 
 

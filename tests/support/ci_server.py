@@ -28,11 +28,12 @@ Route = Reply | Callable[[dict[str, str]], Reply]
 
 @dataclass
 class Stub:
-    """`routes`: by path. `asked`: the path and the headers of each request, in order."""
+    """`routes`: by path. `asked`: the path and the headers of each request, in order; `posted`: path and JSON of a POST."""
 
     url: str
     routes: dict[str, Route] = field(default_factory=dict)
     asked: list[tuple[str, dict[str, str]]] = field(default_factory=list)
+    posted: list[tuple[str, Any]] = field(default_factory=list)
 
     @property
     def host(self) -> str:
@@ -65,6 +66,11 @@ def serving() -> Iterator[Stub]:
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
             self.wfile.write(content)
+
+        def do_POST(self) -> None:
+            size = int(self.headers.get("Content-Length", 0))
+            stub.posted.append((urlsplit(self.path).path, json.loads(self.rfile.read(size))))
+            self.do_GET()
 
         def log_message(self, *_: object) -> None:
             pass

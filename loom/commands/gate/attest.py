@@ -47,7 +47,7 @@ class NothingShown(RequestError):
 
 def attest_sign(what: str, *, push: bool, as_json: bool) -> None:
     project = open_project()
-    judgement = _shown(project, what)
+    judgement = shown(project, what)
     statement, commit = statement_of(judgement), judgement.commit.sha
     listed = git(project.root, project.environ, "config", "--null", "--list") or b""
     signing = signing_of(dict(setting.partition("\n")[::2] for setting in os.fsdecode(listed).split("\0")))
@@ -116,7 +116,7 @@ def attest_verify(commit: str, *, signers: Path, jobs: list[str], allow_unlike: 
     return ExitCode.OK if good else ExitCode.JOB_FAILED
 
 
-def _shown(project: Project, what: str) -> Judgement:
+def shown(project: Project, what: str) -> Judgement:
     """Return the judgement of a commit, or of the one with a run's tree, by what is shown already. NothingShown unless all is."""
     judgement = judge(project, _commit(project, what), dry_run=True, as_json=True)
     if not judgement.passed:
@@ -125,12 +125,12 @@ def _shown(project: Project, what: str) -> Judgement:
         raise NothingShown(
             f"commit {judgement.commit.sha[:12]}: it is not shown that CI would pass ({why})", hint="loom gate"
         )
-    if not _jobs_of(judgement):
+    if not jobs_of(judgement):
         raise NothingShown(f"commit {judgement.commit.sha[:12]} has no job that decides anything", hint="loom gate")
     return judgement
 
 
-def _jobs_of(judgement: Judgement) -> list[str]:
+def jobs_of(judgement: Judgement) -> list[str]:
     """Return the names on the server of the jobs that are shown."""
     titles = {job.id: job.title for job in judgement.plan.jobs}
     return [titles[one.job_id] for one in judgement.verdicts if one.state == "shown"]
@@ -152,7 +152,7 @@ def statement_of(judgement: Judgement) -> Statement:
         if (found := digest.rpartition("sha256:")[2])
     ]
     configuration = [Configuration(name="loom", digest=tree, annotations=annotations), *images]
-    results = JobResults(result="PASSED", configuration=configuration, passed_tests=_jobs_of(judgement))
+    results = JobResults(result="PASSED", configuration=configuration, passed_tests=jobs_of(judgement))
     return Statement(subject=[Subject(digest=tree)], predicate=results)
 
 

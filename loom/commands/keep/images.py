@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -22,6 +23,7 @@ from loom.images.reference import parse_reference
 from loom.plan.image_lock import LOCK_PATH, ImageLock, ImageUse, images_of, load_lock, save_lock, shown
 from loom.plan.model import JobSelection, Plan
 from loom.plan.resolve import resolve
+from loom.providers.docker.container.cleanup import prune_builds
 from loom.providers.docker.engine.client import Engine
 from loom.providers.docker.images.images import Images
 from loom.providers.docker.images.named import ResolvedImage
@@ -29,7 +31,7 @@ from loom.providers.docker.images.status import Inventory
 from loom.render.output import print_either, print_kind
 from loom.status import ExitCode
 from loom.util.globs import match_name
-from loom.util.units import counted
+from loom.util.units import counted, duration, read_flag, rough_size
 
 
 def pull(names: list[str] | None, *, frozen: bool | None, as_json: bool, workflow: Path | None) -> None:
@@ -76,6 +78,16 @@ def lock(
         for line in lock_actions(context.project, context.plan):
             print(line, file=sys.stderr if as_json else sys.stdout)
     return ExitCode.INFRASTRUCTURE if failed else ExitCode.OK
+
+
+def prune(*, older_than: str, as_json: bool) -> None:
+    age_s = read_flag("--older-than", older_than, duration)
+    project = open_project()
+    with closing(Engine(project.environ, project.config.engine)) as engine:
+        removed = prune_builds(engine(), before=time.time() - age_s)
+    lines = [f"removed {one.name} ({rough_size(one.size)}, with what it shares)" for one in removed]
+    nothing = [f"nothing that loom built is older than {older_than}"]
+    print_either(as_json, "image-removal", {"removed": list(removed)}, lines or nothing)
 
 
 class _Context(Struct, kw_only=True):

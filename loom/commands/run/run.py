@@ -74,11 +74,16 @@ def _run_here(request: Request, settings: Mapping[str, Any] | None, more: Mappin
         hint = "\n".join((*reasons, *free[:1])) or None
         raise RequestError("no job of the workflow would run", hint=hint, code="NOTHING_TO_RUN")
     made = replace(made, **more)
-    if request.reuse:
-        from loom.commands.run.shown import with_results_of_before  # only such runs look at earlier ones
+    if not (request.suggest_inputs or request.reuse):
+        return run_as_asked(project, made)
+    from loom.commands.run import shown, suggestion  # only such runs look at earlier ones, or at what was read
 
-        with signals(cancel := Cancel()):
-            made = with_results_of_before(project, made, cancel)
+    if request.suggest_inputs:
+        code = execute(project, made := suggestion.with_all_inputs(project, made))
+        print(*suggestion.suggestions(project, made), sep="\n")
+        return code
+    with signals(cancel := Cancel()):
+        made = shown.with_results_of_before(project, made, cancel)
     return run_as_asked(project, made)
 
 

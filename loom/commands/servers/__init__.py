@@ -201,6 +201,14 @@ class Server(ABC):
         """Return the jobs of a pipeline, as they ended last, or in an attempt."""
 
     @abstractmethod
+    def check_commit(self, sha: str) -> None:
+        """Raise ServerRefused (404) for a commit that the server does not have."""
+
+    @abstractmethod
+    def sign_off(self, sha: str, name: str, description: str) -> None:
+        """Post a commit status: success, with this name."""
+
+    @abstractmethod
     def jobs_before(self, job: RemoteJob) -> list[RemoteJob]:
         """Return the jobs of the job's pipeline as they were when it began."""
 

@@ -80,6 +80,16 @@ class GitHubServer(Server):
             for one in self._listed(f"the jobs of run {pipeline}", f"runs/{pipeline}{of_attempt}/jobs", "jobs")
         ]
 
+    def check_commit(self, sha: str) -> None:
+        self._web.asked(f"commit {sha[:12]}", lambda: self._repository.get_git_commit(sha).raw_data)
+
+    def sign_off(self, sha: str, name: str, description: str) -> None:
+        commit = self._repository.get_commit(sha)
+        self._web.asked(
+            f"a status of commit {sha[:12]}",
+            lambda: commit.create_status("success", description=description, context=name),
+        )
+
     def jobs_before(self, job: RemoteJob) -> list[RemoteJob]:
         return self.jobs(job.pipeline, job.attempt)
 

@@ -85,6 +85,14 @@ class GitLabServer(Server):
         jobs = self._project.pipelines.get(pipeline, lazy=True).jobs
         return [self._job(one) for one in self._listed(f"the jobs of pipeline {pipeline}", jobs.list, **which)]
 
+    def check_commit(self, sha: str) -> None:
+        self._web.asked(f"commit {sha[:12]}", lambda: self._project.commits.get(sha))
+
+    def sign_off(self, sha: str, name: str, description: str) -> None:
+        status = {"state": "success", "name": name, "description": description}
+        statuses = self._project.commits.get(sha, lazy=True).statuses
+        self._web.asked(f"a status of commit {sha[:12]}", lambda: statuses.create(status))
+
     def jobs_before(self, job: RemoteJob) -> list[RemoteJob]:
         found: dict[str, RemoteJob] = {}
         for one in sorted(self._jobs(job.pipeline, include_retried="true"), key=lambda one: one.id):

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.docker.run.conftest import IMAGE, Project
+from tests.support.ci_server import Reply, serving
 
 pytestmark = pytest.mark.docker
 
@@ -78,3 +79,21 @@ def test_a_run_counts_for_the_commit_that_has_its_tree(project: Project, tmp_pat
     (project.root / "word").write_text("three\n")
     git("commit", "-q", "-a", "-m", "three")
     assert project.loom("attest", **accept).code == 2
+
+    with serving() as stub:
+        at, sha = "/api/v4/projects/group%2Fproject", git("rev-parse", "HEAD")
+        git("remote", "set-url", "origin", f"{stub.url}/group/project.git")
+        token = {**accept, "GITLAB_HOST": stub.url, "GITLAB_TOKEN": "glpat-of-the-user"}
+        assert project.loom("signoff", **token).code == 2
+        assert project.loom("gate", **accept).code == 0
+        early = project.loom("signoff", **token)
+        assert (early.code, "push it first" in early.err) == (2, True), early.err
+        stub.routes |= {
+            f"{at}/repository/commits/{sha}": Reply({"id": sha}),
+            f"{at}/statuses/{sha}": Reply({"id": 1}, 201),
+        }
+        signed_off = project.loom("signoff", "--each", **token)
+        assert signed_off.code == 0, signed_off.err
+        assert [(path, one["name"], one["state"]) for path, one in stub.posted] == [
+            (f"{at}/statuses/{sha}", f"loom/{job}", "success") for job in ("unit", "lint")
+        ]

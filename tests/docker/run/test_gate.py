@@ -401,6 +401,27 @@ def test_a_job_has_its_inputs_alone_and_counts_while_they_are_the_same(project: 
     assert again.output("unit") == ["by hand"]
 
 
+def test_inputs_are_suggested_by_what_was_read(project: Project) -> None:
+    for path in ("lib/a/one", "lib/b/two", "deep/in/x", "deep/in/y", "deep/z", "docs/d", "top", "changed/c"):
+        project.write(path, path)
+    (project.root / "docs/link").symlink_to("d")
+    script = ["cat lib/a/one lib/b/two deep/in/x top", "ls -R", "echo >> changed/c", "echo > new"]
+    job = {"stage": "test", "image": "debian:trixie-slim", "script": script}
+    workflow = {"version": "v1", "stages": ["test"], "unit": job, "git": {**job, "script": ["cat .git/HEAD"]}}
+    project.write(".loom/workflow.yml", json.dumps(workflow))
+    project.commit()
+    done = project.loom("run", "--suggest-inputs")
+    assert done.code == 0
+    assert "unit read: inputs: [changed, deep/in, lib, top]" in done.out
+    assert "git read: inputs: [.git]" in done.out
+    # The checkout of GitHub's jobs reads `.git` in each of them.
+    steps = [{"uses": "actions/checkout@v4"}, {"run": "cat top"}]
+    job = {"runs-on": "ubuntu-latest", "container": "loom/base:latest", "steps": steps}
+    project.write(".github/workflows/ci.yml", json.dumps({"on": "push", "jobs": {"unit": job}}))
+    done = project.loom("run", "-f", ".github/workflows/ci.yml", "--suggest-inputs")
+    assert "unit read: inputs: [top]" in done.out, done.err
+
+
 def test_a_job_that_looks_at_the_commit_counts_for_that_one_alone(project: Project) -> None:
     scripts = {
         "unit": ["echo $CI_COMMIT_BRANCH"],

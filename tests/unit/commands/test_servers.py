@@ -435,3 +435,34 @@ def test_the_request_of_a_pull_requests_run(stub: Stub) -> None:
     found = server.pipeline(job)
     assert found.payload is not None
     assert (found.payload["pull_request"]["draft"], found.branch) == (True, "topic")
+
+
+def test_a_commit_is_signed_off_on_gitlab(stub: Stub) -> None:
+    gitlab_project(stub, [gitlab_job(12, "unit")])
+    server, _ = of_gitlab(stub)
+    with pytest.raises(ServerRefused) as unknown:
+        server.check_commit(SHA)
+    assert unknown.value.status == 404
+    stub.routes[f"{AT}/repository/commits/{SHA}"] = Reply({"id": SHA})
+    stub.routes[f"{AT}/statuses/{SHA}"] = Reply({"id": 1, "status": "success"}, 201)
+    server.check_commit(SHA)
+    server.sign_off(SHA, "loom", "passed here: unit")
+    posted = {"state": "success", "name": "loom", "description": "passed here: unit"}
+    assert stub.posted == [(f"{AT}/statuses/{SHA}", posted)]
+
+
+def test_a_commit_is_signed_off_on_github(stub: Stub) -> None:
+    server = server_of(address_of(f"{stub.url}/o/r/actions/runs/1"), "ghp-of-the-user")
+    with pytest.raises(ServerRefused) as unknown:
+        server.check_commit(SHA)
+    assert unknown.value.status == 404
+    at = "/api/v3/repos/o/r"
+    stub.routes[f"{at}/git/commits/{SHA}"] = Reply({"sha": SHA, "url": f"{stub.url}{at}/git/commits/{SHA}"})
+    stub.routes[f"{at}/statuses/{SHA}"] = Reply({"state": "success", "url": f"{stub.url}{at}/statuses/{SHA}"}, 201)
+    server.check_commit(SHA)
+    server.sign_off(SHA, "loom/unit", "passed here: unit")
+    posted = {"state": "success", "context": "loom/unit", "description": "passed here: unit"}
+    assert stub.posted == [(f"{at}/statuses/{SHA}", posted)]
+    stub.routes[f"{at}/statuses/{SHA}"] = Reply({"message": "Resource not accessible"}, 403)
+    with pytest.raises(ServerRefused, match="may not"):
+        server.sign_off(SHA, "loom", "x")

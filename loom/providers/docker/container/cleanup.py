@@ -9,8 +9,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from datetime import datetime
 from http import HTTPStatus
-from typing import Literal
+from typing import Any, Literal
 
 from msgspec.structs import replace
 
@@ -191,3 +192,40 @@ def _remove(what: str, call: Callable[[], object]) -> None:
     except EngineUnavailable as error:
         error.hint = error.hint or "the next loom removes it"
         raise
+
+
+# -- images that loom built ---------------------------------------------------------------------------------------
+
+
+class PrunedImage(Immutable):
+    name: str
+    image_id: str
+    size: int
+
+
+def prune_builds(client: EngineClient, *, before: float) -> tuple[PrunedImage, ...]:
+    """Remove loom's built images last used before that time (seconds since the epoch), except those in use."""
+    api = client.api
+    removed = []
+    with translated("looking for images that loom built"):
+        for listed in api.images(labels.BUILD_REPOSITORY):
+            found = api.inspect_image(listed["Id"])
+            if datetime.fromisoformat(str(found["Metadata"]["LastTagTime"])).timestamp() >= before:
+                continue
+            removed += [
+                PrunedImage(name=name, image_id=str(found["Id"]), size=int(found["Size"]))
+                for name in found["RepoTags"]
+                if name.startswith(f"{labels.BUILD_REPOSITORY}:") and _untagged(api, name)
+            ]
+    return tuple(removed)
+
+
+def _untagged(api: Any, name: str) -> bool:
+    """Remove this name of an image, unless it is in use, or already gone."""
+    try:
+        api.remove_image(name)
+    except Exception as error:
+        if getattr(error, "status_code", None) is None:
+            raise
+        return False
+    return True

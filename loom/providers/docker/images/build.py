@@ -28,6 +28,7 @@ from loom.providers.docker.engine.long_calls import streamed
 from loom.providers.docker.images.build_inputs import BuildInputs, settle
 from loom.providers.docker.images.buildx import BuildOutput, build_failed, build_with_buildx, find_buildx
 from loom.providers.docker.images.named import NamedImages, ResolvedImage
+from loom.providers.labels import BUILD_REPOSITORY
 
 _GET_BUILDX = "Install the buildx plugin (Debian: docker-buildx, Docker's own packages: docker-buildx-plugin)."
 # Docker's client always keeps the Dockerfile in the context; here it is added under another name.
@@ -53,6 +54,9 @@ def build_image(
     found = images.local(tag, inputs.platform) if inputs.known else None
     if found is not None:
         request.say(f"nothing that goes into {shown(image)} has changed: using {tag.name}")
+        with translated(f"naming the image {tag.name}"):
+            # `prune` uses the engine's last tag time.
+            images.client.api.tag(found.image_id, BUILD_REPOSITORY, tag.tag, force=True)
     else:
         request.say(f"building {shown(image)} as {tag.name}")
         with engine_errors():
