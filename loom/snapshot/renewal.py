@@ -304,7 +304,7 @@ class Renewer(copy_files.Copier):
             facts = noted(directory + slash).get(name) if entry[2] < written_s else None
             if not facts or not copy_files.are_in_index(facts, entry):
                 apart.add(path)
-        return (apart & tracked).union(path for path in _paths_in(known.files) if path not in tracked)
+        return apart.union(path for path in _paths_in(known.files) if path not in tracked)
 
     def keep_but(self, paths: Set[str], *, count: int) -> None:
         """Count the known files but these as copied. SnapshotError if they are not so many: some tracked file is not known."""
