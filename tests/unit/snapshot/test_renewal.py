@@ -257,6 +257,21 @@ def test_a_mode_that_counts_differently_now_is_that_of_a_new_one(repo: Repo, tmp
     equal_to_a_new_one(repo, tmp_path, fill(repo, workspace))
 
 
+def test_where_git_takes_a_change_time_for_nothing_the_file_is_that_of_a_new_one(repo: Repo, tmp_path: Path) -> None:
+    repo.git("config", "core.trustctime", "false")
+    settled(repo.root)
+    workspace = tmp_path / "workspace"
+    workspace.mkdir()
+    fill(repo, workspace)
+    file = repo.root / "dir1/file1"
+    before = file.stat()
+    file.write_bytes(file.read_bytes().swapcase())
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    renewed = fill(repo, workspace)
+    assert (workspace / "dir1/file1").read_bytes() == file.read_bytes()
+    equal_to_a_new_one(repo, tmp_path, renewed)
+
+
 def test_what_git_lays_out_is_laid_out_again(repo: Repo, tmp_path: Path) -> None:
     for path in ("module", "nested"):
         (repo.root / path).mkdir()
