@@ -321,11 +321,9 @@ class _Filling:
         """Remove what is not in the snapshot any more; return what may have changed. SnapshotError for what can't be renewed."""
         source, own = self._source, self._git_dir / "index"
         new = contents.new_files(source, self._questions.new_files()[0], outermost=self._is_outermost)
-        sure = truth(source.config.get("core.trustctime", ()), True) and "core.checkstat" not in source.config
         data = own.read_bytes()
-        digest = b"%d %s" % (sure, hashlib.sha256(data).digest())
         facts = layout.facts_in_index(data, len(source.head_sha) // 2)
-        entries = zip(self._index.paths, facts, strict=True) if sure else None
+        entries, digest = zip(self._index.paths, facts, strict=True), hashlib.sha256(data).digest()
         apart = renewer.changed(tracked.keys(), entries, digest, written_s=own.stat().st_mtime_ns // 10**9)
         apart |= self._questions.changes().keys()
         as_on_disk = (copy_files.ANY, copy_files.LINK)

@@ -17,6 +17,8 @@ from loom.snapshot.tree import parse_raw
 from loom.util.untrusted_files import read_regular
 
 _DIFF_FILES = ("diff-files", "-z", "--raw", "--no-renames", "--ignore-submodules=all")
+_EXACT = (("core.trustctime", "true"), ("core.checkStat", "default"))
+"""An edit counts, also one that leaves a file's size and time."""
 _SPARSE = ("core.sparsecheckout", "sparse.expectfilesoutsideofpatterns")
 """Settings that make git unhide files that exist although a sparse checkout excludes them."""
 
@@ -96,7 +98,7 @@ class Questions:
                 # is only half there.
                 objects=self._git_dir,
                 alternates=(source.objects_dir,),
-                config=tuple(config),
+                config=(*_EXACT, *config),
             ),
             cwd=source.root,
         )

@@ -281,12 +281,11 @@ class Renewer(copy_files.Copier):
         self._target.close()  # the directories that it has open may be removed
 
     def changed(
-        self, tracked: Set[str], entries: Iterable[tuple[str, tuple[int, ...]]] | None, digest: bytes, *, written_s: int
+        self, tracked: Set[str], entries: Iterable[tuple[str, tuple[int, ...]]], digest: bytes, *, written_s: int
     ) -> set[str]:
         """Return the files, known and `tracked`, that may not have the facts of an index, which was written then.
 
-        All for an index without `entries` that count. And those of the very second, of which git reads the content: it may be
-        the same under another time.
+        And those of the very second, of which git reads the content: it may be the same under another time.
         """
         known = self._known
         if known.index == digest:
@@ -298,8 +297,8 @@ class Renewer(copy_files.Copier):
             names, theirs, _ = known.files.get(os.fsencode(prefix), _EMPTY)
             return dict(zip(os.fsdecode(names).split("\0"), copy_files.separate(theirs), strict=False))
 
-        apart = set(tracked if entries is None else ())
-        for path, entry in entries or ():
+        apart: set[str] = set()
+        for path, entry in entries:
             directory, slash, name = path.rpartition("/")
             facts = noted(directory + slash).get(name) if entry[2] < written_s else None
             if not facts or not copy_files.are_in_index(facts, entry):
