@@ -97,6 +97,11 @@ def facts_of(status: os.stat_result) -> Facts:
     return _FACTS.pack(status.st_mode, status.st_dev, status.st_ino, status.st_size, *times)
 
 
+def _times(status: os.stat_result) -> tuple[int, int]:
+    """Return those that tell of a change of an open file, in nanoseconds; all facts take five times as long."""
+    return status.st_mtime_ns, status.st_ctime_ns
+
+
 def mode_in(facts: Facts) -> int:
     return stat.S_IMODE(_FACTS.unpack_from(facts)[0])
 
@@ -277,7 +282,7 @@ class Copier:
                 after = os.fstat(reading)
             finally:
                 os.close(reading)
-            if stable := size == after.st_size and facts_of(after) == facts_of(before):
+            if stable := size == after.st_size and _times(after) == _times(before):
                 break
             if attempt == ATTEMPTS:
                 found.unstable.append(prefix + name)
