@@ -30,7 +30,7 @@ from loom.snapshot.questions import Questions
 from loom.snapshot.removal import delete
 from loom.snapshot.renewal import KnownFiles, Renewer, keep_known, put_in, strip, take_known
 from loom.snapshot.repository import as_under_git
-from loom.snapshot.source import check_consent, truth
+from loom.snapshot.source import check_consent
 from loom.util.bounded import listed
 from loom.util.paths import own_directories
 from loom.util.units import counted
