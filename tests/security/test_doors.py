@@ -77,8 +77,6 @@ def test_only_the_asking_function_lends_objects_of_others() -> None:
 
 CONNECTED = {
     "commands/servers/web.py": "the client for servers",
-    "commands/servers/gitlab.py": "its library, with the client's session",
-    "commands/servers/github.py": "its library, with the client's session",
     "action_services/server.py": "listens, for the actions of a job",
     "storage/bucket.py": "the bucket for caches that the user's own configuration names",
 }

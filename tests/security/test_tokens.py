@@ -164,18 +164,13 @@ def test_a_server_that_sends_a_byte_now_and_then_is_given_up(head: bytes) -> Non
 
 def test_every_request_to_a_server_passes_the_door() -> None:
     """Whoever speaks HTTP by itself is named here: engines, clusters, registries, services of jobs; and the door."""
-    own = r"^\s*(?:import|from) (?:urllib\.request|http\.client|(?:requests|urllib3|httpx|aiohttp|github|gitlab)\b)"
+    own = r"^\s*(?:import|from) (?:urllib\.request|http\.client|(?:requests|urllib3|httpx|aiohttp)\b)"
     found = {
         str(path.relative_to(ROOT)) for path in ROOT.rglob("*.py") if re.search(own, path.read_text(), re.MULTILINE)
     }
     assert found == {
-        "commands/servers/github.py",
-        "commands/servers/gitlab.py",
         "commands/servers/web.py",
         "providers/docker/services/readiness.py",
         "providers/kubernetes/cluster/client.py",
         "providers/kubernetes/images/registry.py",
     }
-    for name in ("github", "gitlab"):
-        text = (ROOT / f"commands/servers/{name}.py").read_text()
-        assert not re.search(r"\brequests\.(get|post|request|Session)\(", text)

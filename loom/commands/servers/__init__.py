@@ -9,17 +9,20 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
-from typing import Any, BinaryIO, Literal, cast
+from typing import Annotated, Any, BinaryIO, Literal, cast
 from urllib.parse import unquote, urlsplit
 
+from msgspec import Meta
 from msgspec.structs import replace
 
 from loom.addresses import Address
 from loom.errors import InfrastructureError, RequestError
-from loom.util.extras import install_command
 from loom.values import Immutable
 
 MOST_JOBS = 5_000
+Short = Annotated[str, Meta(max_length=4096)]
+Name = Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,254}\Z")]
+"""The name of a variable."""
 
 
 class ServerRefused(RequestError):
@@ -106,8 +109,9 @@ class RemoteArtifact(Immutable):
     """An artifact of a whole run."""
 
     id: int
-    name: str
+    name: Short
     expired: bool = False
+    created_at: str = ""
 
 
 class RemotePipeline(Immutable):
@@ -135,7 +139,7 @@ class RemotePipeline(Immutable):
 class RemoteVariable(Immutable):
     """A variable of the project or a group on the server."""
 
-    name: str
+    name: Name
     value: str | None
     """None: the server does not say it."""
     masked: bool = False
@@ -280,15 +284,6 @@ def address_of(url: str) -> JobAddress:
 
 
 def server_of(address: JobAddress, token: str | None) -> Server:
-    """Return the client of a server. RequestError (EXTRA_MISSING) without its library."""
-    try:
-        module = import_module(
-            f"loom.commands.servers.{address.kind}"
-        )  # its library is an extra, and takes half a second
-    except ImportError as error:
-        raise RequestError(
-            f"{address.host} needs the package of the extra {address.kind} ({error})",
-            hint=install_command(address.kind),
-            code="EXTRA_MISSING",
-        ) from error
+    """Return the client of a server."""
+    module = import_module(f"loom.commands.servers.{address.kind}")  # it asks over HTTP, whose library takes 50 ms
     return cast("Server", module.server(address, token))

@@ -1,47 +1,42 @@
-"""The answers of servers, as far as loom reads them: strict, frozen, everything else ignored."""
+"""The answers of servers, as far as loom reads them: checked against these types, everything else ignored."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+import msgspec
+from msgspec import Meta
 
-from loom.commands.servers import ServerUnavailable
+from loom.commands.servers import Name, ServerUnavailable, Short
+from loom.util import typed
+from loom.values import Immutable
 
-_SHORT = 4096
-
-
-class ServerAnswer(BaseModel):
-    model_config = ConfigDict(strict=True, frozen=True, extra="ignore", str_max_length=1 << 20)
-
-
-Model = TypeVar("Model", bound=ServerAnswer)
+Answer = TypeVar("Answer")
+Commit = Annotated[str, Meta(pattern=r"^[0-9a-f]{40,64}\Z")]
 
 
-def checked(model: type[Model], data: Mapping[str, Any], what: str) -> Model:
+def checked(kind: type[Answer], data: object, what: str) -> Answer:
     """Return an answer as its type. ServerUnavailable for another one."""
     try:
-        return model.model_validate(data)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        at = ".".join(map(str, first["loc"]))
-        raise ServerUnavailable(f"{what}: the server's answer is not as documented ({at}: {first['msg']})") from error
+        return typed.convert(data, kind)
+    except msgspec.ValidationError as error:
+        raise ServerUnavailable(f"{what}: the server's answer is not as documented ({error})") from error
 
 
-class AnsweredCommit(ServerAnswer):
-    id: str = Field(pattern=r"^[0-9a-f]{40,64}$")
+class AnsweredCommit(Immutable):
+    id: Commit
 
 
-class OfPipeline(ServerAnswer):
+class OfPipeline(Immutable):
     id: int
 
 
-class GitLabJob(ServerAnswer):
+class GitLabJob(Immutable):
     id: int
-    name: str = Field(max_length=_SHORT)
+    name: Short
     status: str
-    ref: str = Field(max_length=_SHORT)
+    ref: Short
     tag: bool = False
     web_url: str = ""
     allow_failure: bool = False
@@ -54,35 +49,35 @@ class GitLabJob(ServerAnswer):
     finished_at: str | None = None
 
 
-class GitLabPipeline(ServerAnswer):
+class GitLabPipeline(Immutable):
     id: int
     source: str = "push"
 
 
-class StartedPipeline(ServerAnswer):
+class StartedPipeline(Immutable):
     id: int
     project_id: int | None = None
     web_url: str = ""
 
 
-class GitLabBridge(ServerAnswer):
+class GitLabBridge(Immutable):
     """A job that starts another pipeline."""
 
-    name: str = Field(max_length=_SHORT)
+    name: Short
     status: str
     downstream_pipeline: StartedPipeline | None = None
 
 
-class GitLabMergeRequest(ServerAnswer):
+class GitLabMergeRequest(Immutable):
     id: int
     title: str = ""
-    source_branch: str = Field(max_length=_SHORT)
-    target_branch: str = Field(max_length=_SHORT)
+    source_branch: Short
+    target_branch: Short
     labels: list[str] = []
 
 
-class GitLabVariable(ServerAnswer):
-    key: str = Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,254}$")
+class GitLabVariable(Immutable):
+    key: Name
     value: str | None = None
     variable_type: str = "env_var"
     masked: bool = False
@@ -92,17 +87,17 @@ class GitLabVariable(ServerAnswer):
     environment_scope: str = "*"
 
 
-class GitLabRef(ServerAnswer):
+class GitLabRef(Immutable):
     """A branch or a tag."""
 
     protected: bool | None = None
 
 
-class GitLabNamespace(ServerAnswer):
+class GitLabNamespace(Immutable):
     kind: str = "group"
 
 
-class GitLabProject(ServerAnswer):
+class GitLabProject(Immutable):
     id: int
     default_branch: str | None = None
     ci_config_path: str | None = None
@@ -115,14 +110,14 @@ class GitLabProject(ServerAnswer):
         return self.namespace.kind == "group"
 
 
-class GitHubJob(ServerAnswer):
+class GitHubJob(Immutable):
     id: int
     run_id: int
-    name: str = Field(max_length=_SHORT)
+    name: Short
     status: str
     conclusion: str | None = None
     html_url: str | None = None
-    head_sha: str = Field(pattern=r"^[0-9a-f]{40,64}$")
+    head_sha: Commit
     head_branch: str | None = None
     labels: list[str] = []
     started_at: str | None = None
@@ -130,25 +125,13 @@ class GitHubJob(ServerAnswer):
     run_attempt: int | None = None
 
 
-class GitHubVariable(ServerAnswer):
-    name: str = Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,254}$")
-    value: str
-
-
-class GitHubArtifact(ServerAnswer):
-    id: int
-    name: str = Field(max_length=_SHORT)
-    expired: bool = False
-    created_at: str = ""
-
-
-class GitHubEnd(ServerAnswer):
+class GitHubEnd(Immutable):
     """One side of a pull request."""
 
-    ref: str = Field(max_length=_SHORT)
+    ref: Short
 
 
-class GitHubPullRequest(ServerAnswer):
+class GitHubPullRequest(Immutable):
     number: int
     base: GitHubEnd
     head: GitHubEnd

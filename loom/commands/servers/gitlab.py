@@ -1,19 +1,15 @@
-"""GitLab, by python-gitlab."""
+"""GitLab, by its REST API."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cached_property
-from itertools import islice
 from typing import Any, BinaryIO
-
-import gitlab
-from gitlab.exceptions import GitlabError
+from urllib.parse import quote
 
 from loom.commands.servers import (
-    MOST_JOBS,
     JobAddress,
     RemoteArtifact,
     RemoteJob,
@@ -56,42 +52,33 @@ class GitLabServer(Server):
 
     def __init__(self, address: JobAddress, token: str | None) -> None:
         super().__init__(address)
-        self._web = Web(address.server, token, advice=tokens.advice(address), odd=(GitlabError,))
-        # Without the token, which the session's door adds.
-        self._gitlab = gitlab.Gitlab(
-            address.server,
-            per_page=100,
-            user_agent="loom",
-            session=self._web.session,
-            keep_base_url=True,  # of the pages of a list, also of a server behind a proxy
-        )
-        self._project = self._gitlab.projects.get(address.project, lazy=True)
-        self._jobs_url = f"{self._gitlab.api_url}/projects/{self._project.encoded_id}/jobs"
+        self._web = Web(f"{address.server}/api/v4", token, advice=tokens.advice(address))
+        self._project = f"projects/{quote(address.project, safe='')}"
 
     def _one(self, number: int) -> RemoteJob:
-        return self._job(self._web.asked(f"job {number}", lambda: self._project.jobs.get(number)))
+        return self._job(self._web.get(f"job {number}", f"{self._project}/jobs/{number}"))
 
     def _newest_failed(self, ref: str) -> int | None:
-        newest = self._web.asked(
-            f"the pipelines of {ref}",
-            lambda: self._project.pipelines.list(ref=ref, status="failed", per_page=1, page=1, get_all=False),
-        )
-        return checked(GitLabPipeline, newest[0].attributes, "a pipeline").id if newest else None
+        newest = self._pipelines(f"the pipelines of {ref}", most=1, ref=ref, status="failed")
+        return newest[0] if newest else None
+
+    def _pipelines(self, what: str, most: int, **which: str) -> list[int]:
+        listed = self._web.listed(what, f"{self._project}/pipelines", most=most, **which)
+        return [checked(GitLabPipeline, one, "a pipeline").id for one in listed]
 
     def jobs(self, pipeline: int, attempt: int | None = None) -> list[RemoteJob]:
         return self._jobs(pipeline)
 
     def _jobs(self, pipeline: int, **which: Any) -> list[RemoteJob]:
-        jobs = self._project.pipelines.get(pipeline, lazy=True).jobs
-        return [self._job(one) for one in self._listed(f"the jobs of pipeline {pipeline}", jobs.list, **which)]
+        what, path = f"the jobs of pipeline {pipeline}", f"{self._project}/pipelines/{pipeline}/jobs"
+        return list(map(self._job, self._web.listed(what, path, **which)))
 
     def check_commit(self, sha: str) -> None:
-        self._web.asked(f"commit {sha[:12]}", lambda: self._project.commits.get(sha))
+        self._web.get(f"commit {sha[:12]}", f"{self._project}/repository/commits/{sha}")
 
     def sign_off(self, sha: str, name: str, description: str) -> None:
         status = {"state": "success", "name": name, "description": description}
-        statuses = self._project.commits.get(sha, lazy=True).statuses
-        self._web.asked(f"a status of commit {sha[:12]}", lambda: statuses.create(status))
+        self._web.post(f"a status of commit {sha[:12]}", f"{self._project}/statuses/{sha}", status)
 
     def jobs_before(self, job: RemoteJob) -> list[RemoteJob]:
         found: dict[str, RemoteJob] = {}
@@ -113,14 +100,12 @@ class GitLabServer(Server):
 
     def _bridges(self, pipeline: int) -> list[GitLabBridge]:
         what = f"the triggers of pipeline {pipeline}"
-        bridges = self._project.pipelines.get(pipeline, lazy=True).bridges
-        return [checked(GitLabBridge, one.attributes, what) for one in self._listed(what, bridges.list)]
+        listed = self._web.listed(what, f"{self._project}/pipelines/{pipeline}/bridges")
+        return [checked(GitLabBridge, one, what) for one in listed]
 
     def _above(self, pipeline: int, sha: str) -> tuple[int, str] | None:
         """Return the pipeline that started a child, and its job that did: the API names them from above alone."""
-        pipelines = self._project.pipelines
-        listed = self._listed("the pipelines of the commit", pipelines.list, most=MOST_PIPELINES, sha=sha)
-        asked = [checked(GitLabPipeline, one.attributes, "a pipeline").id for one in listed]
+        asked = self._pipelines("the pipelines of the commit", most=MOST_PIPELINES, sha=sha)
         for above in asked:
             for bridge in self._bridges(above):
                 if (below := bridge.downstream_pipeline) is not None and below.id not in asked:
@@ -132,13 +117,12 @@ class GitLabServer(Server):
 
     @cached_property
     def _about(self) -> GitLabProject:
-        project = self._web.asked("the project", lambda: self._gitlab.projects.get(self.address.project))
-        return checked(GitLabProject, project.attributes, "the project")
+        return checked(GitLabProject, self._web.get("the project", self._project), "the project")
 
     def pipeline(self, job: RemoteJob) -> RemotePipeline:
-        got = self._web.asked(f"pipeline {job.pipeline}", lambda: self._project.pipelines.get(job.pipeline))
-        found = checked(GitLabPipeline, got.attributes, f"pipeline {job.pipeline}")
-        given, unread = self._variables("the variables given to the pipeline", got.variables.list)
+        what, path = f"pipeline {job.pipeline}", f"{self._project}/pipelines/{job.pipeline}"
+        found = checked(GitLabPipeline, self._web.get(what, path), what)
+        given, unread = self._variables("the variables given to the pipeline", f"{path}/variables")
         request, unread_request = self._request(job)
         return RemotePipeline(
             source=found.source,
@@ -163,10 +147,10 @@ class GitLabServer(Server):
         }
         what = f"merge request {ref['number']}"
         try:
-            got = self._web.asked(what, lambda: self._project.mergerequests.get(int(ref["number"])))
+            got = self._web.get(what, f"{self._project}/merge_requests/{ref['number']}")
         except ServerRefused:
             return known, [f"{what}: its branches and its title"]
-        found = checked(GitLabMergeRequest, got.attributes, what)
+        found = checked(GitLabMergeRequest, got, what)
         known |= {
             "CI_MERGE_REQUEST_ID": str(found.id),
             "CI_MERGE_REQUEST_TITLE": found.title,
@@ -178,23 +162,20 @@ class GitLabServer(Server):
 
     def variables(self, job: RemoteJob) -> tuple[Sequence[RemoteVariable], Sequence[str]]:
         parents = self.address.project.split("/")[:-1] if self._about.is_in_group else []
-        lists: dict[str, Any] = {
-            f"the variables of group {group}": self._gitlab.groups.get(group, lazy=True).variables.list
+        lists = {
+            f"the variables of group {group}": f"groups/{quote(group, safe='')}/variables"
             for group in ("/".join(parents[: depth + 1]) for depth in range(len(parents)))
         }
-        lists["the variables of the project"] = self._project.variables.list
-        read = [self._variables(what, ask) for what, ask in lists.items()]
+        lists["the variables of the project"] = f"{self._project}/variables"
+        read = [self._variables(what, path) for what, path in lists.items()]
         return [one for found, _ in read for one in found], [what for _, unread in read for what in unread]
 
-    def _listed(self, what: str, ask: Callable[..., Iterable[Any]], most: int = MOST_JOBS, **which: Any) -> list[Any]:
-        return self._web.asked(what, lambda: [*islice(ask(iterator=True, per_page=100, **which), most)])
-
-    def _variables(self, what: str, ask: Callable[..., Iterable[Any]]) -> tuple[list[RemoteVariable], list[str]]:
+    def _variables(self, what: str, path: str) -> tuple[list[RemoteVariable], list[str]]:
         try:
-            listed = self._listed(what, ask)
+            listed = self._web.listed(what, path)
         except ServerRefused:
             return [], [what]
-        answers = [checked(GitLabVariable, one.attributes, what) for one in listed]
+        answers = [checked(GitLabVariable, one, what) for one in listed]
         return [
             RemoteVariable(
                 name=one.key,
@@ -209,22 +190,22 @@ class GitLabServer(Server):
         ], []
 
     def is_protected(self, job: RemoteJob) -> bool | None:
-        refs: Any = self._project.tags if job.is_tag else self._project.branches
+        path = f"{self._project}/repository/{'tags' if job.is_tag else 'branches'}/{quote(job.ref, safe='')}"
         try:
-            got = self._web.asked(job.ref, lambda: refs.get(job.ref))
+            got = self._web.get(job.ref, path)
         except ServerRefused:
             return None
-        return checked(GitLabRef, got.attributes, job.ref).protected
+        return checked(GitLabRef, got, job.ref).protected
 
     def log(self, job: RemoteJob, file: BinaryIO) -> None:
-        self._web.download(f"the log of job {job.id}", f"{self._jobs_url}/{job.id}/trace", file, LARGEST_LOG)
+        self._web.download(f"the log of job {job.id}", f"{self._project}/jobs/{job.id}/trace", file, LARGEST_LOG)
 
     def artifacts(self, job: RemoteJob | RemoteArtifact, file: BinaryIO) -> None:
-        address = f"{self._jobs_url}/{job.id}/artifacts"
-        self._web.download(f"the artifacts of {job.name}", address, file, LARGEST_ARCHIVE)
+        path = f"{self._project}/jobs/{job.id}/artifacts"
+        self._web.download(f"the artifacts of {job.name}", path, file, LARGEST_ARCHIVE)
 
     def _job(self, answer: Any) -> RemoteJob:
-        found = checked(GitLabJob, answer.attributes, "a job")
+        found = checked(GitLabJob, answer, "a job")
         return RemoteJob(
             id=found.id,
             name=found.name,

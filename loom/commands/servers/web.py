@@ -1,15 +1,17 @@
 """The one way to ask a server over HTTP: its token goes to it alone, and every answer ends.
 
-`Door` is the transport of each session, also of those of the libraries: redirects and addresses in answers pass it, too.
+`Door` is the transport of each session: redirects pass it, too.
 """
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from itertools import islice
 from typing import Any, BinaryIO, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 import requests
 from requests.adapters import HTTPAdapter
@@ -17,7 +19,7 @@ from urllib3.exceptions import HTTPError as TransportError
 
 from loom.addresses import Address
 from loom.commands.screen import progress_line
-from loom.commands.servers import ServerBusy, ServerRefused, ServerUnavailable, is_here, place_of
+from loom.commands.servers import MOST_JOBS, ServerBusy, ServerRefused, ServerUnavailable, is_here, place_of
 from loom.util.retrying import Policy, retrying
 from loom.util.units import rough_size
 from loom.util.within import within
@@ -129,17 +131,43 @@ def session_of(door: Door) -> requests.Session:
 
 
 class Web:
-    """One server, asked with one token. `odd`: the errors of a library for answers that are not as documented."""
+    """The API of one server, asked with one token; paths are below its address."""
 
-    def __init__(self, server: str, token: str | None, *, advice: str, odd: tuple[type[Exception], ...]) -> None:
-        self.session = session_of(Door(server, token))
-        self._host = urlsplit(server).netloc
+    def __init__(self, api: str, token: str | None, *, advice: str) -> None:
+        self._api = api
+        self._session = session_of(Door(api, token))
+        self._host = urlsplit(api).netloc
         self._who = "this token" if token is not None else "anybody without a token"
         self._advice = advice
-        self._odd: tuple[type[Exception], ...] = (*odd, ValueError, RecursionError)
 
-    def asked(self, what: str, ask: Callable[[], T]) -> T:
-        """Return what `ask` returns, which is asked again while the server is busy. ServerRefused, ServerUnavailable."""
+    def get(self, what: str, path: str) -> Any:
+        """Return an answer. ServerRefused, ServerUnavailable."""
+        return self._asked(what, lambda: self._answer(path)[0])
+
+    def listed(self, what: str, path: str, key: str = "", *, most: int = MOST_JOBS, **which: str) -> list[Any]:
+        """Return the first items of a list, of all its pages; `key`: where in an answer they are. Errors as of `get`."""
+
+        def items() -> Iterator[Any]:
+            query = {"per_page": str(min(most, 100)), **which}
+            while query:
+                page, next_url = self._answer(path, query)
+                yield from page[key] if key else page
+                following = dict(parse_qsl(urlsplit(next_url).query))  # a server behind a proxy names another host
+                query = following and query | following
+
+        return self._asked(what, lambda: [*islice(items(), most)])
+
+    def post(self, what: str, path: str, values: Mapping[str, str]) -> None:
+        """Create something. Errors as of `get`."""
+        self._asked(what, lambda: self._session.post(f"{self._api}/{path}", json=values))
+
+    def _answer(self, path: str, query: Mapping[str, str] | None = None) -> tuple[Any, str]:
+        """Return an answer, and the address of the next page."""
+        found = self._session.get(f"{self._api}/{path}", params=query)
+        return json.loads(found.content), found.links.get("next", {}).get("url", "")
+
+    def _asked(self, what: str, ask: Callable[[], T]) -> T:
+        """Return what `ask` returns, which is asked again while the server is busy."""
 
         def once() -> T:
             with self._errors(what):
@@ -148,12 +176,12 @@ class Web:
         with progress_line(at_once=True) as show:
             return retrying(once, _AGAIN, tell=lambda why: show(f"{why}; loom asks again"))
 
-    def download(self, what: str, url: str, file: BinaryIO, most: int) -> None:
-        """Write what is at an address of the server, or where it leads, to a file, with progress on a terminal.
+    def download(self, what: str, path: str, file: BinaryIO, most: int) -> None:
+        """Write what is at a path, or where it leads, to a file, with progress on a terminal.
 
         ServerUnavailable beyond the size limit.
         """
-        pieces = self.asked(what, lambda: self.session.get(url, stream=True).iter_content())
+        pieces = self._asked(what, lambda: self._session.get(f"{self._api}/{path}", stream=True).iter_content())
         size = 0
         with progress_line() as show, self._errors(what):
             for piece in pieces:
@@ -165,21 +193,19 @@ class Web:
                 show(f"{what}: {rough_size(size)}")
 
     def _errors(self, what: str) -> AbstractContextManager[None]:
-        return errors(f"{self._host}: {what}", self._who, self._advice, self._odd)
+        return errors(f"{self._host}: {what}", self._who, self._advice)
 
 
 @contextmanager
-def errors(
-    what: str, who: str = "anybody without a token", advice: str = "", odd: tuple[type[Exception], ...] = (ValueError,)
-) -> Iterator[None]:
-    """Raise ServerRefused and ServerUnavailable for the errors of the transport, and of a library (`odd`)."""
+def errors(what: str, who: str = "anybody without a token", advice: str = "") -> Iterator[None]:
+    """Raise ServerRefused and ServerUnavailable for the errors of the transport, and for an answer of another form."""
     try:
         yield
     except requests.HTTPError as error:
         raise _error(what, error.response, who, advice) from None
     except (requests.RequestException, TransportError) as error:
         raise unanswered(what, error) from None
-    except odd as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         why = f"the server's answer is not as documented ({type(error).__name__})"
         raise ServerUnavailable(f"{what}: {why}") from None
 

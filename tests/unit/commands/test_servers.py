@@ -130,6 +130,14 @@ def test_answer_of_another_shape_is_refused(stub: Stub, change: dict[str, object
         of_gitlab(stub)
 
 
+@pytest.mark.parametrize("body", [b"<html>", {"total_count": 0}, []])
+def test_a_list_of_another_shape_is_refused(stub: Stub, body: object) -> None:
+    stub.routes["/api/v3/repos/o/r/actions/runs/1/jobs"] = Reply(body)
+    address = address_of(f"{stub.url}/o/r/actions/runs/1")
+    with pytest.raises(ServerUnavailable, match="not as documented"):
+        server_of(address, TOKEN).job(address)
+
+
 def test_variables_that_may_not_be_read_are_named(stub: Stub) -> None:
     gitlab_project(stub, [gitlab_job(12, "unit")])
     stub.routes[f"{AT}/pipelines/7/variables"] = Reply([{"key": "LEVEL", "value": "debug", "variable_type": "env_var"}])
