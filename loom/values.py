@@ -1,10 +1,14 @@
-"""The base of values."""
+"""The base of values, and a type that many functions pass on."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, dataclass_transform
 
 from msgspec import Struct, StructMeta, field
+
+Environ = Mapping[str, str]
+"""The variables of a process, by their names."""
 
 
 class _ImmutableMeta(StructMeta):

@@ -27,12 +27,13 @@ from loom.errors import Problem, RequestError, WorkflowError, reason_of
 from loom.util.file_systems import in_memory
 from loom.util.private import check_own
 from loom.util.units import meant, nearest
+from loom.values import Environ
 
 if TYPE_CHECKING:
     from loom.util import yaml_file
 
 
-def load(*, root: Path | None, environ: Mapping[str, str], flags: Mapping[str, object]) -> Config:
+def load(*, root: Path | None, environ: Environ, flags: Mapping[str, object]) -> Config:
     """Load the configuration of the repository at `root` (None: outside a repository).
 
     `flags` uses the keys' names; None means "not given". WorkflowError lists every problem of the files; RequestError
@@ -121,13 +122,13 @@ class _Layers(Struct):
             )
 
 
-def user_file(environ: Mapping[str, str]) -> Path | None:
+def user_file(environ: Environ) -> Path | None:
     """Return the path of the user's own configuration; None without a home directory."""
     base = _xdg(environ, "XDG_CONFIG_HOME", ".config")
     return None if base is None else base / "loom" / "config.yml"
 
 
-def _xdg(environ: Mapping[str, str], variable: str, below_home: str) -> Path | None:
+def _xdg(environ: Environ, variable: str, below_home: str) -> Path | None:
     configured = environ.get(variable, "")
     if configured.startswith("/"):  # per the XDG specification, ignore relative paths
         return Path(configured)
@@ -135,7 +136,7 @@ def _xdg(environ: Mapping[str, str], variable: str, below_home: str) -> Path | N
     return Path(home) / below_home if home else None
 
 
-def _built_in(environ: Mapping[str, str], home: Path | None) -> tuple[dict[str, Any], dict[str, ValueOrigin]]:
+def _built_in(environ: Environ, home: Path | None) -> tuple[dict[str, Any], dict[str, ValueOrigin]]:
     values: dict[str, Any] = {name: getattr(Config(), name) for name in KEYS}
     origins = {name: ValueOrigin(layer="built-in") for name in KEYS}
     tmp = environ.get("TMPDIR") or ("/var/tmp" if _tmp_is_memory() else "/tmp")
@@ -197,7 +198,7 @@ def _read(
     problems += sorted(file.problems, key=lambda problem: (problem.line, problem.column))
 
 
-def misspelt(environ: Mapping[str, str]) -> Iterator[str]:
+def misspelt(environ: Environ) -> Iterator[str]:
     """Yield a line for each LOOM_ variable that is ignored, and was surely meant for a setting.
 
     Other programs, and the jobs of loom, use the prefix too: only a name that is nearly the same counts.
@@ -212,7 +213,7 @@ def misspelt(environ: Mapping[str, str]) -> Iterator[str]:
             yield f"{variable} is ignored: did you mean LOOM_{close.upper()}?"
 
 
-def choice(environ: Mapping[str, str], variable: str) -> str:
+def choice(environ: Environ, variable: str) -> str:
     """Return the value of a variable that is no setting, in lower case; empty: not given. RequestError for a wrong one."""
     given, known = environ.get(variable, "").lower(), CHOICES[variable]
     if given and given not in known:
@@ -230,9 +231,7 @@ CHOICES = {
 _NO_SETTINGS = tuple(name.removeprefix("LOOM_").lower() for name in CHOICES)
 
 
-def _given(
-    environ: Mapping[str, str], flags: Mapping[str, object], home: Path | None
-) -> Iterator[tuple[str, Any, ValueOrigin]]:
+def _given(environ: Environ, flags: Mapping[str, object], home: Path | None) -> Iterator[tuple[str, Any, ValueOrigin]]:
     """Apply settings from variables, then flags. Unknown LOOM_ variables are ignored: see `misspelt`."""
     variables = {name: f"LOOM_{name.upper()}" for name in KEYS if name not in MAPPINGS}
     given: list[tuple[str, object, ValueOrigin]] = [

@@ -21,7 +21,7 @@ from loom.status import Status
 from loom.util import controls, jsons
 from loom.util.slugs import slug
 from loom.util.units import machine
-from loom.values import Immutable
+from loom.values import Environ, Immutable
 from loom.workflow import interpolation
 from loom.workflow.gitlab.paths import glob_of_runner, is_outside
 from loom.workflow.predefined import KNOWN_AT_START
@@ -513,7 +513,7 @@ def files_of(job: Job, secrets: Mapping[str, bytes]) -> dict[str, bytes]:
 
 def session_variables(
     job: Job,
-    environment: Mapping[str, str],
+    environment: Environ,
     concealed: Mapping[str, str],
     secrets: Mapping[str, bytes],
     paths: Mapping[str, str],

@@ -32,7 +32,7 @@ from loom.errors import ImageError, ProviderError, ServiceError
 from loom.plan.model import PROJECT_DIR, Build, Image, Job, MountMode, Network, Resolved, Resources
 from loom.providers.command import Command
 from loom.status import Exit, OnOutput
-from loom.values import Immutable
+from loom.values import Environ, Immutable
 
 if TYPE_CHECKING:
     from loom.plan.image_lock import ImageLock
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 class Setup(Immutable):
     """The inputs of a provider's constructor. Construction is free: the first request connects."""
 
-    environ: Mapping[str, str]
+    environ: Environ
     config: Config
     run_id: str = ""
     root: Path | None = None
@@ -108,7 +108,7 @@ class SessionRequest(Immutable):
     """How the modes of all files in it change for this job (`go-w`), because other jobs of the run have other ones."""
     project_dir: str
     """The workspace path in the job (`Provider.project_dir`)."""
-    environment: Mapping[str, str] = {}
+    environment: Environ = {}
     """Variables of loom and the plan, in order; never those of the host."""
     concealed: Mapping[str, str] = {}
     """The variables with a known secret in their value, such as one that an earlier job reported: only steps get them."""
@@ -157,7 +157,7 @@ class SideProgram(Immutable):
     entrypoint: tuple[str, ...] = ()
     """Empty: the image's."""
     arguments: tuple[str, ...] = ()
-    environment: Mapping[str, str] = {}
+    environment: Environ = {}
     directory: str
     """A directory for it alone, with its files, a `home`, and the project's directory as `workspace`."""
     files: Mapping[str, bytes] = {}
@@ -219,7 +219,7 @@ class Session(Protocol):
     def files(self) -> Path | Archives:
         """Return the job's view of the workspace: a directory that this process can access, else its archives."""
 
-    def inside(self, environment: Mapping[str, str], *, as_root: bool = False) -> CommandsInside:
+    def inside(self, environment: Environ, *, as_root: bool = False) -> CommandsInside:
         """Return access to the session between steps. `environment` extends the job's."""
 
     def size(self) -> int:
@@ -276,7 +276,7 @@ class KeptSession(Protocol):
         ProviderError when it can't run. Call before `inside`.
         """
 
-    def inside(self, environment: Mapping[str, str], *, as_root: bool = False) -> CommandsInside:
+    def inside(self, environment: Environ, *, as_root: bool = False) -> CommandsInside:
         """Implement `Session.inside`."""
 
     def has_its_files(self, mode: MountMode) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from loom.status import Stream
-from loom.values import Immutable
+from loom.values import Environ, Immutable
 
 
 class Share(Immutable):
@@ -31,7 +31,7 @@ class Command(Immutable):
 
     script: str
     shell: tuple[str, ...]
-    environment: Mapping[str, str] = {}
+    environment: Environ = {}
     timeout_s: float | None = None
     merge_output: bool = False
     """Send stderr to the same pipe as stdout: the order of their lines is exact, and all of them are stdout's."""

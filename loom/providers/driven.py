@@ -16,6 +16,7 @@ from loom.providers.driver.channel import Attachment, ConnectionLost, Died, Exch
 from loom.providers.driver.endings import reports_of
 from loom.providers.driver.steps import AUTO, MOST_COMMANDS, SH, chosen, handed_on
 from loom.status import Ended, Exit, OnOutput, Stream
+from loom.values import Environ
 
 ASK_ENGINE_S = 60.0
 """How often to check a silent engine."""
@@ -61,7 +62,7 @@ class DrivenSession:
         facts: SessionFacts,
         on_output: OnOutput,
         *,
-        environment: Mapping[str, str],
+        environment: Environ,
         directory: str = driver.DIRECTORY,
     ) -> None:
         """`environment`: what each step's extends. `directory`: the driver's own."""

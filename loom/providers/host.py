@@ -32,6 +32,7 @@ from loom.providers.driver.channel import Died, Exchange
 from loom.providers.inside import CommandsInside, print_output
 from loom.status import Ended, Exit, ExitCode, OnOutput, Stream
 from loom.util.within import readable
+from loom.values import Environ
 
 PASSED_ON = (
     "PATH",
@@ -64,7 +65,7 @@ class HostProvider(Provider):
     name = "host"
     capabilities = Capabilities(mounts=frozenset({MountMode.BIND}), isolated=False)
 
-    def __init__(self, environ: Mapping[str, str]) -> None:
+    def __init__(self, environ: Environ) -> None:
         self._environ = environ
 
     def project_dir(self, workspace: Path) -> str:
@@ -144,7 +145,7 @@ class _Pipes:
 class HostSession(DrivenSession):
     """Implements `providers.base.Session`; its driver is a process of this machine."""
 
-    def __init__(self, environ: Mapping[str, str], request: SessionRequest, on_output: OnOutput) -> None:
+    def __init__(self, environ: Environ, request: SessionRequest, on_output: OnOutput) -> None:
         self._request = request
         self._terminal = environ.get("TERM", "dumb")
         self._mark = secrets.token_hex(16)
@@ -246,7 +247,7 @@ class HostSession(DrivenSession):
     def files(self) -> Path:
         return self._request.workspace
 
-    def inside(self, environment: Mapping[str, str], *, as_root: bool = False) -> HostInside:
+    def inside(self, environment: Environ, *, as_root: bool = False) -> HostInside:
         return HostInside(
             workspace=self._request.workspace,
             environment={**self._whole, MARK: self._mark, **environment},
@@ -358,7 +359,7 @@ class HostInside(CommandsInside):
         return Exit(code=_code_of(process), ended=ended)
 
     def _start_on_terminal(
-        self, arguments: Sequence[str], environment: Mapping[str, str], pipe: int | None, *, stdin: int | None = None
+        self, arguments: Sequence[str], environment: Environ, pipe: int | None, *, stdin: int | None = None
     ) -> subprocess.Popen[bytes]:
         try:
             return subprocess.Popen(
@@ -395,7 +396,7 @@ def _take_terminal(settings: list[Any]) -> None:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _memory_directory(environ: Mapping[str, str]) -> str | None:
+def _memory_directory(environ: Environ) -> str | None:
     """Return a directory in memory for secrets; None if only the usual temporary directory exists."""
     for candidate in (environ.get("XDG_RUNTIME_DIR"), "/dev/shm"):
         if candidate and os.access(candidate, os.W_OK | os.X_OK):

@@ -31,7 +31,7 @@ from loom.providers.driver import protocol as driver
 from loom.providers.driver.steps import quoted
 from loom.record.lines import STANDARD_OUTPUT
 from loom.status import Ended, Exit, ExitCode, OnOutput, Stream
-from loom.values import Immutable
+from loom.values import Environ, Immutable
 
 _READ = 64 * 1024
 _SIZE_EVERY_S = 0.25
@@ -136,7 +136,7 @@ def ends_within(ran: RunningCommand, limit_s: float) -> bool:
 class CommandsInside(Immutable):
     """Access to a session for a person, between steps or after them, by what an engine can do: `begin`, `script`, `lost`."""
 
-    environment: Mapping[str, str]
+    environment: Environ
     directory: str = driver.DIRECTORY
     """The driver's."""
 
@@ -348,7 +348,7 @@ def raw(descriptor: int) -> Iterator[None]:
             termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
 
 
-def kind(environment: Mapping[str, str]) -> str:
+def kind(environment: Environ) -> str:
     """Return the caller's TERM, for a session whose commands have none of their own in `environment`; empty to leave it."""
     return "" if "TERM" in environment else os.environ.get("TERM", "")
 

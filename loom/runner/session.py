@@ -39,7 +39,7 @@ from loom.status import OnOutput, Stream
 from loom.util import controls
 from loom.util.untrusted_files import read_regular
 from loom.util.within import outcome
-from loom.values import Immutable
+from loom.values import Environ, Immutable
 
 T = TypeVar("T")
 
@@ -77,7 +77,7 @@ class OpenJob:
     session: Session
     request: SessionRequest
     image: Resolved | None
-    environment: Mapping[str, str]
+    environment: Environ
     secrets: Mapping[str, bytes] = dataclasses.field(default_factory=dict, repr=False)
     services: OpenedServices | None = None
     resumed: Resumed | None = None

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from loom.config import Config
 from loom.errors import SecretError
-from loom.values import Immutable
+from loom.values import Environ, Immutable
 
 UNAVAILABLE = "SECRETS_PROVIDER_UNAVAILABLE"
 INVALID = "SECRETS_REF_INVALID"
@@ -28,7 +28,7 @@ class Secret(Immutable):
 class Surroundings(Immutable):
     """The only inputs of a provider (not `os.environ`, not the working directory)."""
 
-    environ: Mapping[str, str]
+    environ: Environ
     root: Path
     """The user's repository, not its snapshot."""
     config: Config

@@ -22,6 +22,7 @@ from loom.secrets.base import (
 )
 from loom.secrets.stores import EnvironmentVariables, FileSecrets, Keepass, OnePassword, SystemKeyring
 from loom.util.units import meant
+from loom.values import Environ
 
 ENTRY_POINTS = "loom.secret_providers"
 
@@ -55,7 +56,7 @@ def check_reference(reference: str) -> str | None:
 def resolve(
     refs: Iterable[Secret],
     *,
-    environ: Mapping[str, str],
+    environ: Environ,
     root: Path,
     config: Config,
     judged: Mapping[str, str] = MappingProxyType({}),

@@ -7,7 +7,7 @@ import os
 import re
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -16,7 +16,7 @@ from msgspec import Meta
 from loom.errors import RequestError
 from loom.snapshot import git, repository
 from loom.util.controls import shown
-from loom.values import Immutable
+from loom.values import Environ, Immutable
 
 PACK = "tree.pack"
 MOST_TAGS = 1000
@@ -110,7 +110,7 @@ class TreeOfBundle:
 class BundledRepository:
     """git in a workspace of loom's own, or in a submodule there. RequestError where that has no repository."""
 
-    def __init__(self, workspace: Path, path: str, environ: Mapping[str, str], *, whole: bool) -> None:
+    def __init__(self, workspace: Path, path: str, environ: Environ, *, whole: bool) -> None:
         """`whole`: the user's clone has all objects, also where a job cut the history of the workspace."""
         self._root = workspace / path
         environ = git.elsewhere(environ)

@@ -18,7 +18,7 @@ from loom.snapshot.model import Source, object_format
 from loom.snapshot.removal import is_workspace
 from loom.snapshot.source import check_lenders_of_module, discover
 from loom.util.paths import RUNTIME
-from loom.values import Immutable
+from loom.values import Environ, Immutable
 
 
 class New(Struct):
@@ -177,9 +177,7 @@ def module_directory(name: str, taken: list[str]) -> str:
 # Files hidden from git: skip-worktree, assume-unchanged, and those that a sparse checkout excludes
 
 
-def drop_intended(
-    index: Index, environment: Mapping[str, str], workspace: Path, zero_sha: str
-) -> list[tuple[str, str]]:
+def drop_intended(index: Index, environment: Environ, workspace: Path, zero_sha: str) -> list[tuple[str, str]]:
     """Remove from `index.pinned` the files that `git add -N` only announced, and return their (path, tag): `git add` skips them.
 
     `environment` names the workspace's index; they are removed from it as well.
@@ -193,9 +191,7 @@ def drop_intended(
     return dropped
 
 
-def lay_out_hidden(
-    paths: list[str], environment: Mapping[str, str], workspace: Path, source: Source, *, umask: int
-) -> None:
+def lay_out_hidden(paths: list[str], environment: Environ, workspace: Path, source: Source, *, umask: int) -> None:
     """Write these files' content from the index into the workspace, so that git can examine them.
 
     `environment` names the workspace's index, with the user's configuration.

@@ -12,6 +12,7 @@ from loom.snapshot import git
 from loom.snapshot.index import lstat, same_content
 from loom.snapshot.model import Rules, Source
 from loom.snapshot.repository import as_under_git, as_written
+from loom.values import Environ
 
 _RUNS = (".clean", ".process")
 HIDING = ("ident", "working-tree-encoding")
@@ -31,7 +32,7 @@ _LFS_CLEAN = (
 )
 
 
-def settings(config: Mapping[str, tuple[str, ...]], environ: Mapping[str, str]) -> list[tuple[str, str]]:
+def settings(config: Mapping[str, tuple[str, ...]], environ: Environ) -> list[tuple[str, str]]:
     """Filter settings for git processes that do not read the source's configuration."""
     result = [(key, values[-1]) for key, values in config.items() if key.startswith("filter.")]
     drivers = _lfs_drivers(result)
@@ -41,7 +42,7 @@ def settings(config: Mapping[str, tuple[str, ...]], environ: Mapping[str, str]) 
     return result
 
 
-def lfs_settings(given: Sequence[tuple[str, str]], environ: Mapping[str, str]) -> list[tuple[str, str]]:
+def lfs_settings(given: Sequence[tuple[str, str]], environ: Environ) -> list[tuple[str, str]]:
     """Replace the filters that are git-lfs by self-contained ones."""
     drivers = _lfs_drivers(given)
     if not _has_lfs(environ):
@@ -57,7 +58,7 @@ def _lfs_drivers(given: Sequence[tuple[str, str]]) -> list[str]:
     return sorted({driver_of(key) for key, value in given if key.endswith(_RUNS) and _is_lfs(value)} - {""})
 
 
-def _has_lfs(environ: Mapping[str, str]) -> bool:
+def _has_lfs(environ: Environ) -> bool:
     return shutil.which("git-lfs", path=environ.get("PATH", os.defpath)) is not None
 
 
@@ -106,7 +107,7 @@ def complaints(stderr: str) -> list[str]:
 def filtered(
     paths: Sequence[str],
     drivers: frozenset[str],
-    environment: Mapping[str, str],
+    environment: Environ,
     workspace: Path,
     *,
     also: Sequence[str] = (),
@@ -126,7 +127,7 @@ def filtered(
     return [path for path in paths if path in found and file_mode(workspace / path) is not None]
 
 
-def lfs_pointers(paths: Sequence[str], environment: Mapping[str, str], workspace: Path) -> list[str]:
+def lfs_pointers(paths: Sequence[str], environment: Environ, workspace: Path) -> list[str]:
     """Select the files of git-lfs that have no content, only the pointer to it."""
 
     def is_pointer(path: str) -> bool:
@@ -165,9 +166,7 @@ def ids_at_home(
     return entries, stderr
 
 
-def ids_of(
-    paths: Sequence[str], environment: Mapping[str, str], directory: Path, *switches: str
-) -> tuple[dict[str, str], str]:
+def ids_of(paths: Sequence[str], environment: Environ, directory: Path, *switches: str) -> tuple[dict[str, str], str]:
     """Return the ids of the files as git would store them (`--no-filters`: of their bytes as they are), and its messages."""
     if not paths:
         return {}, ""

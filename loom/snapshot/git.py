@@ -17,7 +17,7 @@ import re
 import select
 import subprocess
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import BinaryIO
@@ -29,6 +29,7 @@ from loom.snapshot import repository as repositories
 from loom.snapshot.model import SnapshotCanceled
 from loom.snapshot.repository import RepositoryView
 from loom.util import processes
+from loom.values import Environ
 
 # What points a git process at a repository; a workspace's git must never inherit it from the caller (`git rev-parse
 # --local-env-vars` prints this list, and GIT_NO_REPLACE_OBJECTS, which is set for all).
@@ -42,7 +43,7 @@ LOCAL_VARIABLES = frozenset(
 )
 
 
-def elsewhere(environ: Mapping[str, str]) -> dict[str, str]:
+def elsewhere(environ: Environ) -> dict[str, str]:
     """Return `environ` for the repository of a directory, whichever one `GIT_DIR` and its like name."""
     return {name: value for name, value in environ.items() if name not in LOCAL_VARIABLES}
 
@@ -109,7 +110,7 @@ def is_config(name: str) -> bool:
 
 
 def environment_for(
-    environ: Mapping[str, str],
+    environ: Environ,
     *,
     keep_config: bool = False,
     repository: RepositoryView | None = None,
@@ -139,7 +140,7 @@ def environment_for(
     return with_config(result, config) if config else result
 
 
-def with_config(environment: Mapping[str, str], config: Sequence[tuple[str, str]]) -> dict[str, str]:
+def with_config(environment: Environ, config: Sequence[tuple[str, str]]) -> dict[str, str]:
     """Add configuration that overrides existing."""
     first = int(environment.get("GIT_CONFIG_COUNT") or 0)
     result = {**environment, "GIT_CONFIG_COUNT": str(first + len(config))}
@@ -149,19 +150,17 @@ def with_config(environment: Mapping[str, str], config: Sequence[tuple[str, str]
     return result
 
 
-def in_repository(repository: RepositoryView, environ: Mapping[str, str]) -> dict[str, str]:
+def in_repository(repository: RepositoryView, environ: Environ) -> dict[str, str]:
     """Return `environ` for a git process in a repository that was found with it: git's own variables count."""
     return as_inherited(environ) | repository.environment
 
 
-def without_repository(environ: Mapping[str, str]) -> dict[str, str]:
+def without_repository(environ: Environ) -> dict[str, str]:
     """Return `environ` for a git process that needs no repository, and finds none."""
     return environment_for(environ, keep_config=True, git_dir=_NOWHERE)
 
 
-def for_server(
-    environ: Mapping[str, str], config: Sequence[tuple[str, str]] | None, store: Path | None = None
-) -> dict[str, str]:
+def for_server(environ: Environ, config: Sequence[tuple[str, str]] | None, store: Path | None = None) -> dict[str, str]:
     """Return `environ` for a git process that talks to a server, in no repository, or in a `store` that loom made.
 
     `config` is the user's own configuration as it counts for the repository that asks (`includeIf`), with credentials, addresses
@@ -173,7 +172,7 @@ def for_server(
     return result | {"GIT_ALLOW_PROTOCOL": environ.get("GIT_ALLOW_PROTOCOL", _SERVERS)}
 
 
-def as_inherited(environ: Mapping[str, str]) -> dict[str, str]:
+def as_inherited(environ: Environ) -> dict[str, str]:
     """Return `environ` for git, with git's own variables, but without what would change the answers or ask somebody."""
     # GIT_TRACE=1 would write to standard error, which is parsed; pathspec switches contradict ours.
     return {
@@ -228,7 +227,7 @@ def _heed() -> None:
 
 def started(
     arguments: Sequence[str],
-    environment: Mapping[str, str],
+    environment: Environ,
     *,
     streams: tuple[int | BinaryIO, int | BinaryIO, int | BinaryIO],
     cwd: Path | None = None,
@@ -256,7 +255,7 @@ class Running:
     def __init__(
         self,
         arguments: Sequence[str],
-        environment: Mapping[str, str],
+        environment: Environ,
         *,
         cwd: Path | None,
         given: bytes | None = None,
@@ -396,7 +395,7 @@ def _content(file: BinaryIO) -> bytes:
 
 
 def run(
-    arguments: Sequence[str], environment: Mapping[str, str], *, cwd: Path | None = None, given: bytes | None = None
+    arguments: Sequence[str], environment: Environ, *, cwd: Path | None = None, given: bytes | None = None
 ) -> bytes:
     """Return the output of one git command; GitFailed on failure."""
     return Running(arguments, environment, cwd=cwd, given=given).output()
@@ -452,7 +451,7 @@ EMPTY_BLOBS = (
 _INTENT_TO_ADD = 1 << 29
 
 
-def intended(environment: Mapping[str, str], *, cwd: Path) -> set[str]:
+def intended(environment: Environ, *, cwd: Path) -> set[str]:
     """Return the intent-to-add entries, which no tree contains."""
     result = set()
     path = b""
@@ -465,9 +464,7 @@ def intended(environment: Mapping[str, str], *, cwd: Path) -> set[str]:
     return result
 
 
-def repository_at(
-    directory: Path, environ: Mapping[str, str], *, modules: Iterable[Path] = ()
-) -> RepositoryView | None:
+def repository_at(directory: Path, environ: Environ, *, modules: Iterable[Path] = ()) -> RepositoryView | None:
     """Return the repository of a checkout's directory; None for another directory, or where git recognises no repository."""
     if not os.path.lexists(directory / ".git"):
         return None
@@ -478,7 +475,7 @@ def repository_at(
         return None
 
 
-def is_repository(directory: Path, environment: Mapping[str, str]) -> bool:
+def is_repository(directory: Path, environment: Environ) -> bool:
     """Return whether git recognises the directory as another repository; its `.git` may be invalid."""
     if not os.path.lexists(directory / ".git"):
         return False

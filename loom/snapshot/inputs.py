@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from loom.cancel import Cancel
@@ -20,12 +20,13 @@ from loom.snapshot.tree import Entries
 from loom.util import globs
 from loom.util.paths import Tracked, new_workspace
 from loom.util.private import make_in_shared
+from loom.values import Environ
 
 GIT = ".git"
 """The input of a job that asks for the repository: it has all files of the tree, so all of them count."""
 
 
-def tree_entries(environment: Mapping[str, str], root: Path, tree_sha: str) -> Entries:
+def tree_entries(environment: Environ, root: Path, tree_sha: str) -> Entries:
     """Return all files and submodules of a tree."""
     found: Entries = {}
     for item in git.nul_list(git.run(("ls-tree", "-r", "-z", "--full-tree", tree_sha), environment, cwd=root)):
@@ -44,9 +45,7 @@ def input_tree(entries: Entries, tree_sha: str, inputs: Sequence[str]) -> str:
     return tree.tree_of_entries(attributes | _selected(entries, inputs), object_format(tree_sha))
 
 
-def copy_inputs(
-    workspace: Path, target: Path, inputs: Sequence[str], *, environ: Mapping[str, str], cancel: Cancel
-) -> str:
+def copy_inputs(workspace: Path, target: Path, inputs: Sequence[str], *, environ: Environ, cancel: Cancel) -> str:
     """Fill the empty directory `target` with a job's inputs from a run's untouched workspace; return their tree's id.
 
     SnapshotError for an input in a submodule, and for a workspace that is not what its manifest says.
@@ -81,7 +80,7 @@ def present_entries(source: Source, tmp_dir: Path, cancel: Cancel) -> tuple[str,
         remove(workspace, recorded=True)
 
 
-def _tree_of_workspace(workspace: Path, environ: Mapping[str, str]) -> tuple[str, Entries]:
+def _tree_of_workspace(workspace: Path, environ: Environ) -> tuple[str, Entries]:
     """Return the id of the tree of an untouched workspace, and what it has."""
     manifest = read_manifest(workspace)
     found = repository.at(workspace / GIT, workspace, environ)

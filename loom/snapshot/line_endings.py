@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 from loom.snapshot import filters, git
+from loom.values import Environ
 
 KEYS = ("core.autocrlf", "core.eol")
 DEFAULTS = (("core.autocrlf", "false"), ("core.eol", "lf"))
@@ -37,7 +38,7 @@ def are_defaults(config: Mapping[str, tuple[str, ...]]) -> bool:
 
 
 def restore(
-    environment: Mapping[str, str], workspace: Path, *, autocrlf: bool, attributes: bytes, changed: Collection[str]
+    environment: Environ, workspace: Path, *, autocrlf: bool, attributes: bytes, changed: Collection[str]
 ) -> list[str]:
     """Rewrite the workspace's files with the bytes that git would store and check out; return the paths of those that differed.
 
@@ -63,14 +64,14 @@ def restore(
     return list(dict.fromkeys(found))
 
 
-def _containing(text: str, environment: Mapping[str, str], workspace: Path) -> list[str]:
+def _containing(text: str, environment: Environ, workspace: Path) -> list[str]:
     arguments = ("grep", "-alz", "--untracked", "--no-exclude-standard", "--fixed-strings", "-e", text)
     _, out, _ = git.Running(arguments, environment, cwd=workspace).result(check=False)  # 1: none
     return [os.fsdecode(name) for name in git.nul_list(out)]
 
 
 def _endings(
-    paths: list[str] | None, environment: Mapping[str, str], workspace: Path
+    paths: list[str] | None, environment: Environ, workspace: Path
 ) -> Iterable[tuple[str, str, str, list[str]]]:
     """Yield files (None: all) with their line endings in the index and here, and their attributes."""
     if paths is not None and not paths:
@@ -83,7 +84,7 @@ def _endings(
         yield os.fsdecode(name), stored, here, attributes.removeprefix("attr/").split()
 
 
-def _restore_ids(environment: Mapping[str, str], workspace: Path) -> list[str]:
+def _restore_ids(environment: Environ, workspace: Path) -> list[str]:
     there = _containing("$Id", environment, workspace)
     paths = filters.filtered(there, frozenset(), environment, workspace, also=("ident",))
     found = []
@@ -94,7 +95,7 @@ def _restore_ids(environment: Mapping[str, str], workspace: Path) -> list[str]:
     return found
 
 
-def _encodings(environment: Mapping[str, str], workspace: Path) -> dict[str, str]:
+def _encodings(environment: Environ, workspace: Path) -> dict[str, str]:
     """Return the encoding in which a checkout writes a file, by path, where that is not the one in which it is stored."""
     listed = git.run(("ls-files", "-z", "--cached", "--others"), environment, cwd=workspace)
     asked = ("check-attr", "-z", "--stdin", "working-tree-encoding")

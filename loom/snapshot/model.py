@@ -15,7 +15,7 @@ from loom.errors import SnapshotError
 from loom.plan.clone import Clone
 from loom.snapshot.repository import RepositoryView
 from loom.status import ExitCode
-from loom.values import Immutable
+from loom.values import Environ, Immutable
 
 # What may stand in a manifest that a job wrote: no option or ref for git, no NUL, and no path out of the workspace
 # or into a git directory.
@@ -180,7 +180,7 @@ class Source:
     """(name, id, target of a symbolic ref or "") of branches, remote branches and tags."""
     config: Mapping[str, tuple[str, ...]] = field(default_factory=dict, repr=False, hash=False)
     """git's configuration as far as it counts (`snapshot.repository`), keys as git prints them."""
-    environment: Mapping[str, str] = field(default_factory=dict, repr=False, hash=False, compare=False)
+    environment: Environ = field(default_factory=dict, repr=False, hash=False, compare=False)
     """The environment of git processes that read this source."""
     may_lend: Lends = field(default=lambda _: False, repr=False, hash=False, compare=False)
     may_filter: Allows = field(default=lambda _: False, repr=False, hash=False, compare=False)

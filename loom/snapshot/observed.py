@@ -18,7 +18,7 @@ from loom.snapshot.names import checked_listing
 from loom.snapshot.repository import RepositoryView
 from loom.snapshot.source import discover
 from loom.util.paths import run_of_workspace, workspace_beside
-from loom.values import Immutable
+from loom.values import Environ, Immutable
 
 _ANY_MODE = ""
 """What counts of a path whose file decides; of another one, such as a hidden entry, what the index has of it."""
@@ -55,7 +55,7 @@ class Observed(Struct, kw_only=True):
     """The last known state of a checkout. `also`: files outside of the snapshot whose content counts too."""
 
     root: Path
-    environ: Mapping[str, str]
+    environ: Environ
     also: tuple[Path, ...] = ()
     _state: State | None = None
     _read: tuple[object, ...] = field(default=())
@@ -115,7 +115,7 @@ def is_own(path: str) -> bool:
     return any(run_of_workspace(workspace_beside(Path(part)).name) for part in parts[:-1] or parts)
 
 
-def _state_of(root: Path, environ: Mapping[str, str], also: tuple[Path, ...]) -> State:
+def _state_of(root: Path, environ: Environ, also: tuple[Path, ...]) -> State:
     """Read the state. LoomError where git can't tell."""
     source = discover(root, environ=environ, commit=False)
     names = dict(_names(source.repository, git.as_inherited(environ), modes=modes_count(source), prefix=""))
@@ -159,7 +159,7 @@ def _names(
             yield prefix + path, _ANY_MODE
 
 
-def _config_files(source: Source, environ: Mapping[str, str]) -> Iterable[Path]:
+def _config_files(source: Source, environ: Environ) -> Iterable[Path]:
     """Return the files that git's configuration is made of, also those that may come."""
     listed = git.run(
         ("config", "--list", "--show-origin", "--name-only", "-z"),

@@ -26,7 +26,7 @@ from loom.addresses import hide_credentials
 from loom.errors import RequestError, SnapshotError
 from loom.util.private import make_private
 from loom.util.untrusted_files import special_kind
-from loom.values import Immutable
+from loom.values import Environ, Immutable
 
 _COUNTS = re.compile(
     r"core\.(filemode|symlinks|ignorecase|precomposeunicode|protectntfs|protecthfs|autocrlf|eol|safecrlf|bigfilethreshold"
@@ -87,7 +87,7 @@ class RepositoryView(Immutable):
         return {"GIT_DIR": str(self.git_dir), "GIT_COMMON_DIR": str(self.view), "GIT_WORK_TREE": str(self.root)}
 
 
-def find(start: Path, environ: Mapping[str, str], *, modules: Iterable[Path] = ()) -> RepositoryView | None:
+def find(start: Path, environ: Environ, *, modules: Iterable[Path] = ()) -> RepositoryView | None:
     """Find the repository of a checkout as git would, by `GIT_DIR` or upward from `start`; None without one.
 
     `modules`: directories in which the git directory of a submodule may be. RequestError for a `.git` that leads to a
@@ -124,12 +124,12 @@ def find(start: Path, environ: Mapping[str, str], *, modules: Iterable[Path] = (
     return None
 
 
-def at(git_dir: Path, root: Path, environ: Mapping[str, str]) -> RepositoryView:
+def at(git_dir: Path, root: Path, environ: Environ) -> RepositoryView:
     """Return the repository whose git directory is `git_dir`, whatever its configuration says of its work tree."""
     return _seen(root, git_dir, git_dir, environ, root_is_given=True)
 
 
-def with_filters(found: RepositoryView, environ: Mapping[str, str]) -> RepositoryView:
+def with_filters(found: RepositoryView, environ: Environ) -> RepositoryView:
     """Return the repository with the filters that its own configuration names."""
     config = (*found.config, *as_under_git(found, found.filters))
     return replace(found, config=config, filters=(), trusted=True, view=_view(found.common_dir, config, environ))
@@ -152,7 +152,7 @@ def as_written(message: str) -> str:
     return re.sub(r"unset GIT_COMMON_DIR[A-Z_ ]*; ", "", message)
 
 
-def _upward(start: Path, environ: Mapping[str, str]) -> Iterator[Path]:
+def _upward(start: Path, environ: Environ) -> Iterator[Path]:
     """Return the directories in which git looks for a repository."""
     ceilings = {
         os.path.realpath(path) for path in environ.get("GIT_CEILING_DIRECTORIES", "").split(":") if path[:1] == "/"
@@ -168,7 +168,7 @@ def _upward(start: Path, environ: Mapping[str, str]) -> Iterator[Path]:
         return
 
 
-def _is_git_dir(git_dir: Path, common: Path, environ: Mapping[str, str]) -> bool:
+def _is_git_dir(git_dir: Path, common: Path, environ: Environ) -> bool:
     objects = environ.get("GIT_OBJECT_DIRECTORY") or common / "objects"
     return os.path.lexists(git_dir / "HEAD") and os.path.isdir(objects) and (common / "refs").is_dir()  # noqa: PTH112
 
@@ -181,7 +181,7 @@ def _target(file: Path) -> Path | None:
     return Path(os.path.realpath(file.parent / text.removeprefix("gitdir: ").rstrip("\r\n")))
 
 
-def _common(git_dir: Path, environ: Mapping[str, str]) -> Path:
+def _common(git_dir: Path, environ: Environ) -> Path:
     if named := environ.get("GIT_COMMON_DIR"):
         return Path(os.path.realpath(named))
     text = _text(git_dir / "commondir")
@@ -271,9 +271,7 @@ def _work_tree(git_dir: Path, entries: Iterable[tuple[str, str]]) -> Path | None
     return Path(os.path.realpath(git_dir / named[-1])) if named else None
 
 
-def _seen(
-    root: Path, git_dir: Path, common: Path, environ: Mapping[str, str], *, root_is_given: bool
-) -> RepositoryView:
+def _seen(root: Path, git_dir: Path, common: Path, environ: Environ, *, root_is_given: bool) -> RepositoryView:
     _check_files(git_dir, common)
     entries = _entries(common / "config")
     if git_dir == common and not root_is_given:
@@ -324,7 +322,7 @@ def _counts(key: str, value: str) -> bool:
 # The view
 
 
-def _view(common: Path, config: Iterable[tuple[str, str]], environ: Mapping[str, str]) -> Path:
+def _view(common: Path, config: Iterable[tuple[str, str]], environ: Environ) -> Path:
     """Return the directory that stands for `common` before git, made if it is not there yet."""
     config = list(config)
     version = 1 if any(key.startswith("extensions.") for key, _ in config) else 0
@@ -356,7 +354,7 @@ def _view(common: Path, config: Iterable[tuple[str, str]], environ: Mapping[str,
 _NOTED_EVERY_S, _UNUSED_S = 86_400.0, 30 * 86_400.0
 
 
-def prune(environ: Mapping[str, str]) -> None:
+def prune(environ: Environ) -> None:
     """Remove the views that no command has used for a month."""
     for base in filter(_is_ours, _bases(environ)):
         for view in base.iterdir():
@@ -364,7 +362,7 @@ def prune(environ: Mapping[str, str]) -> None:
                 shutil.rmtree(view, ignore_errors=True)
 
 
-def _bases(environ: Mapping[str, str]) -> Iterator[Path]:
+def _bases(environ: Environ) -> Iterator[Path]:
     home = environ.get("HOME", "")
     cache = Path(environ.get("XDG_CACHE_HOME") or f"{home}/.cache")
     if cache.is_absolute() and _is_ours(next((path for path in (cache, *cache.parents) if path.exists()), cache)):

@@ -20,6 +20,7 @@ from loom.snapshot.model import Allows, Lends, Source
 from loom.snapshot.repository import STORE, RepositoryView, bare, check_file
 from loom.util.paths import is_below
 from loom.util.untrusted_files import read_regular
+from loom.values import Environ
 
 # Object stores up to this size are copied (docs/benchmarks.md: copying 50 MB costs about what laying out 600 files
 # does); a bigger one is borrowed. Loose objects cost per file, so many of them count as big too.
@@ -87,7 +88,7 @@ def _is_owned(repository: RepositoryView) -> bool:
 def discover(
     start: Path,
     *,
-    environ: Mapping[str, str],
+    environ: Environ,
     commit: bool = True,
     modules: Sequence[Path] = (),
     filters: Allows = none,

@@ -12,7 +12,7 @@ from loom.snapshot.manifest import read_manifest
 from loom.snapshot.merge import GITLINK, Applied, Content, Merge, apply_to, content_at, merge
 from loom.snapshot.model import Change, readable
 from loom.snapshot.verification import changes_between, verify
-from loom.values import Immutable
+from loom.values import Environ, Immutable
 
 
 class SavedFiles(Immutable):
@@ -43,9 +43,7 @@ class Patch(Immutable):
     after: Mapping[str, Content]
 
 
-def compare(
-    taken: Path, files: Path, *, environ: Mapping[str, str], manifest_file: Path, not_there: Iterable[str] = ()
-) -> Merge:
+def compare(taken: Path, files: Path, *, environ: Environ, manifest_file: Path, not_there: Iterable[str] = ()) -> Merge:
     """Compare a new snapshot of the checkout and a job's files with the snapshot that both were before.
 
     `manifest_file` has that snapshot's manifest; `not_there` as in `patch_of`.
@@ -78,7 +76,7 @@ def patch_of(
     workspace: Path,
     checkout: Path,
     *,
-    environ: Mapping[str, str],
+    environ: Environ,
     manifest_file: Path | None,
     leave_out: Callable[[Change], bool],
     not_there: Container[str] = (),

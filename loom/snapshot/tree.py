@@ -20,6 +20,7 @@ from loom.snapshot.index import directories
 from loom.snapshot.manifest import read_manifest
 from loom.snapshot.model import Change, Source, object_format
 from loom.util.paths import Tracked
+from loom.values import Environ
 
 _ZERO_MODE = "000000"
 
@@ -54,7 +55,7 @@ def hashing_config(source: Source) -> list[tuple[str, str]]:
     return [*result, *_PROTECTED, ("core.safecrlf", "false"), ("pack.compression", "0")]
 
 
-def apply(environment: Mapping[str, str], workspace: Path, edits: IndexEdits, *, zero_sha: str) -> str:
+def apply(environment: Environ, workspace: Path, edits: IndexEdits, *, zero_sha: str) -> str:
     """Bring the index that `environment` names to where `git add -A` would. Contents are hashed, not stored.
 
     Returns what git had to say about it.
@@ -76,7 +77,7 @@ def apply(environment: Mapping[str, str], workspace: Path, edits: IndexEdits, *,
     return process.result()[2]
 
 
-def compare(environment: Mapping[str, str], workspace: Path, commit: str) -> tuple[Change, ...]:
+def compare(environment: Environ, workspace: Path, commit: str) -> tuple[Change, ...]:
     """Return the differences between `commit` and the index that `environment` names, by path."""
     command = ("diff-index", "--cached", "--raw", "-z", "--no-renames", "--ignore-submodules=none", commit, "--")
     return parse_raw(git.run(command, environment, cwd=workspace))
@@ -86,7 +87,7 @@ Entries = dict[str, tuple[str, str]]
 """path -> (mode, id)."""
 
 
-def entries_of(environment: Mapping[str, str], workspace: Path) -> Entries:
+def entries_of(environment: Environ, workspace: Path) -> Entries:
     """Return all that the index holds which `environment` names."""
     result = {}
     for item in git.nul_list(git.run(("ls-files", "-z", "--stage"), environment, cwd=workspace)):
@@ -96,7 +97,7 @@ def entries_of(environment: Mapping[str, str], workspace: Path) -> Entries:
     return result
 
 
-def tracked(workspace: Path, environ: Mapping[str, str], *, manifest_file: Path | None = None) -> Tracked:
+def tracked(workspace: Path, environ: Environ, *, manifest_file: Path | None = None) -> Tracked:
     """Return the files and directories in a workspace's index or in the snapshot's changes to HEAD, and the submodules.
 
     Jobs may have written the index, so git reads nothing else, and fetches nothing.
@@ -141,7 +142,7 @@ def differing(old: Entries, new: Entries) -> tuple[Change, ...]:
     return tuple(result)
 
 
-def tree_of(environment: Mapping[str, str], head_tree: str, changes: Sequence[Change]) -> str:
+def tree_of(environment: Environ, head_tree: str, changes: Sequence[Change]) -> str:
     """Return the id of the tree `head_tree` after `changes`.
 
     git's own `write-tree` would store trees, and touch the time of those in the user's store that it finds there; this

@@ -27,7 +27,7 @@ from loom.snapshot.manifest import read_manifest
 from loom.snapshot.model import Change, Manifest, ProvedTree, object_format, path_fields, readable
 from loom.util.paths import ancestors
 from loom.util.untrusted_files import special_kind
-from loom.values import Immutable
+from loom.values import Environ, Immutable
 
 
 class Verification(Immutable):
@@ -65,7 +65,7 @@ class Verification(Immutable):
 
 
 def verify(
-    workspace: Path, *, environ: Mapping[str, str], tree_sha: str | None = None, manifest_file: Path | None = None
+    workspace: Path, *, environ: Environ, tree_sha: str | None = None, manifest_file: Path | None = None
 ) -> Verification:
     """Compute the workspace's tree from its bytes, and what differs from the snapshot that it was.
 
@@ -110,7 +110,7 @@ def verify(
     return replace(outer, changes=tuple(changes), unreadable=tuple(unreadable), special=special)
 
 
-def changes_between(old: Manifest, new: Manifest, *, environ: Mapping[str, str]) -> tuple[Change, ...]:
+def changes_between(old: Manifest, new: Manifest, *, environ: Environ) -> tuple[Change, ...]:
     """Compare two snapshots of one repository by their manifests, submodules included. No file of them is read.
 
     A submodule whose files the old one left out is left out of the comparison too.
@@ -130,9 +130,7 @@ def changes_between(old: Manifest, new: Manifest, *, environ: Mapping[str, str])
     return tuple(found)
 
 
-def _differing(
-    part: _Part, old: ProvedTree | None, new: ProvedTree | None, environ: Mapping[str, str]
-) -> tuple[Change, ...]:
+def _differing(part: _Part, old: ProvedTree | None, new: ProvedTree | None, environ: Environ) -> tuple[Change, ...]:
     heads: tuple[Change, ...] = ()
     nothing = tree.tree_of_entries({}, object_format(part.proved.head_sha))
     commits = [proved.head_sha if proved else nothing for proved in (old, new)]
@@ -165,7 +163,7 @@ class _Part(Struct, frozen=True):
     scratch: str | None
     """The directory for temporary files; None: the usual one."""
 
-    def config(self, environ: Mapping[str, str]) -> list[tuple[str, str]]:
+    def config(self, environ: Environ) -> list[tuple[str, str]]:
         """Return settings that run nothing that the manifest names: bytes are compared where other filters count."""
         given = self.proved.rules.config
         harmless = (*tree.DECIDES, "core.safecrlf", "pack.compression", "attr.tree")
@@ -210,7 +208,7 @@ def _own_stores(workspace: Path) -> list[Path]:
 
 
 @contextmanager
-def _repository(part: _Part, environ: Mapping[str, str]) -> Iterator[dict[str, str]]:
+def _repository(part: _Part, environ: Environ) -> Iterator[dict[str, str]]:
     """Yield git's environment for a git directory of our own over the part's files, which the end of the block removes."""
     head_sha, rules = part.proved.head_sha, part.proved.rules
     with tempfile.TemporaryDirectory(prefix="loom-verify-", dir=part.scratch) as scratch:
@@ -242,7 +240,7 @@ def _repository(part: _Part, environ: Mapping[str, str]) -> Iterator[dict[str, s
         yield {**here, **git.NO_USER_CONFIG}
 
 
-def _verify_one(part: _Part, environ: Mapping[str, str]) -> Verification:
+def _verify_one(part: _Part, environ: Environ) -> Verification:
     proved, root = part.proved, part.root
     zero = "0" * len(proved.head_sha)
     with _repository(part, environ) as here:

@@ -12,11 +12,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 from loom.util.within import wait_until
+from loom.values import Environ
 
 LOCK_S = 60.0
 """The time to wait for another process's lock; every holder is brief."""
@@ -41,9 +42,7 @@ def start_python(program: str, *arguments: str, flags: Sequence[str] = (), **set
     return subprocess.Popen([sys.executable, "-I", *flags, "-c", program, *arguments], cwd="/", **settings)
 
 
-def start_loom(
-    arguments: Sequence[str], directory: Path, environ: Mapping[str, str], **settings: Any
-) -> subprocess.Popen[Any]:
+def start_loom(arguments: Sequence[str], directory: Path, environ: Environ, **settings: Any) -> subprocess.Popen[Any]:
     """Start a loom command in a directory, with the modules of this process, as `start_python`."""
     # The first entry is a directory that the start of this process chose: of `python -m loom`, the user's.
     places = [path for path in sys.path[not sys.flags.safe_path :] if path.startswith("/")]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 from loom.addresses import Address
@@ -25,6 +25,7 @@ from loom.plan.github.events import ON_MERGE
 from loom.plan.model import Job
 from loom.snapshot import elsewhere, nul_list
 from loom.util.controls import shown
+from loom.values import Environ
 
 _MERGED = re.compile(rb"\+(?P<sha>[0-9a-f]{40,64}):refs/remotes/(?P<ref>pull/\d{1,18}/merge)\b")
 """The commit of a pull request's merge, in the command by which `actions/checkout` fetches it."""
@@ -95,7 +96,7 @@ def fetch_submodules(there: ServerJob, target: Job, log: bytes, depth: str) -> N
 
 
 def _lay_out_submodules(
-    root: Path, near: Path, clone: Clone, *, server: str, environ: Mapping[str, str], above: str = ""
+    root: Path, near: Path, clone: Clone, *, server: str, environ: Environ, above: str = ""
 ) -> Iterator[str]:
     """Make the submodules of a checkout that loom made those of its commit; yield for each that can't be had why.
 
@@ -149,7 +150,7 @@ def _lay_out_submodules(
             )
 
 
-def _urls(root: Path, environ: Mapping[str, str]) -> dict[str, Address]:
+def _urls(root: Path, environ: Environ) -> dict[str, Address]:
     """Return the addresses of the submodules that are initialized in a repository, by their names."""
     found = git(root, environ, "config", "-z", "--get-regexp", r"^submodule\..*\.url$") or b""
     pairs = (os.fsdecode(item).partition("\n") for item in nul_list(found))

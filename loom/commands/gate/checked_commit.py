@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 from msgspec.structs import replace
@@ -15,7 +15,7 @@ from loom.errors import RequestError
 from loom.plan.origin import origin_of
 from loom.record.request import Request
 from loom.snapshot import git, repository, tree_entries
-from loom.values import Immutable
+from loom.values import Environ, Immutable
 from loom.workflow.languages import GITHUB, GITLAB
 
 _SKIPS = {
@@ -161,7 +161,7 @@ class CommitFinder:
         return found[0] if found else None
 
 
-def unpushed(root: Path, commit: str, environ: Mapping[str, str]) -> Iterator[str]:
+def unpushed(root: Path, commit: str, environ: Environ) -> Iterator[str]:
     """Yield the submodules of a commit of the checkout at `root` whose own commits, as far as is known here, no server has."""
     found = repository.find(root, environ)
     asked = git.in_repository(found, environ) if found is not None else environ

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -13,9 +13,10 @@ from loom.errors import RequestError
 from loom.snapshot import Content, readable
 from loom.snapshot.repository import find
 from loom.util.units import rough_size
+from loom.values import Environ
 
 
-def keep_copies(root: Path, environ: Mapping[str, str], contents: Iterable[tuple[str, Content]]) -> dict[str, str]:
+def keep_copies(root: Path, environ: Environ, contents: Iterable[tuple[str, Content]]) -> dict[str, str]:
     """Write each content that HEAD does not have at its path as a blob; return the blobs' ids by path.
 
     RequestError, before anything is replaced, for what can't be kept.
@@ -49,7 +50,7 @@ def command_for(copy: str) -> str:
     return f"git cat-file blob {copy}"
 
 
-def _give_to_owner(root: Path, environ: Mapping[str, str], copies: Iterable[str]) -> None:
+def _give_to_owner(root: Path, environ: Environ, copies: Iterable[str]) -> None:
     """Let the objects belong to the repository's owner, who could not add others beside those of root."""
     repository = find(root, environ)
     if os.geteuid() != 0 or repository is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from loom.snapshot import Merge, Snapshot, Source, readable
 from loom.util import atomic
 from loom.util.bounded import listed
 from loom.util.private import make_own
-from loom.values import Immutable
+from loom.values import Environ, Immutable
 
 ASK, THEIRS, OURS = "ask", "theirs", "ours"
 """The treatment of a file that both the checkout and the job changed: refuse, take the checkout's, keep the job's."""
@@ -61,7 +61,7 @@ def sync(
     targets: Sequence[SyncTarget],
     prefer: str,
     *,
-    environ: Mapping[str, str],
+    environ: Environ,
     say: Callable[[str], None],
 ) -> tuple[list[str], bytes]:
     """Bring into each target what changed in the checkout since it was last synced; return the paths, and the new manifest.

@@ -15,6 +15,7 @@ from loom.plan import variables
 from loom.plan.model import ResolveContext
 from loom.plan.variables import HeadCommit
 from loom.util.paths import name_from
+from loom.values import Environ
 from loom.workflow.facts import Variable
 
 
@@ -69,7 +70,7 @@ NO_COMMIT = "0" * 40
 """The id that stands for no commit, such as the one before a new branch was pushed."""
 
 
-def _changed(root: Path, environ: Mapping[str, str], base: str | None, compare_to: str | None) -> list[str] | None:
+def _changed(root: Path, environ: Environ, base: str | None, compare_to: str | None) -> list[str] | None:
     """Return what `changes` asks for; None, which is everything, where there is nothing to compare with."""
     return None if base == NO_COMMIT and not compare_to else checkout.changed_since(root, environ, base, compare_to)
 

@@ -12,7 +12,6 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Mapping
 from functools import cache
 from itertools import product
 from pathlib import Path
@@ -22,6 +21,7 @@ from loom.errors import LoomError, SnapshotError
 from loom.snapshot import git, repository
 from loom.util import processes
 from loom.util.private import make_private
+from loom.values import Environ
 
 _WAYS = re.compile(r"http\.(.*\.)?(proxy|proxyssl\w+|ssl(cainfo|capath|verify|version|backend)|version)")
 """The keys of git that lead to a server, and say nothing of who asks."""
@@ -43,7 +43,7 @@ class GitServer:
     """Asks repositories of this machine, and servers, for the repository at `root`."""
 
     def __init__(
-        self, root: Path, environ: Mapping[str, str], *, anonymous: bool = False, unanswered: list[str] | None = None
+        self, root: Path, environ: Environ, *, anonymous: bool = False, unanswered: list[str] | None = None
     ) -> None:
         """`anonymous`: use no credential of the user's for HTTP: a job could read what only the user may.
 
@@ -180,7 +180,7 @@ def fetch_checkout(
     default_branch: str,
     depth: int | None,
     near: Path,
-    environ: Mapping[str, str],
+    environ: Environ,
     anonymous: bool = False,
 ) -> None:
     """Make `directory` a checkout of the commit, on a branch or its tag. SnapshotError if it can't be had.

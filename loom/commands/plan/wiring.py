@@ -27,6 +27,7 @@ from loom.storage.bucket import Bucket
 from loom.util import clock
 from loom.util.paths import run_of_workspace
 from loom.util.seen_values import SeenFile
+from loom.values import Environ
 
 if TYPE_CHECKING:
     from loom.record.journal import Sink
@@ -111,7 +112,7 @@ def _is_protected(config: Config, source: Source, snapshot: Mapping[str, Any]) -
 
 
 def secret_values(
-    job: Job, *, config: Config, environ: Mapping[str, str], root: Path, judged: Mapping[str, str], seen: SeenFile
+    job: Job, *, config: Config, environ: Environ, root: Path, judged: Mapping[str, str], seen: SeenFile
 ) -> tuple[SecretValues, Sequence[str]]:
     """Resolve the secrets of a job and its services, and note that they were seen; report unavailable optional ones.
 

@@ -20,7 +20,7 @@ from loom.util.controls import shown
 from loom.util.globs import match_name
 from loom.util.paths import leads_out, name_from
 from loom.util.untrusted_files import open_regular
-from loom.values import Immutable
+from loom.values import Environ, Immutable
 from loom.workflow.languages import LANGUAGES
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ WORKFLOWS = tuple(Path(language.default) for language in LANGUAGES)
 class Project(Immutable, dict=True):
     """A project, its configuration and its records."""
 
-    environ: Mapping[str, str]
+    environ: Environ
     start: Path
     """The directory of the command line: relative paths are relative to it."""
     root: Path
@@ -202,7 +202,7 @@ def find_root(start: Path) -> Path:
     return checkout or next((folder for folder in folders if (folder / ".loom").is_dir()), start)
 
 
-def trusts_all(environ: Mapping[str, str], flag: bool) -> bool:
+def trusts_all(environ: Environ, flag: bool) -> bool:
     """Return whether `--trust` or `LOOM_TRUST=1` allows every request. RequestError for another value of the variable."""
     return flag or config.choice(environ, "LOOM_TRUST") in ("1", "true", "yes", "on")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 
 from msgspec.structs import replace
@@ -14,9 +14,10 @@ from loom.plan import variables
 from loom.plan.variables import DEFAULT_EVENT, HeadCommit, Message
 from loom.snapshot.model import PullRequest, Source
 from loom.snapshot.repository import find
+from loom.values import Environ
 
 
-def changed_since(root: Path, environ: Mapping[str, str], base: str | None, compare_to: str | None) -> list[str] | None:
+def changed_since(root: Path, environ: Environ, base: str | None, compare_to: str | None) -> list[str] | None:
     """List, for `changes:`, the files that differ between the work tree and a commit, untracked ones included.
 
     The commit is the rule's `compare_to`, else `base`, else HEAD; against another branch, only what this one changed since
@@ -33,7 +34,7 @@ def changed_since(root: Path, environ: Mapping[str, str], base: str | None, comp
     return None if tracked is None or untracked is None else _paths(tracked + untracked)
 
 
-def files_of(root: Path, environ: Mapping[str, str]) -> list[str]:
+def files_of(root: Path, environ: Environ) -> list[str]:
     """List, for `exists:`, every file that a snapshot would have, tracked or not ignored."""
     listed = git(root, environ, "ls-files", "--cached", "--others", "--exclude-standard", "-z", "--full-name")
     if listed is None:
@@ -41,19 +42,19 @@ def files_of(root: Path, environ: Mapping[str, str]) -> list[str]:
     return [path for path in _paths(listed) if os.path.lexists(root / path)]
 
 
-def is_ignored(root: Path, environ: Mapping[str, str], path: Path) -> bool:
+def is_ignored(root: Path, environ: Environ, path: Path) -> bool:
     """Tell, for trust, whether a path below `root` exists and is in no snapshot, neither tracked nor to be added."""
     listed = ("ls-files", "--cached", "--others", "--exclude-standard", "-z", "--", f":(literal){path}")
     return (root / path).exists() and not git(root, environ, *listed)
 
 
-def ignored_among(root: Path, environ: Mapping[str, str], paths: Iterable[str]) -> set[str]:
+def ignored_among(root: Path, environ: Environ, paths: Iterable[str]) -> set[str]:
     """Return, for `loom watch`, those of these paths that git ignores, and does not track; none where git can't tell."""
     given = b"".join(os.fsencode(path) + b"\0" for path in paths)
     return set(_paths(git(root, environ, "check-ignore", "-z", "--stdin", given=given) or b""))
 
 
-def _message(source: Source, environ: Mapping[str, str], commit: HeadCommit, event: str) -> Message | None:
+def _message(source: Source, environ: Environ, commit: HeadCommit, event: str) -> Message | None:
     """Return what git says of HEAD, which `commit` describes without it, for the variables of a run.
 
     None without a commit, and for a repository whose borrowed objects the user has not allowed.
@@ -74,7 +75,7 @@ def _message(source: Source, environ: Mapping[str, str], commit: HeadCommit, eve
     )
 
 
-def _message_of_tag(root: Path, environ: Mapping[str, str], tag: str) -> str:
+def _message_of_tag(root: Path, environ: Environ, tag: str) -> str:
     """Return the message of an annotated tag, without its signature; empty for another one."""
     parts = "%(if:equals=tag)%(objecttype)%(then)%(contents)%00%(contents:signature)%(end)"
     answer = git(root, environ, "for-each-ref", f"--format={parts}", f"refs/tags/{tag}")
@@ -82,7 +83,7 @@ def _message_of_tag(root: Path, environ: Mapping[str, str], tag: str) -> str:
     return text.removesuffix(signature).strip("\n")
 
 
-def _fork(root: Path, environ: Mapping[str, str], commit: HeadCommit, event: str) -> str:
+def _fork(root: Path, environ: Environ, commit: HeadCommit, event: str) -> str:
     """Return the commit at which the branch left the default branch; empty where no variable has it."""
     default = commit.default_branch
     if default is None or (event != "merge_request" and commit.branch in (None, default)):
@@ -110,7 +111,7 @@ def run_variables(
     run_id: str,
     source: Source,
     workflow_path: str,
-    environ: Mapping[str, str],
+    environ: Environ,
     event: str = DEFAULT_EVENT,
     *,
     root: Path | None = None,
@@ -140,13 +141,13 @@ def merge_variables(source: Source, request: PullRequest) -> dict[str, str]:
     }
 
 
-def origin_of(root: Path, environ: Mapping[str, str]) -> Address | None:
+def origin_of(root: Path, environ: Environ) -> Address | None:
     found = find(root, environ)
     urls = [value for key, value in found.config if key == "remote.origin.url"] if found is not None else []
     return Address(urls[-1]) if urls else None
 
 
-def git(root: Path, environ: Mapping[str, str], *arguments: str, given: bytes | None = None) -> bytes | None:
+def git(root: Path, environ: Environ, *arguments: str, given: bytes | None = None) -> bytes | None:
     """Return git's output, or None on failure (no git, no repository, no such commit)."""
     from loom.snapshot.git import Running, in_repository  # 10 ms, and `loom check` asks git nothing
 

@@ -20,6 +20,7 @@ from loom.errors import LoomError, RequestError, SnapshotError
 from loom.snapshot import git, repository
 from loom.snapshot.copy_files import GITS_UMASK
 from loom.util.paths import new_workspace, run_of_workspace
+from loom.values import Environ
 
 
 def trees_of(facts: Mapping[str, Any]) -> dict[str, str]:
@@ -152,7 +153,7 @@ def _name(project: Project, root: Path, commit: str, branch: str, tag: str) -> N
         git.run(("symbolic-ref", "HEAD", f"refs/heads/{branch}"), environ, cwd=root)
 
 
-def _check_out(root: Path, commit: str | None, environ: Mapping[str, str]) -> None:
+def _check_out(root: Path, commit: str | None, environ: Environ) -> None:
     """Make `root` what a commit has (None: the index), submodules included. SnapshotError for one that is missing, by name."""
     found, of = repository.find(root, environ), f"commit {commit[:12]}" if commit else "the index"
     if found is None or found.root != Path(os.path.realpath(root)):

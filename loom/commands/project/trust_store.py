@@ -26,7 +26,7 @@ from loom.util import atomic, processes, typed
 from loom.util.paths import is_of_job, run_of_workspace, workspace_beside
 from loom.util.private import make_private
 from loom.util.untrusted_files import open_regular
-from loom.values import Immutable
+from loom.values import Environ, Immutable
 
 _MAX_BYTES = 16 << 20
 
@@ -52,7 +52,7 @@ _SCHEMA = "loom.trust.v1"
 class Trust:
     """The decisions for the repository at `root`. `state_dir` is the user's own, never the project's."""
 
-    def __init__(self, state_dir: Path, root: Path, environ: Mapping[str, str]) -> None:
+    def __init__(self, state_dir: Path, root: Path, environ: Environ) -> None:
         self.root = checkout_of(root, state_dir)
         self.origin = _origin_of(self.root, environ)
         self._open(state_dir, hashlib.sha256(os.fsencode(self.root)).hexdigest()[:40])
@@ -160,7 +160,7 @@ def _source_of(workspace: Path, state_dir: Path) -> Path | None:
         return None
 
 
-def _origin_of(root: Path, environ: Mapping[str, str]) -> str | None:
+def _origin_of(root: Path, environ: Environ) -> str | None:
     if not root.is_dir():
         return None
     try:

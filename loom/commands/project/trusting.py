@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +22,7 @@ from loom.snapshot.repository import RepositoryView
 from loom.util.controls import shown
 from loom.util.paths import run_of_workspace
 from loom.util.units import counted
+from loom.values import Environ
 
 if TYPE_CHECKING:
     from loom.commands.project.trust_store import Trust
@@ -79,9 +80,7 @@ def _object_requests(found: RepositoryView | None, project: Project) -> list[Per
     return _store_requests(stores, project.root, project.environ, decisions_of(project)) if stores else []
 
 
-def _store_requests(
-    stores: Sequence[Path], root: Path, environ: Mapping[str, str], trust: Trust
-) -> list[PermissionRequest]:
+def _store_requests(stores: Sequence[Path], root: Path, environ: Environ, trust: Trust) -> list[PermissionRequest]:
     if trust.root != Path(os.path.realpath(root)):
         # A workspace borrows from its checkout, whose own borrowing was asked about there.
         of_checkout = repository.find(trust.root, environ)
@@ -98,7 +97,7 @@ def _store_requests(
     ]
 
 
-def discover(start: Path, environ: Mapping[str, str], *, flag: bool = False) -> Source:
+def discover(start: Path, environ: Environ, *, flag: bool = False) -> Source:
     """Find the repository around `start`, with what the user, or `flag`, allows it: filters of its own configuration, and the
     objects of other repositories.
     """
@@ -118,7 +117,7 @@ def discover(start: Path, environ: Mapping[str, str], *, flag: bool = False) -> 
     return made
 
 
-def _trust_of(root: Path, environ: Mapping[str, str]) -> Trust:
+def _trust_of(root: Path, environ: Environ) -> Trust:
     from loom.commands.project.trust_store import Trust  # as in `decisions_of`
 
     return Trust(config.load(root=root, environ=environ, flags={}).state_dir, root, environ)

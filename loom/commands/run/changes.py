@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
 from loom.commands.project import checkout
 from loom.snapshot import Source
 from loom.snapshot.observed import CheckoutChange, Observed, is_own
+from loom.values import Environ
 
 QUIET_MS = 10
 """The time without changes that ends a burst."""
@@ -36,7 +37,7 @@ class CheckoutWatch:
     def __init__(
         self,
         source: Source,
-        environ: Mapping[str, str],
+        environ: Environ,
         on_change: Callable[[CheckoutChange], None],
         *,
         poll: bool,

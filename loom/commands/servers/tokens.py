@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import netrc
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
@@ -15,6 +15,7 @@ from loom.plan.model import Secret
 from loom.secrets import lookup
 from loom.util import yaml_file
 from loom.util.yaml_file import Node, fields_of
+from loom.values import Environ
 
 _VARIABLES = {"gitlab": ("GITLAB_TOKEN",), "github": ("GH_TOKEN", "GITHUB_TOKEN")}
 NAMED = {"gitlab": ("GITLAB_HOST", "CI_SERVER_URL"), "github": ("GH_HOST", "GITHUB_SERVER_URL")}
@@ -38,7 +39,7 @@ def advice(address: JobAddress) -> str:
 
 def token_for(
     address: JobAddress,
-    environ: Mapping[str, str],
+    environ: Environ,
     config: Config,
     root: Path,
     *,
@@ -57,7 +58,7 @@ def token_for(
     )
 
 
-def _stored(host: str, environ: Mapping[str, str], config: Config, root: Path) -> str | None:
+def _stored(host: str, environ: Environ, config: Config, root: Path) -> str | None:
     wanted = Secret(name="token", ref=f"keyring://loom/{host}", required=False)
     try:
         values = lookup.resolve((wanted,), environ=environ, root=root, config=config).values
@@ -66,12 +67,12 @@ def _stored(host: str, environ: Mapping[str, str], config: Config, root: Path) -
     return values["token"].decode("utf-8", "replace").strip() or None if "token" in values else None
 
 
-def is_configured(kind: Literal["gitlab", "github"], host: str, environ: Mapping[str, str]) -> bool:
+def is_configured(kind: Literal["gitlab", "github"], host: str, environ: Environ) -> bool:
     """Return whether the user's `glab` or `gh` knows the host."""
     return _host_settings(kind, host, environ) is not None
 
 
-def _host_settings(kind: str, host: str, environ: Mapping[str, str]) -> Node | None:
+def _host_settings(kind: str, host: str, environ: Environ) -> Node | None:
     base = environ.get("XDG_CONFIG_HOME") or str(Path(environ.get("HOME", "/nonexistent"), ".config"))
     path = Path(base, *_CONFIGURED[kind])
     try:
@@ -81,7 +82,7 @@ def _host_settings(kind: str, host: str, environ: Mapping[str, str]) -> Node | N
     return fields_of(fields_of(root).get("hosts") if kind == "gitlab" else root).get(host)
 
 
-def _configured(address: JobAddress, environ: Mapping[str, str]) -> str | None:
+def _configured(address: JobAddress, environ: Environ) -> str | None:
     mine = fields_of(_host_settings(address.kind, address.host, environ))
     for key in ("token", "oauth_token"):
         node = mine.get(key)
@@ -90,7 +91,7 @@ def _configured(address: JobAddress, environ: Mapping[str, str]) -> str | None:
     return None
 
 
-def _netrc_token(address: JobAddress, environ: Mapping[str, str]) -> str | None:
+def _netrc_token(address: JobAddress, environ: Environ) -> str | None:
     path = Path(environ.get("NETRC") or Path(environ.get("HOME", "/nonexistent"), ".netrc"))
     try:
         found = netrc.netrc(str(path)).hosts.get(urlsplit(address.server).hostname or "")
@@ -99,7 +100,7 @@ def _netrc_token(address: JobAddress, environ: Mapping[str, str]) -> str | None:
     return found[2] or None if found else None
 
 
-def _environment_token(address: JobAddress, environ: Mapping[str, str], may_send: Callable[[str], bool]) -> str | None:
+def _environment_token(address: JobAddress, environ: Environ, may_send: Callable[[str], bool]) -> str | None:
     name = next((name for name in _VARIABLES[address.kind] if environ.get(name)), None)
     named = next((environ[name] for name in NAMED[address.kind] if environ.get(name)), _DEFAULT[address.kind])
     if name is None or not (address.host == (urlsplit(named).netloc or named.partition("/")[0]) or may_send(name)):

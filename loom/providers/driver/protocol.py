@@ -19,6 +19,7 @@ from msgspec import Struct
 from loom.providers.command import Command, Share
 from loom.providers.driver import endings, steps
 from loom.status import Stream
+from loom.values import Environ
 
 DIRECTORY = "/run/loom"
 """A tmpfs of the container, writable for all its users, for scripts, `$LOOM_ENV` and secrets."""
@@ -76,7 +77,7 @@ def environment(given: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str
     return texts, {name: value for name, value in found.items() if name not in texts}
 
 
-def entering(command: Sequence[str], environment: Mapping[str, str]) -> list[str]:
+def entering(command: Sequence[str], environment: Environ) -> list[str]:
     """`command` with what steps inherit around it; `environment`, which it is started with, counts more.
 
     A value that is not text is set here, since the engine's JSON can't encode it.

@@ -9,6 +9,7 @@ from loom.config import AUTO_SHELL
 from loom.errors import ProviderError
 from loom.providers.command import Command, Share
 from loom.providers.driver import endings
+from loom.values import Environ
 
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 _OPENER = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)<<(\S.*)\Z")
@@ -38,7 +39,7 @@ def is_variable(name: str) -> bool:
     return _IDENTIFIER.match(name) is not None
 
 
-def checked(script: str, environment: Mapping[str, str]) -> None:
+def checked(script: str, environment: Environ) -> None:
     """Raise ProviderError for text that no shell accepts."""
     for name, value in environment.items():
         if not is_variable(name):
@@ -138,7 +139,7 @@ def program(command: Command, share: Share, file: str, state: str, *, restore: b
     return b"".join(parts)
 
 
-def exports(environment: Mapping[str, str]) -> bytes:
+def exports(environment: Environ) -> bytes:
     """Return the lines of a shell's program that set these variables."""
     return b"".join(b"export " + name.encode() + b"=" + quoted(value) + b"\n" for name, value in environment.items())
 

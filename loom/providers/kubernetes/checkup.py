@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -16,7 +16,7 @@ from loom.providers.kubernetes.cluster.client import Cluster
 from loom.providers.kubernetes.images.snapshot import SnapshotImages
 from loom.providers.kubernetes.pod.policies import NamespacePolicies, policies_of, proposed, yaml_lines
 from loom.providers.kubernetes.pod.spec import is_confined, name_of, specification
-from loom.values import Immutable
+from loom.values import Environ, Immutable
 
 VERBS = (
     *((verb, "pods", "") for verb in ("create", "get", "list", "watch", "delete", "patch")),
@@ -37,7 +37,7 @@ class CheckResult(Immutable):
     advice: str | None = None
 
 
-def findings(pool: Pool, environ: Mapping[str, str], image: str) -> Iterator[CheckResult]:
+def findings(pool: Pool, environ: Environ, image: str) -> Iterator[CheckResult]:
     """Look at the pool's cluster. Nothing stays in it."""
     cluster = Cluster.of(pool.context, environ).at(pool.namespace)
     try:
@@ -118,7 +118,7 @@ def _quotas(cluster: Cluster) -> Iterator[CheckResult]:
         yield CheckResult(state="ok", name=f"quota {quota['metadata']['name']}", text=text)
 
 
-def _registry(pool: Pool, environ: Mapping[str, str]) -> CheckResult:
+def _registry(pool: Pool, environ: Environ) -> CheckResult:
     """Push a snapshot of one file."""
     with tempfile.TemporaryDirectory(prefix="loom-doctor-") as folder:
         workspace = Path(folder, "workspace")

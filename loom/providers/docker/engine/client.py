@@ -16,6 +16,7 @@ from msgspec import Struct
 from loom.plan.model import Resources
 from loom.providers.docker.engine.endpoint import Endpoint, endpoint_of, proxies_of, unavailable
 from loom.providers.docker.engine.retries import asked
+from loom.values import Environ
 
 FIRST_ANSWER_S = 10
 """Time limit of an engine's first answer."""
@@ -43,7 +44,7 @@ class EngineClient(Protocol):
     def close(self) -> None: ...
 
 
-def connect(environ: Mapping[str, str]) -> EngineClient:
+def connect(environ: Environ) -> EngineClient:
     """Return a client of the engine that `environ` names, after a first answer. The caller closes it; threads may share
     it.
 
@@ -128,7 +129,7 @@ def connect(environ: Mapping[str, str]) -> EngineClient:
 class Engine:
     """One connection to an engine. Thread-safe."""
 
-    def __init__(self, environ: Mapping[str, str], address: str | None = None) -> None:
+    def __init__(self, environ: Environ, address: str | None = None) -> None:
         """Use the configured engine at `address`, else the one that `environ` names."""
         self.environ = dict(environ)
         if address:

@@ -6,13 +6,12 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from loom.errors import EngineUnavailable, RequestError
 from loom.providers.docker.engine.errors import NO_LISTENER, NO_SOCKET, NOT_ALLOWED, explanation, first_line, root_cause
-from loom.values import Immutable
+from loom.values import Environ, Immutable
 
 DEFAULT_SOCKET = "unix:///var/run/docker.sock"
 _START = (
@@ -66,7 +65,7 @@ class Endpoint(Immutable):
         return f"{self.url} ({self.source})"
 
 
-def endpoint_of(environ: Mapping[str, str]) -> Endpoint:
+def endpoint_of(environ: Environ) -> Endpoint:
     """Return the engine that `environ` names. RequestError for a missing or unreadable context, or an invalid address."""
     directory = config_dir(environ)
     name, url, source = environ.get("DOCKER_CONTEXT"), DEFAULT_SOCKET, "the default"
@@ -79,7 +78,7 @@ def endpoint_of(environ: Mapping[str, str]) -> Endpoint:
     return Endpoint(url=_checked(url, source), source=source, certificates=certificates, verify=verify)
 
 
-def config_dir(environ: Mapping[str, str]) -> Path:
+def config_dir(environ: Environ) -> Path:
     """Return the directory of the `docker` command's configuration."""
     if directory := environ.get("DOCKER_CONFIG"):
         return Path(directory)
@@ -94,7 +93,7 @@ def _configured(directory: Path, key: str) -> Any:
     return config.get(key) if isinstance(config, dict) else None
 
 
-def proxies_of(endpoint: Endpoint, environ: Mapping[str, str]) -> dict[str, str]:
+def proxies_of(endpoint: Endpoint, environ: Environ) -> dict[str, str]:
     """Return the variables that `docker run` gives each container, by the proxies of the `docker` command's configuration."""
     found = _configured(config_dir(environ), "proxies")
     found = (found.get(endpoint.url) or found.get("default")) if isinstance(found, dict) else None
@@ -131,7 +130,7 @@ def _checked(url: str, source: str) -> str:
     return f"unix://{url}" if url.startswith("/") else url
 
 
-def unavailable(endpoint: Endpoint, environ: Mapping[str, str], error: BaseException) -> EngineUnavailable:
+def unavailable(endpoint: Endpoint, environ: Environ, error: BaseException) -> EngineUnavailable:
     """Return the error for an endpoint where no engine answers."""
     cause = root_cause(error)
     if endpoint.ssh:

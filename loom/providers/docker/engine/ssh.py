@@ -9,12 +9,12 @@ import shutil
 import subprocess
 import tempfile
 import threading
-from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from loom.util import processes
 from loom.util.within import readable
+from loom.values import Environ
 
 _START_S = 60.0
 _OPTIONS = (
@@ -36,7 +36,7 @@ class SshFailed(ConnectionError):
     """The connection failed; the message is ssh's."""
 
 
-def forwarded(url: str, environ: Mapping[str, str]) -> str:
+def forwarded(url: str, environ: Environ) -> str:
     """Return the address of a socket that leads to the engine at `url` while this process lives. SshFailed with the reason."""
     with _lock:
         if url not in _forwarding or _forwarding[url][0].poll() is not None:
@@ -44,7 +44,7 @@ def forwarded(url: str, environ: Mapping[str, str]) -> str:
         return _forwarding[url][1]
 
 
-def _forward(url: str, environ: Mapping[str, str]) -> tuple[subprocess.Popen[bytes], str]:
+def _forward(url: str, environ: Environ) -> tuple[subprocess.Popen[bytes], str]:
     if shutil.which("ssh", path=environ.get("PATH")) is None:
         raise SshFailed("the ssh command can't be run: no such file")
     # Not in TMPDIR: a socket's path has 107 bytes, and ssh first gives it a longer one.

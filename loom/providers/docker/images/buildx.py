@@ -25,6 +25,7 @@ from loom.providers.docker.engine.endpoint import endpoint_of
 from loom.providers.docker.images.build_inputs import BuildInputs
 from loom.status import OnOutput
 from loom.util import processes
+from loom.values import Environ
 
 _PLUGIN_FOLDERS = (
     "/usr/local/lib/docker/cli-plugins",
@@ -34,7 +35,7 @@ _PLUGIN_FOLDERS = (
 )
 
 
-def find_buildx(environ: Mapping[str, str]) -> list[str] | None:
+def find_buildx(environ: Environ) -> list[str] | None:
     """Return the command that runs BuildKit builds, if installed; `LOOM_BUILDKIT=0` or `DOCKER_BUILDKIT=0` disables it."""
     if "0" in (environ.get("LOOM_BUILDKIT"), environ.get("DOCKER_BUILDKIT")):
         return None
@@ -53,7 +54,7 @@ def build_with_buildx(
     build: model.Build,
     inputs: BuildInputs,
     request: ResolveRequest,
-    environ: Mapping[str, str],
+    environ: Environ,
 ) -> None:
     given, cancel = request.secrets.own, request.cancel
     secrets = {secret.name: given[secret.name] for secret in build.secrets if secret.name in given}
@@ -102,7 +103,7 @@ def _memory_files(secrets: Mapping[str, bytes]) -> Iterator[dict[str, int]]:
             os.close(descriptor)
 
 
-def _buildx_environment(environ: Mapping[str, str]) -> dict[str, str]:
+def _buildx_environment(environ: Environ) -> dict[str, str]:
     """Make builder `default` use loom's engine, even if a Docker context names it."""
     endpoint = endpoint_of(environ)
     values = {**environ, "DOCKER_HOST": endpoint.url, "NO_COLOR": "1", "BUILDX_NO_DEFAULT_ATTESTATIONS": "1"}
@@ -133,7 +134,7 @@ exit "$code"
 def _run(
     arguments: list[str],
     descriptors: Collection[int],
-    environ: Mapping[str, str],
+    environ: Environ,
     on_bytes: Callable[[bytes], object],
     cancel: Cancel,
 ) -> int:

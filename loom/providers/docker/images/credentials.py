@@ -12,7 +12,7 @@ from docker.errors import DockerException
 
 from loom.providers.docker.engine.endpoint import config_dir
 from loom.util.within import within
-from loom.values import Immutable
+from loom.values import Environ, Immutable
 
 _HELPER_TIMEOUT_S = 30
 
@@ -30,7 +30,7 @@ class Credentials(Immutable):
         return f"Credentials(source={self.source!r})"
 
 
-def credentials_for(registry: str, environ: Mapping[str, str]) -> Credentials:
+def credentials_for(registry: str, environ: Environ) -> Credentials:
     """Find credentials. Never raises: a failure is a `problem`, and the pull continues anonymously."""
     path, helper = config_dir(environ) / "config.json", None
     try:

@@ -5,17 +5,17 @@ from __future__ import annotations
 
 import json
 import socket
-from collections.abc import Mapping
 from typing import Any
 
 from loom.errors import LoomError
 from loom.images.reference import parse_reference
 from loom.providers.docker.engine.endpoint import endpoint_of
+from loom.values import Environ
 
 _ANSWER_S = 2
 
 
-def present_images(environ: Mapping[str, str], engine: str | None) -> frozenset[str] | None:
+def present_images(environ: Environ, engine: str | None) -> frozenset[str] | None:
     """Return the normal names of the engine's images. None: unknown, since no engine of this machine answers.
 
     `engine`: its address; None: as `environ` names it.

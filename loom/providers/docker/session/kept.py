@@ -38,6 +38,7 @@ from loom.providers.kept import KeptFiles
 from loom.status import OnOutput
 from loom.storage.workspace import OnSkipped
 from loom.util.untrusted_files import reader
+from loom.values import Environ
 
 _NOT_RUNNING = ("exited", "created", "dead")
 
@@ -73,7 +74,7 @@ class KeptContainer(KeptFiles):
     user: str = ""
     """The user of commands in it; empty: the container's own."""
 
-    def inside(self, environment: Mapping[str, str], *, as_root: bool = False) -> ContainerInside:
+    def inside(self, environment: Environ, *, as_root: bool = False) -> ContainerInside:
         return ContainerInside(
             client=self.client,
             container_id=self.kept_id,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ from loom.providers.labels import kept_name
 from loom.record.facts import COMMAND_USER
 from loom.status import OnOutput
 from loom.storage.workspace import Archives
+from loom.values import Environ
 
 PING_S = 15.0
 """The time that the engine may take to answer the check of a silent step."""
@@ -239,7 +240,7 @@ class DockerSession(DrivenSession):
     def files(self) -> Path | Archives:
         return self._mount.files()
 
-    def inside(self, environment: Mapping[str, str], *, as_root: bool = False) -> ContainerInside:
+    def inside(self, environment: Environ, *, as_root: bool = False) -> ContainerInside:
         if not self._chowned:  # the first step gives the job its files
             self.run(Command(script=":", shell=("sh",)), self.on_output, Cancel())
         return ContainerInside(

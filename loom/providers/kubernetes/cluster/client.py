@@ -12,7 +12,7 @@ import socket
 import tempfile
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from textwrap import shorten
@@ -34,6 +34,7 @@ from loom.errors import EngineUnavailable, LoomError, ProviderError
 from loom.util.retrying import Policy, retrying
 from loom.util.units import meant
 from loom.util.within import within
+from loom.values import Environ
 
 config: Any = untyped_config
 ws_client: Any = untyped_websockets
@@ -66,7 +67,7 @@ class Exists(ProviderError):
 class _Connection:
     """The client of one context, made at the first request."""
 
-    def __init__(self, context: str | None, environ: Mapping[str, str]) -> None:
+    def __init__(self, context: str | None, environ: Environ) -> None:
         self.context = context
         self._environ = environ
         self._lock = threading.Lock()
@@ -159,7 +160,7 @@ class Cluster(Struct, eq=False):
     _namespace: str | None = None
 
     @classmethod
-    def of(cls, context: str | None, environ: Mapping[str, str]) -> Cluster:
+    def of(cls, context: str | None, environ: Environ) -> Cluster:
         return cls(_Connection(context, environ))
 
     def at(self, namespace: str | None) -> Cluster:

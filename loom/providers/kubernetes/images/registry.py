@@ -13,6 +13,7 @@ import requests
 from loom.errors import ProviderError
 from loom.providers.docker.engine.errors import explanation
 from loom.providers.docker.images.credentials import credentials_for
+from loom.values import Environ
 
 _CONNECT_S, _ANSWER_S = 10.0, 30.0
 _STORED_A_SECOND = 10e6
@@ -35,7 +36,7 @@ class RegistryError(ProviderError):
 class Repository:
     """One repository (`[http://]HOST[:PORT]/NAME`). Thread-safe."""
 
-    def __init__(self, address: str, environ: Mapping[str, str]) -> None:
+    def __init__(self, address: str, environ: Environ) -> None:
         plain = address.removeprefix("https://")
         scheme = "http" if plain.startswith("http://") else "https"
         self.host, _, self.name = plain.removeprefix("http://").partition("/")

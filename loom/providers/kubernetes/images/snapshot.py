@@ -36,7 +36,7 @@ from loom.util.digests import Hashed, digest_line, digest_of
 from loom.util.private import make_private
 from loom.util.units import rough_size
 from loom.util.untrusted_files import read_regular
-from loom.values import Immutable
+from loom.values import Environ, Immutable
 
 BASE = "busybox:stable-musl"
 """The base where the pool names none: an image with `sh` and `cp`, 1 MB."""
@@ -135,7 +135,7 @@ def _mark(entry: TarEntry, content: Content | None) -> str:
 class SnapshotImages:
     """The snapshots of one run in the registry of one pool, each pushed once however many jobs get it. Thread-safe."""
 
-    def __init__(self, pool: Pool, environ: Mapping[str, str], kept: Path) -> None:
+    def __init__(self, pool: Pool, environ: Environ, kept: Path) -> None:
         """Raise ProviderError for an invalid address. `kept`: the file for this checkout's last push."""
         assert pool.registry is not None
         self._repository = Repository(pool.registry, environ)

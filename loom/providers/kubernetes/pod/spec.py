@@ -27,7 +27,7 @@ from loom.providers.kubernetes.cluster.client import Json
 from loom.providers.kubernetes.images.snapshot import COPY, Pushed, copying
 from loom.providers.kubernetes.pod.policies import NamespacePolicies, amount, check_level, fit
 from loom.providers.services import http_address
-from loom.values import Immutable
+from loom.values import Environ, Immutable
 
 JOB, HELPER = "job", "loom"
 """The names of the two containers of each pod."""
@@ -105,7 +105,7 @@ def _user_here() -> str:
 def specification(
     request: SessionRequest,
     name: str,
-    environment: Mapping[str, str],
+    environment: Environ,
     services: Sequence[PodServiceContainer],
     *,
     image: str,
@@ -278,7 +278,7 @@ def _helper(request: SessionRequest, image: str, confined: bool, volumes: Sequen
     }
 
 
-def _job(request: SessionRequest, environment: Mapping[str, str], image: str, confined: bool) -> Json:
+def _job(request: SessionRequest, environment: Environ, image: str, confined: bool) -> Json:
     strict = request.hardened or confined
     return {
         "name": JOB,

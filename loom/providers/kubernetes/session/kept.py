@@ -31,6 +31,7 @@ from loom.providers.kubernetes.session.session import PodSession, SavedSession, 
 from loom.status import OnOutput
 from loom.util import typed
 from loom.util.processes import boot_id
+from loom.values import Environ
 
 
 def find(cluster: Cluster, run_id: str, job_id: str, kept_id: str, namespaces: Iterable[str | None]) -> KeptPod | None:
@@ -76,7 +77,7 @@ class KeptPod(KeptFiles):
     def wake(self, secrets: Mapping[str, bytes]) -> tuple[Mapping[str, str], bool]:
         return {name: f"{driver.DIRECTORY}/secret.{name}" for name in secrets}, False
 
-    def inside(self, environment: Mapping[str, str], *, as_root: bool = False) -> PodInside:
+    def inside(self, environment: Environ, *, as_root: bool = False) -> PodInside:
         if as_root and self._owner()[0] != 0:
             raise root_refusal(self.marks.get(labels.JOB, ""))
         return PodInside(cluster=self.cluster, pod=self.name, workdir=self.project_dir, environment=environment)

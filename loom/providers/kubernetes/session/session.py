@@ -26,7 +26,7 @@ from loom.providers.kubernetes.session.exec import PodInside
 from loom.providers.kubernetes.session.files import PackedSnapshots, PodFiles
 from loom.providers.kubernetes.session.link import Link, Positions
 from loom.status import Ended, Exit, OnOutput
-from loom.values import Immutable
+from loom.values import Environ, Immutable
 
 _LIST = "for p in /proc/[0-9]*; do tr '\\0\\n' '  ' <\"$p/cmdline\" && echo; done 2>/dev/null"
 CONFIRMED_S = 60.0
@@ -234,7 +234,7 @@ class PodSession(DrivenSession):
     def files(self) -> PodFiles:
         return self._files
 
-    def inside(self, environment: Mapping[str, str], *, as_root: bool = False) -> PodInside:
+    def inside(self, environment: Environ, *, as_root: bool = False) -> PodInside:
         if as_root and self._owner is not None and self._owner[0] != 0:
             raise root_refusal(self._request.job_id)
         return PodInside(
