@@ -59,7 +59,7 @@ class GroupedCommand(_WholeWords, TyperCommand):
         shown = [
             (param, record) for param in self.get_params(ctx) if (record := param.get_help_record(ctx)) is not None
         ]
-        arguments = [("", record) for param, record in shown if param.param_type_name == "argument"]
+        arguments = [(record[0], record) for param, record in shown if param.param_type_name == "argument"]
         options = [(max(param.opts, key=len), record) for param, record in shown if param.param_type_name == "option"]
         _write(formatter, {"Arguments": ""}, arguments)
         _write(formatter, OPTIONS if len(options) > _MANY else {"Options": ""}, options)

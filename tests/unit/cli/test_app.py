@@ -86,6 +86,12 @@ def test_one_command_is_described_when_one_is_given_and_all_when_none_is() -> No
 
 
 @pytest.mark.slow
+def test_help_explains_each_argument() -> None:
+    done = subprocess.run([sys.executable, "-m", "loom", "logs", "--help"], capture_output=True, text=True, check=True)
+    explained = done.stdout.partition("Arguments:\n")[2].partition("\n\n")[0]
+    assert [line.split()[0] for line in explained.splitlines() if line[2] != " "] == ["RUN", "JOB", "STEP"]
+
+
 def test_the_exit_code_and_all_output_get_out() -> None:
     code = (
         "import sys; sys.argv = ['loom', 'version', '--nonsense']; print('x' * 100_000);"
