@@ -20,7 +20,7 @@ class ResumeCommand(GroupedCommand):
 CLASSES = {"resume": ResumeCommand}
 
 
-@done_by("again.resume")
+@done_by("again.resume", takes=(options.AgainOptions,))
 def resume(
     run: str | None = options.RUN_NAME,
     from_step: str | None = option(
@@ -31,12 +31,9 @@ def resume(
         "First bring what changed in the checkout since the last sync into the job's files. Of a file that the job"
         " changed as well, take the checkout's (theirs) or keep the job's (ours); else nothing is changed.",
     ),
-    stream: bool | None = options.STREAM,
-    quiet: bool = options.QUIET,
     jobs: int | None = options.AT_ONCE,
     keep: str | None = options.KEEP,
     stop_at: list[str] | None = options.STOP_AT,
-    trust: bool = options.TRUST,
 ) -> None:
     """Continue a failed run from the steps that failed. Then run the jobs that depend on these.
 
@@ -44,13 +41,10 @@ def resume(
     """
 
 
-@done_by("again.attach")
+@done_by("again.attach", takes=(options.AgainOptions,))
 def attach(
     run: str | None = options.RUN_NAME,
-    stream: bool | None = options.STREAM,
-    quiet: bool = options.QUIET,
     jobs: int | None = options.AT_ONCE,
-    trust: bool = options.TRUST,
 ) -> None:
     """Follow a detached run to its end. Completes its record: the output of its jobs comes from their pods.
 
@@ -60,20 +54,17 @@ def attach(
     """
 
 
-@done_by("again.rerun")
+@done_by("again.rerun", takes=(options.AgainOptions,))
 def rerun(
     run: str | None = options.RUN_NAME,
     failed: bool = option("--failed", "Only the jobs that failed or were skipped, and what depends on them."),
     fresh: bool = option("--fresh", "Use a new snapshot of the checkout and its present workflow."),
-    stream: bool | None = options.STREAM,
-    quiet: bool = options.QUIET,
     keep: str | None = options.KEEP,
-    trust: bool = options.TRUST,
 ) -> None:
     """Run a run's jobs again from the start, on the same snapshot."""
 
 
-@done_by("again.bisect")
+@done_by("again.bisect", takes=(options.VariableOptions, options.PrintOptions))
 def bisect(
     job: str = argument("JOB", "The job: a name, id or glob.", "workflow-job", default=...),
     good: str = argument("GOOD", "A commit in which the job passes.", default=...),
@@ -82,14 +73,10 @@ def bisect(
     on: str | None = options.ON,
     workflow: str | None = option("--workflow -f PATH", "Workflow file, from the root of the checkout."),
     needs: bool | None = option("--needs/--no-needs", "Also run the jobs that it needs (default)."),
-    var: list[str] | None = options.VARIABLES,
-    inputs: list[str] | None = options.INPUTS,
     jobs: int | None = option("--jobs -j N", "Run N commits at once (default: 1).", min=1, max=64),
     pull: str | None = options.PULL,
     no_cache: bool | None = options.NO_CACHE,
     trust: bool = options.TRUST,
-    as_json: bool = options.AS_JSON,
-    color: str | None = options.COLOR,
 ) -> None:
     """Find the commit since which a job fails, by git's bisection. The checkout is not touched.
 
@@ -98,7 +85,7 @@ def bisect(
     """
 
 
-@done_by("again.reproduce")
+@done_by("again.reproduce", takes=(options.VariableOptions, options.PrintOptions))
 def reproduce(
     url: str | None = argument("URL", "The address of a job, pipeline or run on GitLab or GitHub.", show_default=False),
     last: bool = option("--last", "The first failed job of this branch's newest red pipeline at origin."),
@@ -107,13 +94,9 @@ def reproduce(
     tries: list[str] | None = option(
         "--try FACT", "Run it once more with this fact as it was there (TZ=UTC, cpus=2, known), and say if it decides."
     ),
-    var: list[str] | None = options.VARIABLES,
-    inputs: list[str] | None = options.INPUTS,
     keep: str | None = options.KEEP,
     trust: bool = options.TRUST,
     quiet: bool = options.QUIET,
-    as_json: bool = options.AS_JSON,
-    color: str | None = options.COLOR,
 ) -> None:
     """Run a red job of a CI server here, and say whether it fails in the same way.
 
@@ -138,7 +121,7 @@ def bundle(
     """
 
 
-@done_by("again.replay")
+@done_by("again.replay", takes=(options.PrintOptions,))
 def replay(
     file: Path = argument("FILE", "A bundle.", default=...),
     repeat: int | None = options.REPEAT,
@@ -147,8 +130,6 @@ def replay(
     pull: str | None = options.PULL,
     trust: bool = options.TRUST,
     quiet: bool = options.QUIET,
-    as_json: bool = options.AS_JSON,
-    color: str | None = options.COLOR,
 ) -> None:
     """Run what a bundle holds again, and tell whether it fails in the same way.
 

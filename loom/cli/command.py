@@ -55,8 +55,8 @@ def done_by(
             function = getattr(import_module(f"loom.commands.{module}"), signature.__name__)
             raise SystemExit(function(**given) or 0)
 
-        parameters = [parameter for group in takes for parameter in _parameters(group)]
-        parameters += inspect.signature(signature, eval_str=True).parameters.values()
+        parameters = [*inspect.signature(signature, eval_str=True).parameters.values()]
+        parameters += [parameter for group in takes for parameter in _parameters(group)]
         for parameter in parameters:
             if parameter.annotation is bool and parameter.default.default is None:
                 parameter.default.default = False

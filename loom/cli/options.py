@@ -13,6 +13,14 @@ AS_JSON = option("--json", "Print JSON.")
 """The convention: `--json` for a choice of text and JSON; additionally `--format` (as `form`) for more formats."""
 COLOR = option("--color WHEN", "auto, always or never.", "setting:color")
 
+
+class PrintOptions:
+    """Parameters of the commands that print a document, or lines with colours."""
+
+    as_json: bool = AS_JSON
+    color: str | None = COLOR
+
+
 # -- what to run --------------------------------------------------------------------------------------------------
 
 WORKFLOW_FILE = option(
@@ -27,10 +35,16 @@ CONTAINER = option(
     "--container/--no-container",
     "Run jobs without an image in a container of the default image, or on this machine without isolation.",
 )
-VARIABLES = option("--var NAME=value", "Set a variable.")
 INPUTS = option(
     "--input NAME=value", "Set an input that a .gitlab-ci.yml (`spec:inputs`) or GitHub's `workflow_dispatch` declares."
 )
+
+
+class VariableOptions:
+    """Parameters of the commands that give variables and inputs to a run."""
+
+    var: list[str] | None = option("--var NAME=value", "Set a variable.")
+    inputs: list[str] | None = INPUTS
 
 
 Event = StrEnum(
@@ -65,7 +79,7 @@ REPEAT = option("--repeat N", "Run it N times on one snapshot, and tell how ofte
 AT_ONCE = option("--jobs -j N", "At most N jobs at once.", min=1)
 
 
-class PlanOptions:
+class PlanOptions(VariableOptions):
     """Parameters of the commands that make a plan."""
 
     names: list[str] | None = argument("JOB...", "Only these jobs: names, ids or globs.", "workflow-job")
@@ -86,8 +100,6 @@ class PlanOptions:
         "--needs/--no-needs",
         "Also run the jobs that the selected ones need or get artifacts from (default, but not with --from).",
     )
-    var: list[str] | None = VARIABLES
-    inputs: list[str] | None = INPUTS
     matrix: list[str] | None = option("--matrix KEY=value", "Only this combination.", "matrix")
     changes_base: str | None = option("--changes-base REF", "The commit that `changes:` compares with (default: HEAD).")
     event: Event = option(
@@ -126,6 +138,14 @@ class RunOptions:
     stop_at: list[str] | None = STOP_AT
     trust: bool = TRUST
     allow_unmerged: bool = option("--allow-unmerged", "Run files in conflict as they are on disk.")
+
+
+class AgainOptions:
+    """Parameters of the commands that go on with an earlier run, or repeat it."""
+
+    stream: bool | None = STREAM
+    quiet: bool = QUIET
+    trust: bool = TRUST
 
 
 # -- an earlier run -----------------------------------------------------------------------------------------------

@@ -9,12 +9,10 @@ from loom.cli.command import argument, done_by, option
 from loom.render.diagnosis import DiagnosisForm
 
 
-@done_by("record.runs")
+@done_by("record.runs", takes=(options.PrintOptions,))
 def runs(
     everywhere: bool = option("--all -a", "The runs of every checkout."),
     limit: int = option("--limit -n N", "At most N runs.", min=1, default=20),
-    as_json: bool = options.AS_JSON,
-    color: str | None = options.COLOR,
 ) -> None:
     """List the runs of this repository, newest first.
 
@@ -22,19 +20,17 @@ def runs(
     """
 
 
-@done_by("record.show")
+@done_by("record.show", takes=(options.PrintOptions,))
 def show(
     run: str = options.RUN,
     stream: bool = option("--stream", "All output, as `loom run --stream` shows it."),
     quiet: bool = options.QUIET,
     verbose: bool = options.VERBOSE,
-    as_json: bool = options.AS_JSON,
-    color: str | None = options.COLOR,
 ) -> None:
     """Print a run as its screen showed it."""
 
 
-@done_by("record.logs")
+@done_by("record.logs", takes=(options.PrintOptions,))
 def logs(
     run: str = options.RUN,
     job: str | None = argument("JOB", "One job (or a glob).", "job"),
@@ -46,8 +42,6 @@ def logs(
     tail: int | None = option("--tail -n N", "Only the last N lines.", min=0),
     timestamps: bool = option("--timestamps -t", "Print the time of each line."),
     system: bool = option("--system", "Include loom's own work for the job."),
-    as_json: bool = options.AS_JSON,
-    color: str | None = options.COLOR,
 ) -> None:
     """Print the output of a run's steps, also while it runs.
 
@@ -55,7 +49,7 @@ def logs(
     """
 
 
-@done_by("record.diagnose")
+@done_by("record.diagnose", takes=(options.PrintOptions,))
 def diagnose(
     run: str = argument(
         "RUN|LOG",
@@ -66,8 +60,6 @@ def diagnose(
     ),
     job: str | None = argument("JOB", "A job (default: the first that failed).", "job"),
     form: DiagnosisForm = option("--format FORM", "text, agent, json, github or gitlab.", default=DiagnosisForm.TEXT),
-    as_json: bool = options.AS_JSON,
-    color: str | None = options.COLOR,
 ) -> None:
     """Show what failed, what ended it, the lines that tell and what they mean.
 
@@ -77,12 +69,10 @@ def diagnose(
     """
 
 
-@done_by("record.show")
+@done_by("record.show", takes=(options.PrintOptions,))
 def diff(
     run_a: str = argument("RUN", options.RUN_HELP, "run", default=...),
     run_b: str = argument("RUN", "The other run (default: the last one).", "run", show_default=False, default="last"),
-    as_json: bool = options.AS_JSON,
-    color: str | None = options.COLOR,
 ) -> None:
     """Compare two runs. Covers trees, files, images, variables, results, durations, and the first differing line of output.
 
