@@ -74,6 +74,9 @@ class RunProof(Immutable):
     """The digest of the record, as it was at the run's end."""
     jobs: tuple[JobProof, ...]
 
+    def job(self, job_id: str) -> JobProof | None:
+        return next((one for one in self.jobs if one.job_id == job_id), None)
+
 
 class _Line(Immutable):
     mac: bytes

@@ -247,7 +247,7 @@ class _Gate:
         proof = self._proof()
         reading = self._project.find(run_id)
         state = reading.fold.jobs.get(job.id)
-        one = next((each for each in proof.jobs if each.job_id == job.id), None) if proof is not None else None
+        one = proof.job(job.id) if proof is not None else None
 
         def verdict(kind: State, text: str) -> JobVerdict:
             return JobVerdict(job_id=job.id, state=kind, text=text, run_id=run_id)

@@ -118,11 +118,9 @@ def _record_state(manifest: Path | None) -> str | None:
         return None
     paths = RunPaths(root=manifest.parent, run_id=manifest.parent.name)
     noted = Proofs(open_project().config.state_dir)
-    proofs, whole = noted.read()
-    if not whole:
+    if not noted.read()[1]:
         return f"not known: another hand changed {noted.path}"
-    found = next((proof for proof in reversed(proofs) if proof.run_id == paths.run_id), None)
-    if found is None:
+    if (found := noted.of_run(paths.run_id)) is None:
         return "not known: no proof of the run was kept"
     return "unchanged since the run's end" if record_digest(paths) == found.record else CHANGED
 

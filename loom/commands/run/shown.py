@@ -130,7 +130,7 @@ class Shown:
     def run_of(self, job: Job) -> str | None:
         """Return the run that has shown the job to pass; None if none has, or the last one that ran it has not."""
         for proof in reversed(self._proofs.values()):
-            one = _job_proof(proof, job.id)
+            one = proof.job(job.id)
             if one is None or one.key != self._key(job, one):
                 continue
             if self._holds(job, proof):
@@ -177,7 +177,7 @@ class Shown:
         return self._held[at]
 
     def _decided(self, job: Job, proof: RunProof) -> bool:
-        one = _job_proof(proof, job.id)
+        one = proof.job(job.id)
         if one is None or (past := self.record(proof.run_id)) is None:
             return False
         if one.run_id:
@@ -190,7 +190,7 @@ class Shown:
 
     def _stood(self, job: Job, proof: RunProof) -> bool:
         """Return whether a job before was as it would be: shown, or without a say in whether others run."""
-        one = _job_proof(proof, job.id)
+        one = proof.job(job.id)
         if job.when == "manual":
             return one is None or one.status in (Status.SKIPPED, None)
         if may_fail(job) and one is not None and not one.run_id:
@@ -231,7 +231,3 @@ def with_results_of_before(project: Worktree, run: Run, cancel: Cancel) -> Run:
             starts[job.id] = past.taken_over(job.id)
             notices.append(f"{job.id} does not run: its result is that of run {run_id}, as nothing of it has changed")
     return replace(run, starts=starts, notices=tuple(notices))
-
-
-def _job_proof(proof: RunProof, job_id: str) -> JobProof | None:
-    return next((one for one in proof.jobs if one.job_id == job_id), None)

@@ -135,3 +135,15 @@ class GitHubPullRequest(Immutable):
     number: int
     base: GitHubEnd
     head: GitHubEnd
+
+
+class GitHubRepository(Immutable):
+    default_branch: str | None = None
+
+
+class GitHubRun(Immutable):
+    event: str = "push"
+    path: str = ""
+    head_branch: str | None = None
+    repository: GitHubRepository | None = None
+    pull_requests: list[dict[str, Any]] | None = None

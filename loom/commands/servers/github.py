@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, BinaryIO
 
 from loom.commands.servers import (
@@ -16,7 +17,7 @@ from loom.commands.servers import (
     ServerRefused,
     tokens,
 )
-from loom.commands.servers.answers import GitHubJob, GitHubPullRequest, checked
+from loom.commands.servers.answers import GitHubJob, GitHubPullRequest, GitHubRun, OfPipeline, checked
 from loom.commands.servers.web import LARGEST_ARCHIVE, LARGEST_LOG, Web
 
 _SIZES = (
@@ -43,7 +44,7 @@ class GitHubServer(Server):
     def _newest_failed(self, ref: str) -> int | None:
         what, which = f"the runs of {ref}", {"branch": ref, "status": "failure"}
         runs = self._web.listed(what, "actions/runs", "workflow_runs", most=1, **which)
-        return int(runs[0]["id"]) if runs else None
+        return checked(OfPipeline, runs[0], what).id if runs else None
 
     def jobs(self, pipeline: int, attempt: int | None = None) -> list[RemoteJob]:
         of_attempt = f"/attempts/{attempt}" if attempt is not None else ""
@@ -61,15 +62,15 @@ class GitHubServer(Server):
         return self.jobs(job.pipeline, job.attempt)
 
     def pipeline(self, job: RemoteJob) -> RemotePipeline:
-        run = self._web.get(f"run {job.pipeline}", f"actions/runs/{job.pipeline}")
-        repository, workflow = run.get("repository") or {}, str(run.get("path", "")).partition("@")[0]
-        payload = self._payload(run)
+        what = f"run {job.pipeline}"
+        run = checked(GitHubRun, self._web.get(what, f"actions/runs/{job.pipeline}"), what)
+        workflow, payload = run.path.partition("@")[0], self._payload(run)
         return RemotePipeline(
-            source=str(run.get("event", "push")),
-            default_branch=str(repository.get("default_branch") or ""),
+            source=run.event,
+            default_branch=(run.repository and run.repository.default_branch) or "",
             workflow=workflow if _WORKFLOW.fullmatch(workflow) else "",
             payload=payload,
-            branch=str(run.get("head_branch") or ""),
+            branch=run.head_branch or "",
             unread=[
                 "the inputs, which the API does not have"
                 if payload is not None
@@ -77,16 +78,14 @@ class GitHubServer(Server):
             ],
         )
 
-    def _payload(self, run: Mapping[str, Any]) -> dict[str, Any] | None:
+    def _payload(self, run: GitHubRun) -> dict[str, Any] | None:
         """Return what the server gives of a pull request's event: the request as it is now."""
-        requests = run.get("pull_requests") if str(run.get("event")).startswith("pull_request") else None
-        if not isinstance(requests, list) or not requests:
+        if not run.event.startswith("pull_request") or not run.pull_requests:
             return None
-        short = checked(GitHubPullRequest, requests[0], "the pull request")
-        try:
+        whole = run.pull_requests[0]
+        short = checked(GitHubPullRequest, whole, "the pull request")
+        with suppress(ServerRefused):
             whole = self._web.get(f"pull request {short.number}", f"pulls/{short.number}")
-        except ServerRefused:
-            whole = requests[0]
         checked(GitHubPullRequest, whole, "the pull request")
         return {"number": short.number, "pull_request": whole}
 
