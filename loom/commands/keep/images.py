@@ -14,8 +14,8 @@ from msgspec import Struct
 
 from loom import snapshot
 from loom.cancel import Cancel, signals
-from loom.commands.plan import contexts, planning
 from loom.commands.plan.github_sources import lock_actions
+from loom.commands.plan.plan_run import planner_of
 from loom.commands.project import Project, open_project, say_not_counted
 from loom.commands.screen import MaskedProgress
 from loom.errors import RequestError
@@ -28,6 +28,7 @@ from loom.providers.docker.engine.client import Engine
 from loom.providers.docker.images.images import Images
 from loom.providers.docker.images.named import ResolvedImage
 from loom.providers.docker.images.status import Inventory
+from loom.record.request import Request
 from loom.render.output import print_either, print_kind
 from loom.status import ExitCode
 from loom.util.globs import match_name
@@ -107,12 +108,11 @@ class _Context(Struct, kw_only=True):
 def _context(workflow: Path | None, names: Sequence[str] | None, *, frozen: bool | None = None) -> Iterator[_Context]:
     project = open_project({"frozen": frozen}, root=snapshot.discover(Path.cwd(), environ=os.environ).root)
     say_not_counted(project.config)
-    path = project.workflow(workflow)
-    context = contexts.resolve_context(project, path)
-    written = planning.load(project, path, lambda: context)
+    planner = planner_of(project, Request.of({"workflow": workflow}))
     # Include jobs excluded by their rules: naming a job overrides them.
     # Include jobs without an image, in containers: `--frozen` requires a locked default image.
-    plan = resolve(written, JobSelection(jobs=tuple(written.jobs), if_possible=True, container=True), context)
+    selection = JobSelection(jobs=tuple(planner.workflow.jobs), if_possible=True, container=True)
+    plan = resolve(planner.workflow, selection, planner.context)
     lock = load_lock(project.root / LOCK_PATH)
     cancel = Cancel()
     with signals(cancel), closing(Engine(project.environ, project.config.engine)) as engine:

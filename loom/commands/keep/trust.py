@@ -8,7 +8,7 @@ from pathlib import Path
 import typer
 from msgspec.structs import asdict
 
-from loom.commands.plan import contexts, planning
+from loom.commands.plan.plan_run import planner_of
 from loom.commands.project import Project, open_project, say_not_counted
 from loom.commands.project.trust_store import ServerTrust
 from loom.commands.project.trusting import CODE, decisions_of, request_lines, requests_of
@@ -16,6 +16,7 @@ from loom.commands.terminal import attended
 from loom.errors import RequestError, WorkflowError
 from loom.plan.permissions import PermissionRequest
 from loom.plan.resolve import rehearse
+from loom.record.request import Request
 from loom.render.output import print_kind
 from loom.status import ExitCode
 from loom.util.budget import LOOKING_S, limited
@@ -28,18 +29,18 @@ def everything_asked(project: Project, named: Path | None) -> tuple[PermissionRe
 
     Before the user allows a file that the workflow includes, only those of the configuration and of such files are known.
     """
-    path = project.workflow(named)
-    if named is None and not path.exists():  # the configuration alone may have requests
+    if named is None and not project.workflow().exists():  # the configuration alone may have requests
         return requests_of((), project)
+    planner = planner_of(project, Request.of({"workflow": named}))
     try:
-        loaded = planning.load(project, path)
+        loaded = planner.workflow
     except WorkflowError:
         trust = decisions_of(project)
         if all(trust.allows(request) for request in project.includes):
             raise
         return (*project.includes, *requests_of((), project))
     # A run asks for what the actions and workflows of other repositories want.
-    jobs = [job for _, job in rehearse(loaded, project.config, contexts.resolve_context(project, path).repositories)[1]]
+    jobs = [job for _, job in rehearse(loaded, project.config, planner.context.repositories)[1]]
     return (*project.includes, *requests_of(jobs, project, lambda: loaded))
 
 

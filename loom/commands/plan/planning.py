@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Collection, Iterable, Sequence
-from functools import partial
 from pathlib import Path
 
 from msgspec.structs import replace
 
-from loom.commands.plan import contexts
 from loom.commands.project import Project
 from loom.errors import Problem
 from loom.plan.model import JobSelection, Plan, ResolveContext
@@ -29,11 +27,10 @@ MAX_NOTICES = 5
 _IDLE = (NO_EFFECT, GITHUBS_NO_EFFECT)
 
 
-def load(project: Project, path: Path, context: Callable[[], ResolveContext] | None = None) -> Loaded:
-    """Load the workflow at a path; `context`: what an include may depend on, if not the facts about the checkout."""
-    if context is not None:
-        dialects.refuse_inputs(context().inputs, path, project.root)
-    return dialects.load(path, project.root, context or partial(contexts.resolve_context, project, path))
+def load(project: Project, path: Path, context: Callable[[], ResolveContext]) -> Loaded:
+    """Load the workflow at a path; `context`: what its inputs are, and what an include may depend on."""
+    dialects.refuse_inputs(context().inputs, path, project.root)
+    return dialects.load(path, project.root, context)
 
 
 def without_includes(project: Project, path: Path, context: ResolveContext) -> Plan:
