@@ -8,7 +8,7 @@ import pytest
 
 from loom import snapshot
 from loom.cancel import Cancel
-from loom.commands.project import checkout
+from loom.commands.project import CheckoutRoot, checkout
 from loom.errors import SnapshotError
 from loom.snapshot import git as git_processes
 from tests.support.repository import git
@@ -119,7 +119,7 @@ def test_after_a_git_that_waits_no_other_question_is_asked(tmp_path: Path, monke
     (root / ".git/refs/heads/main").unlink()
     os.mkfifo(root / ".git/refs/heads/main")
     with pytest.raises(SnapshotError) as refused:
-        checkout.git(root, os.environ, "rev-parse", "HEAD")
+        checkout.git(CheckoutRoot(root=root, environ=os.environ), "rev-parse", "HEAD")
     assert refused.value.code == "GIT_WAITS"
 
 

@@ -244,12 +244,12 @@ class _Bisect:
 
     def _commit(self, name: str) -> str:
         asked = ("rev-parse", "--verify", "-q", "--end-of-options", f"{name}^{{commit}}")
-        if (found := git(self._project.root, self._project.environ, *asked)) is None:
+        if (found := git(self._project, *asked)) is None:
             raise RequestError(f"{name}: no commit of this repository", hint="git log names them")
         return found.decode().strip()
 
     def _git(self, *arguments: str) -> str:
-        answer = git(self._project.root, {**self._project.environ, "TZ": "UTC"}, *arguments)
+        answer = git(replace(self._project, environ={**self._project.environ, "TZ": "UTC"}), *arguments)
         if answer is None:
             raise SnapshotError(f"git {arguments[0]} failed in {self._project.root}", hint="run it there to see why")
         return answer.decode(errors="replace").strip()

@@ -94,7 +94,7 @@ def reproduce(
 def _last_failed(project: Project) -> tuple[Server, RemoteJob]:
     """Return the first failed job of the newest red pipeline of this branch, at origin."""
     address = remote.address_of_origin(project)
-    branch = (git(project.root, project.environ, "symbolic-ref", "--quiet", "--short", "HEAD") or b"").decode().strip()
+    branch = (git(project, "symbolic-ref", "--quiet", "--short", "HEAD") or b"").decode().strip()
     if address is None or not branch:
         raise RequestError("--last: there is no branch, or no origin on a server", hint="name the address of the job")
     return remote.reached(project, address, lambda server: server.last_failed(branch))

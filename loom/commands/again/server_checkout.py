@@ -12,10 +12,13 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from loom.addresses import Address
 from loom.analysis.server_log import LogFacts
 from loom.commands.again.server_job import ServerJob
 from loom.commands.plan.git_server import GitError, GitServer, fetch_checkout
+from loom.commands.project import CheckoutRoot
 from loom.commands.project.checkout import git
 from loom.commands.screen import progress_line
 from loom.commands.servers import RemotePipeline
@@ -25,7 +28,6 @@ from loom.plan.github.events import ON_MERGE
 from loom.plan.model import Job
 from loom.snapshot import elsewhere, nul_list
 from loom.util.controls import shown
-from loom.values import Environ
 
 _MERGED = re.compile(rb"\+(?P<sha>[0-9a-f]{40,64}):refs/remotes/(?P<ref>pull/\d{1,18}/merge)\b")
 """The commit of a pull request's merge, in the command by which `actions/checkout` fetches it."""
@@ -69,8 +71,7 @@ def _fetch_commit(there: ServerJob, pipeline: RemotePipeline, sha: str, ref: str
             is_tag=there.job.is_tag,
             default_branch=pipeline.default_branch,
             depth=int(depth) if depth.isdigit() and int(depth) else None,
-            near=there.project.root,
-            environ=there.project.environ,
+            near=there.project,
         )
 
 
@@ -86,8 +87,7 @@ def fetch_submodules(there: ServerJob, target: Job, log: bytes, depth: str) -> N
             there.differences.add("submodules", "present", note=note)
         return
     with progress_line("fetching submodules"):
-        server, near, environ = there.address.server, there.project.root, there.project.environ
-        missing = [*_lay_out_submodules(there.tree, near, clone, server=server, environ=environ)]
+        missing = [*_lay_out_submodules(there.tree, there.project, clone, server=there.address.server)]
     for why in missing:
         print(shown(f"submodule that the job there had, and that is missing here: {why}"), file=sys.stderr)
         there.differences.note(f"unknown: the submodule {why}")
@@ -95,14 +95,12 @@ def fetch_submodules(there: ServerJob, target: Job, log: bytes, depth: str) -> N
         there.differences.add("submodules", "present", f"{len(missing)} missing")
 
 
-def _lay_out_submodules(
-    root: Path, near: Path, clone: Clone, *, server: str, environ: Environ, above: str = ""
-) -> Iterator[str]:
+def _lay_out_submodules(root: Path, near: CheckoutRoot, clone: Clone, *, server: str, above: str = "") -> Iterator[str]:
     """Make the submodules of a checkout that loom made those of its commit; yield for each that can't be had why.
 
     `near`: the user's checkout of the project; `clone`: what the job there had; `server`: its address, whose scheme may be http.
     """
-    servers = GitServer(near, environ)
+    servers, apart = GitServer(near), elsewhere(near.environ)
     entries = nul_list(servers.told(root, "ls-tree", "-r", "-z", "HEAD"))
     commits = {path: about.split()[2] for about, _, path in (os.fsdecode(one).partition("\t") for one in entries)}
     gitlinks = {path: sha for path, sha in commits.items() if (root / path).is_dir() and not (root / path).is_symlink()}
@@ -114,13 +112,13 @@ def _lay_out_submodules(
         yield f"{above or '.gitmodules'}: {error}"
         return
     asked = ("config", "-z", "--file", ".gitmodules", "--get-regexp", r"^submodule\..*\.path$")
-    there, mine = _urls(root, elsewhere(environ)), _urls(near, environ)
+    there, mine = _urls(CheckoutRoot(root=root, environ=apart)), _urls(near)
     for item in nul_list(servers.asked(root, *asked) or b""):
         key, _, path = os.fsdecode(item).partition("\n")
         name = key.removeprefix("submodule.").removesuffix(".path")
         if path not in gitlinks or name not in there or not clone.takes(path):
             continue
-        url, inner = there[name], near / path if (near / path).is_dir() else near
+        url, inner = there[name], near.root / path if (near.root / path).is_dir() else near.root
         own = mine[name] if str(mine.get(name)) == str(url) else None
         sha, shown = gitlinks[path], f"{above}{path}"
         if own is None and not servers.has(inner, sha) and not str(url).startswith(("https://", f"{server}/")):
@@ -136,8 +134,7 @@ def _lay_out_submodules(
                 is_tag=False,
                 default_branch="",
                 depth=clone.submodule_depth or None,
-                near=inner,
-                environ=environ,
+                near=replace(near, root=inner),
                 anonymous=own is None,
             )
         except SnapshotError as error:
@@ -146,12 +143,12 @@ def _lay_out_submodules(
         if clone.submodules == "recursive":
             of_it = clone.clone_of_submodule()
             yield from _lay_out_submodules(
-                root / path, inner, of_it, server=server, environ=elsewhere(environ), above=f"{shown}/"
+                root / path, CheckoutRoot(root=inner, environ=apart), of_it, server=server, above=f"{shown}/"
             )
 
 
-def _urls(root: Path, environ: Environ) -> dict[str, Address]:
+def _urls(at: CheckoutRoot) -> dict[str, Address]:
     """Return the addresses of the submodules that are initialized in a repository, by their names."""
-    found = git(root, environ, "config", "-z", "--get-regexp", r"^submodule\..*\.url$") or b""
+    found = git(at, "config", "-z", "--get-regexp", r"^submodule\..*\.url$") or b""
     pairs = (os.fsdecode(item).partition("\n") for item in nul_list(found))
     return {key.removeprefix("submodule.").removesuffix(".url"): Address(url) for key, _, url in pairs}

@@ -55,7 +55,7 @@ class ServerJob(Immutable):
 
     def clone_url(self) -> Address:
         """Return the checkout's own origin if it is that project, since git knows how to read it; else the server's address."""
-        found, address = origin_of(self.project.root, self.project.environ), self.address
+        found, address = origin_of(self.project), self.address
         origin = project_origin(str(found)) if found is not None else None
         if found is not None and origin is not None and origin.path == address.project:
             return found

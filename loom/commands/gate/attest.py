@@ -49,14 +49,14 @@ def attest_sign(what: str, *, push: bool, as_json: bool) -> None:
     project = open_project()
     judgement = shown(project, what)
     statement, commit = statement_of(judgement), judgement.commit.sha
-    listed = git(project.root, project.environ, "config", "--null", "--list") or b""
+    listed = git(project, "config", "--null", "--list") or b""
     signing = signing_of(dict(setting.partition("\n")[::2] for setting in os.fsdecode(listed).split("\0")))
     envelope = sign(statement, signing)
     kept = {line for line in _note(project, commit).split(b"\n") if line and not _is_older(line, envelope, statement)}
     kept.add(jsons.encode_line(envelope).strip())
     note = b"\n".join(sorted(kept)) + b"\n"
     words = (*_author_options(signing.who), "notes", f"--ref={NOTES}", "add", "-f", "-F", "-", commit)
-    if git(project.root, project.environ, *words, given=note) is None:
+    if git(project, *words, given=note) is None:
         raise InfrastructureError(f"git could not write the note of {commit[:12]}", hint="see: git fsck, and the disk")
     if push:
         _push(project, signing.who)
@@ -184,7 +184,7 @@ def _author_options(who: str) -> tuple[str, ...]:
 
 def _note(project: Project, commit: str) -> bytes:
     """Return the note of a commit, a line for each envelope; empty without one."""
-    note = git(project.root, project.environ, "notes", f"--ref={NOTES}", "show", commit) or b""
+    note = git(project, "notes", f"--ref={NOTES}", "show", commit) or b""
     return note if len(note) <= _LARGEST_NOTE else b""
 
 
@@ -205,7 +205,7 @@ def _is_older(line: bytes, envelope: Envelope, statement: Statement) -> bool:
 def _push(project: Project, who: str) -> None:
     """Push the notes to `origin`, with those that are there already."""
     root, found = project.root, find(project.root, project.environ)
-    address = origin_of(root, project.environ)
+    address = origin_of(project)
     if found is None or address is None:
         raise RequestError("there is no remote named origin", hint=f"git push REMOTE {NOTES}")
     url, credential, more = address.git_arguments()

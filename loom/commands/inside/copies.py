@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from loom.commands.inside.saved import MOST_BYTES
+from loom.commands.project import CheckoutRoot
 from loom.commands.project.checkout import git
 from loom.errors import RequestError
 from loom.snapshot import Content, readable
@@ -21,7 +22,8 @@ def keep_copies(root: Path, environ: Environ, contents: Iterable[tuple[str, Cont
 
     RequestError, before anything is replaced, for what can't be kept.
     """
-    listed = git(root, environ, "ls-tree", "-r", "-z", "--full-tree", "HEAD") or b""
+    at = CheckoutRoot(root=root, environ=environ)
+    listed = git(at, "ls-tree", "-r", "-z", "--full-tree", "HEAD") or b""
     entries = (entry.partition(b"\t") for entry in listed.split(b"\0") if entry)
     committed = {(path, facts.split()[2]) for facts, _, path in entries}
     kept, total = dict[str, str](), 0
@@ -32,7 +34,7 @@ def keep_copies(root: Path, environ: Environ, contents: Iterable[tuple[str, Cont
                 f"the files that give way have more than {rough_size(MOST_BYTES)}, up to which loom keeps copies of them",
                 hint=f"nothing was replaced; move {readable(path)} and others away yourself",
             )
-        answer = git(root, environ, "hash-object", "-w", "--stdin", given=data)
+        answer = git(at, "hash-object", "-w", "--stdin", given=data)
         if answer is None:
             raise RequestError(
                 f"git can't keep a copy of {readable(path)} in the repository of {root}: nothing was replaced",

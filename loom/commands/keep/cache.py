@@ -48,7 +48,7 @@ def rm(keys: list[str], *, everywhere: bool, as_json: bool) -> None:
 def _opened() -> tuple[Cache, str]:
     project = open_project()
     settings = project.config
-    origin = checkout.origin_of(project.root, project.environ)
+    origin = checkout.origin_of(project)
     name = cache_project(settings, project.root, str(origin) if origin else None)
     return Cache(settings.cache_dir, max_size=settings.cache_max_size, project=name, clock=time.time), name
 

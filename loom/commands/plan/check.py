@@ -17,7 +17,7 @@ import msgspec
 from msgspec.structs import replace
 
 from loom.commands.plan.contexts import resolve_context
-from loom.commands.project import Project, checkout, find_root, open_project, trusting, workflow_path
+from loom.commands.project import CheckoutRoot, Project, checkout, find_root, open_project, trusting, workflow_path
 from loom.config import AUTO_SHELL, CODE
 from loom.errors import Problem, WorkflowError
 from loom.plan.model import Job, ResolveContext, Secret
@@ -100,7 +100,7 @@ def _unmerged(root: Path) -> Iterator[Problem]:
     from loom.snapshot.git import unmerged
     from loom.snapshot.source import UNMERGED
 
-    for path in unmerged(checkout.git(root, os.environ, *UNMERGED) or b"")[:MAX_SHOWN]:
+    for path in unmerged(checkout.git(CheckoutRoot(root=root, environ=os.environ), *UNMERGED) or b"")[:MAX_SHOWN]:
         why = "in conflict, which git would not commit: `loom run` refuses it without --allow-unmerged"
         yield Problem(
             file=readable(path), line=1, column=1, pointer="/", message=why, code="UNMERGED", severity="warning"

@@ -15,7 +15,6 @@ from loom.plan import variables
 from loom.plan.model import ResolveContext
 from loom.plan.variables import HeadCommit
 from loom.util.paths import name_from
-from loom.values import Environ
 from loom.workflow.facts import Variable
 
 
@@ -36,10 +35,9 @@ def resolve_context(
     `predefined` are loom's own variables (None: derived from git, for `event`); `base` is the commit for `changes:` (None:
     HEAD); `given` and `inputs`: `NAME=value` of the command line. RequestError for an unknown base.
     """
-    root, environ = project.root, project.environ
     if (
         base not in (None, NO_COMMIT)
-        and checkout.git(root, environ, "rev-parse", "--verify", "--end-of-options", f"{base}^{{commit}}") is None
+        and checkout.git(project, "rev-parse", "--verify", "--end-of-options", f"{base}^{{commit}}") is None
     ):
         raise RequestError(
             f"--changes-base {base}: git knows no such branch, tag or commit here",
@@ -47,14 +45,14 @@ def resolve_context(
             code="CHANGES_BASE_UNKNOWN",
         )
     if predefined is None:
-        predefined = commit_variables(project, name_from(root, path), event)
+        predefined = commit_variables(project, name_from(project.root, path), event)
     secrets = tuple(read_secrets(secret_file))
     return ResolveContext(
         config=with_secrets(project.config, secrets) if secrets else project.config,
         predefined=predefined,
-        changed=cache(partial(_changed, root, environ, base)),
+        changed=cache(partial(_changed, project, base)),
         changes_base=base,
-        files=cache(partial(checkout.files_of, root, environ)),
+        files=cache(partial(checkout.files_of, project)),
         own_variables=cache(partial(_own_variables, project, predefined, secrets)),
         given=pairs(given, "--var"),
         inputs=pairs(inputs, "--input"),
@@ -70,9 +68,9 @@ NO_COMMIT = "0" * 40
 """The id that stands for no commit, such as the one before a new branch was pushed."""
 
 
-def _changed(root: Path, environ: Environ, base: str | None, compare_to: str | None) -> list[str] | None:
+def _changed(project: Project, base: str | None, compare_to: str | None) -> list[str] | None:
     """Return what `changes` asks for; None, which is everything, where there is nothing to compare with."""
-    return None if base == NO_COMMIT and not compare_to else checkout.changed_since(root, environ, base, compare_to)
+    return None if base == NO_COMMIT and not compare_to else checkout.changed_since(project, base, compare_to)
 
 
 def commit_variables(project: Project, workflow_path: str, event: str) -> dict[str, str]:

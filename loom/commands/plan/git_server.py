@@ -17,11 +17,11 @@ from itertools import product
 from pathlib import Path
 
 from loom.addresses import Address
+from loom.commands.project import CheckoutRoot
 from loom.errors import LoomError, SnapshotError
 from loom.snapshot import git, repository
 from loom.util import processes
 from loom.util.private import make_private
-from loom.values import Environ
 
 _WAYS = re.compile(r"http\.(.*\.)?(proxy|proxyssl\w+|ssl(cainfo|capath|verify|version|backend)|version)")
 """The keys of git that lead to a server, and say nothing of who asks."""
@@ -40,18 +40,15 @@ class GitError(Exception):
 
 
 class GitServer:
-    """Asks repositories of this machine, and servers, for the repository at `root`."""
+    """Asks repositories of this machine, and servers, for a checkout."""
 
-    def __init__(
-        self, root: Path, environ: Environ, *, anonymous: bool = False, unanswered: list[str] | None = None
-    ) -> None:
+    def __init__(self, at: CheckoutRoot, *, anonymous: bool = False, unanswered: list[str] | None = None) -> None:
         """`anonymous`: use no credential of the user's for HTTP: a job could read what only the user may.
 
         `unanswered` gets what is old, as its server does not answer.
         """
         self._unanswered = [] if unanswered is None else unanswered
-        self._root = root
-        self._environ = environ
+        self._at = at
         self._anonymous = anonymous
 
     def asked(self, directory: Path, *arguments: str) -> bytes | None:
@@ -67,7 +64,7 @@ class GitServer:
         """Return why git can't reach a server, with the next move; empty for another error."""
         if (found := _UNREACHABLE.search(str(error))) is None:
             return ""
-        proxy = next((name for name in _PROXIES if self._environ.get(name)), None)
+        proxy = next((name for name in _PROXIES if self._at.environ.get(name)), None)
         host = _HOST.search(str(error))
         if found["certificate"] and host is not None:
             advice = f"name a file with its authority: git config --global http.https://{host[1]}/.sslCAInfo FILE"
@@ -103,7 +100,7 @@ class GitServer:
             processes.lock(lock, fcntl.LOCK_EX, git.PATIENCE_S)  # one loom at a time fetches into a store
             if not store.exists():
                 store.mkdir(mode=0o700)
-                made = git.environment_for(self._environ, git_dir=store)
+                made = git.environment_for(self._at.environ, git_dir=store)
                 succeeded("init", git.Running(("init", "--bare", "--quiet"), made, cwd=store).result(check=False))
             wanted = ("fetch", "--quiet", "--depth=1", "--no-tags", "--end-of-options", url, f"+{ref}:{_last(ref)}")
             code, _, said = self.at_server(store, *wanted)
@@ -119,7 +116,7 @@ class GitServer:
     def at_server(self, store: Path | None, *arguments: str | Address) -> tuple[int, bytes, str]:
         """Run a command that talks to a server: outside of this repository, with the user's own configuration alone."""
         own = self._users_own()
-        environment = git.for_server(self._environ, () if own is None and self._anonymous else own, store)
+        environment = git.for_server(self._at.environ, () if own is None and self._anonymous else own, store)
         words = []
         for argument in arguments:
             if isinstance(argument, Address):
@@ -129,7 +126,7 @@ class GitServer:
         return git.Running(words, environment, cwd=Path("/")).result(check=False)
 
     def _run(self, directory: Path, *arguments: str) -> tuple[int, bytes, str]:
-        environ = git.elsewhere(self._environ)
+        environ = git.elsewhere(self._at.environ)
         try:
             bare = (directory / "HEAD").exists()
             found = repository.at(directory, directory, environ) if bare else repository.find(directory, environ)
@@ -143,11 +140,11 @@ class GitServer:
     @cache  # noqa: B019  # one of these lives as long as a command
     def _users_own(self) -> tuple[tuple[str, str], ...] | None:
         """Return the user's configuration as it counts for this repository; None where that can't be told."""
-        found = repository.find(self._root, self._environ)
+        found = repository.find(self._at.root, self._at.environ)
         if found is None:
             return None
-        asked = git.in_repository(found, self._environ)
-        listed = git.run(("config", "-z", "--list", "--show-scope"), asked, cwd=self._root)
+        asked = git.in_repository(found, self._at.environ)
+        listed = git.run(("config", "-z", "--list", "--show-scope"), asked, cwd=self._at.root)
         items = list(map(os.fsdecode, git.nul_list(listed)))
         given = (item.partition("\n") for scope, item in zip(items[::2], items[1::2], strict=True) if scope != "local")
         return tuple(
@@ -179,8 +176,7 @@ def fetch_checkout(
     is_tag: bool,
     default_branch: str,
     depth: int | None,
-    near: Path,
-    environ: Environ,
+    near: CheckoutRoot,
     anonymous: bool = False,
 ) -> None:
     """Make `directory` a checkout of the commit, on a branch or its tag. SnapshotError if it can't be had.
@@ -191,8 +187,8 @@ def fetch_checkout(
     shutil.rmtree(directory, ignore_errors=True)
     make_private(directory.parent)
     directory.mkdir(mode=0o700)
-    git_dir, servers = directory / ".git", GitServer(near, environ, anonymous=anonymous)
-    environment = git.environment_for(environ, git_dir=git_dir, work_tree=directory)
+    git_dir, servers = directory / ".git", GitServer(near, anonymous=anonymous)
+    environment = git.environment_for(near.environ, git_dir=git_dir, work_tree=directory)
 
     def run(*arguments: str) -> None:
         git.run(arguments, environment, cwd=directory)
@@ -201,7 +197,9 @@ def fetch_checkout(
     branch = branch.removeprefix("refs/heads/") or "HEAD"
     shallow = (f"--depth={depth}",) if depth else ()
     name = f"refs/tags/{ref}" if is_tag else f"refs/remotes/origin/{branch}"
-    sources: list[Address | str] = [f"file://{near}", url] if servers.has(near, sha) else [url, str(near)]
+    sources: list[Address | str] = (
+        [f"file://{near.root}", url] if servers.has(near.root, sha) else [url, str(near.root)]
+    )
     said = ""
     # By its name where the commit is not the tip of a ref; then by the ref, of which it is a part.
     for source, (wanted, deep) in product(sources, ((f"+{sha}:{name}", shallow), (f"+{ref}:{name}", ()))):

@@ -71,7 +71,7 @@ class ActionRepositories:
         self._frozen = project.config.frozen and not renewing
         of_server = hashlib.sha256(self._server.encode("utf-8", "surrogateescape")).hexdigest()[:12]
         self._cache = project.config.cache_dir / f"actions-{of_server}"
-        self._git = GitServer(project.root, project.environ, anonymous=True, unanswered=project.unanswered)
+        self._git = GitServer(project, anonymous=True, unanswered=project.unanswered)
         self._unreachable = ""
         """Why the server can't be reached: it is not asked again."""
         self._lock = None if renewing else load_lock(project.root)

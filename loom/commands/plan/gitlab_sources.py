@@ -43,11 +43,11 @@ class Elsewhere:
         self.settings = project.config.gitlab
         self.cache = project.config.cache_dir / "gitlab"
         self.environ = project.environ
-        origin = origin_of(project.root, project.environ)
+        origin = origin_of(project)
         self._origin = origin.revealed() if origin else ""
         self._remote = _REMOTE.fullmatch(self._origin)
         self._host = self._remote["host"] if self._remote else None
-        self._git = GitServer(project.root, project.environ, unanswered=project.unanswered)
+        self._git = GitServer(project, unanswered=project.unanswered)
 
     def project(self, path: str, ref: str | None) -> Tree:
         clone = self.settings.projects.get(path)

@@ -69,7 +69,7 @@ def init(*, print_only: bool) -> int:
         if begin:
             print(f"before the first run: {begin}")
         return ExitCode.OK
-    files = checkout.files_of(project.root, project.environ)
+    files = checkout.files_of(project)
     drafts = drafts_for(project.root, files)
     local = present_images(project.environ, project.config.engine)
     jobs = {draft.name: image_for(draft.images or (project.config.default_image,), local or ()) for draft in drafts}

@@ -37,13 +37,18 @@ WORKFLOWS = tuple(Path(language.default) for language in LANGUAGES)
 """The possible paths of a project's workflow, in the order of precedence."""
 
 
-class Project(Immutable, dict=True):
+class CheckoutRoot(Immutable):
+    """A directory of files, and the environment in which git is asked about it."""
+
+    root: Path
+    environ: Environ
+
+
+class Project(CheckoutRoot, dict=True):
     """A project, its configuration and its records."""
 
-    environ: Environ
     start: Path
     """The directory of the command line: relative paths are relative to it."""
-    root: Path
     config: Config
     trusting: bool = False
     """Everything that the repository asks for is allowed, this once."""

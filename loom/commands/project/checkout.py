@@ -9,6 +9,7 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from loom.addresses import Address
+from loom.commands.project import CheckoutRoot
 from loom.errors import SnapshotError
 from loom.plan import variables
 from loom.plan.variables import DEFAULT_EVENT, HeadCommit, Message
@@ -17,7 +18,7 @@ from loom.snapshot.repository import find
 from loom.values import Environ
 
 
-def changed_since(root: Path, environ: Environ, base: str | None, compare_to: str | None) -> list[str] | None:
+def changed_since(at: CheckoutRoot, base: str | None, compare_to: str | None) -> list[str] | None:
     """List, for `changes:`, the files that differ between the work tree and a commit, untracked ones included.
 
     The commit is the rule's `compare_to`, else `base`, else HEAD; against another branch, only what this one changed since
@@ -25,33 +26,35 @@ def changed_since(root: Path, environ: Environ, base: str | None, compare_to: st
     """
     since = compare_to or base or "HEAD"
     if since != "HEAD":
-        fork = git(root, environ, "merge-base", "--end-of-options", since, "HEAD")
+        fork = git(at, "merge-base", "--end-of-options", since, "HEAD")
         if fork is None:
             return None
         since = fork.decode().strip()
-    tracked = git(root, environ, "diff", "--name-only", "--no-renames", "-z", "--end-of-options", since, "--")
-    untracked = git(root, environ, "ls-files", "--others", "--exclude-standard", "-z", "--full-name")
+    tracked = git(at, "diff", "--name-only", "--no-renames", "-z", "--end-of-options", since, "--")
+    untracked = git(at, "ls-files", "--others", "--exclude-standard", "-z", "--full-name")
     return None if tracked is None or untracked is None else _paths(tracked + untracked)
 
 
-def files_of(root: Path, environ: Environ) -> list[str]:
+def files_of(at: CheckoutRoot) -> list[str]:
     """List, for `exists:`, every file that a snapshot would have, tracked or not ignored."""
-    listed = git(root, environ, "ls-files", "--cached", "--others", "--exclude-standard", "-z", "--full-name")
+    listed = git(at, "ls-files", "--cached", "--others", "--exclude-standard", "-z", "--full-name")
     if listed is None:
-        return [str(path.relative_to(root)) for path in root.rglob("*") if path.is_file() and ".git" not in path.parts]
-    return [path for path in _paths(listed) if os.path.lexists(root / path)]
+        return [
+            str(path.relative_to(at.root)) for path in at.root.rglob("*") if path.is_file() and ".git" not in path.parts
+        ]
+    return [path for path in _paths(listed) if os.path.lexists(at.root / path)]
 
 
-def is_ignored(root: Path, environ: Environ, path: Path) -> bool:
-    """Tell, for trust, whether a path below `root` exists and is in no snapshot, neither tracked nor to be added."""
+def is_ignored(at: CheckoutRoot, path: Path) -> bool:
+    """Tell, for trust, whether a path below the root exists and is in no snapshot, neither tracked nor to be added."""
     listed = ("ls-files", "--cached", "--others", "--exclude-standard", "-z", "--", f":(literal){path}")
-    return (root / path).exists() and not git(root, environ, *listed)
+    return (at.root / path).exists() and not git(at, *listed)
 
 
-def ignored_among(root: Path, environ: Environ, paths: Iterable[str]) -> set[str]:
+def ignored_among(at: CheckoutRoot, paths: Iterable[str]) -> set[str]:
     """Return, for `loom watch`, those of these paths that git ignores, and does not track; none where git can't tell."""
     given = b"".join(os.fsencode(path) + b"\0" for path in paths)
-    return set(_paths(git(root, environ, "check-ignore", "-z", "--stdin", given=given) or b""))
+    return set(_paths(git(at, "check-ignore", "-z", "--stdin", given=given) or b""))
 
 
 def _message(source: Source, environ: Environ, commit: HeadCommit, event: str) -> Message | None:
@@ -63,33 +66,33 @@ def _message(source: Source, environ: Environ, commit: HeadCommit, event: str) -
 
     if not source.commit or refused_lenders(source):
         return None
-    root = source.root
+    at = CheckoutRoot(root=source.root, environ=environ)
     author, timestamp, parents, text = source.commit.decode("utf-8", "surrogateescape").split("\0", 3)
     return Message(
         author=author,
         timestamp=timestamp,
         text=text.strip("\n"),
         parent=parents.partition(" ")[0],
-        tag=_message_of_tag(root, environ, tag) if (tag := variables.tag_of(commit, event)) else "",
-        fork=_fork(root, environ, commit, event),
+        tag=_message_of_tag(at, tag) if (tag := variables.tag_of(commit, event)) else "",
+        fork=_fork(at, commit, event),
     )
 
 
-def _message_of_tag(root: Path, environ: Environ, tag: str) -> str:
+def _message_of_tag(at: CheckoutRoot, tag: str) -> str:
     """Return the message of an annotated tag, without its signature; empty for another one."""
     parts = "%(if:equals=tag)%(objecttype)%(then)%(contents)%00%(contents:signature)%(end)"
-    answer = git(root, environ, "for-each-ref", f"--format={parts}", f"refs/tags/{tag}")
+    answer = git(at, "for-each-ref", f"--format={parts}", f"refs/tags/{tag}")
     text, _, signature = (answer or b"").decode("utf-8", "surrogateescape").removesuffix("\n").partition("\0")
     return text.removesuffix(signature).strip("\n")
 
 
-def _fork(root: Path, environ: Environ, commit: HeadCommit, event: str) -> str:
+def _fork(at: CheckoutRoot, commit: HeadCommit, event: str) -> str:
     """Return the commit at which the branch left the default branch; empty where no variable has it."""
     default = commit.default_branch
     if default is None or (event != "merge_request" and commit.branch in (None, default)):
         return ""
     sides = (f"refs/{where}/{default}" for where in ("remotes/origin", "heads"))
-    found = (git(root, environ, "merge-base", "HEAD", side) for side in sides)
+    found = (git(at, "merge-base", "HEAD", side) for side in sides)
     return next((os.fsdecode(answer).split("\n")[0] for answer in found if answer), "")
 
 
@@ -141,22 +144,22 @@ def merge_variables(source: Source, request: PullRequest) -> dict[str, str]:
     }
 
 
-def origin_of(root: Path, environ: Environ) -> Address | None:
-    found = find(root, environ)
+def origin_of(at: CheckoutRoot) -> Address | None:
+    found = find(at.root, at.environ)
     urls = [value for key, value in found.config if key == "remote.origin.url"] if found is not None else []
     return Address(urls[-1]) if urls else None
 
 
-def git(root: Path, environ: Environ, *arguments: str, given: bytes | None = None) -> bytes | None:
+def git(at: CheckoutRoot, *arguments: str, given: bytes | None = None) -> bytes | None:
     """Return git's output, or None on failure (no git, no repository, no such commit)."""
     from loom.snapshot.git import Running, in_repository  # 10 ms, and `loom check` asks git nothing
 
     try:
-        repository = find(root, environ)
+        repository = find(at.root, at.environ)
         if repository is None:
             return None
-        asked = in_repository(repository, environ) | {"GIT_LITERAL_PATHSPECS": "0"}
-        code, out, _ = Running(arguments, asked, cwd=root, given=given).result(check=False)
+        asked = in_repository(repository, at.environ) | {"GIT_LITERAL_PATHSPECS": "0"}
+        code, out, _ = Running(arguments, asked, cwd=at.root, given=given).result(check=False)
     except SnapshotError as error:
         if error.code == "GIT_WAITS":
             raise  # the next one would wait as well

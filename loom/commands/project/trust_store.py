@@ -16,6 +16,7 @@ from pathlib import Path
 
 import msgspec
 
+from loom.commands.project import CheckoutRoot
 from loom.commands.project.checkout import origin_of
 from loom.errors import InfrastructureError, LoomError, SnapshotError
 from loom.plan.permissions import PermissionRequest
@@ -164,7 +165,7 @@ def _origin_of(root: Path, environ: Environ) -> str | None:
     if not root.is_dir():
         return None
     try:
-        found = origin_of(root, git.elsewhere(environ))
+        found = origin_of(CheckoutRoot(root=root, environ=git.elsewhere(environ)))
     except LoomError:
         return None
     return str(found) if found else None

@@ -50,7 +50,7 @@ def requests_of(
         pools=project.config.pools,
         is_reference=is_reference,
         judged=project.judged,
-        is_ignored=partial(is_ignored, project.root, project.environ),
+        is_ignored=partial(is_ignored, project),
     )
     position_of = None if workflow is None else partial(_position_in, workflow)
     found = repository.find(project.root, project.environ)

@@ -14,7 +14,7 @@ import msgspec
 
 from loom import __version__, snapshot
 from loom.cancel import Cancel, signals
-from loom.commands.project import Project, open_project
+from loom.commands.project import CheckoutRoot, Project, open_project
 from loom.commands.project.bundle_file import (
     SUFFIX,
     BundleManifest,
@@ -155,20 +155,20 @@ def _tree(
 
 
 def _repository(workspace: Path, path: str, project: Project) -> BundledRepository:
-    whole = git(project.root / path, _environ(project, path), "rev-parse", "--is-shallow-repository") == b"false\n"
+    whole = git(_checkout(project, path), "rev-parse", "--is-shallow-repository") == b"false\n"
     return BundledRepository(workspace, path, project.environ, whole=whole)
 
 
-def _environ(project: Project, path: str) -> Mapping[str, str]:
-    """Return the environment for git in the checkout, or in its submodule at `path`."""
-    return snapshot.elsewhere(project.environ) if path else project.environ
+def _checkout(project: Project, path: str) -> CheckoutRoot:
+    """Return the checkout, or its submodule at `path`."""
+    return CheckoutRoot(root=project.root / path, environ=snapshot.elsewhere(project.environ)) if path else project
 
 
 def _known(project: Project, path: str, base: str | None) -> Sequence[str]:
     """Return the commits that the other one has: as named, else what the remotes had."""
     asked = ("rev-parse", "--verify", "-q", "--end-of-options", f"{base}^{{commit}}")
     listed = ("for-each-ref", "--format=%(objectname)", "refs/remotes")
-    found = git(project.root / path, _environ(project, path), *(listed if base is None else asked))
+    found = git(_checkout(project, path), *(listed if base is None else asked))
     if base is not None and found is None:
         raise RequestError(f"--base {base}: no commit of this repository", hint="git log names them")
     return (found or b"").decode().split()

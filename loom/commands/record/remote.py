@@ -82,7 +82,7 @@ def _may_send(project: Project, address: JobAddress, name: str) -> bool:
 
 def home_of(project: Project) -> ProjectOrigin | None:
     """Return the project's server and path by the address of `origin`; None without one."""
-    found = checkout.origin_of(project.root, project.environ)
+    found = checkout.origin_of(project)
     return None if found is None else origin_of(str(found))
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from loom.commands.project import checkout
+from loom.commands.project import CheckoutRoot, checkout
 from loom.snapshot import Source
 from loom.snapshot.observed import CheckoutChange, Observed, is_own
 from loom.values import Environ
@@ -48,7 +48,7 @@ class CheckoutWatch:
         self._root = os.path.realpath(source.root)
         self._tell = on_change
         self._say = say
-        self._ignored = partial(checkout.ignored_among, source.root, environ)
+        self._ignored = partial(checkout.ignored_among, CheckoutRoot(root=source.root, environ=environ))
         self._observed = Observed(root=source.root, environ=environ, also=tuple(also))
         self._stop = threading.Event()
         self._started = threading.Event()
