@@ -63,7 +63,7 @@ def clean(
             if not remains(owned.path):
                 project.store.workspaces.forget(owned.path)
         if not runs:
-            background.note_clean(project.store, project.config, project.root)
+            background.note_clean(project)
             repository.prune(os.environ)
     printed = [{key: value for key, value in asdict(item).items() if key not in _NOT_PRINTED} for item in items]
     document = {"dry_run": dry_run, "items": printed}

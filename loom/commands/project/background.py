@@ -46,20 +46,21 @@ def into_background(store: Store) -> bool:
     return True
 
 
-def note_clean(store: Store, config: Config, root: Path) -> None:
+def note_clean(project: Project) -> None:
     """Record the time of the checkout's clean-up, and the free space."""
     with suppress(OSError):  # the next run's end tries again
-        atomic.write(_stamp(store, root), str(_free(config)).encode(), mode=0o600)
+        atomic.write(_stamp(project), str(_free(project.config)).encode(), mode=0o600)
 
 
-def is_due(store: Store, config: Config, root: Path) -> bool:
+def is_due(project: Project) -> bool:
     """Return whether a clean-up may find something, by facts that need no look at records and sizes."""
-    runs = [one for one in store.workspaces.all() if one.repo_root == str(root) and one.kind != "spare"]
+    spaces, config = project.store.workspaces, project.config
+    runs = [one for one in spaces.all() if one.repo_root == str(project.root) and one.kind != "spare"]
     made = [int(one.run_id) for one in runs]
-    if sum(store.workspaces.is_large(one.path) for one in runs) > 1:
+    if sum(spaces.is_large(one.path) for one in runs) > 1:
         return True  # the earlier one becomes the next run's
     try:
-        last, free = _stamp(store, root).stat().st_mtime, int(_stamp(store, root).read_text())
+        last, free = _stamp(project).stat().st_mtime, int(_stamp(project).read_text())
     except (OSError, ValueError):
         return len(made) > 1
     return (
@@ -71,7 +72,7 @@ def is_due(store: Store, config: Config, root: Path) -> bool:
 
 def clean_later(project: Project) -> None:
     """Run `loom clean` in a background process where it is due, so that the run ends without delay."""
-    if not (project.config.auto_clean and is_due(project.store, project.config, project.root)):
+    if not (project.config.auto_clean and is_due(project)):
         return
     with suppress(OSError):  # the next run's end retries
         processes.start_loom(
@@ -85,8 +86,8 @@ def clean_later(project: Project) -> None:
         )
 
 
-def _stamp(store: Store, root: Path) -> Path:
-    return store.workspaces.folder / f".cleaned-{hashlib.sha256(os.fsencode(root)).hexdigest()[:16]}"
+def _stamp(project: Project) -> Path:
+    return project.store.workspaces.folder / f".cleaned-{hashlib.sha256(os.fsencode(project.root)).hexdigest()[:16]}"
 
 
 def _free(config: Config) -> int:

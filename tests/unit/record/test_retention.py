@@ -9,9 +9,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from msgspec.structs import replace
 
 from loom.commands.doctor import directory
 from loom.commands.keep.retention import Records, vouched
+from loom.commands.project import Project as Checked
 from loom.commands.project import background
 from loom.config import Config
 from loom.record.store import Store
@@ -68,7 +70,8 @@ def test_a_clean_up_follows_a_run_when_it_is_due(tmp_path: Path, monkeypatch: py
     store, root, free = Store(tmp_path / "state"), tmp_path / "repo", 50 << 30
     root.mkdir()
     monkeypatch.setattr(background.shutil, "disk_usage", lambda _: SimpleNamespace(total=100 << 30, free=free))
-    config = Config(tmp_dir=tmp_path)
+    config = Config(tmp_dir=tmp_path, state_dir=tmp_path / "state")
+    here = Checked(environ={}, start=root, root=root, config=config)
 
     def made(number: int) -> None:
         for _ in range(number):
@@ -76,24 +79,24 @@ def test_a_clean_up_follows_a_run_when_it_is_due(tmp_path: Path, monkeypatch: py
             store.workspaces.make(tmp_path / name, run_id=name[15:], repo_root=root)
 
     def due() -> bool:
-        return background.is_due(store, config, root)
+        return background.is_due(here)
 
     assert not due()
     made(2)
     assert due()  # never cleaned yet
-    background.note_clean(store, config, root)
+    background.note_clean(here)
     assert not due()
     made(background.CLEAN_AFTER_RUNS - 1)
     assert not due()
     made(1)
     assert due()
-    assert not background.is_due(store, config, tmp_path / "another")
-    background.note_clean(store, config, root)
+    assert not background.is_due(replace(here, root=tmp_path / "another"))
+    background.note_clean(here)
     free -= 900 << 20
     assert not due()
     free -= 200 << 20
     assert due()
-    background.note_clean(store, config, root)
+    background.note_clean(here)
     now = time.time()
     monkeypatch.setattr(background.time, "time", lambda: now + background.CLEAN_AFTER_S - 60)
     assert not due()
@@ -221,10 +224,11 @@ def test_a_large_workspace_whose_time_is_over_becomes_a_later_one(make: Make) ->
     inodes = {path.stat().st_ino for path in spares}
     (project.root / "file1").write_text("changed\n")
     (project.root / "file2").unlink()
-    config = Config(tmp_dir=project.home)
-    assert not background.is_due(project.store, config, project.root)
+    config = Config(tmp_dir=project.home, state_dir=project.store.runs_dir.parent)
+    here = Checked(environ={}, start=project.root, root=project.root, config=config)
+    assert not background.is_due(here)
     project.loom("run", "--local", **settings)
-    assert background.is_due(project.store, config, project.root)
+    assert background.is_due(here)
     again = workspaces(project)[-1]
     assert again.stat().st_ino in inodes
     assert (again / "file1").read_text() == "changed\n"
