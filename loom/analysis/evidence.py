@@ -65,7 +65,7 @@ def diagnosis_of(reading: Reading, job: str | None = None, *, workspace: Path | 
     step, section = (getattr(manifest, f"failing_{what}", None) for what in ("step", "section"))
     unit = next((unit for unit in reversed(units) if unit.job_id == job_id), None)
     if job_id is not None and (step or section):
-        unit = reading.unit(job_id, step, None if step else section)
+        unit = reading.unit(job_id, step, section)
     events = last_output(unit.events, LINES_READ) if unit else []
     end = _end(reading, unit)
     receipt = reading.receipt()

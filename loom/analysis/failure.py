@@ -136,7 +136,7 @@ def recorded(reading: Reading, job_id: str) -> JobEnding:
         return JobEnding(status="skipped", command=None, exit_code=None, error=reading.receipt().error)
     manifest = reading.job_manifest(job_id)
     status, step, section = str(manifest.status), manifest.failing_step, manifest.failing_section
-    file = reading.unit(job_id, step, None if step else section).events if step or section else None
+    file = reading.unit(job_id, step, section).events if step or section else None
     tests = manifest.failing_tests
     of_run = reading.receipt().error
     return ending(

@@ -139,6 +139,8 @@ class Reading:
     def unit(
         self, job_id: str, step: str | None, section: str | None = None, attempt: int = 1, *, last: bool = True
     ) -> Unit:
+        """Return a step, or a section where no step is named."""
+        section = None if step else section
         path, aside = _files(self.paths, job_id, step, section, attempt)
         events = aside if aside is not None and not last and aside.exists() else path
         return Unit(job_id=job_id, step=step, section=section, attempt=attempt, events=events)
@@ -181,7 +183,7 @@ def replay(reading: Reading, sink: Sink, *, every_line: bool = False) -> None:
     for phase in read_phases(reading.paths):
         step, section = phase.data.get("failing_step"), phase.data.get("failing_section")
         if phase.message == "job_finished" and (step or section):
-            unit = reading.unit(phase.job_id or "", step, None if step else section)
+            unit = reading.unit(phase.job_id or "", step, section)
             for line in last_output(unit.events, TAIL_LINES):
                 sink.output(OutputBatch(unit.where, (line,), encode(line)))
         sink.phase(phase)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from typing import Any
 
 from loom.commands.again import run_again
 from loom.commands.inside import session
@@ -15,7 +16,7 @@ from loom.record.store import DETACHED, RUNNING
 from loom.util import locks
 
 
-def attach(run: str | None, *, stream: bool | None, quiet: bool, jobs: int | None, trust: bool) -> int:
+def attach(run: str | None, *, trust: bool, **given: Any) -> int:
     """Follow the jobs of a detached run and run those that have not started; return the run's exit code."""
     project = open_project()
     found = session.find_run(project, run)
@@ -30,9 +31,8 @@ def attach(run: str | None, *, stream: bool | None, quiet: bool, jobs: int | Non
         _check(past)
         project = open_project(trusting=True)  # the run began after all that its jobs ask for was allowed
         session.permit(project, past)
-        request = past.planned.request
-        given = {"stream": stream, "quiet": quiet, "jobs": jobs, "trust": trust or request.trust, "detach": True}
-        again = run_again.request_again(past, Request.of(given))
+        trusted = trust or past.planned.request.trust
+        again = run_again.request_again(past, Request.of({**given, "trust": trusted, "detach": True}))
         ids = [job.id for job in past.plan.jobs]
         going = [past.job(job_id) for job_id in ids if past.result_of(job_id) is None]
         for job in going:
