@@ -298,9 +298,12 @@ class Renewer(copy_files.Copier):
             return dict(zip(os.fsdecode(names).split("\0"), copy_files.separate(theirs), strict=False))
 
         apart: set[str] = set()
+        within, files = "", noted("")
         for path, entry in entries:
             directory, slash, name = path.rpartition("/")
-            facts = noted(directory + slash).get(name) if entry[2] < written_s else None
+            if (prefix := directory + slash) != within:
+                within, files = prefix, noted(prefix)
+            facts = files.get(name) if entry[2] < written_s else None
             if not facts or not copy_files.are_in_index(facts, entry):
                 apart.add(path)
         return apart.union(path for path in _paths_in(known.files) if path not in tracked)
